@@ -1,0 +1,70 @@
+# `make` lists the targets. Needs python3 (3.10 or later), make and a package registry; the rest goes
+# into .venv, once, and again only when pyproject.toml has changed.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+MADE := $(VENV)/.made
+DEMO := $(VENV)/.installed-demo
+DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test lint types layers docs check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(DEV) ## install everything for development into .venv
+
+demo: $(DEMO) ## run the embedded example
+	$(BIN)/finetune demo $(ARGS)
+
+test: $(DEV) ## run the tests, every example of the docs included, with coverage (ARGS="..." for pytest)
+	$(BIN)/python -m pytest --cov=finetune $(ARGS)
+
+lint: $(DEV) ## style and likely mistakes (ruff)
+	$(BIN)/python -m ruff check .
+
+types: $(DEV) ## static types (mypy, strict)
+	$(BIN)/python -m mypy
+
+layers: $(DEV) ## imports point only downward (import-linter)
+	$(BIN)/lint-imports
+
+docs: $(DOCS) ## build the pages into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+check: lint types layers test ## everything CI runs
+
+clean: ## remove .venv and all that was built
+	rm -rf $(VENV) build dist *.egg-info docs/_build finetune-demo .coverage .coverage.* htmlcov \
+		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find finetune tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "finetune needs Python 3.10 or later, and '$(PYTHON)' is" \
+			"$$($(PYTHON) --version 2>&1 | head -n 1); name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu it is the package python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(DEMO): $(MADE) pyproject.toml
+	@echo "Installing finetune and PyTorch into $(VENV): a few minutes the first time, about 5 GB"
+	$(INSTALL) '.[demo]'
+	@touch $@
+
+# What the tests need has all that the demo needs, so that one install serves both.
+$(DEV): $(MADE) pyproject.toml
+	@echo "Installing finetune, PyTorch and the tools into $(VENV): a few minutes the first time, about 5 GB"
+	$(INSTALL) '.[dev]'
+	@touch $@ $(DEMO)
+
+$(DOCS): $(MADE) pyproject.toml
+	$(INSTALL) '.[docs]'
+	@touch $@

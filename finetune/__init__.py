@@ -1,0 +1,43 @@
+"""Transfer learning for PyTorch in three lines.
+
+    from finetune import FineTuner
+
+    tuner = FineTuner("resnet18").replace_head(120)
+    tuner.fit("dogs/train", "dogs/val", epochs=5)
+    tuner.save_checkpoint("dogs.safetensors")
+"""
+
+from finetune import callbacks, strategies
+from finetune.data.transforms import Preprocessing
+from finetune.errors import (
+    ArgumentError,
+    CheckpointError,
+    DataError,
+    FineTuneError,
+    HeadError,
+    NonFiniteError,
+    PatternError,
+)
+from finetune.training.history import History
+from finetune.training.metrics import StepOutput
+from finetune.training.phases import Phase
+from finetune.tuner import FineTuner
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "CheckpointError",
+    "DataError",
+    "FineTuneError",
+    "FineTuner",
+    "HeadError",
+    "History",
+    "NonFiniteError",
+    "PatternError",
+    "Phase",
+    "Preprocessing",
+    "StepOutput",
+    "callbacks",
+    "strategies",
+]

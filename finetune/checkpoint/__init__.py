@@ -1,0 +1,1 @@
+"""One safetensors file: write, verify, read."""

@@ -1,0 +1,129 @@
+"""What a checkpoint says of a model, and a model made from what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from finetune.checkpoint import file
+from finetune.errors import CheckpointError, FineTuneError
+from finetune.model import catalog, freezing, heads, layers
+
+# A replacement of the head that only the user's own code can repeat.
+_CUSTOM = "custom"
+
+Replacement = dict[str, Any]
+
+
+def describe_replacement(n: int, names: tuple[str, ...], head: Any, made: nn.Module) -> Replacement:
+    """Describe one call of `replace_head`, so that loading can repeat it."""
+    if head is None or isinstance(head, str):
+        kind: Any = head
+    else:
+        kind = layers.describe(made) or _CUSTOM
+    return {"n": n, "names": list(names), "head": kind}
+
+
+def describe_model(model: nn.Module, source: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Describe a model: where it is from, its weights, and what of it is frozen."""
+    state = model.state_dict()
+    return {
+        "class": type(model).__name__,
+        "source": source,
+        "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
+        "weights": state,
+    }
+
+
+def rebuild(path: Path, content: Mapping[str, Any]) -> nn.Module:
+    """Build the model of a checkpoint by its name, with the head it was given; no network is used.
+
+    Raises:
+        CheckpointError: the model has no name, or its head was of the user's own making.
+    """
+    described = content["model"]
+    if described["source"] is None:
+        raise CheckpointError(
+            f"{path} holds a {described['class']} of your own, which cannot be built from its name. Build it and "
+            f"pass it as model=."
+        )
+    model = catalog.rebuild(described["source"])
+    for replacement in content["replacements"]:
+        repeat(path, model, replacement)
+    return model
+
+
+def repeat(path: Path, model: nn.Module, replacement: Mapping[str, Any]) -> None:
+    """Replace the head as it was replaced before.
+
+    Raises:
+        CheckpointError: the head was of the user's own making, or the model has no place for it.
+    """
+    head = replacement["head"]
+    if head == _CUSTOM:
+        raise CheckpointError(
+            f"The head in {path} was a module of your own, which cannot be built from its name. Build the model, "
+            f"replace its head in the same way, and pass it as model=."
+        )
+    made = layers.build(head) if isinstance(head, Mapping) else head
+    try:
+        heads.replace_head(model, replacement["n"], tuple(replacement["names"]), made, verify=False)
+    except (FineTuneError, AttributeError) as error:
+        raise _other_model(path, model, str(error)) from error
+
+
+def load_into(path: Path, model: nn.Module, content: Mapping[str, Any]) -> None:
+    """Load a checkpoint's weights and freeze state into `model`, all of them or none.
+
+    A model of the user's own that still has its first head gets the checkpoint's first.
+
+    Raises:
+        CheckpointError: the weights do not fit the model.
+    """
+    weights = content["model"]["weights"]
+    if _misfits(model, weights):
+        for replacement in content["replacements"]:
+            if replacement["head"] != _CUSTOM:
+                repeat(path, model, replacement)
+    misfits = _misfits(model, weights)
+    if misfits:
+        raise _other_model(path, model, f"{len(misfits)} of its weights do not match, the first {misfits[0]}")
+    model.load_state_dict(weights)
+    freezing.set_frozen(model, content["model"]["frozen"])
+
+
+def newest(folder: Path) -> Path:
+    """Return the newest whole checkpoint in a folder that training can go on from.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in files:
+        try:
+            if file.read(path).get("training") is not None:
+                return path
+        except CheckpointError:
+            continue  # damaged; an older one may be whole
+    raise CheckpointError(
+        f"There is no whole checkpoint to resume from in {folder}; looked at {len(files)} files. Expected "
+        f"last.safetensors, as fit(checkpoint_dir=...) writes it."
+    )
+
+
+def _misfits(model: nn.Module, weights: Mapping[str, Any]) -> list[str]:
+    own = model.state_dict()
+    return sorted(
+        [name for name in own.keys() ^ weights.keys()]
+        + [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    )
+
+
+def _other_model(path: Path, model: nn.Module, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} does not belong to this {type(model).__name__}: {why}. Build the model as it was when the "
+        f"checkpoint was saved."
+    )

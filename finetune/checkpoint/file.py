@@ -1,0 +1,154 @@
+"""One file for a whole checkpoint: safetensors with a JSON header, written whole and verified on load.
+
+The content is a nesting of dicts and lists over tensors, numbers, strings and None. Tensors become the
+tensors of a safetensors file (https://huggingface.co/docs/safetensors), named by their path; the rest
+is JSON in its metadata, with the tensors' names where they stood. No pickle is involved, so that
+loading runs no code.
+
+A digest over every byte of the file stands in the metadata, computed with the digest's own place
+filled with zeros. Whatever byte is changed, lost or added, loading fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from finetune.errors import CheckpointError
+
+FORMAT_VERSION = 1
+
+_TENSOR = "$tensor"
+_HASH = "sha256"
+_BLANK = "0" * 64
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` to `path`; what was there before stays whole until the new file is.
+
+    It is staged in the same folder, flushed to the disk and renamed.
+
+    Raises:
+        CheckpointError: the content cannot be stored, or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, staged = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}.") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_sealed(_serialized(content)))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(staged).chmod(0o644)
+        Path(staged).replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}. The file there before is untouched.") from error
+    finally:
+        with suppress(FileNotFoundError):
+            Path(staged).unlink()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the content of the checkpoint at `path`, with tensors on the CPU.
+
+    Raises:
+        CheckpointError: there is no such file, it is no checkpoint, or a byte of it is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
+    header = _metadata(path, data)
+    if hashlib.sha256(_with_digest(data, header[_HASH], _BLANK)).hexdigest() != header[_HASH]:
+        raise CheckpointError(f"{path} is damaged: its bytes are not those that were written. Use another copy.")
+    content = json.loads(header["content"])
+    if content["version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {content['version']}, this package reads up to {FORMAT_VERSION}. Update "
+            f"torch-finetune."
+        )
+    restored: dict[str, Any] = _restored(content["content"], safetensors.torch.load(data))
+    return restored
+
+
+def _serialized(content: Mapping[str, Any]) -> bytes:
+    tensors: dict[str, Tensor] = {}
+    plain = json.dumps({"version": FORMAT_VERSION, "content": _extracted(content, (), tensors)})
+    metadata = {"format": "pt", "content": plain, _HASH: _BLANK}
+    return safetensors.torch.save(tensors, metadata)
+
+
+def _extracted(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
+    """Move the tensors of `value` to `tensors` and leave their names in their place."""
+    if isinstance(value, Tensor):
+        name = "/".join(path)
+        # Tied weights share memory, which the format does not allow: each name gets its own copy.
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        return {str(key): _extracted(item, (*path, str(key)), tensors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_extracted(item, (*path, str(i)), tensors) for i, item in enumerate(value)]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise CheckpointError(
+        f"{'/'.join(path)} is a {type(value).__name__}, which a checkpoint cannot hold. Expected tensors, numbers, "
+        f"strings, and lists and dicts of them."
+    )
+
+
+def _restored(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_restored(item, tensors) for item in value]
+    if isinstance(value, dict):
+        if value.keys() == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        return {key: _restored(item, tensors) for key, item in value.items()}
+    return value
+
+
+def _sealed(data: bytes) -> bytes:
+    """Write the digest of `data`, whose digest is blank, into its place."""
+    return _with_digest(data, _BLANK, hashlib.sha256(data).hexdigest())
+
+
+def _with_digest(data: bytes, old: str, new: str) -> bytes:
+    return data.replace(f'"{_HASH}":"{old}"'.encode(), f'"{_HASH}":"{new}"'.encode(), 1)
+
+
+def _metadata(path: Path, data: bytes) -> dict[str, str]:
+    try:
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        if {"content", _HASH} <= metadata.keys() and len(metadata[_HASH]) == len(_BLANK):
+            return dict(metadata)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise CheckpointError(
+        f"{path} is not a checkpoint of this package, or it is damaged. For weights from elsewhere, use "
+        f"FineTuner(..., weights='FILE')."
+    )
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable, where the system lets a folder be flushed."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

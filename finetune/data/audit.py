@@ -1,0 +1,197 @@
+"""What is wrong with the data, said before the first step and by name of the sample."""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.data.base import Arrays, Loader, MapDataset, PictureFiles, Source, Stream, target_of
+from finetune.data.loading import unequal
+from finetune.data.pictures import verify_picture
+from finetune.data.randomness import seeded
+from finetune.errors import DataError
+
+logger = logging.getLogger("finetune")
+
+_MOST_INSPECTED = 2_000
+_FEW_INSPECTED = 32  # where the targets are known, and only shapes and values are left to see
+_CHUNK_BYTES = 64 * 2**20
+
+
+def audit(
+    source: Source, *, num_classes: int | None = None, role: str = "training", skip_corrupt: bool = False
+) -> Source:
+    """Look for what would stop or spoil a run, and say it before the first step.
+
+    Picture files are all decoded once. Of a data set whose targets aren't at hand, up to 2,000 items
+    are loaded, spread evenly. Streams and loaders can't be looked at: see `check_batch_targets`.
+
+    Args:
+        source: from `open_source`.
+        num_classes: outputs of the model; None where targets aren't class indices.
+        role: what messages call the data; of "training" data more than one class is asked.
+        skip_corrupt: leave out pictures that can't be decoded, and warn, in place of raising.
+
+    Returns:
+        The source, without the pictures that were left out.
+
+    Raises:
+        DataError: empty data, a single class, labels out of range, a number of classes that isn't the
+            model's, pictures that can't be decoded, values that aren't finite, unequal shapes.
+    """
+    if isinstance(source, (Loader, Stream)):
+        return source
+    if len(source) == 0:
+        raise DataError(f"The {role} data is empty. Expected at least one sample.")
+    _check_class_count(source, num_classes, role)
+    if isinstance(source, PictureFiles):
+        source = _decodable(source, role, skip_corrupt)
+    if isinstance(source, Arrays):
+        _check_finite_inputs(source)
+    if source.targets is not None:
+        _check_targets(source, source.targets, range(len(source)), num_classes, role)
+    if isinstance(source, MapDataset):
+        _inspect(source, num_classes, role)
+    return source
+
+
+def check_batch_targets(targets: Any, num_classes: int, name: str) -> None:
+    """Raise DataError if the class indices [N] of a batch on the host aren't in 0 to `num_classes` - 1.
+
+    A label out of range on CUDA is a device-side assert, which names nothing and ends the process.
+    Targets that aren't integers [N], and those on a device already, are left alone.
+    """
+    if not isinstance(targets, Tensor) or targets.device.type != "cpu" or not _are_indices(targets):
+        return
+    _check_range(targets, num_classes, lambda i: f"sample {i} of {name}")
+
+
+def _check_class_count(source: Source, num_classes: int | None, role: str) -> None:
+    if num_classes is None or source.classes is None or len(source.classes) == num_classes:
+        return
+    k = len(source.classes)
+    shown = ", ".join(source.classes[:10]) + (", ..." if k > 10 else "")
+    raise DataError(
+        f"The {role} data has {k} classes ({shown}) and the model {num_classes} outputs. "
+        f"Call `replace_head({k})` to give it one output a class."
+    )
+
+
+def _decodable(source: PictureFiles, role: str, skip_corrupt: bool) -> PictureFiles:
+    """Decode every file once, in threads: Pillow's decoders run beside each other."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        errors = list(pool.map(_decoding_error, source.paths))
+    logger.info("Decoded each of the %d pictures of the %s data once.", len(errors), role)
+    bad = [i for i, error in enumerate(errors) if error is not None]
+    if not bad:
+        return source
+    shown = ", ".join(f"'{source.paths[i]}'" for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
+    what = f"{len(bad)} of the {len(errors)} pictures of the {role} data cannot be decoded: {shown}."
+    if not skip_corrupt:
+        raise DataError(f"{what} The first: {errors[bad[0]]} To leave them out, pass skip_corrupt=True.")
+    logger.warning("%s They are left out.", what)
+    if len(bad) == len(errors):
+        raise DataError(f"{what} None is left.")
+    return source.subset([i for i, error in enumerate(errors) if error is None])
+
+
+def _decoding_error(path: Any) -> str | None:
+    try:
+        verify_picture(path)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _check_targets(source: Source, targets: Tensor, indices: Any, num_classes: int | None, role: str) -> None:
+    """Check targets [n], those of the samples at `indices`."""
+    if targets.is_floating_point():
+        finite = targets.isfinite().reshape(len(targets), -1).all(1)
+        if not finite.all():
+            first = int((~finite).nonzero()[0])
+            raise DataError(
+                f"{int((~finite).sum())} of the {len(targets)} targets are not finite; the first is that of "
+                f"{source.name(indices[first])}: {targets[first].tolist()}. Correct or remove these samples."
+            )
+    if not _are_indices(targets):
+        return
+    if num_classes is not None:
+        _check_range(targets, num_classes, lambda i: source.name(indices[i]))
+    if role == "training" and len(targets.unique()) == 1:
+        label = int(targets[0])
+        shown = repr(source.classes[label]) if source.classes and 0 <= label < len(source.classes) else label
+        raise DataError(
+            f"All {len(targets)} samples of the training data are of one class, {shown}. "
+            "Expected at least two classes: there is nothing to tell apart."
+        )
+
+
+def _are_indices(targets: Tensor) -> bool:
+    return targets.dim() == 1 and not targets.is_floating_point() and targets.dtype != torch.bool
+
+
+def _check_range(targets: Tensor, num_classes: int, name: Any) -> None:
+    outside = ((targets < 0) | (targets >= num_classes)).nonzero().flatten()
+    if len(outside):
+        first = int(outside[0])
+        other = "" if targets.min() < 0 else f", or call `replace_head({int(targets.max()) + 1})`"
+        raise DataError(
+            f"{len(outside)} of {len(targets)} labels are out of range; the first is that of {name(first)}: "
+            f"{int(targets[first])}. Expected 0 to {num_classes - 1}, for the model has {num_classes} "
+            f"outputs. Correct the labels{other}."
+        )
+
+
+def _check_finite_inputs(source: Arrays) -> None:
+    """Look at every value, a piece at a time: the inputs may be larger than memory."""
+    inputs = source.inputs
+    floats = inputs.is_floating_point() if isinstance(inputs, Tensor) else inputs.dtype.kind == "f"
+    if not floats:
+        return
+    row_bytes = max(1, inputs[:1].nbytes)
+    for rows in torch.arange(len(source)).split(max(1, _CHUNK_BYTES // row_bytes)):
+        finite = source.rows(source.indices[rows]).isfinite().reshape(len(rows), -1).all(1)
+        if not finite.all():
+            first = int(rows[int((~finite).nonzero()[0])])
+            raise _not_finite(source.name(first))
+
+
+def _not_finite(name: str) -> DataError:
+    return DataError(
+        f"The input of {name} has values that are NaN or infinite. Correct or remove the sample."
+    )
+
+
+def _inspect(source: MapDataset, num_classes: int | None, role: str) -> None:
+    """Load items and look at their shapes, values and, where they aren't known, targets."""
+    most = _MOST_INSPECTED if source.targets is None else _FEW_INSPECTED
+    indices = np.linspace(0, len(source) - 1, min(len(source), most)).round().astype(int).tolist()
+    first: Any = None
+    targets: list[Any] = []
+    for index in indices:
+        with seeded("audit", index):
+            item = source[index]
+        first = item if first is None else first
+        if source.collate_fn is None and (error := unequal([first, item], [indices[0], index], source.name)):
+            raise error
+        inputs = item[0] if isinstance(item, (tuple, list)) and item else item
+        if isinstance(inputs, Tensor) and inputs.is_floating_point() and not inputs.isfinite().all():
+            raise _not_finite(source.name(index))
+        targets.append(target_of(item))
+    collected = _stacked(targets) if source.targets is None else None
+    if collected is not None:
+        _check_targets(source, collected, indices, num_classes, role)
+
+
+def _stacked(targets: list[Any]) -> Tensor | None:
+    """Return the targets as one tensor, if each is a number or all are tensors of one shape."""
+    try:
+        return torch.stack([torch.as_tensor(target).cpu() for target in targets])
+    except (TypeError, ValueError, RuntimeError):
+        return None

@@ -1,0 +1,217 @@
+"""Batches on the device, in an order and with an augmentation that depend on (seed, epoch) only."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from finetune.data.audit import check_batch_targets
+from finetune.data.base import Arrays, Loader, Source, Stream, target_of
+from finetune.data.device import num_samples_of, pinned, to_device
+from finetune.data.loading import (
+    Batch,
+    Failure,
+    Samples,
+    WorkerPool,
+    collate_stream,
+    default_workers,
+)
+from finetune.data.randomness import seed_of, seeded
+from finetune.data.transforms import Augmentation, Preprocessing
+from finetune.errors import ArgumentError, DataError
+
+__all__ = ["Batches", "num_samples_of", "to_device"]
+
+
+class Batches:
+    """The batches of a source, epoch by epoch, on the device.
+
+    Pictures travel as bytes and are normalized on the device; so is any other uint8 [N, C, H, W].
+    A `DataLoader` of the user's is used as it is: its batches are only moved. Torch's global
+    generators are never drawn from.
+
+    Args:
+        source: from `open_source`.
+        batch_size: samples a batch; the last one may be shorter. A DataLoader has its own.
+        shuffle: a new order each epoch. A DataLoader and an iterable data set have their own.
+        seed: of order and augmentation.
+        device: where the batches go.
+        preprocessing: how pictures become input; needed where the source has pictures.
+        augment: picture -> picture, uint8 tensor [C, H, W], or float tensor that is final.
+        workers: processes that load; None for as many as are worth it. Any number gives the same run,
+            but for an iterable data set, which splits its items among workers itself.
+        num_classes: where targets could not be looked at beforehand, the labels that are allowed are
+            0 to `num_classes` - 1; None for no check.
+
+    Raises:
+        ArgumentError: a batch size below 1; pictures without a preprocessing; an augmentation for
+            what is no picture.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        preprocessing: Preprocessing | None = None,
+        augment: Augmentation | None = None,
+        workers: int | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        _check_arguments(source, batch_size, preprocessing, augment)
+        self.source = source
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.device = torch.device(device)
+        self.preprocessing = preprocessing
+        self.num_classes = num_classes
+        self.steps = self._count_steps()
+        self._samples = Samples(source, seed, preprocessing, augment)
+        indexed = not isinstance(source, (Loader, Stream))
+        self.workers = (
+            (default_workers(source, self.steps or 0) if indexed else 0) if workers is None else workers
+        )
+        self._pool: WorkerPool | None = None
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch. Raises TypeError where the data has no length."""
+        if self.steps is None:
+            raise TypeError("The number of batches is not known: the data is an iterable without a length.")
+        return self.steps
+
+    @property
+    def num_samples(self) -> int | None:
+        """The samples of an epoch, or None where that is not known beforehand."""
+        if isinstance(self.source, Loader):
+            loader = self.source.loader
+            plain = loader.batch_size is not None and not loader.drop_last
+            return _length(loader.sampler) if plain else None
+        return _length(self.source.dataset) if isinstance(self.source, Stream) else len(self.source)
+
+    def order(self, epoch: int) -> Tensor:
+        """Return int64 [N], the sample indices in the order of this epoch; a function of (seed, epoch)."""
+        if not self.shuffle:
+            return torch.arange(len(self.source))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
+        return torch.randperm(len(self.source), generator=generator)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from batch number `start` on.
+
+        What lies before `start` is not loaded, except of streams and loaders, which are read past it.
+
+        Raises:
+            DataError: a picture can't be decoded; samples don't form a batch; a label out of range.
+        """
+        if isinstance(self.source, Loader):
+            yield from self._of_loader(self.source, epoch, start)
+            return
+        for step, batch in enumerate(self._on_host(epoch, start), start):
+            self._check_targets(batch, step)
+            pin = self.device.type == "cuda" and self._pool is None  # a pool's batches are pinned already
+            yield self._normalized(to_device(pinned(batch) if pin else batch, self.device))
+
+    def _on_host(self, epoch: int, start: int) -> Iterator[Batch]:
+        if isinstance(self.source, Stream):
+            yield from self._of_stream(self.source, epoch, start)
+            return
+        indices = self.order(epoch).split(self.batch_size)[start:] if len(self.source) else ()
+        if isinstance(self.source, Arrays):
+            yield from map(self.source.gather, indices)
+            return
+        batches = [[(epoch, i) for i in batch.tolist()] for batch in indices]
+        if self.workers == 0:
+            yield from map(self._samples.load, batches)
+            return
+        if self._pool is None:
+            self._pool = WorkerPool(self._samples, self.workers, pin_memory=self.device.type == "cuda")
+        yield from self._pool.load(batches)
+
+    def _of_stream(self, source: Stream, epoch: int, start: int) -> Iterator[Batch]:
+        _tell_epoch(source.dataset, epoch)
+        loader: DataLoader[Any] = DataLoader(
+            source.dataset,
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            collate_fn=collate_stream(self._samples),
+            generator=torch.Generator().manual_seed(seed_of(self.seed, "stream", epoch)),
+        )
+        for batch in self._drawn(loader, epoch, start):
+            if isinstance(batch, Failure):
+                raise DataError(batch.message)
+            yield batch
+
+    def _of_loader(self, source: Loader, epoch: int, start: int) -> Iterator[Batch]:
+        _tell_epoch(source.loader.sampler, epoch)
+        for step, batch in enumerate(self._drawn(source.loader, epoch, start), start):
+            self._check_targets(batch, step)
+            yield to_device(batch, self.device)
+
+    def _drawn(self, loader: DataLoader[Any], epoch: int, start: int) -> Iterator[Batch]:
+        """Read a loader with each of its draws a function of (seed, epoch, step), so it can be resumed."""
+        with seeded(self.seed, "loader", epoch):
+            batches = iter(loader)
+        for step in itertools.count():
+            with seeded(self.seed, "loader", epoch, step):
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+            if step >= start:
+                yield batch
+
+    def _check_targets(self, batch: Batch, step: int) -> None:
+        if self.num_classes is not None and self.source.targets is None:
+            check_batch_targets(target_of(batch), self.num_classes, f"batch {step}")
+
+    def _normalized(self, batch: Batch) -> Batch:
+        inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+        pictures = isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4
+        if self.preprocessing is None or not pictures:
+            return batch
+        normal = self.preprocessing.normalize(inputs)
+        return type(batch)([normal, *batch[1:]]) if isinstance(batch, (tuple, list)) else normal
+
+    def _count_steps(self) -> int | None:
+        if isinstance(self.source, Loader):
+            return _length(self.source.loader)
+        samples = self.num_samples
+        return None if samples is None else math.ceil(samples / self.batch_size)
+
+
+def _check_arguments(
+    source: Source, batch_size: int, preprocessing: Preprocessing | None, augment: Augmentation | None
+) -> None:
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size is {batch_size}; expected 1 or more.")
+    if source.pictures and preprocessing is None:
+        raise ArgumentError("The data is pictures; give a `Preprocessing` that says how they become input.")
+    if augment is not None and not source.pictures:
+        raise ArgumentError(
+            "An augmentation takes PIL pictures, and this data has none: its items are ready. Augment in the "
+            "data set itself, or give pictures."
+        )
+
+
+def _length(sized: Any) -> int | None:
+    """Return `len(sized)`, or None for what has none (an iterable data set, a loader of one)."""
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _tell_epoch(shuffled: Any, epoch: int) -> None:
+    """Set the epoch of a distributed sampler or a Hugging Face stream, as their own loops ask for."""
+    if callable(getattr(shuffled, "set_epoch", None)):
+        shuffled.set_epoch(epoch)

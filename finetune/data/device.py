@@ -1,0 +1,92 @@
+"""Moving batches of any shape to a device, and counting what is in them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.errors import DataError
+
+
+def to_device(batch: Any, device: torch.device | str) -> Any:
+    """Return `batch` with every tensor in it on `device`; what is no tensor stays as it is.
+
+    Looks into lists, tuples and named tuples, dicts and other mappings (a `BatchEncoding`), and
+    dataclasses; an object with a `to` method of its own is asked. From pinned memory to CUDA the copy
+    runs beside the host.
+    """
+    device = torch.device(device)
+    # To the host a non-blocking copy could be read before it has arrived.
+    beside = device.type == "cuda"
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=beside), batch, device)
+
+
+def pinned(batch: Any) -> Any:
+    """Return `batch` with its host tensors in page-locked memory, from which CUDA copies by itself."""
+    return map_tensors(lambda t: t.pin_memory() if t.device.type == "cpu" else t, batch, None)
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], batch: Any, device: torch.device | None) -> Any:
+    """Rebuild `batch` with `change` applied to its tensors; `device` for objects that move themselves."""
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, Mapping):
+        return _map_mapping(change, batch, device)
+    if callable(getattr(batch, "to", None)):  # a PackedSequence, a graph; also named tuples that know better
+        return batch if device is None else batch.to(device)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(map_tensors(change, value, device) for value in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(map_tensors(change, value, device) for value in batch)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        names = [field.name for field in dataclasses.fields(batch) if field.init]
+        return dataclasses.replace(
+            batch, **{name: map_tensors(change, getattr(batch, name), device) for name in names}
+        )
+    return batch
+
+
+def _map_mapping(
+    change: Callable[[Tensor], Tensor], batch: Mapping[Any, Any], device: torch.device | None
+) -> Mapping[Any, Any]:
+    moved = {key: map_tensors(change, value, device) for key, value in batch.items()}
+    if type(batch) is dict or not isinstance(batch, MutableMapping):
+        return moved
+    result = copy.copy(batch)  # keeps the type, and what the object carries beside its items
+    for key, value in moved.items():
+        result[key] = value
+    return result
+
+
+def num_samples_of(batch: Any) -> int:
+    """Return the leading dimension of the first tensor in `batch` that has one.
+
+    Raises:
+        DataError: there is none, so the batch's size can't be told.
+    """
+    for tensor in _tensors_in(batch):
+        if tensor.dim() > 0:
+            return len(tensor)
+    raise DataError(
+        f"A batch of type {type(batch).__name__} holds no tensor with a leading dimension, so its size is "
+        "not known. Expected a tensor, or a tuple, list or dict of tensors [N, ...]."
+    )
+
+
+def _tensors_in(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors_in(value)
+    elif isinstance(batch, (list, tuple)):
+        for value in batch:
+            yield from _tensors_in(value)
+    elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        for field in dataclasses.fields(batch):
+            yield from _tensors_in(getattr(batch, field.name))

@@ -1,0 +1,191 @@
+"""From indices to a batch on the host: read, augment, collate. Runs in the process or in workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from finetune.data.base import Arrays, MapDataset, Source
+from finetune.data.randomness import seed_of, seeded
+from finetune.data.transforms import Augmentation, Preprocessing
+from finetune.errors import ArgumentError, DataError
+
+Batch = Any
+Keys = list[tuple[int, int]]
+
+_OWN_COLLATE = "For a batch of your own making give the data set a `collate_fn`, or pass a DataLoader."
+
+
+@dataclass
+class Failure:
+    """A DataError on its way out of a worker. Raised there, torch would bury it in a traceback's text."""
+
+    message: str
+
+
+@dataclass
+class Samples:
+    """What loads the batch of any (epoch, index) pairs, to the same bits in whichever process.
+
+    Attributes:
+        source: gives samples by index.
+        seed: of the run; with the epoch and the index it decides a sample's augmentation.
+        preprocessing: for pictures; None otherwise.
+        augment: for pictures in training; None otherwise.
+    """
+
+    source: Source
+    seed: int
+    preprocessing: Preprocessing | None = None
+    augment: Augmentation | None = None
+
+    def __getitems__(self, keys: Keys) -> Batch | Failure:
+        """Load a batch in a worker; torch's DataLoader calls this with what the batch sampler gave."""
+        try:
+            return self.load(keys)
+        except DataError as error:
+            return Failure(str(error))
+
+    def load(self, keys: Keys) -> Batch:
+        """Load the samples of `keys` and collate them."""
+        return self.collate([self._sample(*key) for key in keys], [i for _, i in keys], self.source.name)
+
+    def collate(self, items: list[Any], indices: Sequence[int], name: Callable[[int], str]) -> Batch:
+        """Make a batch of items, the user's own way if the data set has one."""
+        if self.source.collate_fn is not None:
+            return self.source.collate_fn(items)
+        try:
+            return default_collate(items)
+        except (RuntimeError, TypeError, KeyError) as error:
+            raise unequal(items, indices, name) or DataError(
+                f"{name(indices[0])} to {name(indices[-1])} do not form a batch: {error}. {_OWN_COLLATE}"
+            ) from error
+
+    def prepare(self, item: Any) -> Any:
+        """Turn the picture of an item into a tensor; other items stay as they are."""
+        if not self.source.pictures:
+            return item
+        if isinstance(item, (tuple, list)):
+            return (self._picture(item[0]), *item[1:])
+        return self._picture(item)
+
+    def _sample(self, epoch: int, index: int) -> Any:
+        if self.augment is None and not isinstance(self.source, MapDataset):
+            return self.prepare(self.source[index])  # nothing random in it
+        with seeded(self.seed, epoch, index):
+            return self.prepare(self.source[index])
+
+    def _picture(self, picture: Image.Image) -> Tensor:
+        assert self.preprocessing is not None
+        result = picture if self.augment is None else self.augment(picture)
+        if isinstance(result, Image.Image):
+            return self.preprocessing.geometry(result)
+        if isinstance(result, Tensor) and (result.dtype == torch.uint8 or result.is_floating_point()):
+            return result
+        kind = f"a {result.dtype} tensor" if isinstance(result, Tensor) else f"a {type(result).__name__}"
+        raise ArgumentError(
+            f"The augmentation gave {kind}; expected a PIL picture, a uint8 tensor [C, H, W], or a float "
+            "tensor that is already normalized."
+        )
+
+
+class EpochBatches:
+    """A batch sampler that can be pointed at another epoch while the workers stay alive."""
+
+    def __init__(self) -> None:
+        self.batches: list[Keys] = []
+
+    def __iter__(self) -> Iterator[Keys]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class WorkerPool:
+    """Worker processes that load batches of `samples`, kept from one epoch to the next."""
+
+    def __init__(self, samples: Samples, workers: int, pin_memory: bool) -> None:
+        self._sampler = EpochBatches()
+        self._loader: DataLoader[Any] = DataLoader(
+            samples,  # type: ignore[arg-type]
+            batch_sampler=self._sampler,
+            num_workers=workers,
+            collate_fn=_as_loaded,
+            persistent_workers=True,
+            pin_memory=pin_memory,
+            generator=torch.Generator().manual_seed(seed_of(samples.seed, "workers")),  # not the global one
+        )
+
+    def load(self, batches: list[Keys]) -> Iterator[Batch]:
+        """Yield the batches in order. Raises the DataError that a worker met."""
+        self._sampler.batches = batches
+        for batch in self._loader:
+            if isinstance(batch, Failure):
+                raise DataError(batch.message)
+            yield batch
+
+
+def default_workers(source: Source, steps: int) -> int:
+    """Return how many worker processes are worth their start for this source, 0 for none."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(source, Arrays) or cores <= 2:
+        return 0
+    return min(8, cores - 1, steps)
+
+
+def unequal(items: Sequence[Any], indices: Sequence[int], name: Callable[[int], str]) -> DataError | None:
+    """Return an error that names the first two items whose tensors differ in shape, or None."""
+    first = shapes_of(items[0])
+    for item, index in zip(items, indices, strict=True):
+        if shapes_of(item) != first:
+            return DataError(
+                f"Samples do not form a batch: {name(indices[0])} has the shape {_readable(first)}, "
+                f"{name(index)} has {_readable(shapes_of(item))}. Resize or pad them to one. {_OWN_COLLATE}"
+            )
+    return None
+
+
+def shapes_of(item: Any) -> Any:
+    """Return `item` with each tensor or array replaced by its shape, each other leaf by its type."""
+    if isinstance(item, Image.Image):
+        return "picture"  # of any size: they are resized
+    if hasattr(item, "shape"):
+        return tuple(item.shape)
+    if hasattr(item, "keys"):
+        return {key: shapes_of(item[key]) for key in item.keys()}  # noqa: SIM118
+    if isinstance(item, (list, tuple)):
+        return [shapes_of(value) for value in item]
+    return ()
+
+
+def _readable(shapes: Any) -> str:
+    return str(shapes[0] if isinstance(shapes, list) and shapes else shapes)
+
+
+def _as_loaded(batch: Batch) -> Batch:
+    return batch
+
+
+def collate_stream(samples: Samples) -> Callable[[list[Any]], Batch]:
+    """Return what makes a batch of items that come without an index."""
+    return _StreamCollate(samples)
+
+
+@dataclass
+class _StreamCollate:
+    samples: Samples
+
+    def __call__(self, items: list[Any]) -> Batch | Failure:
+        try:
+            prepared = [self.samples.prepare(item) for item in items]
+            return self.samples.collate(prepared, range(len(items)), "item {} of the batch".format)
+        except DataError as error:
+            return Failure(str(error))

@@ -1,0 +1,183 @@
+"""How a picture becomes the model's input.
+
+It happens in two halves. The geometry (resize, crop) is done on the host, sample by sample, and
+gives bytes; the arithmetic (scale, mean, std) is done on the device, batch by batch. Bytes are a
+quarter of what floats cost to collate, pin, copy and cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import functional as F
+
+from finetune.data.pictures import with_channels
+from finetune.errors import ArgumentError, nearest
+
+Augmentation = Callable[[Image.Image], "Image.Image | Tensor"]
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The deterministic way from a picture to the model's input; travels in every checkpoint.
+
+    Attributes:
+        crop_size: height and width of the input, pixels; the centre is kept.
+        resize_size: the shorter side before the crop, pixels, as in torchvision's presets; a pair is
+            an exact (height, width); None leaves the size alone.
+        mean: per channel, of values in [0, 1]. The default is ImageNet's.
+        std: per channel, of values in [0, 1]. The default is ImageNet's.
+        interpolation: a value of torchvision's `InterpolationMode`, as "bilinear".
+        channels: 3 for RGB, 1 for grey.
+
+    Raises:
+        ArgumentError: a value that cannot work.
+    """
+
+    crop_size: tuple[int, int] = (224, 224)
+    resize_size: int | tuple[int, int] | None = 256
+    mean: tuple[float, ...] = _IMAGENET_MEAN
+    std: tuple[float, ...] = _IMAGENET_STD
+    interpolation: str = "bilinear"
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("crop_size", "resize_size", "mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, list):  # JSON and torchvision's presets have lists
+                object.__setattr__(self, name, tuple(value))
+        if isinstance(self.crop_size, int):
+            object.__setattr__(self, "crop_size", (self.crop_size, self.crop_size))
+        self._check()
+
+    def _check(self) -> None:
+        _check_size("crop_size", self.crop_size)
+        if isinstance(self.resize_size, tuple):
+            _check_size("resize_size", self.resize_size)
+        elif self.resize_size is not None:
+            _check_size("resize_size", (self.resize_size, self.resize_size))
+        known = [mode.value for mode in InterpolationMode]
+        if self.interpolation not in known:
+            raise ArgumentError(
+                f"interpolation is {self.interpolation!r}; it can be {', '.join(known)}."
+                + nearest(str(self.interpolation), known)
+            )
+        if self.channels not in (1, 3):
+            raise ArgumentError(f"channels is {self.channels!r}; it can be 3 (RGB) or 1 (grey).")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or len(value) != self.channels:
+                raise ArgumentError(
+                    f"{name} is {value!r} for {self.channels} channel(s). "
+                    f"Give one number a channel, as {name}={(0.5,) * self.channels}."
+                )
+        if not all(value > 0 for value in self.std):
+            raise ArgumentError(f"std is {self.std}; every value has to be above zero.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON has them: numbers, strings and lists."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Rebuild what `to_dict` gave. Raises ArgumentError for a field there is not, or a bad value."""
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ArgumentError(
+                    f"Preprocessing has no field {key!r}; its fields are {', '.join(known)}."
+                    + nearest(str(key), known)
+                )
+        return cls(**values)
+
+    @classmethod
+    def from_torchvision(cls, preset: Any) -> Preprocessing:
+        """Read an `ImageClassification` preset, as `weights.transforms()` of torchvision gives it.
+
+        Raises:
+            ArgumentError: another kind of preset (video, segmentation).
+        """
+        try:
+            crop, resize = preset.crop_size, preset.resize_size
+            interpolation = preset.interpolation.value
+        except AttributeError as error:
+            raise ArgumentError(
+                f"{type(preset).__name__} is not a torchvision ImageClassification preset; "
+                "expected what `weights.transforms()` of a classification model gives."
+            ) from error
+        return cls(
+            crop_size=(crop[0], crop[-1]),
+            resize_size=resize[0] if len(resize) == 1 else tuple(resize),
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+            interpolation=interpolation,
+        )
+
+    def geometry(self, picture: Image.Image) -> Tensor:
+        """Resize and centre-crop a picture. Returns uint8 [C, H, W]."""
+        picture = with_channels(picture, self.channels)
+        if self.resize_size is not None:
+            size = list(self.resize_size) if isinstance(self.resize_size, tuple) else [self.resize_size]
+            picture = F.resize(picture, size, InterpolationMode(self.interpolation))
+        return _as_bytes(F.center_crop(picture, list(self.crop_size)))
+
+    def normalize(self, pictures: Tensor) -> Tensor:
+        """Scale uint8 [N, C, H, W] to [0, 1] and standardize it, on its device. Returns float32."""
+        mean = _per_channel(self.mean, pictures.device)
+        std = _per_channel(self.std, pictures.device)
+        # The order of operations is torchvision's, so that the result is too, to the last bit.
+        return pictures.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+@dataclass(frozen=True)
+class StandardAugmentation:
+    """A random crop of random size, and a horizontal flip. Made by `standard_augmentation`."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """Return uint8 [C, H, W] of the preprocessing's crop size."""
+        picture = with_channels(picture, self.preprocessing.channels)
+        return _as_bytes(_crop_and_flip(self.preprocessing)(picture))
+
+
+def standard_augmentation(preprocessing: Preprocessing) -> StandardAugmentation:
+    """Return the library's own training augmentation: picture -> uint8 [C, H, W], not yet normalised."""
+    return StandardAugmentation(preprocessing)
+
+
+@lru_cache(maxsize=8)
+def _crop_and_flip(preprocessing: Preprocessing) -> Callable[[Image.Image], Image.Image]:
+    # Crops down to 8 % of the area are for training from scratch through hundreds of epochs. A few
+    # epochs on a pretrained model learn more from crops that still show the object: fastai takes 35 %.
+    interpolation = InterpolationMode(preprocessing.interpolation)
+    crop = v2.RandomResizedCrop(list(preprocessing.crop_size), (0.35, 1.0), interpolation=interpolation)
+    augmentation: Callable[[Image.Image], Image.Image] = v2.Compose([crop, v2.RandomHorizontalFlip()])
+    return augmentation
+
+
+def _as_bytes(picture: Image.Image) -> Tensor:
+    tensor: Tensor = F.pil_to_tensor(picture)
+    return tensor
+
+
+@lru_cache(maxsize=32)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Copy the constants to a device once: a fresh copy a batch would make the host wait for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+
+
+def _check_size(name: str, size: Any) -> None:
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ArgumentError(f"{name} is {size!r}; expected a height and a width, pixels above zero.")

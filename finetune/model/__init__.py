@@ -1,0 +1,1 @@
+"""Reads or changes an `nn.Module`; knows no data and no optimizer."""

@@ -1,0 +1,51 @@
+"""How a model is called and what it gives back: tensors, tuples, mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Call `model` with a tensor, a tuple of positional arguments, or a mapping of keyword ones."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors of an input or output in order, however tuples and mappings nest them."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []
+
+
+def logits_of(output: Any) -> Any:
+    """Return the main result of a model's output.
+
+    That is the output itself if it is a tensor; else its `logits`, as in Hugging Face's `ModelOutput`
+    and torchvision's GoogLeNet and Inception; else its first tensor.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    if hasattr(output, "logits"):
+        return output.logits
+    tensors = tensors_in(output)
+    return tensors[0] if tensors else output
+
+
+def auxiliary_of(output: Any) -> list[Tensor]:
+    """Return the auxiliary logits of a model's output: fields named `aux...`, where there are any."""
+    fields = getattr(output, "_asdict", None)
+    named = fields() if fields is not None else output if isinstance(output, Mapping) else {}
+    return [value for name, value in named.items() if name.startswith("aux") and isinstance(value, Tensor)]

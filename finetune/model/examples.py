@@ -1,0 +1,61 @@
+"""Guess an input that a model accepts, from the first layer that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Side lengths in the order in which published models use them; the first that runs is taken.
+_SIDES = (224, 32, 64, 28, 128, 299, 384, 16, 8)
+_LENGTHS = (256, 16, 64, 1024, 16000)
+
+
+def example_inputs(model: nn.Module, samples: int = 2) -> Iterator[Any]:
+    """Yield inputs of `samples` samples that `model` may accept, the likeliest first.
+
+    What the model says of itself comes first (`example_input_array` as in Lightning), then shapes
+    that fit its first layer: `[N, C, H, W]` before a 2-d convolution, `[N, F]` or `[N, T, F]` before a
+    linear layer, integer `[N, T]` before an embedding, and so on.
+    """
+    given = getattr(model, "example_input_array", None)
+    if given is not None:
+        yield given
+    first = next((module for module in model.modules() if _shapes(module)), None)
+    if first is None:
+        return
+    parameter = next(first.parameters(), None)
+    for shape in _shapes(first):
+        yield _sample(first, (samples, *shape), parameter)
+
+
+def _shapes(layer: nn.Module) -> list[tuple[int, ...]]:
+    """Return shapes, without the batch dimension, that `layer` reads; none if it says nothing."""
+    if isinstance(layer, nn.Conv2d):
+        return [(layer.in_channels, side, side) for side in _SIDES]
+    if isinstance(layer, nn.Conv1d):
+        return [(layer.in_channels, length) for length in _LENGTHS]
+    if isinstance(layer, nn.Conv3d):
+        return [(layer.in_channels, 16, side, side) for side in (112, 224, 32)]
+    if isinstance(layer, nn.Linear):
+        return [(layer.in_features,), (16, layer.in_features)]
+    if isinstance(layer, nn.RNNBase):
+        return [(16, layer.input_size), (layer.input_size,)]
+    if isinstance(layer, nn.MultiheadAttention):
+        return [(16, layer.embed_dim)]
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        return [(layer.num_features,), *((layer.num_features, side, side) for side in _SIDES)]
+    if isinstance(layer, nn.Embedding):
+        return [(16,), ()]
+    return []
+
+
+def _sample(layer: nn.Module, shape: tuple[int, ...], parameter: Tensor | None) -> Tensor:
+    generator = torch.Generator().manual_seed(0)  # the caller's random state stays as it is
+    device = None if parameter is None else parameter.device
+    if isinstance(layer, nn.Embedding):
+        return torch.randint(layer.num_embeddings, shape, generator=generator).to(device)
+    values = torch.randn(shape, generator=generator)
+    return values.to(device, None if parameter is None else parameter.dtype)

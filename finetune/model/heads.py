@@ -1,0 +1,154 @@
+"""Replace the head.
+
+The head is one layer, or several where a model has auxiliary or distilled heads beside its main one;
+all of them are replaced together. Device, dtype and what surrounds the layer are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import HeadError
+from finetune.model.calling import call, tensors_in
+from finetune.model.freezing import eval_mode, unfreeze
+from finetune.model.head_search import RESIZABLE, accepted_example, undisturbed
+
+HeadFactory = Callable[[int], nn.Module]
+
+
+def replace_head(
+    model: nn.Module,
+    n: int,
+    names: tuple[str, ...],
+    head: nn.Module | HeadFactory | str | None = None,
+    *,
+    verify: bool = True,
+) -> tuple[str, ...]:
+    """Give the heads `names` `n` outputs; return the full names of the new ones.
+
+    `head` is None for a fresh layer like the old one, a module, a factory of `num_features`, or
+    `"append"` for a fresh layer behind the outputs there are. It shapes the main head; those beside
+    it get fresh layers. With `verify`, the model must then give `n` outputs on an example input.
+
+    Raises:
+        HeadError: the head cannot be made, or does not give `n` outputs. The model is as before.
+    """
+    old = {name: model.get_submodule(name) for name in names}
+    new = {name: _fresh(module, n) for name, module in old.items()}
+    main = names[0]
+    if head == "append":
+        new[main] = nn.Sequential(old[main], _fresh(old[main], n, in_features=num_outputs(old[main])))
+    elif head is not None:
+        new[main] = _given(old[main], n, head)
+    for name in names:
+        rectifier = _rectifier_behind(model, name)
+        if rectifier:  # as in SqueezeNet: it would hold the new logits at or above 0
+            old[rectifier], new[rectifier] = model.get_submodule(rectifier), nn.Identity()
+    _put(model, new)
+    if verify and not _gives(model, n):
+        _put(model, old)
+        raise HeadError(
+            f"With {', '.join(names)} replaced, {type(model).__name__} does not give {n} outputs, so that is not "
+            f"the whole head. The model is as it was. Name another with replace_head(n, layer=...)."
+        )
+    if isinstance(getattr(model, "num_classes", None), int):
+        model.num_classes = n
+    return (f"{main}.1", *names[1:]) if head == "append" else names
+
+
+def num_features(module: nn.Module) -> int:
+    """Return how many features a head reads.
+
+    Raises:
+        HeadError: it holds no linear or convolutional layer.
+    """
+    return int(_resizable(module)[0].weight.shape[1])
+
+
+def num_outputs(module: nn.Module) -> int:
+    """Return how many outputs a head gives.
+
+    Raises:
+        HeadError: it holds no linear or convolutional layer.
+    """
+    return int(_resizable(module)[-1].weight.shape[0])
+
+
+def _resizable(module: nn.Module) -> list[Any]:
+    layers = [layer for layer in module.modules() if isinstance(layer, RESIZABLE)]
+    if not layers:
+        raise HeadError(
+            f"The head is a {type(module).__name__} without a linear or convolutional layer, so its size is not "
+            f"known. Name the layer to replace with replace_head(n, layer=...)."
+        )
+    return layers
+
+
+def _fresh(old: nn.Module, n: int, in_features: int | None = None) -> nn.Module:
+    """Make a layer of `n` outputs that stands where `old` stood, on its device and in its dtype."""
+    like = _resizable(old)[0]
+    features = in_features or num_features(old)
+    place: dict[str, Any] = {"device": like.weight.device, "dtype": like.weight.dtype}
+    bias = like.bias is not None or like is not old
+    if isinstance(like, nn.Linear):
+        return nn.Linear(features, n, bias=bias, **place)
+    geometry = (like.kernel_size, like.stride, like.padding) if in_features is None else (1, 1, 0)
+    return type(like)(features, n, *geometry, bias=bias, **place)
+
+
+def _given(old: nn.Module, n: int, head: nn.Module | HeadFactory | str) -> nn.Module:
+    """Take the user's head, or have their factory make it, and try it on features of zero."""
+    like = _resizable(old)[0]
+    features = num_features(old)
+    made = head if isinstance(head, nn.Module) else head(features) if callable(head) else None
+    if not isinstance(made, nn.Module):
+        raise HeadError(
+            f"Expected head to be a module, 'append', or a function of the number of features that returns a "
+            f"module, but got {head if made is None else made!r}."
+        )
+    made = made.to(like.weight.device, like.weight.dtype)
+    unfreeze(made)
+    shape = (2, features) + (1,) * (like.weight.dim() - 2)
+    try:
+        with undisturbed(made), torch.no_grad():
+            eval_mode(made)
+            output = made(torch.zeros(shape, device=like.weight.device, dtype=like.weight.dtype))
+    except Exception as error:
+        raise HeadError(
+            f"The given head does not accept the {features} features before it, shape {list(shape)}: {error}"
+        ) from error
+    if not isinstance(output, Tensor) or output.shape[1] != n:
+        got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise HeadError(f"The given head should give [2, {n}] for two samples, but gave {got}.")
+    return made
+
+
+def _rectifier_behind(model: nn.Module, name: str) -> str | None:
+    """Return the name of a ReLU that directly follows a layer in its `Sequential`, if there is one."""
+    parent_name, _, own = name.rpartition(".")
+    parent = model.get_submodule(parent_name)
+    if not isinstance(parent, nn.Sequential):
+        return None
+    children = list(parent.named_children())
+    position = [child for child, _ in children].index(own)
+    behind = children[position + 1] if position + 1 < len(children) else None
+    return f"{parent_name}.{behind[0]}".lstrip(".") if behind and isinstance(behind[1], nn.ReLU) else None
+
+
+def _put(model: nn.Module, modules: dict[str, nn.Module]) -> None:
+    for name, module in modules.items():
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, module)
+
+
+def _gives(model: nn.Module, n: int) -> bool:
+    example = accepted_example(model)
+    if example is None:
+        return False
+    with undisturbed(model), torch.no_grad():
+        eval_mode(model)
+        return all(n in (tensor.shape[-1], tensor.shape[1]) for tensor in tensors_in(call(model, example)))

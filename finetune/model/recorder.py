@@ -1,0 +1,123 @@
+"""Record one forward pass: which operation read which tensors, in which module.
+
+The record is a graph over operations. Heads are found in it by walking back from the output, and
+whatever else must know what a model does, and not only what it is made of, reads the same record.
+Operations are seen below autograd and below modules, so functional code, bare parameters, skips and
+shared layers are all in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from finetune.model.calling import call, tensors_in
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One operation whose result depends on the model's input.
+
+    `module` is the full name of the innermost module it ran in (`""` is the model itself),
+    `parameters` the full names of those it read, directly or through something computed from
+    parameters alone, and `inputs` the operations whose results it read.
+    """
+
+    module: str
+    parameters: tuple[str, ...]
+    inputs: tuple[Operation, ...]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One forward pass: its result, its operations in order, and those that made the result."""
+
+    output: Any
+    operations: tuple[Operation, ...]
+    last: tuple[Operation, ...]
+
+
+def record(model: nn.Module, inputs: Any) -> Recording:
+    """Run `model` once on `inputs` without gradients and return what happened.
+
+    `inputs` is a tensor, a tuple of positional arguments, or a mapping of keyword ones. The model's
+    modes, statistics and the random state are the caller's to protect.
+    """
+    recorder = _Recorder(model, inputs)
+    with torch.no_grad(), recorder.following_modules(model), recorder:
+        output = call(model, inputs)
+    last = dict.fromkeys(made for tensor in tensors_in(output) for made in recorder.makers(tensor))
+    return Recording(output, tuple(recorder.operations), tuple(last))
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        super().__init__()
+        self.operations: list[Operation] = []
+        self._running = [""]
+        self._alive = tensors_in(inputs)  # an id is only unique while its tensor lives
+        self._from_input = {id(tensor) for tensor in self._alive}
+        self._parameters = {
+            id(tensor): (name,) for name, tensor in model.named_parameters()
+        }  # also of what is computed from parameters alone, such as a transposed weight
+        self._made: dict[int, Operation] = {}
+        self._written: dict[int, Operation] = {}  # storage -> the last operation that wrote into it
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self._alive += made
+        self._remember(read, made, in_place=func._schema.is_mutable)
+        return result
+
+    def makers(self, tensor: Tensor) -> list[Operation]:
+        """Return the operations that determined a tensor's values."""
+        candidates = (self._made.get(id(tensor)), self._written.get(_storage(tensor)))
+        return [operation for operation in candidates if operation is not None]
+
+    @contextmanager
+    def following_modules(self, model: nn.Module) -> Iterator[None]:
+        """Know the name of the innermost running module while it lasts."""
+        with ExitStack() as hooks:
+            for name, module in model.named_modules():
+                hooks.enter_context(module.register_forward_pre_hook(self._entering(name)))
+                hooks.enter_context(module.register_forward_hook(self._leaving, always_call=True))
+            yield
+
+    def _remember(self, read: list[Tensor], made: list[Tensor], in_place: bool) -> None:
+        inputs = tuple(dict.fromkeys(maker for tensor in read for maker in self.makers(tensor)))
+        parameters = tuple(
+            dict.fromkeys(name for tensor in read for name in self._parameters.get(id(tensor), ()))
+        )
+        if not inputs and not any(id(tensor) in self._from_input for tensor in read):
+            for tensor in made:
+                self._parameters.setdefault(id(tensor), parameters)
+            return
+        operation = Operation(self._running[-1], parameters, inputs)
+        self.operations.append(operation)
+        arguments = {id(tensor) for tensor in read}
+        for tensor in made:
+            self._made[id(tensor)] = operation
+            if in_place and id(tensor) in arguments:  # every view of its storage depends on it now
+                self._written[_storage(tensor)] = operation
+
+    def _entering(self, name: str) -> Any:
+        return lambda module, args: self._running.append(name)
+
+    def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._running.pop()
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

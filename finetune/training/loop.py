@@ -1,0 +1,184 @@
+"""The training loop, whole.
+
+    fit                                                      on_fit_begin
+      for phase in phases:                                   on_phase_begin
+          for epoch in phase:                                on_epoch_begin
+              for window of batches:                         one window = one update
+                  training_step, its loss by its share, backward
+                  clip, optimizer, schedule                  on_step_end
+              evaluate the validation data                   on_evaluate_end
+              a row of history                               on_epoch_end
+                                                             on_phase_end
+                                                             on_fit_end, always
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.data.batches import Batches, num_samples_of
+from finetune.data.randomness import seeded
+from finetune.errors import ArgumentError, NonFiniteError
+from finetune.model.freezing import eval_mode, modes_restored, single_sample, train_mode, train_only
+from finetune.training.metrics import Meter, StepOutput
+from finetune.training.precision import Precision
+from finetune.training.state import Position, Run
+
+
+def fit(run: Run) -> None:
+    """Train through the phases that are left; modes are as before at the end, also after an error."""
+    with modes_restored(run.model):
+        try:
+            run.emit("on_fit_begin")
+            while run.position.phase < len(run.phases):
+                _fit_phase(run)
+                run.position = Position(phase=run.position.phase + 1)
+                run.end_phase = False
+        finally:
+            run.emit("on_fit_end")
+
+
+def _fit_phase(run: Run) -> None:
+    if run.phase.train is not None:
+        train_only(run.model, run.phase.train)
+    run.begin_phase()
+    run.emit("on_phase_begin")
+    while run.position.epoch < run.phase.epochs and not run.end_phase:
+        _fit_epoch(run)
+    run.emit("on_phase_end")
+
+
+def _fit_epoch(run: Run) -> None:
+    train_mode(run.model)
+    if run.position.window == 0:
+        run.meter.reset()
+    run.emit("on_epoch_begin")
+    begun, seen = time.perf_counter(), run.meter.samples
+    batches = run.train.epoch(run.epoch, start=run.position.window * run.accumulation)
+    for window in windows(batches, run.accumulation):
+        update(run, window)
+        run.emit("on_step_end")
+    training = run.meter.compute()  # waits for the device, so that the time below is whole
+    seconds = time.perf_counter() - begun
+    run.row = {"epoch": run.epoch + 1, "phase": run.phase.name, **training}
+    if run.val is not None:
+        meter = Meter(run.metrics, run.task, run.val.device)
+        values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
+        run.row |= {f"val_{name}": value for name, value in values.items()}
+        run.emit("on_evaluate_end")
+    run.row |= {
+        "lr": run.rates(),
+        "seconds": seconds,
+        "samples_per_second": (run.meter.samples - seen) / seconds,
+    }
+    run.steps_per_epoch = run.position.window
+    run.history.append(run.row)
+    run.position.epoch += 1
+    run.position.window = 0
+    run.emit("on_epoch_end")
+
+
+def update(run: Run, window: list[Any]) -> None:
+    """Do one optimizer update over a window of batches, each weighted by its share of the samples.
+
+    So `k` batches give the gradient of one batch of all their samples, also when the last is short.
+
+    Raises:
+        NonFiniteError: the loss or a gradient is NaN or infinite; the model is as before the update.
+    """
+    sizes = [num_samples_of(batch) for batch in window]
+    run.set_rates()
+    run.remember_statistics()
+    loss = torch.zeros((), device=run.train.device)
+    with seeded(run.seed, "step", run.epoch, run.position.window):
+        for batch, size in zip(window, sizes, strict=True):
+            step = _training_step(run, batch, size)
+            share = step.loss * (size / sum(sizes))
+            run.precision.backward(share)
+            loss += share.detach()
+            run.meter.update(step, size)
+    try:
+        stepped = run.precision.step(run.optimizer, loss, run.max_grad_norm)
+    except NonFiniteError as error:
+        run.restore_statistics()
+        raise NonFiniteError(f"{error} in {run.where()}. {_NON_FINITE_ADVICE}") from None
+    run.position.window += 1
+    run.position.step += stepped
+
+
+def evaluate(
+    step: Callable[[Any], Tensor | StepOutput],
+    model: nn.Module,
+    batches: Batches,
+    meter: Meter,
+    precision: Precision,
+) -> dict[str, float]:
+    """Return the loss and the metrics over all batches, each sample counted once."""
+    for batch, output in _outputs(step, model, batches, precision):
+        meter.update(as_step_output(output, step), num_samples_of(batch))
+    return meter.compute()
+
+
+def predict(
+    step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision
+) -> list[Any]:
+    """Return what `step` gives for every batch, in order."""
+    return [output for _, output in _outputs(step, model, batches, precision)]
+
+
+def windows(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Gather batches into lists of `size`; the last list may be shorter."""
+    iterator = iter(batches)
+    while window := list(islice(iterator, size)):
+        yield window
+
+
+def as_step_output(returned: Any, step: Callable[[Any], Any]) -> StepOutput:
+    """Accept a loss or a `StepOutput` from a step.
+
+    Raises:
+        ArgumentError: it is neither, or the loss is no scalar.
+    """
+    output = returned if isinstance(returned, StepOutput) else StepOutput(returned)
+    if not isinstance(output.loss, Tensor) or output.loss.dim() != 0:
+        got = f"shape {list(output.loss.shape)}" if isinstance(output.loss, Tensor) else repr(output.loss)
+        name = getattr(step, "__qualname__", "the step")
+        raise ArgumentError(f"{name} should return a scalar loss tensor or a StepOutput, but the loss is {got}.")
+    return output
+
+
+_NON_FINITE_ADVICE = (
+    "The model is as it was before this update. A lower lr, max_grad_norm=1.0, or inputs of ordinary "
+    "size usually help."
+)
+
+
+def _training_step(run: Run, batch: Any, size: int) -> StepOutput:
+    alone = single_sample(run.model) if size == 1 else nullcontext()
+    with alone, run.precision.autocast():
+        output = as_step_output(run.tuner.training_step(batch), run.tuner.training_step)
+    if not output.loss.requires_grad:
+        raise ArgumentError(
+            "The loss of training_step depends on no trainable parameter, so nothing can be learned from it. "
+            "Compute it from the outputs of self.model, without detach() or no_grad()."
+        )
+    return output
+
+
+def _outputs(
+    step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision
+) -> Iterator[tuple[Any, Any]]:
+    """Yield every batch with what `step` gives for it, in eval mode; every mode is as before at the end."""
+    with modes_restored(model):
+        eval_mode(model)
+        for batch in batches.epoch(0):
+            with torch.no_grad(), precision.autocast():
+                output = step(batch)
+            yield batch, output

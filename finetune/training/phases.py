@@ -1,0 +1,36 @@
+"""A strategy is a list of phases; a phase says what trains, for how long, and at which rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from finetune.errors import ArgumentError
+from finetune.training.optim import Rate
+from finetune.training.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a training run with one set of trainable parameters.
+
+    Attributes:
+        train: patterns of what is trainable, everything else is frozen; None leaves the freeze state
+            as it stands.
+        epochs: how many, at least 1.
+        lr: learning rates as `fit` takes them; None for its own.
+        schedule: a name or a function of progress over this phase.
+        name: what history and progress call it.
+    """
+
+    train: str | Iterable[str] | None = None
+    epochs: int = 1
+    lr: Rate | None = None
+    schedule: str | Schedule = "cosine"
+    name: str = "fit"
+
+    def __post_init__(self) -> None:
+        if self.train is not None and not isinstance(self.train, str):
+            object.__setattr__(self, "train", tuple(self.train))
+        if not isinstance(self.epochs, int) or self.epochs < 1:
+            raise ArgumentError(f"Expected epochs to be a whole number from 1 on, but got {self.epochs!r}.")

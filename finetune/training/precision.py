@@ -1,0 +1,101 @@
+"""In which number format the forward pass runs, and what that asks of the backward pass."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from finetune.errors import ArgumentError, NonFiniteError, nearest
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """One of `"fp32"`, `"bf16"` and `"fp16"`, on one device.
+
+    `"auto"` is bf16 on a GPU that has it, fp16 with gradient scaling on an older one, and fp32 on a
+    CPU. Weights stay as they are; only the operations that autocast lists run in the format.
+
+    Raises:
+        ArgumentError: there is no such precision.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.name = _resolve(name, device)
+        self.device = device
+        self.dtype = _DTYPES[self.name]
+        self.scaler = torch.amp.GradScaler(device.type) if self.name == "fp16" else None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context for a forward pass."""
+        if self.name == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradients of `loss`, scaled where the format needs it."""
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def step(self, optimizer: Optimizer, loss: Tensor, max_grad_norm: float | None) -> bool:
+        """Clip the gradients, let the optimizer step, and drop them; tell whether it stepped.
+
+        With fp16 an update whose gradients overflowed is skipped and the scale lowered.
+
+        Raises:
+            NonFiniteError: the loss, or without gradient scaling a gradient, is NaN or infinite. The
+                optimizer has not stepped.
+        """
+        try:
+            if self.scaler is not None:
+                self.scaler.unscale_(optimizer)
+            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            self._check_finite(loss, norm)
+            if max_grad_norm is not None:
+                nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
+            if self.scaler is None:
+                optimizer.step()
+                return True
+            return self._scaled_step(self.scaler, optimizer)
+        finally:
+            optimizer.zero_grad(set_to_none=True)
+
+    def _check_finite(self, loss: Tensor, norm: Tensor) -> None:
+        checked = loss if self.scaler is not None else loss + norm.to(loss.device)
+        if not bool(torch.isfinite(checked)):
+            what = "loss" if not bool(torch.isfinite(loss)) else "norm of the gradients"
+            raise NonFiniteError(f"The {what} became NaN or infinite")
+
+    @staticmethod
+    def _scaled_step(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> bool:
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        return scaler.get_scale() >= scale  # it is lowered exactly when the update was skipped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the gradient scaler's state; empty without one."""
+        return {} if self.scaler is None else self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the gradient scaler's state back."""
+        if self.scaler is not None and state:
+            self.scaler.load_state_dict(state)
+
+
+def _resolve(name: str, device: torch.device) -> str:
+    known = ("auto", *_DTYPES)
+    if name not in known:
+        raise ArgumentError(
+            f"There is no precision {name!r}.{nearest(str(name), known)} Expected one of {', '.join(known)}."
+        )
+    if name != "auto":
+        return name
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+

@@ -1,0 +1,221 @@
+"""What a training run knows about itself.
+
+The loop moves it forward, callbacks read it, and a checkpoint saves what is needed to go on from the
+same update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torchmetrics
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from finetune.data.batches import Batches
+from finetune.model.freezing import moving_statistics, trainable
+from finetune.training.history import History
+from finetune.training.metrics import Meter, StepOutput
+from finetune.training.optim import carry_state, load_state, state_by_name
+from finetune.training.phases import Phase
+from finetune.training.precision import Precision
+from finetune.training.schedules import get_schedule
+from finetune.training.tasks import Task
+
+
+class Steps(Protocol):
+    """The part of a `FineTuner` that the loop calls, and that users override."""
+
+    model: nn.Module
+    history: History
+
+    def training_step(self, batch: Any) -> Tensor | StepOutput:
+        """Return the loss of a batch."""
+
+    def validation_step(self, batch: Any) -> Tensor | StepOutput:
+        """Return the loss of a batch of validation data."""
+
+
+@dataclass
+class Position:
+    """Where in a run we are: all counts are of what is done.
+
+    `phase` indexes the phases, `epoch` counts in the phase, `window` counts updates tried in the
+    epoch, and `step` the optimizer updates in the phase.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    window: int = 0
+    step: int = 0
+
+
+@dataclass
+class Run:
+    """One call of `fit`, from its plan to its end.
+
+    Attributes:
+        tuner: the `FineTuner`, or whatever has its steps.
+        phases: the plan.
+        train: training batches.
+        val: validation batches, or None.
+        task: the kind of answer and its loss.
+        metrics: metrics by name, as templates.
+        precision: the number format of the forward pass.
+        build_optimizer: makes the optimizer of a phase over what then trains.
+        save: writes a checkpoint to a path, with `training_state=False` one for use only.
+        accumulation: batches an update.
+        max_grad_norm: the norm that gradients are clipped to, or None.
+        seed: of everything random in a step.
+        notes: what the user should be told before it starts, a line each.
+        position: how far it is.
+        optimizer: that of the phase under way.
+        row: the row of history of the epoch under way, whole in `on_epoch_end`.
+        end_phase: set it to end the phase after this epoch.
+    """
+
+    tuner: Steps
+    phases: Sequence[Phase]
+    train: Batches
+    val: Batches | None
+    task: Task
+    metrics: Mapping[str, torchmetrics.Metric]
+    precision: Precision
+    build_optimizer: Callable[[Phase], Optimizer]
+    save: Callable[..., None]
+    callbacks: Sequence[Any] = ()
+    accumulation: int = 1
+    max_grad_norm: float | None = None
+    seed: int = 0
+    notes: Sequence[str] = ()
+    position: Position = field(default_factory=Position)
+    optimizer: Optimizer | None = None
+    row: dict[str, Any] = field(default_factory=dict)
+    end_phase: bool = False
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.metrics, self.task, self.train.device)
+        batches = self.train.steps
+        self.steps_per_epoch = None if batches is None else -(-batches // self.accumulation)
+        self._optimizer_state: Mapping[str, Any] = {}
+        self._statistics: list[Tensor] = []
+        self._remembered: list[Tensor] = []
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that trains."""
+        return self.tuner.model
+
+    @property
+    def history(self) -> History:
+        """The rows of the epochs so far, those of earlier calls of `fit` too."""
+        return self.tuner.history
+
+    @property
+    def phase(self) -> Phase:
+        """The phase under way."""
+        return self.phases[self.position.phase]
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch under way, from 0, over all phases and earlier calls of `fit`."""
+        return len(self.history)
+
+    @property
+    def progress(self) -> float:
+        """The progress of the phase in [0, 1] at the middle of the update under way."""
+        done, epochs = self.position, self.phase.epochs
+        if self.steps_per_epoch is None:  # the first epoch over data of unknown length
+            return (done.epoch + 0.5) / epochs
+        return min(1.0, (done.step + 0.5) / (epochs * self.steps_per_epoch))
+
+    def where(self) -> str:
+        """Say where the run is, for messages."""
+        return f"epoch {self.epoch + 1}, update {self.position.window + 1}"
+
+    def monitored_names(self) -> list[str]:
+        """Return the names of the values that an epoch's row will have to monitor."""
+        names = ["loss", *self.metrics]
+        return names if self.val is None else names + [f"val_{name}" for name in names]
+
+    def rates(self) -> dict[str, float]:
+        """Return the present learning rate of every group, by name."""
+        assert self.optimizer is not None
+        return {group.get("name", "all"): group["lr"] for group in self.optimizer.param_groups}
+
+    def set_rates(self) -> None:
+        """Set every group's learning rate for the update under way: its own times the schedule's factor."""
+        assert self.optimizer is not None
+        factor = get_schedule(self.phase.schedule)(self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def remember_statistics(self) -> None:
+        """Copy the batch statistics that this update may move, in case it fails."""
+        if self._statistics:
+            torch._foreach_copy_(self._remembered, self._statistics)
+
+    def restore_statistics(self) -> None:
+        """Put the statistics back to where they were before this update."""
+        if self._statistics:
+            torch._foreach_copy_(self._statistics, self._remembered)
+
+    def begin_phase(self) -> None:
+        """Build the optimizer of the phase under way; what trained before keeps its moments."""
+        before, self.optimizer = self.optimizer, self.build_optimizer(self.phase)
+        if before is not None:
+            carry_state(before, self.optimizer)
+        load_state(self.optimizer, self.model, self._optimizer_state)
+        self._optimizer_state = {}
+        self._statistics = moving_statistics(self.model)
+        self._remembered = [buffer.clone() for buffer in self._statistics]
+
+    def emit(self, hook: str) -> None:
+        """Call one hook of every callback, in their order."""
+        for callback in self.callbacks:
+            getattr(callback, hook)(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a run of the same plan needs to go on from here; tensors, numbers and strings."""
+        assert self.optimizer is not None
+        return {
+            "position": asdict(self.position),
+            "end_phase": self.end_phase,
+            "optimizer": state_by_name(self.optimizer, self.model),
+            "precision": self.precision.state_dict(),
+            "meter": self.meter.state_dict(),
+            "callbacks": {_key(self, callback): callback.state_dict() for callback in self.callbacks},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take such a state; the next `begin_phase` gives the optimizer its part."""
+        self.position = Position(**state["position"])
+        self.end_phase = state["end_phase"]
+        self.precision.load_state_dict(state["precision"])
+        self.meter.load_state_dict(state["meter"])
+        self._optimizer_state = state["optimizer"]
+        for callback in self.callbacks:
+            callback.load_state_dict(state["callbacks"].get(_key(self, callback), {}))
+
+
+def _key(run: Run, callback: Any) -> str:
+    """Name a callback in a checkpoint: by its class, and its number among those of that class."""
+    same = [other for other in run.callbacks if type(other) is type(callback)]
+    return f"{type(callback).__name__}.{next(i for i, other in enumerate(same) if other is callback)}"
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copy what training can change: the trainable parameters and every buffer."""
+    changing = {**trainable(model), **dict(model.named_buffers())}
+    return {name: tensor.detach().clone() for name, tensor in changing.items()}
+
+
+def restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Put a snapshot's values back into the tensors they came from."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, value in saved.items():
+            own[name].copy_(value)

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from finetune.data import audit, check_batch_targets, open_source
+from finetune.errors import DataError
+
+from .conftest import picture
+
+MakeFolder = Callable[..., Path]
+
+
+class Loaded(list[Any]):
+    """A list of samples that counts how often one was loaded."""
+
+    loads = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.loads += 1
+        return super().__getitem__(index)
+
+
+def samples(labels: list[Any]) -> list[Any]:
+    return [(torch.zeros(2), label) for label in labels]
+
+
+def test_good_data_passes_unchanged(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+    folder = open_source(class_folder(a=2, b=3))
+    with caplog.at_level(logging.INFO, "finetune"):
+        assert audit(folder, num_classes=2) is folder
+    assert "Decoded each of the 5 pictures of the training data once" in caplog.text
+    for data in ((torch.zeros(3, 2), [0, 1, 0]), (np.zeros((3, 2)), np.ones((3, 2))), samples([0, 1])):
+        source = open_source(data)
+        assert audit(source, num_classes=2) is source
+    pixels = open_source((torch.zeros(3, 2, dtype=torch.uint8), [0, 1, 0]))
+    assert audit(pixels) is pixels
+
+
+def test_streams_and_loaders_pass_unread() -> None:
+    class Never(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            raise AssertionError
+
+    for data in (Never(), DataLoader(Never())):
+        source = open_source(data)
+        assert audit(source, num_classes=2) is source
+
+
+def test_empty_data() -> None:
+    with pytest.raises(DataError, match="The validation data is empty"):
+        audit(open_source([]), role="validation")
+
+
+def test_one_class_is_too_few_to_train_on(class_folder: MakeFolder) -> None:
+    folder = open_source(class_folder(only=3))
+    with pytest.raises(DataError, match=r"All 3 samples .* of one class, 'only'"):
+        audit(folder)
+    assert audit(folder, role="validation") is folder
+    for data in ((torch.zeros(3), [4, 4, 4]), samples([4, 4, 4])):
+        with pytest.raises(DataError, match=r"All 3 samples .* of one class, 4"):
+            audit(open_source(data))
+    with pytest.raises(DataError, match="of one class, 7"):
+        audit(open_source((torch.zeros(2), torch.tensor([7, 7])), classes=["a", "b"]))
+
+
+@pytest.mark.parametrize("make", [lambda y: (torch.zeros(len(y), 2), y), samples])
+def test_trap_34_labels_out_of_range_name_the_first_sample(make: Callable[[list[int]], Any]) -> None:
+    labels = [0, 1, 2, 5, 1, 3]
+    audit(open_source(make(labels)), num_classes=6)
+    audit(open_source(make(labels)), num_classes=None)
+    for role in ("training", "validation"):
+        with pytest.raises(DataError) as caught:
+            audit(open_source(make(labels)), num_classes=3, role=role)
+        for part in ("2 of 6 labels", "sample 3: 5", "0 to 2", "replace_head(6)"):
+            assert part in str(caught.value)
+    with pytest.raises(DataError, match="sample 1: -1") as caught:
+        audit(open_source(make([0, -1, 2])), num_classes=3)
+    assert "replace_head" not in str(caught.value)
+
+
+def test_trap_34_number_of_classes_and_head_must_agree(class_folder: MakeFolder) -> None:
+    folder = open_source(class_folder(a=2, b=3))
+    for outputs in (1, 3, 1000):
+        with pytest.raises(
+            DataError, match=rf"2 classes \(a, b\) and the model {outputs} .*replace_head\(2\)"
+        ):
+            audit(folder, num_classes=outputs)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_trap_36_corrupt_pictures_are_named_and_only_skipped_when_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for i in range(8):
+            picture(i, (64, 48)).save(tmp_path / label / f"{i}.{suffix}")
+    bad = [tmp_path / "a" / f"{i}.{suffix}" for i in (1, 3, 4, 5, 6, 7)]
+    for k, path in enumerate(bad):
+        path.write_bytes(b"" if k == 0 else path.read_bytes()[: 300 + 40 * k])
+    source = open_source(tmp_path)
+    with pytest.raises(DataError) as caught:
+        audit(source)
+    message = str(caught.value)
+    assert "6 of the 16 pictures" in message
+    assert all(str(path) in message for path in bad[:5])
+    assert str(bad[5]) not in message
+    assert "skip_corrupt=True" in message
+    with caplog.at_level(logging.WARNING, "finetune"):
+        kept = audit(source, num_classes=2, skip_corrupt=True)
+    assert len(kept) == 10
+    assert kept.targets is not None
+    assert kept.targets.tolist() == [0] * 2 + [1] * 8
+    assert "6 of the 16" in caplog.text
+    for i in range(10):
+        kept[i]
+    with pytest.raises(DataError, match="None is left"):
+        audit(open_source(bad, labelled=False), skip_corrupt=True)
+
+
+def test_tiny_pictures_are_whole_pictures(tmp_path: Path) -> None:
+    for size in ((1, 1), (7, 30)):
+        picture(0, size).save(tmp_path / f"{size[0]}.jpg")
+    assert len(audit(open_source(tmp_path, labelled=False))) == 2
+
+
+def test_inputs_that_are_not_finite(tmp_path: Path) -> None:
+    x = np.zeros((70, 3), dtype=np.float32)
+    x[66, 1] = np.inf
+    y = np.arange(70) % 2
+    np.save(tmp_path / "x.npy", x)
+    for inputs in (x, torch.from_numpy(x), x.astype(np.float64), np.load(tmp_path / "x.npy", mmap_mode="r")):
+        source = open_source((inputs, y))
+        with pytest.raises(DataError, match="input of sample 66 has values that are NaN or infinite"):
+            audit(source)
+        with pytest.raises(DataError, match="input of sample 66"):
+            audit(source.subset([1, 2, 66]))
+        audit(source.subset(range(60)))
+    with pytest.raises(DataError, match="input of sample 1"):
+        audit(open_source([(torch.zeros(2), 0), (torch.full((2,), torch.nan), 1)]))
+
+
+def test_large_inputs_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("finetune.data.audit"), "_CHUNK_BYTES", 24)
+    x = torch.zeros(9, 3)
+    x[8, 2] = torch.nan
+    with pytest.raises(DataError, match="input of sample 8"):
+        audit(open_source((x, torch.arange(9))))
+
+
+def test_targets_that_are_not_finite() -> None:
+    for y in ([0.0, 1.0, torch.nan, torch.inf], [[0.0, 1.0], [1.0, 1.0], [0.0, torch.nan], [torch.inf, 0.0]]):
+        with pytest.raises(
+            DataError, match="2 of the 4 targets are not finite; the first is that of sample 2"
+        ):
+            audit(open_source((torch.zeros(4, 1), torch.tensor(y))))
+        with pytest.raises(DataError, match="the first is that of sample 2"):
+            audit(open_source([(torch.zeros(1), torch.tensor(target)) for target in y]))
+
+
+def test_shapes_that_do_not_batch() -> None:
+    data = [(torch.zeros(3, 8, 8), 0), (torch.zeros(3, 8, 8), 1), (torch.zeros(1, 8, 8), 1)]
+    with pytest.raises(DataError, match=r"sample 0 has the shape \(3, 8, 8\), sample 2 has \(1, 8, 8\)"):
+        audit(open_source(data))
+    keyed = [{"a": torch.zeros(2)}, {"a": torch.zeros(3)}]
+    with pytest.raises(DataError, match="do not form a batch"):
+        audit(open_source(keyed))
+    audit(open_source([(picture(0, (9, 9)), 0), (picture(0, (5, 7)), 1)]))
+
+    class Padded(list[Any]):
+        def collate_fn(self, items: list[Any]) -> Any:
+            return items
+
+    audit(open_source(Padded(data)))
+
+
+def test_only_so_many_items_are_loaded() -> None:
+    hidden = Loaded(samples([k % 2 for k in range(4_000)]))
+    audit(open_source(hidden), num_classes=2)
+    assert hidden.loads == 2_001  # one to see what they are
+    hidden = Loaded(samples([0, 1]))
+    audit(open_source(hidden))
+    assert hidden.loads == 3
+    known = Loaded(samples([k % 2 for k in range(4_000)]))
+    known.targets = [k % 2 for k in range(4_000)]
+    audit(open_source(known), num_classes=2)
+    assert known.loads == 33
+    last = samples([0, 1] * 1_500)
+    last[-1] = (torch.zeros(2), 2)
+    with pytest.raises(DataError, match="sample 2999: 2"):
+        audit(open_source(last), num_classes=2)
+
+
+def test_targets_of_no_known_kind_are_left() -> None:
+    audit(open_source([(torch.zeros(1), "text"), (torch.zeros(1), "more")]), num_classes=2)
+    audit(open_source([torch.zeros(1), torch.ones(1)]), num_classes=2)
+
+
+def test_looking_draws_no_random_numbers() -> None:
+    class Noisy(list[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            return torch.rand(2), index % 2
+
+    state = torch.random.get_rng_state()
+    audit(open_source(Noisy([0, 1, 2])))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_batch_targets_that_cannot_be_indices_are_left() -> None:
+    for targets in (
+        None, "text", [9, 9], torch.tensor([0.5, 9.0]), torch.tensor([[9, 9]]), torch.tensor([True]),
+        torch.tensor([], dtype=torch.int64), torch.empty(3, dtype=torch.int64, device="meta"),
+    ):  # fmt: skip
+        check_batch_targets(targets, 2, "batch 0")
+    with pytest.raises(DataError, match=r"1 of 3 labels .* sample 1 of batch 4: -1\. Expected 0 to 1"):
+        check_batch_targets(torch.tensor([0, -1, 1]), 2, "batch 4")

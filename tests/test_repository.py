@@ -1,0 +1,314 @@
+"""What holds for the repository as a whole: who may do what in the package, and what no file names.
+
+Each room of the package has rights that no other has, so that a reader knows where a thing can
+happen. The rules below are read off the source: every file is turned into plain facts, such as
+`call torch.load` or `set ?.training`, and a rule is a pattern over facts with the files that may.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "finetune"
+
+
+@dataclass(frozen=True)
+class Right:
+    """`what` may happen only in files `where`; `facts` matches it, as it does in `example`."""
+
+    what: str
+    where: tuple[str, ...]
+    facts: str
+    example: str
+
+
+RIGHTS = (
+    Right(
+        "requires_grad is set",
+        ("model/freezing.py",),
+        r"set .*\.requires_grad|call .*\.requires_grad_",
+        "layer.weight.requires_grad = False",
+    ),
+    Right(
+        "train or eval mode is set",
+        ("model/freezing.py",),
+        r"set .*\.training|call .*\.(train|eval)",
+        "self.model.eval()",
+    ),
+    Right(
+        "a module of the user's model is replaced",
+        ("model/heads.py",),
+        r"call setattr|set .*\._modules\[\]"
+        r"|call .*\.(set_submodule|reset_classifier|reset_head)",
+        "setattr(parent, name, layer)",
+    ),
+    Right(
+        "order, augmentation or a split is drawn at random",
+        ("data/batches.py", "data/transforms.py", "data/randomness.py", "data/splitting.py"),
+        r"import (random|numpy\.random)(\..*)?|use numpy\.random\..*"
+        r"|call (.*\.)?(randperm|shuffle|permutation|RandomSampler|(Random|TrivialAugment|RandAugment)\w*)",
+        "order = torch.randperm(n)",
+    ),
+    Right(
+        "a forward pass is intercepted",
+        ("features/prefix.py", "model/recorder.py"),
+        r"set .*\.forward|call .*\.register_(module_)?forward_(pre_)?hook"
+        r"|use .*\.Torch(Dispatch|Function)Mode",
+        "module.register_forward_hook(remember)",
+    ),
+    Right(
+        "parameter groups or optimizers are made or changed",
+        ("training/optim.py",),
+        r"(use|import) torch\.optim\.(?!Optimizer$).*|call .*\.add_param_group|set .*\.param_groups(\[\])?",
+        "optimizer = torch.optim.AdamW(parameters)",
+    ),
+    Right(
+        "backward or the optimizer's step is called",
+        ("training/loop.py", "training/precision.py"),
+        r"call .*\.(backward|step)",
+        "loss.backward()",
+    ),
+    Right(
+        "a process group is touched",
+        ("training/distributed.py",),
+        r"(use|import) torch\.distributed\b.*"
+        r"|(use|import) .*\.(DistributedDataParallel|fully_shard|FullyShardedDataParallel)",
+        "import torch.distributed as dist",
+    ),
+    Right(
+        "training state is written to disk",
+        ("checkpoint/*.py",),
+        r"(use|import) safetensors\.(.*\.)?(save|save_file|save_model|serialize|serialize_file)",
+        "from safetensors.torch import save_file",
+    ),
+    Right(
+        "torch.load is called",
+        ("model/catalog.py", "model/weights.py"),
+        r"(use|import) torch\.load",
+        "state = torch.load(path, weights_only=True)",
+    ),
+    Right(
+        "data is run as code, as by pickle",
+        (),
+        r"(use|import) (pickle|cloudpickle|dill|joblib|marshal|shelve)\.(?!\w+Error$).*"
+        r"|(use|import) torch\.(save|hub\.load)|call (eval|exec)",
+        "import pickle\npickle.loads(content)",
+    ),
+    Right(
+        "something is printed",
+        ("cli.py", "demo.py", "training/progress.py"),
+        r"call (print|rich\.print|(typer|click)\.s?echo|rich\.console\.Console\(\))"
+        r"|use sys\.(__)?std(out|err).*",
+        "print(loss)",
+    ),
+)
+
+
+def facts_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield (line, fact) for all that the rules can see; names are full, whatever they were imported as.
+
+    Facts are `import a.b`, `use a.b` for anything imported, `call a.b`, and `set a.b` for attributes.
+    What a call or subscript returns is `?`.
+    """
+    imported = dict(_imports(tree))
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.Import):
+            yield from ((line, f"import {alias.name}") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((line, f"import {node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call):
+            yield line, f"call {_called(node, imported)}"
+        elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Load):
+            name = _dotted(node, imported)
+            if name.split(".")[0] in {full.split(".")[0] for full in imported.values()}:
+                yield line, f"use {name}"
+        elif isinstance(node, ast.Attribute):
+            yield line, f"set {_dotted(node, imported)}"
+        if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            yield line, f"set {_dotted(node.value, imported)}[]"
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.split(".")[0]
+                yield (alias.asname, alias.name) if alias.asname else (first, first)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield alias.asname or alias.name, f"{node.module}.{alias.name}"
+
+
+def _dotted(node: ast.AST, imported: dict[str, str]) -> str:
+    if isinstance(node, ast.Name):
+        return imported.get(node.id, node.id)
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value, imported)}.{node.attr}"
+    return "?"
+
+
+def _called(node: ast.Call, imported: dict[str, str]) -> str:
+    name = _dotted(node.func, imported)
+    to_screen = name == "rich.console.Console" and not any(word.arg == "file" for word in node.keywords)
+    return f"{name}()" if to_screen else name
+
+
+def breaches(right: Right, source: str) -> list[int]:
+    """Return the lines of `source` where what needs `right` happens."""
+    pattern = re.compile(right.facts)
+    return sorted({line for line, fact in facts_of(ast.parse(source)) if pattern.fullmatch(fact)})
+
+
+@pytest.mark.parametrize("right", RIGHTS, ids=lambda right: right.what)
+def test_it_happens_only_where_it_may(right: Right) -> None:
+    elsewhere = {
+        name: path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for name in [path.relative_to(PACKAGE).as_posix()]
+        if not any(fnmatch(name, allowed) for allowed in right.where)
+    }
+    offenders = [
+        f"finetune/{name}:{line}"
+        for name, path in elsewhere.items()
+        for line in breaches(right, path.read_text(encoding="utf-8"))
+    ]
+    assert not offenders, f"{right.what}, but only {right.where or 'nobody'} may: {', '.join(offenders)}"
+
+
+@pytest.mark.parametrize("right", RIGHTS, ids=lambda right: right.what)
+def test_the_rule_sees_what_it_forbids(right: Right) -> None:
+    imports = "import torch\n"
+    assert breaches(right, imports + right.example)
+    assert not breaches(right, imports + "trainable = parameter.requires_grad and layer.training")
+
+
+@pytest.mark.parametrize(
+    ("what", "source"),
+    [
+        ("requires_grad is set", "a.requires_grad, b = False, 1"),
+        ("requires_grad is set", "find(model).weight.requires_grad_(False)"),
+        ("train or eval mode is set", "module.training = False"),
+        ("a module of the user's model is replaced", "model._modules['fc'] = layer"),
+        ("order, augmentation or a split is drawn at random", "from numpy.random import default_rng"),
+        ("order, augmentation or a split is drawn at random", "import numpy as np\nnp.random.seed(0)"),
+        ("backward or the optimizer's step is called", "self.optimizer.step()"),
+        ("parameter groups or optimizers are made or changed", "from torch.optim import SGD"),
+        ("parameter groups or optimizers are made or changed", "o.param_groups[0] = {}"),
+        ("a process group is touched", "import torch\nprint(torch.distributed.is_initialized())"),
+        ("a process group is touched", "from torch.nn.parallel import DistributedDataParallel"),
+        ("torch.load is called", "from torch import load as read"),
+        ("training state is written to disk", "import safetensors.torch as st\nst.save_file({}, 'x')"),
+        ("something is printed", "from rich.console import Console\nConsole().print('x')"),
+        ("something is printed", "import sys\nsys.stderr.write('x')"),
+    ],
+)
+def test_the_rule_sees_through_other_spellings(what: str, source: str) -> None:
+    (right,) = (right for right in RIGHTS if right.what == what)
+    assert breaches(right, source)
+
+
+@pytest.mark.parametrize(
+    ("what", "source"),
+    [
+        ("train or eval mode is set", "names = phase.train"),
+        ("something is printed", "from rich.console import Console\nConsole(file=buffer).print('x')"),
+        ("parameter groups or optimizers are made or changed", "from torch.optim import Optimizer"),
+        ("training state is written to disk", "from safetensors.torch import load_file"),
+        ("data is run as code, as by pickle", "model.eval()"),
+        ("data is run as code, as by pickle", "import pickle\npickle.UnpicklingError"),
+    ],
+)
+def test_the_rule_lets_its_neighbours_pass(what: str, source: str) -> None:
+    (right,) = (right for right in RIGHTS if right.what == what)
+    assert not breaches(right, source)
+
+
+def test_files_are_read_as_weights_only() -> None:
+    readers = {"torch.load", "torch.hub.load_state_dict_from_url", "numpy.load"}
+    unsafe = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for tree in [ast.parse(path.read_text(encoding="utf-8"))]
+        for imported in [dict(_imports(tree))]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and (name := _dotted(node.func, imported)) in readers
+        and not _says(node, "weights_only", True)
+        and not (name == "numpy.load" and not any(word.arg == "allow_pickle" for word in node.keywords))
+    ]
+    assert not unsafe, f"these could run code from a file: {', '.join(unsafe)}"
+
+
+def _says(call: ast.Call, word: str, value: object) -> bool:
+    """Whether `call` passes `word=value` as a literal."""
+    return any(
+        given.arg == word and isinstance(given.value, ast.Constant) and given.value.value is value
+        for given in call.keywords
+    )
+
+
+def test_there_is_no_drawer_for_everything() -> None:
+    drawers = {"utils", "util", "helpers", "common", "misc"}
+    assert not [path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.stem in drawers]
+
+
+# What would tie the project to one machine. Written so that this file does not match itself.
+REGISTRY = re.compile(r"index[-_]url|find[-_]links|:[/]{2}\S+/simple\b", re.IGNORECASE)
+MACHINE_PATH = re.compile(r"(?<![\w.~/-])/(?:work|farm|opt|tmp/env)(?![\w-])")
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern"),
+    [
+        pytest.param("a registry", REGISTRY, id="a registry"),
+        pytest.param("a path of this machine", MACHINE_PATH, id="a path of this machine"),
+    ],
+)
+def test_no_file_names(what: str, pattern: re.Pattern[str]) -> None:
+    named = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
+        for path in _repository_files()
+        for number, line in enumerate(_text(path).splitlines(), start=1)
+        if pattern.search(line)
+    ]
+    assert not named, f"{what} named in:\n" + "\n".join(named)
+
+
+def test_the_patterns_see_what_they_forbid() -> None:
+    assert REGISTRY.search("pip install --index" + "-url x")
+    assert REGISTRY.search("https:" + "//registry.example/simple/torch")
+    assert MACHINE_PATH.search('open("/' + 'work/main/data.csv")')
+    assert not MACHINE_PATH.search("docs/" + "work/plan.md")
+    assert not MACHINE_PATH.search("/" + "workspace/x")
+
+
+def _repository_files() -> list[Path]:
+    """Return what git tracks and what it would add; all that is there in a source archive without git."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, so there is no list of the repository's files")
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def _text(path: Path) -> str:
+    """Return a file's text, empty for a binary one."""
+    content = path.read_bytes()
+    return "" if b"\0" in content else content.decode("utf-8", errors="replace")
+
+
+def test_one_version_everywhere() -> None:
+    (written,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version("torch-finetune") == written, "the installed package is another version: run `make setup`"
+    assert f"## [{written}]" in (ROOT / "CHANGELOG.md").read_text()
