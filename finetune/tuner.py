@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,18 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from finetune.checkpoint import contents, file
 from finetune.data.audit import audit
-from finetune.data.base import Source, split_batch
+from finetune.data.base import Source
 from finetune.data.batches import Batches
 from finetune.data.randomness import seeded
 from finetune.data.sources import open_source
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
-from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
+from finetune.errors import ArgumentError, HeadError
 from finetune.model import catalog, freezing, head_search, heads
-from finetune.model.calling import auxiliary_of, call, logits_of
 from finetune.model.patterns import Patterns
 from finetune.model.stages import stages
 from finetune.model.summary import Summary, summarize
@@ -31,19 +28,20 @@ from finetune.strategies import get_strategy
 from finetune.training import loop
 from finetune.training.callbacks import Callback, ModelCheckpoint
 from finetune.training.history import History
-from finetune.training.metrics import Meter, Metrics, StepOutput, build_metrics
+from finetune.training.metrics import Meter, Metrics, build_metrics
 from finetune.training.optim import OptimizerFactory, Rate, build_optimizer
-from finetune.training.phases import Phase
-from finetune.training.precision import Precision
+from finetune.training.phases import Phase, check_phases
+from finetune.training.precision import Precision, resolve_device
 from finetune.training.preparation import open_training, some_targets
 from finetune.training.progress import ProgressBar
 from finetune.training.schedules import Schedule, get_schedule
 from finetune.training.settings import Settings
 from finetune.training.state import Run
+from finetune.training.steps import Steps
 from finetune.training.tasks import BINARY, CLASSIFICATION, Loss, Task, infer_task, task_of_kind
 
 
-class FineTuner:
+class FineTuner(Steps):
     """A model with the verbs to fine-tune it.
 
     Args:
@@ -61,7 +59,7 @@ class FineTuner:
         gradient_accumulation_steps: batches an update.
         device: where to train; `"auto"` takes a GPU if there is one.
         precision: `"fp32"`, `"bf16"`, `"fp16"`, or `"auto"`: the best the GPU has, fp32 on a CPU.
-        seed: of everything random: new heads, splits, order, augmentation, dropout.
+        seed: of everything random: fresh weights and heads, splits, order, augmentation, dropout.
 
     Attributes:
         model: the module, never swapped for another.
@@ -93,13 +91,14 @@ class FineTuner:
         self.settings = Settings(
             loss, metrics, optimizer, weight_decay, max_grad_norm, gradient_accumulation_steps, precision, seed
         )
-        self.device = _resolve_device(device)
+        self.device = resolve_device(device)
         self.precision = Precision(precision, self.device)
         self.history = History()
         self.classes: tuple[str, ...] | None = None
-        self.preprocessing = _as_preprocessing(preprocessing)
+        if isinstance(preprocessing, Mapping):
+            preprocessing = Preprocessing.from_dict(preprocessing)
+        self.preprocessing = preprocessing
         self._source: dict[str, Any] | None = None
-        self._task: Task | None = None
         self._heads: tuple[str, ...] | None = None
         self._replacements: list[contents.Replacement] = []
         self._run: Run | None = None
@@ -115,7 +114,8 @@ class FineTuner:
             return model
         if not isinstance(model, str):
             raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r}.")
-        made = catalog.create(model, weights)
+        with seeded(self.settings.seed, "weights"):
+            made = catalog.create(model, weights)
         self._source, self.classes = made.source, made.classes
         self.preprocessing = self.preprocessing or Preprocessing.from_torchvision(made.preset)
         return made.model
@@ -243,7 +243,7 @@ class FineTuner:
                 before the first update.
             NonFiniteError: the loss or a gradient is NaN or infinite; the model is as before the update.
         """
-        saved = self._saved_run(resume_from, checkpoint_dir)
+        saved = contents.saved_run(resume_from, checkpoint_dir)
         rules = self.classes if self._classes_rule else None
         phases = self._plan(strategy, epochs, lr, schedule)
         data = open_training(train, val, rules, self.settings.seed)
@@ -343,49 +343,6 @@ class FineTuner:
         tuner._recall(content)
         return tuner
 
-    # ------------------------------------------------------------------ the doors for a loop of your own
-
-    @property
-    def loss(self) -> Loss:
-        """The loss, a function of outputs and targets.
-
-        Raises:
-            ArgumentError: it follows the targets, and none have been seen yet.
-        """
-        if self._task is None and self.settings.loss is None:
-            raise ArgumentError("The loss follows the targets, and none have been seen yet. Name it with loss=...")
-        return (self._task or infer_task(self.settings.loss, None, self._num_outputs())).loss
-
-    def training_step(self, batch: Any) -> Tensor | StepOutput:
-        """Return the loss of a batch; override it for a loss of your own.
-
-        Precision, accumulation, clipping, schedule and history are not its business. Return a scalar
-        loss, or a `StepOutput` with outputs and targets for the training metrics. `batch` is
-        `(inputs, targets)`, or what your own data set or loader gives, on the device.
-        """
-        return self._step(batch, head_search.auxiliary_weight(self.model))
-
-    def validation_step(self, batch: Any) -> Tensor | StepOutput:
-        """Return the loss of a batch of validation data, like `training_step`; gradients are off."""
-        return self._step(batch, 0.0)
-
-    def predict_step(self, batch: Any) -> Tensor:
-        """Return the outputs [N, ...] for a batch, labels in it being left aside."""
-        inputs, _ = split_batch(batch)
-        outputs: Tensor = logits_of(call(self.model, inputs))
-        return outputs
-
-    def _step(self, batch: Any, auxiliary_weight: float) -> StepOutput:
-        inputs, targets = split_batch(batch)
-        if self._task is None:
-            self._task = infer_task(self.settings.loss, targets, self._num_outputs())
-        output = call(self.model, inputs)
-        logits = logits_of(output)
-        loss = self.loss(logits, targets)
-        if auxiliary_weight:
-            loss = loss + auxiliary_weight * sum(self.loss(extra, targets) for extra in auxiliary_of(output))
-        return StepOutput(loss, logits, targets)
-
     # ------------------------------------------------------------------ what the verbs share
 
     def _head_names(self) -> tuple[str, ...]:
@@ -445,7 +402,7 @@ class FineTuner:
             planned = get_strategy(strategy)(stages(self.model, self._head_names()), epochs, lr)
             phases = [replace(phase, schedule=schedule) for phase in planned]
         else:
-            phases = list(strategy)
+            phases = check_phases(strategy)
         with freezing.freeze_state_restored(self.model):
             for phase in phases:
                 get_schedule(phase.schedule)
@@ -457,9 +414,9 @@ class FineTuner:
 
     def _warn_of_frozen_head(self) -> None:
         if self._replacements and not any(parameter.requires_grad for parameter in self.head.parameters()):
+            name = self._head_names()[0]
             warnings.warn(
-                f"The new head {self._head_names()[0]!r} is frozen in the last phase, so it stays random. Unfreeze "
-                f"it with unfreeze({self._head_names()[0]!r}).",
+                f"The new head {name!r} is frozen, so it stays random. Train it with unfreeze({name!r}).",
                 stacklevel=4,
             )
 
@@ -493,44 +450,7 @@ class FineTuner:
         self.history = History(content["history"])
         self._task = content["task"] and task_of_kind(self.settings.loss, content["task"])
 
-    def _saved_run(
-        self, resume_from: str | Path | None, checkpoint_dir: str | Path | None
-    ) -> tuple[Path, dict[str, Any]] | None:
-        """Read the checkpoint to resume from, None to start anew."""
-        if resume_from is None:
-            return None
-        if resume_from == "auto":
-            if checkpoint_dir is None:
-                raise ArgumentError("resume_from='auto' resumes from checkpoint_dir; give fit a checkpoint_dir too.")
-            if not any(Path(checkpoint_dir).glob("*.safetensors")):
-                return None
-            resume_from = checkpoint_dir
-        path = Path(resume_from)
-        path = contents.newest(path) if path.is_dir() else path
-        content = file.read(path)
-        if content["training"] is None:
-            raise CheckpointError(
-                f"{path} was saved for use and holds no training state. To go on from its weights, load it with "
-                f"load_checkpoint and call fit; to resume a run, give its last.safetensors."
-            )
-        return path, content
-
     def _resume(self, run: Run, path: Path, content: Mapping[str, Any]) -> None:
         contents.load_into(path, self.model, content)
         self._recall(content)
         run.load_state_dict(content["training"])
-
-
-def _resolve_device(device: str | torch.device) -> torch.device:
-    if device != "auto":
-        try:
-            return torch.device(device)
-        except RuntimeError as error:
-            raise ArgumentError(f"There is no device {device!r}. Expected 'auto', 'cpu', 'cuda' or 'cuda:1'.") from error
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _as_preprocessing(given: Preprocessing | Mapping[str, Any] | None) -> Preprocessing | None:
-    return Preprocessing.from_dict(given) if isinstance(given, Mapping) else given

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from finetune.checkpoint import file
-from finetune.errors import CheckpointError, FineTuneError
+from finetune.errors import ArgumentError, CheckpointError, FineTuneError
 from finetune.model import catalog, freezing, heads, layers
 
 # A replacement of the head that only the user's own code can repeat.
@@ -95,19 +95,48 @@ def load_into(path: Path, model: nn.Module, content: Mapping[str, Any]) -> None:
     freezing.set_frozen(model, content["model"]["frozen"])
 
 
-def newest(folder: Path) -> Path:
-    """Return the newest whole checkpoint in a folder that training can go on from.
+def saved_run(
+    resume_from: str | Path | None, checkpoint_dir: str | Path | None
+) -> tuple[Path, dict[str, Any]] | None:
+    """Read the checkpoint that a run is to go on from; None to start anew.
+
+    Args:
+        resume_from: a file, a folder with the newest whole one in it, or `"auto"` for that of
+            `checkpoint_dir` if there is one.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, it is damaged, or it holds no training state.
+        ArgumentError: `"auto"` without a `checkpoint_dir`.
     """
+    if resume_from is None:
+        return None
+    if resume_from == "auto":
+        if checkpoint_dir is None:
+            raise ArgumentError("resume_from='auto' looks in checkpoint_dir; give fit a checkpoint_dir too.")
+        if not any(Path(checkpoint_dir).glob("*.safetensors")):
+            return None
+        resume_from = checkpoint_dir
+    path = Path(resume_from)
+    if path.is_dir():
+        return _newest(path)
+    content = file.read(path)
+    if content["training"] is None:
+        raise CheckpointError(
+            f"{path} was saved for use and holds no training state. To go on from its weights, load it with "
+            f"load_checkpoint and call fit; to resume a run, give its last.safetensors."
+        )
+    return path, content
+
+
+def _newest(folder: Path) -> tuple[Path, dict[str, Any]]:
     files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in files:
         try:
-            if file.read(path).get("training") is not None:
-                return path
+            content = file.read(path)
         except CheckpointError:
             continue  # damaged; an older one may be whole
+        if content["training"] is not None:
+            return path, content
     raise CheckpointError(
         f"There is no whole checkpoint to resume from in {folder}; looked at {len(files)} files. Expected "
         f"last.safetensors, as fit(checkpoint_dir=...) writes it."
@@ -117,7 +146,7 @@ def newest(folder: Path) -> Path:
 def _misfits(model: nn.Module, weights: Mapping[str, Any]) -> list[str]:
     own = model.state_dict()
     return sorted(
-        [name for name in own.keys() ^ weights.keys()]
+        list(own.keys() ^ weights.keys())
         + [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     )
 

@@ -85,7 +85,8 @@ def rebuild(source: Mapping[str, Any]) -> nn.Module:
             f"The model is a {source.get('family')} {source.get('name')!r}, which is not among the models that can "
             f"be built by name here. Build it yourself and pass it as model=."
         )
-    return models.get_model(source["name"], weights=None, **source["options"])
+    model: nn.Module = models.get_model(source["name"], weights=None, **source["options"])
+    return model
 
 
 def _options(name: str, entry: WeightsEnum, pretrained: bool) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def _options(name: str, entry: WeightsEnum, pretrained: bool) -> dict[str, Any]:
 def _pretrained(name: str, published: WeightsEnum, options: Mapping[str, Any]) -> nn.Module:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(published.url).path).name
     try:
-        return models.get_model(name, weights=published, **options)
+        model: nn.Module = models.get_model(name, weights=published, **options)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise CheckpointError(
             f"The pretrained weights of {name} could not be fetched: {getattr(error, 'reason', error)}. Wanted "
@@ -113,6 +114,7 @@ def _pretrained(name: str, published: WeightsEnum, options: Mapping[str, Any]) -
             f"The pretrained weights of {name} in {file} cannot be used: {error}. Delete the file to fetch it "
             f"again, or give another with weights='FILE'."
         ) from error
+    return model
 
 
 def _local_file(name: str, weights: str | Path, entries: Any) -> Path:

@@ -90,10 +90,10 @@ def check_name(model: nn.Module, name: str) -> None:
 
 
 def accepted_example(model: nn.Module, given: Any = None) -> Any:
-    """Return the first input, of `given` or else of the guessed ones, that the model accepts, in train mode too if there is such a one.
+    """Return an input that the model accepts: `given`, or the first of the guessed ones; None if there is none.
 
-    Auxiliary heads, which run in train mode only, can ask for larger pictures than the rest. None if
-    the model accepts no guess in eval mode.
+    One that is accepted in train mode too is preferred: auxiliary heads, which run in that mode only,
+    can ask for larger pictures than the rest.
     """
     fallback = None
     with undisturbed(model):
@@ -188,4 +188,5 @@ def _candidates(model: nn.Module) -> str:
         for name, module in model.named_modules()
         if name and isinstance(module, RESIZABLE)
     ]
-    return f"Name the layer with replace_head(n, layer=...); the last ones are: {', '.join(layers[-5:]) or 'none'}."
+    last = ", ".join(layers[-5:]) or "none"
+    return f"Name the layer with replace_head(n, layer=...); the last ones are: {last}."

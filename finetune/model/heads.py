@@ -56,7 +56,7 @@ def replace_head(
             f"the whole head. The model is as it was. Name another with replace_head(n, layer=...)."
         )
     if isinstance(getattr(model, "num_classes", None), int):
-        model.num_classes = n
+        setattr(model, "num_classes", n)  # noqa: B010  a module types its attributes as tensors
     return (f"{main}.1", *names[1:]) if head == "append" else names
 
 
@@ -97,7 +97,8 @@ def _fresh(old: nn.Module, n: int, in_features: int | None = None) -> nn.Module:
     if isinstance(like, nn.Linear):
         return nn.Linear(features, n, bias=bias, **place)
     geometry = (like.kernel_size, like.stride, like.padding) if in_features is None else (1, 1, 0)
-    return type(like)(features, n, *geometry, bias=bias, **place)
+    made: nn.Module = type(like)(features, n, *geometry, bias=bias, **place)
+    return made
 
 
 def _given(old: nn.Module, n: int, head: nn.Module | HeadFactory | str) -> nn.Module:

@@ -7,6 +7,7 @@ A checkpoint holds no pickled objects; this is how it can still rebuild a head t
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -33,7 +34,7 @@ def describe(module: nn.Module) -> dict[str, Any] | None:
     return {"type": type(module).__name__, "arguments": _arguments(module)}
 
 
-def build(description: dict[str, Any]) -> nn.Module:
+def build(description: Mapping[str, Any]) -> nn.Module:
     """Make the module that `describe` described, with fresh weights.
 
     Raises:

@@ -59,12 +59,12 @@ def record(model: nn.Module, inputs: Any) -> Recording:
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, model: nn.Module, inputs: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self._running = [""]
         self._alive = tensors_in(inputs)  # an id is only unique while its tensor lives
         self._from_input = {id(tensor) for tensor in self._alive}
-        self._parameters = {
+        self._parameters: dict[int, tuple[str, ...]] = {
             id(tensor): (name,) for name, tensor in model.named_parameters()
         }  # also of what is computed from parameters alone, such as a transposed weight
         self._made: dict[int, Operation] = {}

@@ -33,8 +33,8 @@ def stages(model: nn.Module, head: Iterable[str] = ()) -> list[Stage]:
     """Return the stages of `model` from the stem to the head; `head` names the head's modules.
 
     Containers around the head are opened, so that it is a stage of its own; then the largest are,
-    until at least three stages stand before it and none is most of the model. A norm that would be a stage by itself, and a
-    parameter that sits directly on an opened container, belong to the stage before them.
+    until at least three stages stand before it and none is most of the model. A norm that would be
+    a stage by itself, and a parameter directly on an opened container, belong to the stage before.
     """
     heads = tuple(head)
     opened = {"", *(parent for name in heads for parent in _above(name))}

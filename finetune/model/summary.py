@@ -104,9 +104,10 @@ def _output_shapes(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, t
     sample = torch.zeros((1, *input_size), device=like.device, dtype=like.dtype)
 
     def remember(name: str) -> Any:
-        return lambda module, args, output: shapes.update(
-            {name: tuple(tensor.shape[1:]) for tensor in tensors_in(output)[:1]}
-        )
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            shapes.update((name, tuple(tensor.shape[1:])) for tensor in tensors_in(output)[:1])
+
+        return hook
 
     with ExitStack() as stack:
         stack.enter_context(undisturbed(model))

@@ -76,14 +76,15 @@ class EarlyStopping(Callback):
         self.patience = patience
         self.min_delta = min_delta
         self.restore_best = restore_best
-        self._begin()
+        self.best, self.waited = math.inf, 0
+        self.best_weights: Mapping[str, Any] | None = None
 
     def on_fit_begin(self, run: Run) -> None:
         _check_monitor(self.monitor, run.monitored_names())
 
     def on_phase_begin(self, run: Run) -> None:
         if run.position.epoch == 0:  # a resumed phase goes on with what it had
-            self._begin()
+            self.best, self.waited, self.best_weights = math.inf, 0, None
 
     def on_epoch_end(self, run: Run) -> None:
         value = _monitored(run, self.monitor)
@@ -106,11 +107,6 @@ class EarlyStopping(Callback):
         if state:
             self.best, self.waited = state["best"], state["waited"]
             self.best_weights = state["best_weights"]
-
-    def _begin(self) -> None:
-        self.best = math.inf
-        self.waited = 0
-        self.best_weights: Mapping[str, Any] | None = None
 
 
 class ModelCheckpoint(Callback):
@@ -194,7 +190,7 @@ class TensorBoard(Callback):
 
     def __init__(self, folder: str | Path) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an optional package
+            from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ArgumentError(
                 "The TensorBoard callback needs the package tensorboard: pip install tensorboard."

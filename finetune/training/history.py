@@ -52,7 +52,7 @@ class History(Sequence[Row]):
         Returns:
             The matplotlib figure.
         """
-        from matplotlib.figure import Figure  # noqa: PLC0415  matplotlib takes half a second to import
+        from matplotlib.figure import Figure
 
         names = self._drawn()
         figure = Figure(figsize=(4.5 * max(1, len(names)), 3.5), layout="constrained")

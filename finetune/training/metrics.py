@@ -21,14 +21,14 @@ from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSI
 MetricSpec = str | torchmetrics.Metric
 Metrics = Mapping[str, MetricSpec] | Sequence[MetricSpec] | MetricSpec | None
 
-_DEFAULT = {
+_DEFAULT: dict[str | None, tuple[str, ...]] = {
     CLASSIFICATION: ("accuracy",),
     BINARY: ("accuracy",),
     MULTILABEL: ("accuracy",),
     REGRESSION: ("mae",),
     None: (),
 }
-_PREFIX = {CLASSIFICATION: "Multiclass", BINARY: "Binary", MULTILABEL: "Multilabel"}
+_PREFIX: dict[str | None, str] = {CLASSIFICATION: "Multiclass", BINARY: "Binary", MULTILABEL: "Multilabel"}
 _BY_CLASSES = {
     "accuracy": "Accuracy",
     "f1": "F1Score",
@@ -37,7 +37,7 @@ _BY_CLASSES = {
     "auroc": "AUROC",
     "average_precision": "AveragePrecision",
 }
-_BY_VALUES = {
+_BY_VALUES: dict[str, Any] = {
     "mae": regression.MeanAbsoluteError,
     "mse": regression.MeanSquaredError,
     "r2": regression.R2Score,
@@ -154,11 +154,12 @@ def _build(spec: MetricSpec, task: Task, num_outputs: int | None) -> torchmetric
     if isinstance(spec, torchmetrics.Metric):
         return spec
     if task.kind in _PREFIX and spec in _BY_CLASSES:
-        metric = getattr(classification, _PREFIX[task.kind] + _BY_CLASSES[spec])
+        make: type[torchmetrics.Metric] = getattr(classification, _PREFIX[task.kind] + _BY_CLASSES[spec])
         # Checking the values of every batch would make the host wait for the device at every step.
-        return metric(**_sizes(task, spec, num_outputs), validate_args=False)
+        return make(**_sizes(task, spec, num_outputs), validate_args=False)
     if task.kind == REGRESSION and spec in _BY_VALUES:
-        return _BY_VALUES[spec]()
+        metric: torchmetrics.Metric = _BY_VALUES[spec]()
+        return metric
     known = [*(_BY_CLASSES if task.kind in _PREFIX else ()), *(_BY_VALUES if task.kind == REGRESSION else ())]
     raise ArgumentError(
         f"There is no metric {spec!r} for {task.kind or 'a loss of your own'}.{nearest(str(spec), known)} Expected "

@@ -34,3 +34,15 @@ class Phase:
             object.__setattr__(self, "train", tuple(self.train))
         if not isinstance(self.epochs, int) or self.epochs < 1:
             raise ArgumentError(f"Expected epochs to be a whole number from 1 on, but got {self.epochs!r}.")
+
+
+def check_phases(phases: Iterable[Phase]) -> list[Phase]:
+    """Return the phases of a user's own strategy as a list.
+
+    Raises:
+        ArgumentError: it is empty, or holds something else.
+    """
+    listed: list[Phase] = list(phases)
+    if not listed or not all(isinstance(phase, Phase) for phase in listed):
+        raise ArgumentError(f"Expected strategy to be a name or a list of Phase, but got {phases!r}.")
+    return listed

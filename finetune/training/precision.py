@@ -66,8 +66,8 @@ class Precision:
 
     def _check_finite(self, loss: Tensor, norm: Tensor) -> None:
         checked = loss if self.scaler is not None else loss + norm.to(loss.device)
-        if not bool(torch.isfinite(checked)):
-            what = "loss" if not bool(torch.isfinite(loss)) else "norm of the gradients"
+        if not torch.isfinite(checked):
+            what = "norm of the gradients" if torch.isfinite(loss) else "loss"
             raise NonFiniteError(f"The {what} became NaN or infinite")
 
     @staticmethod
@@ -99,3 +99,21 @@ def _resolve(name: str, device: torch.device) -> str:
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device of that name; `"auto"` is a GPU if there is one.
+
+    Raises:
+        ArgumentError: there is no such device.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(
+            f"The device {device!r} cannot be used: {error} Expected 'auto', 'cpu', 'cuda' or such as 'cuda:1'."
+        ) from error

@@ -79,7 +79,6 @@ class ProgressBar(Callback):
 
 def describe_phase(run: Run) -> str:
     """Say in one line what a phase trains, at which rates and for how long."""
-    assert run.optimizer is not None
     groups = run.optimizer.param_groups
     count = sum(parameter.numel() for group in groups for parameter in group["params"])
     total = sum(parameter.numel() for parameter in run.model.parameters())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torchmetrics
@@ -18,25 +18,13 @@ from torch.optim import Optimizer
 from finetune.data.batches import Batches
 from finetune.model.freezing import moving_statistics, trainable
 from finetune.training.history import History
-from finetune.training.metrics import Meter, StepOutput
+from finetune.training.metrics import Meter
 from finetune.training.optim import carry_state, load_state, state_by_name
 from finetune.training.phases import Phase
 from finetune.training.precision import Precision
 from finetune.training.schedules import get_schedule
+from finetune.training.steps import Steps
 from finetune.training.tasks import Task
-
-
-class Steps(Protocol):
-    """The part of a `FineTuner` that the loop calls, and that users override."""
-
-    model: nn.Module
-    history: History
-
-    def training_step(self, batch: Any) -> Tensor | StepOutput:
-        """Return the loss of a batch."""
-
-    def validation_step(self, batch: Any) -> Tensor | StepOutput:
-        """Return the loss of a batch of validation data."""
 
 
 @dataclass
@@ -58,7 +46,7 @@ class Run:
     """One call of `fit`, from its plan to its end.
 
     Attributes:
-        tuner: the `FineTuner`, or whatever has its steps.
+        tuner: the `FineTuner`, whose steps are called.
         phases: the plan.
         train: training batches.
         val: validation batches, or None.
@@ -72,7 +60,6 @@ class Run:
         seed: of everything random in a step.
         notes: what the user should be told before it starts, a line each.
         position: how far it is.
-        optimizer: that of the phase under way.
         row: the row of history of the epoch under way, whole in `on_epoch_end`.
         end_phase: set it to end the phase after this epoch.
     """
@@ -85,14 +72,13 @@ class Run:
     metrics: Mapping[str, torchmetrics.Metric]
     precision: Precision
     build_optimizer: Callable[[Phase], Optimizer]
-    save: Callable[..., None]
+    save: Callable[..., Any]
     callbacks: Sequence[Any] = ()
     accumulation: int = 1
     max_grad_norm: float | None = None
     seed: int = 0
     notes: Sequence[str] = ()
     position: Position = field(default_factory=Position)
-    optimizer: Optimizer | None = None
     row: dict[str, Any] = field(default_factory=dict)
     end_phase: bool = False
 
@@ -100,9 +86,17 @@ class Run:
         self.meter = Meter(self.metrics, self.task, self.train.device)
         batches = self.train.steps
         self.steps_per_epoch = None if batches is None else -(-batches // self.accumulation)
+        self._optimizer: Optimizer | None = None
         self._optimizer_state: Mapping[str, Any] = {}
         self._statistics: list[Tensor] = []
         self._remembered: list[Tensor] = []
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer of the phase under way."""
+        if self._optimizer is None:
+            raise RuntimeError("There is no optimizer before the first phase has begun.")
+        return self._optimizer
 
     @property
     def model(self) -> nn.Module:
@@ -143,12 +137,10 @@ class Run:
 
     def rates(self) -> dict[str, float]:
         """Return the present learning rate of every group, by name."""
-        assert self.optimizer is not None
         return {group.get("name", "all"): group["lr"] for group in self.optimizer.param_groups}
 
     def set_rates(self) -> None:
         """Set every group's learning rate for the update under way: its own times the schedule's factor."""
-        assert self.optimizer is not None
         factor = get_schedule(self.phase.schedule)(self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -165,7 +157,7 @@ class Run:
 
     def begin_phase(self) -> None:
         """Build the optimizer of the phase under way; what trained before keeps its moments."""
-        before, self.optimizer = self.optimizer, self.build_optimizer(self.phase)
+        before, self._optimizer = self._optimizer, self.build_optimizer(self.phase)
         if before is not None:
             carry_state(before, self.optimizer)
         load_state(self.optimizer, self.model, self._optimizer_state)
@@ -180,7 +172,6 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a run of the same plan needs to go on from here; tensors, numbers and strings."""
-        assert self.optimizer is not None
         return {
             "position": asdict(self.position),
             "end_phase": self.end_phase,
