@@ -94,7 +94,7 @@ def update(run: Run, window: list[Any]) -> None:
         NonFiniteError: the loss or a gradient is NaN or infinite; the model is as before the update.
     """
     sizes = [num_samples_of(batch) for batch in window]
-    run.set_rates()
+    run.set_rates(run.position.step)
     run.remember_statistics()
     loss = torch.zeros((), device=run.train.device)
     with seeded(run.seed, "step", run.epoch, run.position.window):

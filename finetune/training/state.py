@@ -118,13 +118,12 @@ class Run:
         """The number of the epoch under way, from 0, over all phases and earlier calls of `fit`."""
         return len(self.history)
 
-    @property
-    def progress(self) -> float:
-        """The progress of the phase in [0, 1] at the middle of the update under way."""
-        done, epochs = self.position, self.phase.epochs
+    def progress(self, step: int) -> float:
+        """Return the progress of the phase in [0, 1] at the middle of its update `step`, from 0."""
+        epochs = self.phase.epochs
         if self.steps_per_epoch is None:  # the first epoch over data of unknown length
-            return (done.epoch + 0.5) / epochs
-        return min(1.0, (done.step + 0.5) / (epochs * self.steps_per_epoch))
+            return (self.position.epoch + 0.5) / epochs
+        return min(1.0, (step + 0.5) / (epochs * self.steps_per_epoch))
 
     def where(self) -> str:
         """Say where the run is, for messages."""
@@ -139,9 +138,9 @@ class Run:
         """Return the present learning rate of every group, by name."""
         return {group.get("name", "all"): group["lr"] for group in self.optimizer.param_groups}
 
-    def set_rates(self) -> None:
-        """Set every group's learning rate for the update under way: its own times the schedule's factor."""
-        factor = get_schedule(self.phase.schedule)(self.progress)
+    def set_rates(self, step: int) -> None:
+        """Set every group's learning rate for an update of the phase: its own times the schedule's factor."""
+        factor = get_schedule(self.phase.schedule)(self.progress(step))
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -162,6 +161,7 @@ class Run:
             carry_state(before, self.optimizer)
         load_state(self.optimizer, self.model, self._optimizer_state)
         self._optimizer_state = {}
+        self.set_rates(max(0, self.position.step - 1))
         self._statistics = moving_statistics(self.model)
         self._remembered = [buffer.clone() for buffer in self._statistics]
 
