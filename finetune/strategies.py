@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from finetune.errors import ArgumentError, nearest
 from finetune.model.stages import Stage
 from finetune.training.optim import Rate
-from finetune.training.phases import Phase
+from finetune.training.phases import Phase, check_epochs
 
 Strategy = Callable[[Sequence[Stage], int, "Rate | None"], list[Phase]]
 
@@ -34,8 +34,9 @@ def gradual_unfreezing(stages: Sequence[Stage], epochs: int, lr: Rate | None) ->
     """Train the head, then one stage more at a time (ULMFiT, arXiv 1801.06146).
 
     The epochs are shared out over the depths; with fewer epochs than stages, several stages join at
-    once, and all train in the last phase.
+    once, and all train in the last phase. A single epoch is the head's.
     """
+    check_epochs(epochs)
     count = min(epochs, len(stages))
     depths = [1 + (len(stages) - 1) * step // max(1, count - 1) for step in range(count)]
     lengths = [epochs * (step + 1) // count - epochs * step // count for step in range(count)]
@@ -46,7 +47,8 @@ def gradual_unfreezing(stages: Sequence[Stage], epochs: int, lr: Rate | None) ->
 
 
 def lp_ft(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
-    """Train the head first, then all at a small rate (LP-FT, arXiv 2202.10054)."""
+    """Train the head first, then all at a small rate (LP-FT, arXiv 2202.10054). A single epoch is the head's."""
+    check_epochs(epochs)
     probe = max(1, epochs // 2)
     phases = [Phase(_from(stages, -1), probe, lr, name="linear_probe")]
     return phases + [Phase("*", epochs - probe, 5e-5, name="finetune")] * (epochs > probe)

@@ -131,6 +131,11 @@ class FineTuner(Steps):
         """
         return self.model.get_submodule(self._head_names()[0])
 
+    @property
+    def task(self) -> Task | None:
+        """The kind of answer the model is trained for, once it is known; `task.probabilities(outputs)`."""
+        return self._task
+
     def freeze(self, pattern: Patterns | None = None) -> FineTuner:
         """Freeze what `pattern` names, as `"layer[123]"` or `["conv1", "*.bn1"]`; None: all but the head.
 
@@ -216,6 +221,7 @@ class FineTuner(Steps):
         checkpoint_dir: str | Path | None = None,
         resume_from: str | Path | None = None,
         skip_corrupt: bool = False,
+        progress: bool = True,
     ) -> History:
         """Train on `train`, evaluate on `val` after every epoch, and return the history.
 
@@ -237,6 +243,7 @@ class FineTuner(Steps):
             resume_from: a checkpoint file, a folder of them, or `"auto"` for the one in `checkpoint_dir`
                 if there is one.
             skip_corrupt: leave out pictures that cannot be decoded, and say how many, instead of stopping.
+            progress: show the plan and the progress where there is a terminal, else log them.
 
         Raises:
             ArgumentError, PatternError, DataError, CheckpointError: something given cannot work; said
@@ -261,7 +268,7 @@ class FineTuner(Steps):
             precision=self.precision,
             build_optimizer=self._build_optimizer,
             save=self._save,
-            callbacks=[*callbacks, *writer, ProgressBar()],
+            callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
             accumulation=self.settings.gradient_accumulation_steps,
             max_grad_norm=self.settings.max_grad_norm,
             seed=self.settings.seed,

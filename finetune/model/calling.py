@@ -48,4 +48,11 @@ def auxiliary_of(output: Any) -> list[Tensor]:
     """Return the auxiliary logits of a model's output: fields named `aux...`, where there are any."""
     fields = getattr(output, "_asdict", None)
     named = fields() if fields is not None else output if isinstance(output, Mapping) else {}
-    return [value for name, value in named.items() if name.startswith("aux") and isinstance(value, Tensor)]
+    return [value for name, value in named.items() if str(name).startswith("aux") and isinstance(value, Tensor)]
+
+
+def results_of(output: Any) -> list[Tensor]:
+    """Return what heads gave: `logits` and auxiliary ones where the output names them so, else every tensor."""
+    if hasattr(output, "logits") or (isinstance(output, Mapping) and "logits" in output):
+        return [*tensors_in(logits_of(output)), *auxiliary_of(output)]
+    return tensors_in(output)

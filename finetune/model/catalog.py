@@ -6,7 +6,6 @@ hub cache, from the network if they are not there, or from a local file.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from finetune.errors import ArgumentError, CheckpointError, nearest
-from finetune.model.weights import load_weights, read_weights
+from finetune.model.weights import load_weights, read_weights, reason
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,8 @@ def _options(name: str, entry: WeightsEnum, pretrained: bool) -> dict[str, Any]:
 def _pretrained(name: str, published: WeightsEnum, options: Mapping[str, Any]) -> nn.Module:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(published.url).path).name
     try:
+        # torchvision's builder would run code in a file of the cache; read once with no code allowed, it holds none
+        published.get_state_dict(progress=True, check_hash=True, weights_only=True)
         model: nn.Module = models.get_model(name, weights=published, **options)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise CheckpointError(
@@ -109,9 +110,9 @@ def _pretrained(name: str, published: WeightsEnum, options: Mapping[str, Any]) -
             f"{published.url}; looked for {file}. Put the file there, give another with weights='FILE', or go "
             f"without pretraining with weights=None."
         ) from error
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file can make the reader fail in any way
         raise CheckpointError(
-            f"The pretrained weights of {name} in {file} cannot be used: {error}. Delete the file to fetch it "
+            f"The pretrained weights of {name} in {file} cannot be used: {reason(error)}. Delete the file to fetch it "
             f"again, or give another with weights='FILE'."
         ) from error
     return model

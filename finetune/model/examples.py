@@ -23,12 +23,19 @@ def example_inputs(model: nn.Module, samples: int = 2) -> Iterator[Any]:
     given = getattr(model, "example_input_array", None)
     if given is not None:
         yield given
-    first = next((module for module in model.modules() if _shapes(module)), None)
-    if first is None:
-        return
-    parameter = next(first.parameters(), None)
+    first = _first_layer(model)
     for shape in _shapes(first):
-        yield _sample(first, (samples, *shape), parameter)
+        yield _sample(first, (samples, *shape))
+
+
+def sample_of_size(model: nn.Module, size: tuple[int, ...]) -> Tensor:
+    """Return one sample of `size`, of the type that the model's first layer reads."""
+    return _sample(_first_layer(model), (1, *size))
+
+
+def _first_layer(model: nn.Module) -> nn.Module:
+    """Return the first layer that says what it reads; the model if there is none."""
+    return next((module for module in model.modules() if _shapes(module)), model)
 
 
 def _shapes(layer: nn.Module) -> list[tuple[int, ...]]:
@@ -52,7 +59,8 @@ def _shapes(layer: nn.Module) -> list[tuple[int, ...]]:
     return []
 
 
-def _sample(layer: nn.Module, shape: tuple[int, ...], parameter: Tensor | None) -> Tensor:
+def _sample(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    parameter = next(layer.parameters(), None)
     generator = torch.Generator().manual_seed(0)  # the caller's random state stays as it is
     device = None if parameter is None else parameter.device
     if isinstance(layer, nn.Embedding):

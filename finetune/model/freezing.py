@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune.model.patterns import Patterns, select
 
@@ -23,8 +23,7 @@ from finetune.model.patterns import Patterns, select
 def freeze(model: nn.Module, patterns: Patterns) -> None:
     """Freeze what `patterns` name: no gradient, no update, eval mode."""
     for parameter in select(model, patterns).values():
-        parameter.requires_grad_(False)
-        parameter.grad = None  # a zero gradient would still let weight decay and momentum move it
+        _set_trains(parameter, False)
 
 
 def freeze_all_but(model: nn.Module, patterns: Patterns) -> None:
@@ -32,16 +31,14 @@ def freeze_all_but(model: nn.Module, patterns: Patterns) -> None:
     kept = {id(parameter) for parameter in select(model, patterns).values()}
     for parameter in model.parameters():
         if id(parameter) not in kept:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+            _set_trains(parameter, False)
 
 
 def unfreeze(model: nn.Module, patterns: Patterns | None = None) -> None:
     """Make what `patterns` name trainable; everything if None."""
     chosen = model.parameters() if patterns is None else select(model, patterns).values()
     for parameter in chosen:
-        if parameter.is_floating_point() or parameter.is_complex():  # integer ones hold quantised weights
-            parameter.requires_grad_(True)
+        _set_trains(parameter, True)
 
 
 def train_only(model: nn.Module, patterns: Patterns) -> None:
@@ -58,14 +55,14 @@ def freeze_state_restored(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for parameter, requires_grad in states:
-            parameter.requires_grad_(requires_grad)
+            _set_trains(parameter, requires_grad)
 
 
 def set_frozen(model: nn.Module, names: Iterable[str]) -> None:
     """Freeze exactly the parameters of these full names, as a checkpoint remembers them."""
     frozen = set(names)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen and parameter.is_floating_point())
+        _set_trains(parameter, name not in frozen)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -85,10 +82,10 @@ def frozen_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def moving_statistics(model: nn.Module) -> list[Tensor]:
-    """Return the floating-point buffers that a forward pass in train mode may move."""
+    """Return the buffers that a forward pass in train mode may move."""
     frozen = set(frozen_modules(model))
     moving = (module for module in model.modules() if module not in frozen)
-    return [buffer for module in moving for buffer in module.buffers(recurse=False) if buffer.is_floating_point()]
+    return [buffer for module in moving for buffer in module.buffers(recurse=False)]
 
 
 def hold_frozen_in_eval(model: nn.Module) -> None:
@@ -126,7 +123,7 @@ def single_sample(model: nn.Module) -> Iterator[None]:
 
     One sample has no batch statistics; torch raises where it also has no spatial extent.
     """
-    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     norms = [norm for norm in norms if norm.running_mean is not None]
     for norm in norms:
         norm.training = False
@@ -135,6 +132,13 @@ def single_sample(model: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.training = True
+
+
+def _set_trains(parameter: nn.Parameter, trains: bool) -> None:
+    differentiable = parameter.is_floating_point() or parameter.is_complex()  # integers are quantised weights
+    parameter.requires_grad_(trains and differentiable)
+    if not trains:
+        parameter.grad = None  # a zero gradient would still let weight decay and momentum move it
 
 
 def _train(model: nn.Module, mode: bool = True) -> nn.Module:

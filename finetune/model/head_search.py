@@ -64,6 +64,8 @@ def find_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
 def named_by_family(model: nn.Module) -> tuple[str, ...]:
     """Return the heads by torchvision's table; empty for a model of another family."""
     modules = dict(model.named_modules())
+    if not type(model).forward.__module__.startswith("torchvision.models"):
+        return ()  # a subclass with a forward pass of its own may have a head of its own
     for family in _families(model):
         names = _TORCHVISION.get(family, ())
         if names and names[0] in modules:
@@ -98,35 +100,41 @@ def accepted_example(model: nn.Module, given: Any = None) -> Any:
     fallback = None
     with undisturbed(model):
         for example in example_inputs(model) if given is None else (given,):
-            if not _runs(model, example, eval_mode):
+            if _attempt(call, model, example, eval_mode) is None:
                 continue
-            if _runs(model, example, train_mode):
+            if _attempt(call, model, example, train_mode) is not None:
                 return example
             fallback = example if fallback is None else fallback
     return fallback
 
 
-def _runs(model: nn.Module, inputs: Any, mode: Callable[[nn.Module], None]) -> bool:
+def _attempt(
+    run: Callable[[nn.Module, Any], Any], model: nn.Module, inputs: Any, mode: Callable[[nn.Module], None]
+) -> Any | None:
     mode(model)
     try:
         with torch.no_grad():
-            call(model, inputs)
+            return run(model, inputs)
     except Exception:  # whatever a model raises on a shape it was not made for
-        return False
-    return True
+        return None
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Give modes, buffers and the random state back at the end, whatever the model did to them."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with modes_restored(model), torch.random.fork_rng():
+    buffers = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    with modes_restored(model), torch.random.fork_rng(list(devices)):
         try:
             yield
         finally:
             with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+                for own, name, buffer, value in buffers:
+                    own[name] = buffer.copy_(value)  # a model may also have put another in its place
 
 
 def _families(model: nn.Module) -> list[str]:
@@ -143,34 +151,51 @@ def _recorded(model: nn.Module, given: Any) -> tuple[str, ...]:
         )
     with undisturbed(model):
         eval_mode(model)
-        heads = _last_layers(record(model, example).last)
-        if _runs(model, example, train_mode):  # auxiliary outputs often come in train mode only
-            heads += _last_layers(record(model, example).last)
-    names = tuple(dict.fromkeys(heads))
-    _check_clear(model, names)
+        recordings = [record(model, example), _attempt(record, model, example, train_mode)]
+    # auxiliary outputs often come in train mode only
+    heads = [head for recording in recordings if recording for head in _last_operations(recording.last)]
+    names = tuple(dict.fromkeys(layer for head in heads for layer in _layers_of(head)))
+    _check_clear(model, names, before={layer for head in heads for layer in _layers_before(head)})
     return names
 
 
-def _last_layers(last: Iterable[Operation]) -> list[str]:
-    """Walk back from the output to the first operations that read a parameter; name their layers."""
-    found: list[str] = []
+def _last_operations(last: Iterable[Operation]) -> list[Operation]:
+    """Walk back from the output to the first operations that read a parameter."""
+    found: list[Operation] = []
     todo = list(last)
     seen = set(todo)
     while todo:
         operation = todo.pop(0)
-        found += [name.rpartition(".")[0] for name in operation.parameters]
-        if not operation.parameters:
+        if operation.parameters:
+            found.append(operation)
+        else:
             todo += [before for before in operation.inputs if before not in seen]
             seen.update(operation.inputs)
     return found
 
 
-def _check_clear(model: nn.Module, names: tuple[str, ...]) -> None:
+def _layers_of(operation: Operation) -> list[str]:
+    return [name.rpartition(".")[0] for name in operation.parameters]
+
+
+def _layers_before(operation: Operation) -> set[str]:
+    """Return the layers that an operation's result depends on, its own left out."""
+    todo = list(operation.inputs)
+    seen = set(todo)
+    while todo:
+        new = [before for before in todo.pop().inputs if before not in seen]
+        seen.update(new)
+        todo += new
+    return {layer for before in seen for layer in _layers_of(before)}
+
+
+def _check_clear(model: nn.Module, names: tuple[str, ...], before: set[str]) -> None:
     layers = {name: model.get_submodule(name) for name in names}
     widths = {
         layer.weight.shape[0] if isinstance(layer, RESIZABLE) else None for layer in layers.values()
     }
-    if len(widths) == 1 and None not in widths:
+    in_a_row = len(names) > 1 and not before.isdisjoint(names)  # as where the last layer has a skip around it
+    if len(widths) == 1 and None not in widths and not in_a_row:
         return
     described = ", ".join(
         f"{name or 'the model itself'} ({type(layer).__name__})" for name, layer in layers.items()
@@ -178,7 +203,7 @@ def _check_clear(model: nn.Module, names: tuple[str, ...]) -> None:
     raise HeadError(
         f"Which layer of {type(model).__name__} is its head is not clear: its output comes from "
         f"{described or 'no layer with parameters'}. Expected one linear or convolutional layer, or several "
-        f"with equally many outputs. {_candidates(model)}"
+        f"with equally many outputs, none of which feeds another. {_candidates(model)}"
     )
 
 

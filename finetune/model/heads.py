@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import HeadError
-from finetune.model.calling import call, tensors_in
+from finetune.model.calling import call, results_of
 from finetune.model.freezing import eval_mode, unfreeze
 from finetune.model.head_search import RESIZABLE, accepted_example, undisturbed
 
@@ -37,6 +37,11 @@ def replace_head(
     Raises:
         HeadError: the head cannot be made, or does not give `n` outputs. The model is as before.
     """
+    if "" in names:
+        raise HeadError(
+            f"The model is a bare {type(model).__name__}, which cannot be replaced within itself. Make the new "
+            f"layer yourself, or wrap the model: nn.Sequential(model)."
+        )
     old = {name: model.get_submodule(name) for name in names}
     new = {name: _fresh(module, n) for name, module in old.items()}
     main = names[0]
@@ -55,8 +60,11 @@ def replace_head(
             f"With {', '.join(names)} replaced, {type(model).__name__} does not give {n} outputs, so that is not "
             f"the whole head. The model is as it was. Name another with replace_head(n, layer=...)."
         )
-    if isinstance(getattr(model, "num_classes", None), int):
-        setattr(model, "num_classes", n)  # noqa: B010  a module types its attributes as tensors
+    for owner, attribute in (
+        (model, "num_classes"), (model, "num_labels"), (getattr(model, "config", None), "num_labels")
+    ):  # fmt: skip
+        if isinstance(getattr(owner, attribute, None), int):
+            setattr(owner, attribute, n)
     return (f"{main}.1", *names[1:]) if head == "append" else names
 
 
@@ -66,7 +74,8 @@ def num_features(module: nn.Module) -> int:
     Raises:
         HeadError: it holds no linear or convolutional layer.
     """
-    return int(_resizable(module)[0].weight.shape[1])
+    first = _resizable(module)[0]
+    return int(first.in_features if isinstance(first, nn.Linear) else first.in_channels)
 
 
 def num_outputs(module: nn.Module) -> int:
@@ -96,8 +105,12 @@ def _fresh(old: nn.Module, n: int, in_features: int | None = None) -> nn.Module:
     bias = like.bias is not None or like is not old
     if isinstance(like, nn.Linear):
         return nn.Linear(features, n, bias=bias, **place)
-    geometry = (like.kernel_size, like.stride, like.padding) if in_features is None else (1, 1, 0)
-    made: nn.Module = type(like)(features, n, *geometry, bias=bias, **place)
+    kind: Any = next(layer for layer in RESIZABLE if isinstance(like, layer))
+    if in_features is not None:
+        made: nn.Module = kind(features, n, 1, bias=bias, **place)
+        return made
+    geometry = {key: getattr(like, key) for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+    made = kind(features, n, bias=bias, **geometry, **place)
     return made
 
 
@@ -105,7 +118,10 @@ def _given(old: nn.Module, n: int, head: nn.Module | HeadFactory | str) -> nn.Mo
     """Take the user's head, or have their factory make it, and try it on features of zero."""
     like = _resizable(old)[0]
     features = num_features(old)
-    made = head if isinstance(head, nn.Module) else head(features) if callable(head) else None
+    try:
+        made = head if isinstance(head, nn.Module) else head(features) if callable(head) else None
+    except Exception as error:
+        raise HeadError(f"The given function makes no head of {features} features: {error}") from error
     if not isinstance(made, nn.Module):
         raise HeadError(
             f"Expected head to be a module, 'append', or a function of the number of features that returns a "
@@ -122,7 +138,7 @@ def _given(old: nn.Module, n: int, head: nn.Module | HeadFactory | str) -> nn.Mo
         raise HeadError(
             f"The given head does not accept the {features} features before it, shape {list(shape)}: {error}"
         ) from error
-    if not isinstance(output, Tensor) or output.shape[1] != n:
+    if not isinstance(output, Tensor) or output.shape[1:2] != (n,):
         got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise HeadError(f"The given head should give [2, {n}] for two samples, but gave {got}.")
     return made
@@ -134,10 +150,10 @@ def _rectifier_behind(model: nn.Module, name: str) -> str | None:
     parent = model.get_submodule(parent_name)
     if not isinstance(parent, nn.Sequential):
         return None
-    children = list(parent.named_children())
-    position = [child for child, _ in children].index(own)
-    behind = children[position + 1] if position + 1 < len(children) else None
-    return f"{parent_name}.{behind[0]}".lstrip(".") if behind and isinstance(behind[1], nn.ReLU) else None
+    children = list(parent._modules)  # `named_children` leaves out a layer's second place, as of a ReLU used twice
+    behind = children[children.index(own) + 1 :][:1]
+    rectified = behind and isinstance(parent._modules[behind[0]], nn.ReLU)
+    return f"{parent_name}.{behind[0]}".lstrip(".") if rectified else None
 
 
 def _put(model: nn.Module, modules: dict[str, nn.Module]) -> None:
@@ -152,4 +168,6 @@ def _gives(model: nn.Module, n: int) -> bool:
         return False
     with undisturbed(model), torch.no_grad():
         eval_mode(model)
-        return all(n in (tensor.shape[-1], tensor.shape[1]) for tensor in tensors_in(call(model, example)))
+        shapes = [tuple(tensor.shape) for tensor in results_of(call(model, example))]
+    # [N, n] and [N, n, H, W], [N, T, n], and [N] of a model that squeezes its single output away
+    return all(n in (shape[1], shape[-1]) if len(shape) > 1 else n == 1 for shape in shapes)

@@ -27,7 +27,10 @@ _STANDARD = {
 def describe(module: nn.Module) -> dict[str, Any] | None:
     """Return what `build` needs to make such a module again; None if a part is not a standard layer."""
     if type(module) is nn.Sequential:
-        children = {name: describe(child) for name, child in module.named_children()}
+        if len(list(module.named_parameters(remove_duplicate=False))) > len(list(module.parameters())):
+            return None  # layers that share weights would come back with weights of their own
+        # not `named_children`, which leaves out a layer's second place, such as that of one ReLU used twice
+        children = {name: describe(child) for name, child in module._modules.items() if child is not None}
         return {"type": "Sequential", "children": children} if None not in children.values() else None
     if _STANDARD.get(type(module).__name__) is not type(module):
         return None

@@ -35,9 +35,10 @@ def select(model: nn.Module, patterns: Patterns) -> dict[str, nn.Parameter]:
 
 
 def covers(pattern: str, name: str) -> bool:
-    """Tell whether `pattern` names `name` itself or something above it."""
+    """Tell whether `pattern` names `name` itself or something above it; a full name always names itself."""
     parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[: depth + 1]), pattern) for depth in range(len(parts)))
+    above = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+    return any(part == pattern or fnmatchcase(part, pattern) for part in above)
 
 
 def _select_one(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
@@ -64,7 +65,7 @@ def _nothing_matched(model: nn.Module, pattern: str, parameters: Iterable[str]) 
 
 
 def _as_list(patterns: Patterns) -> list[str]:
-    listed = [patterns] if isinstance(patterns, str) else list(patterns)
+    listed = list(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
     if not listed or not all(isinstance(pattern, str) and pattern for pattern in listed):
         raise PatternError(
             f"Expected a name or glob such as 'layer4', or a list of them, but got {patterns!r}. "

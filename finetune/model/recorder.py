@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from finetune.model.calling import call, tensors_in
+from finetune.model.calling import call, results_of, tensors_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Recording:
-    """One forward pass: its result, its operations in order, and those that made the result."""
+    """One forward pass: its result, its operations in order, and those that made what its heads gave."""
 
     output: Any
     operations: tuple[Operation, ...]
@@ -53,8 +53,28 @@ def record(model: nn.Module, inputs: Any) -> Recording:
     recorder = _Recorder(model, inputs)
     with torch.no_grad(), recorder.following_modules(model), recorder:
         output = call(model, inputs)
-    last = dict.fromkeys(made for tensor in tensors_in(output) for made in recorder.makers(tensor))
+    last = dict.fromkeys(made for tensor in results_of(output) for made in recorder.makers(tensor))
     return Recording(output, tuple(recorder.operations), tuple(last))
+
+
+def output_shapes(model: nn.Module, inputs: Any) -> dict[str, tuple[int, ...]]:
+    """Run `model` once on `inputs` without gradients; return the shape of every module's last output.
+
+    The shapes are those of one sample. What is the caller's to protect in `record` is so here.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            shapes.update((name, tuple(tensor.shape[1:])) for tensor in tensors_in(output)[:1])
+
+        return hook
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_hook(remember(name)))
+        call(model, inputs)
+    return shapes
 
 
 class _Recorder(TorchDispatchMode):
@@ -67,6 +87,12 @@ class _Recorder(TorchDispatchMode):
         self._parameters: dict[int, tuple[str, ...]] = {
             id(tensor): (name,) for name, tensor in model.named_parameters()
         }  # also of what is computed from parameters alone, such as a transposed weight
+        self._filled: dict[int, tuple[str, ...]] = {}  # storage -> the parameters written into it
+        first = {id(tensor): name for name, tensor in model.named_parameters()}
+        self._tied = {
+            (first[id(tensor)], alias.rpartition(".")[0]): alias
+            for alias, tensor in model.named_parameters(remove_duplicate=False)
+        }  # (name, module) -> the name that a tied parameter has in that module
         self._made: dict[int, Operation] = {}
         self._written: dict[int, Operation] = {}  # storage -> the last operation that wrote into it
 
@@ -77,8 +103,9 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self._alive += made
-        self._remember(read, made, in_place=func._schema.is_mutable)
+        written = _changed(func, args, kwargs)
+        self._alive += made + written
+        self._remember(read, made, written)
         return result
 
     def makers(self, tensor: Tensor) -> list[Operation]:
@@ -95,22 +122,22 @@ class _Recorder(TorchDispatchMode):
                 hooks.enter_context(module.register_forward_hook(self._leaving, always_call=True))
             yield
 
-    def _remember(self, read: list[Tensor], made: list[Tensor], in_place: bool) -> None:
+    def _remember(self, read: list[Tensor], made: list[Tensor], written: list[Tensor]) -> None:
         inputs = tuple(dict.fromkeys(maker for tensor in read for maker in self.makers(tensor)))
-        parameters = tuple(
-            dict.fromkeys(name for tensor in read for name in self._parameters.get(id(tensor), ()))
-        )
+        parameters = tuple(dict.fromkeys(name for tensor in read for name in self._names(tensor)))
         if not inputs and not any(id(tensor) in self._from_input for tensor in read):
-            for tensor in made:
-                self._parameters.setdefault(id(tensor), parameters)
+            self._parameters.update((id(tensor), parameters) for tensor in made)
+            self._filled.update((_storage(tensor), parameters) for tensor in written)
             return
-        operation = Operation(self._running[-1], parameters, inputs)
+        module = self._running[-1]
+        operation = Operation(module, tuple(self._tied.get((name, module), name) for name in parameters), inputs)
         self.operations.append(operation)
-        arguments = {id(tensor) for tensor in read}
-        for tensor in made:
-            self._made[id(tensor)] = operation
-            if in_place and id(tensor) in arguments:  # every view of its storage depends on it now
-                self._written[_storage(tensor)] = operation
+        self._made.update((id(tensor), operation) for tensor in made)
+        self._written.update((_storage(tensor), operation) for tensor in written)  # all its views depend on it
+
+    def _names(self, tensor: Tensor) -> list[str]:
+        """Return the parameters that a tensor is or was computed from."""
+        return [*self._parameters.get(id(tensor), ()), *self._filled.get(_storage(tensor), ())]
 
     def _entering(self, name: str) -> Any:
         return lambda module, args: self._running.append(name)
@@ -119,5 +146,19 @@ class _Recorder(TorchDispatchMode):
         self._running.pop()
 
 
+def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors that an operation writes into, as its schema says."""
+    if not func._schema.is_mutable:
+        return []
+    arguments = func._schema.arguments
+    given = {**dict(zip((argument.name for argument in arguments), args, strict=False)), **kwargs}
+    changed = [
+        given.get(argument.name) for argument in arguments if argument.alias_info and argument.alias_info.is_write
+    ]
+    return [leaf for leaf in tree_leaves(changed) if isinstance(leaf, Tensor)]
+
+
 def _storage(tensor: Tensor) -> int:
+    if tensor.layout is not torch.strided:  # a sparse tensor has no single storage
+        return id(tensor)
     return int(tensor.untyped_storage()._cdata)

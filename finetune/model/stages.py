@@ -41,7 +41,7 @@ def stages(model: nn.Module, head: Iterable[str] = ()) -> list[Stage]:
     while True:
         groups = _grouped(model, opened, heads)
         backbone = {name: len(parameters) for name, parameters in groups.items() if name not in heads}
-        openable = [name for name in backbone if _parts(model, name)]
+        openable = [name for name in backbone if name not in opened and _parts(model, name)]
         largest = max(openable, key=lambda name: backbone[name], default=None)
         enough = len(backbone) >= _FEWEST_STAGES
         if largest is None or (enough and backbone[largest] <= _LARGEST_SHARE * sum(backbone.values())):

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from finetune.errors import ArgumentError
-from finetune.model.calling import tensors_in
+from finetune.model.examples import sample_of_size
 from finetune.model.freezing import eval_mode
 from finetune.model.head_search import undisturbed
+from finetune.model.recorder import output_shapes
 from finetune.model.stages import stages
 
 
@@ -64,7 +62,11 @@ class Summary:
         table.add_section()
         table.add_row("all", "", "", f"{self.parameters:,}", f"{self.trainable:,}", "")
         page = StringIO()
-        Console(file=page, width=110).print(table)
+        # plain text wherever it runs, and names in brackets are no markup
+        console = Console(
+            file=page, width=110, color_system=None, force_terminal=False, force_jupyter=False, markup=False
+        )
+        console.print(table)
         return page.getvalue() + "Norm weights and biases take no weight decay; frozen batch norms stay in eval mode."
 
     __repr__ = __str__
@@ -85,7 +87,7 @@ def summarize(
     Raises:
         ArgumentError: the model does not accept that size.
     """
-    shapes = {} if input_size is None else _output_shapes(model, tuple(input_size))
+    shapes = {} if input_size is None else _shapes(model, tuple(input_size))
     parameters = dict(model.named_parameters())
     rows = []
     for stage in stages(model, head):
@@ -97,28 +99,12 @@ def summarize(
     return Summary(type(model).__name__, tuple(rows))
 
 
-def _output_shapes(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Run one sample of zeros and return the shape of every module's last output, without the batch."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    like = next(model.parameters())
-    sample = torch.zeros((1, *input_size), device=like.device, dtype=like.dtype)
-
-    def remember(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            shapes.update((name, tuple(tensor.shape[1:])) for tensor in tensors_in(output)[:1])
-
-        return hook
-
-    with ExitStack() as stack:
-        stack.enter_context(undisturbed(model))
-        for name, module in model.named_modules():
-            stack.enter_context(module.register_forward_hook(remember(name)))
+def _shapes(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    with undisturbed(model):
         eval_mode(model)
         try:
-            with torch.no_grad():
-                model(sample)
+            return output_shapes(model, sample_of_size(model, input_size))
         except Exception as error:
             raise ArgumentError(
                 f"{type(model).__name__} does not accept an input of size {list(input_size)}: {error}"
             ) from error
-    return shapes

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from finetune.errors import CheckpointError, HeadError
@@ -33,9 +32,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a file of another kind can make the reader fail in any way
         raise CheckpointError(
-            f"{path} cannot be read as a weights file: {error}. Expected a safetensors file or a state dict of "
+            f"{path} cannot be read as a weights file: {reason(error)}. Expected a safetensors file or a state dict of "
             f"tensors, as torch.save(model.state_dict(), path) writes it."
         ) from error
     return _unwrapped(loaded, path)
@@ -51,6 +50,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         CheckpointError: nothing matches, a shape differs, or a weight of the backbone is missing.
     """
     head = named_by_family(model)
+    state = _without_prefixes(state, model.state_dict())
     _fit_head(model, head, state)
     own = model.state_dict()
     matched = own.keys() & state.keys()
@@ -78,10 +78,24 @@ def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
     strange = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
     if strange:
         raise CheckpointError(f"{path} is no state dict: {_some(strange)} are not tensors.")
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in loaded):
-            loaded = {name.removeprefix(prefix): value for name, value in loaded.items()}
     return dict(loaded)
+
+
+def _without_prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Take off what wrappers put before every name, until names are those of the model."""
+    while own.keys().isdisjoint(state):
+        prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in state)), None)
+        if prefix is None or not state:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def reason(error: Exception) -> str:
+    """Say why in a line: torch goes on to say how to run the code in a file, which is never done here."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or holds objects beside tensors, and making those could run code"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _fit_head(model: nn.Module, head: tuple[str, ...], state: Mapping[str, Tensor]) -> None:

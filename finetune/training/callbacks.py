@@ -18,7 +18,13 @@ from finetune.training.state import Run, restore, snapshot
 
 
 class Callback:
-    """Base class; override the hooks you need, each `(self, run) -> None`."""
+    """Base class; override the hooks you need, each `(self, run) -> None`.
+
+    Attributes:
+        saves_run: it writes the run to a file, so its hooks come after those of the other callbacks.
+    """
+
+    saves_run = False
 
     def on_fit_begin(self, run: Run) -> None:
         """Run before anything is trained."""
@@ -122,6 +128,8 @@ class ModelCheckpoint(Callback):
         every_steps: also write `last` after so many updates, so that less is lost.
     """
 
+    saves_run = True
+
     def __init__(
         self, folder: str | Path, monitor: str | None = None, keep: int = 0, every_steps: int | None = None
     ) -> None:
@@ -148,7 +156,8 @@ class ModelCheckpoint(Callback):
         run.save(self.folder / "last.safetensors")
         if self.keep:
             run.save(self.folder / f"epoch-{run.epoch:04d}.safetensors")
-            for old in sorted(self.folder.glob("epoch-*.safetensors"))[: -self.keep]:
+            numbered = sorted(self.folder.glob("epoch-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+            for old in numbered[: -self.keep]:
                 old.unlink()
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,6 +211,9 @@ class TensorBoard(Callback):
             if isinstance(value, (int, float)) and key != "epoch":
                 self.writer.add_scalar(key, value, run.row["epoch"])
         self.writer.flush()
+
+    def on_fit_end(self, run: Run) -> None:
+        self.writer.close()  # it opens a new file should there be another fit
 
 
 def _check_monitor(monitor: str, names: Iterable[str]) -> None:

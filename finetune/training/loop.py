@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from finetune.data.batches import Batches, num_samples_of
 from finetune.data.randomness import seeded
-from finetune.errors import ArgumentError, NonFiniteError
+from finetune.errors import ArgumentError, DataError, NonFiniteError
 from finetune.model.freezing import eval_mode, modes_restored, single_sample, train_mode, train_only
 from finetune.training.metrics import Meter, StepOutput
 from finetune.training.precision import Precision
@@ -65,6 +65,11 @@ def _fit_epoch(run: Run) -> None:
     for window in windows(batches, run.accumulation):
         update(run, window)
         run.emit("on_step_end")
+    if run.meter.samples == 0:
+        raise DataError(
+            f"The training data gave no batch in epoch {run.epoch + 1}. A DataLoader with drop_last gives none of less "
+            f"than batch_size samples; an iterable data set should start anew in every epoch."
+        )
     training = run.meter.compute()  # waits for the device, so that the time below is whole
     seconds = time.perf_counter() - begun
     run.row = {"epoch": run.epoch + 1, "phase": run.phase.name, **training}
@@ -100,7 +105,8 @@ def update(run: Run, window: list[Any]) -> None:
     with seeded(run.seed, "step", run.epoch, run.position.window):
         for batch, size in zip(window, sizes, strict=True):
             step = _training_step(run, batch, size)
-            share = step.loss * (size / sum(sizes))
+            whole = torch.promote_types(step.loss.dtype, torch.float32)  # half a float rounds, or overflows scaled
+            share = step.loss.to(whole) * (size / sum(sizes))
             run.precision.backward(share)
             loss += share.detach()
             run.meter.update(step, size)

@@ -14,9 +14,10 @@ import torch
 import torchmetrics
 from torch import Tensor
 from torchmetrics import classification, regression
+from torchmetrics.utilities import dim_zero_cat
 
 from finetune.errors import ArgumentError, nearest
-from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION, Task
+from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION, Task, class_indices
 
 MetricSpec = str | torchmetrics.Metric
 Metrics = Mapping[str, MetricSpec] | Sequence[MetricSpec] | MetricSpec | None
@@ -59,14 +60,21 @@ def build_metrics(spec: Metrics, task: Task, num_outputs: int | None) -> dict[st
         spec: names, torchmetrics objects, a list of either, or a mapping of name to either.
 
     Raises:
-        ArgumentError: there is no such metric for this task.
+        ArgumentError: there is no such metric for this task, or two have one name.
     """
     if isinstance(spec, Mapping):
         return {name: _build(one, task, num_outputs) for name, one in spec.items()}
     if spec is None:
         spec = _DEFAULT[task.kind]
     listed = [spec] if isinstance(spec, (str, torchmetrics.Metric)) else list(spec)
-    return {_name(one): _build(one, task, num_outputs) for one in listed}
+    names = [_name(one) for one in listed]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ArgumentError(
+            f"Two metrics would be called {twice[0]!r}. Name them in a mapping, as metrics={{'top1': ..., "
+            f"'top5': ...}}."
+        )
+    return {name: _build(one, task, num_outputs) for name, one in zip(names, listed, strict=True)}
 
 
 class Meter:
@@ -84,7 +92,7 @@ class Meter:
 
     def update(self, step: StepOutput, samples: int) -> None:
         """Add one batch of `samples` samples."""
-        self._loss += step.loss.detach() * samples
+        self._loss += step.loss.detach().to(self._loss.dtype) * samples
         self.samples += samples
         if isinstance(step.outputs, Tensor) and isinstance(step.targets, Tensor):
             self._update_metrics(step.outputs.detach(), step.targets.detach())
@@ -93,7 +101,7 @@ class Meter:
         """Return `loss` first, then the metrics, as numbers."""
         values = {"loss": float(self._loss) / max(1, self.samples)}
         seen = {name: metric for name, metric in self._metrics.items() if metric.update_called}
-        return values | {name: float(metric.compute()) for name, metric in seen.items()}
+        return values | {name: _number(name, metric.compute()) for name, metric in seen.items()}
 
     def reset(self) -> None:
         """Start a new pass."""
@@ -118,15 +126,19 @@ class Meter:
         for name, saved in state["metrics"].items():
             metric = self._metrics[name]
             for key, value in saved["state"].items():
-                moved = value.to(metric.device)
-                setattr(metric, key, [moved] if isinstance(metric.metric_state[key], list) else moved)
+                moved = None if value is None else value.to(metric.device)
+                listed = [] if moved is None else [moved]
+                setattr(metric, key, listed if isinstance(metric.metric_state[key], list) else moved)
             metric._update_count = saved["updates"]
 
     def _update_metrics(self, outputs: Tensor, targets: Tensor) -> None:
         predictions = self._task.probabilities(outputs.float())
-        if self._task.kind in (BINARY, REGRESSION):
+        kind, columns = self._task.kind, predictions.dim() > 1 and predictions.shape[-1] > 1
+        if kind == BINARY or (kind == REGRESSION and not columns):
             predictions, targets = predictions.flatten(), targets.flatten()
-        if self._task.kind in (BINARY, MULTILABEL):
+        if kind == CLASSIFICATION:
+            targets = class_indices(targets, predictions)
+        elif kind in (BINARY, MULTILABEL):
             targets = targets.long()
         for metric in self._metrics.values():
             metric.update(predictions, targets)
@@ -138,9 +150,18 @@ def higher_is_better(name: str, metrics: Mapping[str, torchmetrics.Metric]) -> b
     return bool(metric is not None and metric.higher_is_better)
 
 
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value)
+    got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    raise ArgumentError(
+        f"The metric {name!r} should give one number, but gives {got}. Set its average, as average='macro'."
+    )
+
+
 def _state_of(metric: torchmetrics.Metric) -> dict[str, Any]:
     state = {
-        key: torch.cat([*values]) if isinstance(values, list) else values
+        key: (dim_zero_cat(values) if values else None) if isinstance(values, list) else values
         for key, values in metric.metric_state.items()
     }
     return {"state": state, "updates": metric._update_count}

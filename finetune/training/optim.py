@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from finetune.errors import ArgumentError, nearest
@@ -20,6 +20,8 @@ from finetune.model.stages import Stage, trainable_stages
 
 Rate = float | tuple[float, float] | Mapping[str, float]
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 # Per optimizer, the rates of the first stage that trains and of the head, where the user names none.
 _DEFAULT_RATES = {"adamw": (1e-4, 1e-3), "sgd": (1e-3, 1e-2)}
@@ -46,7 +48,7 @@ def build_optimizer(
         ArgumentError: a rate or the optimizer makes no sense, or nothing trains.
         PatternError: a pattern of `lr` matches nothing.
     """
-    groups = parameter_groups(model, head, lr or default_rate(optimizer), weight_decay)
+    groups = parameter_groups(model, head, default_rate(optimizer) if lr is None else lr, weight_decay)
     if not groups:
         raise ArgumentError(
             "Nothing is trainable: every parameter is frozen. Unfreeze some with unfreeze(...), or the head with "
@@ -69,9 +71,10 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Partition the trainable parameters into groups by name and by whether they decay."""
     parameters = trainable(model)
+    decaying = decayed(model)
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, (group_name, rate) in rates(model, head, lr).items():
-        decays = decays_weight(parameters[name])
+        decays = name in decaying
         group = groups.setdefault(
             (group_name, decays),
             {
@@ -96,9 +99,17 @@ def rates(model: nn.Module, head: Sequence[str], lr: Rate) -> dict[str, tuple[st
     return {name: (stage.name, spread[stage.name]) for stage in training for name in stage.parameters}
 
 
-def decays_weight(parameter: nn.Parameter) -> bool:
-    """Tell whether weight decay applies: not to biases and norm weights, which are the 1-d ones."""
-    return parameter.dim() > 1
+def decayed(model: nn.Module) -> set[str]:
+    """Return the full names of the parameters that weight decay applies to: not biases, not those of norms.
+
+    Most of these are the 1-d ones; a layer norm over [C, H, W] has more dimensions.
+    """
+    norms = {id(weight) for module in model.modules() if isinstance(module, _NORMS) for weight in module.parameters()}
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.dim() > 1 and id(parameter) not in norms and name.rpartition(".")[2] != "bias"
+    }
 
 
 def carry_state(old: Optimizer, new: Optimizer) -> None:
@@ -119,13 +130,12 @@ def state_by_name(optimizer: Optimizer, model: nn.Module) -> dict[str, dict[str,
 
 
 def load_state(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put back what `state_by_name` returned, on the device of each parameter."""
-    for name, parameter in trainable(model).items():
-        if name in state:
-            optimizer.state[parameter] = {
-                key: value.to(parameter.device) if isinstance(value, Tensor) and value.dim() else value
-                for key, value in state[name].items()
-            }
+    """Put back what `state_by_name` returned, on the device that the optimizer wants it on."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    held = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    known = {index: dict(state[name]) for index, name in enumerate(held) if name in state}
+    if known:
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": known})
 
 
 def check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
@@ -157,9 +167,10 @@ def _spread(training: Sequence[Stage], lr: float | tuple[float, float]) -> dict[
         )
     first, last = (_checked(rate) for rate in lr)
     steps = max(1, len(training) - 1)
+    shares = [(len(training) - 1 - depth) / steps for depth in range(len(training))]
     return {
-        stage.name: last * (first / last) ** ((len(training) - 1 - depth) / steps)
-        for depth, stage in enumerate(training)
+        stage.name: first if share == 1 else last * (first / last) ** share
+        for stage, share in zip(training, shares, strict=True)
     }
 
 

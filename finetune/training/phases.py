@@ -32,8 +32,17 @@ class Phase:
     def __post_init__(self) -> None:
         if self.train is not None and not isinstance(self.train, str):
             object.__setattr__(self, "train", tuple(self.train))
-        if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise ArgumentError(f"Expected epochs to be a whole number from 1 on, but got {self.epochs!r}.")
+        check_epochs(self.epochs)
+
+
+def check_epochs(epochs: int) -> None:
+    """Check a number of epochs.
+
+    Raises:
+        ArgumentError: it is no whole number from 1 on.
+    """
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ArgumentError(f"Expected epochs to be a whole number from 1 on, but got {epochs!r}.")
 
 
 def check_phases(phases: Iterable[Phase]) -> list[Phase]:
@@ -42,7 +51,7 @@ def check_phases(phases: Iterable[Phase]) -> list[Phase]:
     Raises:
         ArgumentError: it is empty, or holds something else.
     """
-    listed: list[Phase] = list(phases)
+    listed: list[Phase] = list(phases) if isinstance(phases, Iterable) else []
     if not listed or not all(isinstance(phase, Phase) for phase in listed):
         raise ArgumentError(f"Expected strategy to be a name or a list of Phase, but got {phases!r}.")
     return listed

@@ -14,6 +14,10 @@ from finetune.errors import ArgumentError, NonFiniteError, nearest
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+# Gradients that overflow at a smaller scale are not finite by themselves.
+_SMALLEST_SCALE = 2.0**-10
+
+
 class Precision:
     """One of `"fp32"`, `"bf16"` and `"fp16"`, on one device.
 
@@ -46,8 +50,8 @@ class Precision:
         With fp16 an update whose gradients overflowed is skipped and the scale lowered.
 
         Raises:
-            NonFiniteError: the loss, or without gradient scaling a gradient, is NaN or infinite. The
-                optimizer has not stepped.
+            NonFiniteError: the loss or a gradient is NaN or infinite, with gradient scaling at every
+                scale. The optimizer has not stepped.
         """
         try:
             if self.scaler is not None:
@@ -75,7 +79,10 @@ class Precision:
         scale = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
-        return scaler.get_scale() >= scale  # it is lowered exactly when the update was skipped
+        lowered = scaler.get_scale()
+        if lowered < min(scale, _SMALLEST_SCALE):
+            raise NonFiniteError("The norm of the gradients stays NaN or infinite at every gradient scale")
+        return lowered >= scale  # it is lowered exactly when the update was skipped
 
     def state_dict(self) -> dict[str, Any]:
         """Return the gradient scaler's state; empty without one."""
@@ -100,7 +107,6 @@ def _resolve(name: str, device: torch.device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-
 def resolve_device(device: str | torch.device) -> torch.device:
     """Return the device of that name; `"auto"` is a GPU if there is one.
 
@@ -113,7 +119,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ArgumentError(
             f"The device {device!r} cannot be used: {error} Expected 'auto', 'cpu', 'cuda' or such as 'cuda:1'."
         ) from error

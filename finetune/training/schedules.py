@@ -63,6 +63,8 @@ def get_schedule(schedule: str | Schedule) -> Schedule:
                 f"{', '.join(_NAMED)}, or a function of progress in [0, 1]."
             )
         return _NAMED[schedule]
+    if not callable(schedule):
+        raise ArgumentError(f"Expected a schedule's name or a function of progress in [0, 1], but got {schedule!r}.")
     factors = [schedule(progress) for progress in (0.0, 0.5, 1.0)]
     if not all(isinstance(factor, (int, float)) and math.isfinite(factor) for factor in factors):
         raise ArgumentError(

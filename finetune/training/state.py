@@ -55,6 +55,7 @@ class Run:
         precision: the number format of the forward pass.
         build_optimizer: makes the optimizer of a phase over what then trains.
         save: writes a checkpoint to a path, with `training_state=False` one for use only.
+        callbacks: called in this order, those that save the run after the others.
         accumulation: batches an update.
         max_grad_norm: the norm that gradients are clipped to, or None.
         seed: of everything random in a step.
@@ -85,7 +86,9 @@ class Run:
     def __post_init__(self) -> None:
         self.meter = Meter(self.metrics, self.task, self.train.device)
         batches = self.train.steps
-        self.steps_per_epoch = None if batches is None else -(-batches // self.accumulation)
+        self.steps_per_epoch = None if not batches else -(-batches // self.accumulation)
+        # A file must hold what every other callback made of the same epoch.
+        self.callbacks = sorted(self.callbacks, key=lambda callback: getattr(callback, "saves_run", False))
         self._optimizer: Optimizer | None = None
         self._optimizer_state: Mapping[str, Any] = {}
         self._statistics: list[Tensor] = []
@@ -146,17 +149,16 @@ class Run:
 
     def remember_statistics(self) -> None:
         """Copy the batch statistics that this update may move, in case it fails."""
-        if self._statistics:
-            torch._foreach_copy_(self._remembered, self._statistics)
+        _copy(self._statistics, self._remembered)
 
     def restore_statistics(self) -> None:
         """Put the statistics back to where they were before this update."""
-        if self._statistics:
-            torch._foreach_copy_(self._statistics, self._remembered)
+        _copy(self._remembered, self._statistics)
 
     def begin_phase(self) -> None:
         """Build the optimizer of the phase under way; what trained before keeps its moments."""
         before, self._optimizer = self._optimizer, self.build_optimizer(self.phase)
+        self.optimizer.zero_grad(set_to_none=True)  # what an update that was broken off has left
         if before is not None:
             carry_state(before, self.optimizer)
         load_state(self.optimizer, self.model, self._optimizer_state)
@@ -175,6 +177,7 @@ class Run:
         return {
             "position": asdict(self.position),
             "end_phase": self.end_phase,
+            "steps_per_epoch": self.steps_per_epoch,
             "optimizer": state_by_name(self.optimizer, self.model),
             "precision": self.precision.state_dict(),
             "meter": self.meter.state_dict(),
@@ -185,11 +188,20 @@ class Run:
         """Take such a state; the next `begin_phase` gives the optimizer its part."""
         self.position = Position(**state["position"])
         self.end_phase = state["end_phase"]
+        self.steps_per_epoch = state["steps_per_epoch"]
         self.precision.load_state_dict(state["precision"])
         self.meter.load_state_dict(state["meter"])
         self._optimizer_state = state["optimizer"]
         for callback in self.callbacks:
             callback.load_state_dict(state["callbacks"].get(_key(self, callback), {}))
+
+
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    """Copy tensors into others, those of a kind in one call."""
+    for floating in (True, False):
+        pairs = [pair for pair in zip(sources, targets, strict=True) if pair[0].is_floating_point() == floating]
+        if pairs:
+            torch._foreach_copy_([target for _, target in pairs], [source for source, _ in pairs])
 
 
 def _key(run: Run, callback: Any) -> str:

@@ -63,7 +63,16 @@ def task_of_kind(loss: str | Loss | None, kind: str) -> Task:
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of logits [N, C] against class indices [N] or probabilities [N, C]."""
-    return F.cross_entropy(outputs.float(), targets)
+    soft = targets.is_floating_point() and targets.shape == outputs.shape
+    return F.cross_entropy(outputs.float(), targets if soft else class_indices(targets, outputs))
+
+
+def class_indices(targets: Tensor, outputs: Tensor) -> Tensor:
+    """Return int64 class indices, the likeliest where `targets` are probabilities; [N, 1] becomes [N]."""
+    if targets.is_floating_point() and targets.shape == outputs.shape:
+        return targets.argmax(1)
+    column = targets.dim() == outputs.dim() == 2 and targets.shape[1] == 1
+    return (targets[:, 0] if column else targets).long()
 
 
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -120,13 +129,14 @@ def _kind_of_targets(targets: Tensor | None, num_outputs: int | None) -> str | N
 
 
 def _aligned(loss: Loss) -> Loss:
-    """Keep [N, 1] outputs and [N] targets from broadcasting to [N, N] in a loss of the user's own."""
+    """Keep [N, 1] and [N] from broadcasting to [N, N] in a loss of the user's own."""
 
     def of_same_shape(outputs: Any, targets: Any) -> Tensor:
         both = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
-        if both and outputs.dim() == 2 and outputs.shape[1] == 1 and targets.dim() == 1:
-            targets = targets.unsqueeze(1)
-            targets = targets if outputs.dtype == targets.dtype else targets.to(outputs.dtype)
+        shapes = {tuple(outputs.shape), tuple(targets.shape)} if both else set()
+        if both and shapes == {(len(targets),), (len(targets), 1)}:
+            targets = targets.reshape(outputs.shape)
+            targets = targets if targets.is_floating_point() else targets.float()
         return loss(outputs, targets)
 
     return of_same_shape

@@ -1,0 +1,162 @@
+"""The command line: `finetune train`, `evaluate`, `predict`, `summary`, `demo`.
+
+A mistake of the user's is one line on the standard error stream and exit code 2; a run that is
+interrupted ends with 130.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torch import Tensor
+
+from finetune.data.sources import find_split, open_source
+from finetune.demo import run_demo
+from finetune.errors import ArgumentError, FineTuneError
+from finetune.training.optim import Rate
+from finetune.tuner import FineTuner
+
+app = typer.Typer(
+    help="Transfer learning for PyTorch: fine-tune a pretrained model on your own data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_Data = Annotated[Path, typer.Argument(help="A folder with a folder per class, or a CSV or Parquet file.")]
+_File = Annotated[Path, typer.Argument(help="A checkpoint that train wrote.")]
+_BatchSize = Annotated[int, typer.Option(help="Samples a batch.", min=1)]
+
+
+@app.command()
+def train(
+    data: _Data,
+    out: Annotated[Path, typer.Option(help="Where to write the checkpoint.")],
+    val: Annotated[Path | None, typer.Option(help="Validation data; without it a fifth is set aside.")] = None,
+    model: Annotated[str, typer.Option(help="A torchvision classifier.")] = "resnet18",
+    weights: Annotated[str, typer.Option(help="DEFAULT, another name, a file, or none.")] = "DEFAULT",
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.", min=1)] = 5,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="A pattern of what to freeze, or 'backbone'; may be repeated.")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="A named strategy, such as gradual_unfreezing.")] = None,
+    lr: Annotated[str | None, typer.Option(help="A rate, or two as 1e-4,1e-3: first stage and head.")] = None,
+    batch_size: _BatchSize = 32,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    checkpoint_dir: Annotated[Path | None, typer.Option(help="Keep the last and the best checkpoint here.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --checkpoint-dir.")] = False,
+    skip_corrupt: Annotated[bool, typer.Option(help="Leave out pictures that cannot be decoded.")] = False,
+) -> None:
+    """Fine-tune a pretrained model on pictures and write a checkpoint."""
+    tuner = FineTuner(
+        model, weights=None if weights.lower() == "none" else weights, precision=precision, seed=seed
+    ).replace_head(_number_of_classes(data))
+    for pattern in freeze or []:
+        tuner.freeze(None if pattern == "backbone" else pattern)
+    tuner.fit(
+        data,
+        val,
+        epochs=epochs,
+        strategy=strategy,
+        lr=_rate(lr),
+        batch_size=batch_size,
+        checkpoint_dir=checkpoint_dir,
+        resume_from="auto" if resume else None,
+        skip_corrupt=skip_corrupt,
+    )
+    tuner.save_checkpoint(out)
+    print(f"wrote {out}")
+
+
+@app.command()
+def evaluate(file: _File, data: _Data, batch_size: _BatchSize = 32) -> None:
+    """Print the loss and the metrics of a checkpoint on data."""
+    for name, value in FineTuner.load_checkpoint(file).evaluate(data, batch_size=batch_size).items():
+        print(f"{name} {value:.4f}")
+
+
+@app.command()
+def predict(
+    file: _File,
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or a folder of them.")],
+    top: Annotated[int, typer.Option(help="How many classes a picture.", min=1)] = 1,
+) -> None:
+    """Print the likeliest classes of pictures, each with its probability."""
+    tuner = FineTuner.load_checkpoint(file)
+    source = open_source(pictures[0] if len(pictures) == 1 else pictures, labelled=False)
+    outputs = tuner.predict(source)
+    values = outputs if tuner.task is None else tuner.task.probabilities(outputs)
+    for index, row in enumerate(values):
+        print(f"{source.name(index)}  {_likeliest(row, tuner.classes, top)}")
+
+
+@app.command()
+def summary(
+    model: Annotated[str, typer.Argument(help="A torchvision classifier, or a checkpoint.")],
+    size: Annotated[int | None, typer.Option(help="The side of a square picture, to show output shapes.")] = None,
+) -> None:
+    """Print the stages of a model: what is frozen, what trains, and how large it is."""
+    known = Path(model).is_file()
+    tuner = FineTuner.load_checkpoint(model) if known else FineTuner(model, weights=None)
+    print(tuner.summary(None if size is None else (3, size, size)))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where pictures, plot and checkpoint go.")] = Path("finetune-demo"),
+    seeds: Annotated[int, typer.Option(help="Repetitions with other pictures and weights.", min=1)] = 5,
+) -> None:
+    """Move a small network from the digits 0 to 4 to 5 to 9, in four ways, and compare them."""
+    run_demo(folder, seeds)
+
+
+# typer's error for a wrong option or argument; which package defines it differs between its versions.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; the entry point of the script `finetune`."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    if not sys.stderr.isatty():  # on a terminal the progress display says the same
+        logging.getLogger("finetune").setLevel(logging.INFO)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        app(arguments or ["--help"], standalone_mode=False)
+    except (FineTuneError, _UsageError) as error:
+        print(f"finetune: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+
+
+def _likeliest(row: Tensor, classes: Sequence[str] | None, top: int) -> str:
+    """Name the `top` likeliest classes of a row [C] with their values; a single output is just its value."""
+    if len(row) == 1:
+        return f"{row.item():.3f}"
+    best = row.topk(min(top, len(row)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return "  ".join(f"{classes[index] if classes else index} {value:.3f}" for index, value in pairs)
+
+
+def _number_of_classes(data: Path) -> int:
+    split = find_split(data)
+    classes = open_source(data if split is None else split[0]).classes
+    return 1 if classes is None else len(classes)
+
+
+def _rate(text: str | None) -> Rate | None:
+    if text is None:
+        return None
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if len(rates) not in (1, 2):
+        raise ArgumentError(f"Expected --lr to be a number, or two as 1e-4,1e-3, but got {text!r}.")
+    return rates[0] if len(rates) == 1 else (rates[0], rates[1])

@@ -1,0 +1,496 @@
+"""The loop: by equivalence with a loop written by hand, and by the order of its hooks."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from finetune import FineTuner, Phase, StepOutput
+from finetune.callbacks import Callback
+from finetune.data.batches import Batches
+from finetune.data.randomness import seeded
+from finetune.data.sources import open_source
+from finetune.errors import ArgumentError, DataError, NonFiniteError
+from finetune.training.loop import windows
+from finetune.training.schedules import cosine
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Gradients(torch.optim.SGD):
+    """Plain SGD that keeps the gradients of every step, joined."""
+
+    def __init__(self, groups: Any) -> None:
+        super().__init__(groups)
+        self.kept: list[Tensor] = []
+
+    def step(self, closure: Any = None) -> Any:
+        self.kept.append(torch.cat([p.grad.flatten() for group in self.param_groups for p in group["params"]]))
+        return super().step(closure)
+
+
+def plain_pytorch(
+    model: nn.Module,
+    data: Pair,
+    make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+    *,
+    epochs: int,
+    batch_size: int,
+    accumulation: int,
+    max_grad_norm: float | None,
+    frozen: tuple[str, ...],
+    lr: float,
+    decay: float,
+    device: str = "cpu",
+) -> nn.Module:
+    """Train as a careful person would by hand, with this library's order and seeds."""
+    X, y = (tensor.to(device) for tensor in data)
+    model.to(device)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    training = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = make([{"params": [p], "weight_decay": decay if p.dim() > 1 else 0.0, "lr": lr} for p in training])
+    batches = Batches(open_source(data), batch_size=batch_size, shuffle=True, seed=0)
+    updates = -(-len(batches) // accumulation)
+    for epoch in range(epochs):
+        model.train()
+        for name, module in model.named_children():
+            if f"{name}.".startswith(frozen):
+                module.eval()
+        rows = batches.order(epoch).split(batch_size)
+        for update in range(updates):
+            window = rows[update * accumulation : (update + 1) * accumulation]
+            samples = sum(len(chosen) for chosen in window)
+            with seeded(0, "step", epoch, update):
+                for chosen in window:
+                    loss = F.cross_entropy(model(X[chosen]), y[chosen])
+                    (loss * (len(chosen) / samples)).backward()
+            if max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(training, max_grad_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * cosine((epoch * updates + update + 0.5) / (epochs * updates))
+            optimizer.step()
+            optimizer.zero_grad()
+    return model
+
+
+OPTIMIZERS = {
+    "adamw": ("adamw", lambda groups: torch.optim.AdamW(groups, fused=True)),
+    "sgd": ("sgd", lambda groups: torch.optim.SGD(groups, momentum=0.9, fused=True)),
+    "factory": (torch.optim.AdamW, torch.optim.AdamW),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("frozen", [(), ("0.", "1.")], ids=["all train", "a part frozen"])
+@pytest.mark.parametrize("max_grad_norm", [None, 0.2], ids=["free", "clipped"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_equal_to_plain_pytorch_bit_for_bit(
+    net, blobs, state_of, same, optimizer: str, frozen: tuple[str, ...], max_grad_norm: float | None, accumulation: int
+) -> None:
+    spec, make = OPTIMIZERS[optimizer]
+    settings = {"max_grad_norm": max_grad_norm}
+    by_hand = plain_pytorch(
+        net(), blobs(27), make, epochs=3, batch_size=4, accumulation=accumulation, frozen=frozen, lr=0.01, decay=0.1,
+        **settings,
+    )  # fmt: skip
+    tuner = FineTuner(
+        net(), device="cpu", optimizer=spec, weight_decay=0.1, gradient_accumulation_steps=accumulation, **settings
+    )
+    if frozen:
+        tuner.freeze([name.rstrip(".") for name in frozen])
+
+    tuner.fit(blobs(27), epochs=3, lr=0.01, batch_size=4)
+
+    assert same(state_of(tuner.model), state_of(by_hand))
+    assert not same(state_of(tuner.model), state_of(net()))
+
+
+@pytest.mark.gpu
+def test_on_cuda_equal_to_plain_pytorch(net, blobs) -> None:
+    by_hand = plain_pytorch(
+        net(dropout=0.0), blobs(26), OPTIMIZERS["adamw"][1], epochs=2, batch_size=4, accumulation=2,
+        max_grad_norm=0.2, frozen=("0.",), lr=0.01, decay=0.1, device="cuda",
+    )  # fmt: skip
+    tuner = FineTuner(
+        net(dropout=0.0), device="cuda", precision="fp32", weight_decay=0.1, max_grad_norm=0.2,
+        gradient_accumulation_steps=2,
+    )  # fmt: skip
+
+    tuner.freeze("0").fit(blobs(26), epochs=2, lr=0.01, batch_size=4)
+
+    for ours, theirs in zip(tuner.model.state_dict().values(), by_hand.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_training_step_of_ones_own_trains_the_same(net, blobs, state_of, same) -> None:
+    class Own(FineTuner):
+        def training_step(self, batch: Any) -> Tensor:
+            inputs, targets = batch
+            return F.cross_entropy(self.model(inputs), targets)
+
+    own, usual = Own(net(), device="cpu"), FineTuner(net(), device="cpu")
+
+    history = own.fit(blobs(), blobs(9, seed=2), epochs=2, batch_size=8)
+    usual.fit(blobs(), blobs(9, seed=2), epochs=2, batch_size=8)
+
+    assert same(state_of(own.model), state_of(usual.model))
+    assert "accuracy" not in history[0]
+    assert [row["val_accuracy"] for row in history] == [row["val_accuracy"] for row in usual.history]
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_trap_19_windows_of_batches_have_the_gradient_of_one_batch(data: st.DataObject) -> None:
+    torch.manual_seed(0)
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=7))
+    accumulation = data.draw(st.integers(1, 8))
+    X, y = torch.randn(sum(sizes), 3, dtype=torch.float64), torch.arange(sum(sizes)) % 2
+    rows = torch.randperm(len(X)).split(sizes)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    start = copy.deepcopy(model)
+    made: list[Gradients] = []
+    tuner = FineTuner(
+        model,
+        device="cpu",
+        loss=lambda outputs, targets: F.cross_entropy(outputs, targets),
+        metrics=[],
+        weight_decay=0.0,
+        optimizer=lambda groups: made.append(Gradients(groups)) or made[-1],
+        gradient_accumulation_steps=accumulation,
+    )
+    loader = DataLoader(TensorDataset(X, y), batch_sampler=[chosen.tolist() for chosen in rows])
+
+    history = tuner.fit(loader, lr=1e-200)  # too small to move a double
+
+    whole = [torch.cat(rows[i : i + accumulation]) for i in range(0, len(rows), accumulation)]
+    assert len(made[-1].kept) == len(whole)
+    order = [name for group in made[-1].param_groups for name in group["names"]]
+    for gradient, chosen in zip(made[-1].kept, whole, strict=True):
+        loss = F.cross_entropy(start(X[chosen]), y[chosen])
+        expected = torch.autograd.grad(loss, [start.get_parameter(name) for name in order])
+        torch.testing.assert_close(gradient, torch.cat([g.flatten() for g in expected]))
+    assert history[0]["loss"] == pytest.approx(float(F.cross_entropy(start(X), y).detach()), rel=1e-6)
+
+
+@given(items=st.lists(st.integers()), size=st.integers(1, 5))
+def test_windows_leave_nothing_out(items: list[int], size: int) -> None:
+    gathered = list(windows(items, size))
+
+    assert [item for window in gathered for item in window] == items
+    assert all(len(window) == size for window in gathered[:-1])
+    assert all(gathered)
+
+
+def test_trap_20_clipping_is_once_an_update(net, blobs) -> None:
+    def gradients(max_grad_norm: float | None) -> list[Tensor]:
+        made: list[Gradients] = []
+        FineTuner(
+            net(dropout=0.0), device="cpu", max_grad_norm=max_grad_norm, gradient_accumulation_steps=3,
+            optimizer=lambda groups: made.append(Gradients(groups)) or made[-1],
+        ).fit(blobs(), lr=1e-12, batch_size=4)  # fmt: skip
+        return made[-1].kept
+
+    free, clipped = gradients(None), gradients(0.01)
+
+    assert len(clipped) == 2  # 24 samples, batches of 4, 3 an update
+    for before, after in zip(free, clipped, strict=True):
+        assert float(before.norm()) > 0.01
+        torch.testing.assert_close(after, before * (0.01 / before.norm()), rtol=1e-3, atol=1e-7)
+
+
+def test_golden_order_of_hooks(net, blobs, watch) -> None:
+    seen = watch()
+    tuner = FineTuner(net(), device="cpu", gradient_accumulation_steps=2)
+
+    tuner.fit(blobs(20), blobs(6), strategy=[Phase("6", 2), Phase("*", 2)], batch_size=4, callbacks=[seen])
+
+    epoch = ["on_epoch_begin", *["on_step_end"] * 3, "on_evaluate_end", "on_epoch_end"]
+    phase = ["on_phase_begin", *epoch, *epoch, "on_phase_end"]
+    assert seen.hooks == ["on_fit_begin", *phase, *phase, "on_fit_end"]
+
+
+def test_without_validation_data_nothing_is_evaluated(net, blobs, watch) -> None:
+    seen = watch()
+
+    history = FineTuner(net(), device="cpu").fit(blobs(), batch_size=12, callbacks=[seen])
+
+    assert "on_evaluate_end" not in seen.hooks
+    assert list(history[0]) == ["epoch", "phase", "loss", "accuracy", "lr", "seconds", "samples_per_second"]
+
+
+def test_callbacks_are_called_in_their_order(net, blobs) -> None:
+    called: list[str] = []
+
+    class Named(Callback):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def on_epoch_end(self, run: Any) -> None:
+            called.append(self.name)
+
+    FineTuner(net(), device="cpu").fit(blobs(), callbacks=[Named("a"), Named("b"), Named("c")])
+
+    assert called == ["a", "b", "c"]
+
+
+def test_an_error_ends_the_fit_with_its_hook_and_the_modes_as_before(net, blobs, watch) -> None:
+    class Broken(Callback):
+        def on_step_end(self, run: Any) -> None:
+            raise KeyError("of a callback")
+
+    seen = watch()
+    tuner = FineTuner(net().eval(), device="cpu")
+
+    with pytest.raises(KeyError):
+        tuner.fit(blobs(), callbacks=[seen, Broken()])
+
+    assert seen.hooks[-1] == "on_fit_end"
+    assert not any(module.training for module in tuner.model.modules())
+
+
+def test_an_update_that_was_broken_off_leaves_no_gradient_behind(net, blobs, state_of, same) -> None:
+    class Interrupted(FineTuner):
+        calls = 0
+
+        def training_step(self, batch: Any) -> StepOutput:
+            self.calls += 1
+            if self.calls == 2:
+                raise KeyboardInterrupt
+            return super().training_step(batch)
+
+    start = {"gradient_accumulation_steps": 2, "device": "cpu"}
+    fresh, broken = FineTuner(nn.Linear(4, 3), **start), Interrupted(nn.Linear(4, 3), **start)
+    broken.model.load_state_dict(fresh.model.state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        broken.fit(blobs(), batch_size=8)
+
+    fresh.fit(blobs(), batch_size=8)
+    broken.fit(blobs(), batch_size=8)
+
+    assert same(state_of(fresh.model), state_of(broken.model))
+
+
+def test_the_optimizer_is_not_there_before_its_phase(net, blobs) -> None:
+    class Early(Callback):
+        def on_fit_begin(self, run: Any) -> None:
+            with pytest.raises(RuntimeError, match="no optimizer before the first phase"):
+                run.optimizer.step()
+
+    FineTuner(net(), device="cpu").fit(blobs(), callbacks=[Early()])
+
+
+def test_a_second_fit_goes_on_counting_epochs_and_draws_anew(net, blobs) -> None:
+    tuner = FineTuner(net(), device="cpu")
+    tuner.fit(blobs(), epochs=2)
+
+    history = tuner.fit(blobs(), epochs=2)
+
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+
+
+# ---------------------------------------------------------------------- what a step returns
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [(lambda loss: None, "None"), (lambda loss: loss.item(), r"-?\d"), (lambda loss: loss.repeat(3), r"shape \[3\]")],
+)
+def test_a_step_should_return_a_scalar_loss(net, blobs, returned: Callable[[Tensor], Any], got: str) -> None:
+    class Own(FineTuner):
+        def training_step(self, batch: Any) -> Any:
+            return returned(self.model(batch[0]).sum())
+
+    with pytest.raises(ArgumentError, match=f"Own.training_step should return a scalar loss.*the loss is {got}"):
+        Own(net(), device="cpu").fit(blobs())
+
+
+def test_a_loss_that_depends_on_nothing_trainable_is_an_error(net, blobs) -> None:
+    class Own(FineTuner):
+        def training_step(self, batch: Any) -> Tensor:
+            return self.model(batch[0]).detach().sum()
+
+    with pytest.raises(ArgumentError, match="depends on no trainable parameter"):
+        Own(net(), device="cpu").fit(blobs())
+
+
+def test_a_step_output_feeds_the_metrics(net, blobs) -> None:
+    class Own(FineTuner):
+        def training_step(self, batch: Any) -> StepOutput:
+            outputs = self.model(batch[0])
+            return StepOutput(F.cross_entropy(outputs, batch[1]), outputs, batch[1])
+
+    own, usual = Own(net(), device="cpu"), FineTuner(net(), device="cpu")
+
+    assert own.fit(blobs())[0]["accuracy"] == usual.fit(blobs())[0]["accuracy"]
+
+
+# ---------------------------------------------------------------------- what is not finite
+
+
+class Spoiled(FineTuner):
+    """Spoil the loss, or only its gradient, from the update `at` on."""
+
+    at, how = 3, "loss"
+    calls = 0
+
+    def training_step(self, batch: Any) -> StepOutput:
+        output = super().training_step(batch)
+        self.calls += 1
+        if self.calls < self.at:
+            return output
+        if self.how == "loss":
+            return output._replace(loss=output.loss * math.nan)
+        return output._replace(loss=output.loss + (output.outputs * 0).sqrt().sum())  # 0, with an infinite slope
+
+
+@pytest.mark.parametrize("momentum", [0.1, None], ids=["moving", "cumulative"])
+@pytest.mark.parametrize(
+    ("how", "what"), [("loss", "The loss became NaN"), ("gradient", "norm of the gradients became NaN")]
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_trap_37_an_update_that_is_not_finite_changes_nothing(
+    net, blobs, state_of, same, watch, how: str, what: str, momentum: float | None, precision: str
+) -> None:
+    def everything(run: Any) -> Any:
+        return copy.deepcopy((state_of(run.model), run.optimizer.state_dict()["state"], run.position))
+
+    seen = watch(everything)
+    tuner = Spoiled(net(), device="cpu", precision=precision)
+    tuner.model[1].momentum = momentum
+    tuner.how = how
+    tuner.at = 6  # of 4 updates an epoch
+
+    with pytest.raises(NonFiniteError, match=rf"{what} or infinite in epoch 2, update 2\. The model is as it was"):
+        tuner.fit(blobs(16), epochs=3, batch_size=4, callbacks=[seen])
+
+    weights, moments, position = everything(seen.run)
+    before = seen.seen[-1]
+    assert same(weights, before[0])
+    assert same(moments, before[1])
+    assert position == before[2]
+    assert weights["1.num_batches_tracked"] == 5
+    assert all(parameter.grad is None for parameter in tuner.model.parameters())
+    assert len(tuner.history) == 1
+
+
+def test_trap_37_a_window_is_undone_as_a_whole(net, blobs, state_of, same) -> None:
+    tuner = Spoiled(net(), device="cpu", gradient_accumulation_steps=3)
+    before = state_of(tuner.model)
+
+    with pytest.raises(NonFiniteError, match="epoch 1, update 1"):
+        tuner.fit(blobs(), batch_size=4)
+
+    assert same(state_of(tuner.model), before)
+
+
+def test_trap_37_holds_for_a_model_without_statistics(blobs) -> None:
+    tuner = Spoiled(nn.Linear(4, 3), device="cpu")
+    tuner.at = 1
+
+    with pytest.raises(NonFiniteError):
+        tuner.fit(blobs())
+
+    assert tuner.model.weight.isfinite().all()
+
+
+# ---------------------------------------------------------------------- small and odd data
+
+
+def test_trap_33_a_last_batch_of_one_trains(net, blobs, state_of, watch) -> None:
+    def modes(run: Any) -> tuple[bool, dict[str, Tensor]]:
+        return run.model[1].training, state_of(run.model)
+
+    seen = watch(modes)
+    tuner = FineTuner(net(), device="cpu")
+    assert len(blobs(9)[0]) % 4 == 1
+
+    tuner.fit(blobs(9), batch_size=4, lr=0.01, callbacks=[seen])
+
+    (_, first), (_, second), (training, last) = seen.seen
+    assert training
+    assert not torch.equal(second["0.weight"], last["0.weight"])
+    assert not torch.equal(second["1.weight"], last["1.weight"])
+    assert not torch.equal(first["1.running_var"], second["1.running_var"])
+    assert torch.equal(second["1.running_var"], last["1.running_var"])
+    assert all(tensor.isfinite().all() for tensor in last.values())
+
+
+class Numbers(IterableDataset):
+    """Samples without a length."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(zip(*self.pair, strict=True)))
+
+
+def test_data_of_unknown_length_trains_with_a_schedule(net, blobs, watch) -> None:
+    seen = watch()
+
+    history = FineTuner(net(), device="cpu", metrics=[]).fit(
+        Numbers(blobs(22)), blobs(6), epochs=3, lr=1.0, batch_size=4, schedule=lambda p: p, callbacks=[seen]
+    )
+
+    assert [rates["2"] if "2" in rates else next(iter(rates.values())) for rates in seen.rates] == pytest.approx(
+        [0.5 / 3] * 6 + [(step + 0.5) / 18 for step in range(6, 18)]
+    )
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert all(row["samples_per_second"] > 0 and "val_loss" in row for row in history)
+
+
+def test_data_of_unknown_length_is_one_with_data_of_known(net, blobs, state_of, same) -> None:
+    X, y = blobs(22)
+    loader = DataLoader(TensorDataset(X, y), batch_size=4)
+    stream, known = FineTuner(net(), device="cpu"), FineTuner(net(), device="cpu")
+
+    stream.fit(Numbers((X, y)), epochs=2, batch_size=4, schedule=lambda p: 1.0, lr=0.01)
+    known.fit(loader, epochs=2, schedule=lambda p: 1.0, lr=0.01)
+
+    assert same(state_of(stream.model), state_of(known.model))
+
+
+def test_data_that_gives_no_batch_is_an_error(net, blobs) -> None:
+    loader = DataLoader(TensorDataset(*blobs(5)), batch_size=8, drop_last=True)
+
+    with pytest.raises(DataError, match="gave no batch in epoch 1"):
+        FineTuner(net(), device="cpu", loss="cross_entropy").fit(loader)
+
+
+def test_an_iterable_that_can_be_read_only_once_is_an_error(net, blobs) -> None:
+    class Once(IterableDataset):
+        def __init__(self, pair: Pair) -> None:
+            self.items = iter(list(zip(*pair, strict=True)))
+
+        def __iter__(self) -> Iterator[Any]:
+            return self.items
+
+    tuner = FineTuner(net(), device="cpu", loss="cross_entropy")
+
+    with pytest.raises(DataError, match="gave no batch in epoch 2"):
+        tuner.fit(Once(blobs(100)), epochs=2, batch_size=10)
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch_size=st.integers(1, 30))
+def test_predictions_are_in_order_for_any_batch_size(net, blobs, batch_size: int) -> None:
+    tuner = FineTuner(net(), device="cpu")
+    X, _ = blobs(23)
+    with torch.no_grad():
+        expected = net().eval()(X)
+
+    outputs = tuner.predict(X, batch_size=batch_size)
+
+    torch.testing.assert_close(outputs, expected)
+    assert all(module.training for module in tuner.model.modules())
