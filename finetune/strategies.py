@@ -50,8 +50,8 @@ def lp_ft(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
     """Train the head first, then all at a small rate (LP-FT, arXiv 2202.10054). A single epoch is the head's."""
     check_epochs(epochs)
     probe = max(1, epochs // 2)
-    phases = [Phase(_from(stages, -1), probe, lr, name="linear_probe")]
-    return phases + [Phase("*", epochs - probe, 5e-5, name="finetune")] * (epochs > probe)
+    first = Phase(_from(stages, -1), probe, lr, name="linear_probe")
+    return [first] if probe == epochs else [first, Phase("*", epochs - probe, 5e-5, name="finetune")]
 
 
 STRATEGIES: dict[str, Strategy] = {

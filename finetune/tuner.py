@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from finetune.checkpoint import contents, file
 from finetune.data.audit import audit
-from finetune.data.base import Source
+from finetune.data.base import Loader, Source, Stream, split_batch
 from finetune.data.batches import Batches
+from finetune.data.device import map_tensors
 from finetune.data.randomness import seeded
 from finetune.data.sources import open_source
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
-from finetune.errors import ArgumentError, HeadError
+from finetune.errors import ArgumentError, DataError, HeadError
 from finetune.model import catalog, freezing, head_search, heads
 from finetune.model.patterns import Patterns
 from finetune.model.stages import stages
@@ -252,8 +253,9 @@ class FineTuner(Steps):
         """
         saved = contents.saved_run(resume_from, checkpoint_dir)
         rules = self.classes if self._classes_rule else None
-        phases = self._plan(strategy, epochs, lr, schedule)
         data = open_training(train, val, rules, self.settings.seed)
+        self._known_heads(data.train)
+        phases = self._plan(strategy, epochs, lr, schedule)
         self._task = task = self._infer_task(data.train)
         training = self._audited(data.train, task, "training", skip_corrupt)
         validation = None if data.val is None else self._audited(data.val, task, "validation", skip_corrupt)
@@ -294,6 +296,7 @@ class FineTuner(Steps):
             DataError: the data cannot be used, or has a class that the training data has not.
         """
         source = open_source(data, classes=self.classes)
+        self._known_heads(source)
         self._task = task = self._task or self._infer_task(source)
         batches = self._batches(self._audited(source, task, "evaluation"), batch_size)
         meter = Meter(build_metrics(self.settings.metrics, task, self._num_outputs()), task, self.device)
@@ -354,16 +357,33 @@ class FineTuner(Steps):
 
     def _head_names(self) -> tuple[str, ...]:
         """Return the heads' full names, found once: those that were replaced, or those of the model."""
-        if self._heads is None:
+        if not self._heads:
             self._heads = head_search.find_head(self.model)
         return self._heads
 
-    def _known_heads(self) -> tuple[str, ...]:
-        """Return the heads' names, none where they are not clear: what only reports does without."""
+    def _known_heads(self, source: Source | None = None) -> tuple[str, ...]:
+        """Return the heads' names, none where they are not clear: what only reports does without.
+
+        With a source, its first samples show what the model does, where its family does not say it.
+        """
+        if not self._heads and (source is not None or self._heads is None):
+            try:
+                known = head_search.named_by_family(self.model)
+                self._heads = known or head_search.find_head(self.model, self._example(source))
+            except HeadError:
+                self._heads = ()  # looking again would run the model again
+        return self._heads or ()
+
+    def _example(self, source: Source | None) -> Any:
+        """Return the inputs of two samples, ready for the model; None where there are none."""
+        if source is None:
+            return None
+        few = source if isinstance(source, (Loader, Stream)) else source.subset(range(min(2, len(source))))
         try:
-            return self._head_names()
-        except HeadError:
-            return ()
+            batch = next(iter(self._batches(few, batch_size=2).epoch(0)), None)
+        except DataError:  # the audit says it, with all the others of its kind
+            return None
+        return map_tensors(lambda tensor: tensor[:2], split_batch(batch)[0], None)
 
     def _num_outputs(self) -> int | None:
         names = self._known_heads()
@@ -386,7 +406,7 @@ class FineTuner(Steps):
         chosen: Augmentation | None = None if isinstance(augment, bool) else augment
         if augment is True and source.pictures and preprocessing is not None:
             chosen = standard_augmentation(preprocessing)
-        outputs = self._num_outputs() if self._task and self._task.kind == CLASSIFICATION else None
+        classes = self._num_outputs() if self._task and self._task.kind == CLASSIFICATION else None
         return Batches(
             source,
             batch_size=batch_size,
@@ -395,7 +415,7 @@ class FineTuner(Steps):
             device=self.device,
             preprocessing=preprocessing,
             augment=chosen,
-            num_classes=outputs,
+            num_classes=classes,
         )
 
     def _plan(

@@ -65,7 +65,7 @@ def create(name: str, weights: str | Path | None = "DEFAULT") -> CatalogModel:
     options = _options(name, entry, pretrained=weights is not None)
     source = {"family": "torchvision", "name": name, "options": options}
     if published is not None:
-        model = _pretrained(name, published, options)
+        model = _pretrained(name, published)
         return CatalogModel(model, source, entry.transforms(), tuple(published.meta["categories"]))
     model = rebuild(source)
     if file is not None:
@@ -98,12 +98,12 @@ def _options(name: str, entry: WeightsEnum, pretrained: bool) -> dict[str, Any]:
     return {}
 
 
-def _pretrained(name: str, published: WeightsEnum, options: Mapping[str, Any]) -> nn.Module:
+def _pretrained(name: str, published: WeightsEnum) -> nn.Module:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(published.url).path).name
     try:
         # torchvision's builder would run code in a file of the cache; read once with no code allowed, it holds none
         published.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        model: nn.Module = models.get_model(name, weights=published, **options)
+        model: nn.Module = models.get_model(name, weights=published)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise CheckpointError(
             f"The pretrained weights of {name} could not be fetched: {getattr(error, 'reason', error)}. Wanted "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
@@ -100,12 +101,11 @@ def reason(error: Exception) -> str:
 
 def _fit_head(model: nn.Module, head: tuple[str, ...], state: Mapping[str, Tensor]) -> None:
     weight = state.get(f"{head[0]}.weight") if head else None
-    if weight is None or weight.shape[0] == num_outputs(model.get_submodule(head[0])):
+    if weight is None:
         return
-    try:
-        replace_head(model, weight.shape[0], head, verify=False)
-    except HeadError:  # the comparison of shapes will say it
-        return
+    with suppress(HeadError):  # the comparison of names and shapes will say it
+        if weight.shape[0] != num_outputs(model.get_submodule(head[0])):
+            replace_head(model, weight.shape[0], head, verify=False)
 
 
 def _some(names: Iterable[str], count: int = 3) -> str:

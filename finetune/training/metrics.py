@@ -191,6 +191,8 @@ def _build(spec: MetricSpec, task: Task, num_outputs: int | None) -> torchmetric
 def _sizes(task: Task, spec: str, num_outputs: int | None) -> dict[str, Any]:
     if task.kind == BINARY:
         return {}
+    if task.kind == CLASSIFICATION and spec == "accuracy":  # the share that is right, for any number of classes
+        return {"num_classes": num_outputs or 2, "average": "micro"}
     if num_outputs is None:
         raise ArgumentError(
             f"The metric {spec!r} needs the number of outputs, which the model's head does not tell. Give a "
@@ -198,5 +200,4 @@ def _sizes(task: Task, spec: str, num_outputs: int | None) -> dict[str, Any]:
         )
     if task.kind == MULTILABEL:
         return {"num_labels": num_outputs}
-    average = "micro" if spec == "accuracy" else "macro"  # the share of samples that are right
-    return {"num_classes": num_outputs, "average": average}
+    return {"num_classes": num_outputs, "average": "macro"}

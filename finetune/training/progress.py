@@ -49,7 +49,8 @@ class ProgressBar(Callback):
         if self._bar is not None:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            self._bar.add_task(f"epoch {run.position.epoch + 1}/{run.phase.epochs}", total=run.steps_per_epoch)
+            name = f"epoch {run.position.epoch + 1}/{run.phase.epochs}"
+            self._bar.add_task(name, total=run.steps_per_epoch, completed=run.position.window)
         self._due = time.monotonic() + _INTERVAL
 
     def on_step_end(self, run: Run) -> None:

@@ -32,13 +32,15 @@ class Position:
     """Where in a run we are: all counts are of what is done.
 
     `phase` indexes the phases, `epoch` counts in the phase, `window` counts updates tried in the
-    epoch, and `step` the optimizer updates in the phase.
+    epoch, and `step` the optimizer updates in the phase. `tried` is the number, from 0, of the update
+    whose rates the groups show.
     """
 
     phase: int = 0
     epoch: int = 0
     window: int = 0
     step: int = 0
+    tried: int = 0
 
 
 @dataclass
@@ -143,6 +145,7 @@ class Run:
 
     def set_rates(self, step: int) -> None:
         """Set every group's learning rate for an update of the phase: its own times the schedule's factor."""
+        self.position.tried = step
         factor = get_schedule(self.phase.schedule)(self.progress(step))
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -163,7 +166,7 @@ class Run:
             carry_state(before, self.optimizer)
         load_state(self.optimizer, self.model, self._optimizer_state)
         self._optimizer_state = {}
-        self.set_rates(max(0, self.position.step - 1))
+        self.set_rates(self.position.tried)
         self._statistics = moving_statistics(self.model)
         self._remembered = [buffer.clone() for buffer in self._statistics]
 

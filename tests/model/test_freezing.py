@@ -187,7 +187,8 @@ def test_only_the_dropout_that_feeds_the_head_is_on(name: str, dropouts: set[str
 
 def test_between_frozen_and_trained_a_norm_follows_what_is_before_it_and_a_dropout_what_is_behind() -> None:
     def parts() -> list[nn.Module]:
-        return [nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False), nn.Sequential(nn.ReLU(), nn.Dropout()), nn.Linear(2, 2)]
+        norm, drop = nn.BatchNorm1d(2, affine=False), nn.Sequential(nn.ReLU(), nn.Dropout())
+        return [nn.Linear(2, 2), norm, drop, nn.Linear(2, 2)]
 
     model = nn.Sequential(*parts())
     freezing.freeze(model, "0")
@@ -279,7 +280,8 @@ def test_trap_05_bare_and_packed_parameters_freeze_too() -> None:
     model = TokenTransformer()
     freezing.freeze_all_but(model, "head")
     assert list(freezing.trainable(model)) == ["head.weight", "head.bias"]
-    assert {"cls", "position", "blocks.0.self_attn.in_proj_weight"} <= {n for n, trains in states(model).items() if not trains}
+    frozen = {name for name, trains in states(model).items() if not trains}
+    assert {"cls", "position", "blocks.0.self_attn.in_proj_weight"} <= frozen
     vit = models.VisionTransformer(32, 16, 1, 2, 8, 16)
     freezing.freeze(vit, ["class_token", "encoder"])
     assert not vit.class_token.requires_grad

@@ -363,7 +363,8 @@ def test_trap_37_an_update_that_is_not_finite_changes_nothing(
     net, blobs, state_of, same, watch, how: str, what: str, momentum: float | None, precision: str
 ) -> None:
     def everything(run: Any) -> Any:
-        return copy.deepcopy((state_of(run.model), run.optimizer.state_dict()["state"], run.position))
+        done = (run.position.epoch, run.position.window, run.position.step)
+        return copy.deepcopy((state_of(run.model), run.optimizer.state_dict()["state"], done))
 
     seen = watch(everything)
     tuner = Spoiled(net(), device="cpu", precision=precision)

@@ -73,10 +73,14 @@ def by_scikit_learn(kind: str, outputs: Tensor, targets: Tensor) -> dict[str, fl
     }
 
 
-def metered(meter: Meter, task: Task, outputs: Tensor, targets: Tensor, size: int) -> dict[str, float]:
+def fed(meter: Meter, task: Task, outputs: Tensor, targets: Tensor, size: int) -> None:
     for some_outputs, some_targets in zip(outputs.split(size), targets.split(size), strict=True):
         step = StepOutput(task.loss(some_outputs, some_targets), some_outputs, some_targets)
         meter.update(step, len(some_outputs))
+
+
+def metered(meter: Meter, task: Task, outputs: Tensor, targets: Tensor, size: int) -> dict[str, float]:
+    fed(meter, task, outputs, targets, size)
     return meter.compute()
 
 
@@ -287,11 +291,12 @@ def test_a_meters_state_goes_round_in_the_middle(kind: str, at: int) -> None:
     expected = metered(whole, task, outputs, targets, 5)
 
     if at:
-        metered(first, task, outputs[:at], targets[:at], 5)
-    metered(second, task, outputs[:7], targets[:7], 5)  # what was there before is forgotten
+        fed(first, task, outputs[:at], targets[:at], 5)
+    fed(second, task, outputs[:7], targets[:7], 5)  # what was there before is forgotten
     second.load_state_dict(first.state_dict())
-    rest = (outputs[at:], targets[at:])
-    values = metered(second, task, *rest, 5) if at < len(outputs) else second.compute()
+    if at < len(outputs):
+        fed(second, task, outputs[at:], targets[at:], 5)
+    values = second.compute()
 
     if at % 5 == 0:
         assert values == expected

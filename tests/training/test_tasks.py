@@ -108,12 +108,19 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("targets", [BITS, BITS.float(), BITS.float()[:, None]], ids=["int", "float", "column"])
-@pytest.mark.parametrize("outputs", [COLUMN, COLUMN[:, 0]], ids=["outputs [N, 1]", "outputs [N]"])
-def test_a_column_and_a_row_never_broadcast(loss: str, targets: Tensor, outputs: Tensor) -> None:
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [
+        (COLUMN, BITS),
+        (COLUMN, BITS.float()),
+        (COLUMN, BITS.float()[:, None]),
+        (COLUMN[:, 0], BITS.float()),
+        (COLUMN[:, 0], BITS[:, None]),
+        (COLUMN[:, 0], BITS.float()[:, None]),
+    ],
+)
+def test_a_column_and_a_row_never_broadcast(loss: str, outputs: Tensor, targets: Tensor) -> None:
     given, plain = LOSSES[loss]
-    if outputs.dim() == targets.dim() and not targets.is_floating_point():
-        pytest.skip("of one shape: as torch has it")
 
     value = infer_task(given, targets, 1).loss(outputs, targets)
 
@@ -141,9 +148,7 @@ def test_a_loss_of_ones_own_gets_everything_else_as_it_is() -> None:
     loss(pair, INDICES)
     loss(COLUMN, BITS[:3])
 
-    assert [t for _, t in given[:4]] == [INDICES, HOT, pair, None] or all(
-        seen is sent for (_, seen), sent in zip(given, (INDICES, HOT, pair, None), strict=False)
-    )
+    assert all(seen is sent for (_, seen), sent in zip(given, (INDICES, HOT, pair, None), strict=False))
     assert given[4][0] is pair
     assert given[5][1].shape == (3,)
 

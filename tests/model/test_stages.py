@@ -1,0 +1,99 @@
+"""The depth order of a model; that of torchvision's classifiers is in test_families."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import nn
+
+from finetune.model.freezing import freeze, set_frozen
+from finetune.model.patterns import select
+from finetune.model.stages import Stage, stages, trainable_stages
+
+from .conftest import TiedLanguageModel, TokenTransformer, TwoHeads, small_cnn, trees
+
+
+def names(model: nn.Module, *head: str) -> list[str]:
+    return [stage.name for stage in stages(model, head)]
+
+
+@given(trees(), st.data())
+def test_every_parameter_is_in_exactly_one_stage_and_the_head_is_last(model: nn.Module, data: st.DataObject) -> None:
+    owners = sorted({name.rpartition(".")[0] for name, _ in model.named_parameters()} - {""})
+    head = tuple(data.draw(st.lists(st.sampled_from(owners), max_size=2, unique=True))) if owners else ()
+    found = stages(model, head)
+    listed = [name for stage in found for name in stage.parameters]
+    assert sorted(listed) == sorted(name for name, _ in model.named_parameters())
+    assert len({stage.name for stage in found}) == len(found)
+    assert all(stage.parameters for stage in found)
+    inside = {name for name in listed if any(f"{name}.".startswith(f"{part}.") for part in head)}
+    if head:
+        assert set(found[-1].parameters) == inside
+        assert found[-1].name == head[0]
+
+
+@given(trees())
+def test_a_stages_name_is_a_pattern_for_some_of_it(model: nn.Module) -> None:
+    for stage in stages(model):
+        if stage.name:
+            assert set(select(model, stage.name)) & set(stage.parameters)
+
+
+@given(trees(), st.data())
+def test_trainable_stages_hold_what_trains(model: nn.Module, data: st.DataObject) -> None:
+    parameters = list(dict(model.named_parameters()))
+    assume(parameters)
+    frozen = data.draw(st.sets(st.sampled_from(parameters)))
+    set_frozen(model, frozen)
+    found = trainable_stages(model)
+    assert {name for stage in found for name in stage.parameters} == set(parameters) - frozen
+    order = [stage.name for stage in stages(model)]
+    assert [stage.name for stage in found] == [name for name in order if name in {stage.name for stage in found}]
+
+
+def test_small_models() -> None:
+    assert names(small_cnn(), "6") == ["0", "6"]  # the norm belongs to the convolution before it
+    assert names(TwoHeads(), "first", "second") == ["backbone.0", "first"]
+    assert names(TokenTransformer(), "head") == ["embed", "blocks.0", "blocks.1", "head"]
+    assert names(TiedLanguageModel(), "out") == ["embed", "mix", "out"]
+    assert names(nn.Linear(2, 2)) == [""]
+    assert names(nn.ReLU()) == []
+
+
+def test_bare_parameters_and_norms_join_the_stage_before_or_the_first() -> None:
+    found = {stage.name: stage.parameters for stage in stages(TokenTransformer(), ("head",))}
+    assert found["embed"] == ("cls", "position", "embed.weight", "embed.bias")
+    assert found["blocks.1"][-2:] == ("norm.weight", "norm.bias")
+    assert found["head"] == ("head.weight", "head.bias")
+
+
+def test_a_model_of_bare_parameters_and_norms_is_one_stage() -> None:
+    """The search for the largest container to open once went on for ever here."""
+    model = nn.Module()
+    model.scale = nn.LayerNorm(2).weight
+    model.norm = nn.LayerNorm(2)
+    assert stages(model) == [Stage("", ("scale", "norm.weight", "norm.bias"))]
+    model.head = nn.Linear(2, 2)
+    assert [stage.parameters for stage in stages(model, ("head",))][1] == ("head.weight", "head.bias")
+
+
+def test_large_containers_are_opened_until_no_stage_is_most_of_the_model() -> None:
+    deep = nn.Sequential(nn.Linear(1, 1), nn.Sequential(*(nn.Linear(1, 1) for _ in range(9))), nn.Linear(1, 1))
+    assert names(deep, "2") == ["0", *(f"1.{i}" for i in range(9)), "2"]
+    even = nn.Sequential(*(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)) for _ in range(4)))
+    assert names(even) == ["0", "1", "2", "3"]
+
+
+def test_a_frozen_stage_is_not_trainable() -> None:
+    model = TokenTransformer()
+    freeze(model, ["embed", "cls", "position", "blocks.0", "blocks.1.linear1"])
+    found = trainable_stages(model, ("head",))
+    assert [stage.name for stage in found] == ["blocks.1", "head"]
+    assert not any("linear1" in name for name in found[0].parameters)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(2), nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.RMSNorm(2)])
+def test_a_norm_alone_is_no_stage(norm: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2), norm, nn.Linear(2, 2))
+    assert names(model, "4") == ["0", "1", "2", "4"]

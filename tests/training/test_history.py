@@ -1,0 +1,74 @@
+"""History: a sequence of rows, and its picture."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune import FineTuner, History
+
+ROWS = [
+    {"epoch": 1, "phase": "a", "loss": 2.0, "accuracy": 0.5, "lr": {"fc": 1e-3}, "seconds": 1.0,
+     "samples_per_second": 10.0},
+    {"epoch": 2, "phase": "b", "loss": 1.0, "accuracy": 0.6, "val_loss": 1.5, "val_accuracy": 0.4, "lr": {"fc": 1e-4},
+     "seconds": 1.0, "samples_per_second": 11.0},
+    {"epoch": 3, "phase": "b", "loss": 0.5, "accuracy": 0.9, "val_loss": 1.25, "val_accuracy": 0.7, "val_only": 3.0,
+     "lr": {"fc": 1e-5}, "seconds": 1.0, "samples_per_second": 12.0},
+]  # fmt: skip
+
+
+def test_it_is_a_sequence_of_rows() -> None:
+    history = History(ROWS)
+
+    assert len(history) == 3
+    assert list(history) == ROWS
+    assert history[-1] is ROWS[-1]
+    assert history[1:] == ROWS[1:]
+    assert ROWS[0] in history
+    assert history.index(ROWS[1]) == 1
+    assert [row["epoch"] for row in reversed(history)] == [3, 2, 1]
+    assert repr(history) == "History(3 epochs)"
+    assert not History()
+    with pytest.raises(IndexError):
+        history[3]
+
+
+def test_rows_are_added_to_its_own_list() -> None:
+    history = History(ROWS[:1])
+
+    history.append(ROWS[1])
+
+    assert list(history) == ROWS[:2]
+    assert len(ROWS) == 3
+
+
+def test_the_picture_shows_every_series_over_its_own_epochs() -> None:
+    figure = History(ROWS).plot()
+
+    drawn = {
+        (axes.get_title(), line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))
+        for axes in figure.axes
+        for line in axes.lines
+    }
+    assert drawn == {
+        ("loss", "training"): ([1, 2, 3], [2.0, 1.0, 0.5]),
+        ("loss", "validation"): ([2, 3], [1.5, 1.25]),
+        ("accuracy", "training"): ([1, 2, 3], [0.5, 0.6, 0.9]),
+        ("accuracy", "validation"): ([2, 3], [0.4, 0.7]),
+        ("only", "validation"): ([3], [3.0]),
+    }
+    assert all(axes.get_legend() is not None and axes.get_xlabel() == "epoch" for axes in figure.axes)
+
+
+def test_the_picture_is_written(net, blobs, tmp_path) -> None:
+    history = FineTuner(net(), device="cpu").fit(blobs(), blobs(9), epochs=2)
+
+    history.plot(tmp_path / "history.png")
+
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_empty_history_has_an_empty_picture(tmp_path) -> None:
+    figure = History().plot(tmp_path / "none.svg")
+
+    assert not any(axes.lines for axes in figure.axes)
+    assert (tmp_path / "none.svg").stat().st_size > 0

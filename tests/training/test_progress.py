@@ -1,0 +1,166 @@
+"""What a person sees, and that nobody else does."""
+
+from __future__ import annotations
+
+import io
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from finetune import FineTuner, Phase
+from finetune.callbacks import Callback
+from finetune.training import progress
+from finetune.training.progress import ProgressBar
+
+
+@pytest.fixture
+def terminal() -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_terminal_shows_the_plan_and_a_line_an_epoch(net, blobs, terminal) -> None:
+    tuner = FineTuner(net(), device="cpu")
+    phases = [Phase("6", 1, 1e-3, name="probe"), Phase("*", 2, (1e-4, 1e-3), name="all")]
+
+    history = tuner.fit(blobs(), blobs(9), strategy=phases, batch_size=8, callbacks=[ProgressBar(terminal)])
+
+    shown = text_of(terminal)
+    assert "probe: 1 epoch, training 6 (21 of 131 parameters), lr 0.001, fp32 on cpu" in shown
+    assert "all: 2 epochs, training 0 to 6 (131 of 131 parameters), lr 0.0001 to 0.001, fp32 on cpu" in shown
+    for number, row in zip(("1/1", "1/2", "2/2"), history, strict=True):
+        values = "  ".join(f"{key} {row[key]:.4f}" for key in ("loss", "accuracy", "val_loss", "val_accuracy"))
+        assert f"epoch {number}  {values}  " in shown
+    assert "samples/s" in shown
+
+
+def test_notes_come_first(net, blobs, terminal) -> None:
+    FineTuner(net(), device="cpu").fit(blobs(30), 0.2, callbacks=[ProgressBar(terminal)])
+
+    assert text_of(terminal).startswith("No validation data was given: 6 of 30 samples were set aside")
+
+
+def test_the_bar_follows_the_updates(net, blobs, terminal, monkeypatch) -> None:
+    monkeypatch.setattr(progress, "_INTERVAL", -1.0)
+
+    class Look(Callback):
+        saves_run = True  # after the bar
+        seen: list[Any]
+
+        def on_step_end(self, run: Any) -> None:
+            task = bar._bar.tasks[-1]
+            self.seen = [*getattr(self, "seen", []), (task.description, task.completed, task.total)]
+
+    bar, look = ProgressBar(terminal), Look()
+    FineTuner(net(), device="cpu").fit(blobs(), epochs=2, batch_size=8, callbacks=[bar, look])
+
+    assert look.seen == [(f"epoch {epoch}/2", done, 3) for epoch in (1, 2) for done in (1, 2, 3)]
+    assert bar._bar is None
+
+
+def test_a_resumed_epochs_bar_begins_where_it_was(net, blobs, terminal, tmp_path) -> None:
+    class Save(Callback):
+        def on_step_end(self, run: Any) -> None:
+            if run.position.window == 2:
+                run.save(tmp_path / "two.safetensors")
+
+    class Look(Callback):
+        saves_run = True
+
+        def on_epoch_begin(self, run: Any) -> None:
+            self.completed = bar._bar.tasks[-1].completed
+
+    FineTuner(net(), device="cpu").fit(blobs(), batch_size=8, callbacks=[Save()])
+    bar, look = ProgressBar(terminal), Look()
+    resume = tmp_path / "two.safetensors"
+
+    FineTuner(net(), device="cpu").fit(blobs(), batch_size=8, callbacks=[bar, look], resume_from=resume)
+
+    assert look.completed == 2
+
+
+def test_an_error_takes_the_bar_away(net, blobs, terminal) -> None:
+    class Broken(Callback):
+        def on_step_end(self, run: Any) -> None:
+            raise KeyError
+
+    bar = ProgressBar(terminal)
+    with pytest.raises(KeyError):
+        FineTuner(net(), device="cpu").fit(blobs(), callbacks=[bar, Broken()])
+
+    assert bar._bar is None
+
+
+def test_names_are_no_markup(net, blobs, terminal) -> None:
+    FineTuner(net(), device="cpu").fit(
+        blobs(), strategy=[Phase("*", name="[red]mine[/red]")], callbacks=[ProgressBar(terminal)]
+    )
+
+    assert "[red]mine[/red]: 1 epoch" in text_of(terminal)
+
+
+def test_in_a_pipe_the_lines_go_to_the_log_alone(net, blobs, capfd, caplog) -> None:
+    with caplog.at_level(logging.INFO, logger="finetune"):
+        FineTuner(net(), device="cpu").fit(blobs(), blobs(9), epochs=2)
+
+    assert capfd.readouterr() == ("", "")
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0].startswith("fit: 1 epoch" if False else "fit: 2 epochs, training 0 to 6")
+    assert [line[:9] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2"]
+
+
+def test_a_script_in_a_pipe_prints_nothing() -> None:
+    script = (
+        "import torch; from finetune import FineTuner; X = torch.randn(8, 3); y = torch.arange(8) % 2; "
+        "FineTuner(torch.nn.Linear(3, 2), device='cpu').fit((X, y), (X, y), epochs=2)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+class NoTensors(TorchDispatchMode):
+    """Forbid every operation on tensors."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{func} was called")
+
+
+def test_a_step_reads_no_tensor(net, blobs, terminal, monkeypatch) -> None:
+    monkeypatch.setattr(progress, "_INTERVAL", -1.0)
+
+    class Guarded(ProgressBar):
+        guarded = 0
+
+        def on_step_end(self, run: Any) -> None:
+            with NoTensors():
+                super().on_step_end(run)
+            self.guarded += 1
+
+    with pytest.raises(AssertionError, match="was called"), NoTensors():
+        torch.ones(1).item()
+    bar = Guarded(terminal)
+    FineTuner(net(), device="cpu").fit(blobs(), batch_size=8, callbacks=[bar])
+
+    assert bar.guarded == 3
+
+
+def test_groups_without_names_are_called_all(net, blobs, terminal) -> None:
+    def factory(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return torch.optim.SGD([p for group in groups for p in group["params"]], lr=0.1)
+
+    history = FineTuner(net(), device="cpu", optimizer=factory).fit(blobs(), callbacks=[ProgressBar(terminal)])
+
+    assert set(history[0]["lr"]) == {"all"}
+    assert "training all (131 of 131 parameters), lr 0.1," in text_of(terminal)

@@ -1,0 +1,167 @@
+"""A run that was interrupted and resumed is the run that was not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from finetune import FineTuner, Phase
+from finetune.callbacks import Callback, EarlyStopping, ModelCheckpoint
+
+
+class SaveEach(Callback):
+    """Write a checkpoint at each update and each epoch's end."""
+
+    saves_run = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.saved: list[Path] = []
+
+    def save(self, run: Any) -> None:
+        self.saved.append(self.folder / f"{len(self.saved):03d}.safetensors")
+        run.save(self.saved[-1])
+
+    on_step_end = on_epoch_end = save
+
+
+def tuner(model: torch.nn.Module, **settings: Any) -> FineTuner:
+    metrics = ["accuracy", "f1", "auroc"]  # the last keeps every score in a list
+    return FineTuner(model, device="cpu", metrics=metrics, gradient_accumulation_steps=2, **settings)
+
+
+def assert_each_resumes(
+    make: Any, fit: Any, same: Any, state_of: Any, timeless: Any, watch: Any, tmp_path: Path, saved: int
+) -> None:
+    """Compare an uninterrupted run with a fresh one resumed from each of its checkpoints."""
+    writer, seen, whole = SaveEach(tmp_path), watch(), make()
+    fit(whole, [EarlyStopping(patience=1), seen, writer], None)
+    assert len(writer.saved) == saved
+
+    for path in writer.saved:
+        other, resumed = watch(), make()
+        fit(resumed, [EarlyStopping(patience=1), other], path)
+
+        assert same(state_of(whole.model), state_of(resumed.model)), path
+        assert same(seen.moments, other.moments), path
+        assert timeless(resumed.history) == timeless(whole.history), path
+        assert [p.requires_grad for p in resumed.model.parameters()] == [
+            p.requires_grad for p in whole.model.parameters()
+        ]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", torch.optim.Adam])
+def test_trap_15_every_interruption_of_two_phases_resumes_bit_for_bit(
+    net, blobs, same, state_of, timeless, watch, tmp_path, optimizer: Any
+) -> None:
+    phases = [Phase("6", 3, 0.05, "one_cycle", "head"), Phase(["4", "6", "1"], 2, (1e-3, 1e-2), name="more")]
+    train, val = blobs(21), blobs(9, seed=4)
+
+    def fit(one: FineTuner, callbacks: list[Callback], resume_from: Path | None) -> None:
+        one.fit(train, val, strategy=phases, batch_size=4, callbacks=callbacks, resume_from=resume_from)
+
+    # 21 samples: five batches of 4 and one of 1, three updates an epoch
+    assert_each_resumes(
+        lambda: tuner(net(), optimizer=optimizer, max_grad_norm=1.0), fit, same, state_of, timeless, watch, tmp_path, 20
+    )
+
+
+def test_an_early_stop_resumes_bit_for_bit(net, blobs, same, state_of, timeless, watch, tmp_path) -> None:
+    train, val = blobs(21), blobs(9, seed=4)
+
+    def fit(one: FineTuner, callbacks: list[Callback], resume_from: Path | None) -> None:
+        phases = [Phase("*", 9, 0.5, "constant", "stops"), Phase("6", 1, 1e-3, name="rest")]
+        one.fit(train, val, strategy=phases, batch_size=7, callbacks=callbacks, resume_from=resume_from)
+
+    whole = tuner(net())
+    fit(whole, [EarlyStopping(patience=1)], None)
+    assert 2 <= len(whole.history) < 10  # it does stop
+
+    assert_each_resumes(
+        lambda: tuner(net()), fit, same, state_of, timeless, watch, tmp_path, saved=3 * len(whole.history)
+    )
+
+
+def test_a_run_cut_off_by_an_error_resumes_from_its_folder(net, blobs, same, state_of, timeless, tmp_path) -> None:
+    class Cut(Callback):
+        def __init__(self, at: int) -> None:
+            self.left = at
+
+        def on_step_end(self, run: Any) -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    arguments = {"epochs": 3, "batch_size": 4, "lr": 1e-2}
+    whole = tuner(net())
+    whole.fit(blobs(21), blobs(9), **arguments)
+
+    for at in range(2, 10):
+        broken, resumed = tuner(net()), tuner(net())
+        folder = tmp_path / str(at)
+        with pytest.raises(KeyboardInterrupt):
+            broken.fit(blobs(21), blobs(9), callbacks=[ModelCheckpoint(folder, every_steps=1), Cut(at)], **arguments)
+        resumed.fit(blobs(21), blobs(9), resume_from=folder, **arguments)
+
+        assert same(state_of(whole.model), state_of(resumed.model))
+        assert timeless(whole.history) == timeless(resumed.history)
+
+
+def test_fp16_resumes_with_its_scale(net, blobs, same, state_of, timeless, watch, tmp_path) -> None:
+    class Huge(FineTuner):
+        def training_step(self, batch: Any) -> Any:
+            output = super().training_step(batch)
+            overflows = len(self.history) == 0 and len(batch[1]) == 3  # the last batch of the first epoch
+            return output._replace(loss=output.loss * (1e30 if overflows else 1))
+
+    def fit(one: FineTuner, callbacks: list[Callback], resume_from: Path | None) -> None:
+        one.fit(blobs(19), blobs(9), epochs=2, batch_size=4, callbacks=callbacks, resume_from=resume_from)
+
+    assert_each_resumes(
+        lambda: Huge(net(), device="cpu", precision="fp16"), fit, same, state_of, timeless, watch, tmp_path, 12
+    )
+
+
+class Numbers(IterableDataset):
+    """Samples without a length."""
+
+    def __init__(self, pair: Any) -> None:
+        self.pair = pair
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(zip(*self.pair, strict=True)))
+
+
+@pytest.mark.parametrize("form", ["stream", "loader"])
+def test_streams_and_loaders_resume_bit_for_bit(
+    net, blobs, same, state_of, timeless, watch, tmp_path, form: str
+) -> None:
+    X, y = blobs(21)
+
+    def fit(one: FineTuner, callbacks: list[Callback], resume_from: Path | None) -> None:
+        loader = DataLoader(TensorDataset(X, y), batch_size=4, shuffle=True)
+        data = loader if form == "loader" else Numbers((X, y))
+        one.fit(data, blobs(9), epochs=3, batch_size=4, lr=1e-2, callbacks=callbacks, resume_from=resume_from)
+
+    assert_each_resumes(
+        lambda: FineTuner(net(), device="cpu", loss="cross_entropy", gradient_accumulation_steps=2),
+        fit, same, state_of, timeless, watch, tmp_path, 12,
+    )  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", torch.optim.Adam])
+def test_on_cuda_a_run_resumes(net, blobs, same, state_of, timeless, watch, tmp_path, precision, optimizer) -> None:
+    def fit(one: FineTuner, callbacks: list[Callback], resume_from: Path | None) -> None:
+        one.fit(blobs(21), blobs(9), epochs=2, batch_size=4, callbacks=callbacks, resume_from=resume_from)
+
+    assert_each_resumes(
+        lambda: FineTuner(net(), device="cuda", precision=precision, optimizer=optimizer),
+        fit, same, state_of, timeless, watch, tmp_path, 14,
+    )  # fmt: skip
