@@ -93,7 +93,7 @@ _STRATEGIES: dict[str, Callable[[FineTuner], FineTuner]] = {
 
 def run_demo(folder: Path, seeds: int = SEEDS) -> list[Result]:
     """Run the example in `folder`: write the pictures, compare the strategies, save and load the best."""
-    console = Console()
+    console = Console(soft_wrap=True)
     begun = time.perf_counter()
     pictures = write_digits(folder / "digits")
     console.print(f"1,797 handwritten digits are in {folder / 'digits'}, a folder per class.")
@@ -101,7 +101,7 @@ def run_demo(folder: Path, seeds: int = SEEDS) -> list[Result]:
         backbone = train_backbone(pictures / "source")
     console.print(f"The backbone knows 0 to 4: training accuracy {backbone.history[-1]['accuracy']:.3f}.")
     results, best = compare(backbone, pictures / "target", seeds, console)
-    console.print(table_of(results))
+    console.print(table_of(results), soft_wrap=False)
     plot(results).savefig(folder / "strategies.png", dpi=120)
     checkpoint = best.save_checkpoint(folder / "best.safetensors")
     picture = sorted((pictures / "target" / "7").glob("*.png"))[-1]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from finetune.data.device import map_tensors
 from finetune.data.randomness import seeded
 from finetune.data.sources import open_source
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
-from finetune.errors import ArgumentError, DataError, HeadError
+from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
 from finetune.model import catalog, freezing, head_search, heads
 from finetune.model.patterns import Patterns
 from finetune.model.stages import stages
@@ -251,35 +252,36 @@ class FineTuner(Steps):
                 before the first update.
             NonFiniteError: the loss or a gradient is NaN or infinite; the model is as before the update.
         """
-        saved = contents.saved_run(resume_from, checkpoint_dir)
-        rules = self.classes if self._classes_rule else None
-        data = open_training(train, val, rules, self.settings.seed)
-        self._known_heads(data.train)
-        phases = self._plan(strategy, epochs, lr, schedule)
-        self._task = task = self._infer_task(data.train)
-        training = self._audited(data.train, task, "training", skip_corrupt)
-        validation = None if data.val is None else self._audited(data.val, task, "validation", skip_corrupt)
-        writer = [] if checkpoint_dir is None else [ModelCheckpoint(checkpoint_dir)]
-        run = Run(
-            tuner=self,
-            phases=phases,
-            train=self._batches(training, batch_size, shuffle=True, augment=augment),
-            val=None if validation is None else self._batches(validation, batch_size),
-            task=task,
-            metrics=build_metrics(self.settings.metrics, task, self._num_outputs()),
-            precision=self.precision,
-            build_optimizer=self._build_optimizer,
-            save=self._save,
-            callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
-            accumulation=self.settings.gradient_accumulation_steps,
-            max_grad_norm=self.settings.max_grad_norm,
-            seed=self.settings.seed,
-            notes=data.notes,
-        )
-        if training.classes is not None:
-            self.classes, self._classes_rule = training.classes, True
-        if saved is not None:
-            self._resume(run, *saved)
+        with self._as_before_on_error():
+            saved = contents.saved_run(resume_from, checkpoint_dir)
+            rules = self.classes if self._classes_rule else None
+            data = open_training(train, val, rules, self.settings.seed)
+            self._known_heads(data.train)
+            phases = self._plan(strategy, epochs, lr, schedule)
+            self._task = task = self._infer_task(data.train)
+            training = self._audited(data.train, task, "training", skip_corrupt)
+            validation = None if data.val is None else self._audited(data.val, task, "validation", skip_corrupt)
+            writer = [] if checkpoint_dir is None else [ModelCheckpoint(checkpoint_dir)]
+            run = Run(
+                tuner=self,
+                phases=phases,
+                train=self._batches(training, batch_size, shuffle=True, augment=augment),
+                val=None if validation is None else self._batches(validation, batch_size),
+                task=task,
+                metrics=build_metrics(self.settings.metrics, task, self._num_outputs()),
+                precision=self.precision,
+                build_optimizer=self._build_optimizer,
+                save=self._save,
+                callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
+                accumulation=self.settings.gradient_accumulation_steps,
+                max_grad_norm=self.settings.max_grad_norm,
+                seed=self.settings.seed,
+                notes=data.notes,
+            )
+            if training.classes is not None:
+                self.classes, self._classes_rule = training.classes, True
+            if saved is not None:
+                self._resume(run, *saved)
         self._run = run
         try:
             loop.fit(run)
@@ -295,11 +297,12 @@ class FineTuner(Steps):
         Raises:
             DataError: the data cannot be used, or has a class that the training data has not.
         """
-        source = open_source(data, classes=self.classes)
-        self._known_heads(source)
-        self._task = task = self._task or self._infer_task(source)
-        batches = self._batches(self._audited(source, task, "evaluation"), batch_size)
-        meter = Meter(build_metrics(self.settings.metrics, task, self._num_outputs()), task, self.device)
+        with self._as_before_on_error():
+            source = open_source(data, classes=self.classes)
+            self._known_heads(source)
+            self._task = task = self._task or self._infer_task(source)
+            batches = self._batches(self._audited(source, task, "evaluation"), batch_size)
+            meter = Meter(build_metrics(self.settings.metrics, task, self._num_outputs()), task, self.device)
         return loop.evaluate(self.validation_step, self.model, batches, meter, self.precision)
 
     def predict(self, data: Any, *, batch_size: int = 32) -> Tensor:
@@ -314,11 +317,19 @@ class FineTuner(Steps):
 
         Raises:
             DataError: the data cannot be used.
+            ArgumentError: `predict_step` gives no tensor.
         """
         source = open_source(data, labelled=False)
         batches = self._batches(audit(source, role="prediction"), batch_size)
         outputs = loop.predict(self.predict_step, self.model, batches, self.precision)
-        return torch.cat([output.float().cpu() for output in outputs])
+        if not outputs:
+            raise DataError("The data gave no sample to predict. An iterable data set should start anew each time.")
+        for output in outputs:
+            if not isinstance(output, Tensor):
+                raise ArgumentError(
+                    f"predict_step should return a tensor [N, ...], but returned a {type(output).__name__}."
+                )
+        return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs])
 
     # ------------------------------------------------------------------ verbs on the result
 
@@ -346,14 +357,26 @@ class FineTuner(Steps):
         path = Path(path)
         content = file.read(path)
         built = contents.rebuild(path, content) if model is None else model
-        contents.load_into(path, built, content)
+        contents.to_repeat(path, built, content)  # of another model nothing is touched
         kept = {**content["settings"], "preprocessing": content["preprocessing"]}
         tuner = cls(built, **{**kept, **settings})
+        contents.load_into(path, built, content)
         tuner._source, tuner._replacements = content["model"]["source"], content["replacements"]
         tuner._recall(content)
         return tuner
 
     # ------------------------------------------------------------------ what the verbs share
+
+    @contextmanager
+    def _as_before_on_error(self) -> Iterator[None]:
+        """Forget what was learned from data that turns out to be of no use."""
+        names = ("classes", "_classes_rule", "_task", "preprocessing", "history")
+        before = {name: getattr(self, name) for name in names}
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            raise
 
     def _head_names(self) -> tuple[str, ...]:
         """Return the heads' full names, found once: those that were replaced, or those of the model."""
@@ -460,6 +483,7 @@ class FineTuner(Steps):
             "heads": self._heads,
             "replacements": self._replacements,
             "classes": self.classes,
+            "classes_rule": self._classes_rule,
             "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
             "settings": self.settings.plain(),
             "task": self._task and self._task.kind,
@@ -473,11 +497,17 @@ class FineTuner(Steps):
         """Take from a checkpoint what is not in the model itself."""
         self._heads = content["heads"] and tuple(content["heads"])
         self.classes = content["classes"] and tuple(content["classes"])
-        self._classes_rule = self.classes is not None
+        self._classes_rule = content["classes_rule"]
         self.history = History(content["history"])
         self._task = content["task"] and task_of_kind(self.settings.loss, content["task"])
 
     def _resume(self, run: Run, path: Path, content: Mapping[str, Any]) -> None:
+        try:
+            run.load_state_dict(content["training"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is of a run with other metrics or callbacks than this one: {error}. Give fit and FineTuner "
+                f"the arguments of the run that wrote it."
+            ) from error
         contents.load_into(path, self.model, content)
         self._recall(content)
-        run.load_state_dict(content["training"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ def test_gradual_unfreezing_ends_with_all_and_never_freezes_again(epochs: int, c
     depths = [set(phase.train or ()) for phase in strategies.gradual_unfreezing(stages, epochs, None)]
 
     assert depths[-1] == {stage.parameters[0] for stage in stages}
-    assert all(before < after for before, after in zip(depths, depths[1:], strict=False))
+    assert all(before < after for before, after in itertools.pairwise(depths))
 
 
 @pytest.mark.parametrize("name", NAMES)

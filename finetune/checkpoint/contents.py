@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.checkpoint import file
+from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, CheckpointError, FineTuneError
 from finetune.model import catalog, freezing, heads, layers
 
@@ -50,9 +52,10 @@ def rebuild(path: Path, content: Mapping[str, Any]) -> nn.Module:
             f"{path} holds a {described['class']} of your own, which cannot be built from its name. Build it and "
             f"pass it as model=."
         )
-    model = catalog.rebuild(described["source"])
-    for replacement in content["replacements"]:
-        repeat(path, model, replacement)
+    with seeded("checkpoint"):
+        model = catalog.rebuild(described["source"])
+        for replacement in content["replacements"]:
+            repeat(path, model, replacement)
     return model
 
 
@@ -81,18 +84,35 @@ def load_into(path: Path, model: nn.Module, content: Mapping[str, Any]) -> None:
     A model of the user's own that still has its first head gets the checkpoint's first.
 
     Raises:
-        CheckpointError: the weights do not fit the model.
+        CheckpointError: the weights do not fit the model, which is as before.
+    """
+    with seeded("checkpoint"):
+        for replacement in to_repeat(path, model, content):
+            repeat(path, model, replacement)
+    model.load_state_dict(content["model"]["weights"])
+    freezing.set_frozen(model, content["model"]["frozen"])
+
+
+def to_repeat(path: Path, model: nn.Module, content: Mapping[str, Any]) -> list[Replacement]:
+    """Return the replacements that `model` lacks for a checkpoint's weights to fit; it is not changed.
+
+    Raises:
+        CheckpointError: the weights do not fit the model, whichever head it has.
     """
     weights = content["model"]["weights"]
-    if _misfits(model, weights):
-        for replacement in content["replacements"]:
-            if replacement["head"] != _CUSTOM:
-                repeat(path, model, replacement)
     misfits = _misfits(model, weights)
+    if not misfits:
+        return []
+    replacements = [replacement for replacement in content["replacements"] if replacement["head"] != _CUSTOM]
+    if replacements:
+        trial = _with_same_tensors(model)
+        with seeded("checkpoint"):
+            for replacement in replacements:
+                repeat(path, trial, replacement)
+        misfits = _misfits(trial, weights)
     if misfits:
         raise _other_model(path, model, f"{len(misfits)} of its weights do not match, the first {misfits[0]}")
-    model.load_state_dict(weights)
-    freezing.set_frozen(model, content["model"]["frozen"])
+    return replacements
 
 
 def saved_run(
@@ -147,8 +167,19 @@ def _misfits(model: nn.Module, weights: Mapping[str, Any]) -> list[str]:
     own = model.state_dict()
     return sorted(
         list(own.keys() ^ weights.keys())
-        + [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+        + [name for name in own.keys() & weights.keys() if _shape(own[name]) != _shape(weights[name])]
     )
+
+
+def _shape(value: Any) -> Any:
+    return getattr(value, "shape", None)  # a module's extra state may be no tensor
+
+
+def _with_same_tensors(model: nn.Module) -> nn.Module:
+    """Copy the modules of a model but none of its tensors."""
+    tensors = [*model.parameters(), *model.buffers()]
+    tensors += [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def _other_model(path: Path, model: nn.Module, why: str) -> CheckpointError:

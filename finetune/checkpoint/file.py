@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,6 +29,7 @@ from finetune.errors import CheckpointError
 FORMAT_VERSION = 1
 
 _TENSOR = "$tensor"
+_RESERVED = (_TENSOR, "__metadata__")  # the one stands for a tensor here, the other names safetensors' own part
 _HASH = "sha256"
 _BLANK = "0" * 64
 
@@ -87,26 +89,47 @@ def _serialized(content: Mapping[str, Any]) -> bytes:
     tensors: dict[str, Tensor] = {}
     plain = json.dumps({"version": FORMAT_VERSION, "content": _extracted(content, (), tensors)})
     metadata = {"format": "pt", "content": plain, _HASH: _BLANK}
-    return safetensors.torch.save(tensors, metadata)
+    try:
+        return safetensors.torch.save(tensors, metadata)
+    except (KeyError, ValueError) as error:  # a dtype or a name that the format does not know
+        raise CheckpointError(f"The tensors cannot be stored in the safetensors format: {error}.") from error
 
 
 def _extracted(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
     """Move the tensors of `value` to `tensors` and leave their names in their place."""
     if isinstance(value, Tensor):
-        name = "/".join(path)
-        # Tied weights share memory, which the format does not allow: each name gets its own copy.
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        name = _name(path)
+        tensors[name] = _stored(value, name)
         return {_TENSOR: name}
     if isinstance(value, Mapping):
-        return {str(key): _extracted(item, (*path, str(key)), tensors) for key, item in value.items()}
+        for key in value:
+            if not isinstance(key, str) or key in _RESERVED:
+                raise CheckpointError(
+                    f"{_name(path)} has the key {key!r}, which a checkpoint cannot hold. Expected strings other than "
+                    f"{' and '.join(_RESERVED)}."
+                )
+        return {key: _extracted(item, (*path, key), tensors) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_extracted(item, (*path, str(i)), tensors) for i, item in enumerate(value)]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise CheckpointError(
-        f"{'/'.join(path)} is a {type(value).__name__}, which a checkpoint cannot hold. Expected tensors, numbers, "
+        f"{_name(path)} is a {type(value).__name__}, which a checkpoint cannot hold. Expected tensors, numbers, "
         f"strings, and lists and dicts of them."
     )
+
+
+def _name(path: tuple[str, ...]) -> str:
+    """Join keys to one name, no two paths to the same (as JSON Pointer does, RFC 6901)."""
+    return "/".join(key.replace("~", "~0").replace("/", "~1") for key in path)
+
+
+def _stored(tensor: Tensor, name: str) -> Tensor:
+    try:
+        # Tied weights share memory, which the format does not allow: each name gets its own copy.
+        return tensor.detach().to("cpu", copy=True).contiguous()
+    except (RuntimeError, NotImplementedError) as error:  # sparse, or on the meta device
+        raise CheckpointError(f"The tensor {name} cannot be stored: {error}") from error
 
 
 def _restored(value: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -132,7 +155,7 @@ def _metadata(path: Path, data: bytes) -> dict[str, str]:
     try:
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        if {"content", _HASH} <= metadata.keys() and len(metadata[_HASH]) == len(_BLANK):
+        if {"content", _HASH} <= metadata.keys() and re.fullmatch("[0-9a-f]{64}", metadata[_HASH]):
             return dict(metadata)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass

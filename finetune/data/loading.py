@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from finetune.data.base import Arrays, MapDataset, Source
-from finetune.data.randomness import seed_of, seeded
+from finetune.data.randomness import preserved, reseed, seed_of
 from finetune.data.transforms import Augmentation, Preprocessing
 from finetune.errors import ArgumentError, DataError
 
@@ -55,7 +56,9 @@ class Samples:
 
     def load(self, keys: Keys) -> Batch:
         """Load the samples of `keys` and collate them."""
-        return self.collate([self._sample(*key) for key in keys], [i for _, i in keys], self.source.name)
+        with preserved() if self._draws else nullcontext():
+            items = [self._sample(*key) for key in keys]
+        return self.collate(items, [i for _, i in keys], self.source.name)
 
     def collate(self, items: list[Any], indices: Sequence[int], name: Callable[[int], str]) -> Batch:
         """Make a batch of items, the user's own way if the data set has one."""
@@ -77,10 +80,14 @@ class Samples:
         return self._picture(item)
 
     def _sample(self, epoch: int, index: int) -> Any:
-        if self.augment is None and not isinstance(self.source, MapDataset):
-            return self.prepare(self.source[index])  # nothing random in it
-        with seeded(self.seed, epoch, index):
-            return self.prepare(self.source[index])
+        if self._draws:
+            reseed(self.seed, epoch, index)
+        return self.prepare(self.source[index])
+
+    @property
+    def _draws(self) -> bool:
+        """Whether anything random may happen to a sample: in an augmentation, or in the user's data set."""
+        return self.augment is not None or isinstance(self.source, MapDataset)
 
     def _picture(self, picture: Image.Image) -> Tensor:
         assert self.preprocessing is not None

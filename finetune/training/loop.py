@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.batches import Batches, num_samples_of
-from finetune.data.randomness import seeded
+from finetune.data.randomness import preserved, reseed
 from finetune.errors import ArgumentError, DataError, NonFiniteError
 from finetune.model.freezing import eval_mode, modes_restored, single_sample, train_mode, train_only
 from finetune.training.metrics import Meter, StepOutput
@@ -33,8 +33,8 @@ from finetune.training.state import Position, Run
 
 
 def fit(run: Run) -> None:
-    """Train through the phases that are left; modes are as before at the end, also after an error."""
-    with modes_restored(run.model):
+    """Train through the phases that are left; modes and random state are as before at the end, whatever happens."""
+    with modes_restored(run.model), preserved():
         try:
             run.emit("on_fit_begin")
             while run.position.phase < len(run.phases):
@@ -102,14 +102,14 @@ def update(run: Run, window: list[Any]) -> None:
     run.set_rates(run.position.step)
     run.remember_statistics()
     loss = torch.zeros((), device=run.train.device)
-    with seeded(run.seed, "step", run.epoch, run.position.window):
-        for batch, size in zip(window, sizes, strict=True):
-            step = _training_step(run, batch, size)
-            whole = torch.promote_types(step.loss.dtype, torch.float32)  # half a float rounds, or overflows scaled
-            share = step.loss.to(whole) * (size / sum(sizes))
-            run.precision.backward(share)
-            loss += share.detach()
-            run.meter.update(step, size)
+    reseed(run.seed, "step", run.epoch, run.position.window)  # so that a run resumes at any update
+    for batch, size in zip(window, sizes, strict=True):
+        step = _training_step(run, batch, size)
+        whole = torch.promote_types(step.loss.dtype, torch.float32)  # half a float rounds, or overflows scaled
+        share = step.loss.to(whole) * (size / sum(sizes))
+        run.precision.backward(share)
+        loss += share.detach()
+        run.meter.update(step, size)
     try:
         stepped = run.precision.step(run.optimizer, loss, run.max_grad_norm)
     except NonFiniteError as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -496,8 +497,7 @@ def test_hugging_face_columns() -> None:
     assert open_source(unlabelled).targets is None
 
 
-def test_real_hugging_face_data_set(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+def test_real_hugging_face_data_set() -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"])})
     data = datasets.Dataset.from_dict({"image": [picture(1), picture(2)], "label": [1, 0]}, features=features)
     source = open_source(data)

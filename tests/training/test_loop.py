@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -163,7 +165,7 @@ def test_trap_19_windows_of_batches_have_the_gradient_of_one_batch(data: st.Data
     tuner = FineTuner(
         model,
         device="cpu",
-        loss=lambda outputs, targets: F.cross_entropy(outputs, targets),
+        loss=F.cross_entropy,
         metrics=[],
         weight_decay=0.0,
         optimizer=lambda groups: made.append(Gradients(groups)) or made[-1],
@@ -297,6 +299,29 @@ def test_a_second_fit_goes_on_counting_epochs_and_draws_anew(net, blobs) -> None
     history = tuner.fit(blobs(), epochs=2)
 
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+
+
+def test_a_fit_leaves_the_users_random_numbers_as_they_were(net, blobs) -> None:
+    def draws() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    def seed() -> None:
+        random.seed(5)
+        np.random.seed(5)
+        torch.manual_seed(5)
+
+    class Noisy(FineTuner):
+        def validation_step(self, batch: Any) -> StepOutput:
+            draws()
+            return super().validation_step(batch)
+
+    seed()
+    expected = draws()
+    seed()
+
+    Noisy(net(), device="cpu").fit(DataLoader(TensorDataset(*blobs()), shuffle=True, batch_size=8), blobs(9), epochs=2)
+
+    assert draws() == expected
 
 
 # ---------------------------------------------------------------------- what a step returns

@@ -213,7 +213,7 @@ def test_a_metric_alone_or_in_a_list_is_named_after_itself() -> None:
 
 @pytest.mark.parametrize("spec", [["f1", "f1"], [tm.MulticlassAccuracy(3, top_k=k) for k in (1, 2)]])
 def test_two_metrics_of_one_name_are_an_error(spec: Any) -> None:
-    with pytest.raises(ArgumentError, match="Two metrics would be called .* Name them in a mapping"):
+    with pytest.raises(ArgumentError, match=r"Two metrics would be called .* Name them in a mapping"):
         build_metrics(spec, task_of_kind(None, CLASSIFICATION), 3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -104,7 +105,8 @@ def test_tied_weights_are_held_once() -> None:
 
     optimizer = build_optimizer(model, ("1",), "adamw", 1e-3, 0.0)
 
-    assert sorted(name for group in optimizer.param_groups for name in group["names"]) == ["0.bias", "0.weight", "1.bias"]
+    names = [name for group in optimizer.param_groups for name in group["names"]]
+    assert sorted(names) == ["0.bias", "0.weight", "1.bias"]
 
 
 @given(low=st.floats(1e-7, 1.0), high=st.floats(1e-7, 1.0), depth=st.integers(2, 9))
@@ -114,7 +116,7 @@ def test_a_pair_is_geometric_over_the_stages_with_exact_ends(low: float, high: f
     spread = [rate for _, rate in dict(rates(model, ("head",), (low, high)).values()).items()]
 
     assert (spread[0], spread[-1]) == (low, high)
-    ratios = [after / before for before, after in zip(spread, spread[1:], strict=False)]
+    ratios = [after / before for before, after in itertools.pairwise(spread)]
     assert ratios == pytest.approx([(high / low) ** (1 / (depth - 1))] * (depth - 1), rel=1e-9)
 
 
@@ -176,7 +178,7 @@ def test_trap_13_rates_by_position_of_a_wrong_length_are_refused(lr: Any) -> Non
 @pytest.mark.parametrize("rate", [0, 0.0, -1e-3, math.nan, math.inf, "fast"])
 @pytest.mark.parametrize("form", [lambda r: (r, 1e-3), lambda r: (1e-3, r), lambda r: {"*": r}, lambda r: r])
 def test_a_rate_that_is_not_above_zero_is_refused(rate: Any, form: Callable[[Any], Any]) -> None:
-    with pytest.raises(ArgumentError, match="learning rate above 0|Expected lr to be a number"):
+    with pytest.raises(ArgumentError, match=r"learning rate above 0|Expected lr to be a number"):
         build_optimizer(deep("a", "head"), ("head",), "adamw", form(rate), 0.0)
 
 
@@ -340,7 +342,7 @@ def test_a_factory_should_return_an_optimizer() -> None:
 
 
 def test_an_unknown_optimizer_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ArgumentError, match="There is no optimizer 'adam'. Did you mean 'adamw'"):
+    with pytest.raises(ArgumentError, match=r"There is no optimizer 'adam'. Did you mean 'adamw'"):
         FineTuner(deep("a"), device="cpu", optimizer="adam").fit((torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])))
 
 

@@ -67,7 +67,7 @@ def test_every_phase_is_tried_before_the_first_trains(net, blobs, state_of, same
     before = state_of(tuner.model)
 
     for bad in (Phase("nowhere"), Phase("6", lr=-1.0), Phase("6", schedule="never"), Phase("6", lr={"4": 1e-3})):
-        with pytest.raises(ValueError, match="nowhere|above 0|never|no rate"):
+        with pytest.raises(ValueError, match=r"nowhere|above 0|never|no rate"):
             tuner.fit(blobs(), strategy=[Phase("6"), bad])
 
     assert same(before, state_of(tuner.model))

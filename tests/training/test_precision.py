@@ -58,7 +58,9 @@ class Observed(FineTuner):
         return output._replace(loss=output.loss * 1e30) if self.calls == self.huge else output
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)]
+)
 def test_outputs_are_computed_under_autocast(net, blobs, name: str, dtype: torch.dtype) -> None:
     tuner = Observed(net(), device="cpu", precision=name)
 

@@ -71,6 +71,23 @@ def test_trap_15_every_interruption_of_two_phases_resumes_bit_for_bit(
     )
 
 
+def test_trap_15_a_freeze_state_set_by_hand_is_resumed(net, blobs, same, state_of, tmp_path) -> None:
+    whole, first, resumed = tuner(net()), tuner(net()), tuner(net())
+    for one in (whole, first):
+        one.freeze(["0", "1"])
+    whole.fit(blobs(21), epochs=2, batch_size=4, schedule="constant")
+    first.fit(blobs(21), epochs=1, batch_size=4, schedule=lambda p: min(1.0, p / 0.1), checkpoint_dir=tmp_path)
+
+    resumed.fit(blobs(21), epochs=2, batch_size=4, schedule="constant", resume_from=tmp_path)
+
+    before = state_of(net())
+    assert {name for name, parameter in resumed.model.named_parameters() if not parameter.requires_grad} == {
+        "0.weight", "0.bias", "1.weight", "1.bias",
+    }  # fmt: skip
+    assert all(torch.equal(before[name], value) for name, value in state_of(resumed.model).items() if name < "2")
+    assert same(state_of(whole.model), state_of(resumed.model))
+
+
 def test_an_early_stop_resumes_bit_for_bit(net, blobs, same, state_of, timeless, watch, tmp_path) -> None:
     train, val = blobs(21), blobs(9, seed=4)
 

@@ -81,7 +81,7 @@ def test_class_indices_for_one_output_are_an_error() -> None:
 
 
 def test_an_unknown_loss_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ArgumentError, match="There is no loss 'crossentropy'. Did you mean 'cross_entropy'"):
+    with pytest.raises(ArgumentError, match=r"There is no loss 'crossentropy'. Did you mean 'cross_entropy'"):
         infer_task("crossentropy", None, None)
 
 

@@ -1,0 +1,306 @@
+"""The file of a checkpoint: what goes in comes out, and no damage goes unseen."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from finetune import CheckpointError
+from finetune.checkpoint import file
+
+QUICK = settings(
+    max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+DTYPES = (
+    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.bool,
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
+
+
+def same(left: Any, right: Any) -> bool:
+    """Tell whether two nestings are equal to the bit, in types and order too."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, torch.Tensor):
+        bits = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right)]
+        return left.dtype == right.dtype and left.shape == right.shape and torch.equal(*bits)
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right) or (isinstance(left, float) and math.isnan(left) and math.isnan(right))
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> torch.Tensor:
+    shape = draw(st.lists(st.integers(0, 3), max_size=3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
+    tensor = torch.randint(-3, 4, shape, generator=generator).to(draw(st.sampled_from(DTYPES)))
+    return tensor.transpose(0, -1) if shape and draw(st.booleans()) else tensor
+
+
+keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=4).filter(lambda key: key != "$tensor") | (
+    st.sampled_from(["a", "a/b", "b", "~", "~1", "sha256", "version", "content"])
+)
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | tensors()
+contents = st.dictionaries(
+    keys, st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3))
+)
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> tuple[Path, bytes]:
+    """Return the path of a small checkpoint and its bytes."""
+    path = tmp_path / "whole.safetensors"
+    file.write(path, {"w": torch.arange(3, dtype=torch.uint8), "n": 1})
+    return path, path.read_bytes()
+
+
+@QUICK
+@given(content=contents)
+def test_what_is_written_is_read(tmp_path: Path, content: dict[str, Any]) -> None:
+    path = tmp_path / "any.safetensors"
+    file.write(path, content)
+
+    assert same(file.read(path), content)
+
+
+def test_keys_with_slashes_do_not_fall_together(tmp_path: Path) -> None:
+    content = {"a/b": torch.zeros(1), "a": {"b": torch.ones(2)}, "a~1b": torch.full((3,), 2.0)}
+    file.write(tmp_path / "f", content)
+
+    assert same(file.read(tmp_path / "f"), content)
+
+
+def test_a_tuple_comes_back_as_a_list(tmp_path: Path) -> None:
+    file.write(tmp_path / "f", {"classes": ("cat", "dog")})
+
+    assert file.read(tmp_path / "f") == {"classes": ["cat", "dog"]}
+
+
+def test_tied_and_strided_tensors_come_back_with_their_values(tmp_path: Path) -> None:
+    tied = nn.Linear(3, 3)
+    model = nn.Sequential(tied, tied)
+    picture = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    half = torch.rand(6)[::2]
+    file.write(tmp_path / "f", {"model": model.state_dict(), "picture": picture, "half": half, "grown": half.expand(2, 3)})
+
+    read = file.read(tmp_path / "f")
+    assert torch.equal(read["model"]["0.weight"], tied.weight)
+    assert torch.equal(read["model"]["1.weight"], tied.weight)
+    assert torch.equal(read["picture"], picture)
+    assert torch.equal(read["grown"], half.expand(2, 3))
+
+
+def test_a_read_tensor_can_be_written_to(whole: tuple[Path, bytes]) -> None:
+    file.read(whole[0])["w"].add_(1)
+
+    assert whole[0].read_bytes() == whole[1]
+
+
+def test_the_file_is_plain_safetensors_and_no_pickle(tmp_path: Path) -> None:
+    file.write(tmp_path / "f", {"model": {"fc.weight": torch.ones(2, 2)}, "history": [{"loss": 1.5}]})
+
+    assert torch.equal(safetensors.torch.load_file(tmp_path / "f")["model/fc.weight"], torch.ones(2, 2))
+    with safetensors.safe_open(tmp_path / "f", "pt") as opened:
+        content = json.loads(opened.metadata()["content"])
+    assert content["content"]["history"] == [{"loss": 1.5}]
+    with pytest.raises(Exception, match="weights_only|Weights only|invalid"):
+        torch.load(tmp_path / "f", weights_only=True)
+
+
+# ---------------------------------------------------------------------- damage
+
+
+def test_trap_24_every_flipped_bit_is_seen(whole: tuple[Path, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "damaged"
+    for bit in range(8 * len(whole[1])):
+        damaged = bytearray(whole[1])
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            file.read(path)
+
+
+def test_every_truncation_is_seen(whole: tuple[Path, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "damaged"
+    for length in range(len(whole[1])):
+        path.write_bytes(whole[1][:length])
+        with pytest.raises(CheckpointError):
+            file.read(path)
+
+
+@settings(QUICK, max_examples=300)
+@given(data=st.data())
+def test_any_damage_is_seen(whole: tuple[Path, bytes], tmp_path: Path, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(whole[1])))
+    end = data.draw(st.integers(start, min(len(whole[1]), start + 80)))
+    damaged = whole[1][:start] + data.draw(st.binary(max_size=80)) + whole[1][end:]
+    path = tmp_path / "damaged"
+    path.write_bytes(damaged)
+
+    if damaged == whole[1]:
+        file.read(path)
+    else:
+        with pytest.raises(CheckpointError, match="damaged|not a checkpoint"):
+            file.read(path)
+
+
+@settings(QUICK, max_examples=150)
+@given(data=st.binary(max_size=60) | st.binary(max_size=60).map(lambda b: len(b).to_bytes(8, "little") + b))
+def test_any_bytes_are_an_error(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "noise"
+    path.write_bytes(data)
+
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        file.read(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[]", "{}", "1", '"a"', '{"__metadata__": 3}', '{"__metadata__": {"content": "{}", "sha256": 64}}',
+        '{"__metadata__": {"content": "{}", "sha256": "' + "\\ud800" * 64 + '"}}', "[" * 9999,
+    ],
+)  # fmt: skip
+def test_a_header_of_another_form_is_an_error(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        file.read(path)
+
+
+def test_a_foreign_safetensors_file_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "foreign", {"format": "pt"})
+
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of this package.*weights='FILE'"):
+        file.read(tmp_path / "foreign")
+
+
+def test_a_newer_format_is_an_error(whole: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file, "FORMAT_VERSION", file.FORMAT_VERSION + 1)
+    file.write(whole[0], {})
+    monkeypatch.undo()
+
+    with pytest.raises(CheckpointError, match=r"format version 2, this package reads up to 1. Update"):
+        file.read(whole[0])
+
+
+def test_a_file_that_is_not_there_or_a_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.safetensors cannot be read: No such file"):
+        file.read(tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        file.read(tmp_path)
+
+
+# ---------------------------------------------------------------------- writing fails
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"a": [{"b": object()}]}, "a/0/b is a object, which a checkpoint cannot hold"),
+        ({"a": {1, 2}}, "a is a set"),
+        ({"a": {1: 2}}, "a has the key 1"),
+        ({"a": {"$tensor": "b"}}, "a has the key '.tensor'"),
+        ({"__metadata__": torch.ones(1)}, "has the key '__metadata__'"),
+        ({"a": torch.zeros(2, 2).to_sparse()}, "The tensor a cannot be stored"),
+        ({"a": torch.zeros(2, device="meta")}, "The tensor a cannot be stored"),
+        ({"a": torch.zeros(2, dtype=torch.complex128)}, "complex128"),
+        ({"\ud800": torch.zeros(2)}, "cannot be stored"),
+    ],
+)
+def test_what_cannot_be_stored_is_named_and_nothing_is_left(
+    whole: tuple[Path, bytes], content: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        file.write(whole[0], content)
+
+    assert [path.name for path in whole[0].parent.iterdir()] == ["whole.safetensors"]
+    assert whole[0].read_bytes() == whole[1]
+
+
+def test_trap_39_a_full_disk_leaves_the_file_there_before(whole: tuple[Path, bytes]) -> None:
+    """A limit on the size of files stands for a full disk."""
+    script = f"""
+        import resource, signal
+        from pathlib import Path
+        import torch
+        from finetune import CheckpointError
+        from finetune.checkpoint import file
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+        try:
+            file.write(Path({str(whole[0])!r}), {{"w": torch.zeros(100_000)}})
+        except CheckpointError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True, cwd="/"
+    )
+
+    assert "whole.safetensors cannot be written" in done.stdout
+    assert "untouched" in done.stdout
+    assert [path.name for path in whole[0].parent.iterdir()] == ["whole.safetensors"]
+    assert whole[0].read_bytes() == whole[1]
+
+
+def test_trap_39_a_process_that_is_killed_while_writing_leaves_the_file_there_before(whole: tuple[Path, bytes]) -> None:
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        import torch
+        from finetune.checkpoint import file
+
+        os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+        file.write(Path({str(whole[0])!r}), {{"w": torch.zeros(1000)}})
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False, cwd="/")
+
+    assert done.returncode == -signal.SIGKILL
+    assert whole[0].read_bytes() == whole[1]
+    assert not [path for path in whole[0].parent.glob("*.safetensors") if path != whole[0]]
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        file.write(tmp_path / "plain" / "f", {})
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        file.write(tmp_path / "folder", {})
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "plain"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_an_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        file.write(tmp_path / "f", {})
+    tmp_path.chmod(0o700)
+
+
+def test_folders_on_the_way_are_made_and_others_may_read(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "f"
+    file.write(path, {})
+
+    assert file.read(path) == {}
+    assert path.stat().st_mode & 0o777 == 0o644
