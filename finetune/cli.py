@@ -54,9 +54,13 @@ def train(
     skip_corrupt: Annotated[bool, typer.Option(help="Leave out pictures that cannot be decoded.")] = False,
 ) -> None:
     """Fine-tune a pretrained model on pictures and write a checkpoint."""
+    # What is wrong with the command is said before weights are fetched, and before hours of training.
+    if out.is_dir():
+        raise ArgumentError(f"Expected --out to be a file to write, but '{out}' is a folder.")
+    rate, outputs = _rate(lr), _number_of_classes(data)
     tuner = FineTuner(
         model, weights=None if weights.lower() == "none" else weights, precision=precision, seed=seed
-    ).replace_head(_number_of_classes(data))
+    ).replace_head(outputs)
     for pattern in freeze or []:
         tuner.freeze(None if pattern == "backbone" else pattern)
     tuner.fit(
@@ -64,7 +68,7 @@ def train(
         val,
         epochs=epochs,
         strategy=strategy,
-        lr=_rate(lr),
+        lr=rate,
         batch_size=batch_size,
         checkpoint_dir=checkpoint_dir,
         resume_from="auto" if resume else None,
@@ -129,7 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments or ["--help"], standalone_mode=False)
     except (FineTuneError, _UsageError) as error:
-        print(f"finetune: {' '.join(str(error).split())}", file=sys.stderr)
+        # typer's say only so which option they are about
+        message = error.format_message() if isinstance(error, typer.BadParameter.__bases__[0]) else str(error)
+        print(f"finetune: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)

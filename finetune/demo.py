@@ -20,6 +20,9 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor, nn
 
+from finetune.data.base import Source
+from finetune.data.sources import open_source
+from finetune.data.splitting import few_shot
 from finetune.data.transforms import Preprocessing
 from finetune.errors import ArgumentError
 from finetune.tuner import FineTuner
@@ -79,8 +82,6 @@ class Result:
         """The standard deviation of the accuracy over the seeds."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
-
-Labelled = tuple[list[Path], list[str]]
 
 # What each strategy does to a tuner whose head is new.
 _STRATEGIES: dict[str, Callable[[FineTuner], FineTuner]] = {
@@ -149,7 +150,7 @@ def compare(backbone: FineTuner, folder: Path, seeds: int, console: Console) -> 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("comparing", total=seeds * len(results))
         for seed in range(seeds):
-            few, rest = choose(folder, seed)
+            few, rest = few_shot(open_source(folder), SHOTS, seed)
             for result in results.values():
                 tuner, accuracy = measure(result, backbone, few, rest, seed)
                 if accuracy > best_accuracy:
@@ -160,22 +161,7 @@ def compare(backbone: FineTuner, folder: Path, seeds: int, console: Console) -> 
     return list(results.values()), best
 
 
-def choose(folder: Path, seed: int) -> tuple[Labelled, Labelled]:
-    """Draw `SHOTS` pictures of every class to train on, and leave the rest to test on."""
-    few: Labelled = ([], [])
-    rest: Labelled = ([], [])
-    generator = torch.Generator().manual_seed(seed)
-    for part in sorted(folder.iterdir()):
-        files = sorted(part.glob("*.png"))
-        drawn = set(torch.randperm(len(files), generator=generator)[:SHOTS].tolist())
-        for index, file in enumerate(files):
-            paths, labels = few if index in drawn else rest
-            paths.append(file)
-            labels.append(part.name)
-    return few, rest
-
-
-def measure(result: Result, backbone: FineTuner, few: Labelled, rest: Labelled, seed: int) -> tuple[FineTuner, float]:
+def measure(result: Result, backbone: FineTuner, few: Source, rest: Source, seed: int) -> tuple[FineTuner, float]:
     """Train one strategy with one seed, note what it gave, and return the tuner and its accuracy."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -46,6 +46,29 @@ def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source,
     return source.subset((~chosen).nonzero().flatten()), source.subset(chosen.nonzero().flatten())
 
 
+def few_shot(source: Source, shots: int, seed: int = 0) -> tuple[Source, Source]:
+    """Draw `shots` samples of every class, the same for the same seed, and return them and all others.
+
+    Raises:
+        ArgumentError: `shots` below 1.
+        DataError: no class targets, or a class with no more samples than `shots`.
+    """
+    if shots < 1:
+        raise ArgumentError(f"shots is {shots}; expected 1 or more.")
+    targets = source.targets
+    if targets is None or targets.dim() != 1 or targets.is_floating_point():
+        raise DataError("Drawing samples by class needs class targets that are known beforehand.")
+    generator = torch.Generator().manual_seed(seed_of(seed, "few shot"))
+    order = torch.randperm(len(targets), generator=generator)
+    chosen = torch.zeros(len(targets), dtype=torch.bool)
+    for target in targets.unique():
+        of_class = order[targets.cpu()[order] == target.cpu()]
+        if len(of_class) <= shots:
+            raise DataError(f"Class {int(target)} has {len(of_class)} samples; {shots} would leave none of them.")
+        chosen[of_class[:shots]] = True
+    return source.subset(chosen.nonzero().flatten()), source.subset((~chosen).nonzero().flatten())
+
+
 def _choose(strata: Tensor, wanted: int, seed: int) -> Tensor:
     """Return bool [N], about `wanted` of them True, in proportion in each stratum, never all of one."""
     generator = torch.Generator().manual_seed(seed_of(seed, "split"))

@@ -128,7 +128,7 @@ class Meter:
             for key, value in saved["state"].items():
                 moved = None if value is None else value.to(metric.device)
                 listed = [] if moved is None else [moved]
-                setattr(metric, key, listed if isinstance(metric.metric_state[key], list) else moved)
+                vars(metric)[key] = listed if isinstance(metric.metric_state[key], list) else moved
             metric._update_count = saved["updates"]
 
     def _update_metrics(self, outputs: Tensor, targets: Tensor) -> None:

@@ -19,6 +19,7 @@ from torchvision.datasets import FakeData, ImageFolder
 
 from finetune.data import Arrays, Loader, MapDataset, PictureFiles, Stream, find_split, open_source, split
 from finetune.data.labels import encode
+from finetune.data.splitting import few_shot
 from finetune.errors import ArgumentError, DataError
 
 from .conftest import picture
@@ -506,6 +507,29 @@ def test_real_hugging_face_data_set() -> None:
     assert source.targets is not None
     assert source.targets.tolist() == [1, 0]
     assert source[0][1] == 1
+
+
+def test_few_shots_are_so_many_of_each_class_and_the_same_for_a_seed() -> None:
+    targets = torch.tensor([0, 1, 2] * 8)
+    source = Arrays(torch.arange(24.0), targets)
+    few, rest = few_shot(source, 3, seed=1)
+    assert few.targets.bincount().tolist() == [3, 3, 3]
+    assert sorted([*few.inputs[few.indices].tolist(), *rest.inputs[rest.indices].tolist()]) == list(range(24))
+    assert torch.equal(few.indices, few_shot(source, 3, seed=1)[0].indices)
+    assert not torch.equal(few.indices, few_shot(source, 3, seed=2)[0].indices)
+
+
+@pytest.mark.parametrize(
+    ("targets", "shots", "error", "message"),
+    [
+        (torch.tensor([0, 1, 1]), 1, DataError, "Class 0 has 1 samples"),
+        (torch.tensor([0.5, 1.0]), 1, DataError, "needs class targets"),
+        (torch.tensor([0, 1]), 0, ArgumentError, "shots is 0"),
+    ],
+)
+def test_few_shots_that_cannot_be(targets: torch.Tensor, shots: int, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        few_shot(Arrays(torch.zeros(len(targets)), targets), shots)
 
 
 def test_tensor_datasets_are_arrays() -> None:

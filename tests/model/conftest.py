@@ -6,14 +6,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
-
-settings.register_profile("untimed", deadline=None, max_examples=50)  # a busy machine is no failure
-settings.load_profile("untimed")
 
 
 class Unfilled(TorchFunctionMode):

@@ -104,6 +104,23 @@ def test_an_early_stop_resumes_bit_for_bit(net, blobs, same, state_of, timeless,
     )
 
 
+def test_a_random_validation_step_resumes_bit_for_bit(
+    net, blobs, same, state_of, timeless, watch, tmp_path
+) -> None:
+    class Noisy(FineTuner):
+        def validation_step(self, batch: Any) -> Any:
+            output = super().validation_step(batch)
+            return output._replace(loss=torch.nn.functional.dropout(output.outputs, 0.5).square().mean())
+
+    def fit(one: FineTuner, callbacks: list[Callback], resume_from: Path | None) -> None:
+        torch.rand(len(one.history) + id(one) % 7)  # the user's own random state is no part of it
+        one.fit(blobs(12), blobs(9), epochs=2, batch_size=4, callbacks=callbacks, resume_from=resume_from)
+
+    assert_each_resumes(
+        lambda: Noisy(net(), device="cpu"), fit, same, state_of, timeless, watch, tmp_path, saved=8
+    )
+
+
 def test_a_run_cut_off_by_an_error_resumes_from_its_folder(net, blobs, same, state_of, timeless, tmp_path) -> None:
     class Cut(Callback):
         def __init__(self, at: int) -> None:
