@@ -133,9 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments or ["--help"], standalone_mode=False)
     except (FineTuneError, _UsageError) as error:
-        # typer's say only so which option they are about
-        message = error.format_message() if isinstance(error, typer.BadParameter.__bases__[0]) else str(error)
-        print(f"finetune: {' '.join(message.split())}", file=sys.stderr)
+        say = getattr(error, "format_message", error.__str__)  # typer's names the option, its str does not
+        print(f"finetune: {' '.join(say().split())}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)

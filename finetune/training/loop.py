@@ -75,6 +75,7 @@ def _fit_epoch(run: Run) -> None:
     run.row = {"epoch": run.epoch + 1, "phase": run.phase.name, **training}
     if run.val is not None:
         meter = Meter(run.metrics, run.task, run.val.device)
+        reseed(run.seed, "evaluate", run.epoch)
         values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
         run.row |= {f"val_{name}": value for name, value in values.items()}
         run.emit("on_evaluate_end")

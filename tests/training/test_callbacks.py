@@ -317,7 +317,6 @@ def test_without_tensorboard_the_callback_says_what_to_install(monkeypatch, tmp_
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own imports
 def test_tensorboard_gets_every_number(net, blobs, tmp_path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = TensorBoard(tmp_path)

@@ -1,0 +1,318 @@
+"""The command line, run as a user runs it: what it writes and prints, and one line for every mistake."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from finetune import FineTuner
+from finetune.cli import main
+
+COLOURS = {"cat": (220, 30, 30), "dog": (30, 220, 30), "eel": (30, 30, 220)}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with three classes of two pictures, of one colour each."""
+    folder = tmp_path_factory.mktemp("data") / "pets"
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(2):
+            Image.new("RGB", (24, 20), colour).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the checkpoint that a short run of `train` wrote."""
+    return train(pictures, tmp_path_factory.mktemp("run") / "pets.safetensors")
+
+
+def train(data: Path, out: Path, *options: object, model: str = "squeezenet1_1") -> Path:
+    """Run `finetune train` for an epoch from random weights, and return what it wrote."""
+    fixed = ["--model", model, "--weights", "none", "--epochs", 1, "--out", out]
+    main([str(part) for part in ["train", data, *fixed, *options]])
+    return out
+
+
+def run(*arguments: object) -> None:
+    main([str(argument) for argument in arguments])
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run what cannot work; return the one line it says."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        run(*arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = said.err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("finetune: ")
+    return lines[0]
+
+
+def trainable(file: Path) -> set[str]:
+    return {name for name, p in FineTuner.load_checkpoint(file).model.named_parameters() if p.requires_grad}
+
+
+# ---------------------------------------------------------------- what it is for
+
+
+def test_train_writes_a_checkpoint_with_the_classes_and_says_where(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = train(pictures, tmp_path / "new" / "pets.safetensors", "--val", pictures, model="resnet18")
+    assert capsys.readouterr().out == f"wrote {file}\n"
+    tuner = FineTuner.load_checkpoint(file)
+    assert tuner.classes == ("cat", "dog", "eel")
+    assert len(tuner.history) == 1
+    assert tuner.evaluate(pictures)["loss"] == pytest.approx(tuner.history[0]["val_loss"])
+
+
+def test_evaluate_prints_what_the_tuner_measures(
+    checkpoint: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("evaluate", checkpoint, pictures, "--batch-size", 4)
+    measured = FineTuner.load_checkpoint(checkpoint).evaluate(pictures)
+    assert capsys.readouterr().out.splitlines() == [f"{name} {value:.4f}" for name, value in measured.items()]
+
+
+@pytest.mark.parametrize("top", [1, 2, 9])
+def test_predict_prints_the_likeliest_classes(
+    top: int, checkpoint: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = pictures / "dog" / "1.png"
+    run("predict", checkpoint, picture, "--top", top)
+    name, *said = capsys.readouterr().out.split()
+    chances = FineTuner.load_checkpoint(checkpoint).predict(picture).softmax(1)[0]
+    best = chances.topk(min(top, 3))
+    expected = [(list(COLOURS)[i], f"{v:.3f}") for v, i in zip(best.values, best.indices, strict=True)]
+    assert name.strip("'").endswith("1.png")
+    assert list(zip(said[::2], said[1::2], strict=True)) == expected
+
+
+def test_predict_takes_several_pictures_or_a_folder(
+    checkpoint: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted(pictures.glob("*/*.png"))
+    run("predict", checkpoint, *files)
+    several = capsys.readouterr().out.splitlines()
+    run("predict", checkpoint, pictures)
+    folder = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:] for line in several] == [line.split()[1:] for line in folder]
+    for lines in (several, folder):
+        assert all(file.name in line.split()[0] for file, line in zip(files, lines, strict=True))
+
+
+def test_summary_of_a_name_and_of_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("summary", "squeezenet1_1")
+    assert "1,235,496" in capsys.readouterr().out
+    run("summary", checkpoint, "--size", 64)
+    said = capsys.readouterr().out
+    assert "classifier" in said
+    assert "1,235,496" not in said
+
+
+def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    said = capsys.readouterr().out
+    assert all(command in said for command in ("train", "evaluate", "predict", "summary", "demo"))
+
+
+# ---------------------------------------------------------------- options of train
+
+
+def test_a_table_trains_too(pictures: Path, tmp_path: Path) -> None:
+    table = tmp_path / "pets.csv"
+    rows = [f"{file},{file.parent.name}" for file in sorted(pictures.glob("*/*.png"))]
+    table.write_text("\n".join(["path,label", *rows]))
+    file = train(table, tmp_path / "pets.safetensors", "--val", pictures)
+    assert FineTuner.load_checkpoint(file).classes == ("cat", "dog", "eel")
+
+
+def test_a_folder_in_two_parts_trains_on_one_and_validates_on_the_other(pictures: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / "all").mkdir(exist_ok=True)
+        (tmp_path / "all" / part).symlink_to(pictures)
+    file = train(tmp_path / "all", tmp_path / "pets.safetensors")
+    tuner = FineTuner.load_checkpoint(file)
+    assert tuner.classes == ("cat", "dog", "eel")
+    assert "val_loss" in tuner.history[0]
+
+
+def test_freeze_backbone_leaves_the_head(pictures: Path, tmp_path: Path) -> None:
+    file = train(pictures, tmp_path / "m.safetensors", "--freeze", "backbone", "--val", pictures)
+    assert trainable(file) == {"classifier.1.weight", "classifier.1.bias"}
+
+
+def test_patterns_freeze_what_they_name(pictures: Path, tmp_path: Path) -> None:
+    patterns = ("--freeze", "features.[0-9]", "--freeze", "features.1[01]")
+    file = train(pictures, tmp_path / "m.safetensors", *patterns, "--val", pictures)
+    assert {".".join(name.split(".")[:2]) for name in trainable(file)} == {"features.12", "classifier.1"}
+
+
+def test_a_strategy_and_two_rates(pictures: Path, tmp_path: Path) -> None:
+    options = ("--strategy", "full_finetune", "--lr", "1e-5,1e-3", "--val", pictures)
+    history = FineTuner.load_checkpoint(train(pictures, tmp_path / "m.safetensors", *options)).history
+    assert history[0]["phase"] == "full_finetune"
+    rates = history[0]["lr"].values()
+    assert max(rates) / min(rates) == pytest.approx(100)  # the schedule is the same factor on both
+
+
+def test_the_same_seed_gives_the_same_weights_and_resume_goes_on(pictures: Path, tmp_path: Path) -> None:
+    def weights(name: str, *options: object) -> torch.Tensor:
+        file = train(pictures, tmp_path / name, "--freeze", "backbone", "--val", pictures, *options)
+        return FineTuner.load_checkpoint(file).head.weight.detach()
+
+    first = weights("a", "--seed", 3, "--checkpoint-dir", tmp_path / "run")
+    assert torch.equal(first, weights("b", "--seed", 3))
+    assert not torch.equal(first, weights("c", "--seed", 4))
+    resumed = weights("d", "--seed", 3, "--checkpoint-dir", tmp_path / "run", "--resume")  # nothing is left to do
+    assert torch.equal(first, resumed)
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "resnet19"], "no model 'resnet19'. Did you mean 'resnet18'"),
+        (["--epochs", "0"], "--epochs"),
+        (["--epochs", "two"], "--epochs"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--epoch", "3"], "--epochs"),
+        (["--lr", "fast"], "Expected --lr to be a number, or two as 1e-4,1e-3, but got 'fast'"),
+        (["--lr", "1,2,3"], "Expected --lr"),
+        (["--lr", ""], "Expected --lr"),
+        (["--lr", "nan"], "nan"),
+        (["--lr=-1"], "-1"),
+        (["--freeze", "fetures"], "'fetures' matches no module.*Did you mean 'features'"),
+        (["--strategy", "linear_prob"], "Did you mean 'linear_probe'"),
+        (["--precision", "fp8"], "no precision 'fp8'"),
+        (["--weights", "IMAGENET1K_V9"], "Did you mean 'IMAGENET1K_V1'"),
+        (["--val", "nowhere"], "'nowhere' does not exist"),
+        (["--resume"], "checkpoint_dir"),
+        (["--out", "."], "Expected --out to be a file"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_option_is_one_line(
+    arguments: list[str], said: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = ["--model", "squeezenet1_1", "--weights", "none", "--out", tmp_path / "m.safetensors"]
+    line = mistake(capsys, "train", pictures, *known, *arguments)
+    assert re.search(said, line)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train"], "'data'"),
+        (["train", "pets"], "'--out'"),
+        (["fit"], "No such command 'fit'"),
+        (["predict", "m.safetensors"], "'pictures'"),
+        (["summary", "resnet19"], "Did you mean 'resnet18'"),
+        (["summary", "resnet18", "--size", "-1"], "-1"),
+        (["evaluate", "m.safetensors", "pets"], "m.safetensors cannot be read: No such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said.lower() in mistake(capsys, *arguments).lower()
+
+
+def test_missing_data_is_said_before_weights_are_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = mistake(capsys, "train", tmp_path / "nowhere", "--out", tmp_path / "m.safetensors")
+    assert "nowhere' does not exist" in line
+
+
+def test_pretrained_weights_without_a_network_name_the_file_wanted(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        run("train", pictures, "--out", tmp_path / "m.safetensors")
+    assert ended.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Downloading:")]
+    assert len(lines) == 1  # torch says where it downloads from on a line before
+    assert str(tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in lines[0]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text"])
+def test_a_corrupt_checkpoint_is_one_line(
+    damage: str, checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    if damage == "cut":
+        content = content[:-100]
+    elif damage == "flipped":
+        content[-100] ^= 1
+    else:
+        content = bytearray(b"not a checkpoint")
+    file = tmp_path / "bad.safetensors"
+    file.write_bytes(content)
+    for arguments in (["evaluate", file, pictures], ["predict", file, pictures], ["summary", file]):
+        assert str(file) in mistake(capsys, *arguments)
+
+
+def test_a_corrupt_picture_is_one_line_that_names_it_and_can_be_skipped(
+    checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(pictures, tmp_path / "pets")
+    bad = tmp_path / "pets" / "cat" / "bad.png"
+    bad.write_bytes((pictures / "cat" / "0.png").read_bytes()[:40])
+    new = ["train", tmp_path / "pets", "--val", pictures, "--model", "squeezenet1_1", "--weights", "none"]
+    for arguments in ([*new, "--out", tmp_path / "m"], ["evaluate", checkpoint, tmp_path / "pets"]):
+        assert "bad.png" in mistake(capsys, *arguments)
+    assert "bad.png" in mistake(capsys, "predict", checkpoint, bad)
+    skipping = ("--skip-corrupt", "--val", pictures)
+    assert train(tmp_path / "pets", tmp_path / "m.safetensors", *skipping).is_file()
+
+
+# ---------------------------------------------------------------- in a process of its own
+
+
+def test_an_interrupt_ends_with_130_and_no_traceback(pictures: Path, tmp_path: Path) -> None:
+    """The signal comes once an epoch is through, so that the run is under way."""
+    fixed = ["--model", "squeezenet1_1", "--weights", "none", "--epochs", "1000000"]
+    code = (
+        "import signal, sys; from finetune.cli import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job ignores it
+        "main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, "train", str(pictures), *fixed, "--out", str(tmp_path / "m")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if line.startswith("epoch 1/"):
+                process.send_signal(signal.SIGINT)
+                break
+        said += process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+
+
+def test_the_installed_script_is_main() -> None:
+    (script,) = entry_points(group="console_scripts", name="finetune")
+    assert script.load() is main

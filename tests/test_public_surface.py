@@ -1,0 +1,169 @@
+"""The public surface, written out: growth is a decision, and importing does nothing."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from torch import nn
+
+import finetune
+from finetune import FineTuner, callbacks, errors
+
+NAMES = [
+    "ArgumentError", "CheckpointError", "DataError", "FineTuneError", "FineTuner", "HeadError", "History",
+    "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "callbacks", "strategies",
+]  # fmt: skip
+
+METHODS = {
+    "evaluate": ["data", "*", "batch_size"],
+    "fit": [
+        "train", "val", "*", "epochs", "strategy", "lr", "schedule", "batch_size", "augment", "callbacks",
+        "checkpoint_dir", "resume_from", "skip_corrupt", "progress",
+    ],
+    "freeze": ["pattern"],
+    "load_checkpoint": ["path", "model", "**settings"],
+    "predict": ["data", "*", "batch_size"],
+    "predict_step": ["batch"],
+    "replace_head": ["n", "*", "head", "layer"],
+    "save_checkpoint": ["path"],
+    "summary": ["input_size"],
+    "training_step": ["batch"],
+    "unfreeze": ["names"],
+    "validation_step": ["batch"],
+}  # fmt: skip
+
+CONSTRUCTOR = [
+    "model", "*", "weights", "preprocessing", "loss", "metrics", "optimizer", "weight_decay", "max_grad_norm",
+    "gradient_accumulation_steps", "device", "precision", "seed",
+]  # fmt: skip
+
+PROPERTIES = ["head", "loss", "task"]
+ATTRIBUTES = ["classes", "device", "history", "model", "precision", "preprocessing", "settings"]
+CALLBACKS = ["CSVLogger", "Callback", "EarlyStopping", "ModelCheckpoint", "TensorBoard"]
+
+
+def written(function: Any) -> list[str]:
+    """Return a signature as it is written: `*` before what is keyword-only."""
+    names: list[str] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in names:
+            names.append("*")
+        names.append(f"**{name}" if parameter.kind is parameter.VAR_KEYWORD else name)
+    return [name for name in names if name != "self"]
+
+
+def test_the_names_of_the_package() -> None:
+    assert sorted(finetune.__all__) == finetune.__all__ == NAMES
+    assert all(hasattr(finetune, name) for name in NAMES)
+
+
+def test_the_verbs_of_a_tuner_and_their_arguments() -> None:
+    methods = {
+        name: written(getattr(FineTuner, name))
+        for name in dir(FineTuner)
+        if not name.startswith("_") and callable(getattr(FineTuner, name))
+    }
+    assert methods == METHODS
+    assert written(FineTuner) == CONSTRUCTOR
+
+
+def test_the_attributes_of_a_tuner() -> None:
+    found = [name for name in dir(FineTuner) if isinstance(getattr(FineTuner, name), property)]
+    assert found == PROPERTIES
+    tuner = FineTuner(nn.Sequential(nn.Linear(2, 2)), device="cpu")
+    assert sorted(name for name in vars(tuner) if not name.startswith("_")) == ATTRIBUTES
+
+
+def test_the_callbacks() -> None:
+    public = {name for name in dir(callbacks) if isinstance(getattr(callbacks, name), type)}
+    assert sorted(name for name in public if issubclass(getattr(callbacks, name), callbacks.Callback)) == CALLBACKS
+
+
+def test_every_error_is_ours_and_a_fitting_builtin() -> None:
+    bases = {
+        name: error.__bases__[1].__name__
+        for name, error in vars(errors).items()
+        if isinstance(error, type) and issubclass(error, errors.FineTuneError) and error is not errors.FineTuneError
+    }
+    assert bases == {
+        "ArgumentError": "ValueError",
+        "PatternError": "ValueError",
+        "HeadError": "ValueError",
+        "DataError": "ValueError",
+        "CheckpointError": "RuntimeError",
+        "NonFiniteError": "ArithmeticError",
+    }
+
+
+def public_callables() -> Iterator[tuple[str, Any]]:
+    for name in NAMES:
+        value = getattr(finetune, name)
+        if isinstance(value, type) and issubclass(value, BaseException):
+            continue
+        if callable(value):
+            yield name, value
+        for inner in dir(value):
+            member = getattr(value, inner)
+            ours = getattr(member, "__module__", "") or ""
+            error = isinstance(member, type) and issubclass(member, BaseException)
+            if not inner.startswith("_") and callable(member) and ours.startswith("finetune") and not error:
+                yield f"{name}.{inner}", member
+
+
+# A boolean that is the only optional argument of a small class, or of one with names as Keras has them.
+POSITIONAL = {"callbacks.EarlyStopping": {"restore_best"}}
+
+
+def test_trap_41_no_boolean_is_positional() -> None:
+    seen = 0
+    for name, function in public_callables():
+        for parameter in inspect.signature(function).parameters.values():
+            seen += 1
+            boolean = isinstance(parameter.default, bool) or "bool" in str(parameter.annotation).split("[")[0]
+            if parameter.kind is not parameter.KEYWORD_ONLY and parameter.name not in POSITIONAL.get(name, set()):
+                assert not boolean, f"{name}: {parameter.name} is a positional boolean"
+    assert seen > 50
+
+
+@pytest.mark.parametrize("verb", ["fit", "evaluate", "predict", "replace_head"])
+def test_trap_41_everything_past_the_data_is_keyword_only(verb: str) -> None:
+    tuner = FineTuner(nn.Sequential(nn.Linear(2, 2)), device="cpu")
+    with pytest.raises(TypeError, match="positional"):
+        getattr(tuner, verb)(2, 3, 4)
+
+
+def test_importing_has_no_side_effect() -> None:
+    script = """
+        import logging, random, signal, warnings
+        import numpy, torch, torchvision, torchmetrics
+        import rich.style  # draws a number from `random` at its import
+
+        def state():
+            return (
+                torch.get_rng_state().tolist(), random.getstate(), str(numpy.random.get_state()),
+                warnings.filters[:], logging.root.handlers[:], logging.root.level, logging.root.disabled,
+                torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),
+                torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark,
+                torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision(),
+                torch.cuda.is_initialized(), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM),
+                torch.multiprocessing.get_start_method(allow_none=True), torch.hub.get_dir(),
+            )
+
+        before = state()
+        import finetune
+        import finetune.callbacks
+        changed = [pair for pair in zip(before, state()) if pair[0] != pair[1]]
+        assert not changed, changed
+        assert not {"matplotlib.pyplot", "sklearn", "typer", "pyarrow"} & set(__import__("sys").modules)
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error:::finetune", "-c", textwrap.dedent(script)],
+        capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
