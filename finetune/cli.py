@@ -131,13 +131,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logging.getLogger("finetune").setLevel(logging.INFO)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(arguments or ["--help"], standalone_mode=False)
+        code = app(arguments or ["--help"], standalone_mode=False)
     except (FineTuneError, _UsageError) as error:
         say = getattr(error, "format_message", error.__str__)  # typer's names the option, its str does not
         print(f"finetune: {' '.join(say().split())}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    if code:  # newer versions of typer return 130 for an interrupt instead of raising
+        sys.exit(code)
 
 
 def _likeliest(row: Tensor, classes: Sequence[str] | None, top: int) -> str:

@@ -6,6 +6,7 @@ same update.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetune.data.batches import Batches
+from finetune.errors import CheckpointError
 from finetune.model.freezing import moving_statistics, trainable
 from finetune.training.history import History
 from finetune.training.metrics import Meter
@@ -25,6 +27,8 @@ from finetune.training.precision import Precision
 from finetune.training.schedules import get_schedule
 from finetune.training.steps import Steps
 from finetune.training.tasks import Task
+
+log = logging.getLogger("finetune")
 
 
 @dataclass
@@ -95,6 +99,7 @@ class Run:
         self._optimizer_state: Mapping[str, Any] = {}
         self._statistics: list[Tensor] = []
         self._remembered: list[Tensor] = []
+        self._warned: set[str] = set()
 
     @property
     def optimizer(self) -> Optimizer:
@@ -129,6 +134,17 @@ class Run:
         if self.steps_per_epoch is None:  # the first epoch over data of unknown length
             return (self.position.epoch + 0.5) / epochs
         return min(1.0, (step + 0.5) / (epochs * self.steps_per_epoch))
+
+    @property
+    def moves_statistics(self) -> bool:
+        """Whether the model has batch statistics that training moves."""
+        return bool(self._statistics)
+
+    def warn_once(self, message: str) -> None:
+        """Log a warning, the first time it comes up in this run."""
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning(message)
 
     def where(self) -> str:
         """Say where the run is, for messages."""
@@ -178,6 +194,7 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         """Return what a run of the same plan needs to go on from here; tensors, numbers and strings."""
         return {
+            "plan": self._plan(),
             "position": asdict(self.position),
             "end_phase": self.end_phase,
             "steps_per_epoch": self.steps_per_epoch,
@@ -188,8 +205,13 @@ class Run:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take such a state; the next `begin_phase` gives the optimizer its part."""
+        """Take such a state; the next `begin_phase` gives the optimizer its part.
+
+        Raises:
+            CheckpointError: the run was of another plan, so that its position means something else here.
+        """
         self.position = Position(**state["position"])
+        self._check_plan(state["plan"])
         self.end_phase = state["end_phase"]
         self.steps_per_epoch = state["steps_per_epoch"]
         self.precision.load_state_dict(state["precision"])
@@ -197,6 +219,24 @@ class Run:
         self._optimizer_state = state["optimizer"]
         for callback in self.callbacks:
             callback.load_state_dict(state["callbacks"].get(_key(self, callback), {}))
+
+
+    def _plan(self) -> dict[str, Any]:
+        """Describe what gives the position its meaning."""
+        names = [phase.name for phase in self.phases]
+        return {"phases": names, "batch_size": self.train.batch_size, "accumulation": self.accumulation}
+
+    def _check_plan(self, saved: Mapping[str, Any]) -> None:
+        """Allow more epochs and phases than were planned, but no others before the position."""
+        done, plan = self.position.phase + 1, self._plan()
+        before = saved["phases"][:done] != plan["phases"][:done]
+        within = [name for name in ("batch_size", "accumulation") if saved[name] != plan[name]]
+        if before or (within and self.position.window):
+            raise CheckpointError(
+                f"The run to resume had phases {saved['phases']}, batch_size {saved['batch_size']} and accumulation "
+                f"{saved['accumulation']}; this one has {plan['phases']}, {plan['batch_size']} and "
+                f"{plan['accumulation']}. Resume with what it had; only at the end of an epoch may the last two change."
+            )
 
 
 def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
