@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from torch import Tensor
 
+from finetune.checkpoint.file import check_writable
 from finetune.data.sources import find_split, open_source
 from finetune.demo import run_demo
 from finetune.errors import ArgumentError, FineTuneError
@@ -55,8 +56,7 @@ def train(
 ) -> None:
     """Fine-tune a pretrained model on pictures and write a checkpoint."""
     # What is wrong with the command is said before weights are fetched, and before hours of training.
-    if out.is_dir():
-        raise ArgumentError(f"Expected --out to be a file to write, but '{out}' is a folder.")
+    check_writable(out)
     rate, outputs = _rate(lr), _number_of_classes(data)
     tuner = FineTuner(
         model, weights=None if weights.lower() == "none" else weights, precision=precision, seed=seed
@@ -92,6 +92,8 @@ def predict(
     top: Annotated[int, typer.Option(help="How many classes a picture.", min=1)] = 1,
 ) -> None:
     """Print the likeliest classes of pictures, each with its probability."""
+    if len(pictures) > 1 and any(picture.is_dir() for picture in pictures):
+        raise ArgumentError("Expected pictures, or one folder of them, but got a folder among several paths.")
     tuner = FineTuner.load_checkpoint(file)
     source = open_source(pictures[0] if len(pictures) == 1 else pictures, labelled=False)
     outputs = tuner.predict(source)

@@ -34,6 +34,22 @@ _HASH = "sha256"
 _BLANK = "0" * 64
 
 
+def check_writable(path: Path) -> None:
+    """Find out now, and not after training, whether a checkpoint can be written to `path`.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"'{path}' is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}. Expected the path of a file.") from error
+
+
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` to `path`; what was there before stays whole until the new file is.
 

@@ -87,14 +87,15 @@ def _decodable(source: PictureFiles, role: str, skip_corrupt: bool) -> PictureFi
     """Decode every file once, in threads: Pillow's decoders run beside each other."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         errors = list(pool.map(_decoding_error, source.paths))
-    logger.info("Decoded each of the %d pictures of the %s data once.", len(errors), role)
+    logger.debug("Decoded each of the %d pictures of the %s data once.", len(errors), role)
     bad = [i for i, error in enumerate(errors) if error is not None]
     if not bad:
         return source
     shown = ", ".join(f"'{source.paths[i]}'" for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
     what = f"{len(bad)} of the {len(errors)} pictures of the {role} data cannot be decoded: {shown}."
     if not skip_corrupt:
-        raise DataError(f"{what} The first: {errors[bad[0]]} To leave them out, pass skip_corrupt=True.")
+        way_out = " To leave them out, give fit skip_corrupt=True." if role in ("training", "validation") else ""
+        raise DataError(f"{what} The first: {errors[bad[0]]}{way_out}")
     logger.warning("%s They are left out.", what)
     if len(bad) == len(errors):
         raise DataError(f"{what} None is left.")

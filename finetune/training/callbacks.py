@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import ArgumentError, nearest
+from finetune.errors import ArgumentError, CheckpointError, nearest
 from finetune.training.metrics import higher_is_better
 from finetune.training.state import Run, restore, snapshot
 
@@ -142,7 +142,10 @@ class ModelCheckpoint(Callback):
     def on_fit_begin(self, run: Run) -> None:
         if self.monitor is not None:
             _check_monitor(self.monitor, run.monitored_names())
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"Checkpoints cannot be kept in {self.folder}: {error}.") from error
 
     def on_step_end(self, run: Run) -> None:
         if self.every_steps and run.position.step % self.every_steps == 0:

@@ -169,7 +169,7 @@ _NON_FINITE_ADVICE = (
 
 def _training_step(run: Run, batch: Any, size: int) -> StepOutput:
     if size == 1 and run.moves_statistics:
-        run.warn_once("A batch holds one sample, which has no batch statistics: its batch norms use their running ones.")
+        run.warn_once("A batch holds one sample and so no batch statistics; its batch norms use their running ones.")
     alone = single_sample(run.model) if size == 1 else nullcontext()
     with alone, run.precision.autocast():
         output = as_step_output(run.tuner.training_step(batch), run.tuner.training_step)

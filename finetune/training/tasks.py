@@ -51,6 +51,11 @@ def infer_task(loss: str | Loss | None, targets: Tensor | None, num_outputs: int
         DataError: targets and outputs do not go together.
     """
     kind = _kind_of_loss(loss, num_outputs) or _kind_of_targets(targets, num_outputs)
+    if getattr(loss, "reduction", "mean") != "mean":
+        raise ArgumentError(
+            f"The loss has reduction={getattr(loss, 'reduction', None)!r}, so that it depends on the batch size. "
+            f"Expected reduction='mean': batches are weighted by their samples here."
+        )
     if callable(loss):
         return Task(kind, _aligned(loss))
     return Task(kind, _LOSSES[kind]) if kind else Task(None, F.cross_entropy)

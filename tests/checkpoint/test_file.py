@@ -294,3 +294,12 @@ def test_folders_on_the_way_are_made_and_others_may_read(tmp_path: Path) -> None
 
     assert file.read(path) == {}
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_whether_it_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
+    file.check_writable(tmp_path / "new" / "model.safetensors")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "a file").write_text("")
+    for path in (tmp_path, tmp_path / "a file" / "model.safetensors"):
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            file.check_writable(path)

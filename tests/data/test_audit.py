@@ -35,7 +35,7 @@ def samples(labels: list[Any]) -> list[Any]:
 
 def test_good_data_passes_unchanged(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
     folder = open_source(class_folder(a=2, b=3))
-    with caplog.at_level(logging.INFO, "finetune"):
+    with caplog.at_level(logging.DEBUG, "finetune"):
         assert audit(folder, num_classes=2) is folder
     assert "Decoded each of the 5 pictures of the training data once" in caplog.text
     for data in ((torch.zeros(3, 2), [0, 1, 0]), (np.zeros((3, 2)), np.ones((3, 2))), samples([0, 1])):

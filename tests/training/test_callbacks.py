@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finetune import FineTuner, Phase, StepOutput
 from finetune.callbacks import Callback, CSVLogger, EarlyStopping, ModelCheckpoint, TensorBoard
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, CheckpointError
 
 
 class Scripted(FineTuner):
@@ -379,3 +379,11 @@ def test_two_callbacks_of_a_kind_keep_their_own_state(net, blobs, tmp_path) -> N
     FineTuner(net(), device="cpu").fit(blobs(), epochs=2, callbacks=again, resume_from=tmp_path)
 
     assert [counter.count for counter in again] == [12, 22, 8]
+
+
+def test_a_checkpoint_folder_that_is_a_file_is_said_before_training(net, blobs, tmp_path) -> None:
+    (tmp_path / "taken").write_text("")
+    tuner = FineTuner(net(), device="cpu")
+    with pytest.raises(CheckpointError, match="cannot be kept in"):
+        tuner.fit(blobs(), checkpoint_dir=tmp_path / "taken")
+    assert len(tuner.history) == 0

@@ -433,7 +433,7 @@ def test_trap_37_holds_for_a_model_without_statistics(blobs) -> None:
 # ---------------------------------------------------------------------- small and odd data
 
 
-def test_trap_33_a_last_batch_of_one_trains(net, blobs, state_of, watch) -> None:
+def test_trap_33_a_last_batch_of_one_trains(net, blobs, state_of, watch, caplog) -> None:
     def modes(run: Any) -> tuple[bool, dict[str, Tensor]]:
         return run.model[1].training, state_of(run.model)
 
@@ -442,7 +442,9 @@ def test_trap_33_a_last_batch_of_one_trains(net, blobs, state_of, watch) -> None
     assert len(blobs(9)[0]) % 4 == 1
 
     tuner.fit(blobs(9), batch_size=4, lr=0.01, callbacks=[seen])
+    tuner.fit(blobs(9), batch_size=4, lr=0.01, epochs=3)
 
+    assert caplog.text.count("A batch holds one sample") == 2  # once a run, not once an epoch
     (_, first), (_, second), (training, last) = seen.seen
     assert training
     assert not torch.equal(second["0.weight"], last["0.weight"])

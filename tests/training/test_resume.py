@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from finetune import FineTuner, Phase
+from finetune import CheckpointError, FineTuner, Phase
 from finetune.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 
@@ -197,3 +197,19 @@ def test_on_cuda_a_run_resumes(net, blobs, same, state_of, timeless, watch, tmp_
         lambda: FineTuner(net(), device="cuda", precision=precision, optimizer=optimizer),
         fit, same, state_of, timeless, watch, tmp_path, 14,
     )  # fmt: skip
+
+
+def test_a_run_of_another_plan_is_not_resumed(net, blobs, tmp_path) -> None:
+    phases = [Phase("6", 1, name="head"), Phase("*", 1, name="all")]
+    writer = SaveEach(tmp_path)
+    FineTuner(net(), device="cpu").fit(blobs(9), strategy=phases, batch_size=4, callbacks=[writer])
+    in_epoch, in_last_phase = writer.saved[0], writer.saved[-2]
+
+    def resume(path: Path, phases: list[Phase], batch_size: int) -> None:
+        FineTuner(net(), device="cpu").fit(blobs(9), strategy=phases, batch_size=batch_size, resume_from=path)
+
+    with pytest.raises(CheckpointError, match="batch_size 4"):
+        resume(in_epoch, phases, 3)
+    with pytest.raises(CheckpointError, match="had phases"):
+        resume(in_last_phase, [Phase("*", 2, name="all")], 4)
+    resume(in_epoch, [*phases, Phase("*", 1, name="more")], 4)

@@ -264,3 +264,9 @@ def test_targets_of_a_loader_that_cannot_be_stacked_are_left_to_the_users_loss(b
     history = Own(nn.Linear(4, 3), device="cpu").fit(Ragged())
 
     assert list(history[0])[:4] == ["epoch", "phase", "loss", "lr"]
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_a_loss_that_depends_on_the_batch_size_is_refused(reduction: str) -> None:
+    with pytest.raises(ArgumentError, match="reduction='mean'"):
+        infer_task(nn.CrossEntropyLoss(reduction=reduction), None, 3)
