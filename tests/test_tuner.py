@@ -600,3 +600,35 @@ def test_the_model_is_used_in_place_and_local_weights_are_loaded(tmp_path: Path)
     assert tuner.head is model.fc
     assert equal(weights(model), weights(other))
     assert "fc" in str(tuner.summary())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "hint"),
+    [
+        (torch.zeros(6, 3, 12, 12, dtype=torch.uint8), "Bytes are scaled only with a preprocessing"),
+        (torch.zeros(6, 12, 12, 3), "look channels-last"),
+        (torch.zeros(6, 3, 12, 12, dtype=torch.float64), "X.float()"),
+        (torch.zeros(6, 1, 12, 12), "that the model was made for"),
+    ],
+)
+def test_inputs_that_the_model_does_not_accept_are_said_before_training(inputs: Tensor, hint: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    tuner = FineTuner(net, device="cpu")
+    with pytest.raises(DataError, match=r"Sequential does not accept the data") as raised:
+        tuner.fit((inputs, torch.arange(6) % 3))
+    assert hint in str(raised.value)
+    assert len(tuner.history) == 0
+
+
+def test_bytes_with_another_number_of_channels_never_broadcast() -> None:
+    tuner = FineTuner(nn.Conv2d(3, 2, 3), device="cpu", preprocessing={"crop_size": (8, 8)})
+    for inputs in (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, 8, 8, 3, dtype=torch.uint8)):
+        with pytest.raises(DataError, match=r"Expected \[N, 3, H, W\]"):
+            tuner.predict(inputs)
+
+
+def test_a_head_that_trains_in_an_earlier_phase_is_no_reason_to_warn() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    tuner = FineTuner(net, device="cpu").replace_head(3)
+    tuner.fit((torch.rand(6, 4), torch.arange(6) % 3), strategy=[Phase("2"), Phase("0")])
+    assert [row["lr"].keys() for row in tuner.history] == [{"2"}, {"0"}]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.base import Arrays, Loader, MapDataset, PictureFiles, Source, Stream, target_of
+from finetune.data.device import tensors_of
 from finetune.data.loading import unequal
 from finetune.data.pictures import verify_picture
 from finetune.data.randomness import seeded
@@ -196,3 +197,19 @@ def _stacked(targets: list[Any]) -> Tensor | None:
         return torch.stack([torch.as_tensor(target).cpu() for target in targets])
     except (TypeError, ValueError, RuntimeError):
         return None
+
+
+def not_accepted(model: str, inputs: Any, error: Exception) -> DataError:
+    """Say that a model raised `error` on inputs of the user's data, and what of them it may be."""
+    tensors = list(tensors_of(inputs))
+    shown = ", ".join(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in tensors)
+    first = tensors[0] if tensors else torch.empty(0)
+    hint = "Give inputs of the shape and dtype that the model was made for."
+    if first.dim() == 4 and first.shape[-1] in (1, 3) and first.shape[1] not in (1, 3):
+        hint = "They look channels-last; [N, C, H, W] is expected: X.transpose(0, 3, 1, 2)."
+    elif first.dtype == torch.uint8:
+        hint = "Bytes are scaled only with a preprocessing: give FineTuner one, or X as floats."
+    elif first.dtype == torch.float64:
+        hint = "Most models are float32: X.float()."
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    return DataError(f"{model} does not accept the data, two samples of which are {shown}: {said[0]}. {hint}")

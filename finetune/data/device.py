@@ -69,7 +69,7 @@ def num_samples_of(batch: Any) -> int:
     Raises:
         DataError: there is none, so the batch's size can't be told.
     """
-    for tensor in _tensors_in(batch):
+    for tensor in tensors_of(batch):
         if tensor.dim() > 0:
             return len(tensor)
     raise DataError(
@@ -78,15 +78,16 @@ def num_samples_of(batch: Any) -> int:
     )
 
 
-def _tensors_in(batch: Any) -> Iterator[Tensor]:
+def tensors_of(batch: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a batch in order, however it nests them."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, Mapping):
         for value in batch.values():
-            yield from _tensors_in(value)
+            yield from tensors_of(value)
     elif isinstance(batch, (list, tuple)):
         for value in batch:
-            yield from _tensors_in(value)
+            yield from tensors_of(value)
     elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         for field in dataclasses.fields(batch):
-            yield from _tensors_in(getattr(batch, field.name))
+            yield from tensors_of(getattr(batch, field.name))

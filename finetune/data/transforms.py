@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
 from finetune.data.pictures import with_channels
-from finetune.errors import ArgumentError, nearest
+from finetune.errors import ArgumentError, DataError, nearest
 
 Augmentation = Callable[[Image.Image], "Image.Image | Tensor"]
 
@@ -132,7 +132,16 @@ class Preprocessing:
         return _as_bytes(F.center_crop(picture, list(self.crop_size)))
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """Scale uint8 [N, C, H, W] to [0, 1] and standardize it, on its device. Returns float32."""
+        """Scale uint8 [N, C, H, W] to [0, 1] and standardize it, on its device. Returns float32.
+
+        Raises:
+            DataError: another number of channels.
+        """
+        if pictures.shape[-3] != self.channels:  # one channel would broadcast to three in silence
+            raise DataError(
+                f"The pictures have shape {list(pictures.shape)} and the preprocessing {self.channels} channel(s). "
+                f"Expected [N, {self.channels}, H, W]; from channels-last, X.transpose(0, 3, 1, 2)."
+            )
         mean = _per_channel(self.mean, pictures.device)
         std = _per_channel(self.std, pictures.device)
         # The order of operations is torchvision's, so that the result is too, to the last bit.

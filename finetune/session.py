@@ -1,0 +1,260 @@
+"""What a `FineTuner` knows and prepares: the model and its head, the data, the plan, the checkpoint.
+
+The verbs of `finetune.tuner` are built from these pieces.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune.checkpoint import contents, file
+from finetune.data.audit import audit, not_accepted
+from finetune.data.base import Loader, Source, Stream, split_batch
+from finetune.data.batches import Batches
+from finetune.data.device import map_tensors
+from finetune.data.randomness import seeded
+from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
+from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
+from finetune.model import catalog, freezing, head_search, heads
+from finetune.model.calling import call
+from finetune.model.stages import stages
+from finetune.model.weights import load_weights, read_weights
+from finetune.strategies import get_strategy
+from finetune.training.history import History
+from finetune.training.optim import Rate, build_optimizer
+from finetune.training.phases import Phase, check_phases
+from finetune.training.precision import Precision, resolve_device
+from finetune.training.preparation import some_targets
+from finetune.training.schedules import Schedule, get_schedule
+from finetune.training.settings import Settings
+from finetune.training.state import Run
+from finetune.training.steps import Steps
+from finetune.training.tasks import BINARY, CLASSIFICATION, Task, infer_task, task_of_kind
+
+
+class Session(Steps):
+    """A model, with what is known of it; the attributes and arguments are `FineTuner`'s."""
+
+    def __init__(
+        self,
+        model: nn.Module | str,
+        weights: str | Path | None,
+        preprocessing: Preprocessing | Mapping[str, Any] | None,
+        settings: Settings,
+        device: str | torch.device,
+    ) -> None:
+        self.settings = settings
+        self.device = resolve_device(device)
+        self.precision = Precision(settings.precision, self.device)
+        self.history = History()
+        self.classes: tuple[str, ...] | None = None
+        if isinstance(preprocessing, Mapping):
+            preprocessing = Preprocessing.from_dict(preprocessing)
+        self.preprocessing = preprocessing
+        self._source: dict[str, Any] | None = None
+        self._heads: tuple[str, ...] | None = None
+        self._replacements: list[contents.Replacement] = []
+        self._run: Run | None = None
+        self._classes_rule = False  # class names from the weights give way to those of training data
+        self.model = self._take(model, weights).to(self.device)
+        freezing.hold_frozen_in_eval(self.model)
+
+    def _take(self, model: nn.Module | str, weights: str | Path | None) -> nn.Module:
+        """Take the user's module, or build the model of that name."""
+        if isinstance(model, nn.Module):
+            if weights not in ("DEFAULT", None):
+                load_weights(model, read_weights(Path(weights)))
+            return model
+        if not isinstance(model, str):
+            raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r}.")
+        with seeded(self.settings.seed, "weights"):
+            made = catalog.create(model, weights)
+        self._source, self.classes = made.source, made.classes
+        self.preprocessing = self.preprocessing or Preprocessing.from_torchvision(made.preset)
+        return made.model
+
+    @property
+    def head(self) -> nn.Module:
+        """The model's main head.
+
+        Raises:
+            HeadError: which layer it is is not clear.
+        """
+        return self.model.get_submodule(self._head_names()[0])
+
+    @property
+    def task(self) -> Task | None:
+        """The kind of answer the model is trained for, once it is known; `task.probabilities(outputs)`."""
+        return self._task
+
+    @contextmanager
+    def _as_before_on_error(self) -> Iterator[None]:
+        """Forget what was learned from data that turns out to be of no use."""
+        names = ("classes", "_classes_rule", "_task", "preprocessing", "history")
+        before = {name: getattr(self, name) for name in names}
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            raise
+
+    def _head_names(self) -> tuple[str, ...]:
+        """Return the heads' full names, found once: those that were replaced, or those of the model."""
+        if not self._heads:
+            self._heads = head_search.find_head(self.model)
+        return self._heads
+
+    def _known_heads(self, example: Any = None) -> tuple[str, ...]:
+        """Return the heads' names, none where they are not clear: what only reports does without.
+
+        An example of the data shows what the model does, where its family does not say it.
+        """
+        if not self._heads and (example is not None or self._heads is None):
+            try:
+                self._heads = head_search.find_head(self.model, example)
+            except HeadError:
+                self._heads = ()  # looking again would run the model again
+        return self._heads or ()
+
+    def _look_at(self, source: Source) -> None:
+        """Try the model on two samples: whether it accepts them, and where its head is.
+
+        A step of the user's own may make something else of its batch, so only the library's is tried.
+
+        Raises:
+            DataError: the model does not accept them.
+        """
+        example = self._example(source)
+        self._known_heads(example)
+        if example is None or type(self).training_step is not Steps.training_step:
+            return
+        try:
+            with head_search.undisturbed(self.model), torch.no_grad(), self.precision.autocast():
+                freezing.eval_mode(self.model)
+                call(self.model, example)
+        except Exception as error:
+            raise not_accepted(type(self.model).__name__, example, error) from error
+
+    def _example(self, source: Source) -> Any:
+        """Return the inputs of two samples, ready for the model; None where there are none."""
+        few = source if isinstance(source, (Loader, Stream)) else source.subset(range(min(2, len(source))))
+        try:
+            batch = next(iter(self._batches(few, batch_size=2).epoch(0)), None)
+        except DataError:  # the audit says it, with all the others of its kind
+            return None
+        return map_tensors(lambda tensor: tensor[:2], split_batch(batch)[0], None)
+
+    def _num_outputs(self) -> int | None:
+        names = self._known_heads()
+        try:
+            return heads.num_outputs(self.model.get_submodule(names[0])) if names else None
+        except HeadError:  # a head of the user's own, without a layer that tells
+            return None
+
+    def _infer_task(self, source: Source) -> Task:
+        return infer_task(self.settings.loss, some_targets(source), self._num_outputs())
+
+    def _audited(self, source: Source, task: Task, role: str, skip_corrupt: bool = False) -> Source:
+        """Check data against what the model answers."""
+        outputs = {CLASSIFICATION: self._num_outputs(), BINARY: 2}.get(task.kind or "")
+        return audit(source, num_classes=outputs, role=role, skip_corrupt=skip_corrupt)
+
+    def _batches(
+        self, source: Source, batch_size: int, *, shuffle: bool = False, augment: bool | Augmentation = False
+    ) -> Batches:
+        preprocessing = self.preprocessing
+        if source.pictures and preprocessing is None:
+            preprocessing = self.preprocessing = Preprocessing()
+        chosen: Augmentation | None = None if isinstance(augment, bool) else augment
+        if augment is True and source.pictures and preprocessing is not None:
+            chosen = standard_augmentation(preprocessing)
+        classes = self._num_outputs() if self._task and self._task.kind == CLASSIFICATION else None
+        return Batches(
+            source,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=self.settings.seed,
+            device=self.device,
+            preprocessing=preprocessing,
+            augment=chosen,
+            num_classes=classes,
+        )
+
+    def _plan(
+        self, strategy: str | Sequence[Phase] | None, epochs: int, lr: Rate | None, schedule: str | Schedule
+    ) -> list[Phase]:
+        """Return the phases, each rehearsed: its patterns, rates and optimizer are tried and undone."""
+        get_schedule(schedule)
+        if strategy is None:
+            phases = [Phase(None, epochs, lr, schedule)]
+        elif isinstance(strategy, str):
+            planned = get_strategy(strategy)(stages(self.model, self._head_names()), epochs, lr)
+            phases = [replace(phase, schedule=schedule) for phase in planned]
+        else:
+            phases = check_phases(strategy)
+        head = list(self.head.parameters()) if self._replacements else []
+        head_trains = not head
+        with freezing.freeze_state_restored(self.model):
+            for phase in phases:
+                get_schedule(phase.schedule)
+                if phase.train is not None:
+                    freezing.train_only(self.model, phase.train)
+                self._build_optimizer(phase)
+                head_trains = head_trains or any(parameter.requires_grad for parameter in head)
+        if not head_trains:
+            name = self._head_names()[0]
+            warnings.warn(
+                f"The new head {name!r} is frozen, so it stays random. Train it with unfreeze({name!r}).",
+                stacklevel=3,
+            )
+        return phases
+
+    def _build_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
+        settings = self.settings
+        return build_optimizer(
+            self.model, self._known_heads(), settings.optimizer, phase.lr, settings.weight_decay
+        )
+
+    def _save(self, path: str | Path, *, training_state: bool = True) -> Path:
+        run = self._run if training_state else None
+        content = {
+            "model": contents.describe_model(self.model, self._source),
+            "heads": self._heads,
+            "replacements": self._replacements,
+            "classes": self.classes,
+            "classes_rule": self._classes_rule,
+            "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
+            "settings": self.settings.plain(),
+            "task": self._task and self._task.kind,
+            "history": list(self.history),
+            "training": run and run.state_dict(),
+        }
+        file.write(Path(path), content)
+        return Path(path)
+
+    def _recall(self, content: Mapping[str, Any]) -> None:
+        """Take from a checkpoint what is not in the model itself."""
+        self._heads = content["heads"] and tuple(content["heads"])
+        self.classes = content["classes"] and tuple(content["classes"])
+        self._classes_rule = content["classes_rule"]
+        self.history = History(content["history"])
+        self._task = content["task"] and task_of_kind(self.settings.loss, content["task"])
+
+    def _resume(self, run: Run, path: Path, content: Mapping[str, Any]) -> None:
+        try:
+            run.load_state_dict(content["training"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is of a run with other metrics or callbacks than this one: {error}. Give fit and FineTuner "
+                f"the arguments of the run that wrote it."
+            ) from error
+        contents.load_into(path, self.model, content)
+        self._recall(content)
