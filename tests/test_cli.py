@@ -205,7 +205,7 @@ def test_the_same_seed_gives_the_same_weights_and_resume_goes_on(pictures: Path,
         (["--weights", "IMAGENET1K_V9"], "Did you mean 'IMAGENET1K_V1'"),
         (["--val", "nowhere"], "'nowhere' does not exist"),
         (["--resume"], "checkpoint_dir"),
-        (["--out", "."], "Expected --out to be a file"),
+        (["--out", "."], "cannot be written"),
     ],
     ids=" ".join,
 )
