@@ -185,8 +185,9 @@ class FineTuner(Session):
             strategy: a name or a list of `Phase`; None for one phase with the freeze state as it stands.
             lr: a rate; a pair `(first stage, head)` with the stages between spread geometrically; or a
                 mapping of pattern to rate. None for rates that suit the optimizer.
-            schedule: `"cosine"`, `"linear"`, `"constant"`, `"one_cycle"`, or a function of the phase's
-                progress in [0, 1] that gives a factor on the rates.
+            schedule: `"cosine"`, `"linear"`, `"constant"` or `"one_cycle"`, which all warm up over the first
+                5 % (one-cycle 30 %), or a function of the phase's progress in [0, 1] that gives a
+                factor on the rates.
             augment: for pictures: True for random crops and flips, False for none, or a function of a
                 PIL picture.
             callbacks: called at the edges of phases, epochs and updates, in this order.
