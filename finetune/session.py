@@ -218,10 +218,8 @@ class Session(Steps):
         return phases
 
     def _build_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
-        settings = self.settings
-        return build_optimizer(
-            self.model, self._known_heads(), settings.optimizer, phase.lr, settings.weight_decay
-        )
+        optimizer, weight_decay = self.settings.optimizer, self.settings.weight_decay
+        return build_optimizer(self.model, self._known_heads(), optimizer, phase.lr, weight_decay)
 
     def _save(self, path: str | Path, *, training_state: bool = True) -> Path:
         run = self._run if training_state else None

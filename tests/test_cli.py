@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import urllib.request
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -240,15 +239,10 @@ def test_missing_data_is_said_before_weights_are_fetched(tmp_path: Path, capsys:
     assert "nowhere' does not exist" in line
 
 
+@pytest.mark.usefixtures("offline")
 def test_pretrained_weights_without_a_network_name_the_file_wanted(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
     with pytest.raises(SystemExit) as ended:
         run("train", pictures, "--out", tmp_path / "m.safetensors")
     assert ended.value.code == 2
