@@ -19,7 +19,7 @@ from finetune.checkpoint.file import check_writable
 from finetune.data.sources import find_split, open_source
 from finetune.demo import run_demo
 from finetune.errors import ArgumentError, FineTuneError
-from finetune.training.optim import Rate
+from finetune.training.rates import Rate
 from finetune.tuner import FineTuner
 
 app = typer.Typer(

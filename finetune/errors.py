@@ -8,6 +8,7 @@ do; `nearest` adds the candidates a typing mistake probably meant.
 from __future__ import annotations
 
 import difflib
+import pickle
 from collections.abc import Iterable
 
 
@@ -43,3 +44,10 @@ def nearest(name: str, candidates: Iterable[str], count: int = 3) -> str:
     """Return `" Did you mean 'a', 'b'?"` for the candidates most like `name`, or `""`."""
     close = difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
     return f" Did you mean {', '.join(repr(c) for c in close)}?" if close else ""
+
+
+def reason(error: Exception) -> str:
+    """Say why in a line: torch goes on to say how to run the code in a file, which is never done here."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or holds objects beside tensors, and making those could run code"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

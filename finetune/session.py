@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,18 @@ from finetune.data.device import map_tensors
 from finetune.data.randomness import seeded
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
 from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
-from finetune.model import catalog, freezing, head_search, heads
+from finetune.model import catalog, families, freezing, head_search, heads
 from finetune.model.calling import call
-from finetune.model.stages import stages
+from finetune.model.recorder import reading_order
+from finetune.model.stages import Stage, stages
 from finetune.model.weights import load_weights, read_weights
 from finetune.strategies import get_strategy
 from finetune.training.history import History
-from finetune.training.optim import Rate, build_optimizer
+from finetune.training.optim import build_optimizer
 from finetune.training.phases import Phase, check_phases
 from finetune.training.precision import Precision, resolve_device
 from finetune.training.preparation import some_targets
+from finetune.training.rates import Rate
 from finetune.training.schedules import Schedule, get_schedule
 from finetune.training.settings import Settings
 from finetune.training.state import Run
@@ -62,6 +64,8 @@ class Session(Steps):
         self._source: dict[str, Any] | None = None
         self._heads: tuple[str, ...] | None = None
         self._replacements: list[contents.Replacement] = []
+        self._seen: Any = None  # two samples of the data, as the model takes them
+        self._order: list[str] | None = None  # the parameters as the forward pass reads them
         self._run: Run | None = None
         self._classes_rule = False  # class names from the weights give way to those of training data
         self.model = self._take(model, weights).to(self.device)
@@ -124,6 +128,15 @@ class Session(Steps):
                 self._heads = ()  # looking again would run the model again
         return self._heads or ()
 
+    def _stages(self) -> list[Stage]:
+        """Return the stages from the stem to the head, in the order of the forward pass where that runs."""
+        if self._order is None and families.depth(self.model) is None:
+            example = head_search.accepted_example(self.model, self._seen)
+            with head_search.undisturbed(self.model), suppress(Exception):  # else the order of registration stands
+                freezing.eval_mode(self.model)
+                self._order = reading_order(self.model, example)
+        return stages(self.model, self._known_heads(), self._order or ())
+
     def _look_at(self, source: Source) -> None:
         """Try the model on two samples: whether it accepts them, and where its head is.
 
@@ -132,7 +145,7 @@ class Session(Steps):
         Raises:
             DataError: the model does not accept them.
         """
-        example = self._example(source)
+        example = self._seen = self._example(source)
         self._known_heads(example)
         if example is None or type(self).training_step is not Steps.training_step:
             return
@@ -196,7 +209,7 @@ class Session(Steps):
         if strategy is None:
             phases = [Phase(None, epochs, lr, schedule)]
         elif isinstance(strategy, str):
-            planned = get_strategy(strategy)(stages(self.model, self._head_names()), epochs, lr)
+            planned = get_strategy(strategy)(self._stages(), epochs, lr)
             phases = [replace(phase, schedule=schedule) for phase in planned]
         else:
             phases = check_phases(strategy)
@@ -219,7 +232,7 @@ class Session(Steps):
 
     def _build_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         optimizer, weight_decay = self.settings.optimizer, self.settings.weight_decay
-        return build_optimizer(self.model, self._known_heads(), optimizer, phase.lr, weight_decay)
+        return build_optimizer(self.model, self._stages(), optimizer, phase.lr, weight_decay)
 
     def _save(self, path: str | Path, *, training_state: bool = True) -> Path:
         run = self._run if training_state else None

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from finetune.errors import ArgumentError, nearest
 from finetune.model.stages import Stage
-from finetune.training.optim import Rate
 from finetune.training.phases import Phase, check_epochs
+from finetune.training.rates import Rate
 
 Strategy = Callable[[Sequence[Stage], int, "Rate | None"], list[Phase]]
 

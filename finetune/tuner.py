@@ -15,7 +15,7 @@ from finetune.data.randomness import seeded
 from finetune.data.sources import open_source
 from finetune.data.transforms import Augmentation, Preprocessing
 from finetune.errors import ArgumentError, DataError, HeadError
-from finetune.model import freezing, head_search, heads
+from finetune.model import families, freezing, head_search, heads
 from finetune.model.patterns import Patterns
 from finetune.model.summary import Summary, summarize
 from finetune.session import Session
@@ -23,10 +23,11 @@ from finetune.training import loop
 from finetune.training.callbacks import Callback, ModelCheckpoint
 from finetune.training.history import History
 from finetune.training.metrics import Meter, Metrics, build_metrics
-from finetune.training.optim import OptimizerFactory, Rate
+from finetune.training.optim import OptimizerFactory
 from finetune.training.phases import Phase
 from finetune.training.preparation import open_training
 from finetune.training.progress import ProgressBar
+from finetune.training.rates import Rate
 from finetune.training.schedules import Schedule
 from finetune.training.settings import Settings
 from finetune.training.state import Run
@@ -136,7 +137,7 @@ class FineTuner(Session):
         if layer is not None:
             head_search.check_name(self.model, layer)
         names = self._head_names() if layer is None else (layer,)
-        verify = names != head_search.named_by_family(self.model)
+        verify = names != families.head(self.model)
         with seeded(self.settings.seed, "head"):
             self._heads = heads.replace_head(self.model, n, names, head, verify=verify)
         made = self.model.get_submodule(names[0])

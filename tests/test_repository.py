@@ -93,7 +93,7 @@ RIGHTS = (
     ),
     Right(
         "torch.load is called",
-        ("model/catalog.py", "model/weights.py"),
+        ("model/families/torchvision.py", "model/weights.py"),
         r"(use|import) torch\.load",
         "state = torch.load(path, weights_only=True)",
     ),

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.checkpoint import file
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, CheckpointError, FineTuneError
 from finetune.model import catalog, freezing, heads, layers
+from finetune.model.twin import with_same_tensors
 
 # A replacement of the head that only the user's own code can repeat.
 _CUSTOM = "custom"
@@ -105,7 +105,7 @@ def to_repeat(path: Path, model: nn.Module, content: Mapping[str, Any]) -> list[
         return []
     replacements = [replacement for replacement in content["replacements"] if replacement["head"] != _CUSTOM]
     if replacements:
-        trial = _with_same_tensors(model)
+        trial = with_same_tensors(model)
         with seeded("checkpoint"):
             for replacement in replacements:
                 repeat(path, trial, replacement)
@@ -173,13 +173,6 @@ def _misfits(model: nn.Module, weights: Mapping[str, Any]) -> list[str]:
 
 def _shape(value: Any) -> Any:
     return getattr(value, "shape", None)  # a module's extra state may be no tensor
-
-
-def _with_same_tensors(model: nn.Module) -> nn.Module:
-    """Copy the modules of a model but none of its tensors."""
-    tensors = [*model.parameters(), *model.buffers()]
-    tensors += [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def _other_model(path: Path, model: nn.Module, why: str) -> CheckpointError:

@@ -1,7 +1,7 @@
 """Find the head of a model.
 
-torchvision's classifiers are found by their family's table, every other model by what its forward
-pass does: the last parametrised layers whose output reaches the model's output.
+The model's family is asked first. Every other model is known by what its forward pass does: the head
+is the last parametrised layers whose output reaches the model's output.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from finetune.errors import HeadError, nearest
+from finetune.model import families
 from finetune.model.calling import call
 from finetune.model.examples import example_inputs
 from finetune.model.freezing import eval_mode, modes_restored, train_mode
@@ -21,61 +22,15 @@ from finetune.model.recorder import Operation, record
 
 RESIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-# The main head first, then the auxiliary ones, which exist only if the model was built with them.
-_TORCHVISION = {
-    "ResNet": ("fc",),
-    "RegNet": ("fc",),
-    "ShuffleNetV2": ("fc",),
-    "GoogLeNet": ("fc", "aux1.fc2", "aux2.fc2"),
-    "Inception3": ("fc", "AuxLogits.fc"),
-    "DenseNet": ("classifier",),
-    "EfficientNet": ("classifier.1",),
-    "MobileNetV2": ("classifier.1",),
-    "MNASNet": ("classifier.1",),
-    "SqueezeNet": ("classifier.1",),
-    "ConvNeXt": ("classifier.2",),
-    "MobileNetV3": ("classifier.3",),
-    "MaxVit": ("classifier.5",),
-    "AlexNet": ("classifier.6",),
-    "VGG": ("classifier.6",),
-    "SwinTransformer": ("head",),
-    "VisionTransformer": ("heads.head",),
-    "VideoResNet": ("fc",),
-    "MViT": ("head.1",),
-    "SwinTransformer3d": ("head",),
-    "S3D": ("classifier.1",),
-}
-
-# What the papers weigh their auxiliary losses with: arXiv 1409.4842 and 1512.00567.
-_AUXILIARY_WEIGHTS = {"GoogLeNet": 0.3, "Inception3": 0.4}
-
-
 def find_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
     """Return the full names of the model's heads, the main one first.
 
     `example` is an input that the model accepts; without one, inputs are guessed from its first layer.
 
     Raises:
-        HeadError: what the model does leaves it open which layer is the head.
+        HeadError: it has none, or what the model does leaves it open which layer that is.
     """
-    return named_by_family(model) or _recorded(model, example)
-
-
-def named_by_family(model: nn.Module) -> tuple[str, ...]:
-    """Return the heads by torchvision's table; empty for a model of another family."""
-    modules = dict(model.named_modules())
-    if not type(model).forward.__module__.startswith("torchvision.models"):
-        return ()  # a subclass with a forward pass of its own may have a head of its own
-    for family in _families(model):
-        names = _TORCHVISION.get(family, ())
-        if names and names[0] in modules:
-            return tuple(name for name in names if name in modules)
-    return ()
-
-
-def auxiliary_weight(model: nn.Module) -> float:
-    """Return the weight of the model's auxiliary losses beside its main one."""
-    return next((_AUXILIARY_WEIGHTS[name] for name in _families(model) if name in _AUXILIARY_WEIGHTS), 0.3)
+    return families.head(model) or _recorded(model, example)
 
 
 def check_name(model: nn.Module, name: str) -> None:
@@ -135,11 +90,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for own, name, buffer, value in buffers:
                     own[name] = buffer.copy_(value)  # a model may also have put another in its place
-
-
-def _families(model: nn.Module) -> list[str]:
-    classes = type(model).__mro__
-    return [cls.__name__ for cls in classes if cls.__module__.startswith("torchvision.models")]
 
 
 def _recorded(model: nn.Module, given: Any) -> tuple[str, ...]:

@@ -6,16 +6,18 @@ all of them are replaced together. Device, dtype and what surrounds the layer ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetune.errors import HeadError
+from finetune.model import families
 from finetune.model.calling import call, results_of
 from finetune.model.freezing import eval_mode, unfreeze
 from finetune.model.head_search import RESIZABLE, accepted_example, undisturbed
+from finetune.model.patterns import names_above
 
 HeadFactory = Callable[[int], nn.Module]
 
@@ -42,6 +44,7 @@ def replace_head(
             f"The model is a bare {type(model).__name__}, which cannot be replaced within itself. Make the new "
             f"layer yourself, or wrap the model: nn.Sequential(model)."
         )
+    names = _made_before(model, n, names)
     old = {name: model.get_submodule(name) for name in names}
     new = {name: _fresh(module, n) for name, module in old.items()}
     main = names[0]
@@ -60,12 +63,13 @@ def replace_head(
             f"With {', '.join(names)} replaced, {type(model).__name__} does not give {n} outputs, so that is not "
             f"the whole head. The model is as it was. Name another with replace_head(n, layer=...)."
         )
-    for owner, attribute in (
-        (model, "num_classes"), (model, "num_labels"), (getattr(model, "config", None), "num_labels")
-    ):  # fmt: skip
-        if isinstance(getattr(owner, attribute, None), int):
-            setattr(owner, attribute, n)
+    _tell_truth(model, n, names)
     return (f"{main}.1", *names[1:]) if head == "append" else names
+
+
+def tell_classes(model: nn.Module, classes: Sequence[str]) -> None:
+    """Let the model itself say what its outputs are called, where its family has a place for that."""
+    families.tell_classes(model, len(classes), classes)
 
 
 def num_features(module: nn.Module) -> int:
@@ -85,6 +89,24 @@ def num_outputs(module: nn.Module) -> int:
         HeadError: it holds no linear or convolutional layer.
     """
     return int(_resizable(module)[-1].weight.shape[0])
+
+
+def _made_before(model: nn.Module, n: int, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Make the head of a model that was built without one; return the heads' names."""
+    if not all(isinstance(model.get_submodule(name), nn.Identity) for name in names):
+        return names
+    families.add_head(model, n)
+    return families.head(model) or names
+
+
+def _tell_truth(model: nn.Module, n: int, names: tuple[str, ...]) -> None:
+    """Set what the model says of its number of outputs, which others read: its own loss, its own saving."""
+    around = [model.get_submodule(above) for name in names for above in names_above(name)]
+    for owner in (*around, getattr(model, "config", None)):
+        for attribute in ("num_classes", "num_labels"):
+            if isinstance(getattr(owner, attribute, None), int):
+                setattr(owner, attribute, n)
+    families.tell_classes(model, n)
 
 
 def _resizable(module: nn.Module) -> list[Any]:

@@ -41,6 +41,12 @@ def covers(pattern: str, name: str) -> bool:
     return any(part == pattern or fnmatchcase(part, pattern) for part in above)
 
 
+def names_above(name: str) -> list[str]:
+    """Return the full names of the modules around `name`, the outermost, `""`, first."""
+    parts = name.split(".")
+    return [".".join(parts[:depth]) for depth in range(len(parts))]
+
+
 def _select_one(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
     named = dict(model.named_parameters(remove_duplicate=False))
     matched = {name: parameter for name, parameter in named.items() if covers(pattern, name)}

@@ -57,6 +57,14 @@ def record(model: nn.Module, inputs: Any) -> Recording:
     return Recording(output, tuple(recorder.operations), tuple(last))
 
 
+def reading_order(model: nn.Module, inputs: Any) -> list[str]:
+    """Run `model` once as `record` does; return the full names of its parameters in the order it reads them."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    aliases = dict(model.named_parameters(remove_duplicate=False))
+    read = (name for operation in record(model, inputs).operations for name in operation.parameters)
+    return list(dict.fromkeys(names[id(aliases[name])] for name in read))
+
+
 def output_shapes(model: nn.Module, inputs: Any) -> dict[str, tuple[int, ...]]:
     """Run `model` once on `inputs` without gradients; return the shape of every module's last output.
 

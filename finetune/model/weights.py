@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from finetune.errors import CheckpointError, HeadError
-from finetune.model.head_search import named_by_family
+from finetune.errors import CheckpointError, HeadError, reason
+from finetune.model import families
 from finetune.model.heads import num_outputs, replace_head
 
 log = logging.getLogger("finetune")
@@ -50,7 +49,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: nothing matches, a shape differs, or a weight of the backbone is missing.
     """
-    head = named_by_family(model)
+    head = families.head(model)
     state = _without_prefixes(state, model.state_dict())
     _fit_head(model, head, state)
     own = model.state_dict()
@@ -90,13 +89,6 @@ def _without_prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
             break
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
-
-
-def reason(error: Exception) -> str:
-    """Say why in a line: torch goes on to say how to run the code in a file, which is never done here."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is damaged, or holds objects beside tensors, and making those could run code"
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _fit_head(model: nn.Module, head: tuple[str, ...], state: Mapping[str, Tensor]) -> None:

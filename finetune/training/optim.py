@@ -15,21 +15,15 @@ from torch.optim import Optimizer
 
 from finetune.errors import ArgumentError, nearest
 from finetune.model.freezing import trainable
-from finetune.model.patterns import select
-from finetune.model.stages import Stage, trainable_stages
+from finetune.model.stages import Stage, is_norm
+from finetune.training.rates import DEFAULT_RATES, Rate, default_rate, rates
 
-Rate = float | tuple[float, float] | Mapping[str, float]
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
-
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-
-# Per optimizer, the rates of the first stage that trains and of the head, where the user names none.
-_DEFAULT_RATES = {"adamw": (1e-4, 1e-3), "sgd": (1e-3, 1e-2)}
 
 
 def build_optimizer(
     model: nn.Module,
-    head: Sequence[str],
+    stages: Sequence[Stage],
     optimizer: str | OptimizerFactory,
     lr: Rate | None,
     weight_decay: float,
@@ -40,15 +34,15 @@ def build_optimizer(
     decay and those that do not are two groups with the same name.
 
     Args:
-        lr: one rate; a pair `(first, last)` spread geometrically over the stages that train; or a
-            mapping of pattern to rate, the last that matches wins.
+        stages: all of the model's, from the stem to the head.
+        lr: as `rates` takes it; None for what suits the optimizer.
         weight_decay: of everything but norm weights and biases.
 
     Raises:
         ArgumentError: a rate or the optimizer makes no sense, or nothing trains.
         PatternError: a pattern of `lr` matches nothing.
     """
-    groups = parameter_groups(model, head, default_rate(optimizer) if lr is None else lr, weight_decay)
+    groups = parameter_groups(model, stages, default_rate(optimizer) if lr is None else lr, weight_decay)
     if not groups:
         raise ArgumentError(
             "Nothing is trainable: every parameter is frozen. Unfreeze some with unfreeze(...), or the head with "
@@ -61,19 +55,14 @@ def build_optimizer(
     return made
 
 
-def default_rate(optimizer: str | OptimizerFactory) -> tuple[float, float]:
-    """Return the rates used where the user gives none."""
-    return _DEFAULT_RATES.get(optimizer if isinstance(optimizer, str) else "", _DEFAULT_RATES["adamw"])
-
-
 def parameter_groups(
-    model: nn.Module, head: Sequence[str], lr: Rate, weight_decay: float
+    model: nn.Module, stages: Sequence[Stage], lr: Rate, weight_decay: float
 ) -> list[dict[str, Any]]:
     """Partition the trainable parameters into groups by name and by whether they decay."""
     parameters = trainable(model)
     decaying = decayed(model)
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
-    for name, (group_name, rate) in rates(model, head, lr).items():
+    for name, (group_name, rate) in rates(model, stages, lr).items():
         decays = name in decaying
         group = groups.setdefault(
             (group_name, decays),
@@ -90,21 +79,12 @@ def parameter_groups(
     return list(groups.values())
 
 
-def rates(model: nn.Module, head: Sequence[str], lr: Rate) -> dict[str, tuple[str, float]]:
-    """Return the group's name and the learning rate of every trainable parameter, by full name."""
-    if isinstance(lr, Mapping):
-        return _rates_by_pattern(model, lr)
-    training = trainable_stages(model, head)
-    spread = _spread(training, lr)
-    return {name: (stage.name, spread[stage.name]) for stage in training for name in stage.parameters}
-
-
 def decayed(model: nn.Module) -> set[str]:
     """Return the full names of the parameters that weight decay applies to: not biases, not those of norms.
 
     Most of these are the 1-d ones; a layer norm over [C, H, W] has more dimensions.
     """
-    norms = {id(weight) for module in model.modules() if isinstance(module, _NORMS) for weight in module.parameters()}
+    norms = {id(weight) for module in model.modules() if is_norm(module) for weight in module.parameters()}
     return {
         name
         for name, parameter in model.named_parameters()
@@ -157,44 +137,6 @@ def check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
         )
 
 
-def _spread(training: Sequence[Stage], lr: float | tuple[float, float]) -> dict[str, float]:
-    if isinstance(lr, (int, float)):
-        return {stage.name: _checked(float(lr)) for stage in training}
-    if not isinstance(lr, (tuple, list)) or len(lr) != 2:
-        raise ArgumentError(
-            f"Expected lr to be a number, a pair (first stage, head), or a mapping of pattern to number, but got "
-            f"{lr!r}. To set more than two rates, name them: lr={{'layer4': 1e-4, 'fc': 1e-3}}."
-        )
-    first, last = (_checked(rate) for rate in lr)
-    steps = max(1, len(training) - 1)
-    shares = [(len(training) - 1 - depth) / steps for depth in range(len(training))]
-    return {
-        stage.name: first if share == 1 else last * (first / last) ** share
-        for stage, share in zip(training, shares, strict=True)
-    }
-
-
-def _rates_by_pattern(model: nn.Module, lr: Mapping[str, float]) -> dict[str, tuple[str, float]]:
-    training = trainable(model)
-    chosen: dict[str, tuple[str, float]] = {}
-    for pattern, rate in lr.items():
-        for name in select(model, pattern):
-            chosen[name] = (pattern, _checked(rate))
-    missing = [name for name in training if name not in chosen]
-    if missing:
-        raise ArgumentError(
-            f"lr gives no rate to {len(missing)} trainable parameters, the first {missing[0]!r}. Name them, freeze "
-            f"them, or begin the mapping with a rate for all the rest: {{'*': 1e-4, ...}}."
-        )
-    return {name: chosen[name] for name in training}
-
-
-def _checked(rate: float) -> float:
-    if not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
-        raise ArgumentError(f"Expected a learning rate above 0, but got {rate!r}.")
-    return float(rate)
-
-
 def _make(optimizer: str | OptimizerFactory, groups: list[dict[str, Any]]) -> Optimizer:
     if callable(optimizer):
         made = optimizer(groups)
@@ -211,6 +153,6 @@ def _make(optimizer: str | OptimizerFactory, groups: list[dict[str, Any]]) -> Op
     if optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, fused=fused)
     raise ArgumentError(
-        f"There is no optimizer {optimizer!r}.{nearest(str(optimizer), _DEFAULT_RATES)} Expected "
-        f"{', '.join(map(repr, _DEFAULT_RATES))}, or a function of parameter groups such as torch.optim.Adam."
+        f"There is no optimizer {optimizer!r}.{nearest(str(optimizer), DEFAULT_RATES)} Expected "
+        f"{', '.join(map(repr, DEFAULT_RATES))}, or a function of parameter groups such as torch.optim.Adam."
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finetune.errors import ArgumentError
-from finetune.training.optim import Rate
+from finetune.training.rates import Rate
 from finetune.training.schedules import Schedule
 
 

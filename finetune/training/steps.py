@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from finetune.data.base import split_batch
 from finetune.errors import ArgumentError
 from finetune.model.calling import auxiliary_of, call, logits_of
-from finetune.model.head_search import auxiliary_weight
+from finetune.model.families import auxiliary_weight
 from finetune.training.history import History
 from finetune.training.metrics import StepOutput
 from finetune.training.settings import Settings

@@ -48,13 +48,13 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def test_names_are_torchvisions_classifiers() -> None:
-    assert len(catalog.names()) == 80
-    assert {"resnet18", "vit_b_16", "swin_v2_t"} <= set(catalog.names())
+    assert len(catalog.names()) == 80 + 14
+    assert {"resnet18", "vit_b_16", "swin_v2_t", "r3d_18", "swin3d_t"} <= set(catalog.names())
 
 
-@pytest.mark.parametrize("name", ["resnet19", "ResNet-18", "", "fasterrcnn_resnet50_fpn", "r3d_18"])
+@pytest.mark.parametrize("name", ["resnet19", "ResNet-18", "", "fasterrcnn_resnet50_fpn"])
 def test_an_unknown_name_is_an_error(name: str) -> None:
-    with pytest.raises(ArgumentError, match=f"There is no model '{name}'.*such as 'resnet18', or an nn.Module"):
+    with pytest.raises(ArgumentError, match=f"There is no model '{name}'.*such as 'resnet18', 'timm/NAME', 'hf/NAME'"):
         catalog.create(name)
 
 

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from finetune.model import catalog
+from finetune.model import families
 from finetune.model.calling import tensors_in
 from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.head_search import (
     _last_operations,
     _layers_of,
     _recorded,
-    auxiliary_weight,
     find_head,
-    named_by_family,
 )
 from finetune.model.heads import num_features, num_outputs, replace_head
 from finetune.model.recorder import record
@@ -46,7 +44,7 @@ SEARCHED = (
 SIDES = {"inception_v3": 299, "googlenet": 224, "maxvit_t": 224}  # the others run on 64 pixels, if not on one size only
 
 
-@pytest.fixture(params=catalog.names())
+@pytest.fixture(params=models.list_models(module=models))
 def family(request: pytest.FixtureRequest) -> tuple[str, nn.Module, Tensor]:
     """Give the name, the model, and two pictures for it."""
     name: str = request.param
@@ -73,7 +71,7 @@ def output_shapes(model: nn.Module, pictures: Tensor) -> list[list[int]]:
 def test_the_head_is_found_and_replaced(family: tuple[str, nn.Module, Tensor]) -> None:
     name, model, pictures = family
     names = find_head(model)
-    assert names == named_by_family(model)
+    assert names == families.head(model)
     check_stages(model, names)
     if name in SEARCHED:
         by_forward = _recorded(model, pictures)
@@ -118,16 +116,16 @@ def check_stages(model: nn.Module, head: tuple[str, ...]) -> None:
 
 
 def test_the_table_has_every_classifier() -> None:
-    assert len(catalog.names()) == 80
+    assert len(models.list_models(module=models)) == 80
 
 
 def test_trap_27_auxiliary_heads_are_replaced_and_weighed_as_in_their_papers() -> None:
     google, inception = unfilled("googlenet"), unfilled("inception_v3")
     assert find_head(google) == ("fc", "aux1.fc2", "aux2.fc2")
     assert find_head(inception) == ("fc", "AuxLogits.fc")
-    assert auxiliary_weight(google) == 0.3
-    assert auxiliary_weight(inception) == 0.4
-    assert auxiliary_weight(nn.Linear(1, 1)) == 0.3
+    assert families.auxiliary_weight(google) == 0.3
+    assert families.auxiliary_weight(inception) == 0.4
+    assert families.auxiliary_weight(nn.Linear(1, 1)) == 0.3
     for model in (google, inception):
         replace_head(model, 7, find_head(model), verify=False)
         assert {num_outputs(model.get_submodule(name)) for name in find_head(model)} == {7}
@@ -156,7 +154,7 @@ def test_a_subclass_with_a_head_of_its_own_is_searched() -> None:
             return out
 
     model = Own()
-    assert named_by_family(model) == ()
+    assert families.head(model) == ()
     assert find_head(model, torch.zeros(2, 3, 32, 32)) == ("last",)
     assert replace_head(model, 7, ("last",)) == ("last",)
 
@@ -164,7 +162,7 @@ def test_a_subclass_with_a_head_of_its_own_is_searched() -> None:
 def test_another_family_of_torchvision_is_searched() -> None:
     with torch.device("meta"):
         model = models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
-    assert named_by_family(model) == ()
+    assert families.head(model) == ()
     names = find_head(model)
     assert sorted(names) == ["classifier.high_classifier", "classifier.low_classifier"]
     replace_head(model, 7, names)

@@ -46,7 +46,7 @@ def test_trainable_stages_hold_what_trains(model: nn.Module, data: st.DataObject
     assume(parameters)
     frozen = data.draw(st.sets(st.sampled_from(parameters)))
     set_frozen(model, frozen)
-    found = trainable_stages(model)
+    found = trainable_stages(model, stages(model))
     assert {name for stage in found for name in stage.parameters} == set(parameters) - frozen
     order = [stage.name for stage in stages(model)]
     assert [stage.name for stage in found] == [name for name in order if name in {stage.name for stage in found}]
@@ -88,7 +88,7 @@ def test_large_containers_are_opened_until_no_stage_is_most_of_the_model() -> No
 def test_a_frozen_stage_is_not_trainable() -> None:
     model = TokenTransformer()
     freeze(model, ["embed", "cls", "position", "blocks.0", "blocks.1.linear1"])
-    found = trainable_stages(model, ("head",))
+    found = trainable_stages(model, stages(model, ("head",)))
     assert [stage.name for stage in found] == ["blocks.1", "head"]
     assert not any("linear1" in name for name in found[0].parameters)
 

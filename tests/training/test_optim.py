@@ -16,16 +16,15 @@ from torch import nn
 
 from finetune import FineTuner, Phase
 from finetune.errors import ArgumentError, PatternError
-from finetune.model.stages import trainable_stages
+from finetune.model.stages import Stage, stages, trainable_stages
 from finetune.training.optim import (
     build_optimizer,
     carry_state,
-    default_rate,
     load_state,
     parameter_groups,
-    rates,
     state_by_name,
 )
+from finetune.training.rates import default_rate, rates
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(4, 4),
@@ -42,6 +41,10 @@ RATES = st.one_of(
     st.tuples(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0)),
     st.builds(lambda a, b: {"*": a, "head": b}, st.floats(1e-6, 1.0), st.floats(1e-6, 1.0)),
 )
+
+
+def staged(model: nn.Module, head: tuple[str, ...]) -> tuple[nn.Module, list[Stage]]:
+    return model, stages(model, head)
 
 
 def deep(*names: str) -> nn.Sequential:
@@ -74,7 +77,7 @@ def models(draw: st.DrawFn) -> nn.Module:
 def test_trap_07_groups_partition_the_trainable_parameters(
     model: nn.Module, lr: Any, optimizer: Any, known: bool
 ) -> None:
-    made = build_optimizer(model, ("head",) if known else (), optimizer, lr, 0.1)
+    made = build_optimizer(*staged(model, ("head",) if known else ()), optimizer, lr, 0.1)
 
     held = [parameter for group in made.param_groups for parameter in group["params"]]
     names = [name for group in made.param_groups for name in group["names"]]
@@ -91,7 +94,7 @@ def test_trap_08_equal_fresh_layer_norms_are_both_trained(blobs) -> None:
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     assert torch.equal(model[1].weight, model[2].weight)
 
-    optimizer = build_optimizer(model, ("3",), "adamw", 1e-3, 0.0)
+    optimizer = build_optimizer(*staged(model, ("3",)), "adamw", 1e-3, 0.0)
     FineTuner(model, device="cpu").fit(blobs(), lr=1e-2, batch_size=8)
 
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
@@ -103,7 +106,7 @@ def test_tied_weights_are_held_once() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
 
-    optimizer = build_optimizer(model, ("1",), "adamw", 1e-3, 0.0)
+    optimizer = build_optimizer(*staged(model, ("1",)), "adamw", 1e-3, 0.0)
 
     names = [name for group in optimizer.param_groups for name in group["names"]]
     assert sorted(names) == ["0.bias", "0.weight", "1.bias"]
@@ -113,7 +116,7 @@ def test_tied_weights_are_held_once() -> None:
 def test_a_pair_is_geometric_over_the_stages_with_exact_ends(low: float, high: float, depth: int) -> None:
     model = deep(*(f"stage{i}" for i in range(depth - 1)), "head")
 
-    spread = [rate for _, rate in dict(rates(model, ("head",), (low, high)).values()).items()]
+    spread = [rate for _, rate in dict(rates(*staged(model, ("head",)), (low, high)).values()).items()]
 
     assert (spread[0], spread[-1]) == (low, high)
     ratios = [after / before for before, after in itertools.pairwise(spread)]
@@ -125,7 +128,7 @@ def test_a_pair_spreads_over_the_stages_that_train() -> None:
     for name in ("a", "b"):
         model.get_submodule(name).requires_grad_(False)
 
-    spread = dict(rates(model, ("head",), (1e-4, 1e-2)).values())
+    spread = dict(rates(*staged(model, ("head",)), (1e-4, 1e-2)).values())
 
     assert spread == pytest.approx({"c": 1e-4, "d": 1e-3, "head": 1e-2})
 
@@ -134,13 +137,13 @@ def test_a_head_alone_gets_the_heads_rate() -> None:
     model = deep("a", "head")
     model.a.requires_grad_(False)
 
-    assert dict(rates(model, ("head",), (1e-4, 1e-2)).values()) == {"head": 1e-2}
+    assert dict(rates(*staged(model, ("head",)), (1e-4, 1e-2)).values()) == {"head": 1e-2}
 
 
 def test_in_a_mapping_the_last_match_wins() -> None:
     model = deep("layer1", "layer10", "head")
 
-    given = rates(model, ("head",), {"*": 1e-5, "layer1": 1e-4, "*.bias": 1e-3})
+    given = rates(*staged(model, ("head",)), {"*": 1e-5, "layer1": 1e-4, "*.bias": 1e-3})
 
     assert given == {
         "layer1.weight": ("layer1", 1e-4),
@@ -156,40 +159,40 @@ def test_what_is_frozen_needs_no_rate_in_a_mapping() -> None:
     model = deep("body", "head")
     model.body.requires_grad_(False)
 
-    assert set(rates(model, ("head",), {"body": 1e-4, "head": 1e-3})) == {"head.weight", "head.bias"}
+    assert set(rates(*staged(model, ("head",)), {"body": 1e-4, "head": 1e-3})) == {"head.weight", "head.bias"}
 
 
 def test_a_trainable_parameter_without_a_rate_is_an_error() -> None:
     with pytest.raises(ArgumentError, match=r"no rate to 2 trainable parameters, the first 'b\.weight'"):
-        rates(deep("a", "b"), ("b",), {"a": 1e-3})
+        rates(*staged(deep("a", "b"), ("b",)), {"a": 1e-3})
 
 
 def test_a_pattern_that_matches_nothing_is_an_error_with_the_nearest() -> None:
     with pytest.raises(PatternError, match=r"'heed' matches no module.*Did you mean 'head'"):
-        rates(deep("body", "head"), ("head",), {"*": 1e-4, "heed": 1e-3})
+        rates(*staged(deep("body", "head"), ("head",)), {"*": 1e-4, "heed": 1e-3})
 
 
 @pytest.mark.parametrize("lr", [(1e-3,), (1e-3, 1e-3, 1e-3), (), [1e-3], "1e-3", None])
 def test_trap_13_rates_by_position_of_a_wrong_length_are_refused(lr: Any) -> None:
     with pytest.raises(ArgumentError, match="Expected lr to be a number, a pair"):
-        parameter_groups(deep("a", "b", "head"), ("head",), lr, 0.0)
+        parameter_groups(*staged(deep("a", "b", "head"), ("head",)), lr, 0.0)
 
 
 @pytest.mark.parametrize("rate", [0, 0.0, -1e-3, math.nan, math.inf, "fast"])
 @pytest.mark.parametrize("form", [lambda r: (r, 1e-3), lambda r: (1e-3, r), lambda r: {"*": r}, lambda r: r])
 def test_a_rate_that_is_not_above_zero_is_refused(rate: Any, form: Callable[[Any], Any]) -> None:
     with pytest.raises(ArgumentError, match=r"learning rate above 0|Expected lr to be a number"):
-        build_optimizer(deep("a", "head"), ("head",), "adamw", form(rate), 0.0)
+        build_optimizer(*staged(deep("a", "head"), ("head",)), "adamw", form(rate), 0.0)
 
 
 def test_an_empty_mapping_is_no_default() -> None:
     with pytest.raises(ArgumentError, match="no rate to 4 trainable parameters"):
-        build_optimizer(deep("a", "head"), ("head",), "adamw", {}, 0.0)
+        build_optimizer(*staged(deep("a", "head"), ("head",)), "adamw", {}, 0.0)
 
 
 def test_without_rates_each_optimizer_has_its_own() -> None:
-    found = {name: build_optimizer(deep("a", "b", "head"), ("head",), name, None, 0.0) for name in ("adamw", "sgd")}
-
+    known = staged(deep("a", "b", "head"), ("head",))
+    found = {name: build_optimizer(*known, name, None, 0.0) for name in ("adamw", "sgd")}
     assert [group["lr"] for group in found["adamw"].param_groups][::2] == pytest.approx([1e-4, 10**-3.5, 1e-3])
     assert [group["lr"] for group in found["sgd"].param_groups][::2] == pytest.approx([1e-3, 10**-2.5, 1e-2])
     assert default_rate(torch.optim.Adam) == default_rate("adamw")
@@ -201,7 +204,7 @@ def test_trap_14_norms_and_biases_do_not_decay() -> None:
         nn.InstanceNorm2d(4, affine=True), nn.Bilinear(2, 2, 2), nn.Linear(4, 3),
     )  # fmt: skip
 
-    groups = parameter_groups(model, ("7",), 1e-3, 0.1)
+    groups = parameter_groups(*staged(model, ("7",)), 1e-3, 0.1)
 
     decayed = {name for group in groups for name in group["names"] if group["weight_decay"]}
     assert decayed == {"0.weight", "6.weight", "7.weight"}
@@ -212,7 +215,7 @@ def test_trap_14_a_bias_of_more_dimensions_does_not_decay() -> None:
     model = nn.Sequential(nn.Linear(3, 3, bias=False))
     model[0].bias = nn.Parameter(torch.zeros(1, 3))
 
-    groups = parameter_groups(model, (), 1e-3, 0.1)
+    groups = parameter_groups(*staged(model, ()), 1e-3, 0.1)
 
     assert {name for group in groups for name in group["names"] if group["weight_decay"]} == {"0.weight"}
 
@@ -252,11 +255,11 @@ def test_trap_09_what_trained_already_keeps_its_moments(net, blobs, watch) -> No
 
 def test_carried_state_is_the_same_objects() -> None:
     model = deep("a", "b")
-    old = build_optimizer(model, (), "adamw", 1e-3, 0.0)
+    old = build_optimizer(*staged(model, ()), "adamw", 1e-3, 0.0)
     sum(parameter.sum() for parameter in model.parameters()).backward()
     old.step()
     model.a.requires_grad_(False)
-    new = build_optimizer(model, (), "adamw", 1e-3, 0.0)
+    new = build_optimizer(*staged(model, ()), "adamw", 1e-3, 0.0)
 
     carry_state(old, new)
 
@@ -276,10 +279,10 @@ def test_state_by_name_goes_round(optimizer: Any) -> None:
 
     model, twin = deep("a", "b"), deep("a", "b")
     twin.load_state_dict(model.state_dict())
-    first = build_optimizer(model, (), optimizer, {"a": 1e-2, "b": 1e-3}, 0.1)
+    first = build_optimizer(*staged(model, ()), optimizer, {"a": 1e-2, "b": 1e-3}, 0.1)
     stepped(first, model)
     twin.load_state_dict(model.state_dict())
-    second = build_optimizer(twin, (), optimizer, {"a": 1e-2, "b": 1e-3}, 0.1)
+    second = build_optimizer(*staged(twin, ()), optimizer, {"a": 1e-2, "b": 1e-3}, 0.1)
     load_state(second, twin, copy.deepcopy(state_by_name(first, model)))
     assert [group["name"] for group in second.param_groups] == ["a", "a", "b", "b"]
 
@@ -322,7 +325,7 @@ def test_any_optimizer_of_torch_trains_at_the_groups_rates(net, blobs, watch, op
 )
 def test_trap_07_a_factory_that_changes_the_set_is_an_error(factory: Any) -> None:
     with pytest.raises(ArgumentError, match="does not hold exactly the trainable parameters"):
-        build_optimizer(deep("a", "head"), ("head",), factory, 1e-3, 0.0)
+        build_optimizer(*staged(deep("a", "head"), ("head",)), factory, 1e-3, 0.0)
 
 
 def test_trap_07_a_frozen_parameter_in_the_optimizer_is_an_error() -> None:
@@ -333,12 +336,12 @@ def test_trap_07_a_frozen_parameter_in_the_optimizer_is_an_error() -> None:
         return torch.optim.SGD([*groups, {"params": list(model.a.parameters()), "lr": 1.0}])
 
     with pytest.raises(ArgumentError, match=r"frozen or foreign \['a\.bias', 'a\.weight'\]"):
-        build_optimizer(model, ("head",), factory, 1e-3, 0.0)
+        build_optimizer(*staged(model, ("head",)), factory, 1e-3, 0.0)
 
 
 def test_a_factory_should_return_an_optimizer() -> None:
     with pytest.raises(ArgumentError, match="should return a torch Optimizer, but returned None"):
-        build_optimizer(deep("a"), (), lambda groups: None, 1e-3, 0.0)
+        build_optimizer(*staged(deep("a"), ()), lambda groups: None, 1e-3, 0.0)
 
 
 def test_an_unknown_optimizer_is_answered_with_the_nearest() -> None:
@@ -368,9 +371,11 @@ def test_stages_that_train_are_groups_in_depth_order(net) -> None:
     model = net()
     model[0].requires_grad_(False)
 
-    groups = parameter_groups(model, ("6",), 1e-3, 0.1)
+    groups = parameter_groups(*staged(model, ("6",)), 1e-3, 0.1)
 
-    assert list(dict.fromkeys(group["name"] for group in groups)) == [s.name for s in trainable_stages(model, ("6",))]
+    assert list(dict.fromkeys(group["name"] for group in groups)) == [
+        stage.name for stage in trainable_stages(*staged(model, ("6",)))
+    ]
 
 
 @pytest.mark.gpu

@@ -1,0 +1,54 @@
+"""What the three large model libraries know of their own models, behind one door.
+
+Each family is a module with the same few functions: `is_one`, which goes by a model's classes and
+imports nothing; `head`, the full names of the layers that follow the number of classes; and what it
+takes to make a model by name. A family never guesses: where it does not know, it says nothing and
+the model is taken as any other, by what its forward pass does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+from torch import nn
+
+from finetune.model.families import huggingface, timm, torchvision
+
+_FAMILIES: tuple[ModuleType, ...] = (torchvision, timm, huggingface)
+
+
+def head(model: nn.Module) -> tuple[str, ...]:
+    """Return the full names of the heads that the model's family knows, the main one first; else none."""
+    known = next((family.head(model) for family in _FAMILIES if family.is_one(model)), ())
+    return tuple(dict.fromkeys(_nearest(model, name) for name in known))
+
+
+def depth(model: nn.Module) -> list[list[str]] | None:
+    """Return the parameters' names in groups from the stem on, where the family publishes such an order."""
+    return timm.depth(model) if timm.is_one(model) else None
+
+
+def add_head(model: nn.Module, n: int) -> None:
+    """Give a model that was made without classes, as timm's with `num_classes=0`, the head of its architecture."""
+    if timm.is_one(model):
+        timm.add_head(model, n)
+
+
+def tell_classes(model: nn.Module, n: int, classes: Sequence[str] | None = None) -> None:
+    """Make what the family's own tools read say how many classes there are, and their names if given."""
+    if huggingface.is_one(model):
+        huggingface.tell_classes(model, n, classes)
+
+
+def auxiliary_weight(model: nn.Module) -> float:
+    """Return the weight of the model's auxiliary losses beside its main one."""
+    return torchvision.auxiliary_weight(model)
+
+
+def _nearest(model: nn.Module, name: str) -> str:
+    """Return `name`, or what stands in its place: users put layers of their own where a family has several."""
+    modules = dict(model.named_modules())
+    while name not in modules:
+        name = name.rpartition(".")[0]
+    return name
