@@ -47,7 +47,7 @@ RIGHTS = (
     ),
     Right(
         "a module of the user's model is replaced",
-        ("model/heads.py",),
+        ("model/heads.py", "model/families/timm.py"),  # the latter by the model's own method
         r"call setattr|set .*\._modules\[\]"
         r"|call .*\.(set_submodule|reset_classifier|reset_head)",
         "setattr(parent, name, layer)",

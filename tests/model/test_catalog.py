@@ -48,7 +48,7 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def test_names_are_torchvisions_classifiers() -> None:
-    assert len(catalog.names()) == 80 + 14
+    assert len(catalog.names()) == 80 + 9
     assert {"resnet18", "vit_b_16", "swin_v2_t", "r3d_18", "swin3d_t"} <= set(catalog.names())
 
 
