@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from finetune.model import families
 
 # Side lengths in the order in which published models use them; the first that runs is taken.
 _SIDES = (224, 32, 64, 28, 128, 299, 384, 16, 8)
@@ -16,13 +20,16 @@ _LENGTHS = (256, 16, 64, 1024, 16000)
 def example_inputs(model: nn.Module, samples: int = 2) -> Iterator[Any]:
     """Yield inputs of `samples` samples that `model` may accept, the likeliest first.
 
-    What the model says of itself comes first (`example_input_array` as in Lightning), then shapes
-    that fit its first layer: `[N, C, H, W]` before a 2-d convolution, `[N, F]` or `[N, T, F]` before a
+    What the model says of itself comes first (`example_input_array` as in Lightning), then what its
+    family does, then shapes that fit its first layer: `[N, C, H, W]` before a 2-d convolution, `[N, F]` or `[N, T, F]` before a
     linear layer, integer `[N, T]` before an embedding, and so on.
     """
     given = getattr(model, "example_input_array", None)
     if given is not None:
         yield given
+    like = next(model.parameters(), None)
+    for example in families.examples(model, samples):
+        yield tree_map(partial(_placed, like=like), example)
     first = _first_layer(model)
     for shape in _shapes(first):
         yield _sample(first, (samples, *shape))
@@ -60,10 +67,16 @@ def _shapes(layer: nn.Module) -> list[tuple[int, ...]]:
 
 
 def _sample(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    parameter = next(layer.parameters(), None)
     generator = torch.Generator().manual_seed(0)  # the caller's random state stays as it is
-    device = None if parameter is None else parameter.device
     if isinstance(layer, nn.Embedding):
-        return torch.randint(layer.num_embeddings, shape, generator=generator).to(device)
-    values = torch.randn(shape, generator=generator)
-    return values.to(device, None if parameter is None else parameter.dtype)
+        values = torch.randint(layer.num_embeddings, shape, generator=generator)
+    else:
+        values = torch.randn(shape, generator=generator)
+    return _placed(values, next(layer.parameters(), None))
+
+
+def _placed(values: Tensor, like: Tensor | None) -> Tensor:
+    """Put values on the device of a parameter, floats in its dtype."""
+    if like is None:
+        return values
+    return values.to(like.device, like.dtype) if values.is_floating_point() else values.to(like.device)

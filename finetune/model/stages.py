@@ -54,7 +54,7 @@ def stages(model: nn.Module, head: Iterable[str] = (), order: Sequence[str] = ()
     top = [name for name, _ in model.named_parameters() if _is_below(name, heads)]
     by_family = families.depth(model)
     if by_family is not None:
-        groups = _named([[name for name in group if name not in set(top)] for group in by_family])
+        groups = _named([[name for name in group if name not in set(top)] for group in by_family], top)
     else:
         groups = _in_order(_opened(model, heads), order)
     groups = _joined(model, groups)
@@ -106,12 +106,12 @@ def _grouped(model: nn.Module, opened: set[str], heads: tuple[str, ...]) -> Grou
     return groups
 
 
-def _named(groups: Iterable[list[str]]) -> Groups:
-    """Name each group after the outermost module that holds most of it and nothing of another."""
+def _named(groups: Iterable[list[str]], top: list[str]) -> Groups:
+    """Name each group after the outermost module that holds most of it and nothing of another, or of the head."""
     filled = [group for group in groups if group]
     named: Groups = {}
     for group in filled:
-        others = {name for other in filled if other is not group for name in other}
+        others = {name for other in (*filled, top) if other is not group for name in other}
         name = ""
         while any(_is_below(other, (name,)) for other in others):
             depth = name.count(".") + 1 if name else 0

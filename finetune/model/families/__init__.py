@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -27,6 +28,11 @@ def head(model: nn.Module) -> tuple[str, ...]:
 def depth(model: nn.Module) -> list[list[str]] | None:
     """Return the parameters' names in groups from the stem on, where the family publishes such an order."""
     return timm.depth(model) if timm.is_one(model) else None
+
+
+def examples(model: nn.Module, samples: int) -> list[Any]:
+    """Return inputs of `samples` samples, on the CPU, that the model's family says it takes."""
+    return next((family.examples(model, samples) for family in (timm, huggingface) if family.is_one(model)), [])
 
 
 def add_head(model: nn.Module, n: int) -> None:

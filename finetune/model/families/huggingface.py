@@ -66,6 +66,24 @@ def tell_classes(model: nn.Module, n: int, classes: Sequence[str] | None) -> Non
         config.label2id = {name: index for index, name in enumerate(classes)}
 
 
+def examples(model: nn.Module, samples: int) -> list[Any]:
+    """Return an input of the kind that the class names as its main one, where its size can be told."""
+    config: Any = model.config
+    kind = getattr(model, "main_input_name", None)
+    vision = getattr(config, "vision_config", config)
+    side = getattr(vision, "image_size", None) or 224
+    height, width = (side, side) if isinstance(side, int) else tuple(side)[-2:]
+    generator = torch.Generator().manual_seed(0)
+    if kind == "pixel_values":
+        frames = (config.num_frames,) if hasattr(config, "num_frames") else ()
+        shape = (samples, *frames, getattr(vision, "num_channels", 3), height, width)
+        return [{kind: torch.randn(shape, generator=generator)}]
+    if kind == "input_ids":
+        words = int(getattr(config, "vocab_size", 2))
+        return [{kind: torch.randint(words, (samples, 8), generator=generator)}]
+    return [{kind: torch.randn((samples, 16_000), generator=generator)}] if kind == "input_values" else []
+
+
 def is_folder(name: str) -> bool:
     """Tell whether `name` is a folder that `save_pretrained` wrote."""
     return (Path(name) / "config.json").is_file()

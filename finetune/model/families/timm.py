@@ -39,6 +39,15 @@ def head(model: nn.Module) -> tuple[str, ...]:
     return layers_of_size(twin, UNUSUAL)
 
 
+def examples(model: nn.Module, samples: int) -> list[Any]:
+    """Return pictures of the size that the model was published for, and of the size that it was built for."""
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    sizes = [size if built_for is None else (size[0], *built_for), size]
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn((samples, *size), generator=generator) for size in sizes]
+
+
 def add_head(model: nn.Module, n: int) -> None:
     """Give a model that was made without classes, as with `num_classes=0`, the head of its architecture."""
     like = next(model.parameters())
