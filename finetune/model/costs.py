@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -53,11 +53,15 @@ def measure(model: nn.Module, inputs: Any) -> Costs:
     custom kernels.
 
     Activations are the tensors that autograd saves in the model's own precision, the input among them,
-    each memory once, without parameters, buffers and sparse tensors. What lies before the first trainable parameter keeps none.
+    each memory once, without parameters, buffers and sparse tensors. What lies before the first
+    trainable parameter keeps none.
 
     Raises:
         ArgumentError: the model does not accept the inputs.
     """
+    if isinstance(original := getattr(model, "_orig_mod", None), nn.Module):  # what torch.compile compiled
+        costs = measure(original, inputs)
+        return replace(costs, shapes={f"_orig_mod.{name}": shape for name, shape in costs.shapes.items()})
     tensors = tensors_in(inputs)
     sizes = tuple(tuple(tensor.shape[1:]) for tensor in tensors)
     samples = tensors[0].shape[0] if tensors and tensors[0].dim() else 1

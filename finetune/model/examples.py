@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from finetune.errors import ArgumentError
 
 # Side lengths in the order in which published models use them; the first that runs is taken.
-_SIDES = (224, 32, 64, 28, 128, 299, 384, 16, 8)
+_SIDES = (224, 32, 64, 28, 128, 256, 299, 384, 16, 8)
 _LENGTHS = (256, 16, 64, 1024, 16000)
 
 

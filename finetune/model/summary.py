@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from itertools import groupby
-from typing import Any
+from itertools import takewhile
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -15,46 +14,10 @@ from rich.table import Table
 from torch import nn
 
 from finetune.model.costs import Costs, measure
-from finetune.model.freezing import frozen_modules
+from finetune.model.rows import Groups, Row, Rows
 from finetune.model.stages import Stage
 
-Groups = Mapping[str, tuple[str, float]]
-
 _WIDTH = 120
-
-
-@dataclass(frozen=True)
-class Row:
-    """One stage, or one layer of a stage.
-
-    Attributes:
-        stage: the stage's name.
-        layer: the layer's full name; empty for the stage as a whole.
-        kind: what it is made of, as `"2 × BasicBlock"`.
-        parameters: how many numbers it learns, those it shares with an earlier layer left out.
-        trainable: how many of them train at the present freeze state.
-        mode: `"train"`, `"eval"` or `"mixed"`: what it runs in during training; empty for a bare parameter.
-        groups: the names and rates of the learning-rate groups that train it.
-        shape: that of its output for one sample, None where it is not known.
-        layers: the layers in it, as far as they were asked for.
-    """
-
-    stage: str
-    layer: str
-    kind: str
-    parameters: int
-    trainable: int
-    mode: str
-    groups: tuple[tuple[str, float], ...] = ()
-    shape: tuple[int, ...] | None = None
-    layers: tuple[Row, ...] = ()
-
-    @property
-    def state(self) -> str:
-        """`"frozen"`, `"training"`, or `"partly frozen"`; empty for what has no parameters."""
-        if not self.parameters:
-            return ""
-        return {0: "frozen", self.parameters: "training"}.get(self.trainable, "partly frozen")
 
 
 @dataclass(frozen=True)
@@ -67,7 +30,8 @@ class Summary:
         costs: what one sample costs; None where no input was known.
         statistics: how many norm layers keep running statistics.
         moving_statistics: how many of them move theirs in training; the others' stand.
-        modes: what the model is in now: `"training"`, where that is what the table shows, `"eval"` or `"other"`.
+        modes: what the model is in now: `"training"` where that is what the rows say, else `"train"`, `"eval"` or
+            `"mixed"`.
     """
 
     title: str
@@ -90,12 +54,12 @@ class Summary:
     @property
     def multiply_adds(self) -> int | None:
         """Multiply-adds of one sample's forward pass; `finetune.model.costs.measure` says what counts."""
-        return self.costs and self.costs.multiply_adds
+        return None if self.costs is None else self.costs.multiply_adds
 
     @property
     def activations(self) -> int | None:
         """Bytes a sample that a training step keeps for its backward pass at the present freeze state."""
-        return self.costs and self.costs.activations
+        return None if self.costs is None else self.costs.activations
 
     def __str__(self) -> str:
         page = StringIO()
@@ -125,7 +89,7 @@ def summarize(
         ArgumentError: the model does not accept the inputs.
     """
     costs = None if inputs is None else measure(model, inputs)
-    view = _View(model, groups or {}, {} if costs is None else costs.shapes)
+    rows = Rows(model, groups or {}, {} if costs is None else costs.shapes)
     norms = [
         module
         for module in model.modules()
@@ -133,118 +97,12 @@ def summarize(
     ]
     return Summary(
         title=type(model).__name__,
-        rows=tuple(view.stage(stage, depth) for stage in stages),
+        rows=tuple(rows.of_stage(stage, depth) for stage in stages),
         costs=costs,
         statistics=len(norms),
-        moving_statistics=sum(norm not in view.frozen for norm in norms),
-        modes=view.present_modes(),
+        moving_statistics=sum(norm not in rows.frozen for norm in norms),
+        modes=rows.present_modes(),
     )
-
-
-class _View:
-    """A model, and what its rows say of it."""
-
-    def __init__(self, model: nn.Module, groups: Groups, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.model = model
-        self.groups = groups
-        self.shapes = shapes
-        self.parameters = dict(model.named_parameters())
-        self.modules = dict(model.named_modules())
-        self.frozen = set(frozen_modules(model))
-
-    def stage(self, stage: Stage, depth: int) -> Row:
-        """Return a stage's row, with those of its layers down to `depth` levels."""
-        tops = _outermost(self.parameters, stage.parameters)
-        if len(tops) == 1 and tops[0] in self.modules:
-            kind, layers = _kind(self.modules[tops[0]]), self._inside(tops[0])
-        else:
-            kind, layers = _listed([self._kind(name) for name in tops]), tops
-        shaped = [name for name in (stage.name, *reversed(tops)) if name in self.shapes]
-        shape = self.shapes[shaped[0]] if shaped else None
-        listed = self._layers(stage, layers, depth)
-        return self._row(stage.name, "", kind, stage.parameters, tops, shape, listed)
-
-    def present_modes(self) -> str:
-        """Say what the model is in now."""
-        if all(module.training is (module not in self.frozen) for module in self.modules.values()):
-            return "training"
-        return "other" if any(module.training for module in self.modules.values()) else "eval"
-
-    def _layers(self, stage: Stage, names: Sequence[str], depth: int) -> tuple[Row, ...]:
-        if depth < 1:
-            return ()
-        rows = []
-        for name in names:
-            within = [own for own in stage.parameters if own == name or own.startswith(f"{name}.") or not name]
-            listed = self._layers(stage, self._inside(name), depth - 1)
-            rows.append(self._row(stage.name, name, self._kind(name), within, [name], self.shapes.get(name), listed))
-        return tuple(rows)
-
-    def _inside(self, name: str) -> list[str]:
-        """Return the full names of a module's bare parameters and of the modules right below it."""
-        if name not in self.modules:
-            return []
-        module, before = self.modules[name], f"{name}." if name else ""
-        children = [child for child, _ in module.named_children()]
-        bare = [own for own, _ in module.named_parameters(recurse=False)] if children else []
-        return [before + own for own in (*bare, *children) if before + own in {*self.parameters, *self.modules}]
-
-    def _row(
-        self,
-        stage: str,
-        layer: str,
-        kind: str,
-        names: Sequence[str],
-        parts: Sequence[str],
-        shape: tuple[int, ...] | None,
-        layers: tuple[Row, ...],
-    ) -> Row:
-        own = [self.parameters[name] for name in names]
-        training = [name for name in names if self.parameters[name].requires_grad and name in self.groups]
-        modules = [module for part in parts if part in self.modules for module in self.modules[part].modules()]
-        modes = {"eval" if module in self.frozen else "train" for module in modules}
-        return Row(
-            stage=stage,
-            layer=layer,
-            kind=kind,
-            parameters=sum(parameter.numel() for parameter in own),
-            trainable=sum(parameter.numel() for parameter in own if parameter.requires_grad),
-            mode="mixed" if len(modes) > 1 else "".join(modes),
-            groups=tuple(dict.fromkeys(self.groups[name] for name in training)),
-            shape=shape,
-            layers=layers,
-        )
-
-    def _kind(self, name: str) -> str:
-        return _kind(self.modules[name]) if name in self.modules else "Parameter"
-
-
-def _outermost(everything: Sequence[str] | Mapping[str, Any], chosen: Sequence[str]) -> list[str]:
-    """Return the outermost modules of which all parameters are `chosen`, and the chosen parameters in none."""
-    total = Counter(around for name in everything for around in _around(name))
-    held = Counter(around for name in chosen for around in _around(name))
-    return list(
-        dict.fromkeys(next(part for part in (*_around(name), name) if held[part] == total[part]) for name in chosen)
-    )
-
-
-def _around(name: str) -> list[str]:
-    """Return the full names of the modules around a parameter, the outermost, `""`, first."""
-    parts = name.split(".")
-    return [".".join(parts[:depth]) for depth in range(len(parts))]
-
-
-def _kind(module: nn.Module) -> str:
-    """Say what a module is: its class, or for a plain container what it contains."""
-    if type(module) in (nn.Sequential, nn.ModuleList, nn.ModuleDict) and len(list(module.children())):
-        return _listed([_kind(child) for child in module.children()])
-    return type(module).__name__
-
-
-def _listed(kinds: Sequence[str], most: int = 3) -> str:
-    runs = [(kind, len(list(run))) for kind, run in groupby(kinds)]
-    described = [kind if count == 1 else f"{count} × {kind}" for kind, count in runs]
-    return ", ".join([*described[:most], "…"] if len(described) > most else described)
 
 
 def _table(summary: Summary) -> Table:
@@ -255,9 +113,10 @@ def _table(summary: Summary) -> Table:
     if not any(row.groups for row in summary.rows):
         shown.remove("lr group")
     for name in shown:
-        table.add_column(
-            name, justify="right" if name in ("parameters", "trainable") else "left", overflow="fold"
-        )
+        justify: Literal["left", "right"] = "right" if name in ("parameters", "trainable") else "left"
+        # where it gets narrow, what a layer is made of breaks into lines, and what is longer still
+        wraps = name in ("layer", "lr group") or max((len(row.stage) for row in summary.rows), default=0) > _WIDTH // 3
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=not wraps)
     for row in summary.rows:
         for cells in _cells(row):
             table.add_row(*(cells[name] for name in shown))
@@ -269,7 +128,8 @@ def _table(summary: Summary) -> Table:
 
 def _cells(row: Row, above: str = "", level: int = 0) -> Iterator[dict[str, str]]:
     """Yield the cells of a row by column, then those of its layers, which are set in below it."""
-    name = row.layer.removeprefix(f"{above}.")
+    name = row.layer.removeprefix(_shared(row.layer, above))
+    rates = [f"{rate:.2g}" if group == row.stage else f"{group}: {rate:.2g}" for group, rate in row.groups]
     yield {
         "stage": "" if row.layer else row.stage,
         "layer": f"{'  ' * level}{name} {row.kind}" if row.layer else row.kind,
@@ -278,35 +138,45 @@ def _cells(row: Row, above: str = "", level: int = 0) -> Iterator[dict[str, str]
         "trainable": f"{row.trainable:,}",
         "state": row.state,
         "mode": row.mode,
-        "lr group": ", ".join(f"{rate:.2g}" if name == row.stage else f"{name}: {rate:.2g}" for name, rate in row.groups),
+        "lr group": ", ".join(rates),
     }
     for layer in row.layers:
         yield from _cells(layer, row.layer or row.stage, level + 1)
+
+
+def _shared(name: str, above: str) -> str:
+    """Return how a layer's name begins that needs no saying below `above`."""
+    parts = name.split(".")[:-1]
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(parts, above.split("."), strict=False))
+    return "".join(f"{part}." for part, _ in same)
 
 
 def _notes(summary: Summary) -> Iterator[str]:
     """Yield what is said below the table, a line each."""
     if summary.costs is not None:
         sizes = ", ".join(str(list(size)) for size in summary.costs.sizes)
-        kept = summary.activations
-        memory = "" if kept is None else f", {kept / 1e6:,.2f} MB of activations kept for the backward pass"
-        yield f"A sample of size {sizes}: {_counted(summary.costs.multiply_adds)} multiply-adds{memory}."
+        done = _scaled(summary.costs.multiply_adds, {"": 1, "M": 10**6, "G": 10**9})
+        yield f"A sample of size {sizes}: {done} multiply-adds{_kept(summary.costs.activations)}."
     now = {
-        "training": "which it is in now",
-        "eval": "now it is in eval mode",
-        "other": "now it is in other modes",
+        "training": "the model is in it now",
+        "train": "now all of the model is in train mode",
+        "eval": "now all of the model is in eval mode",
+        "mixed": "now the model is in others",
     }[summary.modes]
-    yield f"Mode: what each part of the model runs in during training; {now}."
+    yield f"The mode is the one in training; {now}."
     if summary.statistics:
-        yield (
-            f"Running statistics: {summary.moving_statistics} of {summary.statistics} norm layers move theirs in "
-            f"training; those of frozen layers stand."
-        )
+        moving = f"{summary.moving_statistics:,} of {summary.statistics:,}"
+        yield f"Running statistics: {moving} norm layers move theirs in training; a frozen layer's stand still."
     yield "Norm weights and biases take no weight decay."
 
 
-def _counted(number: int) -> str:
-    for size, unit in ((10**9, " G"), (10**6, " M")):
-        if number >= size:
-            return f"{number / size:,.2f}{unit}"
-    return f"{number:,}"
+def _kept(activations: int | None) -> str:
+    if activations is None:
+        return ""
+    return f", {_scaled(activations, {'B': 1, 'kB': 10**3, 'MB': 10**6})} of activations kept for the backward pass"
+
+
+def _scaled(number: int, units: Mapping[str, int]) -> str:
+    """Return a number in the largest unit of which it has one or more."""
+    unit, size = max(((unit, size) for unit, size in units.items() if size <= max(1, number)), key=lambda pair: pair[1])
+    return f"{number / size:,.{0 if size == 1 else 2}f} {unit}".rstrip()
