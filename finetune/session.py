@@ -25,6 +25,7 @@ from finetune.data.transforms import Augmentation, Preprocessing, standard_augme
 from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
 from finetune.model import catalog, families, freezing, head_search, heads
 from finetune.model.calling import call
+from finetune.model.examples import samples_of_size
 from finetune.model.recorder import reading_order
 from finetune.model.stages import Stage, stages
 from finetune.model.weights import load_weights, read_weights
@@ -34,7 +35,7 @@ from finetune.training.optim import build_optimizer
 from finetune.training.phases import Phase, check_phases
 from finetune.training.precision import Precision, resolve_device
 from finetune.training.preparation import some_targets
-from finetune.training.rates import Rate
+from finetune.training.rates import Rate, default_rate, rates
 from finetune.training.schedules import Schedule, get_schedule
 from finetune.training.settings import Settings
 from finetune.training.state import Run
@@ -67,6 +68,7 @@ class Session(Steps):
         self._seen: Any = None  # two samples of the data, as the model takes them
         self._order: list[str] | None = None  # the parameters as the forward pass reads them
         self._run: Run | None = None
+        self._groups: dict[str, tuple[str, float]] | None = None  # as planned last, by parameter
         self._classes_rule = False  # class names from the weights give way to those of training data
         self.model = self._take(model, weights).to(self.device)
         freezing.hold_frozen_in_eval(self.model)
@@ -82,7 +84,8 @@ class Session(Steps):
         with seeded(self.settings.seed, "weights"):
             made = catalog.create(model, weights)
         self._source, self.classes = made.source, made.classes
-        self.preprocessing = self.preprocessing or Preprocessing.from_torchvision(made.preset)
+        if made.source["family"] == "torchvision":
+            self.preprocessing = self.preprocessing or Preprocessing.from_torchvision(made.preset)
         return made.model
 
     @property
@@ -102,7 +105,7 @@ class Session(Steps):
     @contextmanager
     def _as_before_on_error(self) -> Iterator[None]:
         """Forget what was learned from data that turns out to be of no use."""
-        names = ("classes", "_classes_rule", "_task", "preprocessing", "history")
+        names = ("classes", "_classes_rule", "_task", "preprocessing", "history", "_groups")
         before = {name: getattr(self, name) for name in names}
         try:
             yield
@@ -164,6 +167,16 @@ class Session(Steps):
         except DataError:  # the audit says it, with all the others of its kind
             return None
         return map_tensors(lambda tensor: tensor[:2], split_batch(batch)[0], None)
+
+    def _example_of_size(self, size: Sequence[int] | None) -> Any:
+        """Return two samples of `size`; without it, of a size that the model accepts; None if none is known."""
+        if size is not None:
+            return samples_of_size(self.model, tuple(size))
+        if self.preprocessing is not None:
+            pictures = samples_of_size(self.model, (3, *self.preprocessing.crop_size))
+            if head_search.accepted_example(self.model, pictures) is not None:
+                return pictures
+        return head_search.accepted_example(self.model)
 
     def _num_outputs(self) -> int | None:
         names = self._known_heads()
@@ -232,7 +245,11 @@ class Session(Steps):
 
     def _build_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         optimizer, weight_decay = self.settings.optimizer, self.settings.weight_decay
-        return build_optimizer(self.model, self._stages(), optimizer, phase.lr, weight_decay)
+        lr = default_rate(optimizer) if phase.lr is None else phase.lr
+        in_order = self._stages()
+        made = build_optimizer(self.model, in_order, optimizer, lr, weight_decay)
+        self._groups = rates(self.model, in_order, lr)
+        return made
 
     def _save(self, path: str | Path, *, training_state: bool = True) -> Path:
         run = self._run if training_state else None

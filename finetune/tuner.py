@@ -145,16 +145,22 @@ class FineTuner(Session):
         self.classes, self._classes_rule, self._task = None, False, None
         return self
 
-    def summary(self, input_size: Sequence[int] | None = None) -> Summary:
-        """Return the table of stages: what is frozen, what trains, at which rate, and how large it is.
+    def summary(self, input_size: Sequence[int] | None = None, *, depth: int = 0) -> Summary:
+        """Return the table of stages: what is frozen, what trains, at which rate, and what it costs.
 
-        With `input_size`, as `(3, 224, 224)`, it also gives each stage's output shape for one sample.
+        Output shapes, multiply-adds and the memory of activations are those of one sample. Without
+        `input_size`, as `(3, 224, 224)`, one is made that suits the preprocessing or the model's first
+        layer; where the model accepts none of these, the table goes without. Rates are there once
+        training was planned.
+
+        Args:
+            input_size: of one sample, without the batch.
+            depth: how many levels of layers to list below each stage.
 
         Raises:
             ArgumentError: the model does not accept that size.
         """
-        rates = self.history[-1]["lr"] if self.history else None
-        return summarize(self.model, self._known_heads(), rates, input_size)
+        return summarize(self.model, self._stages(), self._groups, self._example_of_size(input_size), depth)
 
     # ------------------------------------------------------------------ verbs on data
 
@@ -231,6 +237,7 @@ class FineTuner(Session):
             )
             if training.classes is not None:
                 self.classes, self._classes_rule = training.classes, True
+                heads.tell_classes(self.model, training.classes)
             if saved is not None:
                 self._resume(run, *saved)
         self._run = run

@@ -32,7 +32,7 @@ METHODS = {
     "predict_step": ["batch"],
     "replace_head": ["n", "*", "head", "layer"],
     "save_checkpoint": ["path"],
-    "summary": ["input_size"],
+    "summary": ["input_size", "*", "depth"],
     "training_step": ["batch"],
     "unfreeze": ["names"],
     "validation_step": ["batch"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from finetune.errors import ArgumentError
 from finetune.model import families
 
 # Side lengths in the order in which published models use them; the first that runs is taken.
-_SIDES = (224, 32, 64, 28, 128, 299, 384, 16, 8)
+_SIDES = (224, 32, 64, 28, 128, 256, 299, 384, 16, 8)
 _LENGTHS = (256, 16, 64, 1024, 16000)
 
 
@@ -35,9 +36,17 @@ def example_inputs(model: nn.Module, samples: int = 2) -> Iterator[Any]:
         yield _sample(first, (samples, *shape))
 
 
-def sample_of_size(model: nn.Module, size: tuple[int, ...]) -> Tensor:
-    """Return one sample of `size`, of the type that the model's first layer reads."""
-    return _sample(_first_layer(model), (1, *size))
+def samples_of_size(model: nn.Module, size: Sequence[int], samples: int = 2) -> Tensor:
+    """Return samples that are each of `size`, of the type that the model's first layer reads.
+
+    Raises:
+        ArgumentError: `size` is none.
+    """
+    if not all(isinstance(side, int) and side > 0 for side in size):
+        raise ArgumentError(
+            f"Expected the size of one sample in whole numbers from 1 on, as (3, 224, 224), but got {size!r}."
+        )
+    return _sample(_first_layer(model), (samples, *size))
 
 
 def _first_layer(model: nn.Module) -> nn.Module:

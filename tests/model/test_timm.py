@@ -177,7 +177,7 @@ def test_a_local_file_of_another_number_of_classes(tmp_path: Path) -> None:
     assert torch.equal(made.fc.weight, theirs.fc.weight)
 
 
-@pytest.mark.parametrize("name", ["timm/resnet10q", "timm/resnet10t.nonsense"])
+@pytest.mark.parametrize("name", ["timm/resnet10", "timm/resnet10t.nonsense"])
 def test_an_unknown_name_brings_the_nearest(name: str) -> None:
     with pytest.raises(ArgumentError, match="Did you mean 'resnet10t"):
         catalog.create(name, None)

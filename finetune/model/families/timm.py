@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -35,7 +36,7 @@ def head(model: nn.Module) -> tuple[str, ...]:
         )
     twin = without_memory(model)
     with torch.device("meta"):
-        twin.reset_classifier(UNUSUAL)  # type: ignore[operator]
+        twin.reset_classifier(UNUSUAL, **_distilled(twin))  # type: ignore[operator]
     return layers_of_size(twin, UNUSUAL)
 
 
@@ -101,6 +102,12 @@ def rebuild(source: Mapping[str, Any]) -> nn.Module:
     """Build the model of a `CatalogModel.source` with random weights."""
     model: nn.Module = _library().create_model(source["name"], pretrained=False, **source["options"])
     return model
+
+
+def _distilled(model: nn.Module) -> dict[str, bool]:
+    """Return what `reset_classifier` has to be told for a distilled head not to be dropped, as in RepViT."""
+    asks = "distillation" in inspect.signature(model.reset_classifier).parameters  # type: ignore[arg-type]
+    return {"distillation": hasattr(model.get_classifier(), "head_dist")} if asks else {}  # type: ignore[operator]
 
 
 def _cached(name: str) -> dict[str, Any]:
