@@ -22,8 +22,8 @@ def example_inputs(model: nn.Module, samples: int = 2) -> Iterator[Any]:
     """Yield inputs of `samples` samples that `model` may accept, the likeliest first.
 
     What the model says of itself comes first (`example_input_array` as in Lightning), then what its
-    family does, then shapes that fit its first layer: `[N, C, H, W]` before a 2-d convolution, `[N, F]` or `[N, T, F]` before a
-    linear layer, integer `[N, T]` before an embedding, and so on.
+    family does, then shapes that fit its first layer: `[N, C, H, W]` before a 2-d convolution, `[N, F]`
+    or `[N, T, F]` before a linear layer, integer `[N, T]` before an embedding, and so on.
     """
     given = getattr(model, "example_input_array", None)
     if given is not None:
