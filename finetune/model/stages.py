@@ -122,13 +122,14 @@ def _named(groups: Iterable[list[str]], top: list[str]) -> Groups:
 
 
 def _in_order(groups: Groups, order: Sequence[str]) -> Groups:
-    """Sort the groups by the first use of a parameter of theirs; what is never used stays behind its neighbour."""
-    used = {name: position for position, name in enumerate(order)}
-    first: dict[str, int] = {}
-    before = -1
+    """Sort the groups by the first use of a parameter of theirs; what is never used stays by its neighbour."""
+    position = {name: place for place, name in enumerate(order)}
+    first: dict[str, tuple[int, bool]] = {}
+    neighbour = -1
     for stage, parameters in groups.items():
-        before = min((used[name] for name in parameters if name in used), default=before)
-        first[stage] = before
+        used = [position[name] for name in parameters if name in position]
+        neighbour = min(used, default=neighbour)
+        first[stage] = (neighbour, bool(used))  # before the neighbour, so that its norm still follows it
     return {stage: groups[stage] for stage in sorted(groups, key=first.__getitem__)}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.model.freezing import freeze, set_frozen
 from finetune.model.patterns import select
+from finetune.model.recorder import reading_order
 from finetune.model.stages import Stage, stages, trainable_stages
 
 from .conftest import TiedLanguageModel, TokenTransformer, TwoHeads, small_cnn, trees
@@ -97,3 +99,43 @@ def test_a_frozen_stage_is_not_trainable() -> None:
 def test_a_norm_alone_is_no_stage(norm: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2), norm, nn.Linear(2, 2))
     assert names(model, "4") == ["0", "1", "2", "4"]
+
+
+class Interleaved(nn.Module):
+    """Registers a list of layers and a list of norms, a stem last of all, and a part that never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+        self.unused = nn.Linear(4, 4)
+        self.norms = nn.ModuleList(nn.LayerNorm(4) for _ in range(4))
+        self.stem = nn.Linear(3, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = norm(layer(x))
+        out: Tensor = self.head(x)
+        return out
+
+
+def test_with_the_order_of_the_forward_pass_stages_stand_as_they_run() -> None:
+    model = Interleaved()
+    found = stages(model, ("head",), reading_order(model, torch.zeros(2, 3)))
+    assert [stage.name for stage in found] == [
+        "stem", "layers.0", "layers.1", "layers.2", "unused", "layers.3", "head"
+    ]  # fmt: skip
+    ends = {stage.name: stage.parameters[-1] for stage in found}
+    assert [ends[f"layers.{i}"] for i in range(4)] == [f"norms.{i}.bias" for i in range(4)]
+    assert ends["unused"] == "unused.bias"
+
+
+@given(trees(), st.data())
+def test_any_order_gives_the_same_stages(model: nn.Module, data: st.DataObject) -> None:
+    parameters = [name for name, _ in model.named_parameters()]
+    order = data.draw(st.permutations(parameters))
+    found = stages(model, (), order[: data.draw(st.integers(0, len(order)))])
+    listed = [name for stage in found for name in stage.parameters]
+    assert sorted(listed) == sorted(parameters)
+    assert len({stage.name for stage in found}) == len(found)

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.errors import ArgumentError, CheckpointError, HeadError, reason
 from finetune.model.families.contract import UNUSUAL, CatalogModel, layers_of_size
@@ -79,9 +79,19 @@ def examples(model: nn.Module, samples: int) -> list[Any]:
         shape = (samples, *frames, getattr(vision, "num_channels", 3), height, width)
         return [{kind: torch.randn(shape, generator=generator)}]
     if kind == "input_ids":
-        words = int(getattr(config, "vocab_size", 2))
-        return [{kind: torch.randint(words, (samples, 8), generator=generator)}]
+        return [{kind: _sentences(config, samples, generator)}]
     return [{kind: torch.randn((samples, 16_000), generator=generator)}] if kind == "input_values" else []
+
+
+def _sentences(config: Any, samples: int, generator: torch.Generator) -> Tensor:
+    """Return int64 [samples, 8] word numbers, with the end token at the end alone: Bart and T5 classify there."""
+    words = int(getattr(config, "vocab_size", 2))
+    sentences = torch.randint(words, (samples, 8), generator=generator)
+    end = getattr(config, "eos_token_id", None)
+    if isinstance(end, int) and 0 <= end < words:
+        sentences[sentences == end] = (end + 1) % words
+        sentences[:, -1] = end
+    return sentences
 
 
 def is_folder(name: str) -> bool:

@@ -58,9 +58,11 @@ def add_head(model: nn.Module, n: int) -> None:
 
 def depth(model: nn.Module) -> list[list[str]] | None:
     """Return the parameters' names by stage from the stem on, as the architecture's `group_matcher` says."""
-    if not hasattr(model, "group_matcher"):
+    try:
+        matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):  # there is none, or as in RDNet none by stage
         return None
-    groups = _library().models.group_parameters(model, model.group_matcher(coarse=True))  # type: ignore[operator]
+    groups = _library().models.group_parameters(model, matcher)
     return [groups[key] for key in sorted(groups)]
 
 
