@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.coverage.family import Family
 from benchmarks.coverage.huggingface_configs import SIDE, TOKENS, VOCABULARY, small_config
 
 _MAPPINGS = {
@@ -18,7 +19,7 @@ _MAPPINGS = {
 }
 
 
-def names() -> list[str]:
+def _names() -> list[str]:
     """Return `modality/model type/class` of every class."""
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     found = []
@@ -29,7 +30,7 @@ def names() -> list[str]:
     return found
 
 
-def build(name: str) -> nn.Module:
+def _build(name: str) -> nn.Module:
     """Build the class `name` from a small configuration."""
     import transformers
 
@@ -38,7 +39,7 @@ def build(name: str) -> nn.Module:
     return model
 
 
-def inputs(name: str, model: nn.Module, samples: int) -> dict[str, Tensor]:
+def _inputs(name: str, model: nn.Module, samples: int) -> dict[str, Tensor]:
     """Return the named inputs of `samples` samples."""
     modality, model_type, _ = name.split("/")
     config: Any = model.config
@@ -89,3 +90,33 @@ def _pictures(model_type: str, config: Any, samples: int, generator: torch.Gener
     shape = (samples, 3, side, side) if frames is None else (samples, frames, 3, side, side)
     name = "pixel_values_videos" if model_type in ("videoprism_vision_model", "vjepa2") else "pixel_values"
     return {name: torch.randn(shape, generator=generator)}
+
+
+FAMILY = Family(
+    title="Hugging Face classifiers of pictures, text, sound and videos",
+    packages=("transformers",),
+    names=_names,
+    build=_build,
+    inputs=_inputs,
+    sample=(
+        "image/vit/ViTForImageClassification",
+        "image/resnet/ResNetForImageClassification",
+        "image/deit/DeiTForImageClassificationWithTeacher",
+        "image/levit/LevitForImageClassificationWithTeacher",
+        "image/swin/SwinForImageClassification",
+        "image/clip/CLIPForImageClassification",
+        "text/bert/BertForSequenceClassification",
+        "text/roberta/RobertaForSequenceClassification",
+        "text/distilbert/DistilBertForSequenceClassification",
+        "text/gpt2/GPT2ForSequenceClassification",
+        "text/llama/LlamaForSequenceClassification",
+        "text/bart/BartForSequenceClassification",
+        "text/t5/T5ForSequenceClassification",
+        "text/modernbert/ModernBertForSequenceClassification",
+        "audio/wav2vec2/Wav2Vec2ForSequenceClassification",
+        "audio/whisper/WhisperForAudioClassification",
+        "audio/audio-spectrogram-transformer/ASTForAudioClassification",
+        "video/videomae/VideoMAEForVideoClassification",
+    ),
+    headless=frozenset({"image/shieldgemma2/ShieldGemma2ForImageClassification"}),
+)
