@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from benchmarks.coverage.family import SAMPLES
 from finetune import FineTuner
 from finetune.errors import HeadError
 from finetune.model.stages import stages
@@ -28,7 +29,6 @@ CHECKS = {
     "truth": "the model's own number of classes true",
     "own_saving": "the model's own saving works",
 }
-SAMPLES = 2
 CLASSES = 7  # a number that no default configuration has
 
 
@@ -212,6 +212,3 @@ def _equal_states(model: nn.Module, loaded: nn.Module) -> None:
 def _own_round_trip(model: Any, folder: Path) -> None:
     model.save_pretrained(folder)
     _equal_states(model, type(model).from_pretrained(folder))
-
-
-Build = Callable[[], nn.Module]

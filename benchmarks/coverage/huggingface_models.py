@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.coverage.family import Family
+from benchmarks.coverage.family import SAMPLES, Built, Family
 from benchmarks.coverage.huggingface_configs import SIDE, TOKENS, VOCABULARY, small_config
 
 _MAPPINGS = {
@@ -30,30 +30,29 @@ def _names() -> list[str]:
     return found
 
 
-def _build(name: str) -> nn.Module:
-    """Build the class `name` from a small configuration."""
+def _build(name: str) -> Built:
     import transformers
 
     _, model_type, class_name = name.split("/")
     model: nn.Module = getattr(transformers, class_name)(small_config(model_type))
-    return model
+    return Built(model, _inputs(name, model))
 
 
-def _inputs(name: str, model: nn.Module, samples: int) -> dict[str, Tensor]:
-    """Return the named inputs of `samples` samples."""
+def _inputs(name: str, model: nn.Module) -> dict[str, Tensor]:
+    """Return the named inputs of some samples."""
     modality, model_type, _ = name.split("/")
     config: Any = model.config
     generator = torch.Generator().manual_seed(0)
     if modality == "text":
-        return _text(model_type, config, samples, generator)
+        return _text(model_type, config, generator)
     if modality == "audio":
-        return _audio(model_type, config, samples, generator)
-    return _pictures(model_type, config, samples, generator)
+        return _audio(model_type, config, generator)
+    return _pictures(model_type, config, generator)
 
 
-def _text(model_type: str, config: Any, samples: int, generator: torch.Generator) -> dict[str, Tensor]:
+def _text(model_type: str, config: Any, generator: torch.Generator) -> dict[str, Tensor]:
     text = config.get_text_config()
-    ids = torch.randint(20, getattr(text, "vocab_size", VOCABULARY), (samples, TOKENS), generator=generator)
+    ids = torch.randint(20, getattr(text, "vocab_size", VOCABULARY), (SAMPLES, TOKENS), generator=generator)
     end = getattr(text, "eos_token_id", None)
     if isinstance(end, int):
         ids[:, -1] = end  # encoder-decoders read their answer there
@@ -61,33 +60,33 @@ def _text(model_type: str, config: Any, samples: int, generator: torch.Generator
     return found
 
 
-def _audio(model_type: str, config: Any, samples: int, generator: torch.Generator) -> dict[str, Tensor]:
+def _audio(model_type: str, config: Any, generator: torch.Generator) -> dict[str, Tensor]:
     if model_type == "whisper":
-        shape = (samples, config.num_mel_bins, 2 * config.max_source_positions)
+        shape = (SAMPLES, config.num_mel_bins, 2 * config.max_source_positions)
         return {"input_features": torch.randn(shape, generator=generator)}
     if model_type == "wav2vec2-bert":
-        return {"input_features": torch.randn((samples, 24, config.feature_projection_input_dim), generator=generator)}
+        return {"input_features": torch.randn((SAMPLES, 24, config.feature_projection_input_dim), generator=generator)}
     if model_type == "audio-spectrogram-transformer":
-        return {"input_values": torch.randn((samples, config.max_length, config.num_mel_bins), generator=generator)}
-    return {"input_values": torch.randn((samples, 1000), generator=generator)}
+        return {"input_values": torch.randn((SAMPLES, config.max_length, config.num_mel_bins), generator=generator)}
+    return {"input_values": torch.randn((SAMPLES, 1000), generator=generator)}
 
 
-def _pictures(model_type: str, config: Any, samples: int, generator: torch.Generator) -> dict[str, Tensor]:
+def _pictures(model_type: str, config: Any, generator: torch.Generator) -> dict[str, Tensor]:
     if model_type == "imagegpt":  # reads colours as words
-        ids = torch.randint(config.vocab_size - 1, (samples, TOKENS), generator=generator)
+        ids = torch.randint(config.vocab_size - 1, (SAMPLES, TOKENS), generator=generator)
         return {"input_ids": ids}
     if model_type == "siglip2":  # reads patches, each a row
         patch = 3 * config.vision_config.patch_size**2
         return {
-            "pixel_values": torch.randn((samples, TOKENS, patch), generator=generator),
-            "pixel_attention_mask": torch.ones((samples, TOKENS), dtype=torch.long),
-            "spatial_shapes": torch.tensor([[4, 4]] * samples),
+            "pixel_values": torch.randn((SAMPLES, TOKENS, patch), generator=generator),
+            "pixel_attention_mask": torch.ones((SAMPLES, TOKENS), dtype=torch.long),
+            "spatial_shapes": torch.tensor([[4, 4]] * SAMPLES),
         }
     side = getattr(config, "image_size", None) or getattr(config, "crop_size", SIDE)
     side = side[0] if isinstance(side, (list, tuple)) else side
     frames = None if model_type == "perceiver" else getattr(config, "num_frames", None)
     frames = frames or getattr(config, "frames_per_clip", None)
-    shape = (samples, 3, side, side) if frames is None else (samples, frames, 3, side, side)
+    shape = (SAMPLES, 3, side, side) if frames is None else (SAMPLES, frames, 3, side, side)
     name = "pixel_values_videos" if model_type in ("videoprism_vision_model", "vjepa2") else "pixel_values"
     return {name: torch.randn(shape, generator=generator)}
 
@@ -97,7 +96,6 @@ FAMILY = Family(
     packages=("transformers",),
     names=_names,
     build=_build,
-    inputs=_inputs,
     sample=(
         "image/vit/ViTForImageClassification",
         "image/resnet/ResNetForImageClassification",

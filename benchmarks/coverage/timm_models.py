@@ -1,13 +1,23 @@
-"""timm's architectures."""
+"""timm's architectures, on the smallest picture that each accepts."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.coverage.family import Family
+from benchmarks.coverage.family import SAMPLES, Built, Family
+
+# Above this many parameters an architecture is built with one or two blocks a stage, where it has a setting for it.
+_LARGEST = 100_000_000
+_MAYBE_LARGE = re.compile(
+    r"large|huge|giant|gigantic|enormous|so\d+m|so150|xxl|_[1-9]b_|_xl|570m|_x[34]|x4_|x3_|_l2|gamma|_b8|_b7|_h_|"
+    r"_1280|_2560|640|coatnet_[345]|coatnet_rmlp_3|32x16d|32x32d|32x48d|64x4d|vgg|_base|_b_|senet154|nasnet|beit|dm_nfnet|nfnet_f|wide"
+)
+_SIDES = (64, 96, 128)
 
 
 def _names() -> list[str]:
@@ -16,17 +26,69 @@ def _names() -> list[str]:
     return list(timm.list_models())
 
 
-def _build(name: str) -> nn.Module:
+def _build(name: str) -> Built:
+    """Build `name` for pictures of 64 pixels if it can be told so, else at its own size."""
+    fewer, note = _fewer_blocks(name)
+    reasons = []
+    for options in ({"img_size": _SIDES[0]}, {}):
+        try:
+            model = _created(name, **options, **fewer)
+        except Exception as error:  # most know no img_size; some cannot do with a small one
+            reasons.append(str(error))
+            continue
+        inputs = next(_accepted(model), None)
+        if inputs is not None:
+            return Built(model, inputs, note)
+    raise RuntimeError(f"{name} accepted no picture; {reasons[-1] if reasons else ''}")
+
+
+def _created(name: str, **options: Any) -> nn.Module:
     import timm
 
-    model: nn.Module = timm.create_model(name, pretrained=False)
+    model: nn.Module = timm.create_model(name, pretrained=False, **options)
     return model
 
 
-def _inputs(name: str, model: nn.Module, samples: int) -> Tensor:
+def _accepted(model: nn.Module) -> Iterator[Tensor]:
+    """Yield pictures that the model takes, the smallest first."""
     config: Any = model.pretrained_cfg
-    channels, height, width = config["input_size"]
-    return torch.randn(samples, channels, height, width, generator=torch.Generator().manual_seed(0))
+    channels, *own = config["input_size"]
+    generator = torch.Generator().manual_seed(0)
+    model.eval()
+    for height, width in [*((side, side) for side in _SIDES if side < min(own)), tuple(own)]:
+        picture = torch.randn(SAMPLES, channels, height, width, generator=generator)
+        try:
+            with torch.no_grad():
+                model(picture)
+        except Exception:  # whatever a model raises on a size it was not made for
+            continue
+        yield picture
+
+
+def _fewer_blocks(name: str) -> tuple[dict[str, Any], str]:
+    """Return the settings that make a very large architecture small enough, and a note that says so."""
+    if not _MAYBE_LARGE.search(name):
+        return {}, ""
+    published = _parameters(name)
+    if published is None or published <= _LARGEST:
+        return {}, ""
+    candidates: list[dict[str, Any]] = [{"depth": 2}]
+    candidates += [{field: (1,) * stages} for stages in (4, 3) for field in ("depths", "layers")]
+    for options in candidates:
+        made = _parameters(name, **options)
+        if made is not None and made < published:
+            setting = ", ".join(f"{key}={value}" for key, value in options.items())
+            return options, f"built with {setting}; {published / 1e6:,.0f} M parameters as published"
+    return {}, ""
+
+
+def _parameters(name: str, **options: Any) -> int | None:
+    """Count the parameters without making any; None where the options are not accepted."""
+    try:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in _created(name, **options).parameters())
+    except Exception:
+        return None
 
 
 FAMILY = Family(
@@ -34,7 +96,16 @@ FAMILY = Family(
     packages=("timm",),
     names=_names,
     build=_build,
-    inputs=_inputs,
-    sample=("resnet10t", "vit_tiny_patch16_224", "convnext_atto", "densenet121", "vgg11", "deit_tiny_distilled_patch16_224",
-            "levit_128s", "mobilenetv3_small_050", "repvit_m0_9", "test_efficientnet"),
+    sample=(
+        "resnet10t",
+        "vit_tiny_patch16_224",
+        "convnext_atto",
+        "densenet121",
+        "vgg11",
+        "deit_tiny_distilled_patch16_224",
+        "levit_128s",
+        "mobilenetv3_small_050",
+        "repvit_m0_9",
+        "test_efficientnet",
+    ),
 )

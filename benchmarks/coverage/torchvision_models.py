@@ -6,43 +6,41 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from benchmarks.coverage.family import Family
+from benchmarks.coverage.family import SAMPLES, Built, Family
 
 # The smallest picture each accepts; 64 pixels are enough for the rest.
 _SIDES = {"vit_": 224, "swin": 64, "inception_v3": 75, "alexnet": 64, "maxvit": 224}
-_CLIPS = {"mvit": (16, 224), "swin3d": (4, 32), "s3d": (16, 64)}
+_CLIPS = {"mvit": (16, 224), "swin3d": (4, 32), "s3d": (14, 224)}
 
 
-def _build(name: str) -> nn.Module:
+def _picture_classifier(name: str) -> Built:
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     model: nn.Module = models.get_model(name, weights=None, **options)
-    return model
-
-
-def _pictures(name: str, model: nn.Module, samples: int) -> Tensor:
     side = next((side for prefix, side in _SIDES.items() if name.startswith(prefix)), 64)
-    side = getattr(model, "image_size", side)
-    return torch.randn(samples, 3, side, side, generator=torch.Generator().manual_seed(0))
+    side = int(getattr(model, "image_size", side))
+    return Built(model, _noise(3, side, side))
 
 
-def _clips(name: str, model: nn.Module, samples: int) -> Tensor:
+def _video_classifier(name: str) -> Built:
     frames, side = next((size for prefix, size in _CLIPS.items() if name.startswith(prefix)), (4, 32))
-    return torch.randn(samples, 3, frames, side, side, generator=torch.Generator().manual_seed(0))
+    return Built(models.get_model(name, weights=None), _noise(3, frames, side, side))
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
 
 
 PICTURES = Family(
     title="torchvision classifiers",
     packages=("torchvision",),
     names=lambda: list(models.list_models(module=models)),
-    build=_build,
-    inputs=_pictures,
+    build=_picture_classifier,
     sample=("resnet18", "googlenet", "mobilenet_v3_small", "squeezenet1_1", "swin_t", "densenet121"),
 )
 VIDEOS = Family(
     title="torchvision video classifiers",
     packages=("torchvision",),
     names=lambda: list(models.list_models(module=models.video)),
-    build=_build,
-    inputs=_clips,
+    build=_video_classifier,
     sample=("r3d_18", "s3d"),
 )
