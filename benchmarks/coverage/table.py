@@ -72,5 +72,7 @@ def _each(done: Sequence[Row]) -> list[str]:
             marks = [_MARKS[checks.get(check)] for check in CHECKS]
         size = f"{row.get('parameters', 0) / 1e6:.2f}"
         cells = [row["name"], *marks, str(row.get("stages", "")), size, f"{row.get('seconds', 0):.1f}"]
-        lines.append(f"| {' | '.join([*cells, row.get('note', '')])} |")
+        told = "told what it reads by `example_input_array`" if row.get("told") else ""
+        note = "; ".join(part for part in (row.get("note"), told) if part)
+        lines.append(f"| {' | '.join([*cells, note])} |")
     return lines

@@ -138,6 +138,7 @@ def _row(family_name: str, name: str) -> Row:
         "stages": found.stages,
         "seconds": round(time.perf_counter() - start, 2),
         "parts": {"build": round(build_seconds, 2), **found.seconds},
+        "told": found.told,
         "note": built.note,
         "versions": versions(family.packages),
     }
