@@ -66,13 +66,11 @@ def _monai(name: str) -> Built:
         "SEResNet50": ({"spatial_dims": 2, "in_channels": 3, "num_classes": 10}, (3, 64, 64)),
         "EfficientNetBN": ({"model_name": "efficientnet-b0", "pretrained": False}, (3, 64, 64)),
         "resnet10": ({"spatial_dims": 3, "n_input_channels": 1, "num_classes": 4}, (1, 32, 32, 32)),
-        "TorchVisionFCModel": ({"model_name": "resnet18", "num_classes": 5, "use_conv": True, "pool": None},
-                               (3, 64, 64)),
+        "TorchVisionFCModel": ({"model_name": "resnet18", "num_classes": 5}, (3, 224, 224)),
         "Classifier": ({"in_shape": (1, 32, 32), "classes": 4, "channels": (8, 16), "strides": (2, 2)}, (1, 32, 32)),
         "ViT": ({"in_channels": 1, "img_size": (32, 32), "patch_size": (8, 8), "hidden_size": 32, "mlp_dim": 64,
                  "num_layers": 2, "num_heads": 2, "classification": True, "num_classes": 4, "spatial_dims": 2,
                  "post_activation": None}, (1, 32, 32)),
-        "HighResNet": ({"spatial_dims": 2, "in_channels": 1, "out_channels": 4}, (1, 32, 32)),
     }  # fmt: skip
     options, shape = settings[name]
     return Built(getattr(nets, name)(**options), _noise(*shape))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -71,8 +72,8 @@ def _fewer_blocks(name: str) -> tuple[dict[str, Any], str]:
     published = _parameters(name)
     if published is None or published <= _LARGEST:
         return {}, ""
-    candidates: list[dict[str, Any]] = [{"depth": 2}]
-    candidates += [{field: (1,) * stages} for stages in (4, 3) for field in ("depths", "layers")]
+    candidates: list[dict[str, Any]] = [{"depth": 2}, {"depth": 8}, {"num_blocks": 2}]
+    candidates += [{field: (1,) * stages} for stages in (4, 3) for field in ("depths", "layers", "stages")]
     for options in candidates:
         made = _parameters(name, **options)
         if made is not None and made < published:
@@ -90,11 +91,20 @@ def _parameters(name: str, **options: Any) -> int | None:
         return None
 
 
+# Those that have no setting for fewer blocks.
+_ALONE = ("focalnet_huge_*", "hiera_huge_*", "mvitv2_huge_*", "regnety_1280", "regnety_2560", "resnetv2_152x4_*")
+
+
+def _alone(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in _ALONE)
+
+
 FAMILY = Family(
     title="timm architectures",
     packages=("timm",),
     names=_names,
     build=_build,
+    alone=_alone,
     sample=(
         "resnet10t",
         "vit_tiny_patch16_224",

@@ -17,7 +17,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a worker imports it; the process that starts them need not
+    from torch import nn
 
 Row = dict[str, Any]
 Job = tuple[str, str]  # family and architecture
@@ -123,7 +126,7 @@ def _row(family_name: str, name: str) -> Row:
         return _failed(family_name, name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     build_seconds = time.perf_counter() - start
     try:
-        found = check_model(built.model, built.inputs, _scratch())
+        found = check_model(built.model, built.inputs, _scratch(built.model))
     except Exception:  # of the checks themselves
         return _failed(family_name, name, " ".join(traceback.format_exc().split())[-400:])
     headless = found.headless and name in family.headless
@@ -161,8 +164,9 @@ def versions(packages: tuple[str, ...]) -> str:
     return ", ".join(found)
 
 
-def _scratch() -> Path | None:
-    """Return the folder for checkpoints: in memory where the system has such a one, else its temporary one."""
+def _scratch(model: nn.Module) -> Path:
+    """Return the folder for a model's checkpoint: in memory where the system has such a one and it is small."""
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     memory = Path("/dev/shm")
-    free = shutil.disk_usage(memory).free if memory.is_dir() else 0
-    return memory if free > 4 << 30 else Path(tempfile.gettempdir())
+    fits = memory.is_dir() and size < min(1 << 30, shutil.disk_usage(memory).free // 4)
+    return memory if fits else Path(tempfile.gettempdir())
