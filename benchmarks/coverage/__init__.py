@@ -1,0 +1,1 @@
+"""Every architecture at hand, checked on random weights: `python -m benchmarks.coverage`."""

@@ -1,0 +1,172 @@
+"""Worker processes: one architecture at a time, many a process, with a time limit each.
+
+An architecture that kills its process, or does not end, costs itself only: the next gets a new process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a worker imports it; the process that starts them need not
+    from torch import nn
+
+Row = dict[str, Any]
+Job = tuple[str, str]  # family and architecture
+
+_BEFORE_A_NEW_PROCESS = 100  # so that what libraries cache does not add up
+
+
+def run_jobs(jobs: Iterable[Job], workers: int, limit: float) -> Iterator[Row]:
+    """Check every job in one of `workers` processes and yield a row for each as it is done.
+
+    `limit` is in seconds, for one architecture; what takes longer is ended and said to have.
+    """
+    waiting = deque(jobs)
+    pool = [_Worker() for _ in range(min(workers, len(waiting)))]
+    try:
+        while waiting or any(worker.job for worker in pool):
+            for worker in pool:
+                if worker.job is None and waiting:
+                    worker.start(waiting.popleft(), limit)
+            wait([worker.connection for worker in pool if worker.job], timeout=1.0)
+            for worker in pool:
+                row = worker.result()
+                if row is not None:
+                    yield row
+    finally:
+        for worker in pool:
+            worker.end()
+
+
+@dataclass
+class _Worker:
+    """A process, the job it is at, and the time by which it must be done."""
+
+    job: Job | None = None
+    done: int = 0
+    deadline: float = 0.0
+    process: Any = None
+    connection: Connection = field(init=False)
+
+    def start(self, job: Job, limit: float) -> None:
+        if self.process is None or self.done >= _BEFORE_A_NEW_PROCESS:
+            self.end()
+            context = multiprocessing.get_context("spawn")
+            self.connection, theirs = context.Pipe()
+            self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self.process.start()
+            theirs.close()
+            self.done = 0
+        self.job, self.deadline = job, time.monotonic() + limit
+        self.connection.send(job)
+
+    def result(self) -> Row | None:
+        """Return the row of the job if there is one by now, or one that says why there will be none."""
+        if self.job is None:
+            return None
+        family, name = self.job
+        row: Row | None = None
+        try:
+            if self.connection.poll():
+                row = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join(5)
+            row = _failed(family, name, f"the process ended with exit code {self.process.exitcode}")
+            self.end()
+        if row is None and time.monotonic() > self.deadline:
+            row = _failed(family, name, "not done within the time limit")
+            self.end()
+        if row is not None:
+            self.job, self.done = None, self.done + 1
+        return row
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.connection.close()
+            self.process = None
+
+
+def _serve(connection: Connection) -> None:
+    """Check what comes over `connection`, one after the other, until the process is ended."""
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    warnings.simplefilter("ignore")  # the libraries' own; what is checked is said in rows
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        family, name = connection.recv()
+        connection.send(_row(family, name))
+
+
+def _row(family_name: str, name: str) -> Row:
+    from benchmarks.coverage.cheap_weights import CheapWeights
+    from benchmarks.coverage.checks import check_model
+    from benchmarks.coverage.families import load_family
+
+    start = time.perf_counter()
+    try:
+        family = load_family(family_name)
+        with CheapWeights():
+            built = family.build(name)
+    except Exception as error:
+        return _failed(family_name, name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    build_seconds = time.perf_counter() - start
+    try:
+        found = check_model(built.model, built.inputs, _scratch(built.model))
+    except Exception:  # of the checks themselves
+        return _failed(family_name, name, " ".join(traceback.format_exc().split())[-400:])
+    headless = found.headless and name in family.headless
+    status = "no classifier" if headless else "ok" if False not in found.checks.values() else "miss"
+    return {
+        "family": family_name,
+        "name": name,
+        "status": status,
+        "checks": found.checks,
+        "causes": found.causes,
+        "parameters": found.parameters,
+        "stages": found.stages,
+        "seconds": round(time.perf_counter() - start, 2),
+        "parts": {"build": round(build_seconds, 2), **found.seconds},
+        "told": found.told,
+        "note": built.note,
+        "versions": versions(family.packages),
+    }
+
+
+def _failed(family: str, name: str, cause: str) -> Row:
+    return {"family": family, "name": name, "status": "not checked", "causes": {"build": cause}}
+
+
+def versions(packages: tuple[str, ...]) -> str:
+    """Return the versions of torch and `packages` in a line."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for package in ("torch", *packages):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def _scratch(model: nn.Module) -> Path:
+    """Return the folder for a model's checkpoint: in memory where the system has such a one and it is small."""
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    memory = Path("/dev/shm")
+    fits = memory.is_dir() and size < min(1 << 30, shutil.disk_usage(memory).free // 4)
+    return memory if fits else Path(tempfile.gettempdir())
