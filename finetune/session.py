@@ -185,6 +185,9 @@ class Session(Steps):
         except HeadError:  # a head of the user's own, without a layer that tells
             return None
 
+    def _num_heads(self) -> int:
+        return len(self._known_heads())
+
     def _infer_task(self, source: Source) -> Task:
         return infer_task(self.settings.loss, some_targets(source), self._num_outputs())
 

@@ -44,8 +44,15 @@ def logits_of(output: Any) -> Any:
     return tensors[0] if tensors else output
 
 
-def auxiliary_of(output: Any) -> list[Tensor]:
-    """Return the auxiliary logits of a model's output: fields named `aux...`, where there are any."""
+def auxiliary_of(output: Any, heads: int = 1) -> list[Tensor]:
+    """Return the logits of the heads beside the main one, where an output has them.
+
+    Those are the fields named `aux...`; and of a model with several `heads`, as a distilled one, the
+    tensors of a plain tuple that have the shape of the first.
+    """
+    if type(output) in (tuple, list) and heads > 1:
+        first, *others = tensors_in(output)
+        return [tensor for tensor in others if tensor.shape == first.shape]
     fields = getattr(output, "_asdict", None)
     named = fields() if fields is not None else output if isinstance(output, Mapping) else {}
     return [value for name, value in named.items() if str(name).startswith("aux") and isinstance(value, Tensor)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from finetune.data.base import split_batch
 from finetune.errors import ArgumentError
 from finetune.model.calling import auxiliary_of, call, logits_of
-from finetune.model.families import auxiliary_weight
+from finetune.model.families import loss_weights
 from finetune.training.history import History
 from finetune.training.metrics import StepOutput
 from finetune.training.settings import Settings
@@ -44,11 +44,11 @@ class Steps:
         loss, or a `StepOutput` with outputs and targets for the training metrics. `batch` is
         `(inputs, targets)`, or what your own data set or loader gives, on the device.
         """
-        return self._step(batch, auxiliary_weight(self.model))
+        return self._step(batch, *loss_weights(self.model))
 
     def validation_step(self, batch: Any) -> Tensor | StepOutput:
         """Return the loss of a batch of validation data, like `training_step`; gradients are off."""
-        return self._step(batch, 0.0)
+        return self._step(batch, 1.0, 0.0)
 
     def predict_step(self, batch: Any) -> Tensor:
         """Return the outputs [N, ...] for a batch, labels in it being left aside."""
@@ -56,17 +56,23 @@ class Steps:
         outputs: Tensor = logits_of(call(self.model, inputs))
         return outputs
 
-    def _step(self, batch: Any, extra_weight: float) -> StepOutput:
+    def _step(self, batch: Any, weight: float, beside: float) -> StepOutput:
+        """Compute the loss, with that of auxiliary heads where it counts."""
         inputs, targets = split_batch(batch)
         if self._task is None:
             self._task = infer_task(self.settings.loss, targets, self._num_outputs())
         output = call(self.model, inputs)
         logits = logits_of(output)
         loss = self.loss(logits, targets)
-        for auxiliary in auxiliary_of(output) if extra_weight else ():
-            loss = loss + extra_weight * self.loss(auxiliary, targets)
+        others = auxiliary_of(output, self._num_heads()) if beside else []
+        if others:
+            loss = weight * loss + beside * sum(self.loss(other, targets) for other in others)
         return StepOutput(loss, logits, targets)
 
     def _num_outputs(self) -> int | None:
         """Return how many outputs the model gives, None if that is not known."""
         return None
+
+    def _num_heads(self) -> int:
+        """Return how many heads the model has, auxiliary and distilled ones included."""
+        return 1

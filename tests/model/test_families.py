@@ -123,9 +123,9 @@ def test_trap_27_auxiliary_heads_are_replaced_and_weighed_as_in_their_papers() -
     google, inception = unfilled("googlenet"), unfilled("inception_v3")
     assert find_head(google) == ("fc", "aux1.fc2", "aux2.fc2")
     assert find_head(inception) == ("fc", "AuxLogits.fc")
-    assert families.auxiliary_weight(google) == 0.3
-    assert families.auxiliary_weight(inception) == 0.4
-    assert families.auxiliary_weight(nn.Linear(1, 1)) == 0.3
+    assert families.loss_weights(google) == (1, 0.3)
+    assert families.loss_weights(inception) == (1, 0.4)
+    assert families.loss_weights(nn.Linear(1, 1)) == (1, 0.3)
     for model in (google, inception):
         replace_head(model, 7, find_head(model), verify=False)
         assert {num_outputs(model.get_submodule(name)) for name in find_head(model)} == {7}

@@ -126,6 +126,19 @@ def test_a_subclass_with_a_forward_pass_of_its_own_is_searched() -> None:
     assert find_head(Mine(), torch.zeros(2, 3, 32, 32)) == ("mine",)
 
 
+def test_trap_27_a_distilled_heads_loss_counts_a_half_in_training_alone() -> None:
+    model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1, num_classes=3)
+    model.set_distilled_training(True)
+    tuner = FineTuner(model, loss="cross_entropy")
+    batch = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    model.train()
+    main, distilled = model(batch[0])
+    expected = (nn.functional.cross_entropy(main, batch[1]) + nn.functional.cross_entropy(distilled, batch[1])) / 2
+    assert torch.equal(tuner.training_step(batch).loss, expected)
+    model.eval()
+    assert torch.equal(tuner.validation_step(batch).loss, nn.functional.cross_entropy(model(batch[0]), batch[1]))
+
+
 # ---------------------------------------------------------------- by name
 
 

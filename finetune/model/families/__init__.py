@@ -47,9 +47,9 @@ def tell_classes(model: nn.Module, n: int, classes: Sequence[str] | None = None)
         huggingface.tell_classes(model, n, classes)
 
 
-def auxiliary_weight(model: nn.Module) -> float:
-    """Return the weight of the model's auxiliary losses beside its main one."""
-    return torchvision.auxiliary_weight(model)
+def loss_weights(model: nn.Module) -> tuple[float, float]:
+    """Return what the losses of the main head and of each head beside it count in training, as the papers say."""
+    return timm.loss_weights(model) if timm.is_one(model) else torchvision.loss_weights(model)
 
 
 def _nearest(model: nn.Module, name: str) -> str:

@@ -49,6 +49,11 @@ def examples(model: nn.Module, samples: int) -> list[Any]:
     return [torch.randn((samples, *size), generator=generator) for size in sizes]
 
 
+def loss_weights(model: nn.Module) -> tuple[float, float]:
+    """Return the weights of the losses of the class and of the distillation token: a half each (arXiv 2012.12877)."""
+    return 0.5, 0.5
+
+
 def add_head(model: nn.Module, n: int) -> None:
     """Give a model that was made without classes, as with `num_classes=0`, the head of its architecture."""
     like = next(model.parameters())

@@ -63,9 +63,10 @@ def head(model: nn.Module) -> tuple[str, ...]:
     return ()
 
 
-def auxiliary_weight(model: nn.Module) -> float:
-    """Return the weight of the model's auxiliary losses beside its main one, 0.3 where no paper says."""
-    return next((_AUXILIARY_WEIGHTS[cls] for cls in _classes(model) if cls in _AUXILIARY_WEIGHTS), 0.3)
+def loss_weights(model: nn.Module) -> tuple[float, float]:
+    """Return the weights of the main loss and of the auxiliary ones: 1 and 0.3 where no paper says."""
+    known = (_AUXILIARY_WEIGHTS[cls] for cls in _classes(model) if cls in _AUXILIARY_WEIGHTS)
+    return 1.0, next(known, 0.3)
 
 
 def names() -> list[str]:
