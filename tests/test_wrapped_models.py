@@ -104,7 +104,8 @@ def test_what_is_frozen_stays_in_eval_mode_whichever_is_put_in_train_mode(
         model.eval()
         module.train()
         assert not any(part.training for part in inner.layer1.modules())
-        assert inner.conv1.training and inner.fc.training
+        assert inner.conv1.training
+        assert inner.fc.training
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS)
@@ -242,8 +243,10 @@ def test_the_adapters_dropout_is_on_and_the_base_beneath_it_in_eval_mode(base: n
     layers = [module for name, module in model.named_modules() if name.endswith(("query", "value"))]
     assert len(layers) == 4
     for layer in layers:
-        assert layer.base_layer in frozen and not layer.base_layer.training
-        assert layer.lora_dropout["default"].training and layer.lora_A["default"].training
+        assert layer.base_layer in frozen
+        assert not layer.base_layer.training
+        assert layer.lora_dropout["default"].training
+        assert layer.lora_A["default"].training
     assert not model.base_model.model.bert.embeddings.dropout.training
 
 

@@ -188,8 +188,9 @@ def _misfits(model: nn.Module, content: Mapping[str, Any]) -> list[str]:
     )
     rest = {name: own[name] for name in own.keys() - weights.keys()}
     base = content["model"].get("base")
-    known = base is not None and _digest(rest) == base
-    return wrong + ([] if known or not rest else [f"{name} of the base, to judge by its digest" for name in sorted(rest)])
+    if not rest or (base is not None and _digest(rest) == base):
+        return wrong
+    return wrong + [f"{name} of the base, to judge by its digest" if base else name for name in sorted(rest)]
 
 
 def _base(model: nn.Module, scope: Collection[str]) -> dict[str, Tensor]:
