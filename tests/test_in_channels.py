@@ -71,7 +71,8 @@ def test_a_model_that_normalises_its_channels_itself(tmp_path: Path, pictures: P
     torch.save(model.state_dict(), tmp_path / "googlenet.pth")
     settings = {"weights": tmp_path / "googlenet.pth", "preprocessing": SMALL}
     rgb, grey = built("googlenet", **settings), built("googlenet", in_channels=1, **settings)
-    assert rgb.model.transform_input and not grey.model.transform_input
+    assert rgb.model.transform_input
+    assert not grey.model.transform_input
     expected = rgb.predict(pictures)
     torch.testing.assert_close(grey.predict(pictures), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     again = FineTuner.load_checkpoint(grey.save_checkpoint(tmp_path / "grey"), device="cpu")
@@ -101,7 +102,8 @@ def test_a_module_of_ones_own_is_adapted_again_on_load(
     assert again.model is fresh
     assert torch.equal(again.predict(pictures), tuner.predict(pictures))
     adapted = FineTuner(net(convolution), in_channels=1, device="cpu").model
-    assert torch.equal(FineTuner.load_checkpoint(file, adapted, device="cpu").predict(pictures), again.predict(pictures))
+    loaded = FineTuner.load_checkpoint(file, adapted, device="cpu")
+    assert torch.equal(loaded.predict(pictures), again.predict(pictures))
     with pytest.raises(CheckpointError, match="belong"):
         FineTuner.load_checkpoint(file, nn.Sequential(nn.Linear(3, 3)), device="cpu")
 
