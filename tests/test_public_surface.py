@@ -39,8 +39,8 @@ METHODS = {
 }  # fmt: skip
 
 CONSTRUCTOR = [
-    "model", "*", "weights", "in_channels", "preprocessing", "loss", "metrics", "optimizer", "weight_decay", "max_grad_norm",
-    "gradient_accumulation_steps", "device", "precision", "seed",
+    "model", "*", "weights", "in_channels", "preprocessing", "loss", "metrics", "optimizer", "weight_decay",
+    "max_grad_norm", "gradient_accumulation_steps", "device", "precision", "seed",
 ]  # fmt: skip
 
 PROPERTIES = ["head", "inner", "loss", "task"]
