@@ -23,12 +23,13 @@ from finetune.data.device import map_tensors
 from finetune.data.randomness import seeded
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
 from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
-from finetune.model import catalog, families, freezing, head_search, heads
+from finetune.model import adapters, catalog, families, freezing, head_search, heads, stem
 from finetune.model.calling import call
 from finetune.model.examples import samples_of_size
 from finetune.model.recorder import reading_order
 from finetune.model.stages import Stage, stages
 from finetune.model.weights import load_weights, read_weights
+from finetune.model.wrapping import is_synchronized, unwrapped
 from finetune.strategies import get_strategy
 from finetune.training.history import History
 from finetune.training.optim import build_optimizer
@@ -50,6 +51,7 @@ class Session(Steps):
         self,
         model: nn.Module | str,
         weights: str | Path | None,
+        in_channels: int | None,
         preprocessing: Preprocessing | Mapping[str, Any] | None,
         settings: Settings,
         device: str | torch.device,
@@ -64,20 +66,25 @@ class Session(Steps):
         self.preprocessing = preprocessing
         self._source: dict[str, Any] | None = None
         self._heads: tuple[str, ...] | None = None
-        self._replacements: list[contents.Replacement] = []
+        self._replacements: list[contents.Replacement] = []  # and adaptations: what loading has to repeat
         self._seen: Any = None  # two samples of the data, as the model takes them
         self._order: list[str] | None = None  # the parameters as the forward pass reads them
         self._run: Run | None = None
         self._groups: dict[str, tuple[str, float]] | None = None  # as planned last, by parameter
         self._classes_rule = False  # class names from the weights give way to those of training data
-        self.model = self._take(model, weights).to(self.device)
-        freezing.hold_frozen_in_eval(self.model)
+        self.model = self._take(model, weights)
+        if in_channels is not None:
+            self._adapt_input(in_channels)
+        self.model.to(self.device)
+        freezing.hold_frozen_in_eval(self.inner)
+        self._scope = adapters.scope(self.inner)
+        self._synchronized = freezing.trainable(self.inner) if is_synchronized(self.model) else None
 
     def _take(self, model: nn.Module | str, weights: str | Path | None) -> nn.Module:
         """Take the user's module, or build the model of that name."""
         if isinstance(model, nn.Module):
             if weights not in ("DEFAULT", None):
-                load_weights(model, read_weights(Path(weights)))
+                load_weights(unwrapped(model), read_weights(Path(weights)))
             return model
         if not isinstance(model, str):
             raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r}.")
@@ -88,6 +95,18 @@ class Session(Steps):
             self.preprocessing = self.preprocessing or Preprocessing.from_torchvision(made.preset)
         return made.model
 
+    def _adapt_input(self, in_channels: int) -> None:
+        """Have the model read pictures of so many channels; those of one are grey."""
+        adapters.check_changeable(self.inner, ArgumentError, f"FineTuner(model, in_channels={in_channels})")
+        normalisation = stem.normalisation_within(self.inner)
+        stem.adapt_input(self.inner, in_channels)
+        self._replacements.append({"in_channels": in_channels})
+        if in_channels == 1:
+            known = self.preprocessing or Preprocessing()
+            if normalisation and known.channels == 3:  # the model no longer does what came after ImageNet's
+                known = replace(known, mean=normalisation[:1] * 3, std=normalisation[1:] * 3)
+            self.preprocessing = known.grey()
+
     @property
     def head(self) -> nn.Module:
         """The model's main head.
@@ -95,7 +114,7 @@ class Session(Steps):
         Raises:
             HeadError: which layer it is is not clear.
         """
-        return self.model.get_submodule(self._head_names()[0])
+        return self.inner.get_submodule(self._head_names()[0])
 
     @property
     def task(self) -> Task | None:
@@ -116,8 +135,12 @@ class Session(Steps):
     def _head_names(self) -> tuple[str, ...]:
         """Return the heads' full names, found once: those that were replaced, or those of the model."""
         if not self._heads:
-            self._heads = head_search.find_head(self.model)
+            self._heads = head_search.find_head(self.inner)
         return self._heads
+
+    def _everything(self) -> list[str] | None:
+        """Return the names of all that may train where that is not all there is; else None."""
+        return None if self._scope is None else sorted(self._scope)
 
     def _known_heads(self, example: Any = None) -> tuple[str, ...]:
         """Return the heads' names, none where they are not clear: what only reports does without.
@@ -126,19 +149,33 @@ class Session(Steps):
         """
         if not self._heads and (example is not None or self._heads is None):
             try:
-                self._heads = head_search.find_head(self.model, example)
+                self._heads = head_search.find_head(self.inner, example)
             except HeadError:
                 self._heads = ()  # looking again would run the model again
         return self._heads or ()
 
     def _stages(self) -> list[Stage]:
         """Return the stages from the stem to the head, in the order of the forward pass where that runs."""
-        if self._order is None and families.depth(self.model) is None:
-            example = head_search.accepted_example(self.model, self._seen)
-            with head_search.undisturbed(self.model), suppress(Exception):  # else the order of registration stands
-                freezing.eval_mode(self.model)
-                self._order = reading_order(self.model, example)
-        return stages(self.model, self._known_heads(), self._order or ())
+        model = self.inner
+        if self._order is None and families.depth(model) is None:
+            example = head_search.accepted_example(model, self._seen)
+            with head_search.undisturbed(model), suppress(Exception):  # else the order of registration stands
+                freezing.eval_mode(model)
+                self._order = reading_order(model, example)
+        return stages(model, self._known_heads(), self._order or ())
+
+    def _stages_in_scope(self) -> list[Stage]:
+        """Return the stages with what of them "everything" means; the head may always train.
+
+        Raises:
+            HeadError: which layer is the head is not clear.
+        """
+        self._head_names()
+        *below, top = self._stages()
+        if self._scope is None:
+            return [*below, top]
+        kept = [replace(s, parameters=tuple(name for name in s.parameters if name in self._scope)) for s in below]
+        return [*(stage for stage in kept if stage.parameters), top]
 
     def _look_at(self, source: Source) -> None:
         """Try the model on two samples: whether it accepts them, and where its head is.
@@ -153,11 +190,11 @@ class Session(Steps):
         if example is None or type(self).training_step is not Steps.training_step:
             return
         try:
-            with head_search.undisturbed(self.model), torch.no_grad(), self.precision.autocast():
-                freezing.eval_mode(self.model)
-                call(self.model, example)
+            with head_search.undisturbed(self.inner), torch.no_grad(), self.precision.autocast():
+                freezing.eval_mode(self.inner)
+                call(self.inner, example)
         except Exception as error:
-            raise not_accepted(type(self.model).__name__, example, error) from error
+            raise not_accepted(type(self.inner).__name__, example, error) from error
 
     def _example(self, source: Source) -> Any:
         """Return the inputs of two samples, ready for the model; None where there are none."""
@@ -171,17 +208,17 @@ class Session(Steps):
     def _example_of_size(self, size: Sequence[int] | None) -> Any:
         """Return two samples of `size`; without it, of a size that the model accepts; None if none is known."""
         if size is not None:
-            return samples_of_size(self.model, tuple(size))
+            return samples_of_size(self.inner, tuple(size))
         if self.preprocessing is not None:
-            pictures = samples_of_size(self.model, (3, *self.preprocessing.crop_size))
-            if head_search.accepted_example(self.model, pictures) is not None:
+            pictures = samples_of_size(self.inner, (3, *self.preprocessing.crop_size))
+            if head_search.accepted_example(self.inner, pictures) is not None:
                 return pictures
-        return head_search.accepted_example(self.model)
+        return head_search.accepted_example(self.inner)
 
     def _num_outputs(self) -> int | None:
         names = self._known_heads()
         try:
-            return heads.num_outputs(self.model.get_submodule(names[0])) if names else None
+            return heads.num_outputs(self.inner.get_submodule(names[0])) if names else None
         except HeadError:  # a head of the user's own, without a layer that tells
             return None
 
@@ -225,18 +262,22 @@ class Session(Steps):
         if strategy is None:
             phases = [Phase(None, epochs, lr, schedule)]
         elif isinstance(strategy, str):
-            planned = get_strategy(strategy)(self._stages(), epochs, lr)
+            planned = get_strategy(strategy)(self._stages_in_scope(), epochs, lr)
             phases = [replace(phase, schedule=schedule) for phase in planned]
         else:
             phases = check_phases(strategy)
-        head = list(self.head.parameters()) if self._replacements else []
+        if self._scope is not None:
+            phases = [replace(phase, train=self._everything()) if phase.train == "*" else phase for phase in phases]
+        replaced = any("head" in replacement for replacement in self._replacements)
+        head = list(self.head.parameters()) if replaced else []
         head_trains = not head
-        with freezing.freeze_state_restored(self.model):
+        with freezing.freeze_state_restored(self.inner):
             for phase in phases:
                 get_schedule(phase.schedule)
                 if phase.train is not None:
-                    freezing.train_only(self.model, phase.train)
+                    freezing.train_only(self.inner, phase.train)
                 self._build_optimizer(phase)
+                self._note_trainable()
                 head_trains = head_trains or any(parameter.requires_grad for parameter in head)
         if not head_trains:
             name = self._head_names()[0]
@@ -246,18 +287,33 @@ class Session(Steps):
             )
         return phases
 
+    def _note_trainable(self) -> None:
+        """Remember what training changes, and so a checkpoint has to hold.
+
+        Raises:
+            ArgumentError: processes that train together would not share the gradients of it.
+        """
+        training = freezing.trainable(self.inner)
+        if self._scope is not None:
+            self._scope |= training.keys()
+        if self._synchronized is not None and {*map(id, training.values())} != {*map(id, self._synchronized.values())}:
+            raise ArgumentError(
+                "DistributedDataParallel shares the gradients of what was trainable when it was made, and now other "
+                "parameters are. Replace the head and freeze first, and wrap the model then."
+            )
+
     def _build_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         optimizer, weight_decay = self.settings.optimizer, self.settings.weight_decay
         lr = default_rate(optimizer) if phase.lr is None else phase.lr
         in_order = self._stages()
-        made = build_optimizer(self.model, in_order, optimizer, lr, weight_decay)
-        self._groups = rates(self.model, in_order, lr)
+        made = build_optimizer(self.inner, in_order, optimizer, lr, weight_decay)
+        self._groups = rates(self.inner, in_order, lr)
         return made
 
     def _save(self, path: str | Path, *, training_state: bool = True) -> Path:
         run = self._run if training_state else None
         content = {
-            "model": contents.describe_model(self.model, self._source),
+            "model": contents.describe_model(self.inner, self._source, self._scope),
             "heads": self._heads,
             "replacements": self._replacements,
             "classes": self.classes,
@@ -274,6 +330,8 @@ class Session(Steps):
     def _recall(self, content: Mapping[str, Any]) -> None:
         """Take from a checkpoint what is not in the model itself."""
         self._heads = content["heads"] and tuple(content["heads"])
+        if self._scope is not None:
+            self._scope |= content["model"]["weights"].keys() & dict(self.inner.named_parameters()).keys()
         self.classes = content["classes"] and tuple(content["classes"])
         self._classes_rule = content["classes_rule"]
         self.history = History(content["history"])
@@ -287,5 +345,5 @@ class Session(Steps):
                 f"{path} is of a run with other metrics or callbacks than this one: {error}. Give fit and FineTuner "
                 f"the arguments of the run that wrote it."
             ) from error
-        contents.load_into(path, self.model, content)
+        contents.load_into(path, self.inner, content)
         self._recall(content)

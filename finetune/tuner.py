@@ -15,9 +15,10 @@ from finetune.data.randomness import seeded
 from finetune.data.sources import open_source
 from finetune.data.transforms import Augmentation, Preprocessing
 from finetune.errors import ArgumentError, DataError, HeadError
-from finetune.model import families, freezing, head_search, heads
+from finetune.model import adapters, families, freezing, head_search, heads
 from finetune.model.patterns import Patterns
 from finetune.model.summary import Summary, summarize
+from finetune.model.wrapping import unwrapped
 from finetune.session import Session
 from finetune.training import loop
 from finetune.training.callbacks import Callback, ModelCheckpoint
@@ -41,6 +42,8 @@ class FineTuner(Session):
         model: an `nn.Module`, used in place, or the name of a torchvision classifier.
         weights: for a name, `"DEFAULT"` for the best published weights, the name of others, or None for
             random ones. For both, the path of a local state dict (`.pth` or `.safetensors`).
+        in_channels: of the pictures, where they are not the model's own: the layers that read them are
+            adapted, so that with 1 a grey picture gives what its RGB copy gave. None leaves them alone.
         preprocessing: how pictures become the model's input; None for what comes with the weights,
             else ImageNet's at 224 pixels.
         loss: `"cross_entropy"`, `"bce"`, `"mse"` or a function of outputs and targets; None to go by
@@ -55,7 +58,7 @@ class FineTuner(Session):
         seed: of everything random: fresh weights and heads, splits, order, augmentation, dropout.
 
     Attributes:
-        model: the module, never swapped for another.
+        model: the module that was given, never swapped for another.
         classes: class names by output, or None where outputs have none.
         history: a row for each epoch trained so far.
         device: where the model is.
@@ -70,6 +73,7 @@ class FineTuner(Session):
         model: nn.Module | str,
         *,
         weights: str | Path | None = "DEFAULT",
+        in_channels: int | None = None,
         preprocessing: Preprocessing | Mapping[str, Any] | None = None,
         loss: str | Loss | None = None,
         metrics: Metrics = None,
@@ -84,7 +88,7 @@ class FineTuner(Session):
         settings = Settings(
             loss, metrics, optimizer, weight_decay, max_grad_norm, gradient_accumulation_steps, precision, seed
         )
-        super().__init__(model, weights, preprocessing, settings, device)
+        super().__init__(model, weights, in_channels, preprocessing, settings, device)
 
     # ------------------------------------------------------------------ verbs on the model
 
@@ -99,18 +103,18 @@ class FineTuner(Session):
             HeadError: `pattern` is None and which layer is the head is not clear.
         """
         if pattern is None:
-            freezing.freeze_all_but(self.model, self._head_names())
+            freezing.freeze_all_but(self.inner, self._head_names())
         else:
-            freezing.freeze(self.model, pattern)
+            freezing.freeze(self.inner, pattern)
         return self
 
     def unfreeze(self, names: Patterns | None = None) -> FineTuner:
-        """Make what `names` name trainable; None: everything.
+        """Make what `names` name trainable; None: everything, with PEFT everything that PEFT trains.
 
         Raises:
             PatternError: they name nothing.
         """
-        freezing.unfreeze(self.model, names)
+        freezing.unfreeze(self.inner, self._everything() if names is None else names)
         return self
 
     def replace_head(
@@ -134,13 +138,14 @@ class FineTuner(Session):
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise HeadError(f"Expected a whole number of outputs from 1 on, but got {n!r}.")
+        adapters.check_changeable(self.inner, HeadError, f"FineTuner(model).replace_head({n})")
         if layer is not None:
-            head_search.check_name(self.model, layer)
+            head_search.check_name(self.inner, layer)
         names = self._head_names() if layer is None else (layer,)
-        verify = names != families.head(self.model)
+        verify = names != families.head(self.inner)
         with seeded(self.settings.seed, "head"):
-            self._heads = heads.replace_head(self.model, n, names, head, verify=verify)
-        made = self.model.get_submodule(names[0])
+            self._heads = heads.replace_head(self.inner, n, names, head, verify=verify)
+        made = self.inner.get_submodule(names[0])
         self._replacements.append(contents.describe_replacement(n, names, head, made))
         self.classes, self._classes_rule, self._task = None, False, None
         return self
@@ -160,7 +165,7 @@ class FineTuner(Session):
         Raises:
             ArgumentError: the model does not accept that size.
         """
-        return summarize(self.model, self._stages(), self._groups, self._example_of_size(input_size), depth)
+        return summarize(self.inner, self._stages(), self._groups, self._example_of_size(input_size), depth)
 
     # ------------------------------------------------------------------ verbs on data
 
@@ -237,7 +242,7 @@ class FineTuner(Session):
             )
             if training.classes is not None:
                 self.classes, self._classes_rule = training.classes, True
-                heads.tell_classes(self.model, training.classes)
+                heads.tell_classes(self.inner, training.classes)
             if saved is not None:
                 self._resume(run, *saved)
         self._run = run
@@ -261,7 +266,7 @@ class FineTuner(Session):
             self._task = task = self._task or self._infer_task(source)
             batches = self._batches(self._audited(source, task, "evaluation"), batch_size)
             meter = Meter(build_metrics(self.settings.metrics, task, self._num_outputs()), task, self.device)
-        return loop.evaluate(self.validation_step, self.model, batches, meter, self.precision)
+        return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
     def predict(self, data: Any, *, batch_size: int = 32) -> Tensor:
         """Return the model's outputs on the CPU, a row a sample, in the data's order.
@@ -279,7 +284,7 @@ class FineTuner(Session):
         """
         source = open_source(data, labelled=False)
         batches = self._batches(audit(source, role="prediction"), batch_size)
-        outputs = loop.predict(self.predict_step, self.model, batches, self.precision)
+        outputs = loop.predict(self.predict_step, self.inner, batches, self.precision)
         if not outputs:
             raise DataError("The data gave no sample to predict. An iterable data set should start anew each time.")
         for output in outputs:
@@ -315,10 +320,10 @@ class FineTuner(Session):
         path = Path(path)
         content = file.read(path)
         built = contents.rebuild(path, content) if model is None else model
-        contents.to_repeat(path, built, content)  # of another model nothing is touched
+        contents.to_repeat(path, unwrapped(built), content)  # of another model nothing is touched
         kept = {**content["settings"], "preprocessing": content["preprocessing"]}
         tuner = cls(built, **{**kept, **settings})
-        contents.load_into(path, built, content)
+        contents.load_into(path, tuner.inner, content)
         tuner._source, tuner._replacements = content["model"]["source"], content["replacements"]
         tuner._recall(content)
         return tuner

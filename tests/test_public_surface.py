@@ -39,11 +39,11 @@ METHODS = {
 }  # fmt: skip
 
 CONSTRUCTOR = [
-    "model", "*", "weights", "preprocessing", "loss", "metrics", "optimizer", "weight_decay", "max_grad_norm",
-    "gradient_accumulation_steps", "device", "precision", "seed",
+    "model", "*", "weights", "in_channels", "preprocessing", "loss", "metrics", "optimizer", "weight_decay",
+    "max_grad_norm", "gradient_accumulation_steps", "device", "precision", "seed",
 ]  # fmt: skip
 
-PROPERTIES = ["head", "loss", "task"]
+PROPERTIES = ["head", "inner", "loss", "task"]
 ATTRIBUTES = ["classes", "device", "history", "model", "precision", "preprocessing", "settings"]
 CALLBACKS = ["CSVLogger", "Callback", "EarlyStopping", "ModelCheckpoint", "TensorBoard"]
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from finetune.checkpoint import file
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, CheckpointError, FineTuneError
-from finetune.model import catalog, freezing, heads, layers
+from finetune.model import catalog, freezing, heads, layers, stem
 from finetune.model.twin import with_same_tensors
 
 # A replacement of the head that only the user's own code can repeat.
@@ -29,14 +31,22 @@ def describe_replacement(n: int, names: tuple[str, ...], head: Any, made: nn.Mod
     return {"n": n, "names": list(names), "head": kind}
 
 
-def describe_model(model: nn.Module, source: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Describe a model: where it is from, its weights, and what of it is frozen."""
+def describe_model(
+    model: nn.Module, source: Mapping[str, Any] | None, scope: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Describe a model: where it is from, its weights, and what of it is frozen.
+
+    With `scope`, of the parameters those of these names and those that train are kept; of the rest, the base,
+    there is a digest.
+    """
     state = model.state_dict()
+    base = {} if scope is None else _base(model, scope)
     return {
         "class": type(model).__name__,
         "source": source,
         "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
-        "weights": state,
+        "weights": {name: value for name, value in state.items() if name not in base},
+        "base": _digest(base) if base else None,
     }
 
 
@@ -60,11 +70,17 @@ def rebuild(path: Path, content: Mapping[str, Any]) -> nn.Module:
 
 
 def repeat(path: Path, model: nn.Module, replacement: Mapping[str, Any]) -> None:
-    """Replace the head as it was replaced before.
+    """Replace the head, or adapt the input, as it was done before.
 
     Raises:
         CheckpointError: the head was of the user's own making, or the model has no place for it.
     """
+    if "in_channels" in replacement:
+        try:
+            stem.adapt_input(model, replacement["in_channels"])
+        except ArgumentError as error:
+            raise _other_model(path, model, str(error)) from error
+        return
     head = replacement["head"]
     if head == _CUSTOM:
         raise CheckpointError(
@@ -81,7 +97,8 @@ def repeat(path: Path, model: nn.Module, replacement: Mapping[str, Any]) -> None
 def load_into(path: Path, model: nn.Module, content: Mapping[str, Any]) -> None:
     """Load a checkpoint's weights and freeze state into `model`, all of them or none.
 
-    A model of the user's own that still has its first head gets the checkpoint's first.
+    A model of the user's own that still has its first head gets the checkpoint's first, and one that
+    still reads as many channels as at first is adapted.
 
     Raises:
         CheckpointError: the weights do not fit the model, which is as before.
@@ -89,7 +106,7 @@ def load_into(path: Path, model: nn.Module, content: Mapping[str, Any]) -> None:
     with seeded("checkpoint"):
         for replacement in to_repeat(path, model, content):
             repeat(path, model, replacement)
-    model.load_state_dict(content["model"]["weights"])
+    model.load_state_dict(content["model"]["weights"], strict=content["model"].get("base") is None)
     freezing.set_frozen(model, content["model"]["frozen"])
 
 
@@ -99,17 +116,16 @@ def to_repeat(path: Path, model: nn.Module, content: Mapping[str, Any]) -> list[
     Raises:
         CheckpointError: the weights do not fit the model, whichever head it has.
     """
-    weights = content["model"]["weights"]
-    misfits = _misfits(model, weights)
+    misfits = _misfits(model, content)
     if not misfits:
-        return []
-    replacements = [replacement for replacement in content["replacements"] if replacement["head"] != _CUSTOM]
+        return [change for change in content["replacements"] if "in_channels" in change]  # weights may not tell
+    replacements = [replacement for replacement in content["replacements"] if replacement.get("head") != _CUSTOM]
     if replacements:
         trial = with_same_tensors(model)
         with seeded("checkpoint"):
             for replacement in replacements:
                 repeat(path, trial, replacement)
-        misfits = _misfits(trial, weights)
+        misfits = _misfits(trial, content)
     if misfits:
         raise _other_model(path, model, f"{len(misfits)} of its weights do not match, the first {misfits[0]}")
     return replacements
@@ -163,12 +179,34 @@ def _newest(folder: Path) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def _misfits(model: nn.Module, weights: Mapping[str, Any]) -> list[str]:
-    own = model.state_dict()
-    return sorted(
-        list(own.keys() ^ weights.keys())
+def _misfits(model: nn.Module, content: Mapping[str, Any]) -> list[str]:
+    """Return the names of weights that one of checkpoint and model lacks, or has in another shape or value."""
+    own, weights = model.state_dict(), content["model"]["weights"]
+    wrong = sorted(
+        list(weights.keys() - own.keys())
         + [name for name in own.keys() & weights.keys() if _shape(own[name]) != _shape(weights[name])]
     )
+    rest = {name: own[name] for name in own.keys() - weights.keys()}
+    base = content["model"].get("base")
+    if not rest or (base is not None and _digest(rest) == base):
+        return wrong
+    return wrong + [f"{name} of the base, to judge by its digest" if base else name for name in sorted(rest)]
+
+
+def _base(model: nn.Module, scope: Collection[str]) -> dict[str, Tensor]:
+    """Return the parameters that neither train nor are in `scope`, tied ones under each of their names."""
+    kept = {id(p) for name, p in model.named_parameters() if p.requires_grad or name in scope}
+    return {name: p for name, p in model.named_parameters(remove_duplicate=False) if id(p) not in kept}
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {list(values.shape)} ".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _shape(value: Any) -> Any:

@@ -8,7 +8,7 @@ quarter of what floats cost to collate, pin, copy and cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -122,6 +122,19 @@ class Preprocessing:
             std=tuple(preset.std),
             interpolation=interpolation,
         )
+
+    def grey(self) -> Preprocessing:
+        """Return the same for grey pictures: with the mean over the channels of a grey picture's RGB copy.
+
+        Channel c of the copy is `(g - mean[c]) / std[c]`; their mean is `(g - m) / s` with s the harmonic
+        mean of `std` and m that of `mean` weighted by `1 / std`. Where all channels have one mean and std,
+        that is each of them; with ImageNet's, channels differ from it by a constant below 0.2.
+        """
+        if self.channels == 1:
+            return self
+        weights = [1 / value for value in self.std]
+        mean = sum(value * weight for value, weight in zip(self.mean, weights, strict=True)) / sum(weights)
+        return replace(self, mean=(mean,), std=(len(weights) / sum(weights),), channels=1)
 
     def geometry(self, picture: Image.Image) -> Tensor:
         """Resize and centre-crop a picture. Returns uint8 [C, H, W]."""

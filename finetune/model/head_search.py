@@ -15,6 +15,7 @@ from torch import nn
 
 from finetune.errors import HeadError, nearest
 from finetune.model import families
+from finetune.model.adapters import active_name, base_of, has_adapters
 from finetune.model.calling import call
 from finetune.model.examples import example_inputs
 from finetune.model.freezing import eval_mode, modes_restored, train_mode
@@ -30,6 +31,9 @@ def find_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
     Raises:
         HeadError: it has none, or what the model does leaves it open which layer that is.
     """
+    if has_adapters(model):
+        prefix, base = base_of(model)
+        return tuple(dict.fromkeys(active_name(model, f"{prefix}.{name}") for name in find_head(base, example)))
     return families.head(model) or _recorded(model, example)
 
 

@@ -9,7 +9,7 @@ shared layers are all in it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,28 @@ def output_shapes(model: nn.Module, inputs: Any) -> dict[str, tuple[int, ...]]:
             hooks.enter_context(module.register_forward_hook(remember(name)))
         call(model, inputs)
     return shapes
+
+
+def first_input(model: nn.Module, name: str, inputs: Any) -> Tensor:
+    """Run `model` on `inputs` without gradients up to the first call of a layer; return what that was given.
+
+    What is the caller's to protect in `record` is so here.
+    """
+
+    class ReachedError(Exception):
+        pass
+
+    given: list[Tensor] = []
+
+    def stop(module: nn.Module, args: Any, kwargs: Any) -> None:
+        given.extend(tensors_in((args, kwargs))[:1])
+        raise ReachedError
+
+    with torch.no_grad(), suppress(ReachedError), model.get_submodule(name).register_forward_pre_hook(
+        stop, with_kwargs=True
+    ):
+        call(model, inputs)
+    return given[0]
 
 
 class _Recorder(TorchDispatchMode):

@@ -110,8 +110,8 @@ class Run:
 
     @property
     def model(self) -> nn.Module:
-        """The model that trains."""
-        return self.tuner.model
+        """The model that trains, without wrappers such as `torch.compile`'s; steps call `run.tuner.model`."""
+        return self.tuner.inner
 
     @property
     def history(self) -> History:

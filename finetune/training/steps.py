@@ -10,6 +10,7 @@ from finetune.data.base import split_batch
 from finetune.errors import ArgumentError
 from finetune.model.calling import auxiliary_of, call, logits_of
 from finetune.model.families import loss_weights
+from finetune.model.wrapping import unwrapped
 from finetune.training.history import History
 from finetune.training.metrics import StepOutput
 from finetune.training.settings import Settings
@@ -23,6 +24,11 @@ class Steps:
     history: History
     settings: Settings
     _task: Task | None = None
+
+    @property
+    def inner(self) -> nn.Module:
+        """The model without what `torch.compile` or DataParallel put around it; names are those in here."""
+        return unwrapped(self.model)
 
     @property
     def loss(self) -> Loss:
@@ -44,7 +50,7 @@ class Steps:
         loss, or a `StepOutput` with outputs and targets for the training metrics. `batch` is
         `(inputs, targets)`, or what your own data set or loader gives, on the device.
         """
-        return self._step(batch, *loss_weights(self.model))
+        return self._step(batch, *loss_weights(self.inner))
 
     def validation_step(self, batch: Any) -> Tensor | StepOutput:
         """Return the loss of a batch of validation data, like `training_step`; gradients are off."""

@@ -1,0 +1,69 @@
+"""Models that PEFT has given adapters, as by `get_peft_model(model, LoraConfig())` (https://huggingface.co/docs/peft).
+
+PEFT freezes the model it is given and trains what it added: adapters, and copies of the modules named by
+`modules_to_save`. PEFT is imported only for a model of its making.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from finetune.errors import ArgumentError, HeadError
+from finetune.model.freezing import trainable
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Tell whether PEFT made this model."""
+    return any(cls.__name__ == "PeftModel" and cls.__module__.split(".")[0] == "peft" for cls in type(model).__mro__)
+
+
+def scope(model: nn.Module) -> set[str] | None:
+    """Return the full names of all that "everything" means: what PEFT trains and what trains now; None without PEFT."""
+    if not has_adapters(model):
+        return None
+    return saved_by_peft(model) | trainable(model).keys()
+
+
+def saved_by_peft(model: nn.Module) -> set[str]:
+    """Return the full names of the parameters that PEFT saves of its active adapter."""
+    from peft import get_peft_model_state_dict
+
+    state = model.state_dict(keep_vars=True)
+    saved = get_peft_model_state_dict(
+        model, state, adapter_name=str(model.active_adapter), save_embedding_layers=False
+    )
+    kept = {id(value) for value in saved.values()}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in kept}
+
+
+def base_of(model: nn.Module) -> tuple[str, nn.Module]:
+    """Return the full name of the model that PEFT was given, and that model."""
+    base = model.get_base_model()  # type: ignore[operator]
+    return next((name, module) for name, module in model.named_modules() if module is base)
+
+
+def active_name(model: nn.Module, name: str) -> str:
+    """Return the full name of what runs in the place of a module: an adapted layer, or the copy that trains."""
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        around = ".".join(parts[:depth])
+        module = model.get_submodule(around)
+        if "base_layer" in module._modules:
+            return around
+        if "modules_to_save" in module._modules and "original_module" in module._modules:
+            copy = f"{around}.modules_to_save.{module.active_adapter}"
+            return ".".join([copy, *parts[depth + (2 if name.startswith(copy) else 0) :]])
+    return name
+
+
+def check_changeable(model: nn.Module, error: type[ArgumentError] | type[HeadError], argument: str) -> None:
+    """Refuse to change the base of a model with adapters, which PEFT does not save.
+
+    Raises:
+        ArgumentError, HeadError: as `error` says, if PEFT made the model.
+    """
+    if has_adapters(model):
+        raise error(
+            f"The model has PEFT's adapters, which PEFT saves without the model beneath them; changing that now would "
+            f"be lost. Change it first: get_peft_model({argument}.model, config)."
+        )

@@ -1,0 +1,132 @@
+"""`FineTuner(..., in_channels=)`: grey pictures and other counts of channels, from the picture to the checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import models
+
+from finetune import ArgumentError, CheckpointError, FineTuner, Preprocessing
+
+SMALL = {"crop_size": 48, "resize_size": 48}
+HALVES = {**SMALL, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+Y = torch.arange(6) % 3
+
+
+class Standardised(nn.Conv2d):
+    """Its weights do not tell how many channels the picture has: adapted, it keeps them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight / self.weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+def net(convolution: type[nn.Conv2d] = nn.Conv2d) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(convolution(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of grey pictures in three classes."""
+    draw = np.random.default_rng(0)
+    for name in "abc":
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(2):
+            values = draw.integers(0, 256, (48, 48), dtype=np.uint8)
+            Image.fromarray(values).save(tmp_path / "pictures" / name / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+def built(name: str, **settings: Any) -> FineTuner:
+    return FineTuner(name, **{"weights": None, "preprocessing": HALVES, "device": "cpu", **settings})
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
+def test_grey_pictures_answer_as_their_rgb_copies(name: str, pictures: Path) -> None:
+    rgb, grey = built(name).predict(pictures), built(name, in_channels=1).predict(pictures)
+    torch.testing.assert_close(grey, rgb, rtol=1e-3, atol=1e-4 * float(rgb.abs().max()))
+
+
+def test_with_imagenets_means_only_a_constant_tint_is_lost(pictures: Path) -> None:
+    grey = built("resnet18", preprocessing=SMALL, in_channels=1)
+    rgb = Preprocessing.from_dict(SMALL)
+    bytes_ = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 256)
+    three = rgb.normalize(bytes_.expand(-1, 3, -1, -1))
+    one = grey.preprocessing.normalize(bytes_)
+    torch.testing.assert_close(one, three.mean(1, keepdim=True))
+    assert (three - one).abs().max() < 0.25  # of a channel's standard deviation; the whole range is 4.4 of them
+    assert grey.predict(pictures).shape == (6, 1000)
+
+
+def test_a_model_that_normalises_its_channels_itself(tmp_path: Path, pictures: Path) -> None:
+    torch.manual_seed(0)
+    model = models.googlenet(weights=None, aux_logits=False, init_weights=False)
+    torch.save(model.state_dict(), tmp_path / "googlenet.pth")
+    settings = {"weights": tmp_path / "googlenet.pth", "preprocessing": SMALL}
+    rgb, grey = built("googlenet", **settings), built("googlenet", in_channels=1, **settings)
+    assert rgb.model.transform_input
+    assert not grey.model.transform_input
+    expected = rgb.predict(pictures)
+    torch.testing.assert_close(grey.predict(pictures), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    again = FineTuner.load_checkpoint(grey.save_checkpoint(tmp_path / "grey"), device="cpu")
+    assert torch.equal(again.predict(pictures), grey.predict(pictures))
+
+
+def test_a_grey_model_by_name_trains_and_comes_back_from_its_file(pictures: Path, tmp_path: Path) -> None:
+    tuner = built("squeezenet1_1", in_channels=1).replace_head(3).freeze()
+    tuner.fit(pictures, val=False, epochs=1, progress=False)
+    again = FineTuner.load_checkpoint(tuner.save_checkpoint(tmp_path / "grey"), device="cpu")
+    assert again.preprocessing == tuner.preprocessing
+    assert again.preprocessing.channels == 1
+    assert torch.equal(again.predict(pictures), tuner.predict(pictures))
+    once_more = FineTuner.load_checkpoint(again.save_checkpoint(tmp_path / "again"), device="cpu")
+    assert torch.equal(once_more.predict(pictures), tuner.predict(pictures))
+
+
+@pytest.mark.parametrize("convolution", [nn.Conv2d, Standardised])
+def test_a_module_of_ones_own_is_adapted_again_on_load(
+    convolution: type[nn.Conv2d], pictures: Path, tmp_path: Path
+) -> None:
+    tuner = FineTuner(net(convolution), in_channels=1, preprocessing=SMALL, device="cpu").replace_head(3)
+    tuner.fit(pictures, val=False, epochs=1, progress=False)
+    file = tuner.save_checkpoint(tmp_path / "grey")
+    fresh = net(convolution)
+    again = FineTuner.load_checkpoint(file, fresh, device="cpu")
+    assert again.model is fresh
+    assert torch.equal(again.predict(pictures), tuner.predict(pictures))
+    adapted = FineTuner(net(convolution), in_channels=1, device="cpu").model
+    loaded = FineTuner.load_checkpoint(file, adapted, device="cpu")
+    assert torch.equal(loaded.predict(pictures), again.predict(pictures))
+    with pytest.raises(CheckpointError, match="belong"):
+        FineTuner.load_checkpoint(file, nn.Sequential(nn.Linear(3, 3)), device="cpu")
+
+
+def test_five_channels_are_for_tensors(tmp_path: Path) -> None:
+    tuner = FineTuner(net(), in_channels=5, device="cpu").replace_head(3).freeze()
+    x = torch.randn(6, 5, 9, 9)
+    tuner.fit((x, Y), progress=False)
+    assert tuner.preprocessing is None
+    again = FineTuner.load_checkpoint(tuner.save_checkpoint(tmp_path / "five"), net(), device="cpu")
+    assert torch.equal(again.predict(x), tuner.predict(x))
+
+
+def test_a_wrapped_model_is_adapted_within() -> None:
+    tuner = FineTuner(nn.DataParallel(net()), in_channels=1, device="cpu")
+    assert tuner.inner[0].in_channels == 1
+    assert tuner.predict(torch.zeros(2, 1, 9, 9)).shape == (2, 5)
+
+
+def test_none_and_three_leave_the_model_alone() -> None:
+    for channels in (None, 3):
+        model = net()
+        weight = model[0].weight
+        assert FineTuner(model, in_channels=channels, device="cpu").model[0].weight is weight
+    with pytest.raises(ArgumentError, match="from 1 on"):
+        FineTuner(net(), in_channels=0)
