@@ -31,32 +31,43 @@ def open_dataset(dataset: Any, classes: Classes | None, labelled: bool, takes: s
     """
     first = _first_item(dataset)
     if takes == TEXT and isinstance(first, dict) and _is_hugging_face(dataset):
-        columns = () if "input_ids" in first else text_columns(first)  # else it has been tokenized already
+        columns = () if _is_tokenized(first) else text_columns(first)
         if columns:
             return _open_texts(dataset, columns, classes, labelled)
     own = _classes_of(dataset)
     targets = _targets_of(dataset)
-    kind = input_key = label_key = None
+    input_key = label_key = None
+    leading = first[0] if isinstance(first, (tuple, list)) and first else first
     if isinstance(first, dict):
-        kinds = {key: _kind_of(value, takes) for key, value in first.items()}
-        input_key = next((key for key, kind in kinds.items() if kind is not None), None)
-        kind = None if input_key is None else kinds[input_key]
-        label_key = label_key_of(first)
-    else:
-        kind = _kind_of(first[0] if isinstance(first, (tuple, list)) and first else first, takes)
+        input_key, label_key = _input_key(first, takes), label_key_of(first)
+        leading = None if input_key is None else first[input_key]
     source = MapDataset(
         dataset,
         targets=targets,
         classes=own if classes is None else classes,
         own_classes=own,
         renumber=renumbering(own, classes),
-        kind=kind,
+        kind=_kind_of(leading, takes),
         input_key=input_key,
         label_key=label_key,
     )
     if targets is not None and source.renumber is not None:
         source.targets = _renumbered(source, targets)
     return source
+
+
+def _input_key(first: dict[str, Any], takes: str | None) -> str | None:
+    """Return the key of the raw item in an item that is a dict; None where its values are ready."""
+    kinds = {key: _kind_of(value, takes) for key, value in first.items()}
+    for key, kind in kinds.items():
+        if kind not in (None, TEXT):
+            return key
+    texts = text_columns(first) if TEXT in kinds.values() and not _is_tokenized(first) else ()
+    return texts[0] if len(texts) == 1 else None
+
+
+def _is_tokenized(first: dict[str, Any]) -> bool:
+    return "input_ids" in first  # whatever columns of text are still beside it
 
 
 def _kind_of(value: Any, takes: str | None) -> str | None:
