@@ -38,7 +38,8 @@ def audit(
     """Look for what would stop or spoil a run, and say it before the first step.
 
     Picture and sound files are all decoded once, texts all looked at. Of a data set whose targets
-    aren't at hand, up to 2,000 items are loaded, spread evenly. Streams and loaders can't be looked at: see `check_batch_targets`.
+    aren't at hand, up to 2,000 items are loaded, spread evenly. Streams and loaders can't be looked
+    at: see `check_batch_targets`.
 
     Args:
         source: from `open_source`.

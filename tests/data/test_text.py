@@ -20,7 +20,7 @@ from finetune.model.calling import logits_of
 
 transformers = pytest.importorskip("transformers")
 
-WORDS = "a the film was is good bad great awful not very plot actors and boring loved hated it".split()
+WORDS = ["a", "the", "film", "was", "is", "good", "bad", "great", "awful", "not", "very", "plot", "boring", "loved", "it"]
 REVIEWS = [("a great film", "pos"), ("the plot was awful", "neg"), ("loved it", "pos"), ("very boring", "neg")] * 5
 
 
@@ -50,13 +50,10 @@ def make_bert(**options: Any) -> nn.Module:
 def make_decoder(name: str) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"vocab_size": 4 + len(WORDS), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    others = {"intermediate_size": 32, "max_position_embeddings": 32, "bos_token_id": 2, "eos_token_id": 3}
+    options = {**sizes, "max_position_embeddings": 32, "bos_token_id": 2, "eos_token_id": 3}
     if name == "gpt2":
-        config = transformers.GPT2Config(
-            vocab_size=sizes["vocab_size"], n_embd=32, n_layer=2, n_head=4, n_positions=32, bos_token_id=2, eos_token_id=3
-        )
-        return transformers.GPT2ForSequenceClassification(config)
-    return transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**sizes, **others))
+        return transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**options))
+    return transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**options, intermediate_size=32))
 
 
 def logits(model: nn.Module, preprocessing: TextPreprocessing, texts: list[str]) -> Tensor:
@@ -115,7 +112,8 @@ def test_padding_does_not_change_results_of_pretrained_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "positions", "expected"), [(16, None, 16), (16, 8, 8), (8, 16, 8), (int(1e30), 24, 24), (int(1e30), None, 512)]
+    ("own", "positions", "expected"),
+    [(16, None, 16), (16, 8, 8), (8, 16, 8), (int(1e30), 24, 24), (int(1e30), None, 512)],
 )
 def test_texts_are_cut_at_the_least_limit(own: int, positions: int | None, expected: int) -> None:
     preprocessing = TextPreprocessing.from_tokenizer(make_tokenizer(model_max_length=own), positions)
