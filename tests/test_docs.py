@@ -161,7 +161,7 @@ def make_data(folder: Path) -> None:
     for index, colour in enumerate(BREEDS.values()):
         _picture(folder / "dogs" / "new" / f"{index}.png", colour, index)
     _picture(folder / "dog.png", BREEDS["pug"], 1)
-    reviews = [f"a {word} {noun},{word}" for word in ("good", "bad") for noun in ("film", "plot", "film", "plot", "film")]
+    reviews = [f"a {word} {noun},{word}" for word in ("good", "bad") for noun in ("film", "plot") * 3]
     (folder / "reviews.csv").write_text("\n".join(["text,label", *reviews]) + "\n")
 
 

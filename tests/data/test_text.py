@@ -20,7 +20,7 @@ from finetune.model.calling import logits_of
 
 transformers = pytest.importorskip("transformers")
 
-WORDS = ["a", "the", "film", "was", "is", "good", "bad", "great", "awful", "not", "very", "plot", "boring", "loved", "it"]
+WORDS = ["a", "the", "film", "was", "is", "good", "bad", "great", "awful", "very", "plot", "boring", "loved", "it"]
 REVIEWS = [("a great film", "pos"), ("the plot was awful", "neg"), ("loved it", "pos"), ("very boring", "neg")] * 5
 
 
@@ -134,7 +134,7 @@ def test_it_is_the_same_after_a_checkpoint() -> None:
     made = TextPreprocessing.from_tokenizer(make_tokenizer())
     again = preprocessing_from_dict(made.to_dict())
     assert again == made
-    assert torch.equal(again.collate(["not good", "a"])["input_ids"], made.collate(["not good", "a"])["input_ids"])
+    assert torch.equal(again.collate(["very good", "a"])["input_ids"], made.collate(["very good", "a"])["input_ids"])
 
 
 @pytest.mark.parametrize("name", ["../evil.json", "/tmp/evil.json", "a/../../evil.json", "..\\evil.json"])
@@ -154,9 +154,9 @@ def test_files_that_are_no_tokenizer_are_said() -> None:
 @pytest.mark.parametrize(
     ("table", "items"),
     [
-        ("text,label\nnot good,a\nit,b\n", ["not good", "it"]),
-        ("id,label,Review\n1,a,not good\n2,b,it\n", ["not good", "it"]),
-        ("opinion,stars\nnot good,1\nit,2\n", ["not good", "it"]),
+        ("text,label\nvery good,a\nit,b\n", ["very good", "it"]),
+        ("id,label,Review\n1,a,not good\n2,b,it\n", ["very good", "it"]),
+        ("opinion,stars\nvery good,1\nit,2\n", ["very good", "it"]),
         ("sentence\tsentiment\n\"a \"\"good\"\" film, it is\"\ta\nit\tb\n", ['a "good" film, it is', "it"]),
         ("premise,hypothesis,label\na,the,1\nit,is,0\n", [TextPair("a", "the"), TextPair("it", "is")]),
         ("idx;question;sentence;label\n1;a;the;1\n2;it;is;0\n", [TextPair("a", "the"), TextPair("it", "is")]),
