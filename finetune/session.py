@@ -91,9 +91,8 @@ class Session(Steps):
             config.pad_token_id = preprocessing.pad_token_id  # it finds a text's last token by it
         return preprocessing
 
-    @property
     def _takes(self) -> str | None:
-        """The kind of raw item that the preprocessing takes."""
+        """Return the kind of raw item that the preprocessing takes."""
         return None if self.preprocessing is None else self.preprocessing.kind
 
     @property

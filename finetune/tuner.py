@@ -206,7 +206,7 @@ class FineTuner(Session):
         with self._as_before_on_error():
             saved = contents.saved_run(resume_from, checkpoint_dir)
             rules = self.classes if self._classes_rule else None
-            data = open_training(train, val, rules, self.settings.seed, self._takes)
+            data = open_training(train, val, rules, self.settings.seed, self._takes())
             self._look_at(data.train)
             phases = self._plan(strategy, epochs, lr, schedule)
             self._task = task = self._infer_task(data.train)
@@ -249,7 +249,7 @@ class FineTuner(Session):
             DataError: the data cannot be used, or has a class that the training data has not.
         """
         with self._as_before_on_error():
-            source = open_source(data, classes=self.classes, takes=self._takes)
+            source = open_source(data, classes=self.classes, takes=self._takes())
             self._look_at(source)
             self._task = task = self._task or self._infer_task(source)
             batches = self._batches(self._audited(source, task, "evaluation"), batch_size)
@@ -270,7 +270,7 @@ class FineTuner(Session):
             DataError: the data cannot be used.
             ArgumentError: `predict_step` gives no tensor.
         """
-        source = open_source(data, labelled=False, takes=self._takes)
+        source = open_source(data, labelled=False, takes=self._takes())
         batches = self._batches(audit(source, role="prediction", preprocessing=self.preprocessing), batch_size)
         outputs = loop.predict(self.predict_step, self.model, batches, self.precision)
         if not outputs:

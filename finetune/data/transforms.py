@@ -8,7 +8,7 @@ quarter of what floats cost to collate, pin, copy and cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -57,7 +57,7 @@ class Preprocessing(InputPreprocessing):
     interpolation: str = "bilinear"
     channels: int = 3
     resize_mode: str = "stretch"
-    bgr: bool = False
+    bgr: bool = field(default=False, kw_only=True)
     kind: ClassVar[str] = PICTURE
 
     def __post_init__(self) -> None:

@@ -155,7 +155,7 @@ def test_files_that_are_no_tokenizer_are_said() -> None:
     ("table", "items"),
     [
         ("text,label\nvery good,a\nit,b\n", ["very good", "it"]),
-        ("id,label,Review\n1,a,not good\n2,b,it\n", ["very good", "it"]),
+        ("id,label,Review\n1,a,very good\n2,b,it\n", ["very good", "it"]),
         ("opinion,stars\nvery good,1\nit,2\n", ["very good", "it"]),
         ("sentence\tsentiment\n\"a \"\"good\"\" film, it is\"\ta\nit\tb\n", ['a "good" film, it is', "it"]),
         ("premise,hypothesis,label\na,the,1\nit,is,0\n", [TextPair("a", "the"), TextPair("it", "is")]),
