@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --ed
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types layers docs check clean
+.PHONY: help setup demo test lint types layers docs coverage check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +39,10 @@ layers: $(DEV) ## imports point only downward (import-linter)
 docs: $(DOCS) ## build the pages into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-check: lint types layers test ## everything CI runs
+coverage: $(DEV) ## check a sample of every family of architectures (ARGS="--family timm" for the whole of one)
+	$(BIN)/python -m benchmarks.coverage $(or $(ARGS),--sample)
+
+check: lint types layers test coverage ## everything CI runs
 
 clean: ## remove .venv and all that was built
 	rm -rf $(VENV) build dist *.egg-info docs/_build finetune-demo .coverage .coverage.* htmlcov \

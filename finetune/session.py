@@ -20,7 +20,10 @@ from finetune.data.audit import audit, not_accepted
 from finetune.data.base import Loader, Source, Stream, split_batch
 from finetune.data.batches import Batches
 from finetune.data.device import map_tensors
+from finetune.data.inputs import PICTURE, InputPreprocessing
+from finetune.data.preprocessing import preprocessing_of
 from finetune.data.randomness import seeded
+from finetune.data.text import TextPreprocessing
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
 from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
 from finetune.model import adapters, catalog, families, freezing, head_search, heads, stem
@@ -52,7 +55,7 @@ class Session(Steps):
         model: nn.Module | str,
         weights: str | Path | None,
         in_channels: int | None,
-        preprocessing: Preprocessing | Mapping[str, Any] | None,
+        preprocessing: Any,
         settings: Settings,
         device: str | torch.device,
     ) -> None:
@@ -61,9 +64,6 @@ class Session(Steps):
         self.precision = Precision(settings.precision, self.device)
         self.history = History()
         self.classes: tuple[str, ...] | None = None
-        if isinstance(preprocessing, Mapping):
-            preprocessing = Preprocessing.from_dict(preprocessing)
-        self.preprocessing = preprocessing
         self._source: dict[str, Any] | None = None
         self._heads: tuple[str, ...] | None = None
         self._replacements: list[contents.Replacement] = []  # and adaptations: what loading has to repeat
@@ -72,7 +72,8 @@ class Session(Steps):
         self._run: Run | None = None
         self._groups: dict[str, tuple[str, float]] | None = None  # as planned last, by parameter
         self._classes_rule = False  # class names from the weights give way to those of training data
-        self.model = self._take(model, weights)
+        self.model, preset = self._take(model, weights)
+        self.preprocessing = self._inputs_of(self.inner, preset if preprocessing is None else preprocessing)
         if in_channels is not None:
             self._adapt_input(in_channels)
         self.model.to(self.device)
@@ -80,20 +81,31 @@ class Session(Steps):
         self._scope = adapters.scope(self.inner)
         self._synchronized = freezing.trainable(self.inner) if is_synchronized(self.model) else None
 
-    def _take(self, model: nn.Module | str, weights: str | Path | None) -> nn.Module:
-        """Take the user's module, or build the model of that name."""
+    def _take(self, model: nn.Module | str, weights: str | Path | None) -> tuple[nn.Module, Any]:
+        """Take the user's module, or build the model of that name, with the preprocessing published for it."""
         if isinstance(model, nn.Module):
             if weights not in ("DEFAULT", None):
                 load_weights(unwrapped(model), read_weights(Path(weights)))
-            return model
+            return model, None
         if not isinstance(model, str):
             raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r}.")
         with seeded(self.settings.seed, "weights"):
             made = catalog.create(model, weights)
         self._source, self.classes = made.source, made.classes
-        if made.source["family"] == "torchvision":
-            self.preprocessing = self.preprocessing or Preprocessing.from_torchvision(made.preset)
-        return made.model
+        return made.model, made.preset
+
+    @staticmethod
+    def _inputs_of(model: nn.Module, preset: Any) -> InputPreprocessing | None:
+        """Return the model's preprocessing; a decoder without a padding token is told the tokenizer's."""
+        config: Any = getattr(model, "config", None)
+        preprocessing = preprocessing_of(preset, getattr(config, "max_position_embeddings", None))
+        if isinstance(preprocessing, TextPreprocessing) and getattr(config, "pad_token_id", 0) is None:
+            config.pad_token_id = preprocessing.pad_token_id  # it finds a text's last token by it
+        return preprocessing
+
+    def _takes(self) -> str | None:
+        """Return the kind of raw item that the preprocessing takes."""
+        return None if self.preprocessing is None else self.preprocessing.kind
 
     def _adapt_input(self, in_channels: int) -> None:
         """Have the model read pictures of so many channels; those of one are grey."""
@@ -101,8 +113,8 @@ class Session(Steps):
         normalisation = stem.normalisation_within(self.inner)
         stem.adapt_input(self.inner, in_channels)
         self._replacements.append({"in_channels": in_channels})
-        if in_channels == 1:
-            known = self.preprocessing or Preprocessing()
+        known = self.preprocessing or Preprocessing()
+        if in_channels == 1 and isinstance(known, Preprocessing):
             if normalisation and known.channels == 3:  # the model no longer does what came after ImageNet's
                 known = replace(known, mean=normalisation[:1] * 3, std=normalisation[1:] * 3)
             self.preprocessing = known.grey()
@@ -206,11 +218,13 @@ class Session(Steps):
         return map_tensors(lambda tensor: tensor[:2], split_batch(batch)[0], None)
 
     def _example_of_size(self, size: Sequence[int] | None) -> Any:
-        """Return two samples of `size`; without it, of a size that the model accepts; None if none is known."""
+        """Return two samples of `size`; without it, of the data, or that the model accepts; None if none is known."""
         if size is not None:
             return samples_of_size(self.inner, tuple(size))
-        if self.preprocessing is not None:
-            pictures = samples_of_size(self.inner, (3, *self.preprocessing.crop_size))
+        if self._seen is not None:
+            return self._seen
+        if isinstance(self.preprocessing, Preprocessing):
+            pictures = samples_of_size(self.inner, (self.preprocessing.channels, *self.preprocessing.crop_size))
             if head_search.accepted_example(self.inner, pictures) is not None:
                 return pictures
         return head_search.accepted_example(self.inner)
@@ -231,16 +245,18 @@ class Session(Steps):
     def _audited(self, source: Source, task: Task, role: str, skip_corrupt: bool = False) -> Source:
         """Check data against what the model answers."""
         outputs = {CLASSIFICATION: self._num_outputs(), BINARY: 2}.get(task.kind or "")
-        return audit(source, num_classes=outputs, role=role, skip_corrupt=skip_corrupt)
+        return audit(
+            source, num_classes=outputs, role=role, skip_corrupt=skip_corrupt, preprocessing=self.preprocessing
+        )
 
     def _batches(
         self, source: Source, batch_size: int, *, shuffle: bool = False, augment: bool | Augmentation = False
     ) -> Batches:
         preprocessing = self.preprocessing
-        if source.pictures and preprocessing is None:
+        if source.kind == PICTURE and preprocessing is None:
             preprocessing = self.preprocessing = Preprocessing()
         chosen: Augmentation | None = None if isinstance(augment, bool) else augment
-        if augment is True and source.pictures and preprocessing is not None:
+        if augment is True and source.kind == PICTURE and isinstance(preprocessing, Preprocessing):
             chosen = standard_augmentation(preprocessing)
         classes = self._num_outputs() if self._task and self._task.kind == CLASSIFICATION else None
         return Batches(

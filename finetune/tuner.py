@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from finetune.checkpoint import contents, file
 from finetune.data.audit import audit
 from finetune.data.randomness import seeded
 from finetune.data.sources import open_source
-from finetune.data.transforms import Augmentation, Preprocessing
+from finetune.data.transforms import Augmentation
 from finetune.errors import ArgumentError, DataError, HeadError
 from finetune.model import adapters, families, freezing, head_search, heads
 from finetune.model.patterns import Patterns
@@ -44,8 +44,9 @@ class FineTuner(Session):
             random ones. For both, the path of a local state dict (`.pth` or `.safetensors`).
         in_channels: of the pictures, where they are not the model's own: the layers that read them are
             adapted, so that with 1 a grey picture gives what its RGB copy gave. None leaves them alone.
-        preprocessing: how pictures become the model's input; None for what comes with the weights,
-            else ImageNet's at 224 pixels.
+        preprocessing: how pictures, texts or sound become the model's input: a `Preprocessing` or its
+            fields, or a tokenizer, feature extractor or image processor of transformers. None for what
+            comes with the weights, and for pictures else ImageNet's at 224 pixels.
         loss: `"cross_entropy"`, `"bce"`, `"mse"` or a function of outputs and targets; None to go by
             the targets.
         metrics: names, torchmetrics objects, or a mapping of name to either; None for those of the task.
@@ -74,7 +75,7 @@ class FineTuner(Session):
         *,
         weights: str | Path | None = "DEFAULT",
         in_channels: int | None = None,
-        preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+        preprocessing: Any = None,
         loss: str | Loss | None = None,
         metrics: Metrics = None,
         optimizer: str | OptimizerFactory = "adamw",
@@ -189,8 +190,8 @@ class FineTuner(Session):
         """Train on `train`, evaluate on `val` after every epoch, and return the history.
 
         Args:
-            train: a folder with a folder per class, a CSV or Parquet file of path and label, a pair
-                `(X, y)`, a Dataset or a DataLoader.
+            train: a folder with a folder per class, a CSV or Parquet file of path or text and label, a
+                pair `(X, y)`, a Dataset or a DataLoader.
             val: the same, or a share such as 0.1 to set aside, or False for none. With None a fifth of a
                 folder or table is set aside, stratified by class; other data goes without.
             epochs: passes over the training data, shared out over the phases of a named strategy.
@@ -217,7 +218,7 @@ class FineTuner(Session):
         with self._as_before_on_error():
             saved = contents.saved_run(resume_from, checkpoint_dir)
             rules = self.classes if self._classes_rule else None
-            data = open_training(train, val, rules, self.settings.seed)
+            data = open_training(train, val, rules, self.settings.seed, self._takes())
             self._look_at(data.train)
             phases = self._plan(strategy, epochs, lr, schedule)
             self._task = task = self._infer_task(data.train)
@@ -261,7 +262,7 @@ class FineTuner(Session):
             DataError: the data cannot be used, or has a class that the training data has not.
         """
         with self._as_before_on_error():
-            source = open_source(data, classes=self.classes)
+            source = open_source(data, classes=self.classes, takes=self._takes())
             self._look_at(source)
             self._task = task = self._task or self._infer_task(source)
             batches = self._batches(self._audited(source, task, "evaluation"), batch_size)
@@ -276,14 +277,14 @@ class FineTuner(Session):
 
         Args:
             data: what `fit` takes, with or without labels; or one picture's path, a list of paths, a
-                folder of pictures, or X alone.
+                folder of pictures, or X alone, as a list of texts.
 
         Raises:
             DataError: the data cannot be used.
             ArgumentError: `predict_step` gives no tensor.
         """
-        source = open_source(data, labelled=False)
-        batches = self._batches(audit(source, role="prediction"), batch_size)
+        source = open_source(data, labelled=False, takes=self._takes())
+        batches = self._batches(audit(source, role="prediction", preprocessing=self.preprocessing), batch_size)
         outputs = loop.predict(self.predict_step, self.inner, batches, self.precision)
         if not outputs:
             raise DataError("The data gave no sample to predict. An iterable data set should start anew each time.")

@@ -148,7 +148,7 @@ def make_data(folder: Path) -> None:
     """Write what the pages call by name.
 
     `dogs/train` and `dogs/val` hold a folder per breed, `dogs/train.csv` and `dogs/val.csv` list the
-    same pictures as path and label, and `dogs/new` and `dog.png` have no label.
+    same pictures as path and label, and `dogs/new` and `dog.png` have no label. `reviews.csv` has texts.
     """
     for part, count in (("train", 6), ("val", 2)):
         rows = [
@@ -161,6 +161,8 @@ def make_data(folder: Path) -> None:
     for index, colour in enumerate(BREEDS.values()):
         _picture(folder / "dogs" / "new" / f"{index}.png", colour, index)
     _picture(folder / "dog.png", BREEDS["pug"], 1)
+    reviews = [f"a {word} {noun},{word}" for word in ("good", "bad") for noun in ("film", "plot") * 3]
+    (folder / "reviews.csv").write_text("\n".join(["text,label", *reviews]) + "\n")
 
 
 def _picture(path: Path, colour: tuple[int, ...], index: int) -> Path:

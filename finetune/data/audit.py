@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.base import Arrays, Loader, MapDataset, PictureFiles, Source, Stream, target_of
+from finetune.data.base import Arrays, Loader, MapDataset, Source, Stream, target_of
 from finetune.data.device import tensors_of
+from finetune.data.inputs import PICTURE, InputPreprocessing
 from finetune.data.loading import unequal
-from finetune.data.pictures import verify_picture
 from finetune.data.randomness import seeded
+from finetune.data.raw import Files, RawItems
 from finetune.errors import DataError
 
 logger = logging.getLogger("finetune")
@@ -26,39 +28,49 @@ _CHUNK_BYTES = 64 * 2**20
 
 
 def audit(
-    source: Source, *, num_classes: int | None = None, role: str = "training", skip_corrupt: bool = False
+    source: Source,
+    *,
+    num_classes: int | None = None,
+    role: str = "training",
+    skip_corrupt: bool = False,
+    preprocessing: InputPreprocessing | None = None,
 ) -> Source:
     """Look for what would stop or spoil a run, and say it before the first step.
 
-    Picture files are all decoded once. Of a data set whose targets aren't at hand, up to 2,000 items
-    are loaded, spread evenly. Streams and loaders can't be looked at: see `check_batch_targets`.
+    Picture and sound files are all decoded once, texts all looked at. Of a data set whose targets
+    aren't at hand, up to 2,000 items are loaded, spread evenly. Streams and loaders can't be looked
+    at: see `check_batch_targets`.
 
     Args:
         source: from `open_source`.
         num_classes: outputs of the model; None where targets aren't class indices.
         role: what messages call the data; of "training" data more than one class is asked.
-        skip_corrupt: leave out pictures that can't be decoded, and warn, in place of raising.
+        skip_corrupt: leave out files that can't be decoded, and warn, in place of raising.
+        preprocessing: that of the raw items, which says of each whether it can be used.
 
     Returns:
-        The source, without the pictures that were left out.
+        The source, without the files that were left out.
 
     Raises:
         DataError: empty data, a single class, labels out of range, a number of classes that isn't the
-            model's, pictures that can't be decoded, values that aren't finite, unequal shapes.
+            model's, files that can't be decoded, empty texts, values that aren't finite, unequal shapes.
     """
     if isinstance(source, (Loader, Stream)):
         return source
     if len(source) == 0:
         raise DataError(f"The {role} data is empty. Expected at least one sample.")
     _check_class_count(source, num_classes, role)
-    if isinstance(source, PictureFiles):
-        source = _decodable(source, role, skip_corrupt)
+    checked = preprocessing if preprocessing is not None and preprocessing.kind == source.kind else None
+    if isinstance(source, Files):
+        source = _decodable(source, role, skip_corrupt, checked)
+    if isinstance(source, RawItems) and checked is not None:
+        _check_items(source, checked)
     if isinstance(source, Arrays):
         _check_finite_inputs(source)
     if source.targets is not None:
         _check_targets(source, source.targets, range(len(source)), num_classes, role)
     if isinstance(source, MapDataset):
-        _inspect(source, num_classes, role)
+        _inspect(source, num_classes, role, checked)
     return source
 
 
@@ -84,16 +96,28 @@ def _check_class_count(source: Source, num_classes: int | None, role: str) -> No
     )
 
 
-def _decodable(source: PictureFiles, role: str, skip_corrupt: bool) -> PictureFiles:
+def _decodable(source: Files, role: str, skip_corrupt: bool, preprocessing: InputPreprocessing | None) -> Files:
     """Decode every file once, in threads: Pillow's decoders run beside each other."""
+
+    def error_of(path: Path) -> str | None:
+        try:
+            sound = source.verify(path)
+            if sound is not None and preprocessing is not None:
+                preprocessing.check(sound)
+        except DataError as error:
+            return str(error)
+        return None
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        errors = list(pool.map(_decoding_error, source.paths))
-    logger.debug("Decoded each of the %d pictures of the %s data once.", len(errors), role)
+        errors = list(pool.map(error_of, source.paths))
+    noun = source.noun
+    logger.debug("Decoded each of the %d %ss of the %s data once.", len(errors), noun, role)
     bad = [i for i, error in enumerate(errors) if error is not None]
     if not bad:
         return source
     shown = ", ".join(f"'{source.paths[i]}'" for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
-    what = f"{len(bad)} of the {len(errors)} pictures of the {role} data cannot be decoded: {shown}."
+    problem = "decoded" if source.kind == PICTURE else "used"
+    what = f"{len(bad)} of the {len(errors)} {noun}s of the {role} data cannot be {problem}: {shown}."
     if not skip_corrupt:
         way_out = " To leave them out, give fit skip_corrupt=True." if role in ("training", "validation") else ""
         raise DataError(f"{what} The first: {errors[bad[0]]}{way_out}")
@@ -103,12 +127,16 @@ def _decodable(source: PictureFiles, role: str, skip_corrupt: bool) -> PictureFi
     return source.subset([i for i, error in enumerate(errors) if error is None])
 
 
-def _decoding_error(path: Any) -> str | None:
+def _check_items(source: RawItems, preprocessing: InputPreprocessing) -> None:
+    for index, item in enumerate(source.raw()):
+        _check_item(preprocessing, item, source.name(index))
+
+
+def _check_item(preprocessing: InputPreprocessing, item: Any, name: str) -> None:
     try:
-        verify_picture(path)
+        preprocessing.check(item)
     except DataError as error:
-        return str(error)
-    return None
+        raise DataError(f"{name}: {error}") from error
 
 
 def _check_targets(source: Source, targets: Tensor, indices: Any, num_classes: int | None, role: str) -> None:
@@ -170,7 +198,9 @@ def _not_finite(name: str) -> DataError:
     )
 
 
-def _inspect(source: MapDataset, num_classes: int | None, role: str) -> None:
+def _inspect(
+    source: MapDataset, num_classes: int | None, role: str, preprocessing: InputPreprocessing | None
+) -> None:
     """Load items and look at their shapes, values and, where they aren't known, targets."""
     most = _MOST_INSPECTED if source.targets is None else _FEW_INSPECTED
     indices = np.linspace(0, len(source) - 1, min(len(source), most)).round().astype(int).tolist()
@@ -183,7 +213,9 @@ def _inspect(source: MapDataset, num_classes: int | None, role: str) -> None:
         if source.collate_fn is None and (error := unequal([first, item], [indices[0], index], source.name)):
             raise error
         inputs = item[0] if isinstance(item, (tuple, list)) and item else item
-        if isinstance(inputs, Tensor) and inputs.is_floating_point() and not inputs.isfinite().all():
+        if preprocessing is not None:
+            _check_item(preprocessing, inputs, source.name(index))
+        elif isinstance(inputs, Tensor) and inputs.is_floating_point() and not inputs.isfinite().all():
             raise _not_finite(source.name(index))
         targets.append(target_of(item))
     collected = _stacked(targets) if source.targets is None else None
@@ -204,8 +236,12 @@ def not_accepted(model: str, inputs: Any, error: Exception) -> DataError:
     tensors = list(tensors_of(inputs))
     shown = ", ".join(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in tensors)
     first = tensors[0] if tensors else torch.empty(0)
+    if isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str):
+        shown = "texts"
     hint = "Give inputs of the shape and dtype that the model was made for."
-    if first.dim() == 4 and first.shape[-1] in (1, 3) and first.shape[1] not in (1, 3):
+    if shown == "texts":
+        hint = "Give it its tokenizer: FineTuner(model, preprocessing=tokenizer)."
+    elif first.dim() == 4 and first.shape[-1] in (1, 3) and first.shape[1] not in (1, 3):
         hint = "They look channels-last; [N, C, H, W] is expected: X.transpose(0, 3, 1, 2)."
     elif first.dtype == torch.uint8:
         hint = "Bytes are scaled only with a preprocessing: give FineTuner one, or X as floats."

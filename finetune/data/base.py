@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from finetune.data.labels import LABEL_KEYS, Classes, unknown_class
-from finetune.data.pictures import read_picture
 
 Indices = Sequence[int] | Tensor
 
@@ -25,13 +23,15 @@ class Source(Dataset[Any]):
         classes: class names by index, or None where there are none or they are not known.
         targets: all targets, if known without loading the inputs: int64 [N] class indices, float
             [N] or [N, K]; else None.
-        pictures: inputs are PIL pictures, still to be preprocessed.
+        kind: which kind of raw item the inputs are, still to be preprocessed; None where they are ready.
+        set_aside: a share is for validation where the user gives no validation data.
         collate_fn: how the user's own data set batches its items, or None for torch's default.
     """
 
     classes: Classes | None = None
     targets: Tensor | None = None
-    pictures: bool = False
+    kind: str | None = None
+    set_aside: bool = False
     collate_fn: Any = None
 
     def __len__(self) -> int:
@@ -48,39 +48,6 @@ class Source(Dataset[Any]):
     def subset(self, indices: Indices) -> Source:
         """Return the samples at `indices`, in that order, as a source that shares the data."""
         raise TypeError(f"{type(self).__name__} cannot be divided: it is read as a stream.")
-
-
-class PictureFiles(Source):
-    """Picture files, with or without targets."""
-
-    pictures = True
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        targets: Tensor | None = None,
-        classes: Classes | None = None,
-        folder: Path | None = None,
-    ) -> None:
-        self.paths = list(paths)
-        self.targets = targets
-        self.classes = classes
-        self.folder = folder
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Any:
-        picture = read_picture(self.paths[index])
-        return picture if self.targets is None else (picture, self.targets[index])
-
-    def name(self, index: int) -> str:
-        return str(self.paths[index])
-
-    def subset(self, indices: Indices) -> PictureFiles:
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
-        targets = None if self.targets is None else self.targets[chosen]
-        return PictureFiles([self.paths[i] for i in chosen.tolist()], targets, self.classes, self.folder)
 
 
 class Arrays(Source):
@@ -144,7 +111,8 @@ class MapDataset(Source):
         classes: the class names that count: those of the training data where they were given.
         own_classes: the data set's own class names, which its items' indices mean.
         renumber: int64, own class index -> index in `classes`, -1 for a stranger; None to leave them.
-        picture_key: in items that are dicts, the key of the picture; such items become pairs.
+        kind: of the inputs in its items.
+        input_key: in items that are dicts, the key of the input; such items become pairs.
         label_key: in items that are dicts, the key of the label.
     """
 
@@ -156,8 +124,8 @@ class MapDataset(Source):
         classes: Classes | None = None,
         own_classes: Classes | None = None,
         renumber: Tensor | None = None,
-        pictures: bool = False,
-        picture_key: str | None = None,
+        kind: str | None = None,
+        input_key: str | None = None,
         label_key: str | None = None,
     ) -> None:
         self.dataset = dataset
@@ -165,8 +133,8 @@ class MapDataset(Source):
         self.classes = classes
         self.own_classes = own_classes
         self.renumber = renumber
-        self.pictures = pictures
-        self.picture_key = picture_key
+        self.kind = kind
+        self.input_key = input_key
         self.label_key = label_key
         self.indices = torch.arange(len(dataset))
         self.collate_fn = getattr(dataset, "collate_fn", None)
@@ -176,9 +144,9 @@ class MapDataset(Source):
 
     def __getitem__(self, index: int) -> Any:
         item = self.dataset[int(self.indices[index])]
-        if self.picture_key is not None:
-            picture = item[self.picture_key]
-            item = picture if self.label_key is None else (picture, item[self.label_key])
+        if self.input_key is not None:
+            value = item[self.input_key]
+            item = value if self.label_key is None else (value, item[self.label_key])
         return item if self.renumber is None else self._renumbered(item, index)
 
     def name(self, index: int) -> str:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from finetune.data.audit import check_batch_targets
 from finetune.data.base import Arrays, Loader, Source, Stream, target_of
 from finetune.data.device import num_samples_of, pinned, to_device
+from finetune.data.inputs import PICTURE, TEXT, WAVEFORM, InputPreprocessing
 from finetune.data.loading import (
     Batch,
     Failure,
@@ -23,16 +24,25 @@ from finetune.data.loading import (
     default_workers,
 )
 from finetune.data.randomness import seed_of, seeded
-from finetune.data.transforms import Augmentation, Preprocessing
+from finetune.data.transforms import Augmentation
 from finetune.errors import ArgumentError, DataError
 
 __all__ = ["Batches", "num_samples_of", "to_device"]
 
 
+_PLURALS = {PICTURE: "pictures", TEXT: "text", WAVEFORM: "sound"}
+_MAKERS = {
+    PICTURE: "picture size and scale: FineTuner(model, preprocessing=Preprocessing(...))",
+    TEXT: "tokenizer: FineTuner(model, preprocessing=AutoTokenizer.from_pretrained(...))",
+    WAVEFORM: "feature extractor: FineTuner(model, preprocessing=AutoFeatureExtractor.from_pretrained(...))",
+}
+
+
 class Batches:
     """The batches of a source, epoch by epoch, on the device.
 
-    Pictures travel as bytes and are normalized on the device; so is any other uint8 [N, C, H, W].
+    Raw items are prepared as the preprocessing says. Pictures travel as bytes and are normalized on the
+    device; so is any other uint8 [N, C, H, W].
     A `DataLoader` of the user's is used as it is: its batches are only moved. Torch's global
     generators are never drawn from.
 
@@ -42,7 +52,7 @@ class Batches:
         shuffle: a new order each epoch. A DataLoader and an iterable data set have their own.
         seed: of order and augmentation.
         device: where the batches go.
-        preprocessing: how pictures become input; needed where the source has pictures.
+        preprocessing: how raw items become input; needed where the source has such.
         augment: picture -> picture, uint8 tensor [C, H, W], or float tensor that is final.
         workers: processes that load; None for as many as are worth it. Any number gives the same run,
             but for an iterable data set, which splits its items among workers itself.
@@ -50,8 +60,8 @@ class Batches:
             0 to `num_classes` - 1; None for no check.
 
     Raises:
-        ArgumentError: a batch size below 1; pictures without a preprocessing; an augmentation for
-            what is no picture.
+        ArgumentError: a batch size below 1; raw items without a preprocessing, or with one for another
+            kind; an augmentation for what is no picture.
     """
 
     def __init__(
@@ -62,7 +72,7 @@ class Batches:
         shuffle: bool,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        preprocessing: Preprocessing | None = None,
+        preprocessing: InputPreprocessing | None = None,
         augment: Augmentation | None = None,
         workers: int | None = None,
         num_classes: int | None = None,
@@ -119,7 +129,7 @@ class Batches:
         for step, batch in enumerate(self._on_host(epoch, start), start):
             self._check_targets(batch, step)
             pin = self.device.type == "cuda" and self._pool is None  # a pool's batches are pinned already
-            yield self._normalized(to_device(pinned(batch) if pin else batch, self.device))
+            yield self._finished(to_device(pinned(batch) if pin else batch, self.device))
 
     def _on_host(self, epoch: int, start: int) -> Iterator[Batch]:
         if isinstance(self.source, Stream):
@@ -174,13 +184,12 @@ class Batches:
         if self.num_classes is not None and self.source.targets is None:
             check_batch_targets(target_of(batch), self.num_classes, f"batch {step}")
 
-    def _normalized(self, batch: Batch) -> Batch:
-        inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-        pictures = isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4
-        if self.preprocessing is None or not pictures:
+    def _finished(self, batch: Batch) -> Batch:
+        if self.preprocessing is None:
             return batch
-        normal = self.preprocessing.normalize(inputs)
-        return type(batch)([normal, *batch[1:]]) if isinstance(batch, (tuple, list)) else normal
+        if isinstance(batch, (tuple, list)) and batch:
+            return type(batch)([self.preprocessing.on_device(batch[0]), *batch[1:]])
+        return self.preprocessing.on_device(batch)
 
     def _count_steps(self) -> int | None:
         if isinstance(self.source, Loader):
@@ -190,17 +199,25 @@ class Batches:
 
 
 def _check_arguments(
-    source: Source, batch_size: int, preprocessing: Preprocessing | None, augment: Augmentation | None
+    source: Source, batch_size: int, preprocessing: InputPreprocessing | None, augment: Augmentation | None
 ) -> None:
     if batch_size < 1:
         raise ArgumentError(f"batch_size is {batch_size}; expected 1 or more.")
-    if source.pictures and preprocessing is None:
-        raise ArgumentError("The data is pictures; give a `Preprocessing` that says how they become input.")
-    if augment is not None and not source.pictures:
+    if source.kind is not None and (preprocessing is None or preprocessing.kind != source.kind):
+        raise ArgumentError(_mismatch(source.kind, preprocessing))
+    if augment is not None and source.kind != PICTURE:
         raise ArgumentError(
             "An augmentation takes PIL pictures, and this data has none: its items are ready. Augment in the "
             "data set itself, or give pictures."
         )
+
+
+def _mismatch(kind: str, preprocessing: InputPreprocessing | None) -> str:
+    has = "no preprocessing" if preprocessing is None else f"a preprocessing for {_PLURALS[preprocessing.kind]}"
+    return (
+        f"The data is {_PLURALS[kind]}, and the model has {has}. Give it its {_MAKERS[kind]}, or give data "
+        "that is the model's input already."
+    )
 
 
 def _length(sized: Any) -> int | None:

@@ -7,43 +7,95 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from finetune.data.base import Loader, MapDataset, Stream, label_key_of
-from finetune.data.labels import Classes, renumbering, unknown_class
+from finetune.data.base import Loader, MapDataset, Source, Stream, label_key_of
+from finetune.data.columns import text_columns
+from finetune.data.inputs import TEXT, kind_of
+from finetune.data.labels import Classes, encode, renumbering, unknown_class
 from finetune.data.randomness import seeded
+from finetune.data.raw import RawItems
+from finetune.data.tables import texts_of
 from finetune.errors import DataError
 
 
-def open_dataset(dataset: Any, classes: Classes | None) -> MapDataset:
+def open_dataset(dataset: Any, classes: Classes | None, labelled: bool, takes: str | None) -> Source:
     """Open a map-style data set, of torch, torchvision or Hugging Face, or any list of samples.
 
+    Items are what the user made them, but for PIL pictures, Hugging Face's audio columns, and texts and
+    1-d arrays where the preprocessing `takes` these.
+
     Raises:
-        DataError: a sample of a class the training data doesn't have.
+        DataError: a sample of a class the training data doesn't have; texts without labels.
     """
+    first = _first_item(dataset)
+    if takes == TEXT and isinstance(first, dict) and _is_hugging_face(dataset):
+        columns = () if _is_tokenized(first) else text_columns(first)
+        if columns:
+            return _open_texts(dataset, columns, classes, labelled)
     own = _classes_of(dataset)
     targets = _targets_of(dataset)
-    first = _first_item(dataset)
-    picture_key = label_key = None
-    if isinstance(first, dict):
-        picture_key = next((key for key, value in first.items() if isinstance(value, Image.Image)), None)
-        label_key = label_key_of(first)
+    input_key = label_key = None
     leading = first[0] if isinstance(first, (tuple, list)) and first else first
+    if isinstance(first, dict):
+        input_key, label_key = _input_key(first, takes), label_key_of(first)
+        leading = None if input_key is None else first[input_key]
     source = MapDataset(
         dataset,
         targets=targets,
         classes=own if classes is None else classes,
         own_classes=own,
         renumber=renumbering(own, classes),
-        pictures=picture_key is not None or isinstance(leading, Image.Image),
-        picture_key=picture_key,
+        kind=_kind_of(leading, takes),
+        input_key=input_key,
         label_key=label_key,
     )
     if targets is not None and source.renumber is not None:
         source.targets = _renumbered(source, targets)
     return source
+
+
+def _input_key(first: dict[str, Any], takes: str | None) -> str | None:
+    """Return the key of the raw item in an item that is a dict; None where its values are ready."""
+    kinds = {key: _kind_of(value, takes) for key, value in first.items()}
+    for key, kind in kinds.items():
+        if kind not in (None, TEXT):
+            return key
+    texts = text_columns(first) if TEXT in kinds.values() and not _is_tokenized(first) else ()
+    return texts[0] if len(texts) == 1 else None
+
+
+def _is_tokenized(first: dict[str, Any]) -> bool:
+    return "input_ids" in first  # whatever columns of text are still beside it
+
+
+def _kind_of(value: Any, takes: str | None) -> str | None:
+    """Return the kind of a raw item; a text only where that is what is taken, for it may be an id."""
+    kind = kind_of(value, takes)
+    return None if kind == TEXT != takes else kind
+
+
+def _open_texts(dataset: Any, columns: tuple[str, ...], classes: Classes | None, labelled: bool) -> RawItems:
+    """Open a Hugging Face data set of texts, which are small enough to be read at once."""
+    plain = dataset.with_format(None)
+    texts = texts_of([list(plain[column]) for column in columns])
+    source = RawItems(texts, TEXT)
+    if not labelled:
+        return source
+    label = label_key_of(dataset.column_names)
+    if label is None:
+        raise DataError(
+            f"The data set has the texts {', '.join(columns)} and no labels; its columns are "
+            f"{', '.join(dataset.column_names)}. Call the one of labels 'label'."
+        )
+    own = _classes_of(dataset)
+    labels = list(plain[label])
+    if own is not None:  # a class's number stands for its name
+        labels = [own[k] if isinstance(k, int) and 0 <= k < len(own) else None for k in labels]
+        classes = own if classes is None else classes
+    targets, names = encode(labels, classes, source.name)
+    return RawItems(texts, TEXT, targets, names)
 
 
 def open_stream(dataset: IterableDataset[Any], classes: Classes | None) -> Stream:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from finetune.data.base import Arrays, MapDataset, Source
+from finetune.data.inputs import TEXT, InputPreprocessing, kind_of
 from finetune.data.randomness import preserved, reseed, seed_of
-from finetune.data.transforms import Augmentation, Preprocessing
+from finetune.data.transforms import Augmentation
 from finetune.errors import ArgumentError, DataError
 
 Batch = Any
@@ -38,13 +39,13 @@ class Samples:
     Attributes:
         source: gives samples by index.
         seed: of the run; with the epoch and the index it decides a sample's augmentation.
-        preprocessing: for pictures; None otherwise.
+        preprocessing: for raw items; None otherwise.
         augment: for pictures in training; None otherwise.
     """
 
     source: Source
     seed: int
-    preprocessing: Preprocessing | None = None
+    preprocessing: InputPreprocessing | None = None
     augment: Augmentation | None = None
 
     def __getitems__(self, keys: Keys) -> Batch | Failure:
@@ -65,35 +66,47 @@ class Samples:
         if self.source.collate_fn is not None:
             return self.source.collate_fn(items)
         try:
-            return default_collate(items)
+            return default_collate(items) if self.source.kind is None else self._collate_raw(items)
         except (RuntimeError, TypeError, KeyError) as error:
             raise unequal(items, indices, name) or DataError(
                 f"{name(indices[0])} to {name(indices[-1])} do not form a batch: {error}. {_OWN_COLLATE}"
             ) from error
 
-    def prepare(self, item: Any) -> Any:
-        """Turn the picture of an item into a tensor; other items stay as they are."""
-        if not self.source.pictures:
+    def prepare(self, item: Any, name: str) -> Any:
+        """Prepare the raw item in `item`, the first of a tuple; other items stay as they are."""
+        if self.source.kind is None:
             return item
-        if isinstance(item, (tuple, list)):
-            return (self._picture(item[0]), *item[1:])
-        return self._picture(item)
+        try:
+            if isinstance(item, (tuple, list)):
+                return (self._prepared(item[0]), *item[1:])
+            return self._prepared(item)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+
+    def _collate_raw(self, items: list[Any]) -> Batch:
+        assert self.preprocessing is not None
+        if not isinstance(items[0], tuple):
+            return self.preprocessing.collate(items)
+        inputs, *rest = zip(*items, strict=True)
+        return [self.preprocessing.collate(inputs), *(default_collate(list(values)) for values in rest)]
 
     def _sample(self, epoch: int, index: int) -> Any:
         if self._draws:
             reseed(self.seed, epoch, index)
-        return self.prepare(self.source[index])
+        return self.prepare(self.source[index], self.source.name(index))
 
     @property
     def _draws(self) -> bool:
         """Whether anything random may happen to a sample: in an augmentation, or in the user's data set."""
         return self.augment is not None or isinstance(self.source, MapDataset)
 
-    def _picture(self, picture: Image.Image) -> Tensor:
+    def _prepared(self, item: Any) -> Any:
         assert self.preprocessing is not None
-        result = picture if self.augment is None else self.augment(picture)
+        if self.augment is None:
+            return self.preprocessing.prepare(item)
+        result = self.augment(item)
         if isinstance(result, Image.Image):
-            return self.preprocessing.geometry(result)
+            return self.preprocessing.prepare(result)
         if isinstance(result, Tensor) and (result.dtype == torch.uint8 or result.is_floating_point()):
             return result
         kind = f"a {result.dtype} tensor" if isinstance(result, Tensor) else f"a {type(result).__name__}"
@@ -143,7 +156,7 @@ class WorkerPool:
 def default_workers(source: Source, steps: int) -> int:
     """Return how many worker processes are worth their start for this source, 0 for none."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(source, Arrays) or cores <= 2:
+    if isinstance(source, Arrays) or source.kind == TEXT or cores <= 2:  # tokenizers have threads of their own
         return 0
     return min(8, cores - 1, steps)
 
@@ -162,8 +175,8 @@ def unequal(items: Sequence[Any], indices: Sequence[int], name: Callable[[int], 
 
 def shapes_of(item: Any) -> Any:
     """Return `item` with each tensor or array replaced by its shape, each other leaf by its type."""
-    if isinstance(item, Image.Image):
-        return "picture"  # of any size: they are resized
+    if (kind := kind_of(item)) is not None:
+        return kind  # of any size: that is what a preprocessing is for
     if hasattr(item, "shape"):
         return tuple(item.shape)
     if hasattr(item, "keys"):
@@ -192,7 +205,8 @@ class _StreamCollate:
 
     def __call__(self, items: list[Any]) -> Batch | Failure:
         try:
-            prepared = [self.samples.prepare(item) for item in items]
-            return self.samples.collate(prepared, range(len(items)), "item {} of the batch".format)
+            name = "item {} of the batch".format
+            prepared = [self.samples.prepare(item, name(i)) for i, item in enumerate(items)]
+            return self.samples.collate(prepared, range(len(items)), name)
         except DataError as error:
             return Failure(str(error))

@@ -8,9 +8,9 @@ quarter of what floats cost to collate, pin, copy and cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
+from finetune.data.inputs import PICTURE, InputPreprocessing
 from finetune.data.pictures import with_channels
 from finetune.errors import ArgumentError, DataError, nearest
 
@@ -25,20 +26,25 @@ Augmentation = Callable[[Image.Image], "Image.Image | Tensor"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+_RESIZE_MODES = ("stretch", "cover", "contain")
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(InputPreprocessing):
     """The deterministic way from a picture to the model's input; travels in every checkpoint.
 
     Attributes:
         crop_size: height and width of the input, pixels; the centre is kept.
-        resize_size: the shorter side before the crop, pixels, as in torchvision's presets; a pair is
-            an exact (height, width); None leaves the size alone.
+        resize_size: the shorter side before the crop, pixels, as in torchvision's presets; a pair is a
+            (height, width); None leaves the size alone.
+        resize_mode: what a pair means. "stretch" makes it the exact size; "cover" and "contain" keep the
+            ratio of the sides, so that the picture covers the pair or fits into it. What a picture
+            lacks to the crop is black, with "contain" the mean colour.
         mean: per channel, of values in [0, 1]. The default is ImageNet's.
         std: per channel, of values in [0, 1]. The default is ImageNet's.
         interpolation: a value of torchvision's `InterpolationMode`, as "bilinear".
         channels: 3 for RGB, 1 for grey.
+        bgr: the model expects the channels in the opposite order; mean and std are in the model's.
 
     Raises:
         ArgumentError: a value that cannot work.
@@ -50,6 +56,9 @@ class Preprocessing:
     std: tuple[float, ...] = _IMAGENET_STD
     interpolation: str = "bilinear"
     channels: int = 3
+    resize_mode: str = "stretch"
+    bgr: bool = field(default=False, kw_only=True)
+    kind: ClassVar[str] = PICTURE
 
     def __post_init__(self) -> None:
         for name in ("crop_size", "resize_size", "mean", "std"):
@@ -72,6 +81,8 @@ class Preprocessing:
                 f"interpolation is {self.interpolation!r}; it can be {', '.join(known)}."
                 + nearest(str(self.interpolation), known)
             )
+        if self.resize_mode not in _RESIZE_MODES:
+            raise ArgumentError(f"resize_mode is {self.resize_mode!r}; it can be {', '.join(_RESIZE_MODES)}.")
         if self.channels not in (1, 3):
             raise ArgumentError(f"channels is {self.channels!r}; it can be 3 (RGB) or 1 (grey).")
         for name in ("mean", "std"):
@@ -85,12 +96,13 @@ class Preprocessing:
             raise ArgumentError(f"std is {self.std}; every value has to be above zero.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON has them: numbers, strings and lists."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Return the kind and the fields as JSON has them: numbers, strings and lists."""
+        return {"kind": self.kind} | {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Rebuild what `to_dict` gave. Raises ArgumentError for a field there is not, or a bad value."""
+        values = {key: value for key, value in values.items() if key != "kind"}
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
@@ -134,15 +146,36 @@ class Preprocessing:
             return self
         weights = [1 / value for value in self.std]
         mean = sum(value * weight for value, weight in zip(self.mean, weights, strict=True)) / sum(weights)
-        return replace(self, mean=(mean,), std=(len(weights) / sum(weights),), channels=1)
+        return replace(self, mean=(mean,), std=(len(weights) / sum(weights),), channels=1, bgr=False)
 
     def geometry(self, picture: Image.Image) -> Tensor:
         """Resize and centre-crop a picture. Returns uint8 [C, H, W]."""
         picture = with_channels(picture, self.channels)
         if self.resize_size is not None:
-            size = list(self.resize_size) if isinstance(self.resize_size, tuple) else [self.resize_size]
+            size = self._resized(picture.height, picture.width)
             picture = F.resize(picture, size, InterpolationMode(self.interpolation))
+        if self.resize_mode == "contain":
+            picture = _padded(picture, self.crop_size, [round(255 * mean) for mean in self.mean])
         return _as_bytes(F.center_crop(picture, list(self.crop_size)))
+
+    def _resized(self, height: int, width: int) -> list[int]:
+        """Return the size that a picture is resized to: height and width, or the shorter side alone."""
+        if not isinstance(self.resize_size, tuple):
+            assert self.resize_size is not None
+            return [self.resize_size]
+        if self.resize_mode == "stretch":
+            return list(self.resize_size)
+        ratios = (height / self.resize_size[0], width / self.resize_size[1])
+        ratio = min(ratios) if self.resize_mode == "cover" else max(ratios)
+        return [max(1, round(height / ratio)), max(1, round(width / ratio))]
+
+    def prepare(self, item: Image.Image) -> Tensor:
+        return self.geometry(item)
+
+    def on_device(self, inputs: Any) -> Any:
+        """Normalize bytes [N, C, H, W]; floats are final."""
+        pictures = isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4
+        return self.normalize(inputs) if pictures else inputs
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Scale uint8 [N, C, H, W] to [0, 1] and standardize it, on its device. Returns float32.
@@ -155,6 +188,8 @@ class Preprocessing:
                 f"The pictures have shape {list(pictures.shape)} and the preprocessing {self.channels} channel(s). "
                 f"Expected [N, {self.channels}, H, W]; from channels-last, X.transpose(0, 3, 1, 2)."
             )
+        if self.bgr:
+            pictures = pictures.flip(-3)
         mean = _per_channel(self.mean, pictures.device)
         std = _per_channel(self.std, pictures.device)
         # The order of operations is torchvision's, so that the result is too, to the last bit.
@@ -186,6 +221,13 @@ def _crop_and_flip(preprocessing: Preprocessing) -> Callable[[Image.Image], Imag
     crop = v2.RandomResizedCrop(list(preprocessing.crop_size), (0.35, 1.0), interpolation=interpolation)
     augmentation: Callable[[Image.Image], Image.Image] = v2.Compose([crop, v2.RandomHorizontalFlip()])
     return augmentation
+
+
+def _padded(picture: Image.Image, size: tuple[int, int], fill: list[int]) -> Image.Image:
+    """Surround a picture that is smaller than `size` with a colour; torchvision's own crop would with black."""
+    down, across = max(0, size[0] - picture.height), max(0, size[1] - picture.width)
+    padded: Image.Image = F.pad(picture, [across // 2, down // 2, (across + 1) // 2, (down + 1) // 2], fill)
+    return padded
 
 
 def _as_bytes(picture: Image.Image) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finetune.data.base import Loader, Stream, target_of
 from finetune.data.randomness import seeded
-from finetune.data.sources import PictureFiles, Source, find_split, open_source, split
+from finetune.data.sources import Source, find_split, open_source, split
 
 # Without a validation set of its own, this share of a folder or table is set aside.
 VALIDATION_SHARE = 0.2
@@ -28,11 +28,14 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def open_training(train: Any, val: Any, classes: Sequence[str] | None, seed: int) -> Prepared:
+def open_training(
+    train: Any, val: Any, classes: Sequence[str] | None, seed: int, takes: str | None = None
+) -> Prepared:
     """Open training and validation data; the training classes rule.
 
     `val` is data like `train`, a share between 0 and 1 to set aside, False for none, or None: then
-    picture files are split, and nothing else is.
+    files and tables are split, and nothing else is. `takes` is the kind of raw item that the
+    preprocessing takes.
 
     Raises:
         DataError: either cannot be opened, or validation data has a class that training data has not.
@@ -40,8 +43,8 @@ def open_training(train: Any, val: Any, classes: Sequence[str] | None, seed: int
     if val is None and isinstance(train, (str, Path)) and Path(train).is_dir():
         found = find_split(Path(train))
         train, val = found or (train, val)
-    source = open_source(train, classes=classes)
-    if val is False or (val is None and not isinstance(source, PictureFiles)):
+    source = open_source(train, classes=classes, takes=takes)
+    if val is False or (val is None and not source.set_aside):
         return Prepared(source, None, ())
     if val is None or isinstance(val, float):
         share = VALIDATION_SHARE if val is None else val
@@ -51,7 +54,7 @@ def open_training(train: Any, val: Any, classes: Sequence[str] | None, seed: int
             f"stratified by class, with seed {seed}. Pass val=False to train on all."
         )
         return Prepared(part, held_out, (note,))
-    return Prepared(source, open_source(val, classes=source.classes), ())
+    return Prepared(source, open_source(val, classes=source.classes, takes=takes), ())
 
 
 def some_targets(source: Source, count: int = 64) -> Tensor | None:

@@ -228,7 +228,7 @@ def test_pictures_without_targets_and_in_streams(folder: Path) -> None:
             return iter([(source[i], i) for i in range(9)])
 
     stream = open_source(Pictures())
-    stream.pictures = True
+    stream.kind = "picture"
     assert torch.equal(epoch(Batches(stream, batch_size=5, shuffle=False, preprocessing=SMALL))[0][0], first)
 
 
@@ -265,7 +265,7 @@ def test_arguments_are_checked(folder: Path) -> None:
     arrays = open_source((torch.zeros(5), torch.zeros(5)))
     with pytest.raises(ArgumentError, match="batch_size is 0"):
         Batches(arrays, batch_size=0, shuffle=True)
-    with pytest.raises(ArgumentError, match="give a `Preprocessing`"):
+    with pytest.raises(ArgumentError, match=r"data is pictures, and the model has no .*=Preprocessing"):
         Batches(open_source(folder), batch_size=1, shuffle=True)
     with pytest.raises(ArgumentError, match="takes PIL pictures"):
         Batches(arrays, batch_size=1, shuffle=True, preprocessing=SMALL, augment=as_pil)

@@ -61,7 +61,7 @@ def test_folder_is_read_as_torchvision_reads_it(class_folder: MakeFolder) -> Non
     for (ours, target), (image, label) in zip((source[i] for i in range(len(source))), theirs, strict=True):
         assert target == label
         assert np.array_equal(np.asarray(ours.convert("RGB")), np.asarray(image))
-    assert source.pictures
+    assert source.kind == "picture"
 
 
 def test_hidden_and_foreign_files_are_ignored(
@@ -279,8 +279,8 @@ def test_several_regression_columns(tmp_path: Path, pictures: list[str]) -> None
         ("path,label\n0.png,1\n1.png,nan\n", "has no label"),
         ("path,label\n0.png,a\n9.png,a\n", r"1 of 2 pictures that do not exist: .*9\.png' \(row 2\)"),
         ("a,b,c\n1,2,3\n", "it has a, b, c"),
-        ("path,b,c\n0.png,2,3\n", "Cannot tell which columns"),
-        ("path,target_a,c\n0.png,2,3\n", "Cannot tell which columns"),
+        ("path,b,c\n0.png,2,3\n", "Cannot tell which column .* is the label; beside 'path' it has b, c"),
+        ("path,target_a,c\n0.png,2,3\n", "Cannot tell which column"),
     ],
 )
 def test_bad_tables_say_where(tmp_path: Path, pictures: list[str], text: str, message: str) -> None:
@@ -391,11 +391,11 @@ def test_lists_of_tensors_paths_and_pictures(tmp_path: Path, pictures: list[str]
     with pytest.raises(DataError, match=r"3\.png' has the class 'z'"):
         open_source(([tmp_path / p for p in pictures], ["b", "a", "b", "z"]), classes=["a", "b"])
     images = open_source(([picture(1), picture(2)], ["x", "y"]))
-    assert images.pictures
+    assert images.kind == "picture"
     assert images.classes == ("x", "y")
     assert int(images[1][1]) == 1
-    assert open_source([picture(1), picture(2)], labelled=False).pictures
-    assert open_source(([picture(1), picture(2)], ["x", "y"]), labelled=False).pictures
+    assert open_source([picture(1), picture(2)], labelled=False).kind == "picture"
+    assert open_source(([picture(1), picture(2)], ["x", "y"]), labelled=False).kind == "picture"
 
 
 def test_inputs_alone() -> None:
@@ -406,8 +406,10 @@ def test_inputs_alone() -> None:
         assert source.gather(torch.tensor([1])).tolist() == [[2.0, 3.0]]
     with pytest.raises(DataError, match=r"X alone has no labels.*\(3, 2\)"):
         open_source(x)
-    with pytest.raises(DataError, match=r"Paths alone have no labels: 'a', 'b', 'c', \.\.\."):
-        open_source(["a", "b", "c", "d"])
+    with pytest.raises(DataError, match=r"Paths alone have no labels: 'a.png', 'b', 'c', \.\.\."):
+        open_source(["a.png", "b", "c", "d"])
+    with pytest.raises(DataError, match=r"Texts alone have no labels: 'a', 'b'"):
+        open_source(["a", "b"])
 
 
 @pytest.mark.parametrize("data", [7, None, {"x": 1}, {1, 2}])
@@ -461,13 +463,13 @@ def test_transformed_targets_are_not_taken_for_the_raw_ones(class_folder: MakeFo
 
 
 def test_pictures_in_items_are_seen() -> None:
-    assert open_source(FakeData(size=3, image_size=(3, 8, 8))).pictures
-    assert not open_source(Items([(torch.zeros(3), 0)])).pictures
-    assert not open_source(Items([])).pictures
+    assert open_source(FakeData(size=3, image_size=(3, 8, 8))).kind == "picture"
+    assert open_source(Items([(torch.zeros(3), 0)])).kind is None
+    assert open_source(Items([])).kind is None
     keyed = open_source(Items([{"image": picture(1), "label": 2, "id": 5}]))
-    assert keyed.pictures
+    assert keyed.kind == "picture"
     assert keyed[0][1] == 2
-    assert open_source(Items([{"image": picture(1), "id": 5}])).pictures
+    assert open_source(Items([{"image": picture(1), "id": 5}])).kind == "picture"
     assert isinstance(open_source(Items([{"image": picture(1)}]))[0], Image.Image)
 
 
@@ -502,7 +504,7 @@ def test_real_hugging_face_data_set() -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"])})
     data = datasets.Dataset.from_dict({"image": [picture(1), picture(2)], "label": [1, 0]}, features=features)
     source = open_source(data)
-    assert source.pictures
+    assert source.kind == "picture"
     assert source.classes == ("x", "y")
     assert source.targets is not None
     assert source.targets.tolist() == [1, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -184,12 +185,12 @@ def _class_names(kind: str) -> dict[str, tuple[str, ...]]:
 def _label_names(config: Any) -> tuple[str, ...] | None:
     """Return the names of the labels, None where they are the numbers that stand there without names."""
     names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
-    return None if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
+    numbered = tuple(f"LABEL_{index}" for index in range(len(names)))
+    return None if names == numbered else names
 
 
 def _library() -> ModuleType:
     try:
-        import transformers
+        return import_module("transformers")
     except ImportError as error:
         raise ArgumentError("transformers is not installed. Run `pip install torch-finetune[hf]`.") from error
-    return transformers
