@@ -48,7 +48,8 @@ def _counts(done: Sequence[Row]) -> list[str]:
         lines.append(f"| {meaning} | {values.count(True)} | {values.count(False)} | {values.count(None)} |")
     statuses = [row["status"] for row in done]
     lines += ["", f"No classifier, said by a HeadError as it should be: {statuses.count('no classifier')}. "]
-    lines[-1] += f"Could not be built or checked here: {statuses.count('not checked')}."
+    lines[-1] += f"Could not be built or checked here: {statuses.count('not checked')}. "
+    lines[-1] += f"Told what they read by `example_input_array`: {sum(bool(row.get('told')) for row in done)}."
     return lines
 
 

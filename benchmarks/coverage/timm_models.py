@@ -99,18 +99,29 @@ def _alone(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in _ALONE)
 
 
+# Encoders that end before a classifier and have no method to make one.
+_HEADLESS = (
+    "deepseek_vit_412m_enc",
+    "gemma4_vit_167m_enc",
+    "gemma4_vit_570m_enc",
+    "mobilenetv5_300m_enc",
+    "qwen3_vit_88m_enc",
+    "qwen3_vit_306m_enc",
+    "qwen3_vit_416m_enc",
+)
+
 FAMILY = Family(
     title="timm architectures",
     packages=("timm",),
     names=_names,
     build=_build,
+    headless=frozenset(_HEADLESS),
     alone=_alone,
     sample=(
         "resnet10t",
         "vit_tiny_patch16_224",
         "convnext_atto",
-        "densenet121",
-        "vgg11",
+        "rexnet_100",
         "deit_tiny_distilled_patch16_224",
         "levit_128s",
         "mobilenetv3_small_050",

@@ -42,5 +42,5 @@ VIDEOS = Family(
     packages=("torchvision",),
     names=lambda: list(models.list_models(module=models.video)),
     build=_video_classifier,
-    sample=("r3d_18", "s3d"),
+    sample=("mc3_18",),
 )
