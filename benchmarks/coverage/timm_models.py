@@ -76,7 +76,7 @@ def _fewer_blocks(name: str) -> tuple[dict[str, Any], str]:
     published = _parameters(name)
     if published is None or published <= _LARGEST:
         return {}, ""
-    candidates: list[dict[str, Any]] = [{"depth": 2}, {"depth": 2, "num_kv_heads": None}, {"num_blocks": 2}]
+    candidates: list[dict[str, Any]] = [{"depth": 2}, {"depth": 2, "num_kv_heads": (None, None)}, {"num_blocks": 2}]
     candidates += [{field: (1,) * stages} for stages in (4, 3) for field in ("depths", "layers", "stages")]
     for options in candidates:
         made = _parameters(name, **options)
@@ -96,7 +96,7 @@ def _parameters(name: str, **options: Any) -> int | None:
 
 
 # Those that have no setting for fewer blocks.
-_ALONE = ("focalnet_huge_*", "hiera_huge_*", "mvitv2_huge_*", "regnety_1280", "regnety_2560", "resnetv2_152x4_*")
+_ALONE = ("focalnet_huge_*", "mvitv2_huge_*", "regnety_1280", "regnety_2560", "resnetv2_152x4_*")
 
 
 def _alone(name: str) -> bool:
