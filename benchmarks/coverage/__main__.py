@@ -1,6 +1,7 @@
 """`python -m benchmarks.coverage`: check every architecture at hand and write a table for each family.
 
 A run that was ended goes on where it was; `--retry-failed` checks those anew that were not as they should be.
+Checkpoints are written to the system's folder for temporary files; TMPDIR names another, such as one in memory.
 """
 
 from __future__ import annotations

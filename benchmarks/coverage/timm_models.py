@@ -14,6 +14,8 @@ from benchmarks.coverage.family import SAMPLES, Built, Family
 
 # Above this many parameters an architecture is built with one or two blocks a stage, where it has a setting for it.
 _LARGEST = 100_000_000
+# Above this many it is not tried: four copies of a model are in memory while its checkpoint is written or read.
+_LIMIT = 1_300_000_000
 # Of these even one does not fit into the memory of a small machine; they are counted before they are built.
 _HUGE = re.compile(r"giant|gigantic|enormous|huge|_\db_|xxlarge|_1280|_2560|coatnet_5|152x4")
 _SIDES = (64, 96, 128)
@@ -28,6 +30,8 @@ def _names() -> list[str]:
 def _build(name: str) -> Built:
     """Build `name` for pictures of 64 pixels if it can be told so, else at its own size."""
     fewer, note = _fewer_blocks(name) if _HUGE.search(name) else ({}, "")
+    if not fewer and _HUGE.search(name) and (_parameters(name) or 0) > _LIMIT:
+        raise MemoryError(f"{name} has more than {_LIMIT / 1e9} G parameters, and no setting for fewer blocks")
     reasons = []
     for options in ({"img_size": _SIDES[0]}, {}):
         try:
@@ -72,7 +76,7 @@ def _fewer_blocks(name: str) -> tuple[dict[str, Any], str]:
     published = _parameters(name)
     if published is None or published <= _LARGEST:
         return {}, ""
-    candidates: list[dict[str, Any]] = [{"depth": 2}, {"depth": 8}, {"num_blocks": 2}]
+    candidates: list[dict[str, Any]] = [{"depth": 2}, {"depth": 2, "num_kv_heads": (None, None)}, {"num_blocks": 2}]
     candidates += [{field: (1,) * stages} for stages in (4, 3) for field in ("depths", "layers", "stages")]
     for options in candidates:
         made = _parameters(name, **options)
@@ -92,7 +96,7 @@ def _parameters(name: str, **options: Any) -> int | None:
 
 
 # Those that have no setting for fewer blocks.
-_ALONE = ("focalnet_huge_*", "hiera_huge_*", "mvitv2_huge_*", "regnety_1280", "regnety_2560", "resnetv2_152x4_*")
+_ALONE = ("focalnet_huge_*", "mvitv2_huge_*", "regnety_1280", "regnety_2560", "resnetv2_152x4_*")
 
 
 def _alone(name: str) -> bool:
