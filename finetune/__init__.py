@@ -21,6 +21,7 @@ from finetune.errors import (
 from finetune.training.history import History
 from finetune.training.metrics import StepOutput
 from finetune.training.phases import Phase
+from finetune.training.rates import LayerDecay
 from finetune.tuner import FineTuner
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "FineTuner",
     "HeadError",
     "History",
+    "LayerDecay",
     "NonFiniteError",
     "PatternError",
     "Phase",

@@ -20,19 +20,16 @@ from finetune.data.audit import audit, not_accepted
 from finetune.data.base import Loader, Source, Stream, split_batch
 from finetune.data.batches import Batches
 from finetune.data.device import map_tensors
-from finetune.data.inputs import PICTURE, InputPreprocessing
-from finetune.data.preprocessing import preprocessing_of
-from finetune.data.randomness import seeded
-from finetune.data.text import TextPreprocessing
+from finetune.data.inputs import PICTURE
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
 from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
-from finetune.model import adapters, catalog, families, freezing, head_search, heads, stem
+from finetune.intake import take_in
+from finetune.model import adapters, families, freezing, head_search, heads
 from finetune.model.calling import call
 from finetune.model.examples import samples_of_size
 from finetune.model.recorder import reading_order
 from finetune.model.stages import Stage, stages
-from finetune.model.weights import load_weights, read_weights
-from finetune.model.wrapping import is_synchronized, unwrapped
+from finetune.model.wrapping import is_synchronized
 from finetune.strategies import get_strategy
 from finetune.training.history import History
 from finetune.training.optim import build_optimizer
@@ -63,61 +60,21 @@ class Session(Steps):
         self.device = resolve_device(device)
         self.precision = Precision(settings.precision, self.device)
         self.history = History()
-        self.classes: tuple[str, ...] | None = None
-        self._source: dict[str, Any] | None = None
+        taken = take_in(model, weights, in_channels, preprocessing, settings.seed)
+        self.model = taken.model.to(self.device)
+        self.classes = taken.classes
+        self.preprocessing = taken.preprocessing
+        self._source = taken.source
+        self._replacements: list[contents.Replacement] = taken.changes  # what loading has to repeat
         self._heads: tuple[str, ...] | None = None
-        self._replacements: list[contents.Replacement] = []  # and adaptations: what loading has to repeat
         self._seen: Any = None  # two samples of the data, as the model takes them
         self._order: list[str] | None = None  # the parameters as the forward pass reads them
         self._run: Run | None = None
         self._groups: dict[str, tuple[str, float]] | None = None  # as planned last, by parameter
         self._classes_rule = False  # class names from the weights give way to those of training data
-        self.model, preset = self._take(model, weights)
-        self.preprocessing = self._inputs_of(self.inner, preset if preprocessing is None else preprocessing)
-        if in_channels is not None:
-            self._adapt_input(in_channels)
-        self.model.to(self.device)
         freezing.hold_frozen_in_eval(self.inner)
         self._scope = adapters.scope(self.inner)
         self._synchronized = freezing.trainable(self.inner) if is_synchronized(self.model) else None
-
-    def _take(self, model: nn.Module | str, weights: str | Path | None) -> tuple[nn.Module, Any]:
-        """Take the user's module, or build the model of that name, with the preprocessing published for it."""
-        if isinstance(model, nn.Module):
-            if weights not in ("DEFAULT", None):
-                load_weights(unwrapped(model), read_weights(Path(weights)))
-            return model, None
-        if not isinstance(model, str):
-            raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r}.")
-        with seeded(self.settings.seed, "weights"):
-            made = catalog.create(model, weights)
-        self._source, self.classes = made.source, made.classes
-        return made.model, made.preset
-
-    @staticmethod
-    def _inputs_of(model: nn.Module, preset: Any) -> InputPreprocessing | None:
-        """Return the model's preprocessing; a decoder without a padding token is told the tokenizer's."""
-        config: Any = getattr(model, "config", None)
-        preprocessing = preprocessing_of(preset, getattr(config, "max_position_embeddings", None))
-        if isinstance(preprocessing, TextPreprocessing) and getattr(config, "pad_token_id", 0) is None:
-            config.pad_token_id = preprocessing.pad_token_id  # it finds a text's last token by it
-        return preprocessing
-
-    def _takes(self) -> str | None:
-        """Return the kind of raw item that the preprocessing takes."""
-        return None if self.preprocessing is None else self.preprocessing.kind
-
-    def _adapt_input(self, in_channels: int) -> None:
-        """Have the model read pictures of so many channels; those of one are grey."""
-        adapters.check_changeable(self.inner, ArgumentError, f"FineTuner(model, in_channels={in_channels})")
-        normalisation = stem.normalisation_within(self.inner)
-        stem.adapt_input(self.inner, in_channels)
-        self._replacements.append({"in_channels": in_channels})
-        known = self.preprocessing or Preprocessing()
-        if in_channels == 1 and isinstance(known, Preprocessing):
-            if normalisation and known.channels == 3:  # the model no longer does what came after ImageNet's
-                known = replace(known, mean=normalisation[:1] * 3, std=normalisation[1:] * 3)
-            self.preprocessing = known.grey()
 
     @property
     def head(self) -> nn.Module:
@@ -132,6 +89,10 @@ class Session(Steps):
     def task(self) -> Task | None:
         """The kind of answer the model is trained for, once it is known; `task.probabilities(outputs)`."""
         return self._task
+
+    def _takes(self) -> str | None:
+        """Return the kind of raw item that the preprocessing takes."""
+        return None if self.preprocessing is None else self.preprocessing.kind
 
     @contextmanager
     def _as_before_on_error(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from finetune import FineTuner, callbacks, errors
 
 NAMES = [
     "ArgumentError", "CheckpointError", "DataError", "FineTuneError", "FineTuner", "HeadError", "History",
+    "LayerDecay",
     "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "callbacks", "strategies",
 ]  # fmt: skip
 

@@ -32,16 +32,21 @@ def logits_of(output: Any) -> Any:
     """Return the main result of a model's output.
 
     That is the output itself if it is a tensor; else its `logits`, as in Hugging Face's `ModelOutput`
-    and torchvision's GoogLeNet and Inception; else its first tensor.
+    and torchvision's GoogLeNet and Inception; else its first tensor. `logits` [N, 1, C], as VideoPrism
+    gives them, become [N, C].
     """
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping) and "logits" in output:
-        return output["logits"]
+        return _of_samples(output["logits"])
     if hasattr(output, "logits"):
-        return output.logits
+        return _of_samples(output.logits)
     tensors = tensors_in(output)
     return tensors[0] if tensors else output
+
+
+def _of_samples(logits: Any) -> Any:
+    return logits.squeeze(1) if isinstance(logits, Tensor) and logits.dim() == 3 else logits
 
 
 def auxiliary_of(output: Any, heads: int = 1) -> list[Tensor]:

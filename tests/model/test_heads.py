@@ -504,6 +504,10 @@ def test_results_are_found_in_any_form() -> None:
     assert logits_of(a) is a
     assert logits_of([None, (b, a)]) is b
     assert logits_of("nothing") == "nothing"
+    assert logits_of({"logits": torch.zeros(2, 1, 7)}).shape == (2, 7)  # as VideoPrism gives them
+    assert logits_of({"logits": torch.zeros(2, 3, 7)}).shape == (2, 3, 7)
+    assert auxiliary_of((a, b), heads=1) == []
+    assert auxiliary_of((a, b, torch.zeros(2)), heads=2) == [b]
     assert auxiliary_of(a) == []
     assert results_of(output) == [a, b]
     assert results_of([a, b]) == [a, b]
