@@ -15,6 +15,7 @@ from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, CheckpointError, FineTuneError
 from finetune.model import catalog, freezing, heads, layers, stem
 from finetune.model.twin import with_same_tensors
+from finetune.model.weights import load_state
 
 # A replacement of the head that only the user's own code can repeat.
 _CUSTOM = "custom"
@@ -106,7 +107,7 @@ def load_into(path: Path, model: nn.Module, content: Mapping[str, Any]) -> None:
     with seeded("checkpoint"):
         for replacement in to_repeat(path, model, content):
             repeat(path, model, replacement)
-    model.load_state_dict(content["model"]["weights"], strict=content["model"].get("base") is None)
+    load_state(model, content["model"]["weights"], strict=content["model"].get("base") is None)
     freezing.set_frozen(model, content["model"]["frozen"])
 
 

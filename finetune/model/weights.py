@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -66,7 +67,18 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         )
     if missing or unexpected:
         log.warning("weights: %s. First of them: %s.", counts, _some(missing + unexpected))
-    model.load_state_dict(state, strict=False)
+    load_state(model, state, strict=False)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """Load a state dict that is of the model's own version.
+
+    A file of tensors alone does not hold the versions of the layers that wrote it, and some, as MNASNet,
+    refuse to load without.
+    """
+    versioned = OrderedDict(state)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=strict)
 
 
 def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:

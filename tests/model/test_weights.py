@@ -237,3 +237,12 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     for name in ("w.pth", "w.safetensors"):
         with pytest.raises(CheckpointError, match=name):
             read_weights(tmp_path / name)
+
+
+def test_a_layer_that_asks_for_its_version_is_loaded(tmp_path: Path) -> None:
+    """MNASNet refuses a state dict without the version of its layers, which no file of tensors alone holds."""
+    theirs = models.mnasnet0_5(weights=None)
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "w.safetensors")
+    model = models.mnasnet0_5(weights=None)
+    load_weights(model, read_weights(tmp_path / "w.safetensors"))
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in theirs.state_dict().items())

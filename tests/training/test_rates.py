@@ -47,7 +47,7 @@ def test_what_is_frozen_does_not_move_the_rates_of_the_rest() -> None:
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "one_cycle", lambda progress: 1 - progress])
 def test_trap_11_the_decay_stands_in_the_groups_whatever_the_schedule(schedule: object) -> None:
     model, _ = deep(4)
-    tuner = FineTuner(model, optimizer=lambda groups: torch.optim.SGD(groups), device="cpu")
+    tuner = FineTuner(model, optimizer=torch.optim.SGD, device="cpu")
     seen: list[dict[str, float]] = []
 
     class Watch:
