@@ -39,10 +39,13 @@ def _build(name: str) -> Built:
             if not fewer and sum(parameter.numel() for parameter in model.parameters()) > _LARGEST:
                 fewer, note = _fewer_blocks(name)
                 model = _created(name, **options, **fewer) if fewer else model
+            inputs = next(_accepted(model), None)
+            if inputs is None and fewer:  # some can be built with fewer blocks and then do not run
+                model, note = _created(name, **options), ""
+                inputs = next(_accepted(model), None)
         except Exception as error:  # most know no img_size; some cannot do with a small one
             reasons.append(str(error))
             continue
-        inputs = next(_accepted(model), None)
         if inputs is not None:
             return Built(model, inputs, note)
     raise RuntimeError(f"{name} accepted no picture; {reasons[-1] if reasons else ''}")
