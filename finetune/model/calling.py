@@ -64,7 +64,12 @@ def auxiliary_of(output: Any, heads: int = 1) -> list[Tensor]:
 
 
 def results_of(output: Any) -> list[Tensor]:
-    """Return what heads gave: `logits` and auxiliary ones where the output names them so, else every tensor."""
+    """Return what heads gave: `logits` and auxiliary ones where the output names them so, else every tensor.
+
+    Of a tuple that begins with a tensor, lists within it are left aside: they hold hidden states.
+    """
     if hasattr(output, "logits") or (isinstance(output, Mapping) and "logits" in output):
         return [*tensors_in(logits_of(output)), *auxiliary_of(output)]
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        return [value for value in output if isinstance(value, Tensor)]
     return tensors_in(output)

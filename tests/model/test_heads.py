@@ -511,5 +511,7 @@ def test_results_are_found_in_any_form() -> None:
     assert auxiliary_of(a) == []
     assert results_of(output) == [a, b]
     assert results_of([a, b]) == [a, b]
+    assert results_of((a, [b, b], None)) == [a]  # logits and hidden states
+    assert results_of(([a], b)) == [a, b]
     assert tensors_in({"x": [a, {"y": (b,)}], "z": 3}) == [a, b]
     assert tensors_in(None) == []
