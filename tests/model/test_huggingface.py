@@ -236,3 +236,19 @@ def test_without_a_network_the_error_says_what_to_do(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # no minute of retries
     with pytest.raises(CheckpointError, match=r"'no/such' is not in the Hugging Face cache.*save_pretrained wrote"):
         catalog.create("hf/no/such")
+
+
+def test_what_is_in_the_hubs_cache_is_used_without_a_network(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    import huggingface_hub.constants
+
+    kept = tmp_path / "hub" / "models--someone--vit"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("abc")
+    (kept / "snapshots").mkdir()
+    folder.rename(kept / "snapshots" / "abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    made = catalog.create("hf/someone/vit")
+    assert made.classes == ("cat", "dog")
+    assert type(made.preset).__name__.startswith("ViTImageProcessor")
