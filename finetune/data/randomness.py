@@ -60,6 +60,12 @@ def seeded(*key: int | str) -> Iterator[None]:
         yield
 
 
+def host_state() -> tuple[object, ...]:
+    """Return the states of `random` and numpy, to compare with what they are later."""
+    kind, keys, *rest = np.random.get_state()
+    return random.getstate(), kind, keys.tobytes(), *rest  # type: ignore[union-attr]
+
+
 def torch_generators() -> tuple[torch.Generator, ...]:
     """Return torch's global generators: the CPU's, and CUDA's once it is in use."""
     cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()

@@ -126,6 +126,8 @@ def find_boundary(one: Trace, other: Trace, samples: int, eager: bool) -> Bounda
     """
     if one.input_written:
         raise DeclinedError("the model changes its input in place")
+    if one.host_random:
+        raise DeclinedError("it draws random numbers from Python or NumPy as it runs")
     opened: set[tuple[int, ...]] = set()
     while True:
         nodes, others = _nodes(one, opened), _nodes(other, opened)
@@ -393,7 +395,8 @@ class _Planner:
     def _check_hooks(self, modules: Any) -> None:
         names = {call.module: call.name for call in self._trace.calls}
         for module in modules:
-            if module._forward_hooks or module._forward_pre_hooks:
+            hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+            if not all(map(_is_of_a_library, hooks)):
                 raise DeclinedError(f"a forward hook watches {names.get(module, type(module).__name__)!r}")
 
     def _check_worth(self) -> None:
@@ -405,6 +408,12 @@ class _Planner:
         causes = [operation for operation in self._trace.operations if operation.cause]
         reached = [operation.cause for operation in causes if operation.depends] or [None]
         return reached[0] or "nothing"
+
+
+def _is_of_a_library(hook: Any) -> bool:
+    """Tell whether a hook is part of the model, such as torch's weight norm, and nobody looks through it."""
+    module = getattr(hook, "__module__", None) or type(hook).__module__
+    return module.split(".")[0] in ("torch", "transformers")
 
 
 def _bytes(tensor: Tensor) -> int:

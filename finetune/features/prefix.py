@@ -74,6 +74,7 @@ class Prefix:
         self._keepers = [Keeper(layout, copy) for layout, copy in zip(boundary.stored, boundary.copied, strict=True)]
         self._autocast = _autocast()
         self._state = self._present_state()
+        self._strict = True  # until it is proved
         self.specs = tuple(Spec(keeper.shape, keeper.dtype) for keeper in self._keepers)
         self.modules = tuple(boundary.modules)
         self.reads_inputs = any(boundary.inputs)
@@ -130,6 +131,8 @@ class Prefix:
             try:
                 return self._run(Pass(self._boundary, self._keepers, samples, activations), forward, leaves)
             except DivergedError:
+                if self._strict:
+                    raise
                 return forward(*args, **kwargs)
 
         with intercepted([self._model], enter):
@@ -211,6 +214,7 @@ def _cut(model: nn.Module, example: Any, eager: bool) -> Prefix:
         prefix = Prefix(model, find_boundary(one, other, samples, eager), example)
         del one, other  # all intermediate results
         _prove(prefix, model, example)
+        prefix._strict = False
         return prefix
     except (DeclinedError, KeyboardInterrupt):
         raise

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 
-from finetune.data.randomness import torch_generators
+from finetune.data.randomness import host_state, torch_generators
 from finetune.model.freezing import trainable
 from finetune.model.recorder import storage_of, written_by
 
@@ -76,6 +76,7 @@ class Trace:
     outputs: list[Tensor]
     born: dict[int, int]
     input_written: bool
+    host_random: bool  # drew from Python's or NumPy's generators
 
 
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
@@ -85,10 +86,12 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tr
     """
     inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     taken = _Recorder(model, inputs)
+    before = host_state()
     with torch.no_grad(), intercepted(model.modules(), taken.call), taken:
         output = model(*args, **kwargs)
     outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-    return Trace(taken.operations, taken.calls, inputs, outputs, taken.born, taken.input_written)
+    drawn = host_state() != before
+    return Trace(taken.operations, taken.calls, inputs, outputs, taken.born, taken.input_written, drawn)
 
 
 @contextmanager

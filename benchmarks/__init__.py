@@ -1,0 +1,1 @@
+"""What was measured, each as `python -m benchmarks.<name>`; tables go to `benchmarks/results`."""
