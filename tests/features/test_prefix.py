@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -211,11 +211,15 @@ def test_training_from_stored_activations_is_training(model: nn.Module, seed: in
         for parameter in model.parameters():
             parameter.uniform_(-0.5, 0.5)
     data = batches(WIDTH)
+    try:
+        plain = trained(copy.deepcopy(model), data, None)
+    except RuntimeError:  # autograd's own refusal: two in-place layers in a row
+        reject()
     prefix = cut_prefix(model, data[0])
     if isinstance(prefix, str):
         assert "before anything that is frozen" in prefix
         return
-    plain = trained(copy.deepcopy(model), data, None)
+    torch.manual_seed(0)
     cached = trained(model, data, prefix)
     assert not [name for name, value in plain.items() if not torch.equal(value, cached[name])]
 
@@ -482,8 +486,6 @@ def test_declined_inputs(inputs: Any, reason: str) -> None:
     assert reason in said
 
 
-def test_declined_shapes_that_depend_on_the_values() -> None:
+def test_what_picks_samples_by_their_values_runs_again() -> None:
     model = frozen_then(lambda m, x: m.head(m.body(x)[x[:, 0] > 0]).sum(0, keepdim=True))
-    said = cut(model, ["head.*"], torch.tensor([[1.0], [-1.0], [1.0]]).repeat(1, WIDTH))
-    assert isinstance(said, str)
-    assert said
+    same_training(model, ["head.*"], batches(WIDTH))
