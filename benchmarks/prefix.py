@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """How many published architectures the frozen prefix splits, which decline and why, and what a replay costs.
 
     python -m benchmarks.prefix [torchvision] [timm] [transformers]
@@ -70,7 +71,21 @@ def timm_models() -> Iterator[tuple[str, Build]]:
     """Yield one small model of each timm family."""
     import timm
 
-    small = ("test_", "atto", "femto", "pico", "nano", "xxs", "xx_small", "xxtiny", "_050", "_xs", "tiny", "_s", "small")
+    small = (
+        "test_",
+        "atto",
+        "femto",
+        "pico",
+        "nano",
+        "xxs",
+        "xx_small",
+        "xxtiny",
+        "_050",
+        "_xs",
+        "tiny",
+        "_s",
+        "small",
+    )
     for family in timm.list_modules():
         names = timm.list_models(module=family)
         rank = {word: position for position, word in enumerate(small)}
@@ -101,7 +116,13 @@ def transformers_models() -> Iterator[tuple[str, Build]]:
     """Yield small configurations of Hugging Face models for pictures, text and sound."""
     import transformers as hf
 
-    text = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 99}
+    text = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "vocab_size": 99,
+    }
     picture = {"image_size": 32, "patch_size": 8, "num_labels": 5}
     deep = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "num_labels": 5}
     encoder = {"d_model": 32, "encoder_layers": 3, "decoder_layers": 3, "encoder_attention_heads": 2,
@@ -109,7 +130,10 @@ def transformers_models() -> Iterator[tuple[str, Build]]:
     sound = {"conv_dim": [16, 16], "conv_kernel": [10, 3], "conv_stride": [5, 2], "num_feat_extract_layers": 2,
              "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 16}  # fmt: skip
     slim = {key: value for key, value in text.items() if key != "vocab_size"}
-    words = {"input_ids": torch.randint(3, 99, (SAMPLES, 12)), "attention_mask": torch.ones(SAMPLES, 12, dtype=torch.long)}
+    words = {
+        "input_ids": torch.randint(3, 99, (SAMPLES, 12)),
+        "attention_mask": torch.ones(SAMPLES, 12, dtype=torch.long),
+    }
     words["attention_mask"][1, 8:] = 0
     ended = {"input_ids": words["input_ids"].clone()}
     ended["input_ids"][:, -1] = 2
@@ -153,9 +177,12 @@ def transformers_models() -> Iterator[tuple[str, Build]]:
         base = name.removesuffix("ForImageClassification").removesuffix("ForAudioClassification")
         known = [base + kind for kind in (*kinds, "ForAudioClassification") if hasattr(hf, base + kind)]
         config = getattr(hf, f"{base}Config")
-        yield known[0], lambda known=known, config=config, settings=settings, example=example: (
-            getattr(hf, known[0])(config(**settings)),
-            example,
+        yield (
+            known[0],
+            lambda known=known, config=config, settings=settings, example=example: (
+                getattr(hf, known[0])(config(**settings)),
+                example,
+            ),
         )
 
 
@@ -166,7 +193,9 @@ def trained_at(model: nn.Module, example: Any) -> dict[str, list[str]]:
     except HeadError:
         head = [[name for name, _ in model.named_children()][-1]]
     heads = [f"{name}.*" for name in head]
-    depth = [stage for stage in stages(model, head) if not any(name.startswith(tuple(head)) for name in stage.parameters)]
+    depth = [
+        stage for stage in stages(model, head) if not any(name.startswith(tuple(head)) for name in stage.parameters)
+    ]
     layers = [
         name
         for name, module in model.named_modules()
@@ -201,9 +230,7 @@ def measure(suite: str, name: str, build: Build) -> Iterator[Row]:
             row = Row(suite, name, boundary, prefix)
         else:
             cost = replay_ms(prefix, model, example)
-            row = Row(
-                suite, name, boundary, "", len(prefix.specs), prefix.bytes_per_sample / 1024, prefix.share, cost
-            )
+            row = Row(suite, name, boundary, "", len(prefix.specs), prefix.bytes_per_sample / 1024, prefix.share, cost)
         print(f"{time.perf_counter() - started:5.1f} s", row, flush=True)
         yield row
 
@@ -223,7 +250,10 @@ def replay_ms(prefix: Prefix, model: nn.Module, example: Any, repeats: int = 5) 
 def table(rows: list[Row]) -> str:
     """Return the report as Markdown."""
     lines = ["# The frozen prefix", "", (__doc__ or "").split("\n\n")[2].replace("\n", " "), ""]
-    lines += ["| suite | boundary | models | split | median share of multiply-adds left out |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        "| suite | boundary | models | split | median share of multiply-adds left out |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for suite, boundary in dict.fromkeys((row.suite, row.boundary) for row in rows):
         group = [row for row in rows if (row.suite, row.boundary) == (suite, boundary)]
         split = [row.share for row in group if not row.reason]

@@ -61,7 +61,7 @@ RIGHTS = (
     ),
     Right(
         "a forward pass is intercepted",
-        ("features/prefix.py", "model/recorder.py"),
+        ("features/trace.py", "model/recorder.py"),
         r"set .*\.forward|call .*\.register_(module_)?forward_(pre_)?hook"
         r"|use .*\.Torch(Dispatch|Function)Mode",
         "module.register_forward_hook(remember)",

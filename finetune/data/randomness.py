@@ -62,8 +62,8 @@ def seeded(*key: int | str) -> Iterator[None]:
 
 def host_state() -> tuple[object, ...]:
     """Return the states of `random` and numpy, to compare with what they are later."""
-    kind, keys, *rest = np.random.get_state()
-    return random.getstate(), kind, keys.tobytes(), *rest  # type: ignore[union-attr]
+    numpy_state = np.random.get_state(legacy=False)
+    return random.getstate(), str(numpy_state["state"]["key"].tolist()), numpy_state["state"]["pos"]
 
 
 def torch_generators() -> tuple[torch.Generator, ...]:

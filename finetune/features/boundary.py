@@ -152,13 +152,13 @@ def _nodes(trace: Trace, opened: set[tuple[int, ...]]) -> list[_Node]:
         for call in trace.calls:
             if not any(start <= call.start and call.end <= end for start, end in ends):
                 original.update(call.aliases)
-        nodes, position = [], 0
-        for call in [*chosen, None]:
-            until = len(trace.operations) if call is None else call.start
-            nodes += [_of_operation(operation, trace, original) for operation in trace.operations[position:until]]
-            if call is not None:
-                nodes.append(_of_call(call, trace, original))
-                position = call.end
+        nodes: list[_Node] = []
+        position = 0
+        for call in chosen:
+            nodes += [_of_operation(operation, original) for operation in trace.operations[position : call.start]]
+            nodes.append(_of_call(call, trace, original))
+            position = call.end
+        nodes += [_of_operation(operation, original) for operation in trace.operations[position:]]
         leaking = _leaking(trace, nodes, original)
         if not leaking:
             return nodes
@@ -189,7 +189,7 @@ def _can_be_given_back(result: Any, call: Call, trace: Trace) -> bool:
     return result is None or isinstance(result, (bool, int, float, str, torch.Size, torch.dtype, torch.device))
 
 
-def _of_operation(operation: Operation, trace: Trace, original: dict[int, Tensor]) -> _Node:
+def _of_operation(operation: Operation, original: dict[int, Tensor]) -> _Node:
     arguments = [_resolved(leaf, original) for leaf in operation.arguments]
     reads = [leaf for leaf in arguments if isinstance(leaf, Tensor)]
     known = {id(tensor) for tensor in reads}

@@ -92,7 +92,7 @@ class Prefix:
 
     def holds(self) -> bool:
         """Tell whether what trains, and what is left out with its values and modes, are as they were at the cut."""
-        return self._state == self._present_state()
+        return bool(self._state == self._present_state())
 
     def compute(self, inputs: Any) -> tuple[Tensor, ...]:
         """Run the prefix on a batch; return what is stored of it, `[N, *spec.shape]` for each of `specs`.
@@ -106,7 +106,8 @@ class Prefix:
         if samples is None:
             raise DivergedError("the batch is not like the one that the prefix was cut on")
         running = Pass(self._boundary, self._keepers, samples)
-        with torch.no_grad(), ExitStack() as protection, suppress(Filled):
+        # Nothing here needs a gradient; yet torch takes other kernels under `no_grad` (an LSTM's) than in a step.
+        with torch.enable_grad(), ExitStack() as protection, suppress(Filled):
             if self._boundary.disturbs:
                 protection.enter_context(undisturbed(self._model))
             self._run(running, self._model, _arguments(inputs)[0])
@@ -234,7 +235,8 @@ def _prove(prefix: Prefix, model: nn.Module, example: Any) -> None:
     half = (len(activations[0]) + 1) // 2
     for kept in (slice(None, half), slice(half, None)):
         others = _batch([_with_other_neighbours(leaf, kept) for leaf in leaves], structure)
-        if not all(_alike(one[kept], other[kept]) for one, other in zip(activations, prefix.compute(others), strict=True)):
+        beside_others = prefix.compute(others)
+        if not all(_alike(one[kept], other[kept]) for one, other in zip(activations, beside_others, strict=True)):
             raise DeclinedError("what is frozen mixes the samples of a batch")
     plain = _outcome(model, example)
     with prefix.serving(example, activations):
@@ -264,7 +266,7 @@ def _outcome(model: nn.Module, example: Any) -> list[Tensor]:
         ]
         if not weighed:
             raise DeclinedError("its output does not depend on anything that trains")
-        gradients = torch.autograd.grad(sum(weighed), list(trainable(model).values()), allow_unused=True)
+        gradients = torch.autograd.grad(torch.stack(weighed).sum(), list(trainable(model).values()), allow_unused=True)
         state = [*model.buffers(), *(generator.get_state() for generator in torch_generators())]
         values = [torch.empty(0) if value is None else value for value in (*outputs, *gradients, *state)]
         return [value.detach().clone() for value in values]

@@ -26,7 +26,7 @@ class Placeholder(Tensor):
     While the prefix is computed it stands for `value`; while it is replayed it has none.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     running: Pass
     value: Tensor | None
 
@@ -38,11 +38,13 @@ class Placeholder(Tensor):
         made.running, made.value = running, value
         return made
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Placeholder(shape={tuple(self.shape)}, dtype={self.dtype})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
         running: Pass = next(leaf.running for leaf in leaves if isinstance(leaf, Placeholder))
@@ -59,7 +61,8 @@ class Keeper:
         self._layout, self._copied, self._dimension = layout, copied, dimension
         self._several = size[dimension] // layout.samples  # such as the windows of a picture, side by side
         example = self._by_sample(torch.empty_strided(size, stride, device="meta"), layout.samples)
-        rest = sorted(range(1, example.dim()), key=lambda dim: -example.stride(dim))
+        strides = example.stride()
+        rest = sorted(range(1, example.dim()), key=lambda dim: -strides[dim])
         self._order = [0, *rest]
         self._back = [self._order.index(dim) for dim in range(example.dim())]
         reach = 1 + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
