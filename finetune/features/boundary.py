@@ -341,7 +341,7 @@ class _Planner:
         for node in self._nodes:
             again |= any(operation.cause for operation in node.operations)
             for tensor in node.made:
-                if id(tensor) in self._stored:
+                if id(tensor) in self._stored and id(tensor) not in number:  # a call may return a tensor twice
                     number[id(tensor)] = len(number)
                     plan.stored.append(self._layouts[id(tensor)])
                     plan.copied.append(storage_of(tensor) in kept_apart)

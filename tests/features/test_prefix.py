@@ -250,6 +250,20 @@ def test_several_tensors_cross_it() -> None:
     assert len(same_training(model, ["head.*"], batches(WIDTH)).specs) == 2
 
 
+def test_a_tensor_that_is_returned_twice_is_stored_once() -> None:
+    class Output(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            out = super().forward(x)
+            return {"last": out, "all": (x, out)}
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        given = m.body(x)
+        return m.head(given["last"] + given["all"][1])
+
+    model = Applied(forward, body=Output(WIDTH, WIDTH), head=linear())
+    assert len(same_training(model, ["head.*"], batches(WIDTH)).specs) == 1
+
+
 def test_a_boundary_inside_a_block() -> None:
     block = nn.TransformerEncoderLayer(WIDTH, 2, 8, dropout=0.2, batch_first=True)
     model = nn.Sequential(linear(), block, nn.Flatten(), linear(4 * WIDTH, 3))
