@@ -1,1 +1,1 @@
-"""Measurements that run on their own: not tests, and no part of the installed package."""
+"""What was measured, each as `python -m benchmarks.<name>`; tables go to `benchmarks/results`."""

@@ -61,7 +61,7 @@ RIGHTS = (
     ),
     Right(
         "a forward pass is intercepted",
-        ("features/prefix.py", "model/recorder.py", "model/stem.py"),  # the stem's stays: see its docstring
+        ("features/trace.py", "model/recorder.py", "model/stem.py"),  # the stem's stays: see its docstring
         r"set .*\.forward|call .*\.register_(module_)?forward_(pre_)?hook"
         r"|use .*\.Torch(Dispatch|Function)Mode",
         "module.register_forward_hook(remember)",

@@ -28,7 +28,7 @@ def reseed(*key: int | str) -> None:
     Costs some 15 microseconds. CUDA takes part once it is in use, and is never initialised here.
     """
     seed = seed_of(*key)
-    for generator in _torch_generators():
+    for generator in torch_generators():
         generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
@@ -41,7 +41,7 @@ def preserved() -> Iterator[None]:
     Costs some 200 microseconds, so it belongs around a batch or a run and not around a sample. Not for
     two threads at once: the generators are the process's own.
     """
-    generators = [(generator, generator.get_state()) for generator in _torch_generators()]
+    generators = [(generator, generator.get_state()) for generator in torch_generators()]
     python_state, numpy_state = random.getstate(), np.random.get_state(legacy=False)
     try:
         yield
@@ -60,6 +60,13 @@ def seeded(*key: int | str) -> Iterator[None]:
         yield
 
 
-def _torch_generators() -> tuple[torch.Generator, ...]:
+def host_state() -> tuple[object, ...]:
+    """Return the states of `random` and numpy, to compare with what they are later."""
+    numpy_state = np.random.get_state(legacy=False)
+    return random.getstate(), str(numpy_state["state"]["key"].tolist()), numpy_state["state"]["pos"]
+
+
+def torch_generators() -> tuple[torch.Generator, ...]:
+    """Return torch's global generators: the CPU's, and CUDA's once it is in use."""
     cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
     return (torch.default_generator, *cuda)

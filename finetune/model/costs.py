@@ -18,7 +18,7 @@ from finetune.errors import ArgumentError
 from finetune.model.calling import call, tensors_in
 from finetune.model.freezing import eval_mode, single_sample, train_mode
 from finetune.model.head_search import undisturbed
-from finetune.model.recorder import output_shapes, storage_id
+from finetune.model.recorder import output_shapes, storage_of
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ def _fused_layers_opened() -> Iterator[None]:
 
 def _kept_for_backward(model: nn.Module, inputs: Any, samples: int) -> int | None:
     """Return the bytes of what autograd saves in one forward pass; None if the pass fails."""
-    lasting = {storage_id(tensor) for tensor in chain(model.parameters(), model.buffers())}
-    given = {storage_id(tensor): tensor.nbytes for tensor in tensors_in(inputs)}  # views of a whole data set, maybe
+    lasting = {storage_of(tensor) for tensor in chain(model.parameters(), model.buffers())}
+    given = {storage_of(tensor): tensor.nbytes for tensor in tensors_in(inputs)}  # views of a whole data set, maybe
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         alone = tensor.detach()  # the tensor itself would hold its own graph
         if alone.layout is torch.strided:
-            kept.setdefault(storage_id(alone), alone)  # an id is only unique while its memory lives
+            kept.setdefault(storage_of(alone), alone)  # an id is only unique while its memory lives
         return alone
 
     with ExitStack() as stack:

@@ -133,14 +133,14 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        written = _changed(func, args, kwargs)
+        written = written_by(func, args, kwargs)
         self._alive += made + written
         self._remember(read, made, written)
         return result
 
     def makers(self, tensor: Tensor) -> list[Operation]:
         """Return the operations that determined a tensor's values."""
-        candidates = (self._made.get(id(tensor)), self._written.get(storage_id(tensor)))
+        candidates = (self._made.get(id(tensor)), self._written.get(storage_of(tensor)))
         return [operation for operation in candidates if operation is not None]
 
     @contextmanager
@@ -157,17 +157,17 @@ class _Recorder(TorchDispatchMode):
         parameters = tuple(dict.fromkeys(name for tensor in read for name in self._names(tensor)))
         if not inputs and not any(id(tensor) in self._from_input for tensor in read):
             self._parameters.update((id(tensor), parameters) for tensor in made)
-            self._filled.update((storage_id(tensor), parameters) for tensor in written)
+            self._filled.update((storage_of(tensor), parameters) for tensor in written)
             return
         module = self._running[-1]
         operation = Operation(module, tuple(self._tied.get((name, module), name) for name in parameters), inputs)
         self.operations.append(operation)
         self._made.update((id(tensor), operation) for tensor in made)
-        self._written.update((storage_id(tensor), operation) for tensor in written)  # all its views depend on it
+        self._written.update((storage_of(tensor), operation) for tensor in written)  # all its views depend on it
 
     def _names(self, tensor: Tensor) -> list[str]:
         """Return the parameters that a tensor is or was computed from."""
-        return [*self._parameters.get(id(tensor), ()), *self._filled.get(storage_id(tensor), ())]
+        return [*self._parameters.get(id(tensor), ()), *self._filled.get(storage_of(tensor), ())]
 
     def _entering(self, name: str) -> Any:
         return lambda module, args: self._running.append(name)
@@ -176,7 +176,7 @@ class _Recorder(TorchDispatchMode):
         self._running.pop()
 
 
-def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """Return the tensors that an operation writes into, as its schema says."""
     if not func._schema.is_mutable:
         return []
@@ -188,8 +188,8 @@ def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
     return [leaf for leaf in tree_leaves(changed) if isinstance(leaf, Tensor)]
 
 
-def storage_id(tensor: Tensor) -> int:
-    """Return what tells a tensor's memory from all other that is alive."""
+def storage_of(tensor: Tensor) -> int:
+    """Return what a tensor shares with its views and with nothing else, as long as one of them lives."""
     if tensor.layout is not torch.strided:  # a sparse tensor has no single storage
         return id(tensor)
     return int(tensor.untyped_storage()._cdata)

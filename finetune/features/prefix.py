@@ -1,0 +1,318 @@
+"""The frozen prefix of a model: computed once for each sample, and left out of every later step.
+
+What comes before the first trainable parameter, and draws no random numbers, gives the same result in
+every epoch. `cut_prefix` finds it in any model, by what the model does and not by what it is made of:
+
+1. One forward pass is traced (`trace.py`). Each operation that follows from a trainable parameter, from
+   a random draw or from statistics of the batch must run in every step; every other need not.
+2. The boundary is planned (`boundary.py`). Outermost calls of modules in which nothing must run are left
+   out whole, operations outside of them one by one. What is read past the boundary is stored.
+3. `Prefix.compute` runs the model on a batch up to the last tensor that is stored, and returns these.
+4. `Prefix.serving` makes the model's own forward pass replay: its inputs are placeholders, tensors with
+   a shape and without memory. A module that is left out gives back what is stored, or a placeholder if
+   nothing past the boundary reads it; an operation that meets a placeholder does the same. Everything
+   that sees real tensors only is past the boundary, and runs as ever: train mode, dropout, gradients.
+5. Before it is used, all of that is proved against the plain forward and backward pass on real samples.
+
+The model is never swapped. Overrides of `forward` last as long as a context manager, and placeholders no
+longer than one call of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from finetune.data.randomness import seeded, torch_generators
+from finetune.features.boundary import Boundary, DeclinedError, find_boundary
+from finetune.features.replay import DivergedError, Filled, Keeper, Pass, Placeholder
+from finetune.features.trace import intercepted, trace
+from finetune.model.calling import call
+from finetune.model.freezing import trainable
+from finetune.model.head_search import undisturbed
+
+__all__ = ["DivergedError", "Prefix", "Spec", "cut_prefix"]
+
+# So many samples are traced and proved on: a trace holds all intermediate results of its pass.
+_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is stored of one tensor for each sample: its shape and its type."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Bytes per sample."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+class Prefix:
+    """A model's frozen prefix, as `cut_prefix` found and proved it.
+
+    Attributes:
+        specs: one `Spec` for each tensor that crosses the boundary.
+        modules: full names of the modules that are left out.
+        reads_inputs: whether anything past the boundary reads the model's inputs; if not, a batch of
+            any values does for a step that only hands it on.
+        share: what part of the forward pass's multiply-adds is left out, from 0 to 1.
+        cause: what ends the prefix, such as "the trainable parameter 'fc.weight'".
+    """
+
+    def __init__(self, model: nn.Module, boundary: Boundary, example: Any) -> None:
+        self._model, self._boundary = model, boundary
+        self._example, self._structure = _arguments(example)
+        self._keepers = [Keeper(layout, copy) for layout, copy in zip(boundary.stored, boundary.copied, strict=True)]
+        self._autocast = _autocast()
+        self._state = self._present_state()
+        self._strict = True  # until it is proved
+        self.specs = tuple(Spec(keeper.shape, keeper.dtype) for keeper in self._keepers)
+        self.modules = tuple(boundary.modules)
+        self.reads_inputs = any(boundary.inputs)
+        self.share = boundary.share
+        self.cause = boundary.cause
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """Bytes of all that is stored of one sample."""
+        return sum(spec.bytes for spec in self.specs)
+
+    def accepts(self, inputs: Any) -> bool:
+        """Tell whether a batch is like the one that the prefix was cut on, but for the number of samples."""
+        return self._samples_of(inputs) is not None
+
+    def holds(self) -> bool:
+        """Tell whether what trains, and what is left out with its values and modes, are as they were at the cut."""
+        return bool(self._state == self._present_state())
+
+    def compute(self, inputs: Any) -> tuple[Tensor, ...]:
+        """Run the prefix on a batch; return what is stored of it, `[N, *spec.shape]` for each of `specs`.
+
+        The random state and the model's buffers stay as they are.
+
+        Raises:
+            DivergedError: the batch, or what the model does on it, is unlike that of the cut.
+        """
+        samples = self._samples_of(inputs)
+        if samples is None:
+            raise DivergedError("the batch is not like the one that the prefix was cut on")
+        running = Pass(self._boundary, self._keepers, samples)
+        # Nothing here needs a gradient; yet torch takes other kernels under `no_grad` (an LSTM's) than in a step.
+        with torch.enable_grad(), ExitStack() as protection, suppress(Filled):
+            if self._boundary.disturbs:
+                protection.enter_context(undisturbed(self._model))
+            self._run(running, self._model, _arguments(inputs)[0])
+        return running.computed()
+
+    @contextmanager
+    def serving(self, inputs: Any, activations: tuple[Tensor, ...]) -> Iterator[None]:
+        """Replay every call of the model with exactly `inputs` from `activations`, which `compute` gave for them.
+
+        That is the same tensors, changed by nobody since. Any other call of the model runs whole, as
+        does one under another autocast, or one that asks for a gradient of its inputs.
+        """
+        samples = self._samples_of(inputs)
+        expected, structure = _arguments(inputs)
+        versions = _versions(expected)
+
+        def enter(model: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            leaves, actual = tree_flatten((args, kwargs))
+            untouched = actual == structure and all(map(_same_argument, leaves, expected))
+            if samples is None or not untouched or _versions(leaves) != versions or _autocast() != self._autocast:
+                return forward(*args, **kwargs)
+            try:
+                return self._run(Pass(self._boundary, self._keepers, samples, activations), forward, leaves)
+            except DivergedError:
+                if self._strict:
+                    raise
+                return forward(*args, **kwargs)
+
+        with intercepted([self._model], enter):
+            yield
+
+    def _run(self, running: Pass, forward: Callable[..., Any], leaves: list[Any]) -> Any:
+        args, kwargs = tree_unflatten(running.placed(leaves), self._structure)
+        with intercepted(self._boundary.calls, running.call):
+            output = forward(*args, **kwargs)
+        if any(isinstance(leaf, Placeholder) for leaf in tree_leaves(output)):
+            raise DivergedError("the output holds what the prefix leaves out")
+        return output
+
+    def _samples_of(self, inputs: Any) -> int | None:
+        """Return the number of samples of a batch; None if it is not like that of the cut."""
+        leaves, structure = _arguments(inputs)
+        if structure != self._structure or not all(map(_like, leaves, self._example)):
+            return None
+        lengths = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor)}
+        return lengths.pop() if len(lengths) == 1 else None
+
+    def _present_state(self) -> Any:
+        modules = [module for name in self._boundary.modules for module in self._model.get_submodule(name).modules()]
+        modes = [module.training for module in modules]
+        kept = [tensor for module in modules for tensor in (*module._parameters.values(), *module._buffers.values())]
+        values = [(id(tensor), tensor._version) for tensor in kept if tensor is not None]
+        return list(trainable(self._model)), modes, values
+
+
+def cut_prefix(model: nn.Module, inputs: Any) -> Prefix | str:
+    """Split `model` at its frozen boundary; return its prefix, or in one line why it cannot be split.
+
+    What trains is what has `requires_grad` now; every module must be in the mode it trains in.
+    `inputs` is a batch of at least 2 samples, the leading dimension of each tensor: a tensor, a tuple of
+    positional arguments or a mapping of keyword ones. A few of its samples pass through the model
+    some times, forward and backward; the model and the random state stay as they are.
+    """
+    refusals = []
+    try:
+        few = _few_samples(model, inputs)
+        for eager in (False, True):
+            try:
+                return _cut(model, few, eager)
+            except DeclinedError as reason:
+                refusals.append(str(reason))
+    except DeclinedError as reason:
+        return str(reason)
+    return refusals[0]
+
+
+def _few_samples(model: nn.Module, inputs: Any) -> Any:
+    """Check what can be checked without running the model; return the first samples of the batch.
+
+    Raises:
+        DeclinedError: there is nothing to split, or nothing to split it by.
+    """
+    leaves, structure = _arguments(inputs)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    lengths = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
+    if len(lengths) != 1:
+        raise DeclinedError("its inputs are not tensors with one leading dimension of samples")
+    if lengths.pop() < 2:
+        raise DeclinedError("its batch has one sample, and two are needed to see which dimension is that of samples")
+    if any(tensor.requires_grad for tensor in tensors):
+        raise DeclinedError("a gradient of its inputs is asked for")
+    if not trainable(model):
+        raise DeclinedError("nothing trains")
+    return _batch([leaf[:_SAMPLES] if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+
+
+def _cut(model: nn.Module, example: Any, eager: bool) -> Prefix:
+    leaves, structure = _arguments(example)
+    samples = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor))
+    more = [torch.cat([leaf, leaf[:1]]) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    try:
+        with undisturbed(model):
+            one = trace(model, *tree_unflatten(leaves, structure))
+            other = trace(model, *tree_unflatten(more, structure))
+        prefix = Prefix(model, find_boundary(one, other, samples, eager), example)
+        del one, other  # all intermediate results
+        _prove(prefix, model, example)
+        prefix._strict = False
+        return prefix
+    except (DeclinedError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever the model raises on a batch or a tensor that it was not made for
+        said = str(error).splitlines() or [""]
+        raise DeclinedError(f"it fails where parts are left out ({type(error).__name__}: {said[0][:120]})") from error
+
+
+def _prove(prefix: Prefix, model: nn.Module, example: Any) -> None:
+    """Hold the replay against the plain pass, and what is stored of a sample against what its neighbours are.
+
+    Raises:
+        DeclinedError: they differ.
+    """
+    activations = prefix.compute(example)
+    leaves, structure = _arguments(example)
+    half = (len(activations[0]) + 1) // 2
+    for kept in (slice(None, half), slice(half, None)):
+        others = _batch([_with_other_neighbours(leaf, kept) for leaf in leaves], structure)
+        beside_others = prefix.compute(others)
+        if not all(_alike(one[kept], other[kept]) for one, other in zip(activations, beside_others, strict=True)):
+            raise DeclinedError("what is frozen mixes the samples of a batch")
+    plain = _outcome(model, example)
+    with prefix.serving(example, activations):
+        replayed = _outcome(model, example)
+    if len(plain) != len(replayed) or not all(map(_alike, plain, replayed)):
+        raise DeclinedError("what is left out is not the same each time")
+
+
+def _with_other_neighbours(leaf: Any, kept: slice) -> Any:
+    """Replace all samples but those `kept` by the first of these, mirrored."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    first = leaf[kept][:1]
+    changed = torch.empty_like(leaf).copy_(first.flip(-1) if leaf.dim() > 1 else first)
+    changed[kept] = leaf[kept]
+    return changed
+
+
+def _outcome(model: nn.Module, example: Any) -> list[Tensor]:
+    """Return what a seeded step gives: outputs, gradients, buffers and random states."""
+    with seeded("prefix"), undisturbed(model), torch.enable_grad():
+        outputs = [leaf for leaf in tree_leaves(call(model, example)) if isinstance(leaf, Tensor)]
+        weighed = [
+            (output.float() * torch.linspace(-1, 1, output.numel(), device=output.device).view_as(output)).sum()
+            for output in outputs
+            if output.requires_grad
+        ]
+        if not weighed:
+            raise DeclinedError("its output does not depend on anything that trains")
+        gradients = torch.autograd.grad(torch.stack(weighed).sum(), list(trainable(model).values()), allow_unused=True)
+        state = [*model.buffers(), *(generator.get_state() for generator in torch_generators())]
+        values = [torch.empty(0) if value is None else value for value in (*outputs, *gradients, *state)]
+        return [value.detach().clone() for value in values]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two results are equal bit for bit; off the CPU, where kernels may add in any order, nearly so."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.device.type == "cpu":
+        return one.equal(other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+    rounding = 64 * torch.finfo(one.dtype).eps if one.is_floating_point() else 0.0
+    scale = float(one.abs().amax()) if one.numel() and rounding else 0.0
+    return torch.allclose(one, other, rtol=rounding, atol=rounding * scale, equal_nan=True)
+
+
+def _arguments(inputs: Any) -> tuple[list[Any], Any]:
+    """Return the flat list of what a model is called with, and its structure of positions and keywords."""
+    if isinstance(inputs, Mapping):
+        return tree_flatten(((), dict(inputs)))
+    return tree_flatten((tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}))
+
+
+def _batch(leaves: list[Any], structure: Any) -> Any:
+    args, kwargs = tree_unflatten(leaves, structure)
+    return kwargs or args
+
+
+def _like(leaf: Any, example: Any) -> bool:
+    if not isinstance(leaf, Tensor) or not isinstance(example, Tensor):
+        return leaf is example or (not isinstance(leaf, Tensor) and bool(leaf == example))
+    kind = (leaf.dtype, leaf.device, leaf.dim(), leaf.shape[1:])
+    return leaf.dim() > 0 and kind == (example.dtype, example.device, example.dim(), example.shape[1:])
+
+
+def _same_argument(leaf: Any, expected: Any) -> bool:
+    if isinstance(leaf, Tensor):
+        return leaf is expected and not leaf.requires_grad
+    return leaf is expected or (not isinstance(expected, Tensor) and bool(leaf == expected))
+
+
+def _versions(leaves: list[Any]) -> list[int | None]:
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return [None if tensor.is_inference() else tensor._version for tensor in tensors]
+
+
+def _autocast() -> tuple[Any, ...]:
+    kinds = ("cpu", "cuda")
+    return tuple(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in kinds)
