@@ -23,6 +23,7 @@ from finetune.data.device import map_tensors
 from finetune.data.inputs import PICTURE
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
 from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
+from finetune.features.cache import Cache
 from finetune.intake import take_in
 from finetune.model import adapters, families, freezing, head_search, heads
 from finetune.model.calling import call
@@ -230,6 +231,16 @@ class Session(Steps):
             augment=chosen,
             num_classes=classes,
         )
+
+    def _cache(self, cache: str | bool) -> Cache | None:
+        """Return what computes the frozen prefix once, None if it is not to be."""
+        if cache not in ("auto", "memory", False):
+            raise ArgumentError(f"Expected cache to be 'auto', 'memory' or False, but got {cache!r}.")
+        if cache is False or self.model is not self.inner:  # a wrapper may compile or divide the forward pass
+            return None
+        handed_on = type(self).training_step is Steps.training_step
+        handed_on = handed_on and type(self).validation_step is Steps.validation_step
+        return Cache(asked=cache == "memory", handed_on=handed_on, autocast=self.precision.autocast)
 
     def _plan(
         self, strategy: str | Sequence[Phase] | None, epochs: int, lr: Rate | None, schedule: str | Schedule

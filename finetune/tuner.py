@@ -181,6 +181,7 @@ class FineTuner(Session):
         schedule: str | Schedule = "cosine",
         batch_size: int = 32,
         augment: bool | Augmentation = True,
+        cache: str | bool = "auto",
         callbacks: Sequence[Callback] = (),
         checkpoint_dir: str | Path | None = None,
         resume_from: str | Path | None = None,
@@ -203,6 +204,9 @@ class FineTuner(Session):
                 factor on the rates.
             augment: for pictures: True for random crops and flips, False for none, or a function of a
                 PIL picture.
+            cache: `"auto"` computes what comes before the first trainable parameter once for each sample and
+                keeps it in memory, where that gives the same result and pays; `"memory"` wherever it gives
+                the same result; False never. The log says what came of it.
             callbacks: called at the edges of phases, epochs and updates, in this order.
             checkpoint_dir: where to keep `last.safetensors` and `best.safetensors`.
             resume_from: a checkpoint file, a folder of them, or `"auto"` for the one in `checkpoint_dir`
@@ -240,6 +244,7 @@ class FineTuner(Session):
                 max_grad_norm=self.settings.max_grad_norm,
                 seed=self.settings.seed,
                 notes=data.notes,
+                cache=self._cache(cache),
             )
             if training.classes is not None:
                 self.classes, self._classes_rule = training.classes, True

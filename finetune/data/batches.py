@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -115,6 +116,19 @@ class Batches:
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
         return torch.randperm(len(self.source), generator=generator)
 
+    def indices(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return int64 [B] for each batch of this epoch: the numbers of its samples."""
+        return self.order(epoch).split(self.batch_size) if len(self.source) else ()
+
+    @property
+    def augmented(self) -> bool:
+        """Whether a sample is another picture in every epoch."""
+        return self._samples.augment is not None
+
+    def serving(self, batch: Batch) -> AbstractContextManager[None]:
+        """Return the context for a step on a batch of these: here none is needed."""
+        return nullcontext()
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch number `start` on.
 
@@ -135,7 +149,7 @@ class Batches:
         if isinstance(self.source, Stream):
             yield from self._of_stream(self.source, epoch, start)
             return
-        indices = self.order(epoch).split(self.batch_size)[start:] if len(self.source) else ()
+        indices = self.indices(epoch)[start:]
         if isinstance(self.source, Arrays):
             yield from map(self.source.gather, indices)
             return

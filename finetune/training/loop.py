@@ -49,6 +49,8 @@ def _fit_phase(run: Run) -> None:
     if run.phase.train is not None:
         train_only(run.model, run.phase.train)
     run.begin_phase()
+    train_mode(run.model)
+    run.cut_prefix()
     run.emit("on_phase_begin")
     while run.position.epoch < run.phase.epochs and not run.end_phase:
         _fit_epoch(run)
@@ -171,7 +173,7 @@ def _training_step(run: Run, batch: Any, size: int) -> StepOutput:
     if size == 1 and run.moves_statistics:
         run.warn_once("A batch holds one sample and so no batch statistics; its batch norms use their running ones.")
     alone = single_sample(run.model) if size == 1 else nullcontext()
-    with alone, run.precision.autocast():
+    with alone, run.precision.autocast(), run.train.serving(batch):
         output = as_step_output(run.tuner.training_step(batch), run.tuner.training_step)
     if not output.loss.requires_grad:
         raise ArgumentError(
@@ -188,6 +190,6 @@ def _outputs(
     with modes_restored(model):
         eval_mode(model)
         for batch in batches.epoch(0):
-            with torch.no_grad(), precision.autocast():
+            with torch.no_grad(), precision.autocast(), batches.serving(batch):
                 output = step(batch)
             yield batch, output

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from finetune.data.batches import Batches
 from finetune.errors import CheckpointError
+from finetune.features.cache import Cache
 from finetune.model.freezing import moving_statistics, trainable
 from finetune.training.history import History
 from finetune.training.metrics import Meter
@@ -66,6 +67,7 @@ class Run:
         max_grad_norm: the norm that gradients are clipped to, or None.
         seed: of everything random in a step.
         notes: what the user should be told before it starts, a line each.
+        cache: computes the frozen prefix once; None to run the whole model in every step.
         position: how far it is.
         row: the row of history of the epoch under way, whole in `on_epoch_end`.
         end_phase: set it to end the phase after this epoch.
@@ -85,6 +87,7 @@ class Run:
     max_grad_norm: float | None = None
     seed: int = 0
     notes: Sequence[str] = ()
+    cache: Cache | None = None
     position: Position = field(default_factory=Position)
     row: dict[str, Any] = field(default_factory=dict)
     end_phase: bool = False
@@ -185,6 +188,11 @@ class Run:
         self.set_rates(self.position.tried)
         self._statistics = moving_statistics(self.model)
         self._remembered = [buffer.clone() for buffer in self._statistics]
+
+    def cut_prefix(self) -> None:
+        """Have the batches of this phase served from the model's frozen prefix, where that pays."""
+        if self.cache is not None:
+            self.train, self.val = self.cache.cut(self.model, self.train, self.val, self.phase.epochs)
 
     def emit(self, hook: str) -> None:
         """Call one hook of every callback, in their order."""
