@@ -47,12 +47,14 @@ def recipe_of(trace: Trace, stored: Sequence[Tensor]) -> Recipe:
     for time, operation in enumerate(trace.operations[:end]):
         if operation.cause is None:
             arguments = tree_unflatten(list(map(name_of, operation.arguments)), operation.signature)
-            made = [id(leaf) if isinstance(leaf, Tensor) else None for leaf in operation.results]
-            names.update((key, f"{len(lines)}.{place}") for place, key in enumerate(made) if key is not None)
+            for place, leaf in enumerate(operation.results):
+                if isinstance(leaf, Tensor):
+                    names.setdefault(id(leaf), f"{len(lines)}.{place}")
             lines.append(f"{operation.func} {arguments}")
-        # A tensor that is written in place later has another name by then.
-        kept.update((place, name_of(tensor)) for place, tensor in enumerate(stored) if trace.born[id(tensor)] == time)
-    lines += [f"stored: {kept[place]}" for place in range(len(stored))]
+        for place, tensor in enumerate(stored):
+            if trace.born[id(tensor)] == time:  # it may be written in place later
+                kept[place] = f"stored {place}: {name_of(tensor)} after {len(lines)} operations"
+    lines += [kept[place] for place in range(len(stored))]
     return Recipe("\n".join(lines), tuple(constants.values()))
 
 
