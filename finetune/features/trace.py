@@ -89,8 +89,11 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tr
     inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     taken = _Recorder(model, inputs)
     before = host_state()
+    # Autocast keeps its copies of weights that train: this pass shall make its own, and leave none without gradient.
+    torch.clear_autocast_cache()
     with torch.no_grad(), intercepted(model.modules(), taken.call), taken:
         output = model(*args, **kwargs)
+    torch.clear_autocast_cache()
     outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     drawn = host_state() != before
     return Trace(taken.operations, taken.calls, inputs, outputs, taken.born, taken.input_written, drawn)
