@@ -49,7 +49,7 @@ class Net(nn.Module):
         self.scale = 2.0
         self.rounding: str | None = None
         self.read_early = False
-        self.beta, self.alpha = 1.0, 1.0
+        self.beta, self.alpha = 1, 1
         self.head = nn.Linear(4, 2) if head is None else head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,8 +126,8 @@ CHANGES: dict[str, Callable[[Net], Any]] = {
     "a tensor on a module": _set("bare", torch.rand(4)),
     "a keyword": _set("rounding", "floor"),
     "another keyword": _set("rounding", "trunc"),
-    "one of two like keywords": _set("alpha", 0.5),
-    "the other": _set("beta", 0.5),
+    "one of two like keywords": _set("alpha", 2),
+    "the other": _set("beta", 2),
     "what is stored": _set("read_early", True),
     "the layout of a weight": lambda model: model.conv.to(memory_format=torch.channels_last),
     "the type": lambda model: model.double(),
@@ -174,9 +174,9 @@ LAYERS: tuple[Callable[[], nn.Module], ...] = (
 
 
 class Chosen(nn.Module):
-    """Layers in a row, of which the head reads one."""
+    """Layers in a row, of which the head reads some."""
 
-    def __init__(self, kinds: list[int], read: int) -> None:
+    def __init__(self, kinds: list[int], read: list[int]) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first = nn.Linear(3, 3)
@@ -188,10 +188,10 @@ class Chosen(nn.Module):
         results = [self.first(x)]
         for layer in self.layers:
             results.append(layer(results[-1]))
-        return self.head(results[self.read % len(results)] + 0)
+        return sum(self.head(results[place % len(results)]) for place in self.read)
 
 
-chosen = st.builds(Chosen, st.lists(st.integers(0, len(LAYERS) - 1), max_size=3), st.integers(0, 3))
+chosen = st.builds(Chosen, st.lists(st.integers(0, len(LAYERS) - 1), max_size=3), st.lists(st.integers(0, 3), min_size=1, max_size=2))
 
 
 @given(one=chosen, other=chosen)
@@ -202,6 +202,20 @@ def test_what_is_found_is_what_would_be_computed(one: Chosen, other: Chosen) -> 
         first, second = (prefix.compute(inputs) for prefix in prefixes)
         assert len(first) == len(second)
         assert all(map(torch.equal, first, second))
+
+
+def test_which_of_two_results_is_stored_shows() -> None:
+    class Extreme(nn.Module):
+        def __init__(self, which: int) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.head, self.which = nn.Linear(3, 3), nn.Linear(1, 2), which
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.aminmax(self.first(x), dim=1, keepdim=True)[self.which])
+
+    inputs = torch.rand(4, 3)
+    assert of(Extreme(0), inputs) == of(Extreme(0), inputs) != of(Extreme(1), inputs)
 
 
 def test_a_constant_without_bytes_cannot_be_told() -> None:

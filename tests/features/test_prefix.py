@@ -401,6 +401,7 @@ def test_trap_43_another_autocast_runs_whole() -> None:
 def test_a_prefix_is_cut_and_used_within_autocast() -> None:
     model, x = nn.Sequential(linear(), nn.ReLU(), linear()), torch.rand(4, WIDTH)
     with torch.autocast("cpu", torch.bfloat16):
+        model(x)  # leaves copies of weights behind
         prefix = split(model, ["2"], x)
         (stored,) = prefix.compute(x)
         plain = model(x)
