@@ -191,7 +191,9 @@ class Chosen(nn.Module):
         return sum(self.head(results[place % len(results)]) for place in self.read)
 
 
-chosen = st.builds(Chosen, st.lists(st.integers(0, len(LAYERS) - 1), max_size=3), st.lists(st.integers(0, 3), min_size=1, max_size=2))
+chosen = st.builds(
+    Chosen, st.lists(st.integers(0, len(LAYERS) - 1), max_size=3), st.lists(st.integers(0, 3), min_size=1, max_size=2)
+)
 
 
 @given(one=chosen, other=chosen)
