@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.features.recipe import Recipe, recipe_of
 from finetune.features.trace import INPUT, Call, Operation, Trace
 from finetune.model.recorder import storage_of
 
@@ -98,6 +99,7 @@ class Boundary:
     disturbs: bool = False  # something that must run again comes before the last of what is stored
     cause: str = ""  # what ends the prefix
     share: float = 0.0  # of the forward pass's multiply-adds
+    recipe: Recipe = field(default_factory=Recipe)  # of what is stored
 
 
 @dataclass(eq=False)
@@ -336,6 +338,7 @@ class _Planner:
         self._check_worth()
         plan = Boundary(cause=self._first_cause())
         number: dict[int, int] = {}
+        stored: list[Tensor] = []
         kept_apart = self._changed | {storage_of(tensor) for tensor in self._outputs}
         again = False
         for node in self._nodes:
@@ -343,9 +346,11 @@ class _Planner:
             for tensor in node.made:
                 if id(tensor) in self._stored and id(tensor) not in number:  # a call may return a tensor twice
                     number[id(tensor)] = len(number)
+                    stored.append(tensor)
                     plan.stored.append(self._layouts[id(tensor)])
                     plan.copied.append(storage_of(tensor) in kept_apart)
                     plan.disturbs = again
+        plan.recipe = recipe_of(self._trace, stored)
         plan.inputs = [id(tensor) in self._wanted for tensor in self._trace.inputs]
         steps = {}
         for node in self._nodes:

@@ -65,6 +65,7 @@ class Prefix:
         reads_inputs: whether anything past the boundary reads the model's inputs; if not, a batch of
             any values does for a step that only hands it on.
         share: what part of the forward pass's multiply-adds is left out, from 0 to 1.
+        recipe: how what is stored follows from the inputs, to tell whether it was stored before.
         cause: what ends the prefix, such as "the trainable parameter 'fc.weight'".
     """
 
@@ -79,6 +80,7 @@ class Prefix:
         self.modules = tuple(boundary.modules)
         self.reads_inputs = any(boundary.inputs)
         self.share = boundary.share
+        self.recipe = boundary.recipe
         self.cause = boundary.cause
 
     @property

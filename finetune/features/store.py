@@ -36,7 +36,7 @@ class Store:
         self.num_samples = num_samples
         self.writable = True
         self._pinned = pinned
-        self._rows: list[Tensor] = []  # [num_samples, *spec.shape] for each of `specs`
+        self._rows = self._allocated(0, "cpu")  # [num_samples, *spec.shape] for each of `specs`
         self._there = torch.zeros(num_samples, dtype=torch.bool)
 
     @property
@@ -82,10 +82,16 @@ class Store:
         """Give back what the store takes up; it is empty then."""
         self.writable = False
         self._there.zero_()
-        self._rows = []
+        self._rows = self._allocated(0, "cpu")
 
     def _write(self, indices: Tensor, rows: list[Tensor]) -> None:
         raise NotImplementedError
+
+    def _allocated(self, num_samples: int, device: torch.device | str) -> list[Tensor]:
+        return [
+            torch.empty((num_samples, *spec.shape), dtype=INTEGERS[spec.dtype.itemsize], device=device)
+            for spec in self.specs
+        ]
 
     def _gathered(self, rows: Tensor, spec: Spec, indices: Tensor) -> Tensor:
         if not self._pinned:
@@ -112,10 +118,7 @@ class MemoryStore(Store):
     ) -> None:
         super().__init__(specs, num_samples, pinned)
         try:
-            self._rows = [
-                torch.empty((num_samples, *spec.shape), dtype=INTEGERS[spec.dtype.itemsize], device=device)
-                for spec in self.specs
-            ]
+            self._rows = self._allocated(num_samples, device)
         except RuntimeError as error:  # torch's for memory, of any device
             wanted = num_samples * sum(spec.bytes for spec in self.specs)
             raise StoreError(f"there is no room for {wanted / 1e9:.1f} GB in the memory of {device}") from error

@@ -52,10 +52,12 @@ class Operation:
     `cause` says why it must run in every step, None if it need not: its result then follows from the
     inputs and from what is frozen. `depends` tells whether it follows from the inputs at all, `frozen`
     whether it reads a parameter. `writes` are storages; `sink` marks a value or a shape handed to Python.
+    `signature` is the structure of the arguments.
     """
 
     func: Any
     arguments: list[Any]
+    signature: Any
     results: list[Any]
     structure: Any
     writes: frozenset[int]
@@ -87,8 +89,11 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tr
     inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     taken = _Recorder(model, inputs)
     before = host_state()
+    # Autocast keeps its copies of weights that train: this pass shall make its own, and leave none without gradient.
+    torch.clear_autocast_cache()
     with torch.no_grad(), intercepted(model.modules(), taken.call), taken:
         output = model(*args, **kwargs)
+    torch.clear_autocast_cache()
     outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     drawn = host_state() != before
     return Trace(taken.operations, taken.calls, inputs, outputs, taken.born, taken.input_written, drawn)
@@ -168,7 +173,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _remember(self, func: Any, args: Any, kwargs: Any, result: Any, drawn: bool) -> None:
-        arguments = tree_leaves((args, kwargs))
+        arguments, signature = tree_flatten((args, kwargs))
         results, structure = tree_flatten(result)
         reads = {storage_of(leaf) for leaf in arguments if isinstance(leaf, Tensor)}
         writes = frozenset(storage_of(tensor) for tensor in written_by(func, args, kwargs))
@@ -190,7 +195,7 @@ class _Recorder(TorchDispatchMode):
         sink = bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags))
         cost = _multiply_adds(func, args, kwargs, result)
         self.operations.append(
-            Operation(func, arguments, results, structure, writes, cause, depends, frozen, sink, cost)
+            Operation(func, arguments, signature, results, structure, writes, cause, depends, frozen, sink, cost)
         )
 
     def _own_cause(self, func: Any, args: Any, kwargs: Any, writes: frozenset[int], drawn: bool) -> str | None:

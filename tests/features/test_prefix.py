@@ -398,6 +398,20 @@ def test_trap_43_another_autocast_runs_whole() -> None:
         assert torch.equal(model(x), model.head(model.body(x)))
 
 
+def test_a_prefix_is_cut_and_used_within_autocast() -> None:
+    model, x = nn.Sequential(linear(), nn.ReLU(), linear()), torch.rand(4, WIDTH)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x)  # leaves copies of weights behind
+        prefix = split(model, ["2"], x)
+        (stored,) = prefix.compute(x)
+        plain = model(x)
+        with prefix.serving(x, (stored,)):
+            served = model(x)
+        assert served.requires_grad
+    assert stored.dtype == served.dtype == torch.bfloat16
+    assert torch.equal(served, plain)
+
+
 def test_the_model_is_itself_again_also_after_an_exception() -> None:
     model, prefix, x, stored = head_only()
     before = {name: module.__dict__.copy() for name, module in model.named_modules()}
