@@ -122,7 +122,8 @@ def rebuild(source: Mapping[str, Any]) -> nn.Module:
 def _distilled(model: nn.Module) -> dict[str, bool]:
     """Return what `reset_classifier` has to be told for a distilled head not to be dropped, as in RepViT."""
     asks = "distillation" in inspect.signature(model.reset_classifier).parameters  # type: ignore[arg-type]
-    return {"distillation": hasattr(model.get_classifier(), "head_dist")} if asks else {}  # type: ignore[operator]
+    beside = getattr(model.get_classifier(), "head_dist", None) if asks else None  # type: ignore[operator]
+    return {"distillation": beside is not None and next(beside.parameters(), None) is not None} if asks else {}
 
 
 def _cached(name: str) -> dict[str, Any]:
