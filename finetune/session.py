@@ -34,7 +34,7 @@ from finetune.strategies import get_strategy
 from finetune.training.history import History
 from finetune.training.optim import build_optimizer
 from finetune.training.phases import Phase, check_phases
-from finetune.training.precision import Precision, resolve_device
+from finetune.training.precision import Precision, resolve_device, warn_of_half_weights
 from finetune.training.preparation import Prepared, open_training, some_targets
 from finetune.training.rates import Rate, default_rate, rates
 from finetune.training.schedules import Schedule, get_schedule
@@ -272,7 +272,7 @@ class Session(Steps):
                 self._build_optimizer(phase)
                 self._note_trainable()
                 head_trains = head_trains or any(parameter.requires_grad for parameter in head)
-        self._warn_of_half_precision()
+        warn_of_half_weights(freezing.trainable(self.inner).values(), stacklevel=4)
         if not head_trains:
             name = self._head_names()[0]
             warnings.warn(
@@ -281,15 +281,6 @@ class Session(Steps):
                 stacklevel=3,
             )
         return phases
-
-    def _warn_of_half_precision(self) -> None:
-        kinds = {parameter.dtype for parameter in freezing.trainable(self.inner).values()}
-        if kinds & {torch.float16, torch.bfloat16}:
-            warnings.warn(
-                "The weights that train are in half precision, in which most updates are too small to change them. "
-                "Give the model as model.float(); with precision='bf16' only the computation is in half precision.",
-                stacklevel=4,
-            )
 
     def _note_trainable(self) -> None:
         """Remember what training changes, and so a checkpoint has to hold.
