@@ -14,7 +14,7 @@ from finetune.data.randomness import seeded
 from finetune.data.text import TextPreprocessing
 from finetune.data.transforms import Preprocessing
 from finetune.errors import ArgumentError
-from finetune.model import adapters, catalog, stem
+from finetune.model import adapters, catalog, families, stem
 from finetune.model.weights import load_weights, read_weights
 from finetune.model.wrapping import unwrapped
 
@@ -58,7 +58,8 @@ def _modelled(model: nn.Module | str, weights: str | Path | None, seed: int) -> 
     if isinstance(model, nn.Module):
         if weights not in ("DEFAULT", None):
             load_weights(unwrapped(model), read_weights(Path(weights)))
-        return Intake(model), None
+        inner = unwrapped(model)
+        return Intake(model, classes=families.classes(inner)), families.preset(inner)
     if not isinstance(model, str):
         raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r}.")
     with seeded(seed, "weights"):
@@ -67,12 +68,22 @@ def _modelled(model: nn.Module | str, weights: str | Path | None, seed: int) -> 
 
 
 def _inputs_of(model: nn.Module, preset: Any) -> InputPreprocessing | None:
-    """Return the model's preprocessing; a decoder without a padding token is told the tokenizer's."""
+    """Return the model's preprocessing; the model is told the tokenizer's padding token."""
     config: Any = getattr(model, "config", None)
-    preprocessing = preprocessing_of(preset, getattr(config, "max_position_embeddings", None))
-    if isinstance(preprocessing, TextPreprocessing) and getattr(config, "pad_token_id", 0) is None:
-        config.pad_token_id = preprocessing.pad_token_id  # it finds a text's last token by it
+    preprocessing = preprocessing_of(preset, _positions(model, config))
+    if isinstance(preprocessing, TextPreprocessing) and hasattr(config, "pad_token_id"):
+        config.pad_token_id = preprocessing.pad_token_id  # decoders find a text's last token by it
     return preprocessing
+
+
+def _positions(model: nn.Module, config: Any) -> int | None:
+    """Return how many tokens a text model can take; RoBERTa's positions begin behind that of the padding."""
+    positions = getattr(config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if positions and name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            return int(min(positions, module.num_embeddings - reserved))
+    return positions
 
 
 def _adapt_input(taken: Intake, model: nn.Module, in_channels: int) -> None:

@@ -35,8 +35,8 @@ from finetune.strategies import get_strategy
 from finetune.training.history import History
 from finetune.training.optim import build_optimizer
 from finetune.training.phases import Phase, check_phases
-from finetune.training.precision import Precision, resolve_device
-from finetune.training.preparation import some_targets
+from finetune.training.precision import Precision, resolve_device, warn_of_half_weights
+from finetune.training.preparation import Prepared, open_training, some_targets
 from finetune.training.rates import Rate, default_rate, rates
 from finetune.training.schedules import Schedule, get_schedule
 from finetune.training.settings import Settings
@@ -151,6 +151,20 @@ class Session(Steps):
         kept = [replace(s, parameters=tuple(name for name in s.parameters if name in self._scope)) for s in below]
         return [*(stage for stage in kept if stage.parameters), top]
 
+    def _open(self, train: Any, val: Any) -> Prepared:
+        """Open training and validation data; classes that the model knows keep its own order."""
+        rules = self.classes if self._classes_rule else None
+        data = open_training(train, val, rules, self.settings.seed, self._takes())
+        found = data.train.classes
+        if rules is None and self.classes and found and found != self.classes and {*found} <= {*self.classes}:
+            data = open_training(train, val, self.classes, self.settings.seed, self._takes())
+        return data
+
+    def _tell_model(self, classes: Sequence[str] | None, task: Task) -> None:
+        """Let the model itself say what it is trained for, where its family has a place for that."""
+        named = classes if classes is not None and len(classes) == self._num_outputs() else None
+        heads.tell_task(adapters.base(self.inner), task.kind, named)
+
     def _look_at(self, source: Source) -> None:
         """Try the model on two samples: whether it accepts them, and where its head is.
 
@@ -158,6 +172,7 @@ class Session(Steps):
 
         Raises:
             DataError: the model does not accept them.
+            HeadError: it gives several results, and which are the logits is not clear.
         """
         example = self._seen = self._example(source)
         self._known_heads(example)
@@ -166,9 +181,10 @@ class Session(Steps):
         try:
             with head_search.undisturbed(self.inner), torch.no_grad(), self.precision.autocast():
                 freezing.eval_mode(self.inner)
-                call(self.inner, example)
+                output = call(self.inner, example)
         except Exception as error:
             raise not_accepted(type(self.inner).__name__, example, error) from error
+        head_search.check_results(self.inner, output, self._num_outputs() if self._known_heads() else 0)
 
     def _example(self, source: Source) -> Any:
         """Return the inputs of two samples, ready for the model; None where there are none."""
@@ -256,7 +272,7 @@ class Session(Steps):
             phases = check_phases(strategy)
         if self._scope is not None:
             phases = [replace(phase, train=self._everything()) if phase.train == "*" else phase for phase in phases]
-        replaced = any("head" in replacement for replacement in self._replacements)
+        replaced = self._scope is not None or any("head" in replacement for replacement in self._replacements)
         head = list(self.head.parameters()) if replaced else []
         head_trains = not head
         with freezing.freeze_state_restored(self.inner):
@@ -267,10 +283,12 @@ class Session(Steps):
                 self._build_optimizer(phase)
                 self._note_trainable()
                 head_trains = head_trains or any(parameter.requires_grad for parameter in head)
+        warn_of_half_weights(freezing.trainable(self.inner).values(), stacklevel=4)
         if not head_trains:
             name = self._head_names()[0]
             warnings.warn(
-                f"The new head {name!r} is frozen, so it stays random. Train it with unfreeze({name!r}).",
+                f"The head {name!r} is frozen, so it stays random if it is new. Train it with unfreeze({name!r}), or "
+                f"with PEFT name it in modules_to_save.",
                 stacklevel=3,
             )
         return phases

@@ -26,7 +26,6 @@ from finetune.training.history import History
 from finetune.training.metrics import Meter, Metrics, build_metrics
 from finetune.training.optim import OptimizerFactory
 from finetune.training.phases import Phase
-from finetune.training.preparation import open_training
 from finetune.training.progress import ProgressBar
 from finetune.training.rates import Rate
 from finetune.training.schedules import Schedule
@@ -197,8 +196,8 @@ class FineTuner(Session):
                 folder or table is set aside, stratified by class; other data goes without.
             epochs: passes over the training data, shared out over the phases of a named strategy.
             strategy: a name or a list of `Phase`; None for one phase with the freeze state as it stands.
-            lr: a rate; a pair `(first stage, head)` with the stages between spread geometrically; or a
-                mapping of pattern to rate. None for rates that suit the optimizer.
+            lr: a rate; a pair `(first stage, head)` with the stages between spread geometrically; a
+                `LayerDecay`; or a mapping of pattern to rate. None for rates that suit the optimizer.
             schedule: `"cosine"`, `"linear"`, `"constant"` or `"one_cycle"`, which all warm up over the first
                 5 % (one-cycle 30 %), or a function of the phase's progress in [0, 1] that gives a
                 factor on the rates.
@@ -221,8 +220,7 @@ class FineTuner(Session):
         """
         with self._as_before_on_error():
             saved = contents.saved_run(resume_from, checkpoint_dir)
-            rules = self.classes if self._classes_rule else None
-            data = open_training(train, val, rules, self.settings.seed, self._takes())
+            data = self._open(train, val)
             self._look_at(data.train)
             phases = self._plan(strategy, epochs, lr, schedule)
             self._task = task = self._infer_task(data.train)
@@ -248,7 +246,7 @@ class FineTuner(Session):
             )
             if training.classes is not None:
                 self.classes, self._classes_rule = training.classes, True
-                heads.tell_classes(self.inner, training.classes)
+            self._tell_model(training.classes, task)
             if saved is not None:
                 self._resume(run, *saved)
         self._run = run
@@ -289,6 +287,7 @@ class FineTuner(Session):
             ArgumentError: `predict_step` gives no tensor.
         """
         source = open_source(data, labelled=False, takes=self._takes())
+        self._look_at(source)
         batches = self._batches(audit(source, role="prediction", preprocessing=self.preprocessing), batch_size)
         outputs = loop.predict(self.predict_step, self.inner, batches, self.precision)
         if not outputs:

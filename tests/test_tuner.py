@@ -371,7 +371,7 @@ def test_trap_03_nothing_trainable_is_an_error_and_a_frozen_new_head_a_warning()
         tuner.fit(data(), progress=False)
 
     tuner = make().replace_head(3).freeze("fc")
-    with pytest.warns(UserWarning, match="new head 'fc' is frozen") as caught:
+    with pytest.warns(UserWarning, match="head 'fc' is frozen") as caught:
         tuner.fit(data(), progress=False)
     assert caught[0].filename == __file__
 

@@ -212,6 +212,12 @@ def own(model: nn.Module) -> set[str]:
     return {name for name, _ in model.named_parameters() if "lora_" in name or "modules_to_save" in name}
 
 
+def test_a_head_that_the_adapters_leave_frozen_is_warned_of(base: nn.Module) -> None:
+    model = adapted(base, task_type=None)  # nothing in modules_to_save
+    with pytest.warns(UserWarning, match="is frozen, so it stays random.*modules_to_save"):
+        tuned(model).fit((TOKENS, LABELS), progress=False)
+
+
 @pytest.mark.parametrize("strategy", [None, "full_finetune", [Phase("*", lr=1e-2)], "gradual_unfreezing", "lp_ft"])
 def test_only_what_peft_trains_moves(base: nn.Module, strategy: Any) -> None:
     model = adapted(base)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from finetune.data.base import label_key_of
 from finetune.data.raw import is_raw_file
+
+log = logging.getLogger("finetune")
 
 PATH_KEYS = (
     "path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "imagepath",
@@ -41,4 +44,8 @@ def text_columns(first: Mapping[str, Any]) -> tuple[str, ...]:
         return strings[pair[0]], strings[pair[1]]
     others = [key for key, name in strings.items() if key not in (label, *PATH_KEYS) and not is_raw_file(first[name])]
     found = named[:1] or (others if len(others) == 1 else [])
+    unused = [strings[key] for key in others if key not in found]
+    if found and unused:
+        others_named = ", ".join(map(repr, unused))
+        log.warning("The texts are those of the column %r; not read: %s.", strings[found[0]], others_named)
     return tuple(strings[key] for key in found)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from finetune.data.base import Loader, MapDataset, Source, Stream, label_key_of
 from finetune.data.columns import text_columns
-from finetune.data.inputs import TEXT, kind_of
+from finetune.data.inputs import TEXT, WAVEFORM, kind_of
 from finetune.data.labels import Classes, encode, renumbering, unknown_class
 from finetune.data.randomness import seeded
 from finetune.data.raw import RawItems
@@ -57,7 +57,16 @@ def open_dataset(dataset: Any, classes: Classes | None, labelled: bool, takes: s
 
 
 def _input_key(first: dict[str, Any], takes: str | None) -> str | None:
-    """Return the key of the raw item in an item that is a dict; None where its values are ready."""
+    """Return the key of the raw item in an item that is a dict; None where its values are ready.
+
+    Raises:
+        DataError: the item is itself a sound, with its sampling rate beside its label.
+    """
+    if takes == WAVEFORM and {"array", "sampling_rate"} <= first.keys():
+        raise DataError(
+            "The items have 'array' and 'sampling_rate' of a sound side by side with the rest. Put the two into a "
+            "dictionary of their own, {'audio': {'array': ..., 'sampling_rate': ...}, 'label': ...}."
+        )
     kinds = {key: _kind_of(value, takes) for key, value in first.items()}
     for key, kind in kinds.items():
         if kind not in (None, TEXT):

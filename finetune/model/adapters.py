@@ -36,6 +36,11 @@ def saved_by_peft(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if id(parameter) in kept}
 
 
+def base(model: nn.Module) -> nn.Module:
+    """Return the model beneath PEFT's adapters; the model itself where there are none."""
+    return base_of(model)[1] if has_adapters(model) else model
+
+
 def base_of(model: nn.Module) -> tuple[str, nn.Module]:
     """Return the full name of the model that PEFT was given, and that model."""
     base = model.get_base_model()  # type: ignore[operator]

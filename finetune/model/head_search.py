@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.errors import HeadError, nearest
 from finetune.model import families
 from finetune.model.adapters import active_name, base_of, has_adapters
-from finetune.model.calling import call
+from finetune.model.calling import call, logits_of, results_of
 from finetune.model.examples import example_inputs
 from finetune.model.freezing import eval_mode, modes_restored, train_mode
 from finetune.model.recorder import Operation, record
@@ -47,6 +47,24 @@ def check_name(model: nn.Module, name: str) -> None:
     if not name or name not in modules:
         raise HeadError(
             f"{type(model).__name__} has no layer {name!r}.{nearest(name, modules)} {_candidates(model)}"
+        )
+
+
+def check_results(model: nn.Module, output: Any, outputs: int | None) -> None:
+    """Check that a model's main result are its logits; `outputs` is what its head gives, 0 if that is not known.
+
+    Raises:
+        HeadError: the model gives several results, and the first is not what the head gave.
+    """
+    main, results = logits_of(output), results_of(output)
+    shapes = [list(tensor.shape) for tensor in results]
+    width = main.shape[1:] if isinstance(main, Tensor) else ()
+    fits = outputs is None or (bool(outputs) and outputs in (1, *width))
+    if len(results) > 1 and shapes != shapes[:1] * len(shapes) and not fits:
+        raise HeadError(
+            f"{type(model).__name__} gives several results, of shapes {', '.join(map(str, shapes))}, and it is not "
+            f"clear that the first are the logits. Return the logits first or in a dictionary under 'logits', name "
+            f"their layer with replace_head(n, layer=...), or override training_step."
         )
 
 
@@ -106,11 +124,14 @@ def _recorded(model: nn.Module, given: Any) -> tuple[str, ...]:
     with undisturbed(model):
         eval_mode(model)
         recordings = [record(model, example), _attempt(record, model, example, train_mode)]
-    # auxiliary outputs often come in train mode only
-    heads = [head for recording in recordings if recording for head in _last_operations(recording.last)]
-    names = tuple(dict.fromkeys(layer for head in heads for layer in _layers_of(head)))
-    _check_clear(model, names, before={layer for head in heads for layer in _layers_before(head)})
-    return names
+    done = [recording for recording in recordings if recording]  # auxiliary outputs often come in train mode only
+    heads = [head for recording in done for head in _last_operations(recording.last)]
+    main = [head for recording in done for head in _last_operations(recording.main)]
+    before_main = _all_before(main)
+    if before_main.issuperset(set(_names(heads)) - set(_names(main))):
+        heads = main  # what is given beside the logits are features that they are made from
+    _check_clear(model, _names(heads), _all_before(heads))
+    return _names(heads)
 
 
 def _last_operations(last: Iterable[Operation]) -> list[Operation]:
@@ -126,6 +147,14 @@ def _last_operations(last: Iterable[Operation]) -> list[Operation]:
             todo += [before for before in operation.inputs if before not in seen]
             seen.update(operation.inputs)
     return found
+
+
+def _names(heads: Iterable[Operation]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(layer for head in heads for layer in _layers_of(head)))
+
+
+def _all_before(heads: Iterable[Operation]) -> set[str]:
+    return {layer for head in heads for layer in _layers_before(head)}
 
 
 def _layers_of(operation: Operation) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune.errors import HeadError
 from finetune.model import families
-from finetune.model.calling import call, results_of
+from finetune.model.calling import auxiliary_of, call, logits_of
 from finetune.model.freezing import eval_mode, unfreeze
 from finetune.model.head_search import RESIZABLE, accepted_example, undisturbed
 from finetune.model.patterns import names_above
@@ -34,7 +34,8 @@ def replace_head(
 
     `head` is None for a fresh layer like the old one, a module, a factory of `num_features`, or
     `"append"` for a fresh layer behind the outputs there are. It shapes the main head; those beside
-    it get fresh layers. With `verify`, the model must then give `n` outputs on an example input.
+    it get fresh layers. With `verify`, the model must then give `n` outputs on an
+    example input, where one can be guessed.
 
     Raises:
         HeadError: the head cannot be made, or does not give `n` outputs. The model is as before.
@@ -56,20 +57,22 @@ def replace_head(
         rectifier = _rectifier_behind(model, name)
         if rectifier:  # as in SqueezeNet: it would hold the new logits at or above 0
             old[rectifier], new[rectifier] = model.get_submodule(rectifier), nn.Identity()
+    example = accepted_example(model) if verify else None
     _put(model, new)
-    if verify and not _gives(model, n):
+    if example is not None and not _gives(model, n, example):
         _put(model, old)
         raise HeadError(
-            f"With {', '.join(names)} replaced, {type(model).__name__} does not give {n} outputs, so that is not "
-            f"the whole head. The model is as it was. Name another with replace_head(n, layer=...)."
+            f"With {', '.join(names)} replaced, {type(model).__name__} does not give {n} outputs first, so that "
+            f"is not the whole head, or its result is not the model's first. The model is as it was. Name another with "
+            f"replace_head(n, layer=...)."
         )
     _tell_truth(model, n, names)
     return (f"{main}.1", *names[1:]) if head == "append" else names
 
 
-def tell_classes(model: nn.Module, classes: Sequence[str]) -> None:
-    """Let the model itself say what its outputs are called, where its family has a place for that."""
-    families.tell_classes(model, len(classes), classes)
+def tell_task(model: nn.Module, kind: str | None, classes: Sequence[str] | None) -> None:
+    """Let the model itself say what its outputs mean, where its family has a place for that."""
+    families.tell_task(model, kind, classes)
 
 
 def num_features(module: nn.Module) -> int:
@@ -106,7 +109,7 @@ def _tell_truth(model: nn.Module, n: int, names: tuple[str, ...]) -> None:
         for attribute in ("num_classes", "num_labels"):
             if isinstance(getattr(owner, attribute, None), int):
                 setattr(owner, attribute, n)
-    families.tell_classes(model, n)
+    families.tell_outputs(model, n)
 
 
 def _resizable(module: nn.Module) -> list[Any]:
@@ -184,12 +187,14 @@ def _put(model: nn.Module, modules: dict[str, nn.Module]) -> None:
         setattr(model.get_submodule(parent), own, module)
 
 
-def _gives(model: nn.Module, n: int) -> bool:
-    example = accepted_example(model)
-    if example is None:
-        return False
+def _gives(model: nn.Module, n: int, example: Any) -> bool:
+    """Tell whether the model runs on an example and its main result, and auxiliary ones, have `n` outputs."""
     with undisturbed(model), torch.no_grad():
         eval_mode(model)
-        shapes = [tuple(tensor.shape) for tensor in results_of(call(model, example))]
+        try:
+            output = call(model, example)
+        except RuntimeError:  # another layer reads what this one gives
+            return False
+        shapes = [tuple(tensor.shape) for tensor in (logits_of(output), *auxiliary_of(output))]
     # [N, n] and [N, n, H, W], [N, T, n], and [N] of a model that squeezes its single output away
     return all(n in (shape[1], shape[-1]) if len(shape) > 1 else n == 1 for shape in shapes)

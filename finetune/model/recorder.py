@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from finetune.model.calling import call, results_of, tensors_in
+from finetune.model.calling import call, logits_of, results_of, tensors_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +37,12 @@ class Operation:
 
 @dataclass(frozen=True)
 class Recording:
-    """One forward pass: its result, its operations in order, and those that made what its heads gave."""
+    """One forward pass: its result, its operations in order, those that made what its heads gave, and its main one."""
 
     output: Any
     operations: tuple[Operation, ...]
     last: tuple[Operation, ...]
+    main: tuple[Operation, ...]
 
 
 def record(model: nn.Module, inputs: Any) -> Recording:
@@ -54,7 +55,8 @@ def record(model: nn.Module, inputs: Any) -> Recording:
     with torch.no_grad(), recorder.following_modules(model), recorder:
         output = call(model, inputs)
     last = dict.fromkeys(made for tensor in results_of(output) for made in recorder.makers(tensor))
-    return Recording(output, tuple(recorder.operations), tuple(last))
+    main = dict.fromkeys(made for tensor in tensors_in(logits_of(output)) for made in recorder.makers(tensor))
+    return Recording(output, tuple(recorder.operations), tuple(last), tuple(main))
 
 
 def reading_order(model: nn.Module, inputs: Any) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -123,3 +125,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise ArgumentError(
             f"The device {device!r} cannot be used: {error} Expected 'auto', 'cpu', 'cuda' or such as 'cuda:1'."
         ) from error
+
+
+def warn_of_half_weights(parameters: Iterable[Tensor], stacklevel: int) -> None:
+    """Warn where weights that train are themselves in half precision."""
+    if {parameter.dtype for parameter in parameters} & {torch.float16, torch.bfloat16}:
+        warnings.warn(
+            "The weights that train are in half precision, in which most updates are too small to change them. "
+            "Give the model as model.float(); with precision='bf16' only the computation is in half precision.",
+            stacklevel=stacklevel,
+        )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from finetune import FineTuner
 from finetune.errors import HeadError
 from finetune.model.calling import auxiliary_of, logits_of, results_of, tensors_in
 from finetune.model.examples import example_inputs
@@ -276,8 +277,6 @@ def parts(model: nn.Module) -> dict[str, Any]:
         (lambda: Composed(nn.BatchNorm1d(5, affine=False)), "fc"),
         (Functional, "backbone"),
         (lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)), "0"),
-        (TwoHeads, "first"),
-        (lambda: nn.Sequential(Zero("ask me"), nn.Linear(6, 5)), "1"),
     ],
 )
 def test_a_layer_that_is_not_the_whole_head_is_put_back(make: Callable[[], nn.Module], layer: str) -> None:
@@ -515,3 +514,53 @@ def test_results_are_found_in_any_form() -> None:
     assert results_of(([a], b)) == [a, b]
     assert tensors_in({"x": [a, {"y": (b,)}], "z": 3}) == [a, b]
     assert tensors_in(None) == []
+
+
+class Several(nn.Module):
+    """Gives features and logits, in the order and form asked for."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.body, self.fc = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.body(x).relu()
+        logits = self.fc(features)
+        return {
+            "logits first": (logits, features),
+            "features first": (features, logits),
+            "features first in a dictionary": {"features": features, "out": logits},
+            "named": {"features": features, "logits": logits},
+        }[self.form]
+
+
+@pytest.mark.parametrize("form", ["logits first", "named"])
+def test_features_beside_the_logits_do_not_hide_the_head(form: str) -> None:
+    tuner = FineTuner(Several(form), device="cpu").replace_head(5)
+    before = tuner.model.fc.weight.clone()
+    tuner.fit((torch.randn(20, 4), torch.arange(20) % 5), progress=False)
+    assert not torch.equal(before, tuner.model.fc.weight)
+    assert tuner.predict(torch.randn(2, 4)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("form", ["features first", "features first in a dictionary"])
+def test_features_are_never_trained_as_if_they_were_logits(form: str) -> None:
+    with pytest.raises(HeadError, match=r"not clear that the first are the logits.*under 'logits'"):
+        FineTuner(Several(form), device="cpu").fit((torch.randn(20, 4), torch.arange(20) % 3), progress=False)
+    with pytest.raises(HeadError, match="is not the model's first"):
+        FineTuner(Several(form), device="cpu").replace_head(5, layer="fc")
+
+
+def test_a_named_layer_of_a_model_that_runs_on_no_guess_is_replaced() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.fc = nn.Linear(4, 8), nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            out: Tensor = self.fc(self.a(a) + self.b(b))
+            return out
+
+    tuner = FineTuner(Two(), device="cpu").replace_head(5, layer="fc")
+    assert tuner.model(torch.zeros(2, 4), torch.zeros(2, 6)).shape == (2, 5)

@@ -252,3 +252,54 @@ def test_what_is_in_the_hubs_cache_is_used_without_a_network(
     made = catalog.create("hf/someone/vit")
     assert made.classes == ("cat", "dog")
     assert type(made.preset).__name__.startswith("ViTImageProcessor")
+
+
+# ---------------------------------------------------------------- what a model says of itself
+
+
+def texts(order: str) -> tuple[Tensor, list[str]]:
+    """Give word numbers whose first word is 3 in those called `a` and 4 in those called `b`."""
+    words = torch.randint(5, 50, (8, 6), generator=torch.Generator().manual_seed(0))
+    words[:, 0] = torch.tensor([3 if name == "a" else 4 for name in order])
+    return words, list(order)
+
+
+def test_classes_that_the_model_knows_keep_its_order() -> None:
+    model: Any = build("BertForSequenceClassification", num_labels=2, id2label={0: "b", 1: "a"})
+    tuner = FineTuner(model, device="cpu")
+    assert tuner.classes == ("b", "a")
+    data = texts("abababab")
+    expected = tuner.evaluate(data)
+    tuner.fit(data, lr=1e-12, progress=False)
+    assert tuner.classes == ("b", "a")
+    assert model.config.id2label == {0: "b", 1: "a"}
+    assert tuner.evaluate(data) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "targets", "expected"),
+    [
+        (2, torch.arange(8) % 2, "single_label_classification"),
+        (3, (torch.arange(24).reshape(8, 3) % 2).float(), "multi_label_classification"),
+        (1, torch.linspace(-2, 2, 8), "regression"),
+    ],
+)
+def test_the_config_says_what_was_trained(n: int, targets: Tensor, expected: str) -> None:
+    tuner = FineTuner(build("BertForSequenceClassification"), device="cpu").replace_head(n)
+    tuner.fit((texts("abababab")[0], targets), progress=False)
+    assert tuner.model.config.problem_type == expected
+
+
+def test_binary_classes_over_one_output_leave_a_model_that_can_be_loaded(tmp_path: Path) -> None:
+    tuner = FineTuner(build("BertForSequenceClassification"), device="cpu").replace_head(1)
+    tuner.fit(texts("abababab"), progress=False)
+    tuner.model.save_pretrained(tmp_path)
+    again = transformers.BertForSequenceClassification.from_pretrained(tmp_path)
+    assert again.config.num_labels == 1
+    assert torch.equal(again.classifier.weight, tuner.model.classifier.weight)
+
+
+def test_weights_in_half_precision_are_warned_of() -> None:
+    tuner = FineTuner(build("BertForSequenceClassification").bfloat16(), device="cpu").replace_head(2)
+    with pytest.warns(UserWarning, match=r"half precision.*model.float\(\)"):
+        tuner.fit(texts("abababab"), progress=False)

@@ -203,3 +203,9 @@ def test_a_checkpoint_of_a_name_needs_no_model(tmp_path: Path) -> None:
     again = FineTuner.load_checkpoint(tmp_path / "t.safetensors")
     assert torch.equal(again.predict(pictures), tuner.predict(pictures))
     assert again.model.num_classes == 3
+
+
+def test_a_module_brings_its_own_data_config() -> None:
+    tuner = FineTuner(timm.create_model("vit_tiny_patch16_224", depth=1))
+    assert tuner.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert tuner.preprocessing.crop_size == (224, 224)

@@ -41,10 +41,26 @@ def add_head(model: nn.Module, n: int) -> None:
         timm.add_head(model, n)
 
 
-def tell_classes(model: nn.Module, n: int, classes: Sequence[str] | None = None) -> None:
-    """Make what the family's own tools read say how many classes there are, and their names if given."""
+def tell_outputs(model: nn.Module, n: int) -> None:
+    """Make what the family's own tools read say how many outputs there are, of which nothing more is known yet."""
     if huggingface.is_one(model):
-        huggingface.tell_classes(model, n, classes)
+        huggingface.tell_outputs(model, n)
+
+
+def tell_task(model: nn.Module, kind: str | None, classes: Sequence[str] | None) -> None:
+    """Make what the family's own tools read say what the outputs are: the kind of answer, and names if given."""
+    if huggingface.is_one(model):
+        huggingface.tell_task(model, kind, classes)
+
+
+def classes(model: nn.Module) -> tuple[str, ...] | None:
+    """Return the names of the outputs that a model carries itself; None if it has none."""
+    return huggingface.label_names(model.config) if huggingface.is_one(model) else None
+
+
+def preset(model: nn.Module) -> Any | None:
+    """Return the preprocessing that a model carries itself; None if it has none."""
+    return timm.preset(model) if timm.is_one(model) else None
 
 
 def loss_weights(model: nn.Module) -> tuple[float, float]:

@@ -16,6 +16,13 @@ from torch import Tensor, nn
 from finetune.errors import ArgumentError, CheckpointError, HeadError, reason
 from finetune.model.families.contract import UNUSUAL, CatalogModel, layers_of_size
 
+# The library's names for kinds of answers; binary ones with a single label have none.
+_PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
+
 # What is classified, and the class of transformers that prepares it.
 _KINDS = {
     "IMAGE": "AutoImageProcessor",
@@ -57,11 +64,17 @@ def head(model: nn.Module) -> tuple[str, ...]:
     return found
 
 
-def tell_classes(model: nn.Module, n: int, classes: Sequence[str] | None) -> None:
-    """Make the model's `config` say how many labels there are, and their names."""
+def tell_outputs(model: nn.Module, n: int) -> None:
+    """Make the model's `config` say how many labels there are, and nothing of the labels before."""
     config: Any = model.config
     config.num_labels = n
-    config.problem_type = None  # that of the labels before; the model infers it anew
+    config.problem_type = None
+
+
+def tell_task(model: nn.Module, kind: str | None, classes: Sequence[str] | None) -> None:
+    """Make the model's `config` say what its labels are, which its own loss and pipelines go by."""
+    config: Any = model.config
+    config.problem_type = _PROBLEM_TYPES.get(kind or "", config.problem_type)
     if classes is not None:
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: index for index, name in enumerate(classes)}
@@ -121,7 +134,7 @@ def create(name: str, weights: str | None, *, as_pretrained: bool) -> CatalogMod
     else:
         model, loading = _fetched(name, cls, config=config, dtype=torch.float32, output_loading_info=True)
         if not loading["missing_keys"]:  # else the head is a new one, whose outputs mean nothing yet
-            classes = _label_names(config)
+            classes = label_names(config)
     try:
         preset = _fetched(name, getattr(transformers, _KINDS[kind]))
     except CheckpointError:
@@ -156,8 +169,8 @@ def _fetched(name: str, cls: Any, **options: Any) -> Any:
         return cls.from_pretrained(name, **options)
     except Exception as error:
         raise CheckpointError(
-            f"{name!r} is not in the Hugging Face cache and {cls.__name__} could not fetch it: {reason(error)} Fetch "
-            f"it where there is a network, or give the folder of a model that save_pretrained wrote."
+            f"{name!r} is not in the Hugging Face cache and {cls.__name__} could not fetch it ({reason(error)}). "
+            f"Fetch it where there is a network, or give the folder of a model that save_pretrained wrote."
         ) from error
 
 
@@ -182,7 +195,7 @@ def _class_names(kind: str) -> dict[str, tuple[str, ...]]:
     return {key: (value,) if isinstance(value, str) else tuple(value) for key, value in names.items()}
 
 
-def _label_names(config: Any) -> tuple[str, ...] | None:
+def label_names(config: Any) -> tuple[str, ...] | None:
     """Return the names of the labels, None where they are the numbers that stand there without names."""
     names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     numbered = tuple(f"LABEL_{index}" for index in range(len(names)))

@@ -71,6 +71,14 @@ def depth(model: nn.Module) -> list[list[str]] | None:
     return [groups[key] for key in sorted(groups)]
 
 
+def preset(model: nn.Module) -> dict[str, Any] | None:
+    """Return the data config that the model was published with."""
+    if not getattr(model, "pretrained_cfg", None):
+        return None
+    config: dict[str, Any] = _library().data.resolve_model_data_config(model)
+    return config
+
+
 def published(name: str) -> list[str]:
     """Return the names of the weights that there are for a model.
 
@@ -97,7 +105,7 @@ def create(name: str, weights: str | None, *, as_pretrained: bool) -> CatalogMod
         if "tag" not in str(error):
             raise _not_fetched(name, error) from error
         architecture = name.partition(".")[0]
-        raise ArgumentError(f"{error}.{nearest(name, timm.list_pretrained(architecture))}") from error
+        raise ArgumentError(f"{str(error).rstrip('.')}.{nearest(name, timm.list_pretrained(architecture))}") from error
     except Exception as error:  # the hub's errors are many, and a damaged file can fail in any way
         raise _not_fetched(name, error) from error
     source = {"family": "timm", "name": name, "options": {}}
@@ -114,7 +122,8 @@ def rebuild(source: Mapping[str, Any]) -> nn.Module:
 def _distilled(model: nn.Module) -> dict[str, bool]:
     """Return what `reset_classifier` has to be told for a distilled head not to be dropped, as in RepViT."""
     asks = "distillation" in inspect.signature(model.reset_classifier).parameters  # type: ignore[arg-type]
-    return {"distillation": hasattr(model.get_classifier(), "head_dist")} if asks else {}  # type: ignore[operator]
+    beside = getattr(model.get_classifier(), "head_dist", None) if asks else None  # type: ignore[operator]
+    return {"distillation": beside is not None and next(beside.parameters(), None) is not None} if asks else {}
 
 
 def _cached(name: str) -> dict[str, Any]:
@@ -144,8 +153,8 @@ def _classes(model: nn.Module) -> tuple[str, ...] | None:
 
 def _not_fetched(name: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"The pretrained weights of timm's {name} are not in the Hugging Face cache and could not be fetched: "
-        f"{reason(error)} Fetch them where there is a network, give a file with weights='FILE', or go without "
+        f"The pretrained weights of timm's {name} are not in the Hugging Face cache and could not be fetched "
+        f"({reason(error)}). Fetch them where there is a network, give a file with weights='FILE', or go without "
         f"pretraining with weights=None."
     )
 

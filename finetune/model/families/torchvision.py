@@ -81,8 +81,9 @@ def published(name: str) -> list[str]:
         ArgumentError: there is no such model.
     """
     if name not in names():
+        meant = f" Did you mean 'hf/{name}'?" if "/" in name else nearest(name, names())
         raise ArgumentError(
-            f"There is no model {name!r}.{nearest(name, names())} Expected a torchvision classifier such as "
+            f"There is no model {name!r}.{meant} Expected a torchvision classifier such as "
             f"'resnet18', 'timm/NAME', 'hf/NAME', the folder of a Hugging Face model, or an nn.Module."
         )
     return list(models.get_model_weights(name).__members__)
