@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.base import Arrays, PictureFiles, Source
+from finetune.data.base import Arrays, Source
+from finetune.data.raw import PictureFiles
 from finetune.features.prefix import Prefix
 from finetune.features.recipe import kind_of
 

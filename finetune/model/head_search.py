@@ -111,7 +111,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             with torch.no_grad():
                 for own, name, buffer, value in buffers:
-                    own[name] = buffer.copy_(value)  # a model may also have put another in its place
+                    own[name] = buffer  # a model may have put another in its place
+                    # one that stayed as it was keeps its version, by which others tell whether it changed
+                    if not buffer.is_meta and not torch.equal(buffer, value):
+                        buffer.copy_(value)
 
 
 def _recorded(model: nn.Module, given: Any) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from finetune.data.base import Arrays, MapDataset, PictureFiles
+from finetune.data.base import Arrays, MapDataset
+from finetune.data.raw import PictureFiles
 from finetune.data.transforms import Preprocessing
 from finetune.features import fingerprint as room
 from finetune.features.fingerprint import Identity, fingerprint, identity_of
