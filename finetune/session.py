@@ -130,13 +130,20 @@ class Session(Steps):
 
     def _stages(self) -> list[Stage]:
         """Return the stages from the stem to the head, in the order of the forward pass where that runs."""
+        if self._order is None:
+            self._order = self._reading_order()
+        return stages(self.inner, self._known_heads(), self._order)
+
+    def _reading_order(self) -> list[str]:
+        """Return the parameters as the forward pass reads them; none where it does not run, or is not needed."""
         model = self.inner
-        if self._order is None and families.depth(model) is None:
-            example = head_search.accepted_example(model, self._seen)
-            with head_search.undisturbed(model), suppress(Exception):  # else the order of registration stands
-                freezing.eval_mode(model)
-                self._order = reading_order(model, example)
-        return stages(model, self._known_heads(), self._order or ())
+        if families.depth(model) is not None:
+            return []
+        example = head_search.accepted_example(model, self._seen)
+        with head_search.undisturbed(model), suppress(Exception):
+            freezing.eval_mode(model)
+            return reading_order(model, example)
+        return []
 
     def _stages_in_scope(self) -> list[Stage]:
         """Return the stages with what of them "everything" means; the head may always train.
@@ -175,6 +182,7 @@ class Session(Steps):
             HeadError: it gives several results, and which are the logits is not clear.
         """
         example = self._seen = self._example(source)
+        self._order = self._order or None  # an example may run where no guess did
         self._known_heads(example)
         if example is None or type(self).training_step is not Steps.training_step:
             return

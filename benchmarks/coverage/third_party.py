@@ -132,8 +132,7 @@ _BUILDERS: dict[str, tuple[Callable[[str], Built], tuple[str, ...]]] = {
     ),
     "monai": (
         _monai,
-        ("DenseNet121", "SEResNet50", "EfficientNetBN", "resnet10", "TorchVisionFCModel", "Classifier", "ViT",
-         "HighResNet"),
+        ("DenseNet121", "SEResNet50", "EfficientNetBN", "resnet10", "TorchVisionFCModel", "Classifier", "ViT"),
     ),
     "open_clip": (_open_clip, ("RN50", "ViT-B-32")),
     "segmentation_models_pytorch": (_segmentation_models, ("Unet", "FPN")),

@@ -23,6 +23,7 @@ from finetune.model.recorder import Operation, record
 
 RESIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+
 def find_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
     """Return the full names of the model's heads, the main one first.
 

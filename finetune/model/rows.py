@@ -10,6 +10,7 @@ from itertools import groupby
 from torch import nn
 
 from finetune.model.freezing import frozen_modules
+from finetune.model.patterns import names_above
 from finetune.model.stages import Stage
 
 Groups = Mapping[str, tuple[str, float]]
@@ -138,17 +139,11 @@ def _mode(training: set[bool]) -> str:
 
 def _outermost(parameters: Iterable[str], stage: Stage) -> list[str]:
     """Return the outermost modules of which all parameters are the stage's, and its parameters in none of them."""
-    total = Counter(around for name in parameters for around in _around(name))
-    held = Counter(around for name in stage.parameters for around in _around(name))
-    whole = {around for around in held if held[around] == total[around]} - set(_around(stage.name))
-    parts = [[*(around for around in _around(name) if around in whole), name][0] for name in stage.parameters]
+    total = Counter(around for name in parameters for around in names_above(name))
+    held = Counter(around for name in stage.parameters for around in names_above(name))
+    whole = {around for around in held if held[around] == total[around]} - set(names_above(stage.name))
+    parts = [[*(around for around in names_above(name) if around in whole), name][0] for name in stage.parameters]
     return list(dict.fromkeys(parts))
-
-
-def _around(name: str) -> list[str]:
-    """Return the full names of the modules around a parameter or module, the outermost, `""`, first."""
-    parts = name.split(".")
-    return [".".join(parts[:depth]) for depth in range(len(parts))]
 
 
 def _kind(module: nn.Module) -> str:

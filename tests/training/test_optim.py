@@ -363,7 +363,7 @@ def test_trap_03_nothing_trainable_is_an_error_at_fit(net, blobs, state_of, same
 def test_trap_03_a_new_head_that_is_frozen_is_warned_of(net, blobs) -> None:
     tuner = FineTuner(net(outputs=7), device="cpu").replace_head(3).freeze("6")
 
-    with pytest.warns(UserWarning, match="new head '6' is frozen"):
+    with pytest.warns(UserWarning, match="head '6' is frozen"):
         tuner.fit(blobs(), batch_size=8)
 
 
