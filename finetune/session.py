@@ -22,7 +22,7 @@ from finetune.data.batches import Batches
 from finetune.data.device import map_tensors
 from finetune.data.inputs import PICTURE
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
-from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
+from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError
 from finetune.features.cache import Cache
 from finetune.intake import take_in
 from finetune.model import adapters, families, freezing, head_search, heads
@@ -69,6 +69,7 @@ class Session(Steps):
         self._replacements: list[contents.Replacement] = taken.changes  # what loading has to repeat
         self._heads: tuple[str, ...] | None = None
         self._seen: Any = None  # two samples of the data, as the model takes them
+        self._looked = False  # the model was tried on data since its head was replaced
         self._order: list[str] | None = None  # the parameters as the forward pass reads them
         self._run: Run | None = None
         self._groups: dict[str, tuple[str, float]] | None = None  # as planned last, by parameter
@@ -193,6 +194,26 @@ class Session(Steps):
         except Exception as error:
             raise not_accepted(type(self.inner).__name__, example, error) from error
         head_search.check_results(self.inner, output, self._num_outputs() if self._known_heads() else 0)
+        self._looked = True
+
+    def _look_at_first(self, source: Source) -> None:
+        """Try the model on two samples, the first time; `_explained` says later what is wrong with other data."""
+        if not self._looked:
+            self._look_at(source)
+
+    @contextmanager
+    def _explained(self, source: Source) -> Iterator[None]:
+        """Where the model fails, say so of the data if it accepts none of it.
+
+        To try it beforehand would cost a second forward pass in every call.
+        """
+        try:
+            yield
+        except FineTuneError:
+            raise
+        except Exception:
+            self._look_at(source)
+            raise
 
     def _example(self, source: Source) -> Any:
         """Return the inputs of two samples, ready for the model; None where there are none."""

@@ -147,7 +147,7 @@ class FineTuner(Session):
             self._heads = heads.replace_head(self.inner, n, names, head, verify=verify)
         made = self.inner.get_submodule(names[0])
         self._replacements.append(contents.describe_replacement(n, names, head, made))
-        self.classes, self._classes_rule, self._task = None, False, None
+        self.classes, self._classes_rule, self._task, self._looked = None, False, None, False
         return self
 
     def summary(self, input_size: Sequence[int] | None = None, *, depth: int = 0) -> Summary:
@@ -266,11 +266,12 @@ class FineTuner(Session):
         """
         with self._as_before_on_error():
             source = open_source(data, classes=self.classes, takes=self._takes())
-            self._look_at(source)
+            self._look_at_first(source)
             self._task = task = self._task or self._infer_task(source)
             batches = self._batches(self._audited(source, task, "evaluation"), batch_size)
             meter = Meter(build_metrics(self.settings.metrics, task, self._num_outputs()), task, self.device)
-        return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
+        with self._explained(source):
+            return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
     def predict(self, data: Any, *, batch_size: int = 32) -> Tensor:
         """Return the model's outputs on the CPU, a row a sample, in the data's order.
@@ -287,9 +288,10 @@ class FineTuner(Session):
             ArgumentError: `predict_step` gives no tensor.
         """
         source = open_source(data, labelled=False, takes=self._takes())
-        self._look_at(source)
+        self._look_at_first(source)
         batches = self._batches(audit(source, role="prediction", preprocessing=self.preprocessing), batch_size)
-        outputs = loop.predict(self.predict_step, self.inner, batches, self.precision)
+        with self._explained(source):
+            outputs = loop.predict(self.predict_step, self.inner, batches, self.precision)
         if not outputs:
             raise DataError("The data gave no sample to predict. An iterable data set should start anew each time.")
         for output in outputs:

@@ -632,3 +632,19 @@ def test_a_head_that_trains_in_an_earlier_phase_is_no_reason_to_warn() -> None:
     tuner = FineTuner(net, device="cpu").replace_head(3)
     tuner.fit((torch.rand(6, 4), torch.arange(6) % 3), strategy=[Phase("2"), Phase("0")])
     assert [row["lr"].keys() for row in tuner.history] == [{"2"}, {"0"}]
+
+
+def test_a_second_look_at_the_model_costs_no_forward_pass_and_says_the_same() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    tuner = FineTuner(model, device="cpu")
+    X = torch.randn(8, 3)
+    first = tuner.predict(X, batch_size=4)
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+
+    assert torch.equal(tuner.predict(X, batch_size=4), first)
+    assert len(calls) == 2
+    with pytest.raises(DataError, match="does not accept"):
+        tuner.predict(torch.randn(8, 5))
+    with pytest.raises(DataError, match="does not accept"):
+        tuner.evaluate((torch.randn(8, 5), torch.arange(8) % 2))
