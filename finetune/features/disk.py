@@ -36,8 +36,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import ArgumentError
-from finetune.features.prefix import Spec
-from finetune.features.store import INTEGERS, Store, StoreError
+from finetune.features.store import INTEGERS, Spec, Store, StoreError
 
 if sys.platform == "win32":
     import msvcrt

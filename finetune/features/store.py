@@ -6,13 +6,25 @@ A row is kept as integers as wide as its type, because torch moves these whateve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from finetune.features.prefix import Spec
-
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is stored of one tensor for each sample: its shape and its type."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Bytes per sample."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 class StoreError(Exception):

@@ -29,8 +29,7 @@ from torch import Tensor
 from finetune.errors import ArgumentError
 from finetune.features import disk
 from finetune.features.disk import DiskStore
-from finetune.features.prefix import Spec
-from finetune.features.store import MemoryStore, Store, StoreError
+from finetune.features.store import MemoryStore, Spec, Store, StoreError
 
 QUICK = settings(max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DTYPES = (
