@@ -96,7 +96,7 @@ def _key_of_file(path: Path) -> bytes:
     content.update(json.dumps(known).encode())
     if time.time() - max(state.st_mtime, state.st_ctime) < _CLOCK_GRAIN:
         content.update(path.read_bytes())
-    return content.digest()
+    return bytes(content.digest())
 
 
 def _keys_of_array(source: Arrays) -> Iterator[bytes]:

@@ -56,6 +56,10 @@ class Store:
         """Whether all samples are there."""
         return self.has(torch.arange(self.num_samples))
 
+    def count(self) -> int:
+        """Return how many samples are there."""
+        return int(self._there.index_select(0, self._places(torch.arange(self.num_samples))).sum())
+
     def has(self, indices: Tensor) -> bool:
         """Tell whether the samples at int64 [B], on the CPU, are all there."""
         return bool(self._there.index_select(0, self._places(indices)).all())
