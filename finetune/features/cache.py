@@ -110,7 +110,7 @@ class Cache:
         found = self._with_room(prefix, parts)
         if isinstance(found, str):
             return found
-        parts, tier = found
+        all_parts, (parts, tier) = parts, found
         try:
             self._store = store = self._opened(prefix, parts, tier)
             offered = [Part(store, _samples(parts[:n]), len(batches.source)) for n, batches in enumerate(parts)]
@@ -123,6 +123,8 @@ class Cache:
         if auto and not planner.pays(costs, need, epochs, tier, skips=skips):
             return f"to read back {prefix.share:.0%} of the forward pass takes about as long as to compute it"
         kept = planner.said(prefix, need, str(self._where) if tier == FOLDER else tier, there)
+        if len(parts) < len(all_parts):
+            kept += ", training data only, as there is no room for more"
         seconds = sum(planner.epoch_seconds(costs, batches, skips=skips) for batches in parts)
         log.info("%s; %s should then take %.2g s", kept, "an epoch" if parts[0].shuffle else "its evaluation", seconds)
         return {
@@ -131,11 +133,11 @@ class Cache:
         }
 
     def _with_room(self, prefix: Prefix, parts: list[Batches]) -> tuple[list[Batches], str] | str:
-        """Choose what is stored and where: all of it in the first place with room, else a part that fits."""
+        """Choose what is stored and where: all of it in the first place with room, else the first part alone."""
         if isinstance(self._where, Path):
             return parts, FOLDER
         device, tiers = parts[0].device, _TIERS[self._where]
-        for chosen in [parts] if len(parts) == 1 else [parts, parts[:1], parts[1:]]:
+        for chosen in (parts, parts[:1]):
             tier = planner.place_for(_samples(chosen) * prefix.bytes_per_sample, device, tiers)
             if tier is not None:
                 return chosen, tier

@@ -241,6 +241,56 @@ def test_too_much_for_memory_is_not_kept(caplog: pytest.LogCaptureFixture, monke
     assert "more than half of the 1 kB that are free" in said(caplog)
 
 
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [
+        (240_000, "in memory (110 kB for 70 samples)"),
+        (210_000, "in memory (78 kB for 50 samples), training data only, as there is no room for more"),
+        (50_000, "none, as 110 kB for 70 samples is more than half of the 50 kB that are free"),
+    ],
+)
+def test_the_budget_is_that_of_all_stores_together(
+    free: int, expected: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.features.planner.free", lambda tier, device: free)
+    with caplog.at_level(logging.INFO, "finetune"):
+        cached = fitted("memory", tuned())
+    assert expected in said(caplog)
+    assert_equal(fitted(False, tuned()), cached)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_nothing_is_stored_for_a_single_epoch(cache: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted(cache, tuned(), epochs=1)
+    assert "none, as each sample is seen only once" in said(caplog)
+
+
+def test_auto_trains_the_same_whatever_it_decides(caplog: pytest.LogCaptureFixture) -> None:
+    many = {"epochs": 14, "batch_size": 25}
+    with caplog.at_level(logging.INFO, "finetune"):
+        assert_equal(fitted(False, tuned(), **many), fitted("auto", tuned(), **many))
+    assert "computed once" in said(caplog) or "takes about as long as to compute it" in said(caplog)
+
+
+def test_auto_goes_to_disk_where_memory_has_no_room(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.features.planner.free", lambda tier, device: 10**9 if tier == "disk" else 0)
+    monkeypatch.setattr("finetune.features.planner._LEAST_GAIN", -9.0)  # whatever the clock says
+    many = {"epochs": 14, "batch_size": 25}
+    with caplog.at_level(logging.INFO, "finetune"):
+        assert_equal(fitted(False, tuned(), **many), fitted("auto", tuned(), **many))
+    assert "kept on disk" in said(caplog)
+
+
+def test_auto_does_not_look_for_a_prefix_where_the_first_layers_train(caplog: pytest.LogCaptureFixture) -> None:
+    for frozen, data in ([], (X, Y)), (["block1", "fc"], (X, Y)):
+        with caplog.at_level(logging.INFO, "finetune"):
+            fitted("auto", tuned(frozen), data, epochs=14)
+    assert said(caplog).count("none, as the first layers train") == 2
+
+
 @pytest.mark.parametrize("cache", ["memroy", True, 1, "", None])
 def test_an_unknown_kind_of_cache_is_an_error(cache: Any) -> None:
     with pytest.raises(ArgumentError, match="Expected cache to be 'auto', 'memory', 'disk', a folder or False"):
