@@ -5,6 +5,7 @@ The verbs of `finetune.tuner` are built from these pieces.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from finetune.data.batches import Batches
 from finetune.data.device import map_tensors
 from finetune.data.inputs import PICTURE
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
-from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError
+from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, nearest
 from finetune.features.cache import Cache
 from finetune.intake import take_in
 from finetune.model import adapters, families, freezing, head_search, heads
@@ -277,15 +278,37 @@ class Session(Steps):
             num_classes=classes,
         )
 
-    def _cache(self, cache: str | bool) -> Cache | None:
-        """Return what computes the frozen prefix once, None if it is not to be."""
-        if cache not in ("auto", "memory", False):
-            raise ArgumentError(f"Expected cache to be 'auto', 'memory' or False, but got {cache!r}.")
-        if cache is False or self.model is not self.inner:  # a wrapper may compile or divide the forward pass
+    def _cache(self, cache: str | Path | bool) -> Cache | None:
+        """Return what computes the frozen prefix once, None if it is not to be.
+
+        Raises:
+            ArgumentError: it is no kind of cache and no folder, there or to be made.
+        """
+        where = self._cache_place(cache)
+        if where is None or self.model is not self.inner:  # a wrapper may compile or divide the forward pass
             return None
         handed_on = type(self).training_step is Steps.training_step
         handed_on = handed_on and type(self).validation_step is Steps.validation_step
-        return Cache(asked=cache == "memory", handed_on=handed_on, autocast=self.precision.autocast)
+        return Cache(
+            where,
+            stem=lambda: self._stages()[0].parameters,
+            handed_on=handed_on,
+            autocast=self.precision.autocast,
+        )
+
+    def _cache_place(self, cache: str | Path | bool) -> str | Path | None:
+        kinds = ("auto", "memory", "disk")
+        expected = f"Expected cache to be 'auto', 'memory', 'disk', a folder or False, but got {cache!r}."
+        if cache is False or cache in kinds:
+            return None if cache is False else cache
+        if not isinstance(cache, (str, os.PathLike)) or not str(cache):
+            raise ArgumentError(expected)
+        folder = Path(cache).expanduser()
+        meant = nearest(str(cache), kinds) if isinstance(cache, str) and not folder.exists() else ""
+        around = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if meant or not around.is_dir():
+            raise ArgumentError(f"{expected}{meant or f' {str(around)!r} is not a folder.'}")
+        return folder
 
     def _plan(
         self, strategy: str | Sequence[Phase] | None, epochs: int, lr: Rate | None, schedule: str | Schedule

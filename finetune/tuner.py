@@ -180,7 +180,7 @@ class FineTuner(Session):
         schedule: str | Schedule = "cosine",
         batch_size: int = 32,
         augment: bool | Augmentation = True,
-        cache: str | bool = "auto",
+        cache: str | Path | bool = "auto",
         callbacks: Sequence[Callback] = (),
         checkpoint_dir: str | Path | None = None,
         resume_from: str | Path | None = None,
@@ -204,8 +204,11 @@ class FineTuner(Session):
             augment: for pictures: True for random crops and flips, False for none, or a function of a
                 PIL picture.
             cache: `"auto"` computes what comes before the first trainable parameter once for each sample and
-                keeps it in memory, where that gives the same result and pays; `"memory"` wherever it gives
-                the same result; False never. The log says what came of it.
+                keeps it on the device, in memory or on disk, where that gives the same result and pays;
+                `"memory"` and `"disk"`, a temporary file, wherever it gives the same result. A folder's path
+                keeps it there for runs to come, which find what they share: another head, rate or fold
+                computes nothing again; whatever else changes, as a weight or a picture, is computed anew. The
+                folder is yours to delete. False never. The log says what came of it.
             callbacks: called at the edges of phases, epochs and updates, in this order.
             checkpoint_dir: where to keep `last.safetensors` and `best.safetensors`.
             resume_from: a checkpoint file, a folder of them, or `"auto"` for the one in `checkpoint_dir`
@@ -254,6 +257,8 @@ class FineTuner(Session):
             loop.fit(run)
         finally:
             self._run = None
+            if run.cache is not None:
+                run.cache.close()
         return self.history
 
     def evaluate(self, data: Any, *, batch_size: int = 32) -> dict[str, float]:

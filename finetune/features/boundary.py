@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.features.nodes import Node, nodes_of, resolved, unlike_calls
 from finetune.features.recipe import Recipe, recipe_of
-from finetune.features.trace import INPUT, Call, Operation, Trace
+from finetune.features.trace import Call, Trace
 from finetune.model.recorder import storage_of
 
 
@@ -102,21 +103,6 @@ class Boundary:
     recipe: Recipe = field(default_factory=Recipe)  # of what is stored
 
 
-@dataclass(eq=False)
-class _Node:
-    """An operation, or the whole of a call."""
-
-    name: str
-    arguments: list[Any]
-    results: list[Any]
-    structure: Any
-    reads: list[Tensor]
-    made: list[Tensor]
-    writes: frozenset[int]
-    operations: list[Operation]
-    call: Call | None = None
-
-
 def find_boundary(one: Trace, other: Trace, samples: int, eager: bool) -> Boundary:
     """Plan from the traces of `samples` samples and of one more.
 
@@ -132,10 +118,10 @@ def find_boundary(one: Trace, other: Trace, samples: int, eager: bool) -> Bounda
         raise DeclinedError("it draws random numbers from Python or NumPy as it runs")
     opened: set[tuple[int, ...]] = set()
     while True:
-        nodes, others = _nodes(one, opened), _nodes(other, opened)
+        nodes, others = nodes_of(one, opened), nodes_of(other, opened)
         if [node.name for node in nodes] != [node.name for node in others]:
             raise DeclinedError("its operations differ from batch to batch")
-        unlike = _unlike(nodes, others)
+        unlike = unlike_calls(nodes, others)
         if not unlike:
             plan = _Planner(one, nodes, others, samples, eager)
             unlike = plan.solve()
@@ -144,112 +130,8 @@ def find_boundary(one: Trace, other: Trace, samples: int, eager: bool) -> Bounda
         opened |= unlike
 
 
-def _nodes(trace: Trace, opened: set[tuple[int, ...]]) -> list[_Node]:
-    """Divide a trace into nodes; calls that something inside is read of from outside are opened."""
-    opened = set(opened)
-    while True:
-        chosen = _chosen(trace, opened)
-        original: dict[int, Tensor] = {}
-        ends = [(call.start, call.end) for call in chosen]
-        for call in trace.calls:
-            if not any(start <= call.start and call.end <= end for start, end in ends):
-                original.update(call.aliases)
-        nodes: list[_Node] = []
-        position = 0
-        for call in chosen:
-            nodes += [_of_operation(operation, original) for operation in trace.operations[position : call.start]]
-            nodes.append(_of_call(call, trace, original))
-            position = call.end
-        nodes += [_of_operation(operation, original) for operation in trace.operations[position:]]
-        leaking = _leaking(trace, nodes, original)
-        if not leaking:
-            return nodes
-        opened |= leaking
-
-
-def _chosen(trace: Trace, opened: set[tuple[int, ...]]) -> list[Call]:
-    """Return the outermost calls that can be left out, in order."""
-    chosen: list[Call] = []
-    for call in trace.calls[1:]:
-        if chosen and call.start < chosen[-1].end:
-            continue
-        operations = trace.operations[call.start : call.end]
-        if (
-            call.path not in opened
-            and any(operation.depends for operation in operations)
-            and all(operation.cause is None for operation in operations)
-            and all(_can_be_given_back(result, call, trace) for result in call.results)
-        ):
-            chosen.append(call)
-    return chosen
-
-
-def _can_be_given_back(result: Any, call: Call, trace: Trace) -> bool:
-    if isinstance(result, Tensor):
-        made = call.start <= trace.born.get(id(result), INPUT - 1)
-        return made or any(result is argument for argument in call.arguments)
-    return result is None or isinstance(result, (bool, int, float, str, torch.Size, torch.dtype, torch.device))
-
-
-def _of_operation(operation: Operation, original: dict[int, Tensor]) -> _Node:
-    arguments = [_resolved(leaf, original) for leaf in operation.arguments]
-    reads = [leaf for leaf in arguments if isinstance(leaf, Tensor)]
-    known = {id(tensor) for tensor in reads}
-    made = [leaf for leaf in operation.results if isinstance(leaf, Tensor) and id(leaf) not in known]
-    name = str(operation.func)
-    return _Node(
-        name, arguments, operation.results, operation.structure, reads, made, operation.writes, [operation]
-    )
-
-
-def _of_call(call: Call, trace: Trace, original: dict[int, Tensor]) -> _Node:
-    operations = trace.operations[call.start : call.end]
-    leaves = [leaf for operation in operations for leaf in operation.arguments if isinstance(leaf, Tensor)]
-    reads = [_resolved(leaf, original) for leaf in leaves if trace.born.get(id(leaf), INPUT) < call.start]
-    before = {storage_of(tensor) for tensor in reads}
-    arguments = [_resolved(leaf, original) for leaf in call.arguments]
-    results = [_resolved(leaf, original) for leaf in call.results]
-    made = [leaf for leaf in results if isinstance(leaf, Tensor) and not any(leaf is given for given in arguments)]
-    writes = frozenset(storage for operation in operations for storage in operation.writes) & before
-    return _Node(call.name, arguments, results, call.structure, reads, made, writes, operations, call)
-
-
-def _resolved(leaf: Any, original: dict[int, Tensor]) -> Any:
-    while id(leaf) in original:
-        leaf = original[id(leaf)]
-    return leaf
-
-
-def _leaking(trace: Trace, nodes: list[_Node], original: dict[int, Tensor]) -> set[tuple[int, ...]]:
-    """Return the calls of which an operation outside, or the output, reads something that they do not return."""
-    calls = [node for node in nodes if node.call is not None]
-    returned = {id(tensor) for node in calls for tensor in node.made}
-    outputs = [_resolved(tensor, original) for tensor in trace.outputs]
-    reads = [tensor for node in nodes if node.call is None for tensor in node.reads] + outputs
-    times = {trace.born[id(tensor)] for tensor in reads if id(tensor) in trace.born and id(tensor) not in returned}
-    return {
-        node.call.path
-        for node in calls
-        if node.call is not None and any(node.call.start <= time < node.call.end for time in times)
-    }
-
-
-def _unlike(nodes: list[_Node], others: list[_Node]) -> set[tuple[int, ...]]:
-    """Return the calls whose results that are no tensors differ between the traces."""
-    unlike = set()
-    for node, other in zip(nodes, others, strict=True):
-        if node.call is None:
-            continue
-        values, other_values = (
-            [None if isinstance(leaf, Tensor) else leaf for leaf in side.results] for side in (node, other)
-        )
-        if values != other_values or node.structure != other.structure:
-            unlike.add(node.call.path)
-    return unlike
-
-
 class _Planner:
-    def __init__(self, trace: Trace, nodes: list[_Node], others: list[_Node], samples: int, eager: bool) -> None:
+    def __init__(self, trace: Trace, nodes: list[Node], others: list[Node], samples: int, eager: bool) -> None:
         self._trace, self._nodes, self._eager = trace, nodes, eager
         calls = {(node.call.start, node.call.end) for node in nodes if node.call is not None}
         self._original = {
@@ -258,18 +140,18 @@ class _Planner:
             if not any(start <= call.start and call.end <= end for start, end in calls)
             for key, tensor in call.aliases.items()
         }
-        self._outputs = [_resolved(tensor, self._original) for tensor in trace.outputs]
+        self._outputs = [resolved(tensor, self._original) for tensor in trace.outputs]
         self._layouts: dict[int, Layout] = {}
         for node, other in zip(nodes, others, strict=True):
             if not any(operation.cause for operation in node.operations):
                 for one, two in zip(node.made, other.made, strict=True):
                     self._layouts[id(one)] = Layout.between(one, two, samples)
         self._changed = {storage for node in nodes if node.call is None for storage in node.writes}
-        self._again: set[_Node] = set()  # what runs in every step, whoever reads it
+        self._again: set[Node] = set()  # what runs in every step, whoever reads it
         self._wanted: dict[int, Tensor] = {}
         self._stored: dict[int, Tensor] = {}
         self._absent: set[int] = set()
-        self._left: set[_Node] = set()
+        self._left: set[Node] = set()
 
     def solve(self) -> set[tuple[int, ...]]:
         """Decide what is stored; return the calls that have to be opened first."""
@@ -299,7 +181,7 @@ class _Planner:
                 self._stored.update((id(tensor), tensor) for tensor in made)
         return set()
 
-    def _walk_forward(self) -> set[_Node]:
+    def _walk_forward(self) -> set[Node]:
         """Find what meets a placeholder in a step; return what would be stored and meets none, so runs by itself."""
         self._absent = {id(tensor) for tensor in self._trace.inputs if id(tensor) not in self._wanted}
         self._left, bypassed = set(), set()
@@ -315,14 +197,14 @@ class _Planner:
     def _want(self, tensors: list[Tensor]) -> None:
         self._wanted.update((id(tensor), tensor) for tensor in tensors if id(tensor) in self._trace.born)
 
-    def _must_run(self, node: _Node) -> bool:
+    def _must_run(self, node: Node) -> bool:
         operation = node.operations[0]
         return self._eager or operation.cause is not None or operation.sink or node in self._again
 
     def _by_sample(self, tensor: Tensor) -> bool:
         return self._layouts[id(tensor)].sample_dimension is not None
 
-    def _made_again(self, node: _Node, made: list[Tensor]) -> bool:
+    def _made_again(self, node: Node, made: list[Tensor]) -> bool:
         """Tell whether an operation runs again, where its results could be stored: views do if it costs no bytes."""
         if not node.operations[0].depends or not all(self._by_sample(tensor) for tensor in made):
             return True
@@ -364,7 +246,7 @@ class _Planner:
         plan.share = saved / total if total else 0.0
         return plan
 
-    def _step(self, node: _Node, number: dict[int, int]) -> Step:
+    def _step(self, node: Node, number: dict[int, int]) -> Step:
         results: list[Any] = []
         for leaf in node.results:
             if not isinstance(leaf, Tensor):
@@ -391,7 +273,7 @@ class _Planner:
                 around = call.path
                 plan.modules.append(call.name)
                 self._check_hooks(call.module.modules())
-            elif any(id(_resolved(leaf, self._original)) in self._absent for leaf in call.arguments + call.results):
+            elif any(id(resolved(leaf, self._original)) in self._absent for leaf in call.arguments + call.results):
                 self._check_hooks([call.module])
             if call.module in modules:
                 plan.calls.setdefault(call.module, []).append(steps.get(call))

@@ -6,6 +6,7 @@ then replays from what is stored of the batch's samples, or computes and stores 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,6 +19,10 @@ from finetune.data.batches import Batches
 from finetune.data.raw import PictureFiles
 from finetune.features.prefix import DivergedError, Prefix
 from finetune.features.store import Store, StoreError
+
+log = logging.getLogger("finetune")
+
+_NO_MORE = "cache: no more is kept, as %s"
 
 
 class CachedBatches:
@@ -47,6 +52,10 @@ class CachedBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield what `Batches.epoch` yields; batches that nothing will read have stand-ins for inputs."""
         self._given.clear()
+        try:
+            self._store.refresh()
+        except StoreError as error:
+            log.warning(_NO_MORE, error)
         self._holds = self._prefix.holds()  # else a callback has changed what trains, or a frozen weight
         loaded: Iterator[Any] | None = None
         for step, indices in enumerate(self._batches.indices(epoch)[start:], start):
@@ -71,7 +80,8 @@ class CachedBatches:
         activations = self._prefix.compute(inputs)
         try:
             self._store.put(indices, activations)
-        except StoreError:  # the disk is full; the run goes on without
+        except StoreError as error:  # the disk is full; the run goes on without
+            log.warning(_NO_MORE, error)
             self._skips = False
         return self._prefix.serving(inputs, activations)
 

@@ -1,15 +1,18 @@
 """The activations of a frozen prefix in memory-mapped files, for a run that outgrows memory or for runs to come.
 
-A store is a folder, named by its fingerprint: a header, a file of rows for each tensor, and a file with a
-byte for each sample that is 1 once its rows are whole. What can go wrong, and what holds then:
+A store is a folder, named by its fingerprint: a header; a file with the key of each sample, 16 bytes; a file
+of rows for each tensor; and a file with a byte for each sample that is 1 once its rows are whole. A sample
+is found by its key, so that runs over other parts of the same data share its rows, and samples that are new
+are put behind those that are there. What can go wrong, and what holds then:
 
 - The process is killed. A sample is marked only after its rows have reached the disk itself, so that what
   is marked is right, after a loss of power too. Rows are marked every few seconds; later ones are lost.
 - It is killed while it makes a store. The folder gets its name once it is complete.
+- It is killed while it makes room. The keys come last, once the room is there and unmarked.
 - Two runs share a store. One holds the lock and fills it, the other reads what is marked and writes
   nothing. The lock is the system's and ends with its process; `refresh` takes it over.
-- The disk fills. All files get their blocks when they are made, and are written by calls that can fail:
-  a store through its memory map would end the process.
+- The disk fills. All files get their blocks before they are mapped, and are written by calls that can
+  fail: a store through its memory map would end the process.
 - The header does not fit, or a file is cut short. The store is made anew.
 
 Rows are not checked against the decay of a disk.
@@ -36,18 +39,19 @@ import torch
 from torch import Tensor
 
 from finetune.errors import ArgumentError
-from finetune.features.prefix import Spec
-from finetune.features.store import INTEGERS, Store, StoreError
+from finetune.features.store import INTEGERS, Spec, Store, StoreError
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+KEY = np.dtype("S16")
 
-_HEADER, _MARKS = "header.json", "whole.bin"
+_HEADER, _KEYS, _MARKS = "header.json", "keys.bin", "whole.bin"
 _SECONDS_UNMARKED = 5.0
+_WRITING = os.O_RDWR | getattr(os, "O_BINARY", 0)
 _CHUNK = 1 << 24  # bytes
 
 
@@ -60,7 +64,8 @@ class DiskStore(Store):
         folder: the user's, for all stores; this one stays in `folder/fingerprint`. None for a temporary
             one in the system's folder for these: gone with the process.
         specs: shape and type of what is stored of each sample.
-        num_samples: how many samples there is room for; all of it is taken from the disk at once.
+        samples: the keys of the samples, `KEY` [N]; equal ones have one row. Or how many there are, where
+            their number alone tells one from another. Room for all of them is taken at once.
         fingerprint: of all that the activations follow from (`fingerprint.py`), in letters and digits.
         pinned: `get` returns page-locked memory, which a CUDA device copies without a wait.
 
@@ -73,12 +78,15 @@ class DiskStore(Store):
         self,
         folder: str | os.PathLike[str] | None,
         specs: Sequence[Spec],
-        num_samples: int,
+        samples: np.ndarray | int,
         fingerprint: str = "temporary",
         *,
         pinned: bool = False,
     ) -> None:
-        super().__init__(specs, num_samples, pinned)
+        self._keys = _numbered(samples) if isinstance(samples, int) else samples
+        super().__init__(specs, len(self._keys), pinned)
+        self._there = torch.zeros(1, dtype=torch.bool)  # the last one stands for samples without a row
+        self._row_of = torch.zeros(self.num_samples, dtype=torch.int64)
         if not fingerprint.isalnum():  # it names a folder that is deleted when it is damaged
             raise ValueError(f"the fingerprint {fingerprint!r} is not made of letters and digits")
         self.writable = False
@@ -105,8 +113,10 @@ class DiskStore(Store):
             return
         try:
             self._try_lock()
-            if self._lock is not None and self._identity() is None:
-                self._make()
+            if self._lock is not None:
+                if self._identity() is None:
+                    self._make()
+                self._make_room(self._path)
             self._open()
         except (OSError, RuntimeError) as error:  # torch's for mapping
             self.close()
@@ -150,30 +160,26 @@ class DiskStore(Store):
     def _lock_path(self) -> Path:
         return self._folder / f"{self._name}.lock"
 
-    def _sizes(self) -> dict[str, int]:
-        """Return the files of rows and of marks with their bytes."""
-        rows = {f"{number}.bin": spec.bytes * self.num_samples for number, spec in enumerate(self.specs)}
-        return {**rows, _MARKS: self.num_samples}
+    def _bytes_per_row(self) -> dict[str, int]:
+        """Return the files that grow with the samples, the keys' last."""
+        rows = {f"{number}.bin": spec.bytes for number, spec in enumerate(self.specs)}
+        return {**rows, _MARKS: 1, _KEYS: KEY.itemsize}
 
     def _header(self, identity: str) -> dict[str, Any]:
         tensors = [{"shape": list(spec.shape), "dtype": str(spec.dtype)} for spec in self.specs]
-        return {
-            "version": FORMAT_VERSION,
-            "fingerprint": self._name,
-            "samples": self.num_samples,
-            "tensors": tensors,
-            "identity": identity,
-        }
+        return {"version": FORMAT_VERSION, "fingerprint": self._name, "tensors": tensors, "identity": identity}
 
     def _identity(self) -> str | None:
         """Return what tells the store that is there from one made later; None if there is none that fits."""
         try:
             header = json.loads((self._path / _HEADER).read_text(encoding="utf-8"))
             identity = str(header["identity"])
-            sizes = {name: (self._path / name).stat().st_size for name in self._sizes()}
+            rows = (self._path / _KEYS).stat().st_size // KEY.itemsize  # first: the others grow before it does
+            sizes = self._bytes_per_row().items()
+            fits = all((self._path / name).stat().st_size >= rows * size for name, size in sizes)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return identity if header == self._header(identity) and sizes == self._sizes() else None
+        return identity if header == self._header(identity) and fits else None
 
     def _try_lock(self) -> None:
         try:
@@ -200,49 +206,80 @@ class DiskStore(Store):
         self._resources.callback(os.close, lock)
 
     def _make(self) -> None:
-        """Make an empty store in place of whatever is there."""
+        """Make a store in place of whatever is there, with room for all samples."""
         staged = self._folder / f"{self._name}.part"
         for old in (staged, self._path):
             if old.exists():
                 shutil.rmtree(old)
         try:
             staged.mkdir()
-            for name, size in self._sizes().items():
-                _allocate(staged / name, size)
+            self._make_room(staged)
             (staged / _HEADER).write_text(json.dumps(self._header(uuid.uuid4().hex)), encoding="utf-8")
             staged.rename(self._path)
         except OSError:
             shutil.rmtree(staged, ignore_errors=True)
             raise
 
+    def _make_room(self, store: Path) -> None:
+        """Give every sample of ours that has no row one, behind those that are there."""
+        with ExitStack() as opened:
+            files = {}
+            for name in self._bytes_per_row():
+                files[name] = os.open(store / name, _WRITING | os.O_CREAT, 0o666)
+                opened.callback(os.close, files[name])
+            keys = np.fromfile(store / _KEYS, KEY)
+            new = self._keys[_places(self._keys, keys) == len(keys)]
+            new = new[np.sort(np.unique(new, return_index=True)[1])]
+            if not len(new):
+                return
+            room = {files[name]: size for name, size in self._bytes_per_row().items() if name != _KEYS}
+            try:
+                for file, size in room.items():
+                    _grow(file, len(keys) * size, len(new) * size)
+            except OSError:
+                for file, size in room.items():  # what was had of it is given back
+                    os.ftruncate(file, len(keys) * size)
+                raise
+            os.fsync(files[_MARKS])
+            os.ftruncate(files[_KEYS], keys.nbytes)  # behind them may be a part of one
+            _write_at(files[_KEYS], keys.nbytes, new.tobytes())
+            os.fsync(files[_KEYS])
+
     def _open(self) -> None:
         identity = self._identity()
         if identity is None:
             return  # another run is making it
-        rows = [self._mapped(number, spec) for number, spec in enumerate(self.specs)]
-        marks = np.frombuffer((self._path / _MARKS).read_bytes(), np.uint8)
+        keys = np.fromfile(self._path / _KEYS, KEY)
+        marks = np.fromfile(self._path / _MARKS, np.uint8)  # after the keys, and so one for each
+        rows = [self._mapped(number, spec, len(keys)) for number, spec in enumerate(self.specs)]
         if self._identity() != identity:
             return  # made anew meanwhile, so that the marks may not be of these rows
-        self._rows, self._there = rows, torch.from_numpy(marks == 1)
+        self._rows = rows
+        self._there = torch.from_numpy(np.append(marks[: len(keys)] == 1, False))
+        self._row_of = torch.from_numpy(_places(self._keys, keys))
         if self._lock is not None:
-            for name in self._sizes():
-                self._files.append(os.open(self._path / name, os.O_RDWR | getattr(os, "O_BINARY", 0)))
-                self._resources.callback(os.close, self._files[-1])
+            for name in self._bytes_per_row():
+                if name != _KEYS:
+                    self._files.append(os.open(self._path / name, _WRITING))
+                    self._resources.callback(os.close, self._files[-1])
             self.writable = True
 
-    def _mapped(self, number: int, spec: Spec) -> Tensor:
-        path, shape = self._path / f"{number}.bin", (self.num_samples, *spec.shape)
+    def _mapped(self, number: int, spec: Spec, rows: int) -> Tensor:
+        path, shape = self._path / f"{number}.bin", (rows, *spec.shape)
         size, dtype = torch.Size(shape).numel(), INTEGERS[spec.dtype.itemsize]
         if not size:
             return torch.empty(shape, dtype=dtype)
         return torch.from_file(str(path), shared=os.access(path, os.W_OK), size=size, dtype=dtype).view(shape)
 
-    def _write(self, indices: Tensor, rows: list[Tensor]) -> None:
+    def _places(self, indices: Tensor) -> Tensor:
+        return self._row_of.index_select(0, indices)
+
+    def _write(self, places: Tensor, rows: list[Tensor]) -> None:
         try:
             for file, new in zip(self._files, rows, strict=False):  # the last one is that of the marks
-                _write_rows(file, indices, new)
-            self._unmarked.append(indices)
-            last = int(self._there.sum()) + len(indices) >= self.num_samples
+                _write_rows(file, places, new)
+            self._unmarked.append(places)
+            last = int(self._there.sum()) + len(places) >= len(self._there) - 1
             if last or time.monotonic() - self._marked_at > _SECONDS_UNMARKED:
                 self._mark()
         except OSError as error:
@@ -264,7 +301,8 @@ class DiskStore(Store):
 
     def _failure(self, error: Exception) -> StoreError:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return StoreError(f"the disk of {self._folder} has no room for {sum(self._sizes().values()) / 1e9:.2g} GB")
+            wanted = self.num_samples * sum(self._bytes_per_row().values())
+            return StoreError(f"the disk of {self._folder} has no room for {wanted / 1e9:.2g} GB")
         return StoreError(f"{self._folder} cannot be used: {error}")
 
 
@@ -282,27 +320,45 @@ def _made_folder(folder: str | os.PathLike[str] | None, resources: ExitStack) ->
         raise StoreError(f"{folder} cannot be used: {error}") from error
 
 
-def _allocate(path: Path, size: int) -> None:
-    """Make a file of `size` zero bytes that has all its blocks, so that a full disk shows here."""
-    with path.open("wb") as file:
-        if size and hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(file.fileno(), 0, size)
-                return
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                    raise
-        zeros = bytes(min(size, _CHUNK))
-        for start in range(0, size, _CHUNK):
-            file.write(zeros[: size - start])
+def _numbered(samples: int) -> np.ndarray:
+    """Return keys that say the numbers of samples."""
+    return np.arange(samples, dtype=">u8").view("S8").astype(KEY)
 
 
-def _write_rows(file: int, indices: Tensor, rows: Tensor) -> None:
+def _places(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Return int64 [N], where each wanted key is among `keys`, and `len(keys)` for those that are not there."""
+    order = np.argsort(keys, kind="stable")
+    found = np.searchsorted(keys, wanted, sorter=order)
+    places = np.append(order, len(keys))[found]
+    same = np.append(keys, KEY.type())[places] == wanted
+    return np.where(same & (places < len(keys)), places, len(keys)).astype(np.int64)
+
+
+def _grow(file: int, start: int, size: int) -> None:
+    """Have zero bytes from `start` on, with all their blocks, so that a full disk shows here."""
+    os.ftruncate(file, start)  # of what was there nothing is to be taken for whole
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, start, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    zeros = bytes(min(size, _CHUNK))
+    for done in range(0, size, _CHUNK):
+        _write_at(file, start + done, zeros[: size - done])
+
+
+def _write_at(file: int, start: int, data: Any) -> None:
+    os.lseek(file, start, os.SEEK_SET)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _write_rows(file: int, places: Tensor, rows: Tensor) -> None:
     if not rows.numel():
         return
     data = rows.cpu().reshape(len(rows), -1).view(torch.uint8).numpy()
-    for index, row in zip(indices.tolist(), data, strict=True):
-        os.lseek(file, index * len(row), os.SEEK_SET)
-        rest = memoryview(row)
-        while rest:
-            rest = rest[os.write(file, rest) :]
+    for place, row in zip(places.tolist(), data, strict=True):
+        _write_at(file, place * len(row), row)

@@ -1,8 +1,10 @@
-"""What stored activations follow from, in one line: whatever of it changes, they are found no more.
+"""What stored activations follow from, said by digests: whatever of it changes, they are found no more.
 
-That is the recipe of the prefix with the values of all it reads, the samples, and what is done to them
-before the model sees them. Nothing is remembered of what trains, or of any head, rate or fold: runs that
-differ in these alone share what is stored.
+The fingerprint says how they are computed: the recipe of the prefix with the values of all it reads, and
+what is done to samples before the model sees them. The key of a sample says what it is computed from.
+Nothing is remembered of what trains, or of any head, rate or fold: runs that differ in these alone share
+what is stored. And because each sample has a key of its own, a fold is found in whatever form it is given:
+a part that the library set aside, a list of paths, or `X[fold]`.
 """
 
 from __future__ import annotations
@@ -10,69 +12,56 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
+import torchvision
 from torch import Tensor
 
 from finetune.data.base import Arrays, Source
 from finetune.data.raw import PictureFiles
+from finetune.features.disk import KEY
 from finetune.features.prefix import Prefix
 from finetune.features.recipe import kind_of
 
-VERSION = 1  # of what is stored; another one whenever a prefix comes to store other values, or in another way
+VERSION = 2  # of what is stored; another one whenever a prefix comes to store other values, or in another way
 
 _CHUNK = 1 << 26  # bytes of a tensor that are looked at together
+_CLOCK_GRAIN = 2.0  # seconds; the coarsest that a file system keeps times in, FAT's
 
 
-@dataclass(frozen=True)
-class Identity:
-    """Which data these are.
+def keys_of(source: Source) -> np.ndarray | None:
+    """Return the key of each sample of a source, `KEY` [N]; None if it cannot be told what they are.
 
-    Attributes:
-        digest: of all of the user's data that the samples are of, without targets.
-        indices: int64 [N], the place of each sample in those; parts of the same data share a digest.
-        total: how many there are in those.
+    Equal keys mean equal samples. A picture file is known by path, size, times of change and number on its
+    disk; by its bytes too as long as it could change again within the grain of the clock. A sample of an
+    array is known by its bytes. Targets do not count. Of a data set of the user's own nothing is known but
+    what it returns.
     """
-
-    digest: str
-    indices: Tensor
-    total: int
-
-
-def identity_of(source: Source) -> Identity | None:
-    """Return which data a source has; None if that cannot be told without loading all of it, or not at all.
-
-    Picture files are known by path, size and times of change, arrays by their bytes. Of a data set of
-    the user's own nothing is known but what it returns.
-    """
-    content = hashlib.sha256()
     try:
-        if isinstance(source, PictureFiles):
-            for path in source.paths:
-                state = path.stat()
-                known = (os.path.abspath(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-                content.update(json.dumps(known).encode() + b"\n")
-            return Identity(f"files {content.hexdigest()}", torch.arange(len(source)), len(source))
-        if isinstance(source, Arrays):
-            _add_array(content, source.inputs)
-            return Identity(f"arrays {content.hexdigest()}", source.indices, len(source.inputs))
+        if type(source) is PictureFiles:  # a class of the user's own may read files in its own way
+            keys = list(map(_key_of_file, source.paths))
+        elif type(source) is Arrays:
+            keys = list(_keys_of_array(source))
+        else:
+            return None
     except (OSError, RuntimeError, TypeError):  # a file that is gone, values that are no bytes
-        pass
-    return None
+        return None
+    return np.array(keys, KEY)
 
 
-def fingerprint(prefix: Prefix, data: Identity, **described: Any) -> str | None:
-    """Return the fingerprint of what a prefix stores of some data, 64 letters and digits.
+def fingerprint(prefix: Prefix, **described: Any) -> str | None:
+    """Return the fingerprint of what a prefix stores, 64 letters and digits.
 
     Reads every frozen weight before the boundary, some 1.5 GB a second.
 
     Args:
         prefix: as it was cut; what it leaves out must not have changed since.
-        data: `identity_of` the data.
         described: all else that decides what the model is given, as JSON has it: the preprocessing as a
             dict, the views, precision and layout.
 
@@ -85,12 +74,10 @@ def fingerprint(prefix: Prefix, data: Identity, **described: Any) -> str | None:
     content = hashlib.sha256()
     parts = (
         VERSION,
-        torch.__version__,
+        [torch.__version__, torchvision.__version__, PIL.__version__],  # the latter two decode and resize
         _precisions(),
         [[list(spec.shape), str(spec.dtype)] for spec in prefix.specs],
         prefix.recipe.text,
-        data.digest,
-        data.total,
         described,
     )
     content.update(json.dumps(parts, sort_keys=True).encode() + b"\n")
@@ -100,6 +87,40 @@ def fingerprint(prefix: Prefix, data: Identity, **described: Any) -> str | None:
     except (RuntimeError, TypeError):
         return None
     return content.hexdigest()
+
+
+def _key_of_file(path: Path) -> bytes:
+    state = path.stat()
+    known = (os.path.abspath(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    content = _digest("file")
+    content.update(json.dumps(known).encode())
+    if time.time() - max(state.st_mtime, state.st_ctime) < _CLOCK_GRAIN:
+        content.update(path.read_bytes())
+    return bytes(content.digest())
+
+
+def _keys_of_array(source: Arrays) -> Iterator[bytes]:
+    """Yield the keys of an array's samples, whose values are looked at a part at a time."""
+    inputs = source.inputs
+    if isinstance(inputs, np.ndarray) and inputs.dtype.hasobject:
+        raise TypeError("the values of an array of objects are no bytes")
+    kind = f"array {inputs.dtype} {tuple(inputs.shape[1:])} {isinstance(inputs, Tensor)}"
+    at_once = max(1, len(inputs) * _CHUNK // max(1, inputs.nbytes))
+    for indices in source.indices.split(at_once):
+        rows = inputs[indices.to(inputs.device)] if isinstance(inputs, Tensor) else np.asarray(inputs[indices.numpy()])
+        if isinstance(rows, Tensor):
+            plain = rows.detach().resolve_conj().resolve_neg().cpu().contiguous()
+            rows = plain.reshape(len(plain), -1).view(torch.uint8).numpy()
+        for row in np.ascontiguousarray(rows).reshape(len(rows), -1):
+            content = _digest(kind)
+            content.update(row)
+            yield content.digest()
+
+
+def _digest(kind: str) -> Any:
+    content = hashlib.blake2b(digest_size=KEY.itemsize)
+    content.update(kind.encode() + b"\n")
+    return content
 
 
 def _precisions() -> list[str]:

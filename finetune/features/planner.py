@@ -1,57 +1,129 @@
-"""Whether storing the activations of a frozen prefix pays, and where they go: said in one line."""
+"""Whether storing the activations of a frozen prefix pays, and where they go: said in one line.
+
+Two decisions. Before the prefix is sought, from what is known for nothing: to find and to prove one costs
+some passes of the model, so nothing is sought where little can be had. And once it is found, from what was
+measured on one batch: to fill the store once and read it in every later epoch, against loading and computing
+in each. Where the activations go is decided by room alone, within a budget for all that a run stores at once:
+on the device, else in the machine's memory, else in a file, if that can be read faster than computed.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from finetune.data.batches import Batches
+from finetune.features.costs import Costs
 from finetune.features.prefix import Prefix
 
-# Of the memory that is free, so much at most is taken without being asked.
-_BUDGET_SHARE = 0.5
-# To cut and prove a prefix costs about as much as so many samples; less work than that is not worth it.
-_COST_OF_THE_CUT = 64
-# What is left out has to be so much of the forward pass at least, or reading it back costs as much.
-_LEAST_SHARE = 0.05
+DEVICE, MEMORY, DISK = "device", "memory", "disk"
+
+# Of what is free, so much at most is taken; steps need memory on the device too.
+_BUDGET_SHARES = {DEVICE: 0.4, MEMORY: 0.5, DISK: 0.9}
+# To find and to prove a prefix costs about as much as to run the model on 64 samples. So much work at least has
+# to be there to save: if nothing comes of it, that is 5 % of what a run of steps with two passes' work takes.
+_LEAST_PASSES = 640
+# Bytes a second that any disk reads; most are much faster, and the system keeps in memory what it can.
+_DISK_SPEED = 200e6
+# What is saved has to be so much of the whole at least, as no measurement is exact.
+_LEAST_GAIN = 0.02
+# A prefix of less of the forward pass than this is not even measured.
+LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Whether activations are stored, and the line that says so to the user."""
+class Need:
+    """What is to be stored, and how often it is read: of training or validation data.
 
-    stores: bool
-    line: str
-
-
-def plan(prefix: Prefix, samples: int, epochs: int, device: torch.device, *, asked: bool) -> Plan:
-    """Decide whether the prefix of `samples` samples is stored through `epochs` epochs.
-
-    `asked` means that the user asked for it: then only memory decides.
+    Attributes:
+        samples: how many.
+        batches: of them, in an epoch.
+        bytes: of all of them.
     """
-    wanted = samples * prefix.bytes_per_sample
-    free = free_memory(device)
-    size = f"{_readable(wanted)} for {samples:,} samples"
-    if wanted > _BUDGET_SHARE * free:
-        return Plan(False, f"cache: none, as {size} is more than half of the {_readable(free)} that are free")
-    if not asked and prefix.share < _LEAST_SHARE:
-        return Plan(False, f"cache: none, as only {prefix.share:.0%} of the forward pass comes before what trains")
-    saved = samples * (epochs - 1) * prefix.share
-    if not asked and saved < _COST_OF_THE_CUT:
-        return Plan(False, "cache: none, as there are too few samples and epochs for it to pay")
-    return Plan(
-        True,
-        f"cache: {prefix.share:.0%} of the forward pass, up to {prefix.cause}, is computed once and kept in memory "
-        f"({size})",
+
+    samples: int
+    batches: int
+    bytes: int
+
+
+def not_sought(samples: int, epochs: int) -> str | None:
+    """Say why no prefix is sought for `samples` samples an epoch, where nobody asked for it; None if one is."""
+    if epochs == 1:
+        return "each sample is seen only once"
+    if samples * (epochs - 1) < _LEAST_PASSES:
+        return "there are too few samples and epochs for it to pay"
+    return None
+
+
+def place_for(wanted: int, device: torch.device, tiers: tuple[str, ...]) -> str | None:
+    """Return the first of `tiers` with room for `wanted` bytes; None if none has."""
+    if device.type == "cpu":
+        tiers = tuple(tier for tier in tiers if tier != DEVICE)
+    return next((tier for tier in tiers if wanted <= _BUDGET_SHARES[tier] * free(tier, device)), None)
+
+
+def no_room(wanted: int, samples: int, device: torch.device, tier: str) -> str:
+    """Say that so much has no room there."""
+    share = {0.5: "half"}.get(_BUDGET_SHARES[tier], f"{_BUDGET_SHARES[tier]:.0%}")
+    return (
+        f"{readable(wanted)} for {samples:,} samples is more than {share} of the {readable(free(tier, device))} "
+        f"that are free"
     )
 
 
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free: of the device, or of the machine."""
-    if device.type == "cuda":
+def pays(costs: Costs, need: Need, epochs: int, tier: str, *, skips: bool) -> bool:
+    """Tell whether filling a store and reading it takes less time than doing without, by `_LEAST_GAIN` at least.
+
+    `skips` means that samples which are stored are not loaded again.
+    """
+    read = need.bytes / max(1, need.batches) / _DISK_SPEED if tier == DISK else 0.0
+    plain = costs.load + costs.plain + costs.backward
+    filled = costs.load + costs.compute + read + costs.served + costs.backward
+    later = (0.0 if skips else costs.load) + read + costs.served + costs.backward
+    return filled + (epochs - 1) * later < epochs * plain * (1 - _LEAST_GAIN)
+
+
+def epoch_seconds(costs: Costs, batches: Batches, *, skips: bool) -> float:
+    """Return what an epoch over these batches should take, once all of it is stored."""
+    backward = costs.backward if batches.shuffle else 0.0
+    return len(batches) * ((0.0 if skips else costs.load) + costs.served + backward)
+
+
+def said(prefix: Prefix, need: Need, place: str, there: int) -> str:
+    """Say what is stored where, and how much of it is there already."""
+    where = {DEVICE: "on the device", MEMORY: "in memory", DISK: "on disk"}.get(place, f"in '{place}'")
+    found = f", {there:,} of them there already" if there else ""
+    return (
+        f"cache: {prefix.share:.0%} of the forward pass, up to {prefix.cause}, is computed once and kept {where} "
+        f"({readable(need.bytes)} for {need.samples:,} samples{found})"
+    )
+
+
+def free(tier: str, device: torch.device) -> int:
+    """Return the bytes that are free: of the device, of the machine, or of the disk for temporary files."""
+    if tier == DEVICE:
         return int(torch.cuda.mem_get_info(device)[0])
+    if tier == DISK:
+        folder = Path(tempfile.gettempdir())
+        return 0 if _is_in_memory(folder) else shutil.disk_usage(folder).free
+    return min(_free_of_machine(), _free_of_group())
+
+
+def readable(size: float) -> str:
+    """Return bytes in words."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _free_of_machine() -> int:
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
@@ -60,9 +132,23 @@ def free_memory(device: torch.device) -> int:
         return int(pages * 4096 // 2)
 
 
-def _readable(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+def _free_of_group() -> int:
+    """Return what a container may take beyond what it has; files that the system keeps in memory do not count."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        limit, current = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        return limit - current + int(statistics["file"])
+    except (OSError, KeyError, ValueError):  # none, or "max"
+        return 1 << 62
+
+
+def _is_in_memory(folder: Path) -> bool:
+    """Tell whether a folder's file system has no disk below it, as that of /tmp at times."""
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return False
+    around = {Path(mount[1]): mount[2] for mount in mounts}
+    nearest = next((place for place in (folder.resolve(), *folder.resolve().parents) if place in around), None)
+    return nearest is not None and around[nearest] in ("tmpfs", "ramfs")

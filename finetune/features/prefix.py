@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from finetune.data.randomness import seeded, torch_generators
 from finetune.features.boundary import Boundary, DeclinedError, find_boundary
 from finetune.features.replay import DivergedError, Filled, Keeper, Pass, Placeholder
+from finetune.features.store import Spec
 from finetune.features.trace import intercepted, trace
 from finetune.model.calling import call
 from finetune.model.freezing import trainable
@@ -41,19 +41,6 @@ __all__ = ["DivergedError", "Prefix", "Spec", "cut_prefix"]
 
 # So many samples are traced and proved on: a trace holds all intermediate results of its pass.
 _SAMPLES = 4
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What is stored of one tensor for each sample: its shape and its type."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def bytes(self) -> int:
-        """Bytes per sample."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 class Prefix:

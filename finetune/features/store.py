@@ -6,13 +6,25 @@ A row is kept as integers as wide as its type, because torch moves these whateve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from finetune.features.prefix import Spec
-
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is stored of one tensor for each sample: its shape and its type."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Bytes per sample."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 class StoreError(Exception):
@@ -42,11 +54,15 @@ class Store:
     @property
     def whole(self) -> bool:
         """Whether all samples are there."""
-        return bool(self._there.all())
+        return self.has(torch.arange(self.num_samples))
+
+    def count(self) -> int:
+        """Return how many samples are there."""
+        return int(self._there.index_select(0, self._places(torch.arange(self.num_samples))).sum())
 
     def has(self, indices: Tensor) -> bool:
         """Tell whether the samples at int64 [B], on the CPU, are all there."""
-        return bool(self._there.index_select(0, indices).all())
+        return bool(self._there.index_select(0, self._places(indices)).all())
 
     def get(self, indices: Tensor) -> tuple[Tensor, ...]:
         """Return copies of what is stored of the samples at int64 [B]: `[B, *spec.shape]` for each of `specs`.
@@ -55,9 +71,10 @@ class Store:
             KeyError: one of them is not there.
         """
         if not self.has(indices):
-            missing = indices[~self._there[indices]]
+            missing = indices[~self._there[self._places(indices)]]
             raise KeyError(f"{len(missing)} of {len(indices)} samples are not stored, the first {int(missing[0])}")
-        return tuple(self._gathered(*pair, indices) for pair in zip(self._rows, self.specs, strict=True))
+        places = self._places(indices)
+        return tuple(self._gathered(*pair, places) for pair in zip(self._rows, self.specs, strict=True))
 
     def put(self, indices: Tensor, tensors: Sequence[Tensor]) -> None:
         """Store the samples at int64 [B], each once: `[B, *spec.shape]` for each of `specs`, on any device.
@@ -69,14 +86,22 @@ class Store:
         for tensor, spec in zip(tensors, self.specs, strict=True):
             if tensor.shape != (len(indices), *spec.shape) or tensor.dtype != spec.dtype:
                 raise ValueError(f"{tuple(tensor.shape)} of {tensor.dtype} for {len(indices)} samples of {spec}")
-        new = ~self._there.index_select(0, indices)
+        places = self._places(indices)
+        new = ~self._there.index_select(0, places)
         if not self.writable or not new.any():
             return
         if not new.all():
-            indices, tensors = indices[new], [tensor[new.to(tensor.device)] for tensor in tensors]
+            places, tensors = places[new], [tensor[new.to(tensor.device)] for tensor in tensors]
         plain = [tensor.detach().resolve_conj().resolve_neg().contiguous() for tensor in tensors]
-        self._write(indices, [tensor.view(INTEGERS[tensor.dtype.itemsize]) for tensor in plain])
-        self._there[indices] = True
+        self._write(places, [tensor.view(INTEGERS[tensor.dtype.itemsize]) for tensor in plain])
+        self._there[places] = True
+
+    def refresh(self) -> None:
+        """Look again at what another run has stored by now, where others have access to this store.
+
+        Raises:
+            StoreError: it can be used no longer.
+        """
 
     def close(self) -> None:
         """Give back what the store takes up; it is empty then."""
@@ -84,7 +109,11 @@ class Store:
         self._there.zero_()
         self._rows = self._allocated(0, "cpu")
 
-    def _write(self, indices: Tensor, rows: list[Tensor]) -> None:
+    def _places(self, indices: Tensor) -> Tensor:
+        """Return the rows of the samples at `indices`."""
+        return indices
+
+    def _write(self, places: Tensor, rows: list[Tensor]) -> None:
         raise NotImplementedError
 
     def _allocated(self, num_samples: int, device: torch.device | str) -> list[Tensor]:
@@ -93,11 +122,38 @@ class Store:
             for spec in self.specs
         ]
 
-    def _gathered(self, rows: Tensor, spec: Spec, indices: Tensor) -> Tensor:
+    def _gathered(self, rows: Tensor, spec: Spec, places: Tensor) -> Tensor:
         if not self._pinned:
-            return rows.index_select(0, indices.to(rows.device)).view(spec.dtype)
-        gathered = torch.empty((len(indices), *spec.shape), dtype=rows.dtype, pin_memory=True)
-        return torch.index_select(rows, 0, indices, out=gathered).view(spec.dtype)
+            return rows.index_select(0, places.to(rows.device)).view(spec.dtype)
+        gathered = torch.empty((len(places), *spec.shape), dtype=rows.dtype, pin_memory=True)
+        return torch.index_select(rows, 0, places, out=gathered).view(spec.dtype)
+
+
+class Part(Store):
+    """Some of a store's samples in a row, numbered from 0: training and validation data share one store.
+
+    Args:
+        whole: the store, which is closed for itself.
+        start: the number there of the first sample.
+        num_samples: how many there are.
+    """
+
+    def __init__(self, whole: Store, start: int, num_samples: int) -> None:
+        super().__init__(whole.specs, 0, pinned=False)
+        self.num_samples = num_samples
+        self._whole, self._start = whole, start
+
+    def has(self, indices: Tensor) -> bool:
+        return self._whole.has(indices + self._start)
+
+    def get(self, indices: Tensor) -> tuple[Tensor, ...]:
+        return self._whole.get(indices + self._start)
+
+    def put(self, indices: Tensor, tensors: Sequence[Tensor]) -> None:
+        self._whole.put(indices + self._start, tensors)
+
+    def refresh(self) -> None:
+        self._whole.refresh()
 
 
 class MemoryStore(Store):
@@ -123,6 +179,6 @@ class MemoryStore(Store):
             wanted = num_samples * sum(spec.bytes for spec in self.specs)
             raise StoreError(f"there is no room for {wanted / 1e9:.1f} GB in the memory of {device}") from error
 
-    def _write(self, indices: Tensor, rows: list[Tensor]) -> None:
+    def _write(self, places: Tensor, rows: list[Tensor]) -> None:
         for kept, new in zip(self._rows, rows, strict=True):
-            kept.index_copy_(0, indices.to(kept.device), new.to(kept.device))
+            kept.index_copy_(0, places.to(kept.device), new.to(kept.device))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import logging
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -230,12 +235,281 @@ def test_without_a_cache_nothing_is_said(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_too_much_for_memory_is_not_kept(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune.features.planner.free_memory", lambda device: 1000)
+    monkeypatch.setattr("finetune.features.planner.free", lambda tier, device: 1000)
     with caplog.at_level(logging.INFO, "finetune"):
         fitted("memory", tuned())
     assert "more than half of the 1 kB that are free" in said(caplog)
 
 
-def test_an_unknown_kind_of_cache_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match="Expected cache to be 'auto', 'memory' or False"):
-        fitted("ram", tuned())
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [
+        (240_000, "in memory (110 kB for 70 samples)"),
+        (210_000, "in memory (78 kB for 50 samples), training data only, as there is no room for more"),
+        (50_000, "none, as 110 kB for 70 samples is more than half of the 50 kB that are free"),
+    ],
+)
+def test_the_budget_is_that_of_all_stores_together(
+    free: int, expected: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.features.planner.free", lambda tier, device: free)
+    with caplog.at_level(logging.INFO, "finetune"):
+        cached = fitted("memory", tuned())
+    assert expected in said(caplog)
+    assert_equal(fitted(False, tuned()), cached)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_nothing_is_stored_for_a_single_epoch(cache: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted(cache, tuned(), epochs=1)
+    assert "none, as each sample is seen only once" in said(caplog)
+
+
+def test_auto_trains_the_same_whatever_it_decides(caplog: pytest.LogCaptureFixture) -> None:
+    many = {"epochs": 14, "batch_size": 25}
+    with caplog.at_level(logging.INFO, "finetune"):
+        assert_equal(fitted(False, tuned(), **many), fitted("auto", tuned(), **many))
+    assert "computed once" in said(caplog) or "takes about as long as to compute it" in said(caplog)
+
+
+def test_auto_goes_to_disk_where_memory_has_no_room(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.features.planner.free", lambda tier, device: 10**9 if tier == "disk" else 0)
+    monkeypatch.setattr("finetune.features.planner._LEAST_GAIN", -9.0)  # whatever the clock says
+    many = {"epochs": 14, "batch_size": 25}
+    with caplog.at_level(logging.INFO, "finetune"):
+        assert_equal(fitted(False, tuned(), **many), fitted("auto", tuned(), **many))
+    assert "kept on disk" in said(caplog)
+
+
+def test_auto_does_not_look_for_a_prefix_where_the_first_layers_train(caplog: pytest.LogCaptureFixture) -> None:
+    for frozen, data in ([], (X, Y)), (["block1", "fc"], (X, Y)):
+        with caplog.at_level(logging.INFO, "finetune"):
+            fitted("auto", tuned(frozen), data, epochs=14)
+    assert said(caplog).count("none, as the first layers train") == 2
+
+
+@pytest.mark.parametrize("cache", ["memroy", True, 1, "", None])
+def test_an_unknown_kind_of_cache_is_an_error(cache: Any) -> None:
+    with pytest.raises(ArgumentError, match="Expected cache to be 'auto', 'memory', 'disk', a folder or False"):
+        fitted(cache, tuned())
+
+
+def test_a_folder_that_is_a_file_is_an_error_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", str(tmp_path / "file" / "below")):
+        with pytest.raises(ArgumentError, match="is not a folder"):
+            fitted(folder, tuned())
+
+
+# ---------------------------------------------------------------- on disk
+
+
+class Counting(nn.Conv2d):
+    """Counts the samples that pass through it, in batches of the size that training has."""
+
+    passed = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        Counting.passed += len(input) if len(input) == 8 else 0
+        return super().forward(input)
+
+
+def counted(frozen: Any = ("stem", "block1"), seed: int = 0, change: Any = None) -> FineTuner:
+    """Return a tuner that counts from now on."""
+    torch.manual_seed(0)
+    model = Net()
+    model.stem[0].__class__ = Counting
+    torch.manual_seed(seed)
+    model.fc = nn.Linear(8, 3)
+    if change is not None:
+        change(model)
+    Counting.passed = 0
+    return FineTuner(model, device="cpu").freeze(list(frozen))
+
+
+EVEN = (X[:48], Y[:48])
+
+
+@pytest.mark.parametrize("kind", ["disk", "folder"])
+def test_disk_training_equals_uncached_training(kind: str, tmp_path: Path) -> None:
+    strategy = [Phase("fc", 2, name="probe"), Phase(["block2", "fc"], 2, name="last"), Phase("*", 1, name="all")]
+    plain = fitted(False, tuned(), strategy=strategy)
+    for _ in range(2):
+        cache = "disk" if kind == "disk" else str(tmp_path / "new" / "folder")
+        assert_equal(plain, fitted(cache, tuned(), strategy=strategy))
+
+
+def test_a_sweep_of_50_heads_costs_one_pass(tmp_path: Path) -> None:
+    """Other heads, rates, batch orders and folds of the same data find all that was computed."""
+    passed = []
+    for run in range(50):
+        tuner = counted(["stem", "block1", "block2"], seed=run)
+        fold = torch.arange(48).roll(run % 6 * 8)
+        data = (X[fold[:40]], Y[fold[:40]])
+        fitted(tmp_path, tuner, data, (X[fold[40:]], Y[fold[40:]]), lr=10 ** -(1 + run % 3), epochs=2)
+        passed.append(Counting.passed)
+    assert passed == [48] + 49 * [0]
+
+
+def same_again(folder: Path, **changes: Any) -> int:
+    """Train again; return how many samples went through the frozen layers."""
+    data, frozen = changes.pop("data", EVEN), changes.pop("frozen", ("stem", "block1"))
+    tuner = counted(frozen, change=changes.pop("change", None))
+    plain = copy.deepcopy(tuner)
+    fitted(folder, tuner, data, False, **changes)
+    passed = Counting.passed
+    assert_equal(fitted(False, plain, data, False, **changes), tuner)
+    return passed
+
+
+def _weight(model: Any) -> None:
+    with torch.no_grad():
+        model.block1[0].weight[0, 0, 0, 0] += 1e-3
+
+
+def _buffer(model: Any) -> None:
+    model.stem[1].running_mean[3] += 1e-3
+
+
+STALE: dict[str, dict[str, Any]] = {
+    "a weight": {"change": _weight},
+    "a buffer": {"change": _buffer},
+    "an epsilon": {"change": lambda model: setattr(model.stem[1], "eps", 1e-3)},
+    "the type": {"change": lambda model: model.double(), "data": (X[:48].double(), Y[:48])},
+    "the size": {"data": (X[:48, :, :14, :14].clone(), Y[:48])},
+    "the samples": {"data": (X[:48] + 1e-3, Y[:48])},
+    "the boundary": {"frozen": ["stem"]},
+}
+
+
+@pytest.mark.parametrize("change", STALE.values(), ids=STALE)
+def test_trap_42_whatever_changes_is_computed_anew(change: dict[str, Any], tmp_path: Path) -> None:
+    assert same_again(tmp_path) == 48
+    assert same_again(tmp_path) == 0
+    assert same_again(tmp_path, **change) == 48
+    assert same_again(tmp_path, lr=1e-3, batch_size=16) == 0
+
+
+def test_trap_42_precision_is_computed_anew(tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16", "bf16"):
+        tuner = tuned(precision=precision)
+        assert_equal(fitted(False, tuned(precision=precision)), fitted(tmp_path, tuner))
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+
+
+def test_only_samples_that_are_new_are_computed(tmp_path: Path) -> None:
+    fitted(tmp_path, counted(), (X[:24], Y[:24]), False)
+    assert Counting.passed == 24
+    fitted(tmp_path, counted(), EVEN, False, epochs=1)
+    assert 24 <= Counting.passed <= 48  # whole batches: some hold samples of both kinds
+
+
+def test_trap_42_pictures(
+    pictures: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other sizes, another augmentation and other bytes in a file are computed anew; a second run is not."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("finetune.features.fingerprint._CLOCK_GRAIN", -1e9)  # as if they had been there for long
+
+    def run(val: Any = 1 / 3, **changes: Any) -> int:
+        preprocessing = {"crop_size": 16, "resize_size": 18, **changes.pop("preprocessing", {})}
+        torch.manual_seed(0)
+        model = Net()
+        model.stem[0].__class__ = Counting
+        passed, both = [], []
+        for cache in (folder, False):
+            tuner = FineTuner(copy.deepcopy(model), device="cpu", preprocessing=preprocessing).replace_head(2)
+            tuner.freeze(["stem", "block1"])
+            Counting.passed = 0
+            both.append(fitted(cache, tuner, pictures, val, epochs=1, **{"augment": False, **changes}))
+            passed.append(Counting.passed)
+        assert_equal(*both)
+        return passed[0]
+
+    assert run() == 24
+    assert run() == 0
+    assert run(val=False, batch_size=24) == 0  # a part that was set aside is found in the whole
+    assert run(preprocessing={"resize_size": 20}) == 24
+    assert run(preprocessing={"interpolation": "bicubic"}) == 24
+    assert run(augment=True) == 16  # training data is another picture each time; validation data is found
+    shutil.copy(pictures / "ant" / "1.png", pictures / "bee" / "2.png")
+    assert run() >= 1
+    assert run() == 0
+
+
+def test_a_temporary_file_is_gone_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    class StopError(BaseException):
+        pass
+
+    class Stop(Callback):
+        def on_epoch_end(self, run: Any) -> None:
+            raise StopError
+
+    fitted("disk", tuned())
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(StopError):
+        fitted("disk", tuned(), callbacks=[Stop()])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_stored_before_a_run_was_broken_off_is_found(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_step_end(self, run: Any) -> None:
+            if run.position.window == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path, counted(), EVEN, False, callbacks=[Stop()])
+    assert Counting.passed == 24
+    fitted(tmp_path, counted(), EVEN, False)
+    assert Counting.passed == 24
+
+
+def test_two_runs_share_a_folder_at_once(tmp_path: Path) -> None:
+    """One that starts while another fills the store trains as without, and finds what the first has marked."""
+    other: list[FineTuner] = []
+
+    class Meanwhile(Callback):
+        def on_epoch_end(self, run: Any) -> None:
+            if not other:
+                other.append(fitted(tmp_path, tuned(), EVEN, False))
+
+    first = fitted(tmp_path, tuned(), EVEN, False, callbacks=[Meanwhile()])
+    assert_equal(first, fitted(False, tuned(), EVEN, False))
+    assert_equal(first, other[0])
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*args: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plain = fitted(False, tuned(), EVEN, False)
+    with monkeypatch.context() as full, caplog.at_level(logging.INFO, "finetune"):
+        full.setattr(os, "posix_fallocate", refuse, raising=False)
+        assert_equal(plain, fitted(tmp_path, tuned(), EVEN, False))
+    assert "cache: none, as the disk of" in said(caplog)
+    caplog.clear()
+
+    class Fill(Callback):
+        def on_step_end(self, run: Any) -> None:
+            monkeypatch.setattr("finetune.features.disk._write_at", refuse)
+
+    with caplog.at_level(logging.INFO, "finetune"):
+        assert_equal(plain, fitted(tmp_path, tuned(), EVEN, False, callbacks=[Fill()]))
+    assert said(caplog).count("no more is kept, as the disk of") == 1
+
+
+def test_what_is_kept_is_said_with_place_bytes_and_seconds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted(tmp_path, tuned(), EVEN, False)
+        fitted(tmp_path, tuned(), EVEN, False)
+    lines = said(caplog)
+    assert f"kept in '{tmp_path}' (75 kB for 48 samples); an epoch should then take" in lines
+    assert "75 kB for 48 samples, 48 of them there already" in lines

@@ -25,12 +25,12 @@ from finetune.data.base import Arrays, MapDataset
 from finetune.data.raw import PictureFiles
 from finetune.data.transforms import Preprocessing
 from finetune.features import fingerprint as room
-from finetune.features.fingerprint import Identity, fingerprint, identity_of
+from finetune.features.disk import KEY
+from finetune.features.fingerprint import fingerprint, keys_of
 from finetune.features.prefix import Prefix, cut_prefix
 from finetune.model.freezing import train_mode, train_only
 
 PICTURES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-DATA = Identity("arrays 0", torch.arange(4), 4)
 
 
 class Net(nn.Module):
@@ -69,8 +69,8 @@ def cut(model: nn.Module, inputs: Any = PICTURES, train: tuple[str, ...] = ("hea
     return prefix
 
 
-def of(model: nn.Module, inputs: Any = PICTURES, data: Identity = DATA, **described: Any) -> str:
-    print_ = fingerprint(cut(model, inputs), data, **described)
+def of(model: nn.Module, inputs: Any = PICTURES, **described: Any) -> str:
+    print_ = fingerprint(cut(model, inputs), **described)
     assert print_ is not None
     return print_
 
@@ -104,7 +104,7 @@ def test_what_trains_and_what_it_does_to_buffers_past_the_boundary_do_not_show()
         for parameter in model.head.parameters():
             parameter.add_(1)
     model(PICTURES)  # moves the statistics in the head
-    assert fingerprint(prefix, DATA) == of(model) == ORIGINAL
+    assert fingerprint(prefix) == of(model) == ORIGINAL
 
 
 def test_the_random_state_and_the_samples_of_the_cut_do_not_show() -> None:
@@ -163,9 +163,9 @@ def test_a_bit_of_any_frozen_value_shows(data: st.DataObject) -> None:
     bits = tensor.view(torch.int32).view(-1)
     place, bit = data.draw(st.integers(0, len(bits) - 1)), data.draw(st.integers(0, 30))
     bits[place] ^= 1 << bit
-    assert fingerprint(prefix, DATA) != ORIGINAL
+    assert fingerprint(prefix) != ORIGINAL
     bits[place] ^= 1 << bit
-    assert fingerprint(prefix, DATA) == ORIGINAL
+    assert fingerprint(prefix) == ORIGINAL
 
 
 LAYERS: tuple[Callable[[], nn.Module], ...] = (
@@ -201,7 +201,7 @@ chosen = st.builds(
 def test_what_is_found_is_what_would_be_computed(one: Chosen, other: Chosen) -> None:
     inputs = torch.rand(4, 3, generator=torch.Generator().manual_seed(1))
     prefixes = [cut(model, inputs) for model in (one, other)]
-    if fingerprint(prefixes[0], DATA) == fingerprint(prefixes[1], DATA):
+    if fingerprint(prefixes[0]) == fingerprint(prefixes[1]):
         first, second = (prefix.compute(inputs) for prefix in prefixes)
         assert len(first) == len(second)
         assert all(map(torch.equal, first, second))
@@ -231,7 +231,7 @@ def test_a_constant_without_bytes_cannot_be_told() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(torch.sparse.mm(self.mask, self.first(x).T).T)
 
-    assert fingerprint(cut(Sparse(), torch.rand(4, 3)), DATA) is None
+    assert fingerprint(cut(Sparse(), torch.rand(4, 3))) is None
 
 
 PREPROCESSING = Preprocessing()
@@ -249,35 +249,36 @@ def test_what_is_done_before_the_model_shows() -> None:
     prefix = cut(Net())
     described = [{"preprocessing": preparation.to_dict()} for preparation in (PREPROCESSING, *PREPARED)]
     described += [{}, {"views": 2}, {"views": 3}, {"precision": "bf16"}, {"layout": "bf16"}, {"a": {"views": 2}}]
-    prints = [fingerprint(prefix, DATA, **each) for each in described]
-    prints += [fingerprint(prefix, replace(DATA, digest="1")), fingerprint(prefix, replace(DATA, total=5))]
+    prints = [fingerprint(prefix, **each) for each in described]
     assert len(set(prints)) == len(prints)
-    assert fingerprint(prefix, DATA, a=1, b=2) == fingerprint(prefix, DATA, b=2, a=1)
+    assert fingerprint(prefix, a=1, b=2) == fingerprint(prefix, b=2, a=1)
     with pytest.raises(TypeError):
-        fingerprint(prefix, DATA, augmentation=lambda picture: picture)
+        fingerprint(prefix, augmentation=lambda picture: picture)
 
 
 def test_other_versions_show(monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = cut(Net())
     monkeypatch.setattr(torch, "__version__", "2.99")
-    newer = fingerprint(prefix, DATA)
+    newer = fingerprint(prefix)
     monkeypatch.setattr(room, "VERSION", room.VERSION + 1)
-    assert len({ORIGINAL, newer, fingerprint(prefix, DATA)}) == 3
+    assert len({ORIGINAL, newer, fingerprint(prefix)}) == 3
 
 
 def test_how_float32_is_multiplied_shows() -> None:
     prefix, before = cut(Net()), torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
-        assert fingerprint(prefix, DATA) != ORIGINAL
+        assert fingerprint(prefix) != ORIGINAL
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
-    assert fingerprint(prefix, DATA) == ORIGINAL
+    assert fingerprint(prefix) == ORIGINAL
 
 
 def test_another_process_finds_it() -> None:
     script = f"""
-        import sys
+        import sys, types
+        bare = sys.modules["finetune"] = types.ModuleType("finetune")  # its front door imports all there is
+        bare.__path__ = [{str(Path(room.__file__).parents[1])!r}]
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from test_fingerprint import *
         print(ORIGINAL)
@@ -291,14 +292,17 @@ def test_another_process_finds_it() -> None:
 # Which data.
 
 
-def digest_of(source: Any) -> str:
-    identity = identity_of(source)
-    assert identity is not None
-    return identity.digest
+def keys(source: Any) -> list[bytes]:
+    found = keys_of(source)
+    assert found is not None
+    assert found.dtype == KEY
+    return list(found)
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Three files, as if they had been there for long."""
+    monkeypatch.setattr(room, "_CLOCK_GRAIN", -1e9)
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for path in paths:
         path.write_bytes(path.name.encode())
@@ -306,83 +310,93 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def test_files_are_known_by_path_size_and_time(files: list[Path]) -> None:
-    def state(path: Path) -> os.stat_result:
-        return path.stat()
-
-    digests = [digest_of(PictureFiles(files)), digest_of(PictureFiles(files[::-1])), digest_of(PictureFiles(files[:2]))]
-    assert digest_of(PictureFiles(files, torch.arange(3))) == digests[0]  # labels are nothing to the backbone
-    before = state(files[1])
+    original = keys(PictureFiles(files))
+    assert keys(PictureFiles(files, torch.arange(3))) == original  # labels are nothing to the backbone
+    seen = {*original}
+    assert len(seen) == 3
+    before = files[1].stat()
     os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    digests.append(digest_of(PictureFiles(files)))
+    seen.add(keys(PictureFiles(files))[1])
     files[1].write_bytes(b"1.pn")
     os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns))
-    digests.append(digest_of(PictureFiles(files)))
+    seen.add(keys(PictureFiles(files))[1])
     files[1].rename(files[1].with_name("x.png"))
-    digests.append(digest_of(PictureFiles([files[0], files[1].with_name("x.png"), files[2]])))
-    assert len(set(digests)) == len(digests)
-    assert identity_of(PictureFiles(files)) is None  # one is gone
+    seen.add(*keys(PictureFiles([files[1].with_name("x.png")])))
+    assert len(seen) == 6
+    assert keys(PictureFiles([files[2], files[0]])) == [original[2], original[0]]
+    assert keys_of(PictureFiles(files)) is None  # one is gone
 
 
 def test_files_are_known_from_any_folder(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    absolute = digest_of(PictureFiles(files))
+    absolute = keys(PictureFiles(files))
     monkeypatch.chdir(files[0].parent)
-    assert digest_of(PictureFiles([Path(path.name) for path in files])) == absolute
+    assert keys(PictureFiles([Path(path.name) for path in files])) == absolute
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no time of change")
 def test_a_file_whose_time_was_set_back_shows(files: list[Path]) -> None:
-    digest, before = digest_of(PictureFiles(files)), files[0].stat()
+    before, state = keys(PictureFiles(files)), files[0].stat()
     files[0].write_bytes(b"x.png")
-    os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert files[0].stat().st_mtime_ns == before.st_mtime_ns
-    assert digest_of(PictureFiles(files)) != digest
+    os.utime(files[0], ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert files[0].stat().st_mtime_ns == state.st_mtime_ns
+    assert keys(PictureFiles(files))[0] != before[0]
+
+
+def test_a_file_that_was_just_written_is_known_by_its_bytes(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_CLOCK_GRAIN", 1e9)
+    state = files[0].stat()
+    monkeypatch.setattr(Path, "stat", lambda path: state)  # a clock that stands still
+    before = keys(PictureFiles(files[:1]))
+    files[0].write_bytes(b"x.png")
+    assert keys(PictureFiles(files[:1])) != before
 
 
 DTYPES = [torch.uint8, torch.float32, torch.bfloat16, torch.bool, torch.int64, torch.complex64]
 
 
 @given(data=st.data(), dtype=st.sampled_from(DTYPES), chunk=st.integers(1, 40))
-def test_a_byte_of_any_array_shows(data: st.DataObject, dtype: torch.dtype, chunk: int) -> None:
+def test_a_byte_of_any_array_shows_in_its_sample_alone(data: st.DataObject, dtype: torch.dtype, chunk: int) -> None:
     shape = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     values = torch.randint(0, 2, shape).to(dtype)
+    before = keys(Arrays(values))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(room, "_CHUNK", chunk)
-        before = digest_of(Arrays(values))
-        assert digest_of(Arrays(values.clone(), torch.arange(len(values)))) == before
+        assert keys(Arrays(values.clone(), torch.arange(len(values)))) == before
         flat = values.view(-1)
         place = data.draw(st.integers(0, len(flat) - 1))
         flat[place] = 1 - flat[place].to(torch.int64).item() if not dtype.is_complex else 2j
-        assert digest_of(Arrays(values)) != before
-        patch.setattr(room, "_CHUNK", 1 << 20)
-        assert digest_of(Arrays(values)) != before
+        after = keys(Arrays(values))
+    sample = place // (len(flat) // len(values))
+    assert [one != other for one, other in zip(before, after, strict=True)] == [i == sample for i in range(len(values))]
 
 
-def test_arrays_differ_by_type_and_shape() -> None:
+def test_samples_differ_by_type_and_shape() -> None:
     zeros = [torch.zeros(2, 4), torch.zeros(4, 2), torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2, 0)]
-    zeros += [torch.zeros(2, 4, dtype=torch.int32), torch.zeros(2, 4).bfloat16(), torch.zeros(0, 2)]
+    zeros += [torch.zeros(2, 4, dtype=torch.int32), torch.zeros(2, 4).bfloat16(), torch.zeros(2)]
     arrays = [np.zeros((2, 4), "<f4"), np.zeros((2, 4), ">f4"), np.zeros((2, 4), "<i4"), np.zeros((4, 2), "<f4")]
-    digests = [digest_of(Arrays(each)) for each in (*zeros, *arrays)]
-    assert len(set(digests)) == len(digests)
+    found = [keys(Arrays(each)) for each in (*zeros, *arrays)]
+    assert all(len({*each}) == 1 for each in found)
+    assert len({each[0] for each in found}) == len(found)
 
 
 def test_a_memory_map_is_an_array(tmp_path: Path) -> None:
     values = np.random.rand(7, 3).astype(np.float32)
     np.save(tmp_path / "x.npy", values)
-    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    assert digest_of(Arrays(mapped)) == digest_of(Arrays(values))
+    assert keys(Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"))) == keys(Arrays(values))
 
 
-def test_folds_of_arrays_are_places_in_the_same_data() -> None:
-    whole = Arrays(torch.rand(6, 2), torch.arange(6))
-    fold = identity_of(whole.subset([4, 1]))
-    everything = identity_of(whole)
-    assert fold is not None
-    assert everything is not None
-    assert (fold.digest, fold.total, fold.indices.tolist()) == (everything.digest, 6, [4, 1])
-    assert everything.indices.tolist() == list(range(6))
+def test_a_fold_is_known_in_whatever_form_it_is_given() -> None:
+    values = torch.rand(6, 2)
+    whole = Arrays(values, torch.arange(6))
+    every = keys(whole)
+    assert keys(whole.subset([4, 1])) == keys(Arrays(values[[4, 1]])) == [every[4], every[1]]
 
 
 def test_data_that_cannot_be_told() -> None:
-    assert identity_of(MapDataset(TensorDataset(torch.rand(3, 2)))) is None
-    assert identity_of(Arrays(np.array([object()]))) is None
-    assert identity_of(Arrays(torch.rand(3, 2, device="meta"))) is None
+    class Turned(PictureFiles):
+        pass
+
+    assert keys_of(MapDataset(TensorDataset(torch.rand(3, 2)))) is None
+    assert keys_of(Arrays(np.array([object()]))) is None
+    assert keys_of(Arrays(torch.rand(3, 2, device="meta"))) is None
+    assert keys_of(Turned([])) is None
