@@ -39,6 +39,10 @@ log = logging.getLogger("finetune")
 class Cache:
     """What is stored of the prefix of the present phase.
 
+    Every phase fills its own store from the data. The stored activations of the phase before could only help
+    where more is frozen than then, which no strategy here does: unfreezing moves the boundary towards the
+    input, before what is stored. In a folder a boundary that comes up again is found, in whichever run.
+
     Args:
         where: `"auto"`, `"memory"`, `"disk"` or a folder. But for the first the user asked for it, so that
             it is not weighed whether it pays.
