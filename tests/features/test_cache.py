@@ -59,7 +59,7 @@ def tuned(frozen: Any = ("stem", "block1"), cls: type[FineTuner] = FineTuner, **
     return tuner.freeze(list(frozen)) if frozen else tuner
 
 
-VAL = (X[:20], Y[:20])
+VAL = (X[30:], Y[30:])
 
 
 def fitted(cache: Any, tuner: FineTuner, data: Any = (X, Y), val: Any = VAL, **arguments: Any) -> FineTuner:
