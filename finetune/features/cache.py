@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from finetune.data.text import TextPreprocessing
 from finetune.data.transforms import Preprocessing
 from finetune.features import planner
 from finetune.features.cached import CachedBatches, same_each_epoch
-from finetune.features.costs import Costs, measured
+from finetune.features.costs import Costs, forward_seconds, replay_seconds, timed
 from finetune.features.disk import DiskStore
 from finetune.features.fingerprint import fingerprint, keys_of
 from finetune.features.planner import DEVICE, DISK, MEMORY, Need
@@ -37,6 +38,10 @@ log = logging.getLogger("finetune")
 
 class Cache:
     """What is stored of the prefix of the present phase.
+
+    Every phase fills its own store from the data. The stored activations of the phase before could only help
+    where more is frozen than then, which no strategy here does: unfreezing moves the boundary towards the
+    input, before what is stored. In a folder a boundary that comes up again is found, in whichever run.
 
     Args:
         where: `"auto"`, `"memory"`, `"disk"` or a folder. But for the first the user asked for it, so that
@@ -60,16 +65,8 @@ class Cache:
         cacheable = [batches for batches in given if not same_each_epoch(batches)]
         if not cacheable:
             return self._without(reason)
-        why_not = self._why_not_sought(model, cacheable, epochs)
-        if why_not:
-            return self._without(why_not)
-        begun = time.perf_counter()
-        batch = next(iter(cacheable[0].epoch(0)), None)
-        load = 0.0 if cacheable[0].workers else time.perf_counter() - begun
-        if batch is None:
-            return self._without("there is no batch")
         with self._autocast():
-            served = self._served(model, cacheable, batch, load, epochs)
+            served = self._served(model, cacheable, epochs)
         if isinstance(served, str):
             self.close()
             return self._without(served)
@@ -98,40 +95,52 @@ class Cache:
             return "each sample is seen only once"
         return None
 
-    def _served(
-        self, model: nn.Module, parts: list[Batches], batch: Any, load: float, epochs: int
-    ) -> dict[Any, CachedBatches] | str:
+    def _served(self, model: nn.Module, parts: list[Batches], epochs: int) -> dict[Any, CachedBatches] | str:
         """Cut the prefix, open a store for it and measure a batch; return what serves from it, or why nothing does."""
-        prefix = cut_prefix(model, split_batch(batch)[0])
+        auto = self._where == AUTO
+        why_not = self._why_not_sought(model, parts, epochs)
+        if why_not:
+            return why_not
+        again = 3 if auto and not parts[0].workers else 1
+        load, batches = timed(lambda: list(islice(parts[0].epoch(0), 1)), repeats=again)
+        if not batches:
+            return "there is no batch"
+        inputs = split_batch(batches[0])[0]
+        costs = Costs(0.0 if parts[0].workers else load, forward_seconds(model, inputs) if auto else 0.0)
+        why_not = planner.too_short(costs, sum(map(len, parts)), epochs) if auto else None
+        prefix = why_not or cut_prefix(model, inputs)
         if isinstance(prefix, str):
             return prefix
-        auto = self._where == AUTO
         if auto and prefix.share < planner.LEAST_SHARE:
             return f"only {prefix.share:.0%} of the forward pass comes before what trains"
+        return self._stored(model, prefix, parts, inputs, costs, epochs)
+
+    def _stored(
+        self, model: nn.Module, prefix: Prefix, parts: list[Batches], inputs: Any, costs: Costs, epochs: int
+    ) -> dict[Any, CachedBatches] | str:
+        """Open a store for the prefix; return what serves from it, or why nothing does."""
         found = self._with_room(prefix, parts)
         if isinstance(found, str):
             return found
         all_parts, (parts, tier) = parts, found
         try:
             self._store = store = self._opened(prefix, parts, tier)
-            offered = [Part(store, _samples(parts[:n]), len(batches.source)) for n, batches in enumerate(parts)]
             there = store.count() if tier == FOLDER else 0
-            costs = self._measured(model, prefix, parts[0], offered[0], batch, load)
+            offered = [Part(store, _samples(parts[:n]), len(batches.source)) for n, batches in enumerate(parts)]
+            pairs = zip(parts, offered, strict=True)
+            served = {b: CachedBatches(b, prefix, part, handed_on=self._handed_on) for b, part in pairs}
+            costs = self._measured(model, prefix, served[parts[0]], offered[0], inputs, costs)
         except (StoreError, DivergedError) as error:
             return str(error)
-        skips = self._handed_on and not prefix.reads_inputs and parts[0].source.targets is not None
         need = Need(_samples(parts), sum(map(len, parts)), _samples(parts) * prefix.bytes_per_sample)
-        if auto and not planner.pays(costs, need, epochs, tier, skips=skips):
+        if self._where == AUTO and not planner.pays(costs, need, epochs, tier):
             return f"to read back {prefix.share:.0%} of the forward pass takes about as long as to compute it"
-        kept = planner.said(prefix, need, str(self._where) if tier == FOLDER else tier, there)
+        line = planner.said(prefix, need, str(self._where) if tier == FOLDER else tier, there)
         if len(parts) < len(all_parts):
-            kept += ", training data only, as there is no room for more"
-        seconds = sum(planner.epoch_seconds(costs, batches, skips=skips) for batches in parts)
-        log.info("%s; %s should then take %.2g s", kept, "an epoch" if parts[0].shuffle else "its evaluation", seconds)
-        return {
-            batches: CachedBatches(batches, prefix, part, handed_on=self._handed_on)
-            for batches, part in zip(parts, offered, strict=True)
-        }
+            line += ", training data only, as there is no room for more"
+        seconds = sum(planner.epoch_seconds(costs, batches) for batches in parts)
+        log.info("%s; %s should then take %.2g s", line, "an epoch" if parts[0].shuffle else "its evaluation", seconds)
+        return served
 
     def _with_room(self, prefix: Prefix, parts: list[Batches]) -> tuple[list[Batches], str] | str:
         """Choose what is stored and where: all of it in the first place with room, else the first part alone."""
@@ -163,16 +172,23 @@ class Cache:
         return DiskStore(self._where, prefix.specs, np.concatenate(known), name, pinned=pinned)
 
     def _measured(
-        self, model: nn.Module, prefix: Prefix, batches: Batches, store: Store, batch: Any, load: float
+        self, model: nn.Module, prefix: Prefix, cached: CachedBatches, store: Store, inputs: Any, costs: Costs
     ) -> Costs:
-        """Measure the first batch; what is computed of it for that is stored."""
-        indices = batches.indices(0)[0]
-        stored = tuple(kept.to(batches.device) for kept in store.get(indices)) if store.has(indices) else None
-        costs, activations = measured(
-            model, prefix, batch, load, stored, trains=batches.shuffle, whole=self._where == AUTO
-        )
-        store.put(indices, activations)
-        return costs
+        """Measure the first batch; what is computed of it for that is stored.
+
+        Raises:
+            StoreError: it cannot be stored.
+            DivergedError: the model does something else on a whole batch.
+        """
+        indices, compute = cached.indices(0)[0], 0.0
+        if not store.has(indices):
+            compute, activations = timed(lambda: prefix.compute(inputs), repeats=1)
+            store.put(indices, activations)
+        if not store.has(indices):  # another run is filling the store
+            return replace(costs, compute=compute)
+        cached.remember(inputs)
+        served, backward = replay_seconds(model, cached)
+        return replace(costs, compute=compute, served=served, backward=backward)
 
 
 def _samples(parts: Sequence[Batches]) -> int:

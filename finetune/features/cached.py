@@ -64,7 +64,7 @@ class CachedBatches:
             else:
                 loaded = self._batches.epoch(epoch, step) if loaded is None else loaded
                 batch = next(loaded)
-                self._remember(split_batch(batch)[0])
+                self.remember(split_batch(batch)[0])
             self._given[id(batch)] = batch, indices
             yield batch
 
@@ -85,7 +85,8 @@ class CachedBatches:
             self._skips = False
         return self._prefix.serving(inputs, activations)
 
-    def _remember(self, inputs: Any) -> None:
+    def remember(self, inputs: Any) -> None:
+        """Take note of what inputs look like, so that there can be stand-ins for them."""
         if self._like is None and isinstance(inputs, Tensor):
             self._like = inputs[:0]
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from finetune.data.base import split_batch
-from finetune.features.prefix import Prefix
+from finetune.features.cached import CachedBatches
 from finetune.model.calling import call
 from finetune.model.freezing import trainable
 from finetune.model.head_search import undisturbed
@@ -22,79 +21,70 @@ from finetune.model.head_search import undisturbed
 _SHORT = 0.02
 _REPEATS = 3
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Costs:
     """Seconds for one batch.
 
     Attributes:
-        load: to read, decode and prepare it; 0 where that is done by other processes, beside the steps.
-        compute: to run the prefix on it.
+        load: to read, decode and prepare it; 0 where other processes do that, beside the steps.
         plain: a whole forward pass; 0 if it was not measured.
-        served: a forward pass from what is stored.
+        compute: to run the prefix on it.
+        served: to take it from the store and pass it forward, loading included where that is still done.
         backward: what a step takes beyond the forward pass.
     """
 
     load: float
-    compute: float
     plain: float
-    served: float
-    backward: float
+    compute: float = 0.0
+    served: float = 0.0
+    backward: float = 0.0
 
 
-def measured(
-    model: nn.Module,
-    prefix: Prefix,
-    batch: Any,
-    load: float,
-    stored: tuple[Tensor, ...] | None,
-    *,
-    trains: bool,
-    whole: bool,
-) -> tuple[Costs, tuple[Tensor, ...]]:
-    """Measure a batch; return what is stored of it too, as that may be computed for it.
+def timed(work: Callable[[], Result], repeats: int = _REPEATS) -> tuple[float, Result]:
+    """Return the seconds that some work takes, the least of a few times if it is short, and its result."""
+    best, result = float("inf"), None
+    for _ in range(repeats):
+        _wait_for_device()
+        begun = time.perf_counter()
+        result = work()
+        _wait_for_device()
+        best = min(best, time.perf_counter() - begun)
+        if best > _SHORT:
+            break
+    assert result is not None
+    return best, result
+
+
+def forward_seconds(model: nn.Module, inputs: Any) -> float:
+    """Return the seconds of a whole forward pass; the model and the random state stay as they are."""
+    with undisturbed(model), torch.enable_grad():
+        return timed(lambda: (call(model, inputs),))[0]
+
+
+def replay_seconds(model: nn.Module, cached: CachedBatches) -> tuple[float, float]:
+    """Return the seconds of a step on the first batch from what is stored of it: forward, and backward.
 
     The model and the random state stay as they are.
-
-    Args:
-        model: in the mode that it trains in.
-        prefix: of the model.
-        batch: of which the prefix accepts the inputs.
-        load: seconds that it took to load.
-        stored: what is stored of it already, so that the prefix need not run.
-        trains: a step is a backward pass too.
-        whole: measure the whole forward pass.
     """
-    inputs = split_batch(batch)[0]
-    leaf = next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
 
-    def timed(work: Callable[[], Any], repeats: int = _REPEATS) -> tuple[float, Any]:
-        synchronize = torch.cuda.synchronize if leaf.is_cuda else nullcontext
-        best = float("inf")
-        for _ in range(repeats):
-            synchronize()
-            begun = time.perf_counter()
-            result = work()
-            synchronize()
-            best = min(best, time.perf_counter() - begun)
-            if best > _SHORT:
-                break
-        return best, result
-
-    def outputs() -> list[Tensor]:
-        return [leaf for leaf in tree_leaves(call(model, inputs)) if isinstance(leaf, Tensor) and leaf.requires_grad]
-
-    def served() -> list[Tensor]:
-        with prefix.serving(inputs, activations):
-            return outputs()
+    def served() -> tuple[Tensor, ...]:
+        batch = next(cached.epoch(0))
+        with cached.serving(batch):
+            leaves = tree_leaves(call(model, split_batch(batch)[0]))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad)
 
     with undisturbed(model), torch.enable_grad():
-        compute, activations = (0.0, stored) if stored else timed(lambda: prefix.compute(inputs), repeats=1)
-        plain = timed(outputs)[0] if whole else 0.0
-        replay, results = timed(served)
-        backward = 0.0
-        if trains and results:
-            of_all = torch.stack([result.float().sum() for result in results]).sum()
-            parameters = list(trainable(model).values())
-            backward = timed(lambda: torch.autograd.grad(of_all, parameters, allow_unused=True), repeats=1)[0]
-    return Costs(load, compute, plain, replay, backward), activations
+        forward, results = timed(served)
+        if not cached.shuffle or not results:  # validation data
+            return forward, 0.0
+        total = torch.stack([result.float().sum() for result in results]).sum()
+        parameters = list(trainable(model).values())
+        return forward, timed(lambda: torch.autograd.grad(total, parameters, allow_unused=True), repeats=1)[0]
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -28,10 +28,12 @@ _BUDGET_SHARES = {DEVICE: 0.4, MEMORY: 0.5, DISK: 0.9}
 # To find and to prove a prefix costs about as much as to run the model on 64 samples. So much work at least has
 # to be there to save: if nothing comes of it, that is 5 % of what a run of steps with two passes' work takes.
 _LEAST_PASSES = 640
+# For small models that is mostly Python's own time, some 50 milliseconds: nor is less saved than ten times that.
+_LEAST_SECONDS = 0.5
 # Bytes a second that any disk reads; most are much faster, and the system keeps in memory what it can.
 _DISK_SPEED = 200e6
 # What is saved has to be so much of the whole at least, as no measurement is exact.
-_LEAST_GAIN = 0.02
+_LEAST_GAIN = 0.05
 # A prefix of less of the forward pass than this is not even measured.
 LEAST_SHARE = 0.05
 
@@ -60,6 +62,13 @@ def not_sought(samples: int, epochs: int) -> str | None:
     return None
 
 
+def too_short(costs: Costs, batches: int, epochs: int) -> str | None:
+    """Say why no prefix is sought where forward passes take so long, all but the first epoch's; None if one is."""
+    if (costs.load + costs.plain) * batches * (epochs - 1) < _LEAST_SECONDS:
+        return "there is too little to compute for it to pay"
+    return None
+
+
 def place_for(wanted: int, device: torch.device, tiers: tuple[str, ...]) -> str | None:
     """Return the first of `tiers` with room for `wanted` bytes; None if none has."""
     if device.type == "cpu":
@@ -76,22 +85,18 @@ def no_room(wanted: int, samples: int, device: torch.device, tier: str) -> str:
     )
 
 
-def pays(costs: Costs, need: Need, epochs: int, tier: str, *, skips: bool) -> bool:
-    """Tell whether filling a store and reading it takes less time than doing without, by `_LEAST_GAIN` at least.
-
-    `skips` means that samples which are stored are not loaded again.
-    """
+def pays(costs: Costs, need: Need, epochs: int, tier: str) -> bool:
+    """Tell whether filling a store and reading it takes less time than doing without, by `_LEAST_GAIN` at least."""
     read = need.bytes / max(1, need.batches) / _DISK_SPEED if tier == DISK else 0.0
     plain = costs.load + costs.plain + costs.backward
     filled = costs.load + costs.compute + read + costs.served + costs.backward
-    later = (0.0 if skips else costs.load) + read + costs.served + costs.backward
+    later = read + costs.served + costs.backward
     return filled + (epochs - 1) * later < epochs * plain * (1 - _LEAST_GAIN)
 
 
-def epoch_seconds(costs: Costs, batches: Batches, *, skips: bool) -> float:
+def epoch_seconds(costs: Costs, batches: Batches) -> float:
     """Return what an epoch over these batches should take, once all of it is stored."""
-    backward = costs.backward if batches.shuffle else 0.0
-    return len(batches) * ((0.0 if skips else costs.load) + costs.served + backward)
+    return len(batches) * (costs.served + (costs.backward if batches.shuffle else 0.0))
 
 
 def said(prefix: Prefix, need: Need, place: str, there: int) -> str:

@@ -23,26 +23,29 @@ needs = st.builds(Need, st.integers(1, 10**6), st.integers(1, 10**4), st.integer
 
 @given(costs=costs, need=needs, epochs=st.integers(1, 50), tier=st.sampled_from([DEVICE, MEMORY, DISK]))
 def test_what_pays_in_some_epochs_pays_in_more(costs: Costs, need: Need, epochs: int, tier: str) -> None:
-    if planner.pays(costs, need, epochs, tier, skips=False):
-        assert planner.pays(costs, need, epochs + 1, tier, skips=False)
-        assert planner.pays(costs, need, epochs, tier, skips=True)
-        assert planner.pays(costs, need, epochs, MEMORY, skips=False)
-        assert planner.pays(replace(costs, plain=costs.plain + 1), need, epochs, tier, skips=False)
+    if planner.pays(costs, need, epochs, tier):
+        assert planner.pays(costs, need, epochs + 1, tier)
+        assert planner.pays(costs, need, epochs, MEMORY)
+        assert planner.pays(replace(costs, plain=costs.plain + 1), need, epochs, tier)
 
 
 def test_what_pays() -> None:
     """By hand: 100 batches, a whole pass 1 s of which the prefix is 0.9 s."""
-    usual = Costs(load=0.0, compute=0.9, plain=1.0, served=0.1, backward=0.1)
+    usual = Costs(load=0.0, plain=1.0, compute=0.9, served=0.1, backward=0.1)
     need = Need(3200, 100, 10**8)
-    assert planner.pays(usual, need, 2, MEMORY, skips=True)
-    assert planner.pays(usual, need, 2, DISK, skips=True)  # a megabyte a batch
-    assert not planner.pays(usual, replace(need, bytes=10**11), 10, DISK, skips=True)  # a gigabyte a batch
-    assert planner.pays(usual, replace(need, bytes=10**11), 10, MEMORY, skips=True)
-    slow_replay = replace(usual, compute=0.001, plain=0.002, served=0.004)
-    assert not planner.pays(slow_replay, need, 100, MEMORY, skips=False)
-    assert planner.pays(replace(slow_replay, load=0.1), need, 100, MEMORY, skips=True)  # pictures need no decoding
-    assert not planner.pays(replace(slow_replay, load=0.1), need, 100, MEMORY, skips=False)
-    assert not planner.pays(usual, need, 1, MEMORY, skips=True)
+    assert planner.pays(usual, need, 2, MEMORY)
+    assert planner.pays(usual, need, 2, DISK)  # a megabyte a batch
+    assert not planner.pays(usual, replace(need, bytes=10**11), 10, DISK)  # a gigabyte a batch
+    assert planner.pays(usual, replace(need, bytes=10**11), 10, MEMORY)
+    slow_replay = replace(usual, compute=0.001, plain=0.002, served=0.004, backward=0.001)
+    assert not planner.pays(slow_replay, need, 100, MEMORY)
+    assert planner.pays(replace(slow_replay, load=0.1), need, 100, MEMORY)  # pictures need no decoding
+    assert not planner.pays(usual, need, 1, MEMORY)
+
+
+def test_what_is_too_short() -> None:
+    assert planner.too_short(Costs(load=0.0, plain=0.001), 100, 5) == "there is too little to compute for it to pay"
+    assert planner.too_short(Costs(load=0.005, plain=0.001), 100, 5) is None
 
 
 def test_what_is_not_sought() -> None:

@@ -524,7 +524,7 @@ def killed_at_any_point(folder: Path) -> None:
     while status == signal.SIGKILL:
         shutil.rmtree(folder / "cache", ignore_errors=True)
         status = ended(forked(partial(fill_until, len(counts) + 1, folder / "cache")))
-        check()
+        assert ended(forked(check)) == 0, f"killed at call {len(counts) + 1}"
         counts.append(int((folder / "there").read_text()))
     assert status == 0
     assert counts == sorted(counts)
