@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from finetune.data.base import Loader, Source, Stream, split_batch
 from finetune.data.batches import Batches
 from finetune.data.device import map_tensors
 from finetune.data.inputs import PICTURE
+from finetune.data.randomness import seeded
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
 from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
 from finetune.features.cache import Cache
 from finetune.intake import take_in
-from finetune.model import adapters, families, freezing, head_search, heads
+from finetune.model import adapters, families, freezing, head_search, heads, layout
 from finetune.model.calling import call
 from finetune.model.examples import samples_of_size
 from finetune.model.recorder import reading_order
@@ -43,6 +44,9 @@ from finetune.training.settings import Settings
 from finetune.training.state import Run
 from finetune.training.steps import Steps
 from finetune.training.tasks import BINARY, CLASSIFICATION, Task, infer_task, task_of_kind
+
+# A pass over fewer samples is done before another layout of the weights has paid for itself.
+_FEW_SAMPLES = 32
 
 
 class Session(Steps):
@@ -69,6 +73,7 @@ class Session(Steps):
         self._replacements: list[contents.Replacement] = taken.changes  # what loading has to repeat
         self._heads: tuple[str, ...] | None = None
         self._seen: Any = None  # two samples of the data, as the model takes them
+        self._turns = False  # the weights are laid out otherwise while the data looked at last is gone through
         self._order: list[str] | None = None  # the parameters as the forward pass reads them
         self._run: Run | None = None
         self._groups: dict[str, tuple[str, float]] | None = None  # as planned last, by parameter
@@ -172,8 +177,8 @@ class Session(Steps):
         named = classes if classes is not None and len(classes) == self._num_outputs() else None
         heads.tell_task(adapters.base(self.inner), task.kind, named)
 
-    def _look_at(self, source: Source) -> None:
-        """Try the model on two samples: whether it accepts them, and where its head is.
+    def _look_at(self, source: Source, *, trains: bool = False) -> None:
+        """Try the model on two samples: whether it accepts them, where its head is, and how it is best laid out.
 
         A step of the user's own may make something else of its batch, so only the library's is tried.
 
@@ -184,15 +189,34 @@ class Session(Steps):
         example = self._seen = self._example(source)
         self._order = self._order or None  # an example may run where no guess did
         self._known_heads(example)
+        self._turns = False
         if example is None or type(self).training_step is not Steps.training_step:
             return
-        try:
-            with head_search.undisturbed(self.inner), torch.no_grad(), self.precision.autocast():
-                freezing.eval_mode(self.inner)
-                output = call(self.inner, example)
-        except Exception as error:
-            raise not_accepted(type(self.inner).__name__, example, error) from error
+        with seeded("look"), head_search.undisturbed(self.inner), self.precision.autocast():
+            freezing.eval_mode(self.inner)
+            try:
+                with torch.no_grad():
+                    output = call(self.inner, example)
+            except Exception as error:
+                raise not_accepted(type(self.inner).__name__, example, error) from error
+            if self._may_turn(source):
+                self._turns = layout.same_in_channels_last(self.inner, example, output, trains=trains)
         head_search.check_results(self.inner, output, self._num_outputs() if self._known_heads() else 0)
+
+    def _may_turn(self, source: Source) -> bool:
+        """Tell whether another layout of the weights would pay, and no step of the user's own reads the present."""
+        few = not isinstance(source, (Loader, Stream)) and len(source) < _FEW_SAMPLES
+        plain = self.model is self.inner and not self._own_steps()
+        return plain and not few and layout.gains_from_channels_last(self.inner, self.device)
+
+    def _laid_out(self) -> AbstractContextManager[None]:
+        """Return the context for a pass over the data that was looked at last."""
+        return layout.channels_last(self.inner) if self._turns else nullcontext()
+
+    def _own_steps(self) -> bool:
+        """Tell whether a step is of the user's own making, and may do more than to hand its inputs to the model."""
+        names = ("training_step", "validation_step", "predict_step")
+        return any(getattr(type(self), name) is not getattr(Steps, name) for name in names)
 
     def _example(self, source: Source) -> Any:
         """Return the inputs of two samples, ready for the model; None where there are none."""

@@ -221,7 +221,7 @@ class FineTuner(Session):
         with self._as_before_on_error():
             saved = contents.saved_run(resume_from, checkpoint_dir)
             data = self._open(train, val)
-            self._look_at(data.train)
+            self._look_at(data.train, trains=True)
             phases = self._plan(strategy, epochs, lr, schedule)
             self._task = task = self._infer_task(data.train)
             training = self._audited(data.train, task, "training", skip_corrupt)
@@ -251,7 +251,8 @@ class FineTuner(Session):
                 self._resume(run, *saved)
         self._run = run
         try:
-            loop.fit(run)
+            with self._laid_out():
+                loop.fit(run)
         finally:
             self._run = None
         return self.history
@@ -270,7 +271,8 @@ class FineTuner(Session):
             self._task = task = self._task or self._infer_task(source)
             batches = self._batches(self._audited(source, task, "evaluation"), batch_size)
             meter = Meter(build_metrics(self.settings.metrics, task, self._num_outputs()), task, self.device)
-        return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
+        with self._laid_out():
+            return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
     def predict(self, data: Any, *, batch_size: int = 32) -> Tensor:
         """Return the model's outputs on the CPU, a row a sample, in the data's order.
@@ -289,7 +291,8 @@ class FineTuner(Session):
         source = open_source(data, labelled=False, takes=self._takes())
         self._look_at(source)
         batches = self._batches(audit(source, role="prediction", preprocessing=self.preprocessing), batch_size)
-        outputs = loop.predict(self.predict_step, self.inner, batches, self.precision)
+        with self._laid_out():
+            outputs = loop.predict(self.predict_step, self.inner, batches, self.precision)
         if not outputs:
             raise DataError("The data gave no sample to predict. An iterable data set should start anew each time.")
         for output in outputs:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetune.errors import ArgumentError, nearest
@@ -116,6 +116,15 @@ def load_state(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Mappi
     known = {index: dict(state[name]) for index, name in enumerate(held) if name in state}
     if known:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": known})
+        _lay_out_as_parameters(optimizer)
+
+
+def _lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Give moments the layout of their parameter, as when they are made: fused optimizers pair values by place."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
