@@ -26,7 +26,7 @@ from finetune.data.transforms import Augmentation, Preprocessing, standard_augme
 from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError
 from finetune.features.cache import Cache
 from finetune.intake import take_in
-from finetune.model import adapters, families, freezing, head_search, heads, layout
+from finetune.model import adapters, compiling, families, freezing, head_search, heads, layout
 from finetune.model.calling import call
 from finetune.model.examples import samples_of_size
 from finetune.model.recorder import reading_order
@@ -213,6 +213,11 @@ class Session(Steps):
         """Return the context for a pass over the data that was looked at last."""
         return layout.channels_last(self.inner) if self._turns else nullcontext()
 
+    def _compiled(self) -> AbstractContextManager[None]:
+        """Return the context for calls of the model that are not those of `fit`."""
+        backend = self.settings.backend
+        return nullcontext() if backend is None else compiling.compiled(self.inner, backend)
+
     def _own_steps(self) -> bool:
         """Tell whether a step is of the user's own making, and may do more than to hand its inputs to the model."""
         names = ("training_step", "validation_step", "predict_step")
@@ -285,6 +290,8 @@ class Session(Steps):
         if cache not in ("auto", "memory", False):
             raise ArgumentError(f"Expected cache to be 'auto', 'memory' or False, but got {cache!r}.")
         if cache is False or self.model is not self.inner:  # a wrapper may compile or divide the forward pass
+            return None
+        if compiling.is_compiled(self.inner):  # by the user
             return None
         handed_on = type(self).training_step is Steps.training_step
         handed_on = handed_on and type(self).validation_step is Steps.validation_step

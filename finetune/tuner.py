@@ -55,6 +55,8 @@ class FineTuner(Session):
         gradient_accumulation_steps: batches an update.
         device: where to train; `"auto"` takes a GPU if there is one.
         precision: `"fp32"`, `"bf16"`, `"fp16"`, or `"auto"`: the best the GPU has, fp32 on a CPU.
+        compile: compile the model with `torch.compile` while it trains, evaluates or predicts; the name of a
+            backend for another than `"inductor"`. The first batches take longer, up to minutes.
         seed: of everything random: fresh weights and heads, splits, order, augmentation, dropout.
 
     Attributes:
@@ -83,10 +85,11 @@ class FineTuner(Session):
         gradient_accumulation_steps: int = 1,
         device: str | torch.device = "auto",
         precision: str = "auto",
+        compile: bool | str = False,
         seed: int = 0,
     ) -> None:
         settings = Settings(
-            loss, metrics, optimizer, weight_decay, max_grad_norm, gradient_accumulation_steps, precision, seed
+            loss, metrics, optimizer, weight_decay, max_grad_norm, gradient_accumulation_steps, precision, compile, seed
         )
         super().__init__(model, weights, in_channels, preprocessing, settings, device)
 
@@ -243,6 +246,7 @@ class FineTuner(Session):
                 seed=self.settings.seed,
                 notes=data.notes,
                 cache=self._cache(cache),
+                backend=self.settings.backend,
             )
             if training.classes is not None:
                 self.classes, self._classes_rule = training.classes, True
@@ -271,7 +275,7 @@ class FineTuner(Session):
             self._task = task = self._task or self._infer_task(source)
             batches = self._batches(self._audited(source, task, "evaluation"), batch_size)
             meter = Meter(build_metrics(self.settings.metrics, task, self._num_outputs()), task, self.device)
-        with self._laid_out():
+        with self._laid_out(), self._compiled():
             return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
     def predict(self, data: Any, *, batch_size: int = 32) -> Tensor:
@@ -291,7 +295,7 @@ class FineTuner(Session):
         source = open_source(data, labelled=False, takes=self._takes())
         self._look_at(source)
         batches = self._batches(audit(source, role="prediction", preprocessing=self.preprocessing), batch_size)
-        with self._laid_out():
+        with self._laid_out(), self._compiled():
             outputs = loop.predict(self.predict_step, self.inner, batches, self.precision)
         if not outputs:
             raise DataError("The data gave no sample to predict. An iterable data set should start anew each time.")

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.data.base import Arrays, split_batch
 from finetune.data.batches import Batches
@@ -43,6 +43,11 @@ class CachedBatches:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    @property
+    def overridden(self) -> set[nn.Module]:
+        """The modules whose `forward` is overridden while a batch is served."""
+        return self._prefix.overridden
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield what `Batches.epoch` yields; batches that nothing will read have stand-ins for inputs."""

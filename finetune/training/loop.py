@@ -52,8 +52,9 @@ def _fit_phase(run: Run) -> None:
     train_mode(run.model)
     run.cut_prefix()
     run.emit("on_phase_begin")
-    while run.position.epoch < run.phase.epochs and not run.end_phase:
-        _fit_epoch(run)
+    with run.compiled():
+        while run.position.epoch < run.phase.epochs and not run.end_phase:
+            _fit_epoch(run)
     run.emit("on_phase_end")
 
 
@@ -78,7 +79,8 @@ def _fit_epoch(run: Run) -> None:
     if run.val is not None:
         meter = Meter(run.metrics, run.task, run.val.device)
         reseed(run.seed, "evaluate", run.epoch)
-        values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
+        with run.validating():
+            values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
         run.row |= {f"val_{name}": value for name, value in values.items()}
         run.emit("on_evaluate_end")
     run.row |= {

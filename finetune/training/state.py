@@ -7,7 +7,8 @@ same update.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 from finetune.data.batches import Batches
 from finetune.errors import CheckpointError
 from finetune.features.cache import Cache
+from finetune.model.compiling import compiled
 from finetune.model.freezing import moving_statistics, trainable
 from finetune.training.history import History
 from finetune.training.metrics import Meter
@@ -68,6 +70,7 @@ class Run:
         seed: of everything random in a step.
         notes: what the user should be told before it starts, a line each.
         cache: computes the frozen prefix once; None to run the whole model in every step.
+        backend: of `torch.compile`; None to compile nothing.
         position: how far it is.
         row: the row of history of the epoch under way, whole in `on_epoch_end`.
         end_phase: set it to end the phase after this epoch.
@@ -88,6 +91,7 @@ class Run:
     seed: int = 0
     notes: Sequence[str] = ()
     cache: Cache | None = None
+    backend: str | None = None
     position: Position = field(default_factory=Position)
     row: dict[str, Any] = field(default_factory=dict)
     end_phase: bool = False
@@ -194,6 +198,24 @@ class Run:
         if self.cache is not None:
             self.train, self.val = self.cache.cut(self.model, self.train, self.val, self.phase.epochs)
 
+    @contextmanager
+    def compiled(self) -> Iterator[None]:
+        """Compile the model for this phase: whole, or where training is served from the cache, what comes after it.
+
+        torch forgets what it compiled before, as it gives up on a module that it has too many versions of.
+        """
+        if self.backend is None:
+            yield
+            return
+        torch.compiler.reset()
+        with compiled(self.model, self.backend, _overridden(self.train)):
+            yield
+
+    def validating(self) -> AbstractContextManager[Any]:
+        """Return the context for validation: what is served from the cache cannot run in a model compiled whole."""
+        apart = self.backend is None or _overridden(self.train) or not _overridden(self.val)
+        return nullcontext() if apart else torch.compiler.set_stance("force_eager")
+
     def emit(self, hook: str) -> None:
         """Call one hook of every callback, in their order."""
         for callback in self.callbacks:
@@ -245,6 +267,12 @@ class Run:
                 f"{saved['accumulation']}; this one has {plan['phases']}, {plan['batch_size']} and "
                 f"{plan['accumulation']}. Resume with what it had; only at the end of an epoch may the last two change."
             )
+
+
+def _overridden(batches: Any) -> Collection[nn.Module]:
+    """Return the modules whose forward pass is overridden while these batches are served from a cache."""
+    modules: Collection[nn.Module] = getattr(batches, "overridden", ())
+    return modules
 
 
 def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
