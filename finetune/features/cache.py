@@ -37,7 +37,8 @@ class Cache:
             store.close()
         self._stores = []
         reason = same_each_epoch(plain_train)
-        cacheable = [batches for batches in (plain_train, plain_val) if batches is not None and not same_each_epoch(batches)]
+        given = [batches for batches in (plain_train, plain_val) if batches is not None]
+        cacheable = [batches for batches in given if not same_each_epoch(batches)]
         if not cacheable:
             log.info("cache: none, as %s", reason)
             return self._plain

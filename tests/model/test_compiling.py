@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset
 
 from finetune import FineTuner, Phase
 from finetune.callbacks import Callback
@@ -27,6 +27,16 @@ def network() -> nn.Sequential:
 
 def data() -> tuple[Tensor, Tensor]:
     return torch.randn(46, 4, generator=torch.Generator().manual_seed(0)), torch.arange(46) % 3
+
+
+class OwnData(Dataset[Any]):
+    """Of which nothing can be cached."""
+
+    def __len__(self) -> int:
+        return 46
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return data()[0][index], data()[1][index]
 
 
 class Compiled(Callback):
@@ -88,8 +98,7 @@ def test_validation_is_served_from_the_cache_where_training_is_compiled_whole() 
     def run(compile: bool | str, cache: bool | str) -> tuple[FineTuner, list[set[str]]]:
         model, noted = network(), Compiled()
         tuner = FineTuner(model, device="cpu", compile=compile, optimizer="sgd").freeze(["0", "1"])
-        train = TensorDataset(*data())  # of a data set of the user's own nothing is cached
-        tuner.fit(train, data(), epochs=2, batch_size=8, cache=cache, callbacks=[noted], progress=False)
+        tuner.fit(OwnData(), data(), epochs=2, batch_size=8, cache=cache, callbacks=[noted], progress=False)
         return tuner, noted.seen
 
     compiled, seen = run(EAGER, "memory")
