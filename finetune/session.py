@@ -265,7 +265,13 @@ class Session(Steps):
         )
 
     def _batches(
-        self, source: Source, batch_size: int, *, shuffle: bool = False, augment: bool | Augmentation = False
+        self,
+        source: Source,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        augment: bool | Augmentation = False,
+        keep: bool = False,
     ) -> Batches:
         preprocessing = self.preprocessing
         if source.kind == PICTURE and preprocessing is None:
@@ -283,6 +289,7 @@ class Session(Steps):
             preprocessing=preprocessing,
             augment=chosen,
             num_classes=classes,
+            keep=keep,
         )
 
     def _cache(self, cache: str | bool) -> Cache | None:

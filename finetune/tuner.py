@@ -26,6 +26,7 @@ from finetune.training.history import History
 from finetune.training.metrics import Meter, Metrics, build_metrics
 from finetune.training.optim import OptimizerFactory
 from finetune.training.phases import Phase
+from finetune.training.precision import hint_at_bf16
 from finetune.training.progress import ProgressBar
 from finetune.training.rates import Rate
 from finetune.training.schedules import Schedule
@@ -229,12 +230,13 @@ class FineTuner(Session):
             self._task = task = self._infer_task(data.train)
             training = self._audited(data.train, task, "training", skip_corrupt)
             validation = None if data.val is None else self._audited(data.val, task, "validation", skip_corrupt)
+            again = sum(phase.epochs for phase in phases) > 1
             writer = [] if checkpoint_dir is None else [ModelCheckpoint(checkpoint_dir)]
             run = Run(
                 tuner=self,
                 phases=phases,
-                train=self._batches(training, batch_size, shuffle=True, augment=augment),
-                val=None if validation is None else self._batches(validation, batch_size),
+                train=self._batches(training, batch_size, shuffle=True, augment=augment, keep=again),
+                val=None if validation is None else self._batches(validation, batch_size, keep=again),
                 task=task,
                 metrics=build_metrics(self.settings.metrics, task, self._num_outputs()),
                 precision=self.precision,
@@ -253,6 +255,7 @@ class FineTuner(Session):
             self._tell_model(training.classes, task)
             if saved is not None:
                 self._resume(run, *saved)
+        hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
         self._run = run
         try:
             with self._laid_out():

@@ -24,7 +24,7 @@ NAMES = [
 METHODS = {
     "evaluate": ["data", "*", "batch_size"],
     "fit": [
-        "train", "val", "*", "epochs", "strategy", "lr", "schedule", "batch_size", "augment", "callbacks",
+        "train", "val", "*", "epochs", "strategy", "lr", "schedule", "batch_size", "augment", "cache", "callbacks",
         "checkpoint_dir", "resume_from", "skip_corrupt", "progress",
     ],
     "freeze": ["pattern"],

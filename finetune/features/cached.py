@@ -58,7 +58,7 @@ class CachedBatches:
             if self._holds and self._skips and self._like is not None and self._store.has(indices):
                 loaded, batch = None, self._stand_in(self._like, indices)
             else:
-                loaded = self._batches.epoch(epoch, step) if loaded is None else loaded
+                loaded = self._batches.epoch(epoch, step, keep=not self._skips) if loaded is None else loaded
                 batch = next(loaded)
                 self._remember(split_batch(batch)[0])
             self._given[id(batch)] = batch, indices

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from finetune.data.device import free_memory
 from finetune.features.prefix import Prefix
 
 # Of the memory that is free, so much at most is taken without being asked.
@@ -46,18 +45,6 @@ def plan(prefix: Prefix, samples: int, epochs: int, device: torch.device, *, ask
         f"cache: {prefix.share:.0%} of the forward pass, up to {prefix.cause}, is computed once and kept in memory "
         f"({size})",
     )
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free: of the device, or of the machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # no Linux
-        pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**20
-        return int(pages * 4096 // 2)
 
 
 def _readable(size: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,11 +14,16 @@ from torch.optim import Optimizer
 
 from finetune.errors import ArgumentError, NonFiniteError, nearest
 
+log = logging.getLogger("finetune")
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 # So many updates are tried on a GPU before the host waits to hear whether they were finite.
 _INTERVAL = 32
+
+# A smaller model spends its time elsewhere than in multiplications.
+_LARGE = 1_000_000
 
 # Gradients that overflow at a smaller scale are not finite by themselves.
 _SMALLEST_SCALE = 2.0**-10
@@ -163,6 +169,15 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise ArgumentError(
             f"The device {device!r} cannot be used: {error} Expected 'auto', 'cpu', 'cuda' or such as 'cuda:1'."
         ) from error
+
+
+def hint_at_bf16(precision: Precision, weights: int) -> None:
+    """Say so where bf16 would save time: on a CPU that multiplies it by itself, for a model of so many weights."""
+    if precision.device.type != "cpu" or precision.name != "fp32" or weights < _LARGE:
+        return
+    known = torch.cpu.get_capabilities()
+    if known.get("avx512_bf16") or known.get("amx_bf16") or known.get("arm_bf16"):
+        log.info("This CPU computes in bf16 too: FineTuner(..., precision='bf16') usually trains in half the time.")
 
 
 def warn_of_half_weights(parameters: Iterable[Tensor], stacklevel: int) -> None:
