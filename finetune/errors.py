@@ -39,6 +39,8 @@ class CheckpointError(FineTuneError, RuntimeError):
 class NonFiniteError(FineTuneError, ArithmeticError):
     """The loss or a gradient became NaN or infinite."""
 
+    updates_since = 0  # that were tried, and left out, before the host read of it
+
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> str:
     """Return `" Did you mean 'a', 'b'?"` for the candidates most like `name`, or `""`."""

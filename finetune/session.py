@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from finetune.data.base import Loader, Source, Stream, split_batch
 from finetune.data.batches import Batches
 from finetune.data.device import map_tensors
 from finetune.data.inputs import PICTURE
+from finetune.data.randomness import seeded
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, nearest
 from finetune.features.cache import Cache
 from finetune.intake import take_in
-from finetune.model import adapters, families, freezing, head_search, heads
+from finetune.model import adapters, compiling, families, freezing, head_search, heads, layout
 from finetune.model.calling import call
 from finetune.model.examples import samples_of_size
 from finetune.model.recorder import reading_order
@@ -44,6 +45,9 @@ from finetune.training.settings import Settings
 from finetune.training.state import Run
 from finetune.training.steps import Steps
 from finetune.training.tasks import BINARY, CLASSIFICATION, Task, infer_task, task_of_kind
+
+# A pass over fewer samples is done before another layout of the weights has paid for itself.
+_FEW_SAMPLES = 32
 
 
 class Session(Steps):
@@ -71,6 +75,7 @@ class Session(Steps):
         self._heads: tuple[str, ...] | None = None
         self._seen: Any = None  # two samples of the data, as the model takes them
         self._looked = False  # the model was tried on data since its head was replaced
+        self._turns: bool | None = None  # whether the weights may be laid out otherwise for a pass; None if not tried
         self._order: list[str] | None = None  # the parameters as the forward pass reads them
         self._run: Run | None = None
         self._groups: dict[str, tuple[str, float]] | None = None  # as planned last, by parameter
@@ -174,8 +179,8 @@ class Session(Steps):
         named = classes if classes is not None and len(classes) == self._num_outputs() else None
         heads.tell_task(adapters.base(self.inner), task.kind, named)
 
-    def _look_at(self, source: Source) -> None:
-        """Try the model on two samples: whether it accepts them, and where its head is.
+    def _look_at(self, source: Source, *, trains: bool = False) -> None:
+        """Try the model on two samples: whether it accepts them, where its head is, and how it is best laid out.
 
         A step of the user's own may make something else of its batch, so only the library's is tried.
 
@@ -186,20 +191,25 @@ class Session(Steps):
         example = self._seen = self._example(source)
         self._order = self._order or None  # an example may run where no guess did
         self._known_heads(example)
+        self._turns = None
         if example is None or type(self).training_step is not Steps.training_step:
+            self._looked = True
             return
-        try:
-            with head_search.undisturbed(self.inner), torch.no_grad(), self.precision.autocast():
-                freezing.eval_mode(self.inner)
-                output = call(self.inner, example)
-        except Exception as error:
-            raise not_accepted(type(self.inner).__name__, example, error) from error
+        with seeded("look"), head_search.undisturbed(self.inner), self.precision.autocast():
+            freezing.eval_mode(self.inner)
+            try:
+                with torch.no_grad():
+                    output = call(self.inner, example)
+            except Exception as error:
+                raise not_accepted(type(self.inner).__name__, example, error) from error
+            if self._may_turn(source):
+                self._turns = layout.same_in_channels_last(self.inner, example, output, trains=trains)
         head_search.check_results(self.inner, output, self._num_outputs() if self._known_heads() else 0)
         self._looked = True
 
     def _look_at_first(self, source: Source) -> None:
         """Try the model on two samples, the first time; `_explained` says later what is wrong with other data."""
-        if not self._looked:
+        if not self._looked or (self._turns is None and self._may_turn(source)):
             self._look_at(source)
 
     @contextmanager
@@ -215,6 +225,26 @@ class Session(Steps):
         except Exception:
             self._look_at(source)
             raise
+
+    def _may_turn(self, source: Source) -> bool:
+        """Tell whether another layout of the weights would pay, and no step of the user's own reads the present."""
+        few = not isinstance(source, (Loader, Stream)) and len(source) < _FEW_SAMPLES
+        plain = self.model is self.inner and not self._own_steps()
+        return plain and not few and layout.gains_from_channels_last(self.inner, self.device)
+
+    def _laid_out(self, source: Source) -> AbstractContextManager[None]:
+        """Return the context for a pass over the data."""
+        return layout.channels_last(self.inner) if self._turns and self._may_turn(source) else nullcontext()
+
+    def _compiled(self) -> AbstractContextManager[None]:
+        """Return the context for calls of the model that are not those of `fit`."""
+        backend = self.settings.backend
+        return nullcontext() if backend is None else compiling.compiled(self.inner, backend)
+
+    def _own_steps(self) -> bool:
+        """Tell whether a step is of the user's own making, and may do more than to hand its inputs to the model."""
+        names = ("training_step", "validation_step", "predict_step")
+        return any(getattr(type(self), name) is not getattr(Steps, name) for name in names)
 
     def _example(self, source: Source) -> Any:
         """Return the inputs of two samples, ready for the model; None where there are none."""
@@ -258,7 +288,13 @@ class Session(Steps):
         )
 
     def _batches(
-        self, source: Source, batch_size: int, *, shuffle: bool = False, augment: bool | Augmentation = False
+        self,
+        source: Source,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        augment: bool | Augmentation = False,
+        keep: bool = False,
     ) -> Batches:
         preprocessing = self.preprocessing
         if source.kind == PICTURE and preprocessing is None:
@@ -276,6 +312,7 @@ class Session(Steps):
             preprocessing=preprocessing,
             augment=chosen,
             num_classes=classes,
+            keep=keep,
         )
 
     def _cache(self, cache: str | Path | bool) -> Cache | None:
@@ -286,6 +323,8 @@ class Session(Steps):
         """
         where = self._cache_place(cache)
         if where is None or self.model is not self.inner:  # a wrapper may compile or divide the forward pass
+            return None
+        if compiling.is_compiled(self.inner):  # by the user
             return None
         handed_on = type(self).training_step is Steps.training_step
         handed_on = handed_on and type(self).validation_step is Steps.validation_step

@@ -26,6 +26,7 @@ from finetune.training.history import History
 from finetune.training.metrics import Meter, Metrics, build_metrics
 from finetune.training.optim import OptimizerFactory
 from finetune.training.phases import Phase
+from finetune.training.precision import hint_at_bf16
 from finetune.training.progress import ProgressBar
 from finetune.training.rates import Rate
 from finetune.training.schedules import Schedule
@@ -55,6 +56,8 @@ class FineTuner(Session):
         gradient_accumulation_steps: batches an update.
         device: where to train; `"auto"` takes a GPU if there is one.
         precision: `"fp32"`, `"bf16"`, `"fp16"`, or `"auto"`: the best the GPU has, fp32 on a CPU.
+        compile: compile the model with `torch.compile` while it trains, evaluates or predicts; the name of a
+            backend for another than `"inductor"`. The first batches take longer, up to minutes.
         seed: of everything random: fresh weights and heads, splits, order, augmentation, dropout.
 
     Attributes:
@@ -83,10 +86,11 @@ class FineTuner(Session):
         gradient_accumulation_steps: int = 1,
         device: str | torch.device = "auto",
         precision: str = "auto",
+        compile: bool | str = False,
         seed: int = 0,
     ) -> None:
         settings = Settings(
-            loss, metrics, optimizer, weight_decay, max_grad_norm, gradient_accumulation_steps, precision, seed
+            loss, metrics, optimizer, weight_decay, max_grad_norm, gradient_accumulation_steps, precision, compile, seed
         )
         super().__init__(model, weights, in_channels, preprocessing, settings, device)
 
@@ -224,17 +228,18 @@ class FineTuner(Session):
         with self._as_before_on_error():
             saved = contents.saved_run(resume_from, checkpoint_dir)
             data = self._open(train, val)
-            self._look_at(data.train)
+            self._look_at(data.train, trains=True)
             phases = self._plan(strategy, epochs, lr, schedule)
             self._task = task = self._infer_task(data.train)
             training = self._audited(data.train, task, "training", skip_corrupt)
             validation = None if data.val is None else self._audited(data.val, task, "validation", skip_corrupt)
+            again = sum(phase.epochs for phase in phases) > 1
             writer = [] if checkpoint_dir is None else [ModelCheckpoint(checkpoint_dir)]
             run = Run(
                 tuner=self,
                 phases=phases,
-                train=self._batches(training, batch_size, shuffle=True, augment=augment),
-                val=None if validation is None else self._batches(validation, batch_size),
+                train=self._batches(training, batch_size, shuffle=True, augment=augment, keep=again),
+                val=None if validation is None else self._batches(validation, batch_size, keep=again),
                 task=task,
                 metrics=build_metrics(self.settings.metrics, task, self._num_outputs()),
                 precision=self.precision,
@@ -246,15 +251,18 @@ class FineTuner(Session):
                 seed=self.settings.seed,
                 notes=data.notes,
                 cache=self._cache(cache),
+                backend=self.settings.backend,
             )
             if training.classes is not None:
                 self.classes, self._classes_rule = training.classes, True
             self._tell_model(training.classes, task)
             if saved is not None:
                 self._resume(run, *saved)
+        hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
         self._run = run
         try:
-            loop.fit(run)
+            with self._laid_out(training):
+                loop.fit(run)
         finally:
             self._run = None
             if run.cache is not None:
@@ -275,7 +283,7 @@ class FineTuner(Session):
             self._task = task = self._task or self._infer_task(source)
             batches = self._batches(self._audited(source, task, "evaluation"), batch_size)
             meter = Meter(build_metrics(self.settings.metrics, task, self._num_outputs()), task, self.device)
-        with self._explained(source):
+        with self._explained(source), self._laid_out(source), self._compiled():
             return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
     def predict(self, data: Any, *, batch_size: int = 32) -> Tensor:
@@ -295,7 +303,7 @@ class FineTuner(Session):
         source = open_source(data, labelled=False, takes=self._takes())
         self._look_at_first(source)
         batches = self._batches(audit(source, role="prediction", preprocessing=self.preprocessing), batch_size)
-        with self._explained(source):
+        with self._explained(source), self._laid_out(source), self._compiled():
             outputs = loop.predict(self.predict_step, self.inner, batches, self.precision)
         if not outputs:
             raise DataError("The data gave no sample to predict. An iterable data set should start anew each time.")

@@ -41,7 +41,7 @@ METHODS = {
 
 CONSTRUCTOR = [
     "model", "*", "weights", "in_channels", "preprocessing", "loss", "metrics", "optimizer", "weight_decay",
-    "max_grad_norm", "gradient_accumulation_steps", "device", "precision", "seed",
+    "max_grad_norm", "gradient_accumulation_steps", "device", "precision", "compile", "seed",
 ]  # fmt: skip
 
 PROPERTIES = ["head", "inner", "loss", "task"]

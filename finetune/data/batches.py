@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +16,7 @@ from finetune.data.audit import check_batch_targets
 from finetune.data.base import Arrays, Loader, Source, Stream, target_of
 from finetune.data.device import num_samples_of, pinned, to_device
 from finetune.data.inputs import PICTURE, TEXT, WAVEFORM, InputPreprocessing
+from finetune.data.kept import kept_pictures
 from finetune.data.loading import (
     Batch,
     Failure,
@@ -59,6 +60,8 @@ class Batches:
             but for an iterable data set, which splits its items among workers itself.
         num_classes: where targets could not be looked at beforehand, the labels that are allowed are
             0 to `num_classes` - 1; None for no check.
+        keep: keep pictures that are the same in every epoch, decoded and resized, where they fit into
+            a quarter of the memory that is free.
 
     Raises:
         ArgumentError: a batch size below 1; raw items without a preprocessing, or with one for another
@@ -77,6 +80,7 @@ class Batches:
         augment: Augmentation | None = None,
         workers: int | None = None,
         num_classes: int | None = None,
+        keep: bool = False,
     ) -> None:
         _check_arguments(source, batch_size, preprocessing, augment)
         self.source = source
@@ -93,6 +97,7 @@ class Batches:
             (default_workers(source, self.steps or 0) if indexed else 0) if workers is None else workers
         )
         self._pool: WorkerPool | None = None
+        self._kept = kept_pictures(source, preprocessing) if keep and augment is None else None
 
     def __len__(self) -> int:
         """Return the batches of an epoch. Raises TypeError where the data has no length."""
@@ -129,10 +134,11 @@ class Batches:
         """Return the context for a step on a batch of these: here none is needed."""
         return nullcontext()
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, *, keep: bool = True) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch number `start` on.
 
         What lies before `start` is not loaded, except of streams and loaders, which are read past it.
+        With `keep=False` nothing is kept for the next epoch.
 
         Raises:
             DataError: a picture can't be decoded; samples don't form a batch; a label out of range.
@@ -140,12 +146,12 @@ class Batches:
         if isinstance(self.source, Loader):
             yield from self._of_loader(self.source, epoch, start)
             return
-        for step, batch in enumerate(self._on_host(epoch, start), start):
+        for step, batch in enumerate(self._on_host(epoch, start, keep), start):
             self._check_targets(batch, step)
-            pin = self.device.type == "cuda" and self._pool is None  # a pool's batches are pinned already
-            yield self._finished(to_device(pinned(batch) if pin else batch, self.device))
+            ready = pinned(batch) if self.device.type == "cuda" else batch  # a pool's are already
+            yield self._finished(to_device(ready, self.device))
 
-    def _on_host(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _on_host(self, epoch: int, start: int, keep: bool) -> Iterator[Batch]:
         if isinstance(self.source, Stream):
             yield from self._of_stream(self.source, epoch, start)
             return
@@ -153,6 +159,16 @@ class Batches:
         if isinstance(self.source, Arrays):
             yield from map(self.source.gather, indices)
             return
+        if self._kept is not None and all(map(self._kept.has, indices)):
+            self._pool = None  # which ends its processes
+            yield from map(self._kept.get, indices)
+            return
+        for numbers, batch in zip(indices, self._loaded(epoch, indices), strict=True):
+            if self._kept is not None and keep:
+                self._kept.put(numbers, batch)
+            yield batch
+
+    def _loaded(self, epoch: int, indices: Sequence[Tensor]) -> Iterator[Batch]:
         batches = [[(epoch, i) for i in batch.tolist()] for batch in indices]
         if self.workers == 0:
             yield from map(self._samples.load, batches)

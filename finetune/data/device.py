@@ -1,10 +1,12 @@
-"""Moving batches of any shape to a device, and counting what is in them."""
+"""Moving batches of any shape to a device, counting what is in them, and the memory there is for them."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,3 +93,30 @@ def tensors_of(batch: Any) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         for field in dataclasses.fields(batch):
             yield from tensors_of(getattr(batch, field.name))
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free: of the device, or of the machine, within what a container may take."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_free_of_machine(), _free_of_group())
+
+
+def _free_of_machine() -> int:
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # no Linux
+        pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**20
+        return int(pages * 4096 // 2)
+
+
+def _free_of_group() -> int:
+    """Return what a container may take beyond what it has; files that the system keeps in memory do not count."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        limit, current = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        return limit - current + int(statistics["file"])
+    except (OSError, KeyError, ValueError):  # none, or "max"
+        return 1 << 62

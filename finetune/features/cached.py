@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.data.base import Arrays, split_batch
 from finetune.data.batches import Batches
@@ -49,6 +49,11 @@ class CachedBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
+    @property
+    def overridden(self) -> set[nn.Module]:
+        """The modules whose `forward` is overridden while a batch is served."""
+        return self._prefix.overridden
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield what `Batches.epoch` yields; batches that nothing will read have stand-ins for inputs."""
         self._given.clear()
@@ -62,7 +67,7 @@ class CachedBatches:
             if self._holds and self._skips and self._like is not None and self._store.has(indices):
                 loaded, batch = None, self._stand_in(self._like, indices)
             else:
-                loaded = self._batches.epoch(epoch, step) if loaded is None else loaded
+                loaded = self._batches.epoch(epoch, step, keep=not self._skips) if loaded is None else loaded
                 batch = next(loaded)
                 self.remember(split_batch(batch)[0])
             self._given[id(batch)] = batch, indices

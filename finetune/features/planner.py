@@ -9,7 +9,6 @@ on the device, else in the machine's memory, else in a file, if that can be read
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 
 from finetune.data.batches import Batches
+from finetune.data.device import free_memory
 from finetune.features.costs import Costs
 from finetune.features.prefix import Prefix
 
@@ -112,11 +112,11 @@ def said(prefix: Prefix, need: Need, place: str, there: int) -> str:
 def free(tier: str, device: torch.device) -> int:
     """Return the bytes that are free: of the device, of the machine, or of the disk for temporary files."""
     if tier == DEVICE:
-        return int(torch.cuda.mem_get_info(device)[0])
+        return free_memory(device)
     if tier == DISK:
         folder = Path(tempfile.gettempdir())
         return 0 if _is_in_memory(folder) else shutil.disk_usage(folder).free
-    return min(_free_of_machine(), _free_of_group())
+    return free_memory(torch.device("cpu"))
 
 
 def readable(size: float) -> str:
@@ -126,26 +126,6 @@ def readable(size: float) -> str:
             return f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
-
-
-def _free_of_machine() -> int:
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # no Linux
-        pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**20
-        return int(pages * 4096 // 2)
-
-
-def _free_of_group() -> int:
-    """Return what a container may take beyond what it has; files that the system keeps in memory do not count."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        limit, current = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        return limit - current + int(statistics["file"])
-    except (OSError, KeyError, ValueError):  # none, or "max"
-        return 1 << 62
 
 
 def _is_in_memory(folder: Path) -> bool:

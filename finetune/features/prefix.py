@@ -75,6 +75,11 @@ class Prefix:
         """Bytes of all that is stored of one sample."""
         return sum(spec.bytes for spec in self.specs)
 
+    @property
+    def overridden(self) -> set[nn.Module]:
+        """The modules whose `forward` is overridden while the prefix is computed or replayed."""
+        return {self._model, *self._boundary.calls}
+
     def accepts(self, inputs: Any) -> bool:
         """Tell whether a batch is like the one that the prefix was cut on, but for the number of samples."""
         return self._samples_of(inputs) is not None

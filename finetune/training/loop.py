@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from finetune.data.batches import Batches, num_samples_of
 from finetune.data.randomness import preserved, reseed
-from finetune.errors import ArgumentError, DataError, NonFiniteError
+from finetune.errors import ArgumentError, DataError
 from finetune.model.freezing import eval_mode, modes_restored, single_sample, train_mode, train_only
 from finetune.training.metrics import Meter, StepOutput
 from finetune.training.precision import Precision
@@ -52,8 +52,9 @@ def _fit_phase(run: Run) -> None:
     train_mode(run.model)
     run.cut_prefix()
     run.emit("on_phase_begin")
-    while run.position.epoch < run.phase.epochs and not run.end_phase:
-        _fit_epoch(run)
+    with run.compiled():
+        while run.position.epoch < run.phase.epochs and not run.end_phase:
+            _fit_epoch(run)
     run.emit("on_phase_end")
 
 
@@ -72,13 +73,15 @@ def _fit_epoch(run: Run) -> None:
             f"The training data gave no batch in epoch {run.epoch + 1}. A DataLoader with drop_last gives none of less "
             f"than batch_size samples; an iterable data set should start anew in every epoch."
         )
+    run.check_finite()
     training = run.meter.compute()  # waits for the device, so that the time below is whole
     seconds = time.perf_counter() - begun
     run.row = {"epoch": run.epoch + 1, "phase": run.phase.name, **training}
     if run.val is not None:
         meter = Meter(run.metrics, run.task, run.val.device)
         reseed(run.seed, "evaluate", run.epoch)
-        values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
+        with run.validating():
+            values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
         run.row |= {f"val_{name}": value for name, value in values.items()}
         run.emit("on_evaluate_end")
     run.row |= {
@@ -99,7 +102,8 @@ def update(run: Run, window: list[Any]) -> None:
     So `k` batches give the gradient of one batch of all their samples, also when the last is short.
 
     Raises:
-        NonFiniteError: the loss or a gradient is NaN or infinite; the model is as before the update.
+        NonFiniteError: the loss or a gradient is NaN or infinite, here or in an update before that was
+            not checked yet; the model is as before it.
     """
     sizes = [num_samples_of(batch) for batch in window]
     run.set_rates(run.position.step)
@@ -113,11 +117,8 @@ def update(run: Run, window: list[Any]) -> None:
         run.precision.backward(share)
         loss += share.detach()
         run.meter.update(step, size)
-    try:
+    with run.undone_if_not_finite():
         stepped = run.precision.step(run.optimizer, loss, run.max_grad_norm)
-    except NonFiniteError as error:
-        run.restore_statistics()
-        raise NonFiniteError(f"{error} in {run.where()}. {_NON_FINITE_ADVICE}") from None
     run.position.window += 1
     run.position.step += stepped
 
@@ -161,12 +162,6 @@ def as_step_output(returned: Any, step: Callable[[Any], Any]) -> StepOutput:
         name = getattr(step, "__qualname__", "the step")
         raise ArgumentError(f"{name} should return a scalar loss tensor or a StepOutput, but the loss is {got}.")
     return output
-
-
-_NON_FINITE_ADVICE = (
-    "The model is as it was before this update. A lower lr, max_grad_norm=1.0, or inputs of ordinary "
-    "size usually help."
-)
 
 
 def _training_step(run: Run, batch: Any, size: int) -> StepOutput:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetune.errors import ArgumentError, nearest
@@ -115,7 +115,17 @@ def load_state(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Mappi
     held = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     known = {index: dict(state[name]) for index, name in enumerate(held) if name in state}
     if known:
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": known})
+        present = optimizer.state_dict()
+        optimizer.load_state_dict({**present, "state": present["state"] | known})
+        _lay_out_as_parameters(optimizer)
+
+
+def _lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Give moments the layout of their parameter, as when they are made: fused optimizers pair values by place."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
@@ -151,7 +161,11 @@ def _make(optimizer: str | OptimizerFactory, groups: list[dict[str, Any]]) -> Op
     if optimizer == "adamw":
         return torch.optim.AdamW(groups, fused=fused)
     if optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, fused=fused)
+        sgd = torch.optim.SGD(groups, momentum=0.9, fused=fused)
+        for group in groups if fused else ():  # the fused one takes no group of which a part has a momentum
+            for parameter in group["params"]:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     raise ArgumentError(
         f"There is no optimizer {optimizer!r}.{nearest(str(optimizer), DEFAULT_RATES)} Expected "
         f"{', '.join(map(repr, DEFAULT_RATES))}, or a function of parameter groups such as torch.optim.Adam."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,8 +14,16 @@ from torch.optim import Optimizer
 
 from finetune.errors import ArgumentError, NonFiniteError, nearest
 
+log = logging.getLogger("finetune")
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+
+# So many updates are tried on a GPU before the host waits to hear whether they were finite.
+_INTERVAL = 32
+
+# A smaller model spends its time elsewhere than in multiplications.
+_LARGE = 1_000_000
 
 # Gradients that overflow at a smaller scale are not finite by themselves.
 _SMALLEST_SCALE = 2.0**-10
@@ -26,6 +35,14 @@ class Precision:
     `"auto"` is bf16 on a GPU that has it, fp16 with gradient scaling on an older one, and fp32 on a
     CPU. Weights stay as they are; only the operations that autocast lists run in the format.
 
+    The host does not wait for a GPU to know whether an update is finite. A fused optimizer leaves out the
+    first that is not, and all that come after it, until the host has read so.
+
+    Attributes:
+        interval: how many updates may be tried between two readings.
+        failed: on the device, bool: whether one of the updates tried was not finite; None where each is
+            read at once.
+
     Raises:
         ArgumentError: there is no such precision.
     """
@@ -35,6 +52,9 @@ class Precision:
         self.device = device
         self.dtype = _DTYPES[self.name]
         self.scaler = torch.amp.GradScaler(device.type) if self.name == "fp16" else None
+        self.interval = _INTERVAL if device.type == "cuda" else 1
+        self.failed: Tensor | None = None
+        self._unread: list[Tensor] = []  # bool [2] an update: whether its loss, and that and its gradients, are finite
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context for a forward pass."""
@@ -53,14 +73,14 @@ class Precision:
 
         Raises:
             NonFiniteError: the loss or a gradient is NaN or infinite, with gradient scaling at every
-                scale. The optimizer has not stepped.
+                scale. The optimizer has not stepped since.
         """
         try:
             if self.scaler is not None:
                 self.scaler.unscale_(optimizer)
             parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            self._check_finite(loss, norm)
+            self._watch(optimizer, loss, norm)
             if max_grad_norm is not None:
                 nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
             if self.scaler is None:
@@ -70,11 +90,35 @@ class Precision:
         finally:
             optimizer.zero_grad(set_to_none=True)
 
-    def _check_finite(self, loss: Tensor, norm: Tensor) -> None:
-        checked = loss if self.scaler is not None else loss + norm.to(loss.device)
-        if not torch.isfinite(checked):
-            what = "norm of the gradients" if torch.isfinite(loss) else "loss"
-            raise NonFiniteError(f"The {what} became NaN or infinite")
+    def start(self) -> None:
+        """Forget the updates of a run that was broken off."""
+        self._unread, self.failed = [], None
+
+    def check(self) -> None:
+        """Wait for the device to say whether the updates tried so far were finite.
+
+        Raises:
+            NonFiniteError: one was not; it and those after it were left out.
+        """
+        read = torch.stack(self._unread).tolist() if self._unread else []
+        self._unread, self.failed = [], None
+        for number, (loss, all_of_it) in enumerate(read):
+            if not all_of_it:
+                error = NonFiniteError(f"The {'norm of the gradients' if loss else 'loss'} became NaN or infinite")
+                error.updates_since = len(read) - 1 - number
+                raise error
+
+    def _watch(self, optimizer: Optimizer, loss: Tensor, norm: Tensor) -> None:
+        """Check that an update is finite, or have the optimizer leave it out on the device if it is not."""
+        together = loss if self.scaler is not None else loss + norm.to(loss.device)
+        finite = torch.stack([loss, together]).isfinite()
+        self._unread.append(finite)
+        guards = self.interval > 1 and self.scaler is None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        if guards:
+            self.failed = ~finite[1] if self.failed is None else self.failed | ~finite[1]
+            optimizer.found_inf = self.failed.float()  # type: ignore[attr-defined]
+        if not guards or len(self._unread) >= self.interval:
+            self.check()
 
     @staticmethod
     def _scaled_step(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> bool:
@@ -125,6 +169,15 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise ArgumentError(
             f"The device {device!r} cannot be used: {error} Expected 'auto', 'cpu', 'cuda' or such as 'cuda:1'."
         ) from error
+
+
+def hint_at_bf16(precision: Precision, weights: int) -> None:
+    """Say so where bf16 would save time: on a CPU that multiplies it by itself, for a model of so many weights."""
+    if precision.device.type != "cpu" or precision.name != "fp32" or weights < _LARGE:
+        return
+    known = torch.cpu.get_capabilities()
+    if known.get("avx512_bf16") or known.get("amx_bf16") or known.get("arm_bf16"):
+        log.info("This CPU computes in bf16 too: FineTuner(..., precision='bf16') usually trains in half the time.")
 
 
 def warn_of_half_weights(parameters: Iterable[Tensor], stacklevel: int) -> None:

@@ -27,6 +27,7 @@ class Settings:
     max_grad_norm: float | None = None
     gradient_accumulation_steps: int = 1
     precision: str = "auto"
+    compile: bool | str = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -39,6 +40,11 @@ class Settings:
             raise ArgumentError(f"Expected max_grad_norm to be above 0 or None, but got {self.max_grad_norm!r}.")
         if not self.weight_decay >= 0:
             raise ArgumentError(f"Expected weight_decay to be 0 or above, but got {self.weight_decay!r}.")
+
+    @property
+    def backend(self) -> str | None:
+        """The backend of `torch.compile`, None to compile nothing."""
+        return "inductor" if self.compile is True else self.compile or None
 
     def plain(self) -> dict[str, Any]:
         """Return the settings that a file can hold; functions and objects are left out."""

@@ -7,7 +7,8 @@ same update.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetune.data.batches import Batches
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, NonFiniteError
 from finetune.features.cache import Cache
+from finetune.model.compiling import compiled
 from finetune.model.freezing import moving_statistics, trainable
 from finetune.training.history import History
 from finetune.training.metrics import Meter
@@ -30,6 +32,11 @@ from finetune.training.steps import Steps
 from finetune.training.tasks import Task
 
 log = logging.getLogger("finetune")
+
+_NON_FINITE_ADVICE = (
+    "The model is as it was before this update. A lower lr, max_grad_norm=1.0, or inputs of ordinary "
+    "size usually help."
+)
 
 
 @dataclass
@@ -68,6 +75,7 @@ class Run:
         seed: of everything random in a step.
         notes: what the user should be told before it starts, a line each.
         cache: computes the frozen prefix once; None to run the whole model in every step.
+        backend: of `torch.compile`; None to compile nothing.
         position: how far it is.
         row: the row of history of the epoch under way, whole in `on_epoch_end`.
         end_phase: set it to end the phase after this epoch.
@@ -88,6 +96,7 @@ class Run:
     seed: int = 0
     notes: Sequence[str] = ()
     cache: Cache | None = None
+    backend: str | None = None
     position: Position = field(default_factory=Position)
     row: dict[str, Any] = field(default_factory=dict)
     end_phase: bool = False
@@ -100,8 +109,8 @@ class Run:
         self.callbacks = sorted(self.callbacks, key=lambda callback: getattr(callback, "saves_run", False))
         self._optimizer: Optimizer | None = None
         self._optimizer_state: Mapping[str, Any] = {}
-        self._statistics: list[Tensor] = []
-        self._remembered: list[Tensor] = []
+        self._statistics: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        self._remembered: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._warned: set[str] = set()
 
     @property
@@ -170,29 +179,75 @@ class Run:
             group["lr"] = group["initial_lr"] * factor
 
     def remember_statistics(self) -> None:
-        """Copy the batch statistics that this update may move, in case it fails."""
-        _copy(self._statistics, self._remembered)
+        """Copy the batch statistics that this update may move, in case it or one not yet checked fails."""
+        failed = self.precision.failed
+        for kind, statistics in self._statistics.items():
+            now = torch.cat([buffer.reshape(-1) for buffer in statistics])
+            if failed is not None:
+                now = torch.where(failed.to(now.device), self._remembered[kind], now)
+            self._remembered[kind] = now
 
-    def restore_statistics(self) -> None:
-        """Put the statistics back to where they were before this update."""
-        _copy(self._remembered, self._statistics)
+    def check_finite(self) -> None:
+        """Wait for the device to say that every update so far was finite.
+
+        Raises:
+            NonFiniteError: one was not; the model is as before it.
+        """
+        with self.undone_if_not_finite(done=1):
+            self.precision.check()
+
+    @contextmanager
+    def undone_if_not_finite(self, done: int = 0) -> Iterator[None]:
+        """Put statistics and position back to where they were before an update that fails, and say which it is.
+
+        `done` is how many updates the position is ahead of the one tried last.
+        """
+        try:
+            yield
+        except NonFiniteError as error:
+            for kind, statistics in self._statistics.items():
+                parts = self._remembered[kind].split([buffer.numel() for buffer in statistics])
+                torch._foreach_copy_(statistics, [p.view_as(b) for p, b in zip(parts, statistics, strict=True)])
+            self.position.window -= error.updates_since + done
+            self.position.step -= error.updates_since + done
+            raise NonFiniteError(f"{error} in {self.where()}. {_NON_FINITE_ADVICE}") from None
 
     def begin_phase(self) -> None:
         """Build the optimizer of the phase under way; what trained before keeps its moments."""
         before, self._optimizer = self._optimizer, self.build_optimizer(self.phase)
+        self.precision.start()
         self.optimizer.zero_grad(set_to_none=True)  # what an update that was broken off has left
         if before is not None:
             carry_state(before, self.optimizer)
         load_state(self.optimizer, self.model, self._optimizer_state)
         self._optimizer_state = {}
         self.set_rates(self.position.tried)
-        self._statistics = moving_statistics(self.model)
-        self._remembered = [buffer.clone() for buffer in self._statistics]
+        self._statistics = {}
+        for buffer in moving_statistics(self.model):
+            self._statistics.setdefault((buffer.dtype, buffer.device), []).append(buffer)
 
     def cut_prefix(self) -> None:
         """Have the batches of this phase served from the model's frozen prefix, where that pays."""
         if self.cache is not None:
             self.train, self.val = self.cache.cut(self.model, self.train, self.val, self.phase.epochs)
+
+    @contextmanager
+    def compiled(self) -> Iterator[None]:
+        """Compile the model for this phase: whole, or where training is served from the cache, what comes after it.
+
+        torch forgets what it compiled before, as it gives up on a module that it has too many versions of.
+        """
+        if self.backend is None:
+            yield
+            return
+        torch.compiler.reset()
+        with compiled(self.model, self.backend, _overridden(self.train)):
+            yield
+
+    def validating(self) -> AbstractContextManager[Any]:
+        """Return the context for validation: what is served from the cache cannot run in a model compiled whole."""
+        apart = self.backend is None or _overridden(self.train) or not _overridden(self.val)
+        return nullcontext() if apart else torch.compiler.set_stance("force_eager")
 
     def emit(self, hook: str) -> None:
         """Call one hook of every callback, in their order."""
@@ -200,7 +255,12 @@ class Run:
             getattr(callback, hook)(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a run of the same plan needs to go on from here; tensors, numbers and strings."""
+        """Return what a run of the same plan needs to go on from here; tensors, numbers and strings.
+
+        Raises:
+            NonFiniteError: an update was not finite.
+        """
+        self.check_finite()
         return {
             "plan": self._plan(),
             "position": asdict(self.position),
@@ -247,12 +307,10 @@ class Run:
             )
 
 
-def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
-    """Copy tensors into others, those of a kind in one call."""
-    for floating in (True, False):
-        pairs = [pair for pair in zip(sources, targets, strict=True) if pair[0].is_floating_point() == floating]
-        if pairs:
-            torch._foreach_copy_([target for _, target in pairs], [source for source, _ in pairs])
+def _overridden(batches: Any) -> Collection[nn.Module]:
+    """Return the modules whose forward pass is overridden while these batches are served from a cache."""
+    modules: Collection[nn.Module] = getattr(batches, "overridden", ())
+    return modules
 
 
 def _key(run: Run, callback: Any) -> str:

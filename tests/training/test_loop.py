@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from finetune import FineTuner, Phase, StepOutput
-from finetune.callbacks import Callback
+from finetune.callbacks import Callback, ModelCheckpoint
+from finetune.checkpoint import file
 from finetune.data.batches import Batches
 from finetune.data.randomness import seeded
 from finetune.data.sources import open_source
@@ -364,15 +365,15 @@ def test_a_step_output_feeds_the_metrics(net, blobs) -> None:
 
 
 class Spoiled(FineTuner):
-    """Spoil the loss, or only its gradient, from the update `at` on."""
+    """Spoil the loss, or only its gradient, from the update `at` on, or in that alone."""
 
-    at, how = 3, "loss"
+    at, how, once = 3, "loss", False
     calls = 0
 
     def training_step(self, batch: Any) -> StepOutput:
         output = super().training_step(batch)
         self.calls += 1
-        if self.calls < self.at:
+        if self.calls < self.at or (self.once and self.calls > self.at):
             return output
         if self.how == "loss":
             return output._replace(loss=output.loss * math.nan)
@@ -384,30 +385,57 @@ class Spoiled(FineTuner):
     ("how", "what"), [("loss", "The loss became NaN"), ("gradient", "norm of the gradients became NaN")]
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("interval", [1, 3, 32])  # as on a GPU, where the host reads of it later
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_trap_37_an_update_that_is_not_finite_changes_nothing(
-    net, blobs, state_of, same, watch, how: str, what: str, momentum: float | None, precision: str
+    net, blobs, state_of, same, watch, how: str, what: str, momentum: float | None, precision: str,
+    interval: int, optimizer: str,
 ) -> None:
     def everything(run: Any) -> Any:
         done = (run.position.epoch, run.position.window, run.position.step)
         return copy.deepcopy((state_of(run.model), run.optimizer.state_dict()["state"], done))
 
     seen = watch(everything)
-    tuner = Spoiled(net(), device="cpu", precision=precision)
+    tuner = Spoiled(net(), device="cpu", precision=precision, optimizer=optimizer)
+    tuner.precision.interval = interval
     tuner.model[1].momentum = momentum
     tuner.how = how
-    tuner.at = 6  # of 4 updates an epoch
+    tuner.at, tuner.once = 6, True  # of 4 updates an epoch
 
     with pytest.raises(NonFiniteError, match=rf"{what} or infinite in epoch 2, update 2\. The model is as it was"):
         tuner.fit(blobs(16), epochs=3, batch_size=4, callbacks=[seen])
 
     weights, moments, position = everything(seen.run)
-    before = seen.seen[-1]
+    before = seen.seen[4]
     assert same(weights, before[0])
     assert same(moments, before[1])
     assert position == before[2]
     assert weights["1.num_batches_tracked"] == 5
     assert all(parameter.grad is None for parameter in tuner.model.parameters())
     assert len(tuner.history) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", torch.optim.Adam])
+def test_when_the_host_reads_that_updates_are_finite_changes_no_number(
+    net, blobs, state_of, same, optimizer: Any
+) -> None:
+    def run(interval: int) -> FineTuner:
+        tuner = FineTuner(net(), device="cpu", optimizer=optimizer, max_grad_norm=0.5)
+        tuner.precision.interval = interval
+        tuner.fit(blobs(), epochs=3, batch_size=4)
+        return tuner
+
+    assert same(state_of(run(1).model), state_of(run(4).model))
+
+
+@pytest.mark.parametrize("interval", [1, 32])
+def test_trap_37_no_checkpoint_holds_an_update_that_is_not_finite(net, blobs, tmp_path, interval: int) -> None:
+    tuner = Spoiled(net(), device="cpu")
+    tuner.precision.interval = interval
+    tuner.at = 3
+    with pytest.raises(NonFiniteError, match="epoch 1, update 3"):
+        tuner.fit(blobs(32), batch_size=4, callbacks=[ModelCheckpoint(tmp_path, every_steps=2)])
+    assert file.read(tmp_path / "last.safetensors")["training"]["position"]["step"] == 2
 
 
 def test_trap_37_a_window_is_undone_as_a_whole(net, blobs, state_of, same) -> None:

@@ -390,3 +390,14 @@ def test_on_cuda_a_resumed_fused_optimizer_goes_on(net, blobs, tmp_path) -> None
 
     assert len(again.history) == 2
     assert all(parameter.isfinite().all() for parameter in again.model.parameters())
+
+
+def test_momentum_carries_over_into_a_group_that_new_parameters_join(net, blobs, state_of) -> None:
+    phases = [Phase("6", lr={"*": 0.1}), Phase("*", lr={"*": 0.1})]
+    fused, plain = (
+        FineTuner(net(), device="cpu", optimizer=optimizer, weight_decay=0.0)
+        for optimizer in ("sgd", lambda groups: torch.optim.SGD(groups, momentum=0.9, foreach=False))
+    )
+    for tuner in (fused, plain):
+        tuner.fit(blobs(), strategy=phases, batch_size=8)
+    torch.testing.assert_close(state_of(fused.model), state_of(plain.model))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finetune import FineTuner, StepOutput
 from finetune.errors import ArgumentError, NonFiniteError
-from finetune.training.precision import Precision, resolve_device
+from finetune.training.precision import Precision, hint_at_bf16, resolve_device
 
 CPU = torch.device("cpu")
 
@@ -176,3 +176,22 @@ def test_on_cuda_a_skipped_step_moves_nothing(net, blobs, watch, same, optimizer
     assert same(seen.seen[1], seen.seen[2])
     assert not same(seen.seen[2], seen.seen[3])
     assert seen.run.position.step == 0 or seen.rates[2] == seen.rates[3]
+
+
+@pytest.mark.parametrize(
+    ("capable", "name", "weights", "hinted"),
+    [
+        ("avx512_bf16", "auto", 10**7, True),
+        ("amx_bf16", "fp32", 10**7, True),
+        ("avx2", "fp32", 10**7, False),
+        ("avx512_bf16", "bf16", 10**7, False),
+        ("avx512_bf16", "fp32", 10**5, False),
+    ],
+)
+def test_bf16_is_hinted_at_where_it_would_help(
+    capable: str, name: str, weights: int, hinted: bool, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capable: True})
+    with caplog.at_level("INFO", "finetune"):
+        hint_at_bf16(Precision(name, CPU), weights)
+    assert ("precision='bf16'" in caplog.text) == hinted

@@ -1,0 +1,122 @@
+"""`compile=True` computes the same, on the user's own object, apart from what a cache overrides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from finetune import FineTuner, Phase
+from finetune.callbacks import Callback
+
+EAGER = "aot_eager"  # traces and differentiates as inductor does, without its code for the machine
+
+
+def block(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU())
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 6), block(6), block(6), nn.Linear(6, 3))
+
+
+def data() -> tuple[Tensor, Tensor]:
+    return torch.randn(46, 4, generator=torch.Generator().manual_seed(0)), torch.arange(46) % 3
+
+
+class OwnData(Dataset[Any]):
+    """Of which nothing can be cached."""
+
+    def __len__(self) -> int:
+        return 46
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return data()[0][index], data()[1][index]
+
+
+class Compiled(Callback):
+    """Note which modules are compiled at each update."""
+
+    def __init__(self) -> None:
+        self.seen: list[set[str]] = []
+
+    def on_step_end(self, run: Any) -> None:
+        names = {name for name, module in run.model.named_modules() if module._compiled_call_impl is not None}
+        if not self.seen or self.seen[-1] != names:
+            self.seen.append(names)
+
+
+def fitted(model: nn.Module, compile: bool | str, **arguments: Any) -> tuple[FineTuner, list[set[str]]]:
+    noted = Compiled()
+    tuner = FineTuner(model, device="cpu", compile=compile, optimizer="sgd")
+    keywords = {"epochs": 2, "lr": 0.05, "batch_size": 8, "progress": False} | arguments
+    tuner.fit(data(), data(), callbacks=[noted], **keywords)
+    return tuner, noted.seen
+
+
+def assert_same(one: FineTuner, other: FineTuner) -> None:
+    torch.testing.assert_close(one.model.state_dict(), other.model.state_dict(), rtol=1e-4, atol=1e-5)
+    drop = ("seconds", "samples_per_second", "lr", "phase")
+    for left, right in zip(one.history, other.history, strict=True):
+        assert {k: v for k, v in left.items() if k not in drop} == pytest.approx(
+            {k: v for k, v in right.items() if k not in drop}, rel=1e-4
+        )
+    assert one.evaluate(data()) == pytest.approx(other.evaluate(data()), rel=1e-4)
+    torch.testing.assert_close(one.predict(data()[0]), other.predict(data()[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_run_is_the_same_but_for_rounding() -> None:
+    compiled, seen = fitted(network(), EAGER, cache=False)
+    eager, nothing = fitted(network(), False, cache=False)
+    assert (seen, nothing) == ([{""}], [set()])
+    assert_same(compiled, eager)
+
+
+def test_the_model_is_the_users_own_and_as_it_was() -> None:
+    model = network()
+    tuner, _ = fitted(model, EAGER)
+    tuner.predict(data()[0])
+    assert tuner.model is model
+    assert list(model.state_dict()) == list(network().state_dict())
+    assert all(module._compiled_call_impl is None for module in model.modules())
+
+
+def test_a_model_that_the_user_compiled_stays_so() -> None:
+    model = network()
+    model.compile(backend="eager")
+    call = model._compiled_call_impl
+    fitted(model, EAGER)
+    assert model._compiled_call_impl is call
+
+
+def test_validation_is_served_from_the_cache_where_training_is_compiled_whole() -> None:
+    def run(compile: bool | str, cache: bool | str) -> tuple[FineTuner, list[set[str]]]:
+        model, noted = network(), Compiled()
+        tuner = FineTuner(model, device="cpu", compile=compile, optimizer="sgd").freeze(["0", "1"])
+        tuner.fit(OwnData(), data(), epochs=2, batch_size=8, cache=cache, callbacks=[noted], progress=False)
+        return tuner, noted.seen
+
+    compiled, seen = run(EAGER, "memory")
+    eager, _ = run(False, False)
+    assert seen == [{""}]
+    assert_same(compiled, eager)
+
+
+def test_what_is_compiled_follows_what_trains() -> None:
+    phases = [Phase("3"), Phase(["2", "3"]), Phase("*")]
+    compiled, seen = fitted(network(), EAGER, strategy=phases, cache="memory")
+    eager, _ = fitted(network(), False, strategy=phases, cache=False)
+    assert seen == [set(), {"2"}, {""}]
+    assert_same(compiled, eager)
+
+
+@pytest.mark.slow
+def test_the_code_that_inductor_makes_computes_the_same() -> None:
+    compiled, _ = fitted(network(), True)
+    eager, _ = fitted(network(), False)
+    assert_same(compiled, eager)

@@ -1,0 +1,179 @@
+"""Convolutional models are laid out in channels_last while they run, where nothing of the user's own minds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from finetune import FineTuner
+from finetune.callbacks import Callback
+from finetune.training.steps import StepOutput
+
+
+class Plain(FineTuner):
+    """The same step, but as a user's own, for which nothing is laid out."""
+
+    def training_step(self, batch: Any) -> Tensor | StepOutput:
+        return super().training_step(batch)
+
+
+class Layouts(Callback):
+    """Note after each update whether the first convolution is in channels_last."""
+
+    def __init__(self) -> None:
+        self.seen: set[bool] = set()
+
+    def on_step_end(self, run: Any) -> None:
+        self.seen.add(run.model[0].weight.is_contiguous(memory_format=torch.channels_last))
+
+
+def convolutional(*between: nn.Module, patches: bool = False) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = nn.Conv2d(3, 8, 4, stride=4) if patches else nn.Conv2d(3, 8, 3, padding=1)
+        second = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]
+        return nn.Sequential(first, nn.BatchNorm2d(8), nn.ReLU(), *between, *([] if patches else [second]), *pooled)
+
+
+def pictures(n: int = 48) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 3, 8, 8, generator=generator), torch.arange(n) % 3
+
+
+def fitted(
+    make: Callable[..., FineTuner], model: nn.Module, n: int = 48, **arguments: Any
+) -> tuple[FineTuner, set[bool]]:
+    layouts = Layouts()
+    tuner = make(model, device="cpu", **{"optimizer": arguments.pop("optimizer", "adamw")})
+    keywords = {"epochs": 2, "lr": 0.01, "batch_size": 16, "progress": False} | arguments
+    tuner.fit(pictures(n), callbacks=[layouts, *keywords.pop("callbacks", ())], **keywords)
+    return tuner, layouts.seen
+
+
+def values(model: nn.Module) -> Tensor:
+    return torch.cat([tensor.double().flatten() for tensor in model.state_dict().values()])
+
+
+def test_training_in_channels_last_gives_the_same_model_but_for_rounding() -> None:
+    turned, layouts = fitted(FineTuner, convolutional(), optimizer="sgd")
+    plain, other = fitted(Plain, convolutional(), optimizer="sgd")  # Adam makes much of rounding
+    assert (layouts, other) == ({True}, {False})
+    assert not torch.equal(values(turned.model), values(convolutional()))
+    torch.testing.assert_close(values(turned.model), values(plain.model), rtol=1e-3, atol=1e-4)
+
+
+def test_weights_are_where_they_were_before_after_every_verb() -> None:
+    model = convolutional()
+    before = [(p, p.data_ptr(), p.stride()) for p in model.parameters()]
+    referred = model.state_dict()
+    tuner, _ = fitted(FineTuner, model)
+    tuner.evaluate(pictures())
+    tuner.predict(pictures()[0])
+    assert [(p, p.data_ptr(), p.stride()) for p in tuner.model.parameters()] == before
+    assert all(torch.equal(referred[name], value) for name, value in tuner.model.state_dict().items())
+
+
+def test_weights_are_where_they_were_before_after_an_error() -> None:
+    class Stop(Callback):
+        def on_step_end(self, run: Any) -> None:
+            raise KeyboardInterrupt
+
+    model = convolutional()
+    before = [(p.data_ptr(), p.stride()) for p in model.parameters()]
+    with pytest.raises(KeyboardInterrupt):
+        fitted(FineTuner, model, callbacks=[Stop()])
+    assert [(p.data_ptr(), p.stride()) for p in model.parameters()] == before
+
+
+class Viewing(nn.Module):
+    """A user's layer that asks for contiguous results."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1).view_as(x)
+
+
+class ViewingInTraining(Viewing):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else x
+
+
+class _ViewsGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.view(len(gradient), -1).view(gradient.shape)
+
+
+class ViewingGradient(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _ViewsGradient.apply(x)
+        return out
+
+
+class ReadingMemory(nn.Module):
+    """A kernel of one's own that takes its input for contiguous."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, c, h, w = x.shape
+        return torch.as_strided(x, x.shape, (c * h * w, h * w, w, 1)) * torch.arange(c).view(c, 1, 1)
+
+
+@pytest.mark.parametrize("layer", [Viewing, ViewingInTraining, ViewingGradient, ReadingMemory])
+def test_a_model_that_needs_contiguous_results_is_left_alone(layer: type[nn.Module]) -> None:
+    tuner, layouts = fitted(FineTuner, convolutional(layer()))
+    plain, _ = fitted(Plain, convolutional(layer()))
+    assert layouts == {False}
+    assert torch.equal(values(tuner.model), values(plain.model))
+    tuner.evaluate(pictures())
+    assert len(tuner.predict(pictures()[0])) == 48
+
+
+@pytest.mark.parametrize(("model", "n"), [(convolutional(patches=True), 48), (convolutional(), 31)])
+def test_nothing_is_laid_out_where_it_does_not_pay(model: nn.Module, n: int) -> None:
+    assert fitted(FineTuner, model, n)[1] == {False}
+
+
+def test_a_layout_of_the_users_own_stays() -> None:
+    model = convolutional().to(memory_format=torch.channels_last)
+    tuner, layouts = fitted(Plain, model)
+    assert layouts == {True}
+    assert tuner.model[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index, union-attr, operator]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_run_in_channels_last_resumes_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+    class StopAt(Callback):
+        def on_step_end(self, run: Any) -> None:
+            if run.position.step == 4:
+                run.save(tmp_path / "last.safetensors")
+
+    whole, _ = fitted(FineTuner, convolutional(), optimizer=optimizer, callbacks=[StopAt()])
+    resumed, layouts = fitted(FineTuner, convolutional(), optimizer=optimizer, resume_from=tmp_path)
+    assert layouts == {True}
+    assert torch.equal(values(whole.model), values(resumed.model))
+
+
+def test_a_cached_run_in_channels_last_is_the_uncached_one_bit_for_bit() -> None:
+    def run(cache: str | bool) -> Tensor:
+        tuner = FineTuner(convolutional(), device="cpu").freeze(["0", "1"])
+        layouts = Layouts()
+        tuner.fit(pictures(), epochs=3, batch_size=16, cache=cache, callbacks=[layouts], progress=False)
+        assert layouts.seen == {True}
+        return values(tuner.model)
+
+    assert torch.equal(run("memory"), run(False))
+
+
+def test_evaluation_and_prediction_give_the_same_but_for_rounding() -> None:
+    tuner, plain = FineTuner(convolutional(), device="cpu"), Plain(convolutional(), device="cpu")
+    assert tuner.evaluate(pictures()) == pytest.approx(plain.evaluate(pictures()), rel=1e-4)
+    torch.testing.assert_close(tuner.predict(pictures()[0]), plain.predict(pictures()[0]))
