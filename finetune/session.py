@@ -236,14 +236,22 @@ class Session(Steps):
         )
 
     def _batches(
-        self, source: Source, batch_size: int, *, shuffle: bool = False, augment: bool | Augmentation = False
+        self,
+        source: Source,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        augment: bool | Augmentation = False,
+        views: int | None = None,
     ) -> Batches:
         preprocessing = self.preprocessing
         if source.kind == PICTURE and preprocessing is None:
             preprocessing = self.preprocessing = Preprocessing()
         chosen: Augmentation | None = None if isinstance(augment, bool) else augment
+        stand_ins: tuple[Augmentation, ...] = ()
         if augment is True and source.kind == PICTURE and isinstance(preprocessing, Preprocessing):
-            chosen = standard_augmentation(preprocessing)
+            chosen = standard = standard_augmentation(preprocessing)
+            stand_ins = standard.stand_ins if views is None else ()
         classes = self._num_outputs() if self._task and self._task.kind == CLASSIFICATION else None
         return Batches(
             source,
@@ -253,6 +261,8 @@ class Session(Steps):
             device=self.device,
             preprocessing=preprocessing,
             augment=chosen,
+            views=views,
+            stand_ins=stand_ins,
             num_classes=classes,
         )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,6 +57,10 @@ class Batches:
         device: where the batches go.
         preprocessing: how raw items become input; needed where the source has such.
         augment: picture -> picture, uint8 tensor [C, H, W], or float tensor that is final.
+        views: how many augmented pictures there are of each sample, one an epoch in turn; None for a new one
+            in every epoch.
+        stand_ins: without `views`, what may take the place of `augment` where pictures are stored, by `in_views`:
+            view v of a sample is what the one numbered v makes of it.
         workers: processes that load; None for as many as are worth it. Any number gives the same run,
             but for an iterable data set, which splits its items among workers itself.
         num_classes: where targets could not be looked at beforehand, the labels that are allowed are
@@ -62,7 +68,7 @@ class Batches:
 
     Raises:
         ArgumentError: a batch size below 1; raw items without a preprocessing, or with one for another
-            kind; an augmentation for what is no picture.
+            kind; an augmentation for what is no picture; views of what is not augmented, or has no numbers.
     """
 
     def __init__(
@@ -75,10 +81,13 @@ class Batches:
         device: torch.device | str = "cpu",
         preprocessing: InputPreprocessing | None = None,
         augment: Augmentation | None = None,
+        views: int | None = None,
+        stand_ins: Sequence[Augmentation] = (),
         workers: int | None = None,
         num_classes: int | None = None,
     ) -> None:
         _check_arguments(source, batch_size, preprocessing, augment)
+        _check_views(source, views, augment)
         self.source = source
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -87,7 +96,9 @@ class Batches:
         self.preprocessing = preprocessing
         self.num_classes = num_classes
         self.steps = self._count_steps()
-        self._samples = Samples(source, seed, preprocessing, augment)
+        own = () if augment is None or views is None else (augment,) * views
+        self._samples = Samples(source, seed, preprocessing, augment, own)
+        self._stand_ins = tuple(stand_ins) if views is None else ()
         indexed = not isinstance(source, (Loader, Stream))
         self.workers = (
             (default_workers(source, self.steps or 0) if indexed else 0) if workers is None else workers
@@ -121,9 +132,35 @@ class Batches:
         return self.order(epoch).split(self.batch_size) if len(self.source) else ()
 
     @property
-    def augmented(self) -> bool:
-        """Whether a sample is another picture in every epoch."""
-        return self._samples.augment is not None
+    def views(self) -> int | None:
+        """How many inputs there are of each sample, one an epoch in turn; None where each epoch has new ones."""
+        return 1 if self._samples.augment is None else len(self._samples.views) or None
+
+    @property
+    def augmentation(self) -> Any:
+        """What decides the views, but for the user's own function of which nothing is known, as JSON has it.
+
+        `[]` without augmentation, where there is one view; None where nothing can be said of the views.
+        """
+        return []
+
+    def rows(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return int64 [B] for each batch of this epoch: view * samples + index, a number for each input there is.
+
+        Only where `views` is known.
+        """
+        assert self.views is not None
+        first = epoch % self.views * len(self.source)
+        return tuple(first + indices for indices in self.indices(epoch))
+
+    def in_views(self, stored: bool = True) -> Batches:
+        """Return the same batches with few views of each sample, or again without; itself where the user chose."""
+        views = self._stand_ins if stored else ()
+        if not self._stand_ins or views == self._samples.views:
+            return self
+        other = copy.copy(self)
+        other._samples, other._pool = replace(self._samples, views=views), None
+        return other
 
     def serving(self, batch: Batch) -> AbstractContextManager[None]:
         """Return the context for a step on a batch of these: here none is needed."""
@@ -153,7 +190,8 @@ class Batches:
         if isinstance(self.source, Arrays):
             yield from map(self.source.gather, indices)
             return
-        batches = [[(epoch, i) for i in batch.tolist()] for batch in indices]
+        view = epoch % len(self._samples.views) if self._samples.views else epoch
+        batches = [[(view, i) for i in batch.tolist()] for batch in indices]
         if self.workers == 0:
             yield from map(self._samples.load, batches)
             return
@@ -223,6 +261,21 @@ def _check_arguments(
         raise ArgumentError(
             "An augmentation takes PIL pictures, and this data has none: its items are ready. Augment in the "
             "data set itself, or give pictures."
+        )
+
+
+def _check_views(source: Source, views: int | None, augment: Augmentation | None) -> None:
+    if views is None:
+        return
+    if not isinstance(views, int) or isinstance(views, bool) or views < 0:
+        raise ArgumentError(
+            f"augment_views is {views!r}; expected how many augmented pictures there are of each sample, from 1 on, "
+            f"or 0 for new ones in every epoch."
+        )
+    if views and (augment is None or isinstance(source, Stream)):
+        lacks = "samples have no numbers, as it is read as a stream" if augment else "pictures are not augmented"
+        raise ArgumentError(
+            f"augment_views={views} asks for augmented views of each sample, but this data's {lacks}. Leave it out."
         )
 
 

@@ -207,6 +207,24 @@ class StandardAugmentation:
         picture = with_channels(picture, self.preprocessing.channels)
         return _as_bytes(_crop_and_flip(self.preprocessing)(picture))
 
+    @property
+    def stand_ins(self) -> tuple[View, ...]:
+        """What takes its place where the pictures of all epochs are few, as what follows from them is stored."""
+        return View(self.preprocessing), View(self.preprocessing, mirrored=True)
+
+
+@dataclass(frozen=True)
+class View:
+    """The picture as it is evaluated, or its mirror image: an augmentation that draws nothing."""
+
+    preprocessing: Preprocessing
+    mirrored: bool = False
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """Return uint8 [C, H, W] of the preprocessing's crop size."""
+        prepared = self.preprocessing.geometry(picture)
+        return prepared.flip(-1) if self.mirrored else prepared
+
 
 def standard_augmentation(preprocessing: Preprocessing) -> StandardAugmentation:
     """Return the library's own training augmentation: picture -> uint8 [C, H, W], not yet normalised."""

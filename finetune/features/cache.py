@@ -9,7 +9,7 @@ from torch import nn
 
 from finetune.data.base import split_batch
 from finetune.data.batches import Batches
-from finetune.features.cached import CachedBatches, same_each_epoch
+from finetune.features.cached import VIEWED, CachedBatches, in_few_views, same_each_epoch
 from finetune.features.planner import plan
 from finetune.features.prefix import Prefix, cut_prefix
 from finetune.features.store import MemoryStore, Store, StoreError
@@ -30,24 +30,40 @@ class Cache:
         self._plain: tuple[Batches, Batches | None] | None = None
         self._stores: list[Store] = []
 
-    def cut(self, model: nn.Module, train: Any, val: Any, epochs: int) -> tuple[Any, Any]:
-        """Return the batches for a phase of so many epochs, served from the prefix at the present freeze state."""
-        self._plain = plain_train, plain_val = self._plain or (train, val)
+    def cut(
+        self, model: nn.Module, train: Any, val: Any, epochs: int, in_views: bool | None = None
+    ) -> tuple[Any, Any]:
+        """Return the batches for a phase of so many epochs, served from the prefix at the present freeze state.
+
+        Where the library chose the augmentation, stored views take its place if they are stored in this phase;
+        `in_views` says whether they do, as they did before a run was resumed.
+        """
+        self._plain = plain = self._plain or (train, val)
         for store in self._stores:
             store.close()
         self._stores = []
-        reason = same_each_epoch(plain_train)
-        cacheable = [batches for batches in (plain_train, plain_val) if batches and not same_each_epoch(batches)]
+        train, val = (in_few_views(plain[0], epochs) if in_views is None else plain[0].in_views(in_views)), plain[1]
+        served_train, served_val = self._cut(model, train, val, epochs)
+        if in_views is None and served_train is train:  # not stored, so there is nothing to be had for fewer pictures
+            return plain[0], served_val
+        if train is not plain[0]:
+            log.info("augmentation: %s (augment_views=0 for new crops)", VIEWED)
+        return served_train, served_val
+
+    def _cut(self, model: nn.Module, train: Any, val: Any, epochs: int) -> tuple[Any, Any]:
+        reason = same_each_epoch(train)
+        cacheable = [batches for batches in (train, val) if batches is not None and not same_each_epoch(batches)]
         if not cacheable:
             log.info("cache: none, as %s", reason)
-            return self._plain
+            return train, val
         prefix = self._prefix(model, cacheable[0])
         if isinstance(prefix, str):
             log.info("cache: none, as %s", prefix)
-            return self._plain
+            return train, val
         if reason:
             log.info("cache: validation data only, as %s", reason)
-        served = [self._served(batches, prefix, epochs) if batches in cacheable else batches for batches in self._plain]
+        pair = train, val
+        served = [self._served(batches, prefix, epochs) if batches in cacheable else batches for batches in pair]
         return served[0], served[1]
 
     def _prefix(self, model: nn.Module, batches: Batches) -> Prefix | str:
@@ -60,12 +76,13 @@ class Cache:
     def _served(self, batches: Batches | None, prefix: Prefix, epochs: int) -> Any:
         if batches is None:
             return None
-        decided = plan(prefix, len(batches.source), epochs, batches.device, asked=self._asked)
+        views = batches.views or 1
+        decided = plan(prefix, len(batches.source), epochs, batches.device, asked=self._asked, views=views)
         log.info(decided.line)
         if not decided.stores:
             return batches
         try:
-            store = MemoryStore(prefix.specs, len(batches.source), device=batches.device)
+            store = MemoryStore(prefix.specs, views * len(batches.source), device=batches.device)
         except StoreError as error:
             log.info("cache: none, as %s", error)
             return batches

@@ -19,14 +19,19 @@ from finetune.data.raw import PictureFiles
 from finetune.features.prefix import DivergedError, Prefix
 from finetune.features.store import Store, StoreError
 
+VIEWED = (
+    "in place of new crops in every epoch, each picture is seen as it is and mirrored, in turn, an approximation "
+    "that can be stored"
+)
+
 
 class CachedBatches:
     """Batches with the activations of a model's prefix.
 
     Args:
-        batches: from arrays or files, each sample the same in every epoch.
+        batches: from arrays or files, with a known number of views of each sample.
         prefix: of the model that the batches are for.
-        store: with room for every sample of the batches.
+        store: with room for every view of every sample of the batches, at `Batches.rows`.
         handed_on: the step only hands its inputs on to the model and looks at nothing of them. Where the
             model does not read them past its prefix either, they are not loaded again.
     """
@@ -36,7 +41,7 @@ class CachedBatches:
         self._skips = handed_on and not prefix.reads_inputs and batches.source.targets is not None
         self._like: Tensor | None = None
         self._holds = True
-        self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their samples' numbers
+        self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their rows in the store
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)
@@ -49,28 +54,29 @@ class CachedBatches:
         self._given.clear()
         self._holds = self._prefix.holds()  # else a callback has changed what trains, or a frozen weight
         loaded: Iterator[Any] | None = None
-        for step, indices in enumerate(self._batches.indices(epoch)[start:], start):
-            if self._holds and self._skips and self._like is not None and self._store.has(indices):
+        numbers = zip(self._batches.indices(epoch)[start:], self._batches.rows(epoch)[start:], strict=True)
+        for step, (indices, rows) in enumerate(numbers, start):
+            if self._holds and self._skips and self._like is not None and self._store.has(rows):
                 loaded, batch = None, self._stand_in(self._like, indices)
             else:
                 loaded = self._batches.epoch(epoch, step) if loaded is None else loaded
                 batch = next(loaded)
                 self._remember(split_batch(batch)[0])
-            self._given[id(batch)] = batch, indices
+            self._given[id(batch)] = batch, rows
             yield batch
 
     def serving(self, batch: Any) -> AbstractContextManager[None]:
         """Return the context in which the model's calls with this batch's inputs replay."""
-        _, indices = self._given.pop(id(batch))
+        _, rows = self._given.pop(id(batch))
         inputs = split_batch(batch)[0]
         if not self._holds or not self._prefix.accepts(inputs):
             return nullcontext()
-        if self._store.has(indices):
+        if self._store.has(rows):
             device = self._batches.device
-            return self._prefix.serving(inputs, tuple(kept.to(device) for kept in self._store.get(indices)))
+            return self._prefix.serving(inputs, tuple(kept.to(device) for kept in self._store.get(rows)))
         activations = self._prefix.compute(inputs)
         try:
-            self._store.put(indices, activations)
+            self._store.put(rows, activations)
         except StoreError:  # the disk is full; the run goes on without
             self._skips = False
         return self._prefix.serving(inputs, activations)
@@ -112,10 +118,18 @@ class Unread(Tensor):
 
 
 def same_each_epoch(batches: Batches) -> str:
-    """Return why the samples of these batches may differ from epoch to epoch, `""` if they do not."""
+    """Return why the inputs of these batches may be others in every epoch, `""` if there are few of each sample."""
     source = batches.source
     if not isinstance(source, (Arrays, PictureFiles)):
         return f"a {type(source).__name__} may give another sample under the same number each time"
-    if batches.augmented:
-        return "the augmentation makes new pictures in every epoch"
+    if batches.views is None:
+        return "the augmentation makes new pictures in every epoch; augment_views=4 would keep to 4 of each sample"
     return ""
+
+
+def in_few_views(batches: Batches, epochs: int) -> Batches:
+    """Return the batches with the library's few views of a sample where storing these can save work; else as given."""
+    viewed = batches.in_views()
+    if viewed is batches or same_each_epoch(viewed) or viewed.views is None or viewed.views >= epochs:
+        return batches
+    return viewed

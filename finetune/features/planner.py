@@ -26,19 +26,19 @@ class Plan:
     line: str
 
 
-def plan(prefix: Prefix, samples: int, epochs: int, device: torch.device, *, asked: bool) -> Plan:
-    """Decide whether the prefix of `samples` samples is stored through `epochs` epochs.
+def plan(prefix: Prefix, samples: int, epochs: int, device: torch.device, *, asked: bool, views: int = 1) -> Plan:
+    """Decide whether the prefix of `samples` samples, each in `views` views, is stored through `epochs` epochs.
 
     `asked` means that the user asked for it: then only memory decides.
     """
-    wanted = samples * prefix.bytes_per_sample
+    wanted = samples * views * prefix.bytes_per_sample
     free = free_memory(device)
-    size = f"{_readable(wanted)} for {samples:,} samples"
+    size = f"{_readable(wanted)} for {samples:,} samples{f' in {views} views' if views > 1 else ''}"
     if wanted > _BUDGET_SHARE * free:
         return Plan(False, f"cache: none, as {size} is more than half of the {_readable(free)} that are free")
     if not asked and prefix.share < _LEAST_SHARE:
         return Plan(False, f"cache: none, as only {prefix.share:.0%} of the forward pass comes before what trains")
-    saved = samples * (epochs - 1) * prefix.share
+    saved = samples * (epochs - views) * prefix.share
     if not asked and saved < _COST_OF_THE_CUT:
         return Plan(False, "cache: none, as there are too few samples and epochs for it to pay")
     return Plan(

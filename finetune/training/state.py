@@ -103,6 +103,7 @@ class Run:
         self._statistics: list[Tensor] = []
         self._remembered: list[Tensor] = []
         self._warned: set[str] = set()
+        self._views: list[int | None] = []  # of each phase begun, how many pictures there were of a sample
 
     @property
     def optimizer(self) -> Optimizer:
@@ -190,9 +191,17 @@ class Run:
         self._remembered = [buffer.clone() for buffer in self._statistics]
 
     def cut_prefix(self) -> None:
-        """Have the batches of this phase served from the model's frozen prefix, where that pays."""
-        if self.cache is not None:
-            self.train, self.val = self.cache.cut(self.model, self.train, self.val, self.phase.epochs)
+        """Have the batches of this phase served from the model's frozen prefix, where that pays.
+
+        Which pictures a phase shows is decided once: a run that goes on in the middle of it shows the same.
+        """
+        begun = self._views[self.position.phase :][:1]
+        in_views = begun[0] is not None if begun else None
+        if self.cache is None:
+            self.train = self.train.in_views(bool(in_views))
+        else:
+            self.train, self.val = self.cache.cut(self.model, self.train, self.val, self.phase.epochs, in_views)
+        self._views[self.position.phase :] = [self.train.views]
 
     def emit(self, hook: str) -> None:
         """Call one hook of every callback, in their order."""
@@ -206,6 +215,7 @@ class Run:
             "position": asdict(self.position),
             "end_phase": self.end_phase,
             "steps_per_epoch": self.steps_per_epoch,
+            "views": self._views,
             "optimizer": state_by_name(self.optimizer, self.model),
             "precision": self.precision.state_dict(),
             "meter": self.meter.state_dict(),
@@ -222,6 +232,7 @@ class Run:
         self._check_plan(state["plan"])
         self.end_phase = state["end_phase"]
         self.steps_per_epoch = state["steps_per_epoch"]
+        self._views = list(state["views"])
         self.precision.load_state_dict(state["precision"])
         self.meter.load_state_dict(state["meter"])
         self._optimizer_state = state["optimizer"]
