@@ -27,7 +27,7 @@ from finetune.data.loading import (
     default_workers,
 )
 from finetune.data.randomness import seed_of, seeded
-from finetune.data.transforms import Augmentation
+from finetune.data.transforms import Augmentation, StandardAugmentation, View
 from finetune.errors import ArgumentError, DataError
 
 __all__ = ["Batches", "num_samples_of", "to_device"]
@@ -136,13 +136,16 @@ class Batches:
         """How many inputs there are of each sample, one an epoch in turn; None where each epoch has new ones."""
         return 1 if self._samples.augment is None else len(self._samples.views) or None
 
-    @property
-    def augmentation(self) -> Any:
-        """What decides the views, but for the user's own function of which nothing is known, as JSON has it.
+    def described_views(self) -> list[str] | None:
+        """Return what decides the picture in each view, beside the preprocessing and the sample's index.
 
-        `[]` without augmentation, where there is one view; None where nothing can be said of the views.
+        Empty without augmentation; None where each epoch has new pictures, or nothing is known of the
+        function that makes them, as it is the user's.
         """
-        return []
+        makers = self._samples.views
+        if self.views is None or not all(isinstance(maker, (StandardAugmentation, View)) for maker in makers):
+            return None
+        return [maker.describe(self.seed) for maker in makers if isinstance(maker, (StandardAugmentation, View))]
 
     def rows(self, epoch: int) -> tuple[Tensor, ...]:
         """Return int64 [B] for each batch of this epoch: view * samples + index, a number for each input there is.
@@ -273,7 +276,8 @@ def _check_views(source: Source, views: int | None, augment: Augmentation | None
             f"or 0 for new ones in every epoch."
         )
     if views and (augment is None or isinstance(source, Stream)):
-        lacks = "samples have no numbers, as it is read as a stream" if augment else "pictures are not augmented"
+        stream = isinstance(source, Stream)
+        lacks = "samples have no numbers, as it is read as a stream" if stream else "pictures are not augmented"
         raise ArgumentError(
             f"augment_views={views} asks for augmented views of each sample, but this data's {lacks}. Leave it out."
         )

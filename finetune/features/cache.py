@@ -9,7 +9,7 @@ from torch import nn
 
 from finetune.data.base import split_batch
 from finetune.data.batches import Batches
-from finetune.features.cached import VIEWED, CachedBatches, in_few_views, same_each_epoch
+from finetune.features.cached import CachedBatches, approximation, in_few_views, same_each_epoch
 from finetune.features.planner import plan
 from finetune.features.prefix import Prefix, cut_prefix
 from finetune.features.store import MemoryStore, Store, StoreError
@@ -46,8 +46,8 @@ class Cache:
         served_train, served_val = self._cut(model, train, val, epochs)
         if in_views is None and served_train is train:  # not stored, so there is nothing to be had for fewer pictures
             return plain[0], served_val
-        if train is not plain[0]:
-            log.info("augmentation: %s (augment_views=0 for new crops)", VIEWED)
+        if said := approximation(train, plain[0]):
+            log.info("augmentation: %s", said)
         return served_train, served_val
 
     def _cut(self, model: nn.Module, train: Any, val: Any, epochs: int) -> tuple[Any, Any]:

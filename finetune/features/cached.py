@@ -19,11 +19,6 @@ from finetune.data.raw import PictureFiles
 from finetune.features.prefix import DivergedError, Prefix
 from finetune.features.store import Store, StoreError
 
-VIEWED = (
-    "in place of new crops in every epoch, each picture is seen as it is and mirrored, in turn, an approximation "
-    "that can be stored"
-)
-
 
 class CachedBatches:
     """Batches with the activations of a model's prefix.
@@ -133,3 +128,15 @@ def in_few_views(batches: Batches, epochs: int) -> Batches:
     if viewed is batches or same_each_epoch(viewed) or viewed.views is None or viewed.views >= epochs:
         return batches
     return viewed
+
+
+def approximation(batches: Batches, given: Batches) -> str:
+    """Return what is to be said of the views in these batches, made of those that `fit` was given; `""` if nothing."""
+    if batches is not given:
+        return (
+            "the picture and its mirror image, in turn, an approximation of the new crops in every epoch that cannot "
+            "be stored; augment_views=0 asks for these"
+        )
+    if batches.views is None or batches.views == 1:
+        return ""
+    return f"{batches.views} views of each picture, in turn, an approximation of new ones in every epoch"

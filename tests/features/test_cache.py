@@ -194,15 +194,18 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
 
 
 @pytest.mark.parametrize(
-    ("augment", "expected"),
-    [(False, "is computed once and kept in memory"), (True, "validation data only, as the augmentation makes new")],
+    ("arguments", "expected"),
+    [
+        ({"augment": False}, "is computed once and kept in memory"),
+        ({"augment_views": 0}, "validation data only, as the augmentation makes new"),
+    ],
 )
-def test_pictures(pictures: Path, augment: bool, expected: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures(pictures: Path, arguments: Any, expected: str, caplog: pytest.LogCaptureFixture) -> None:
     runs = []
     for cache in (False, "memory"):
         tuner = tuned(preprocessing={"crop_size": 16, "resize_size": 18}).replace_head(2)
         with caplog.at_level(logging.INFO, "finetune"):
-            runs.append(fitted(cache, tuner, pictures, None, augment=augment))
+            runs.append(fitted(cache, tuner, pictures, None, **arguments))
     assert expected in said(caplog)
     assert_equal(*runs)
 
