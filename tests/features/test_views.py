@@ -67,7 +67,8 @@ def batches_of(folder: Path, **arguments: Any) -> Batches:
 def by_row(batches: Batches, epoch: int) -> dict[int, bytes]:
     """Return the pictures of an epoch by their row in a store."""
     pairs = zip(batches.rows(epoch), batches.epoch(epoch), strict=True)
-    return {row: picture.numpy().tobytes() for rows, (X, _) in pairs for row, picture in zip(rows.tolist(), X, strict=True)}
+    given = (pair for rows, (X, _) in pairs for pair in zip(rows.tolist(), X, strict=True))
+    return {row: picture.numpy().tobytes() for row, picture in given}
 
 
 # ---------------------------------------------------------------- which they are
