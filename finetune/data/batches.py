@@ -21,6 +21,7 @@ from finetune.data.inputs import PICTURE, TEXT, WAVEFORM, InputPreprocessing
 from finetune.data.loading import (
     Batch,
     Failure,
+    Keys,
     Samples,
     WorkerPool,
     collate_stream,
@@ -57,8 +58,8 @@ class Batches:
         device: where the batches go.
         preprocessing: how raw items become input; needed where the source has such.
         augment: picture -> picture, uint8 tensor [C, H, W], or float tensor that is final.
-        views: how many augmented pictures there are of each sample, one an epoch in turn; None for a new one
-            in every epoch.
+        views: how many augmented pictures there are of each sample, one an epoch in turn, where one sample is
+            at its first, the next is at its second; None for a new one in every epoch.
         stand_ins: without `views`, what may take the place of `augment` where pictures are stored, by `in_views`:
             view v of a sample is what the one numbered v makes of it.
         workers: processes that load; None for as many as are worth it. Any number gives the same run,
@@ -153,8 +154,9 @@ class Batches:
         Only where `views` is known.
         """
         assert self.views is not None
-        first = epoch % self.views * len(self.source)
-        return tuple(first + indices for indices in self.indices(epoch))
+        return tuple(
+            _views_shown(epoch, indices, self.views) * len(self.source) + indices for indices in self.indices(epoch)
+        )
 
     def in_views(self, stored: bool = True) -> Batches:
         """Return the same batches with few views of each sample, or again without; itself where the user chose."""
@@ -193,14 +195,18 @@ class Batches:
         if isinstance(self.source, Arrays):
             yield from map(self.source.gather, indices)
             return
-        view = epoch % len(self._samples.views) if self._samples.views else epoch
-        batches = [[(view, i) for i in batch.tolist()] for batch in indices]
+        batches = [self._keys(epoch, batch) for batch in indices]
         if self.workers == 0:
             yield from map(self._samples.load, batches)
             return
         if self._pool is None:
             self._pool = WorkerPool(self._samples, self.workers, pin_memory=self.device.type == "cuda")
         yield from self._pool.load(batches)
+
+    def _keys(self, epoch: int, indices: Tensor) -> Keys:
+        views = len(self._samples.views)
+        shown = _views_shown(epoch, indices, views) if views else torch.full_like(indices, epoch)
+        return list(zip(shown.tolist(), indices.tolist(), strict=True))
 
     def _of_stream(self, source: Stream, epoch: int, start: int) -> Iterator[Batch]:
         _tell_epoch(source.dataset, epoch)
@@ -289,6 +295,11 @@ def _mismatch(kind: str, preprocessing: InputPreprocessing | None) -> str:
         f"The data is {_PLURALS[kind]}, and the model has {has}. Give it its {_MAKERS[kind]}, or give data "
         "that is the model's input already."
     )
+
+
+def _views_shown(epoch: int, indices: Tensor, views: int) -> Tensor:
+    """Return the view [B] that each sample shows in an epoch; all views in equal parts, so that no epoch is odd."""
+    return (epoch + indices) % views
 
 
 def _length(sized: Any) -> int | None:

@@ -71,6 +71,11 @@ def by_row(batches: Batches, epoch: int) -> dict[int, bytes]:
     return {row: picture.numpy().tobytes() for row, picture in given}
 
 
+def by_index(batches: Batches, epoch: int) -> list[bytes]:
+    """Return the pictures of an epoch of batches that are not shuffled."""
+    return [picture.numpy().tobytes() for X, _ in batches.epoch(epoch) for picture in X]
+
+
 # ---------------------------------------------------------------- which they are
 
 
@@ -87,10 +92,11 @@ def test_a_view_is_a_function_of_seed_view_and_index(pictures: Path, workers: in
 
 
 def test_a_view_is_the_augmentation_of_the_epoch_of_that_number(pictures: Path) -> None:
-    online, viewed = batches_of(pictures, shuffle=False), batches_of(pictures, shuffle=False, views=2)
-    for epoch, same in [(0, 0), (1, 1), (2, 0), (5, 1)]:
-        for (X, _), (like, _) in zip(viewed.epoch(epoch), online.epoch(same), strict=True):
-            assert torch.equal(X, like)
+    online, viewed = batches_of(pictures, shuffle=False), batches_of(pictures, shuffle=False, views=3)
+    anew = [by_index(online, epoch) for epoch in range(3)]
+    for epoch in range(7):
+        shown = by_index(viewed, epoch)
+        assert shown == [anew[(epoch + index) % 3][index] for index in range(COUNT)]
 
 
 @given(samples=st.integers(1, 20), batch_size=st.integers(1, 7), epoch=st.integers(0, 9), seed=st.integers(0, 3))
@@ -105,7 +111,17 @@ def test_rows_without_augmentation_are_the_samples(samples: int, batch_size: int
 def test_rows_are_view_times_samples_plus_index(pictures: Path, views: int, epoch: int) -> None:
     batches = batches_of(pictures, views=views)
     for rows, indices in zip(batches.rows(epoch), batches.indices(epoch), strict=True):
-        assert torch.equal(rows, epoch % views * COUNT + indices)
+        assert torch.equal(rows, (epoch + indices) % views * COUNT + indices)
+
+
+@given(views=st.integers(1, 5), epoch=st.integers(0, 11))
+def test_every_epoch_has_all_views_and_every_sample_is_seen_in_each(pictures: Path, views: int, epoch: int) -> None:
+    batches = batches_of(pictures, views=views)
+    shown = [torch.cat(batches.rows(e)) for e in range(epoch, epoch + views)]
+    assert sorted(torch.cat(shown).tolist()) == list(range(views * COUNT))
+    for rows in shown:
+        counts = torch.bincount(rows // COUNT, minlength=views)
+        assert counts.max() - counts.min() <= 1
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -115,8 +131,10 @@ def test_what_stands_in_is_the_picture_and_its_mirror_image(pictures: Path, work
     plain = batches_of(pictures, augment=None)
     assert (online.views, viewed.views, plain.views) == (None, 2, 1)
     for epoch in range(4):
-        for (X, y), (like, same) in zip(viewed.epoch(epoch), plain.epoch(epoch), strict=True):
-            assert torch.equal(X, like.flip(-1) if epoch % 2 else like)
+        pairs = zip(viewed.epoch(epoch), plain.epoch(epoch), viewed.indices(epoch), strict=True)
+        for (X, y), (like, same), indices in pairs:
+            mirrored = (epoch + indices) % 2 == 1
+            assert torch.equal(X, torch.where(mirrored.view(-1, 1, 1, 1), like.flip(-1), like))
             assert torch.equal(y, same)
     again = viewed.in_views(False)
     assert again.views is None
