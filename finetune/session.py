@@ -295,13 +295,16 @@ class Session(Steps):
         shuffle: bool = False,
         augment: bool | Augmentation = False,
         keep: bool = False,
+        views: int | None = None,
     ) -> Batches:
         preprocessing = self.preprocessing
         if source.kind == PICTURE and preprocessing is None:
             preprocessing = self.preprocessing = Preprocessing()
         chosen: Augmentation | None = None if isinstance(augment, bool) else augment
+        stand_ins: tuple[Augmentation, ...] = ()
         if augment is True and source.kind == PICTURE and isinstance(preprocessing, Preprocessing):
-            chosen = standard_augmentation(preprocessing)
+            chosen = standard = standard_augmentation(preprocessing)
+            stand_ins = standard.stand_ins if views is None else ()
         classes = self._num_outputs() if self._task and self._task.kind == CLASSIFICATION else None
         return Batches(
             source,
@@ -311,6 +314,8 @@ class Session(Steps):
             device=self.device,
             preprocessing=preprocessing,
             augment=chosen,
+            views=views,
+            stand_ins=stand_ins,
             num_classes=classes,
             keep=keep,
         )
@@ -326,14 +331,7 @@ class Session(Steps):
             return None
         if compiling.is_compiled(self.inner):  # by the user
             return None
-        handed_on = type(self).training_step is Steps.training_step
-        handed_on = handed_on and type(self).validation_step is Steps.validation_step
-        return Cache(
-            where,
-            stem=lambda: self._stages()[0].parameters,
-            handed_on=handed_on,
-            autocast=self.precision.autocast,
-        )
+        return Cache(where, self._stages, self.precision.autocast)
 
     def _cache_place(self, cache: str | Path | bool) -> str | Path | None:
         kinds = ("auto", "memory", "disk")

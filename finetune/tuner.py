@@ -184,6 +184,7 @@ class FineTuner(Session):
         schedule: str | Schedule = "cosine",
         batch_size: int = 32,
         augment: bool | Augmentation = True,
+        augment_views: int | None = None,
         cache: str | Path | bool = "auto",
         callbacks: Sequence[Callback] = (),
         checkpoint_dir: str | Path | None = None,
@@ -207,6 +208,10 @@ class FineTuner(Session):
                 factor on the rates.
             augment: for pictures: True for random crops and flips, False for none, or a function of a
                 PIL picture.
+            augment_views: how many augmented pictures there are of each sample, one an epoch in turn, so that what
+                follows from them can be stored: an approximation of new ones in every epoch, which 0 asks
+                for. With None there are new ones where the augmentation is a function of yours or where nothing
+                is stored; else the library's own gives way to the picture and its mirror image.
             cache: `"auto"` computes what comes before the first trainable parameter once for each sample and
                 keeps it on the device, in memory or on disk, where that gives the same result and pays;
                 `"memory"` and `"disk"`, a temporary file, wherever it gives the same result. A folder's path
@@ -238,7 +243,9 @@ class FineTuner(Session):
             run = Run(
                 tuner=self,
                 phases=phases,
-                train=self._batches(training, batch_size, shuffle=True, augment=augment, keep=again),
+                train=self._batches(
+                    training, batch_size, shuffle=True, augment=augment, views=augment_views, keep=again
+                ),
                 val=None if validation is None else self._batches(validation, batch_size, keep=again),
                 task=task,
                 metrics=build_metrics(self.settings.metrics, task, self._num_outputs()),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,13 +23,14 @@ from finetune.data.kept import kept_pictures
 from finetune.data.loading import (
     Batch,
     Failure,
+    Keys,
     Samples,
     WorkerPool,
     collate_stream,
     default_workers,
 )
 from finetune.data.randomness import seed_of, seeded
-from finetune.data.transforms import Augmentation
+from finetune.data.transforms import Augmentation, StandardAugmentation, View
 from finetune.errors import ArgumentError, DataError
 
 __all__ = ["Batches", "num_samples_of", "to_device"]
@@ -56,6 +60,10 @@ class Batches:
         device: where the batches go.
         preprocessing: how raw items become input; needed where the source has such.
         augment: picture -> picture, uint8 tensor [C, H, W], or float tensor that is final.
+        views: how many augmented pictures there are of each sample, one an epoch in turn, where one sample is
+            at its first, the next is at its second; None for a new one in every epoch.
+        stand_ins: without `views`, what may take the place of `augment` where pictures are stored, by `in_views`:
+            view v of a sample is what the one numbered v makes of it.
         workers: processes that load; None for as many as are worth it. Any number gives the same run,
             but for an iterable data set, which splits its items among workers itself.
         num_classes: where targets could not be looked at beforehand, the labels that are allowed are
@@ -65,7 +73,7 @@ class Batches:
 
     Raises:
         ArgumentError: a batch size below 1; raw items without a preprocessing, or with one for another
-            kind; an augmentation for what is no picture.
+            kind; an augmentation for what is no picture; views of what is not augmented, or has no numbers.
     """
 
     def __init__(
@@ -78,11 +86,14 @@ class Batches:
         device: torch.device | str = "cpu",
         preprocessing: InputPreprocessing | None = None,
         augment: Augmentation | None = None,
+        views: int | None = None,
+        stand_ins: Sequence[Augmentation] = (),
         workers: int | None = None,
         num_classes: int | None = None,
         keep: bool = False,
     ) -> None:
         _check_arguments(source, batch_size, preprocessing, augment)
+        _check_views(source, views, augment)
         self.source = source
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -91,7 +102,9 @@ class Batches:
         self.preprocessing = preprocessing
         self.num_classes = num_classes
         self.steps = self._count_steps()
-        self._samples = Samples(source, seed, preprocessing, augment)
+        own = () if augment is None or views is None else (augment,) * views
+        self._samples = Samples(source, seed, preprocessing, augment, own)
+        self._stand_ins = tuple(stand_ins) if views is None else ()
         indexed = not isinstance(source, (Loader, Stream))
         self.workers = (
             (default_workers(source, self.steps or 0) if indexed else 0) if workers is None else workers
@@ -126,9 +139,39 @@ class Batches:
         return self.order(epoch).split(self.batch_size) if len(self.source) else ()
 
     @property
-    def augmented(self) -> bool:
-        """Whether a sample is another picture in every epoch."""
-        return self._samples.augment is not None
+    def views(self) -> int | None:
+        """How many inputs there are of each sample, one an epoch in turn; None where each epoch has new ones."""
+        return 1 if self._samples.augment is None else len(self._samples.views) or None
+
+    def described_views(self) -> list[Callable[[int], str]] | None:
+        """Return for each view what says of a sample's index what decides its picture, beside the preprocessing.
+
+        Empty without augmentation; None where each epoch has new pictures, or nothing is known of the
+        function that makes them, as it is the user's.
+        """
+        makers = [maker for maker in self._samples.views if isinstance(maker, (StandardAugmentation, View))]
+        if self.views is None or len(makers) < len(self._samples.views):
+            return None
+        return [partial(maker.describe, self.seed, view) for view, maker in enumerate(makers)]
+
+    def rows(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return int64 [B] for each batch of this epoch: view * samples + index, a number for each input there is.
+
+        Only where `views` is known.
+        """
+        assert self.views is not None
+        return tuple(
+            _views_shown(epoch, indices, self.views) * len(self.source) + indices for indices in self.indices(epoch)
+        )
+
+    def in_views(self, stored: bool = True) -> Batches:
+        """Return the same batches with few views of each sample, or again without; itself where the user chose."""
+        views = self._stand_ins if stored else ()
+        if not self._stand_ins or views == self._samples.views:
+            return self
+        other = copy.copy(self)
+        other._samples, other._pool = replace(self._samples, views=views), None
+        return other
 
     def serving(self, batch: Batch) -> AbstractContextManager[None]:
         """Return the context for a step on a batch of these: here none is needed."""
@@ -169,13 +212,18 @@ class Batches:
             yield batch
 
     def _loaded(self, epoch: int, indices: Sequence[Tensor]) -> Iterator[Batch]:
-        batches = [[(epoch, i) for i in batch.tolist()] for batch in indices]
+        batches = [self._keys(epoch, batch) for batch in indices]
         if self.workers == 0:
             yield from map(self._samples.load, batches)
             return
         if self._pool is None:
             self._pool = WorkerPool(self._samples, self.workers, pin_memory=self.device.type == "cuda")
         yield from self._pool.load(batches)
+
+    def _keys(self, epoch: int, indices: Tensor) -> Keys:
+        views = len(self._samples.views)
+        shown = _views_shown(epoch, indices, views) if views else torch.full_like(indices, epoch)
+        return list(zip(shown.tolist(), indices.tolist(), strict=True))
 
     def _of_stream(self, source: Stream, epoch: int, start: int) -> Iterator[Batch]:
         _tell_epoch(source.dataset, epoch)
@@ -242,12 +290,33 @@ def _check_arguments(
         )
 
 
+def _check_views(source: Source, views: int | None, augment: Augmentation | None) -> None:
+    if views is None:
+        return
+    if not isinstance(views, int) or isinstance(views, bool) or views < 0:
+        raise ArgumentError(
+            f"augment_views is {views!r}; expected how many augmented pictures there are of each sample, from 1 on, "
+            f"or 0 for new ones in every epoch."
+        )
+    if views and (augment is None or isinstance(source, Stream)):
+        stream = isinstance(source, Stream)
+        lacks = "samples have no numbers, as it is read as a stream" if stream else "pictures are not augmented"
+        raise ArgumentError(
+            f"augment_views={views} asks for augmented views of each sample, but this data's {lacks}. Leave it out."
+        )
+
+
 def _mismatch(kind: str, preprocessing: InputPreprocessing | None) -> str:
     has = "no preprocessing" if preprocessing is None else f"a preprocessing for {_PLURALS[preprocessing.kind]}"
     return (
         f"The data is {_PLURALS[kind]}, and the model has {has}. Give it its {_MAKERS[kind]}, or give data "
         "that is the model's input already."
     )
+
+
+def _views_shown(epoch: int, indices: Tensor, views: int) -> Tensor:
+    """Return the view [B] that each sample shows in an epoch; all views in equal parts, so that no epoch is odd."""
+    return (epoch + indices) % views
 
 
 def _length(sized: Any) -> int | None:

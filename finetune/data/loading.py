@@ -20,7 +20,7 @@ from finetune.data.transforms import Augmentation
 from finetune.errors import ArgumentError, DataError
 
 Batch = Any
-Keys = list[tuple[int, int]]
+Keys = list[tuple[int, int]]  # of each sample the epoch, or the view where these are stored, and the index
 
 _OWN_COLLATE = "For a batch of your own making give the data set a `collate_fn`, or pass a DataLoader."
 
@@ -34,19 +34,21 @@ class Failure:
 
 @dataclass
 class Samples:
-    """What loads the batch of any (epoch, index) pairs, to the same bits in whichever process.
+    """What loads the batch of any (epoch, index) or (view, index) pairs, to the same bits in whichever process.
 
     Attributes:
         source: gives samples by index.
         seed: of the run; with the epoch and the index it decides a sample's augmentation.
         preprocessing: for raw items; None otherwise.
         augment: for pictures in training; None otherwise.
+        views: what makes view v of a sample, where there are so many and no more; else none.
     """
 
     source: Source
     seed: int
     preprocessing: InputPreprocessing | None = None
     augment: Augmentation | None = None
+    views: tuple[Augmentation, ...] = ()
 
     def __getitems__(self, keys: Keys) -> Batch | Failure:
         """Load a batch in a worker; torch's DataLoader calls this with what the batch sampler gave."""
@@ -72,14 +74,14 @@ class Samples:
                 f"{name(indices[0])} to {name(indices[-1])} do not form a batch: {error}. {_OWN_COLLATE}"
             ) from error
 
-    def prepare(self, item: Any, name: str) -> Any:
+    def prepare(self, item: Any, name: str, epoch: int = 0) -> Any:
         """Prepare the raw item in `item`, the first of a tuple; other items stay as they are."""
         if self.source.kind is None:
             return item
         try:
             if isinstance(item, (tuple, list)):
-                return (self._prepared(item[0]), *item[1:])
-            return self._prepared(item)
+                return (self._prepared(item[0], epoch), *item[1:])
+            return self._prepared(item, epoch)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
 
@@ -93,18 +95,19 @@ class Samples:
     def _sample(self, epoch: int, index: int) -> Any:
         if self._draws:
             reseed(self.seed, epoch, index)
-        return self.prepare(self.source[index], self.source.name(index))
+        return self.prepare(self.source[index], self.source.name(index), epoch)
 
     @property
     def _draws(self) -> bool:
         """Whether anything random may happen to a sample: in an augmentation, or in the user's data set."""
         return self.augment is not None or isinstance(self.source, MapDataset)
 
-    def _prepared(self, item: Any) -> Any:
+    def _prepared(self, item: Any, epoch: int) -> Any:
         assert self.preprocessing is not None
-        if self.augment is None:
+        augment = self.views[epoch] if self.views else self.augment
+        if augment is None:
             return self.preprocessing.prepare(item)
-        result = self.augment(item)
+        result = augment(item)
         if isinstance(result, Image.Image):
             return self.preprocessing.prepare(result)
         if isinstance(result, Tensor) and (result.dtype == torch.uint8 or result.is_floating_point()):

@@ -26,6 +26,9 @@ Augmentation = Callable[[Image.Image], "Image.Image | Tensor"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+# Crops down to 8 % of the area are for training from scratch through hundreds of epochs. A few
+# epochs on a pretrained model learn more from crops that still show the object: fastai takes 35 %.
+_LEAST_AREA = 0.35
 _RESIZE_MODES = ("stretch", "cover", "contain")
 
 
@@ -207,6 +210,32 @@ class StandardAugmentation:
         picture = with_channels(picture, self.preprocessing.channels)
         return _as_bytes(_crop_and_flip(self.preprocessing)(picture))
 
+    def describe(self, seed: int, view: int, index: int) -> str:
+        """Say what decides the picture of a sample in a view, with the seed of the run."""
+        return f"{_LEAST_AREA} to 1 of the area and a flip, drawn from {seed}, {view}, {index}"
+
+    @property
+    def stand_ins(self) -> tuple[View, ...]:
+        """What takes its place where the pictures of all epochs are few, as what follows from them is stored."""
+        return View(self.preprocessing), View(self.preprocessing, mirrored=True)
+
+
+@dataclass(frozen=True)
+class View:
+    """The picture as it is evaluated, or its mirror image: an augmentation that draws nothing."""
+
+    preprocessing: Preprocessing
+    mirrored: bool = False
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """Return uint8 [C, H, W] of the preprocessing's crop size."""
+        prepared = self.preprocessing.geometry(picture)
+        return prepared.flip(-1) if self.mirrored else prepared
+
+    def describe(self, seed: int, view: int, index: int) -> str:
+        """Say what decides its pictures: nothing that is drawn."""
+        return "mirrored" if self.mirrored else "as evaluated"
+
 
 def standard_augmentation(preprocessing: Preprocessing) -> StandardAugmentation:
     """Return the library's own training augmentation: picture -> uint8 [C, H, W], not yet normalised."""
@@ -215,10 +244,8 @@ def standard_augmentation(preprocessing: Preprocessing) -> StandardAugmentation:
 
 @lru_cache(maxsize=8)
 def _crop_and_flip(preprocessing: Preprocessing) -> Callable[[Image.Image], Image.Image]:
-    # Crops down to 8 % of the area are for training from scratch through hundreds of epochs. A few
-    # epochs on a pretrained model learn more from crops that still show the object: fastai takes 35 %.
     interpolation = InterpolationMode(preprocessing.interpolation)
-    crop = v2.RandomResizedCrop(list(preprocessing.crop_size), (0.35, 1.0), interpolation=interpolation)
+    crop = v2.RandomResizedCrop(list(preprocessing.crop_size), (_LEAST_AREA, 1.0), interpolation=interpolation)
     augmentation: Callable[[Image.Image], Image.Image] = v2.Compose([crop, v2.RandomHorizontalFlip()])
     return augmentation
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,12 @@ from finetune.features import planner
 from finetune.features.cached import CachedBatches, same_each_epoch
 from finetune.features.costs import Costs, forward_seconds, replay_seconds, timed
 from finetune.features.disk import DiskStore
-from finetune.features.fingerprint import fingerprint, keys_of
-from finetune.features.planner import DEVICE, DISK, MEMORY, Need
+from finetune.features.fingerprint import fingerprint, keys_of_views
+from finetune.features.planner import DEVICE, DISK, MEMORY, Need, rows_of
 from finetune.features.prefix import DivergedError, Prefix, cut_prefix
 from finetune.features.store import MemoryStore, Part, Store, StoreError
 from finetune.model.freezing import trainable
+from finetune.model.stages import Stage
 
 AUTO, FOLDER = "auto", "folder"
 
@@ -46,33 +47,53 @@ class Cache:
     Args:
         where: `"auto"`, `"memory"`, `"disk"` or a folder. But for the first the user asked for it, so that
             it is not weighed whether it pays.
-        stem: gives the names of the parameters of the model's first layers.
-        handed_on: the steps are the library's, which only hand their inputs on to the model.
+        stages: gives the stages of the model from the stem to the head.
         autocast: makes the context of the forward pass.
     """
 
-    def __init__(self, where: str | Path, *, stem: Callable[[], Iterable[str]], handed_on: bool, autocast: Any) -> None:
-        self._where, self._stem, self._handed_on, self._autocast = where, stem, handed_on, autocast
+    def __init__(self, where: str | Path, stages: Callable[[], Sequence[Stage]], autocast: Any) -> None:
+        self._where, self._stages, self._autocast = where, stages, autocast
         self._plain: tuple[Batches, Batches | None] | None = None
         self._store: Store | None = None
 
-    def cut(self, model: nn.Module, train: Any, val: Any, epochs: int) -> tuple[Any, Any]:
-        """Return the batches for a phase of so many epochs, served from the prefix at the present freeze state."""
+    def cut(
+        self, model: nn.Module, train: Any, val: Any, epochs: int, in_views: bool | None = None
+    ) -> tuple[Any, Any]:
+        """Return the batches for a phase of so many epochs, served from the prefix at the present freeze state.
+
+        Where the library chose the augmentation, a few views of each sample may take its place; `in_views`
+        says whether they do, as they did before a run was resumed.
+        """
         self.close()
-        self._plain = plain_train, plain_val = self._plain or (train, val)
-        reason = same_each_epoch(plain_train)
-        given = [batches for batches in (plain_train, plain_val) if batches is not None]
-        cacheable = [batches for batches in given if not same_each_epoch(batches)]
-        if not cacheable:
-            return self._without(reason)
-        with self._autocast():
-            served = self._served(model, cacheable, epochs)
+        self._plain = given, val = self._plain or (train, val)
+        train = given.in_views(self._takes_views(model, given, epochs) if in_views is None else in_views)
+        if said := approximation(train, given):
+            log.info("augmentation: %s", said)
+        reason = same_each_epoch(train)
+        parts = [batches for batches in (train, val) if batches is not None and not same_each_epoch(batches)]
+        served: dict[Any, CachedBatches] | str = reason
+        if parts:
+            with self._autocast():
+                served = self._served(model, parts, epochs)
         if isinstance(served, str):
             self.close()
-            return self._without(served)
+            log.info("cache: none, as %s", served)
+            return train, val
         if reason:
             log.info("cache: validation data only, as %s", reason)
-        return served.get(plain_train, plain_train), served.get(plain_val, plain_val)
+        return served.get(train, train), served.get(val, val)
+
+    def _takes_views(self, model: nn.Module, batches: Batches, epochs: int) -> bool:
+        """Tell whether few views of each sample are shown in this phase: below a head that trains alone.
+
+        That goes by facts and not by what was measured, so that the same run shows the same pictures.
+        """
+        viewed = batches.in_views()
+        if viewed is batches or same_each_epoch(viewed):
+            return False
+        head = {*self._stages()[-1].parameters}
+        asked = self._where != AUTO
+        return trainable(model).keys() <= head and not planner.not_sought(Need.of([viewed], epochs), asked=asked)
 
     def close(self) -> None:
         """Let go of what is stored; what is kept in a folder of the user's is written to the end."""
@@ -80,25 +101,18 @@ class Cache:
             self._store.close()
         self._store = None
 
-    def _without(self, reason: str) -> tuple[Any, Any]:
-        assert self._plain is not None
-        log.info("cache: none, as %s", reason)
-        return self._plain
-
-    def _why_not_sought(self, model: nn.Module, parts: list[Batches], epochs: int) -> str | None:
+    def _why_not_sought(self, model: nn.Module, need: Need) -> str | None:
         if self._where == AUTO:
-            stem, training = set(self._stem()), trainable(model).keys()
+            stem, training = {*self._stages()[0].parameters}, trainable(model).keys()
             if stem and stem <= training:
                 return "the first layers train"
-            return planner.not_sought(sum(len(batches.source) for batches in parts), epochs)
-        if epochs == 1 and self._where in (MEMORY, DISK):
-            return "each sample is seen only once"
-        return None
+        again = isinstance(self._where, Path)  # other runs may read what this one sees only once
+        return None if again else planner.not_sought(need, asked=self._where != AUTO)
 
     def _served(self, model: nn.Module, parts: list[Batches], epochs: int) -> dict[Any, CachedBatches] | str:
         """Cut the prefix, open a store for it and measure a batch; return what serves from it, or why nothing does."""
-        auto = self._where == AUTO
-        why_not = self._why_not_sought(model, parts, epochs)
+        auto, need = self._where == AUTO, Need.of(parts, epochs)
+        why_not = self._why_not_sought(model, need)
         if why_not:
             return why_not
         again = 3 if auto and not parts[0].workers else 1
@@ -107,7 +121,7 @@ class Cache:
             return "there is no batch"
         inputs = split_batch(batches[0])[0]
         costs = Costs(0.0 if parts[0].workers else load, forward_seconds(model, inputs) if auto else 0.0)
-        why_not = planner.too_short(costs, sum(map(len, parts)), epochs) if auto else None
+        why_not = planner.too_short(costs, need) if auto else None
         prefix = why_not or cut_prefix(model, inputs)
         if isinstance(prefix, str):
             return prefix
@@ -124,16 +138,15 @@ class Cache:
             return found
         all_parts, (parts, tier) = parts, found
         try:
-            self._store = store = self._opened(prefix, parts, tier)
+            self._store = store = self._opened(model, prefix, parts, tier)
             there = store.count() if tier == FOLDER else 0
-            offered = [Part(store, _samples(parts[:n]), len(batches.source)) for n, batches in enumerate(parts)]
-            pairs = zip(parts, offered, strict=True)
-            served = {b: CachedBatches(b, prefix, part, handed_on=self._handed_on) for b, part in pairs}
+            offered = [Part(store, _rows(parts[:n]), rows_of(batches)) for n, batches in enumerate(parts)]
+            served = {b: CachedBatches(b, prefix, part) for b, part in zip(parts, offered, strict=True)}
             costs = self._measured(model, prefix, served[parts[0]], offered[0], inputs, costs)
         except (StoreError, DivergedError) as error:
             return str(error)
-        need = Need(_samples(parts), sum(map(len, parts)), _samples(parts) * prefix.bytes_per_sample)
-        if self._where == AUTO and not planner.pays(costs, need, epochs, tier):
+        need = Need.of(parts, epochs)
+        if self._where == AUTO and not planner.pays(costs, need, prefix.bytes_per_sample, tier):
             return f"to read back {prefix.share:.0%} of the forward pass takes about as long as to compute it"
         line = planner.said(prefix, need, str(self._where) if tier == FOLDER else tier, there)
         if len(parts) < len(all_parts):
@@ -148,13 +161,13 @@ class Cache:
             return parts, FOLDER
         device, tiers = parts[0].device, _TIERS[self._where]
         for chosen in (parts, parts[:1]):
-            tier = planner.place_for(_samples(chosen) * prefix.bytes_per_sample, device, tiers)
+            tier = planner.place_for(_rows(chosen) * prefix.bytes_per_sample, device, tiers)
             if tier is not None:
                 return chosen, tier
-        return planner.no_room(_samples(parts) * prefix.bytes_per_sample, _samples(parts), device, tiers[-1])
+        return planner.no_room(_rows(parts) * prefix.bytes_per_sample, _rows(parts), device, tiers[-1])
 
-    def _opened(self, prefix: Prefix, parts: list[Batches], tier: str) -> Store:
-        samples, device = _samples(parts), parts[0].device
+    def _opened(self, model: nn.Module, prefix: Prefix, parts: list[Batches], tier: str) -> Store:
+        samples, device = _rows(parts), parts[0].device
         pinned = device.type == "cuda"
         if tier in (DEVICE, MEMORY):
             at = device if tier == DEVICE else "cpu"
@@ -164,8 +177,9 @@ class Cache:
         preparation = parts[0].preprocessing  # that of the model, and so of all parts
         if type(preparation) not in _OWN_PREPROCESSING:
             raise StoreError("its preprocessing is of a class that is not the library's")
-        name = fingerprint(prefix, preprocessing=preparation and preparation.to_dict())
-        keys = [keys_of(batches.source) for batches in parts]
+        layout = [list(parameter.stride()) for parameter in model.parameters()]  # decides what a kernel rounds
+        name = fingerprint(prefix, preprocessing=preparation and preparation.to_dict(), layout=layout)
+        keys = [keys_of_views(batches) for batches in parts]
         known = [key for key in keys if key is not None]
         if name is None or len(known) < len(keys):
             raise StoreError("what it is computed from cannot be told in full, so that it would not be found again")
@@ -180,7 +194,7 @@ class Cache:
             StoreError: it cannot be stored.
             DivergedError: the model does something else on a whole batch.
         """
-        indices, compute = cached.indices(0)[0], 0.0
+        indices, compute = cached.rows(0)[0], 0.0
         if not store.has(indices):
             compute, activations = timed(lambda: prefix.compute(inputs), repeats=1)
             store.put(indices, activations)
@@ -191,5 +205,17 @@ class Cache:
         return replace(costs, compute=compute, served=served, backward=backward)
 
 
-def _samples(parts: Sequence[Batches]) -> int:
-    return sum(len(batches.source) for batches in parts)
+def _rows(parts: Sequence[Batches]) -> int:
+    return sum(map(rows_of, parts))
+
+
+def approximation(batches: Batches, given: Batches) -> str:
+    """Return what is to be said of the views in these batches, made of those that `fit` was given; `""` if nothing."""
+    if batches.views is None or batches.views == 1:
+        return ""
+    if batches is given:
+        return f"{batches.views} views of each picture, in turn, an approximation of new ones in every epoch"
+    return (
+        "the picture and its mirror image, in turn, an approximation of the new crops in every epoch that cannot "
+        "be stored; augment_views=0 asks for these"
+    )

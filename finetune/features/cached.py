@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from finetune.data.base import Arrays, split_batch
 from finetune.data.batches import Batches
 from finetune.data.raw import PictureFiles
-from finetune.features.prefix import DivergedError, Prefix
+from finetune.features.prefix import Prefix
 from finetune.features.store import Store, StoreError
+from finetune.features.unread import Unread
 
 log = logging.getLogger("finetune")
 
@@ -29,19 +29,18 @@ class CachedBatches:
     """Batches with the activations of a model's prefix.
 
     Args:
-        batches: from arrays or files, each sample the same in every epoch.
+        batches: from arrays or files, with a known number of views of each sample.
         prefix: of the model that the batches are for.
-        store: with room for every sample of the batches.
-        handed_on: the step only hands its inputs on to the model and looks at nothing of them. Where the
-            model does not read them past its prefix either, they are not loaded again.
+        store: with room for every view of every sample of the batches, at `Batches.rows`.
     """
 
-    def __init__(self, batches: Batches, prefix: Prefix, store: Store, *, handed_on: bool) -> None:
+    def __init__(self, batches: Batches, prefix: Prefix, store: Store) -> None:
         self._batches, self._prefix, self._store = batches, prefix, store
-        self._skips = handed_on and not prefix.reads_inputs and batches.source.targets is not None
+        # Inputs that the model does not read past its prefix are not loaded again, until a step reads them.
+        self._skips = not prefix.reads_inputs and batches.source.targets is not None
         self._like: Tensor | None = None
         self._holds = True
-        self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their samples' numbers
+        self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their rows in the store
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)
@@ -55,7 +54,7 @@ class CachedBatches:
         return self._prefix.overridden
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Yield what `Batches.epoch` yields; batches that nothing will read have stand-ins for inputs."""
+        """Yield what `Batches.epoch` yields; inputs whose activations are stored are loaded when a step reads them."""
         self._given.clear()
         try:
             self._store.refresh()
@@ -63,28 +62,29 @@ class CachedBatches:
             log.warning(_NO_MORE, error)
         self._holds = self._prefix.holds()  # else a callback has changed what trains, or a frozen weight
         loaded: Iterator[Any] | None = None
-        for step, indices in enumerate(self._batches.indices(epoch)[start:], start):
-            if self._holds and self._skips and self._like is not None and self._store.has(indices):
-                loaded, batch = None, self._stand_in(self._like, indices)
+        numbers = zip(self._batches.indices(epoch)[start:], self._batches.rows(epoch)[start:], strict=True)
+        for step, (indices, rows) in enumerate(numbers, start):
+            if self._holds and self._skips and self._like is not None and self._store.has(rows):
+                loaded, batch = None, self._unread(self._like, indices, epoch, step)
             else:
                 loaded = self._batches.epoch(epoch, step, keep=not self._skips) if loaded is None else loaded
                 batch = next(loaded)
                 self.remember(split_batch(batch)[0])
-            self._given[id(batch)] = batch, indices
+            self._given[id(batch)] = batch, rows
             yield batch
 
     def serving(self, batch: Any) -> AbstractContextManager[None]:
         """Return the context in which the model's calls with this batch's inputs replay."""
-        _, indices = self._given.pop(id(batch))
+        _, rows = self._given.pop(id(batch))
         inputs = split_batch(batch)[0]
         if not self._holds or not self._prefix.accepts(inputs):
             return nullcontext()
-        if self._store.has(indices):
-            device = self._batches.device
-            return self._prefix.serving(inputs, tuple(kept.to(device) for kept in self._store.get(indices)))
+        if self._store.has(rows):
+            stored, device = self._store.get(rows), self._batches.device
+            return self._prefix.serving(inputs, tuple(kept.to(device, non_blocking=True) for kept in stored))
         activations = self._prefix.compute(inputs)
         try:
-            self._store.put(indices, activations)
+            self._store.put(rows, activations)
         except StoreError as error:  # the disk is full; the run goes on without
             log.warning(_NO_MORE, error)
             self._skips = False
@@ -95,43 +95,24 @@ class CachedBatches:
         if self._like is None and isinstance(inputs, Tensor):
             self._like = inputs[:0]
 
-    def _stand_in(self, like: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def _unread(self, like: Tensor, indices: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         targets = self._batches.source.targets
         assert targets is not None
-        inputs = Unread((len(indices), *like.shape[1:]), like)
+
+        def load() -> Tensor:
+            self._skips = False  # this step reads its inputs; ahead of it they load faster
+            loaded: Tensor = split_batch(next(self._batches.epoch(epoch, step)))[0]
+            return loaded
+
+        inputs = Unread((len(indices), *like.shape[1:]), like, load)
         return inputs, targets[indices.to(targets.device)].to(self._batches.device)
 
 
-class Unread(Tensor):
-    """Inputs that were not loaded, because nothing reads them; whatever does is an error and no wrong result."""
-
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
-
-    @staticmethod
-    def __new__(cls, size: tuple[int, ...], like: Tensor) -> Unread:
-        made: Unread = Tensor._make_wrapper_subclass(cls, size, dtype=like.dtype, device=like.device)
-        return made
-
-    def __init__(self, size: tuple[int, ...], like: Tensor) -> None: ...
-
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return f"Unread(shape={tuple(self.shape)}, dtype={self.dtype})"
-
-    @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        raise DivergedError(
-            f"{func} reads inputs that were left out, because nothing read them when the model's frozen part was "
-            f"computed. Give fit cache=False."
-        )
-
-
 def same_each_epoch(batches: Batches) -> str:
-    """Return why the samples of these batches may differ from epoch to epoch, `""` if they do not."""
+    """Return why the inputs of these batches may be others in every epoch, `""` if there are few of each sample."""
     source = batches.source
     if not isinstance(source, (Arrays, PictureFiles)):
         return f"a {type(source).__name__} may give another sample under the same number each time"
-    if batches.augmented:
-        return "the augmentation makes new pictures in every epoch"
+    if batches.views is None:
+        return "the augmentation makes new pictures in every epoch; augment_views=4 would keep to 4 of each sample"
     return ""

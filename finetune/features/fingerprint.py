@@ -24,6 +24,7 @@ import torchvision
 from torch import Tensor
 
 from finetune.data.base import Arrays, Source
+from finetune.data.batches import Batches
 from finetune.data.raw import PictureFiles
 from finetune.features.disk import KEY
 from finetune.features.prefix import Prefix
@@ -53,6 +54,15 @@ def keys_of(source: Source) -> np.ndarray | None:
     except (OSError, RuntimeError, TypeError):  # a file that is gone, values that are no bytes
         return None
     return np.array(keys, KEY)
+
+
+def keys_of_views(batches: Batches) -> np.ndarray | None:
+    """Return the key of each input there is in these batches, `KEY` [views * N], as `Batches.rows` numbers them."""
+    keys, views = keys_of(batches.source), batches.described_views()
+    if keys is None or views is None or not views:
+        return None if views is None else keys
+    described = [(key, view(index)) for view in views for index, key in enumerate(keys.tolist())]
+    return np.array([_key_of_view(*pair) for pair in described], KEY)
 
 
 def fingerprint(prefix: Prefix, **described: Any) -> str | None:
@@ -115,6 +125,12 @@ def _keys_of_array(source: Arrays) -> Iterator[bytes]:
             content = _digest(kind)
             content.update(row)
             yield content.digest()
+
+
+def _key_of_view(key: bytes, view: str) -> bytes:
+    content = _digest(f"view {view}")
+    content.update(key.ljust(KEY.itemsize, b"\0"))  # numpy leaves zeros at the end away
+    return bytes(content.digest())
 
 
 def _digest(kind: str) -> Any:

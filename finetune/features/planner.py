@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,31 +41,56 @@ LEAST_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Need:
-    """What is to be stored, and how often it is read: of training or validation data.
+    """What would be stored of training and validation data in a phase, and how often it would be read.
 
     Attributes:
-        samples: how many.
-        batches: of them, in an epoch.
-        bytes: of all of them.
+        samples: how many there are.
+        rows: how many inputs there are of them, one for each view of each sample.
+        batches: in an epoch.
+        spared_samples: passes over samples that are stored by then, through all epochs.
+        filling, reading: batches to compute and to read, through all epochs.
     """
 
     samples: int
+    rows: int
     batches: int
-    bytes: int
+    spared_samples: int
+    filling: int
+    reading: int
+
+    @staticmethod
+    def of(parts: Sequence[Batches], epochs: int) -> Need:
+        """Return what so many epochs of these batches need."""
+        views = [min(epochs, part.views or 1) for part in parts]
+        samples = [len(part.source) for part in parts]
+        sized = list(zip(samples, map(len, parts), views, strict=True))
+        return Need(
+            samples=sum(samples),
+            rows=sum(rows_of(part) for part in parts),
+            batches=sum(map(len, parts)),
+            spared_samples=sum(count * (epochs - shown) for count, _, shown in sized),
+            filling=sum(batches * shown for _, batches, shown in sized),
+            reading=sum(batches * (epochs - shown) for _, batches, shown in sized),
+        )
 
 
-def not_sought(samples: int, epochs: int) -> str | None:
-    """Say why no prefix is sought for `samples` samples an epoch, where nobody asked for it; None if one is."""
-    if epochs == 1:
-        return "each sample is seen only once"
-    if samples * (epochs - 1) < _LEAST_PASSES:
+def rows_of(batches: Batches) -> int:
+    """Return how many inputs there are in these batches: so many views of each sample."""
+    return len(batches.source) * (batches.views or 1)
+
+
+def not_sought(need: Need, *, asked: bool) -> str | None:
+    """Say why no prefix is sought at all, None if one is; where the user asked for it, little to save will do."""
+    if not need.spared_samples:
+        return "no picture or sample is seen twice"
+    if not asked and need.spared_samples < _LEAST_PASSES:
         return "there are too few samples and epochs for it to pay"
     return None
 
 
-def too_short(costs: Costs, batches: int, epochs: int) -> str | None:
-    """Say why no prefix is sought where forward passes take so long, all but the first epoch's; None if one is."""
-    if (costs.load + costs.plain) * batches * (epochs - 1) < _LEAST_SECONDS:
+def too_short(costs: Costs, need: Need) -> str | None:
+    """Say why no prefix is sought where forward passes that can be spared take no time; None if one is."""
+    if (costs.load + costs.plain) * need.reading < _LEAST_SECONDS:
         return "there is too little to compute for it to pay"
     return None
 
@@ -85,13 +111,13 @@ def no_room(wanted: int, samples: int, device: torch.device, tier: str) -> str:
     )
 
 
-def pays(costs: Costs, need: Need, epochs: int, tier: str) -> bool:
+def pays(costs: Costs, need: Need, bytes_per_sample: int, tier: str) -> bool:
     """Tell whether filling a store and reading it takes less time than doing without, by `_LEAST_GAIN` at least."""
-    read = need.bytes / max(1, need.batches) / _DISK_SPEED if tier == DISK else 0.0
+    size = need.rows * bytes_per_sample / max(1, need.filling)  # of a batch
+    stored = (size / _DISK_SPEED if tier == DISK else 0.0) + costs.served + costs.backward
     plain = costs.load + costs.plain + costs.backward
-    filled = costs.load + costs.compute + read + costs.served + costs.backward
-    later = read + costs.served + costs.backward
-    return filled + (epochs - 1) * later < epochs * plain * (1 - _LEAST_GAIN)
+    filling = need.filling * (costs.load + costs.compute + stored)
+    return filling + need.reading * stored < (need.filling + need.reading) * plain * (1 - _LEAST_GAIN)
 
 
 def epoch_seconds(costs: Costs, batches: Batches) -> float:
@@ -103,9 +129,10 @@ def said(prefix: Prefix, need: Need, place: str, there: int) -> str:
     """Say what is stored where, and how much of it is there already."""
     where = {DEVICE: "on the device", MEMORY: "in memory", DISK: "on disk"}.get(place, f"in '{place}'")
     found = f", {there:,} of them there already" if there else ""
+    inputs = f"{need.rows:,} views of " * (need.rows > need.samples) + f"{need.samples:,} samples"
     return (
         f"cache: {prefix.share:.0%} of the forward pass, up to {prefix.cause}, is computed once and kept {where} "
-        f"({readable(need.bytes)} for {need.samples:,} samples{found})"
+        f"({readable(need.rows * prefix.bytes_per_sample)} for {inputs}{found})"
     )
 
 

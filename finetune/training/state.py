@@ -112,6 +112,7 @@ class Run:
         self._statistics: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         self._remembered: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._warned: set[str] = set()
+        self._views: list[int | None] = []  # of each phase begun, how many pictures there were of a sample
 
     @property
     def optimizer(self) -> Optimizer:
@@ -227,9 +228,17 @@ class Run:
             self._statistics.setdefault((buffer.dtype, buffer.device), []).append(buffer)
 
     def cut_prefix(self) -> None:
-        """Have the batches of this phase served from the model's frozen prefix, where that pays."""
-        if self.cache is not None:
-            self.train, self.val = self.cache.cut(self.model, self.train, self.val, self.phase.epochs)
+        """Have the batches of this phase served from the model's frozen prefix, where that pays.
+
+        Which pictures a phase shows is decided once: a run that goes on in the middle of it shows the same.
+        """
+        begun = self._views[self.position.phase :][:1]
+        in_views = begun[0] is not None if begun else None
+        if self.cache is None:
+            self.train = self.train.in_views(bool(in_views))
+        else:
+            self.train, self.val = self.cache.cut(self.model, self.train, self.val, self.phase.epochs, in_views)
+        self._views[self.position.phase :] = [self.train.views]
 
     @contextmanager
     def compiled(self) -> Iterator[None]:
@@ -266,6 +275,7 @@ class Run:
             "position": asdict(self.position),
             "end_phase": self.end_phase,
             "steps_per_epoch": self.steps_per_epoch,
+            "views": self._views,
             "optimizer": state_by_name(self.optimizer, self.model),
             "precision": self.precision.state_dict(),
             "meter": self.meter.state_dict(),
@@ -282,6 +292,7 @@ class Run:
         self._check_plan(state["plan"])
         self.end_phase = state["end_phase"]
         self.steps_per_epoch = state["steps_per_epoch"]
+        self._views = list(state["views"])
         self.precision.load_state_dict(state["precision"])
         self.meter.load_state_dict(state["meter"])
         self._optimizer_state = state["optimizer"]

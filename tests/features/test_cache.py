@@ -20,8 +20,6 @@ from torch.utils.data import TensorDataset
 from finetune import FineTuner, Phase
 from finetune.callbacks import Callback
 from finetune.errors import ArgumentError
-from finetune.features.cached import Unread
-from finetune.features.prefix import DivergedError
 
 
 class Net(nn.Module):
@@ -164,13 +162,6 @@ def test_the_librarys_own_step_is_served_without_its_pictures(monkeypatch: pytes
     assert sum(gathered) <= 50 + 8 + 2  # one epoch, the batch that the prefix is cut on, and the look at the data
 
 
-def test_inputs_that_were_left_out_are_an_error_to_read() -> None:
-    unread = Unread((4, 3, 16, 16), torch.zeros(0, 3, 16, 16))
-    assert (len(unread), unread.shape[1:], unread.dtype) == (4, (3, 16, 16), torch.float32)
-    with pytest.raises(DivergedError, match="cache=False"):
-        unread + 1
-
-
 def test_a_callback_that_changes_a_frozen_weight_ends_the_cache() -> None:
     class Thaw(Callback):
         def on_epoch_end(self, run: Any) -> None:
@@ -199,15 +190,18 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
 
 
 @pytest.mark.parametrize(
-    ("augment", "expected"),
-    [(False, "is computed once and kept in memory"), (True, "validation data only, as the augmentation makes new")],
+    ("arguments", "expected"),
+    [
+        ({"augment": False}, "is computed once and kept in memory"),
+        ({"augment_views": 0}, "validation data only, as the augmentation makes new"),
+    ],
 )
-def test_pictures(pictures: Path, augment: bool, expected: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures(pictures: Path, arguments: Any, expected: str, caplog: pytest.LogCaptureFixture) -> None:
     runs = []
     for cache in (False, "memory"):
         tuner = tuned(preprocessing={"crop_size": 16, "resize_size": 18}).replace_head(2)
         with caplog.at_level(logging.INFO, "finetune"):
-            runs.append(fitted(cache, tuner, pictures, None, augment=augment))
+            runs.append(fitted(cache, tuner, pictures, None, **arguments))
     assert expected in said(caplog)
     assert_equal(*runs)
 
@@ -263,7 +257,7 @@ def test_the_budget_is_that_of_all_stores_together(
 def test_nothing_is_stored_for_a_single_epoch(cache: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         fitted(cache, tuned(), epochs=1)
-    assert "none, as each sample is seen only once" in said(caplog)
+    assert "none, as no picture or sample is seen twice" in said(caplog)
 
 
 def test_auto_trains_the_same_whatever_it_decides(

@@ -11,6 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune.data.base import Arrays
+from finetune.data.batches import Batches
 from finetune.features import planner
 from finetune.features.costs import Costs
 from finetune.features.planner import DEVICE, DISK, MEMORY, Need
@@ -18,41 +20,75 @@ from finetune.features.planner import DEVICE, DISK, MEMORY, Need
 CPU = torch.device("cpu")
 seconds = st.floats(0, 10)
 costs = st.builds(Costs, seconds, seconds, seconds, seconds, seconds)
-needs = st.builds(Need, st.integers(1, 10**6), st.integers(1, 10**4), st.integers(1, 10**12))
 
 
-@given(costs=costs, need=needs, epochs=st.integers(1, 50), tier=st.sampled_from([DEVICE, MEMORY, DISK]))
-def test_what_pays_in_some_epochs_pays_in_more(costs: Costs, need: Need, epochs: int, tier: str) -> None:
-    if planner.pays(costs, need, epochs, tier):
-        assert planner.pays(costs, need, epochs + 1, tier)
-        assert planner.pays(costs, need, epochs, MEMORY)
-        assert planner.pays(replace(costs, plain=costs.plain + 1), need, epochs, tier)
+def need(samples: int = 3200, epochs: int = 2, views: int = 1, batch_size: int = 32) -> Need:
+    X = torch.zeros(samples, 1)
+    batches = Batches(Arrays(X, torch.zeros(samples, dtype=torch.int64)), batch_size=batch_size, shuffle=True)
+    return replace(Need.of([batches], epochs), **in_views(batches, epochs, views))
+
+
+def in_views(batches: Batches, epochs: int, views: int) -> dict[str, int]:
+    """Return what of a need depends on how many views there are of each sample."""
+    samples, shown = len(batches.source), min(views, epochs)
+    return {
+        "rows": views * samples,
+        "spared_samples": samples * (epochs - shown),
+        "filling": len(batches) * shown,
+        "reading": len(batches) * (epochs - shown),
+    }
+
+
+def test_what_is_needed() -> None:
+    assert need(70, epochs=5) == Need(samples=70, rows=70, batches=3, spared_samples=280, filling=3, reading=12)
+    train, val = (Batches(Arrays(torch.zeros(n, 1), None), batch_size=32, shuffle=True) for n in (70, 20))
+    assert Need.of([train, val], 5) == Need(
+        samples=90, rows=90, batches=4, spared_samples=360, filling=4, reading=16
+    )
+
+
+@given(
+    costs=costs, bytes=st.integers(1, 10**6), samples=st.integers(1, 200), epochs=st.integers(2, 50),
+    views=st.integers(1, 4), tier=st.sampled_from([DEVICE, MEMORY, DISK]),
+)  # fmt: skip
+def test_what_pays_in_some_epochs_pays_in_more(
+    costs: Costs, bytes: int, samples: int, epochs: int, views: int, tier: str
+) -> None:
+    if planner.pays(costs, need(samples, epochs, views), bytes, tier):
+        assert planner.pays(costs, need(samples, epochs + 1, views), bytes, tier)
+        assert planner.pays(costs, need(samples, epochs, views), bytes, MEMORY)
+        assert planner.pays(replace(costs, plain=costs.plain + 1), need(samples, epochs, views), bytes, tier)
 
 
 def test_what_pays() -> None:
     """By hand: 100 batches, a whole pass 1 s of which the prefix is 0.9 s."""
     usual = Costs(load=0.0, plain=1.0, compute=0.9, served=0.1, backward=0.1)
-    need = Need(3200, 100, 10**8)
-    assert planner.pays(usual, need, 2, MEMORY)
-    assert planner.pays(usual, need, 2, DISK)  # a megabyte a batch
-    assert not planner.pays(usual, replace(need, bytes=10**11), 10, DISK)  # a gigabyte a batch
-    assert planner.pays(usual, replace(need, bytes=10**11), 10, MEMORY)
+    small, large = 30_000, 30_000_000  # a megabyte and a gigabyte a batch
+    assert planner.pays(usual, need(epochs=2), small, MEMORY)
+    assert planner.pays(usual, need(epochs=2), small, DISK)
+    assert not planner.pays(usual, need(epochs=10), large, DISK)
+    assert planner.pays(usual, need(epochs=10), large, MEMORY)
+    assert planner.pays(usual, need(epochs=10, views=8), small, MEMORY)
+    assert not planner.pays(usual, need(epochs=10, views=10), small, MEMORY)
     slow_replay = replace(usual, compute=0.001, plain=0.002, served=0.004, backward=0.001)
-    assert not planner.pays(slow_replay, need, 100, MEMORY)
-    assert planner.pays(replace(slow_replay, load=0.1), need, 100, MEMORY)  # pictures need no decoding
-    assert not planner.pays(usual, need, 1, MEMORY)
+    assert not planner.pays(slow_replay, need(epochs=100), small, MEMORY)
+    assert planner.pays(replace(slow_replay, load=0.1), need(epochs=100), small, MEMORY)  # pictures need no decoding
+    assert not planner.pays(usual, need(epochs=1), small, MEMORY)
 
 
 def test_what_is_too_short() -> None:
-    assert planner.too_short(Costs(load=0.0, plain=0.001), 100, 5) == "there is too little to compute for it to pay"
-    assert planner.too_short(Costs(load=0.005, plain=0.001), 100, 5) is None
+    spared = need(100 * 32, epochs=5)
+    assert planner.too_short(Costs(load=0.0, plain=0.001), spared) == "there is too little to compute for it to pay"
+    assert planner.too_short(Costs(load=0.005, plain=0.001), spared) is None
 
 
 def test_what_is_not_sought() -> None:
-    assert planner.not_sought(10**6, 1) == "each sample is seen only once"
-    assert planner.not_sought(100, 3) == "there are too few samples and epochs for it to pay"
-    assert planner.not_sought(100, 10) is None
-    assert planner.not_sought(1000, 2) is None
+    assert planner.not_sought(need(10**5, epochs=1), asked=True) == "no picture or sample is seen twice"
+    assert planner.not_sought(need(100, epochs=3), asked=False) == "there are too few samples and epochs for it to pay"
+    assert planner.not_sought(need(100, epochs=3), asked=True) is None
+    assert planner.not_sought(need(100, epochs=10), asked=False) is None
+    assert planner.not_sought(need(100, epochs=10, views=8), asked=False) is not None
+    assert planner.not_sought(need(1000, epochs=2), asked=False) is None
 
 
 def test_the_first_place_with_room(monkeypatch: pytest.MonkeyPatch) -> None:
