@@ -21,7 +21,8 @@ from finetune.model.summary import Summary, summarize
 from finetune.model.wrapping import unwrapped
 from finetune.session import Session
 from finetune.training import loop
-from finetune.training.callbacks import Callback, ModelCheckpoint
+from finetune.training.callbacks.base import Callback
+from finetune.training.callbacks.saving import ModelCheckpoint
 from finetune.training.history import History
 from finetune.training.metrics import Meter, Metrics, build_metrics
 from finetune.training.optim import OptimizerFactory

@@ -13,7 +13,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from finetune.training.callbacks import Callback
+from finetune.training.callbacks.base import Callback
 from finetune.training.state import Run
 
 log = logging.getLogger("finetune")
