@@ -6,7 +6,7 @@ The verbs of `finetune.tuner` are built from these pieces.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,15 +30,17 @@ from finetune.model.calling import call
 from finetune.model.examples import samples_of_size
 from finetune.model.recorder import reading_order
 from finetune.model.stages import Stage, stages
+from finetune.model.weights import load_state
 from finetune.model.wrapping import is_synchronized
-from finetune.strategies import get_strategy
+from finetune.planning import add_lora, phases_of, starting_weights
+from finetune.strategies import Strategy
 from finetune.training.history import History
 from finetune.training.optim import build_optimizer
-from finetune.training.phases import Phase, check_phases
+from finetune.training.phases import Phase
 from finetune.training.precision import Precision, resolve_device, warn_of_half_weights
 from finetune.training.preparation import Prepared, open_training, some_targets
 from finetune.training.rates import Rate, default_rate, rates
-from finetune.training.schedules import Schedule, get_schedule
+from finetune.training.schedules import Schedule
 from finetune.training.settings import Settings
 from finetune.training.state import Run
 from finetune.training.steps import Steps
@@ -69,6 +71,7 @@ class Session(Steps):
         self._replacements: list[contents.Replacement] = taken.changes  # what loading has to repeat
         self._heads: tuple[str, ...] | None = None
         self._seen: Any = None  # two samples of the data, as the model takes them
+        self._undo: list[Callable[[], None]] = []  # what takes back changes to the model, should planning fail
         self._order: list[str] | None = None  # the parameters as the forward pass reads them
         self._run: Run | None = None
         self._groups: dict[str, tuple[str, float]] | None = None  # as planned last, by parameter
@@ -98,11 +101,14 @@ class Session(Steps):
     @contextmanager
     def _as_before_on_error(self) -> Iterator[None]:
         """Forget what was learned from data that turns out to be of no use."""
-        names = ("classes", "_classes_rule", "_task", "preprocessing", "history", "_groups")
+        names = ("classes", "_classes_rule", "_task", "preprocessing", "history", "_groups", "_replacements", "_order")
         before = {name: getattr(self, name) for name in names}
+        self._undo.clear()
         try:
             yield
         except BaseException:
+            for undo in self._undo:
+                undo()
             vars(self).update(before)
             raise
 
@@ -267,25 +273,27 @@ class Session(Steps):
         return Cache(asked=cache == "memory", handed_on=handed_on, autocast=self.precision.autocast)
 
     def _plan(
-        self, strategy: str | Sequence[Phase] | None, epochs: int, lr: Rate | None, schedule: str | Schedule
+        self,
+        strategy: str | Strategy | Sequence[Phase] | None,
+        epochs: int,
+        lr: Rate | None,
+        schedule: str | Schedule,
     ) -> list[Phase]:
         """Return the phases, each rehearsed: its patterns, rates and optimizer are tried and undone."""
-        get_schedule(schedule)
-        if strategy is None:
-            phases = [Phase(None, epochs, lr, schedule)]
-        elif isinstance(strategy, str):
-            planned = get_strategy(strategy)(self._stages_in_scope(), epochs, lr)
-            phases = [replace(phase, schedule=schedule) for phase in planned]
-        else:
-            phases = check_phases(strategy)
+        phases = phases_of(strategy, self._stages_in_scope, epochs, lr, schedule)
         if self._scope is not None:
-            phases = [replace(phase, train=self._everything()) if phase.train == "*" else phase for phase in phases]
+            phases = [self._within_scope(phase) for phase in phases]
+        for phase in phases:
+            if phase.lora_rank is not None:
+                self._add_lora(phase.lora_rank)
+        for phase in phases:
+            if phase.start_from is not None:
+                self._starting_weights(phase.start_from)  # what is wrong with them is said before any work
         replaced = self._scope is not None or any("head" in replacement for replacement in self._replacements)
         head = list(self.head.parameters()) if replaced else []
         head_trains = not head
         with freezing.freeze_state_restored(self.inner):
             for phase in phases:
-                get_schedule(phase.schedule)
                 if phase.train is not None:
                     freezing.train_only(self.inner, phase.train)
                 self._build_optimizer(phase)
@@ -300,6 +308,24 @@ class Session(Steps):
                 stacklevel=3,
             )
         return phases
+
+    def _within_scope(self, phase: Phase) -> Phase:
+        """Return the phase with "everything", or adapters, being those that PEFT has given the model already."""
+        everything = phase.train == "*" or phase.lora_rank is not None
+        return replace(phase, train=self._everything(), lora_rank=None) if everything else phase
+
+    def _starting_weights(self, start_from: str | Path) -> Mapping[str, torch.Tensor]:
+        return starting_weights(self.inner, start_from, self._source, self.settings.seed)
+
+    def _load_start(self, start_from: str | Path) -> None:
+        load_state(self.inner, self._starting_weights(start_from), strict=False)
+
+    def _add_lora(self, rank: int) -> None:
+        added = add_lora(self.inner, self._head_names(), rank, self._replacements, self.settings.seed)
+        if added is not None:
+            self._replacements = [*self._replacements, added[0]]
+            self._undo.append(added[1])
+            self._order = None  # parameters within the adapted layers have other names now
 
     def _note_trainable(self) -> None:
         """Remember what training changes, and so a checkpoint has to hold.

@@ -20,6 +20,7 @@ from finetune.model.patterns import Patterns
 from finetune.model.summary import Summary, summarize
 from finetune.model.wrapping import unwrapped
 from finetune.session import Session
+from finetune.strategies import Strategy
 from finetune.training import loop
 from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.saving import ModelCheckpoint
@@ -176,7 +177,7 @@ class FineTuner(Session):
         val: Any = None,
         *,
         epochs: int = 1,
-        strategy: str | Sequence[Phase] | None = None,
+        strategy: str | Strategy | Sequence[Phase] | None = None,
         lr: Rate | None = None,
         schedule: str | Schedule = "cosine",
         batch_size: int = 32,
@@ -195,8 +196,9 @@ class FineTuner(Session):
                 pair `(X, y)`, a Dataset or a DataLoader.
             val: the same, or a share such as 0.1 to set aside, or False for none. With None a fifth of a
                 folder or table is set aside, stratified by class; other data goes without.
-            epochs: passes over the training data, shared out over the phases of a named strategy.
-            strategy: a name or a list of `Phase`; None for one phase with the freeze state as it stands.
+            epochs: passes over the training data, shared out over the phases of a strategy; a list has its own.
+            strategy: a name or a function of `finetune.strategies`, or a list of `Phase`; None for one phase
+                with the freeze state as it stands.
             lr: a rate; a pair `(first stage, head)` with the stages between spread geometrically; a
                 `LayerDecay`; or a mapping of pattern to rate. None for rates that suit the optimizer.
             schedule: `"cosine"`, `"linear"`, `"constant"` or `"one_cycle"`, which all warm up over the first
@@ -237,6 +239,7 @@ class FineTuner(Session):
                 metrics=build_metrics(self.settings.metrics, task, self._num_outputs()),
                 precision=self.precision,
                 build_optimizer=self._build_optimizer,
+                load_start=self._load_start,
                 save=self._save,
                 callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
                 accumulation=self.settings.gradient_accumulation_steps,

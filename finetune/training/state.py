@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,6 +62,7 @@ class Run:
         metrics: metrics by name, as templates.
         precision: the number format of the forward pass.
         build_optimizer: makes the optimizer of a phase over what then trains.
+        load_start: gives the model the weights that a phase starts from.
         save: writes a checkpoint to a path, with `training_state=False` one for use only.
         callbacks: called in this order, those that save the run after the others.
         accumulation: batches an update.
@@ -81,6 +83,7 @@ class Run:
     metrics: Mapping[str, torchmetrics.Metric]
     precision: Precision
     build_optimizer: Callable[[Phase], Optimizer]
+    load_start: Callable[[str | Path], None]
     save: Callable[..., Any]
     callbacks: Sequence[Any] = ()
     accumulation: int = 1
@@ -165,7 +168,7 @@ class Run:
     def set_rates(self, step: int) -> None:
         """Set every group's learning rate for an update of the phase: its own times the schedule's factor."""
         self.position.tried = step
-        factor = get_schedule(self.phase.schedule)(self.progress(step))
+        factor = get_schedule(self.phase.schedule or "cosine")(self.progress(step))
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -178,8 +181,11 @@ class Run:
         _copy(self._remembered, self._statistics)
 
     def begin_phase(self) -> None:
-        """Build the optimizer of the phase under way; what trained before keeps its moments."""
+        """Build the optimizer of the phase under way; what trained before keeps its moments and goes on from there."""
         before, self._optimizer = self._optimizer, self.build_optimizer(self.phase)
+        if self.phase.start_from is not None and self.position.epoch == self.position.window == 0:
+            self.load_start(self.phase.start_from)
+            before = None  # the moments are those of other weights
         self.optimizer.zero_grad(set_to_none=True)  # what an update that was broken off has left
         if before is not None:
             carry_state(before, self.optimizer)
