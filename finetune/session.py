@@ -112,6 +112,16 @@ class Session(Steps):
             vars(self).update(before)
             raise
 
+    @contextmanager
+    def _as_before(self) -> Iterator[None]:
+        """Forget at the end whatever was learned meanwhile, and all that a step of the user's own put here."""
+        before = dict(vars(self))
+        try:
+            yield
+        finally:
+            vars(self).clear()
+            vars(self).update(before)
+
     def _head_names(self) -> tuple[str, ...]:
         """Return the heads' full names, found once: those that were replaced, or those of the model."""
         if not self._heads:

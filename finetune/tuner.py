@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from finetune.checkpoint import contents, file
 from finetune.data.audit import audit
-from finetune.data.randomness import seeded
+from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources import open_source
 from finetune.data.transforms import Augmentation
 from finetune.errors import ArgumentError, DataError, HeadError
@@ -28,8 +28,10 @@ from finetune.training.history import History
 from finetune.training.metrics import Meter, Metrics, build_metrics
 from finetune.training.optim import OptimizerFactory
 from finetune.training.phases import Phase
+from finetune.training.precision import Precision
 from finetune.training.progress import ProgressBar
-from finetune.training.rates import Rate
+from finetune.training.range_test import RateSuggestion, range_test, rising
+from finetune.training.rates import Rate, default_rate
 from finetune.training.schedules import Schedule
 from finetune.training.settings import Settings
 from finetune.training.state import Run
@@ -302,6 +304,57 @@ class FineTuner(Session):
                     f"predict_step should return a tensor [N, ...], but returned a {type(output).__name__}."
                 )
         return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs])
+
+    def find_lr(
+        self,
+        train: Any,
+        *,
+        lr: Rate | None = None,
+        batch_size: int = 32,
+        augment: bool | Augmentation = True,
+        steps: int = 100,
+    ) -> RateSuggestion:
+        """Suggest learning rates for the present freeze state: those at which the loss falls fastest.
+
+        Trains for some updates at rising rates and takes everything back: a later `fit` is the same bit for
+        bit as without it.
+
+        Args:
+            train: what `fit` takes.
+            lr: as `fit` takes it; of these the ratios between the groups count, and are kept.
+            steps: updates, over which the fastest group's rate rises from 1e-7 to 10. Fewer where the
+                loss grows without bounds before.
+
+        Returns:
+            A suggestion with `.lr` to pass to `fit`, and `.plot()`.
+
+        Raises:
+            ArgumentError: something given cannot work, or the loss falls at no rate.
+            DataError: the data cannot be used.
+        """
+        if not isinstance(steps, int) or steps < 10:
+            raise ArgumentError(f"Expected steps to be a whole number from 10 on, but got {steps!r}.")
+        with self._as_before(), generators_of_loader_preserved(train):
+            source = self._open(train, False).train
+            self._look_at(source)
+            phases = self._plan(None, 1, lr, rising)
+            self._task = task = self._infer_task(source)
+            run = Run(
+                tuner=self,
+                phases=phases,
+                train=self._batches(self._audited(source, task, "training"), batch_size, shuffle=True, augment=augment),
+                val=None,
+                task=task,
+                metrics={},
+                precision=Precision(self.settings.precision, self.device),  # its gradient scale is no one else's
+                build_optimizer=self._build_optimizer,
+                load_start=self._load_start,
+                save=self._save,
+                accumulation=self.settings.gradient_accumulation_steps,
+                max_grad_norm=self.settings.max_grad_norm,
+                seed=self.settings.seed,
+            )
+            return range_test(run, default_rate(self.settings.optimizer) if lr is None else lr, steps)
 
     # ------------------------------------------------------------------ verbs on the result
 
