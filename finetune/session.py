@@ -34,6 +34,7 @@ from finetune.model.weights import load_state
 from finetune.model.wrapping import is_synchronized
 from finetune.planning import add_lora, phases_of, starting_weights
 from finetune.strategies import Strategy
+from finetune.training.callbacks.base import Callback
 from finetune.training.history import History
 from finetune.training.optim import build_optimizer
 from finetune.training.phases import Phase
@@ -272,7 +273,7 @@ class Session(Steps):
             num_classes=classes,
         )
 
-    def _cache(self, cache: str | bool) -> Cache | None:
+    def _cache(self, cache: str | bool, callbacks: Sequence[Callback]) -> Cache | None:
         """Return what computes the frozen prefix once, None if it is not to be."""
         if cache not in ("auto", "memory", False):
             raise ArgumentError(f"Expected cache to be 'auto', 'memory' or False, but got {cache!r}.")
@@ -280,7 +281,10 @@ class Session(Steps):
             return None
         handed_on = type(self).training_step is Steps.training_step
         handed_on = handed_on and type(self).validation_step is Steps.validation_step
-        return Cache(asked=cache == "memory", handed_on=handed_on, autocast=self.precision.autocast)
+        changed = any(c.changes_inputs and type(c).change_batch is not Callback.change_batch for c in callbacks)
+        return Cache(
+            asked=cache == "memory", handed_on=handed_on, changed=changed, autocast=self.precision.autocast
+        )
 
     def _plan(
         self,

@@ -36,6 +36,7 @@ from finetune.training.schedules import Schedule
 from finetune.training.settings import Settings
 from finetune.training.state import Run
 from finetune.training.tasks import Loss
+from finetune.training.views import View, over_views
 
 
 class FineTuner(Session):
@@ -248,7 +249,9 @@ class FineTuner(Session):
                 max_grad_norm=self.settings.max_grad_norm,
                 seed=self.settings.seed,
                 notes=data.notes,
-                cache=self._cache(cache),
+                heads=self._known_heads(),
+                num_outputs=self._num_outputs(),
+                cache=self._cache(cache, callbacks),
             )
             if training.classes is not None:
                 self.classes, self._classes_rule = training.classes, True
@@ -278,7 +281,7 @@ class FineTuner(Session):
             meter = Meter(build_metrics(self.settings.metrics, task, self._num_outputs()), task, self.device)
         return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
-    def predict(self, data: Any, *, batch_size: int = 32) -> Tensor:
+    def predict(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
         """Return the model's outputs on the CPU, a row a sample, in the data's order.
 
         They are what the model gives, for classes the logits: `.softmax(1)` makes probabilities of them,
@@ -287,6 +290,8 @@ class FineTuner(Session):
         Args:
             data: what `fit` takes, with or without labels; or one picture's path, a list of paths, a
                 folder of pictures, or X alone, as a list of texts.
+            tta: test-time augmentation: the mean of the outputs for the inputs as they are and for other
+                views of them, each a function of a batch [N, C, H, W]; True for their mirror images.
 
         Raises:
             DataError: the data cannot be used.
@@ -295,7 +300,8 @@ class FineTuner(Session):
         source = open_source(data, labelled=False, takes=self._takes())
         self._look_at(source)
         batches = self._batches(audit(source, role="prediction", preprocessing=self.preprocessing), batch_size)
-        outputs = loop.predict(self.predict_step, self.inner, batches, self.precision)
+        step = over_views(self.predict_step, tta)
+        outputs = loop.predict(step, self.inner, batches, self.precision)
         if not outputs:
             raise DataError("The data gave no sample to predict. An iterable data set should start anew each time.")
         for output in outputs:

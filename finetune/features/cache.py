@@ -22,11 +22,12 @@ class Cache:
     Args:
         asked: the user asked for it, so that it is not weighed whether it pays.
         handed_on: the steps are the library's, which only hand their inputs on to the model.
+        changed: a callback changes the inputs of each training batch before the step.
         autocast: makes the context of the forward pass.
     """
 
-    def __init__(self, *, asked: bool, handed_on: bool, autocast: Any) -> None:
-        self._asked, self._handed_on, self._autocast = asked, handed_on, autocast
+    def __init__(self, *, asked: bool, handed_on: bool, changed: bool = False, autocast: Any) -> None:
+        self._asked, self._handed_on, self._changed, self._autocast = asked, handed_on, changed, autocast
         self._plain: tuple[Batches, Batches | None] | None = None
         self._stores: list[Store] = []
 
@@ -36,8 +37,9 @@ class Cache:
         for store in self._stores:
             store.close()
         self._stores = []
-        reason = same_each_epoch(plain_train)
-        cacheable = [batches for batches in (plain_train, plain_val) if batches and not same_each_epoch(batches)]
+        reason = "a callback changes the inputs" if self._changed else same_each_epoch(plain_train)
+        cacheable = [] if reason else [plain_train]
+        cacheable += [plain_val] if plain_val and not same_each_epoch(plain_val) else []
         if not cacheable:
             log.info("cache: none, as %s", reason)
             return self._plain

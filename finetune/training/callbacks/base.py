@@ -17,9 +17,12 @@ class Callback:
 
     Attributes:
         saves_run: it writes the run to a file, so its hooks come after those of the other callbacks.
+        changes_inputs: its `change_batch`, if it has one, changes inputs and not targets alone, so that nothing
+            computed of the unchanged ones may be used in their place.
     """
 
     saves_run = False
+    changes_inputs = True
 
     def on_fit_begin(self, run: Run) -> None:
         """Run before anything is trained."""
@@ -32,6 +35,16 @@ class Callback:
 
     def on_step_end(self, run: Run) -> None:
         """Run after every optimizer update. Reading a tensor here makes the host wait for the device."""
+
+    def change_batch(self, run: Run, batch: Any) -> Any:
+        """Return what `training_step` gets instead of a batch, of as many samples.
+
+        Random numbers drawn from the global generators are a function of the seed and the update here.
+        """
+        return batch
+
+    def on_evaluate_begin(self, run: Run) -> None:
+        """Run after an epoch's last update, and before the validation data, if there is any, is evaluated."""
 
     def on_evaluate_end(self, run: Run) -> None:
         """Run when the epoch's validation values are in `run.row`."""
