@@ -40,6 +40,7 @@ from finetune.training.optim import build_optimizer
 from finetune.training.phases import Phase
 from finetune.training.precision import Precision, resolve_device, warn_of_half_weights
 from finetune.training.preparation import Prepared, open_training, some_targets
+from finetune.training.progress import describe_phase
 from finetune.training.rates import Rate, default_rate, rates
 from finetune.training.schedules import Schedule
 from finetune.training.settings import Settings
@@ -292,8 +293,9 @@ class Session(Steps):
         epochs: int,
         lr: Rate | None,
         schedule: str | Schedule,
-    ) -> list[Phase]:
-        """Return the phases, each rehearsed: its patterns, rates and optimizer are tried and undone."""
+    ) -> tuple[list[Phase], list[str]]:
+        """Return the phases, each rehearsed, its patterns, rates and optimizer tried and undone, and a line on each."""
+        lines = []
         phases = phases_of(strategy, self._stages_in_scope, epochs, lr, schedule)
         if self._scope is not None:
             phases = [self._within_scope(phase) for phase in phases]
@@ -310,7 +312,8 @@ class Session(Steps):
             for phase in phases:
                 if phase.train is not None:
                     freezing.train_only(self.inner, phase.train)
-                self._build_optimizer(phase)
+                line = describe_phase(self.inner, phase, self._build_optimizer(phase))
+                lines.append(f"{line}, {self.precision.name} on {self.device}")
                 self._note_trainable()
                 head_trains = head_trains or any(parameter.requires_grad for parameter in head)
         warn_of_half_weights(freezing.trainable(self.inner).values(), stacklevel=4)
@@ -321,7 +324,7 @@ class Session(Steps):
                 f"with PEFT name it in modules_to_save.",
                 stacklevel=3,
             )
-        return phases
+        return phases, lines
 
     def _within_scope(self, phase: Phase) -> Phase:
         """Return the phase with "everything", or adapters, being those that PEFT has given the model already."""

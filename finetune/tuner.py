@@ -228,7 +228,7 @@ class FineTuner(Session):
             saved = contents.saved_run(resume_from, checkpoint_dir)
             data = self._open(train, val)
             self._look_at(data.train)
-            phases = self._plan(strategy, epochs, lr, schedule)
+            phases, plan = self._plan(strategy, epochs, lr, schedule)
             self._task = task = self._infer_task(data.train)
             training = self._audited(data.train, task, "training", skip_corrupt)
             validation = None if data.val is None else self._audited(data.val, task, "validation", skip_corrupt)
@@ -249,6 +249,7 @@ class FineTuner(Session):
                 max_grad_norm=self.settings.max_grad_norm,
                 seed=self.settings.seed,
                 notes=data.notes,
+                plan=plan,
                 heads=self._known_heads(),
                 num_outputs=self._num_outputs(),
                 cache=self._cache(cache, callbacks),
@@ -343,7 +344,7 @@ class FineTuner(Session):
         with self._as_before(), generators_of_loader_preserved(train):
             source = self._open(train, False).train
             self._look_at(source)
-            phases = self._plan(None, 1, lr, rising)
+            phases, _ = self._plan(None, 1, lr, rising)
             self._task = task = self._infer_task(source)
             run = Run(
                 tuner=self,

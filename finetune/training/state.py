@@ -69,6 +69,7 @@ class Run:
         max_grad_norm: the norm that gradients are clipped to, or None.
         seed: of everything random in a step.
         notes: what the user should be told before it starts, a line each.
+        plan: what each phase does, a line each.
         heads: full names of the model's heads, the main one first; none where they are not known.
         num_outputs: of the model, None where that is not known.
         cache: computes the frozen prefix once; None to run the whole model in every step.
@@ -92,6 +93,7 @@ class Run:
     max_grad_norm: float | None = None
     seed: int = 0
     notes: Sequence[str] = ()
+    plan: Sequence[str] = ()
     heads: Sequence[str] = ()
     num_outputs: int | None = None
     cache: Cache | None = None
