@@ -18,6 +18,7 @@ from finetune.errors import (
     NonFiniteError,
     PatternError,
 )
+from finetune.soup import greedy_soup
 from finetune.training.history import History
 from finetune.training.metrics import StepOutput
 from finetune.training.phases import Phase
@@ -41,5 +42,6 @@ __all__ = [
     "Preprocessing",
     "StepOutput",
     "callbacks",
+    "greedy_soup",
     "strategies",
 ]

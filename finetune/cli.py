@@ -45,7 +45,7 @@ def train(
     freeze: Annotated[
         list[str] | None, typer.Option(help="A pattern of what to freeze, or 'backbone'; may be repeated.")
     ] = None,
-    strategy: Annotated[str | None, typer.Option(help="A named strategy, such as gradual_unfreezing.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Such as gradual_unfreezing, lora, or surgical:layer1.")] = None,
     lr: Annotated[str | None, typer.Option(help="A rate, or two as 1e-4,1e-3: first stage and head.")] = None,
     batch_size: _BatchSize = 32,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",

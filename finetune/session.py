@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,15 +32,19 @@ from finetune.model.calling import call
 from finetune.model.examples import samples_of_size
 from finetune.model.recorder import reading_order
 from finetune.model.stages import Stage, stages
+from finetune.model.weights import load_state
 from finetune.model.wrapping import is_synchronized
-from finetune.strategies import get_strategy
+from finetune.planning import add_lora, phases_of, starting_weights
+from finetune.strategies import Strategy
+from finetune.training.callbacks.base import Callback
 from finetune.training.history import History
 from finetune.training.optim import build_optimizer
-from finetune.training.phases import Phase, check_phases
+from finetune.training.phases import Phase
 from finetune.training.precision import Precision, resolve_device, warn_of_half_weights
 from finetune.training.preparation import Prepared, open_training, some_targets
+from finetune.training.progress import describe_phase
 from finetune.training.rates import Rate, default_rate, rates
-from finetune.training.schedules import Schedule, get_schedule
+from finetune.training.schedules import Schedule
 from finetune.training.settings import Settings
 from finetune.training.state import Run
 from finetune.training.steps import Steps
@@ -76,6 +80,7 @@ class Session(Steps):
         self._seen: Any = None  # two samples of the data, as the model takes them
         self._looked = False  # the model was tried on data since its head was replaced
         self._turns: bool | None = None  # whether the weights may be laid out otherwise for a pass; None if not tried
+        self._undo: list[Callable[[], None]] = []  # what takes back changes to the model, should planning fail
         self._order: list[str] | None = None  # the parameters as the forward pass reads them
         self._run: Run | None = None
         self._groups: dict[str, tuple[str, float]] | None = None  # as planned last, by parameter
@@ -105,13 +110,26 @@ class Session(Steps):
     @contextmanager
     def _as_before_on_error(self) -> Iterator[None]:
         """Forget what was learned from data that turns out to be of no use."""
-        names = ("classes", "_classes_rule", "_task", "preprocessing", "history", "_groups")
+        names = ("classes", "_classes_rule", "_task", "preprocessing", "history", "_groups", "_replacements", "_order")
         before = {name: getattr(self, name) for name in names}
+        self._undo.clear()
         try:
             yield
         except BaseException:
+            for undo in self._undo:
+                undo()
             vars(self).update(before)
             raise
+
+    @contextmanager
+    def _as_before(self) -> Iterator[None]:
+        """Forget at the end whatever was learned meanwhile, and all that a step of the user's own put here."""
+        before = dict(vars(self))
+        try:
+            yield
+        finally:
+            vars(self).clear()
+            vars(self).update(before)
 
     def _head_names(self) -> tuple[str, ...]:
         """Return the heads' full names, found once: those that were replaced, or those of the model."""
@@ -320,7 +338,7 @@ class Session(Steps):
             keep=keep,
         )
 
-    def _cache(self, cache: str | Path | bool) -> Cache | None:
+    def _cache(self, cache: str | Path | bool, callbacks: Sequence[Callback]) -> Cache | None:
         """Return what computes the frozen prefix once, None if it is not to be.
 
         Raises:
@@ -331,7 +349,8 @@ class Session(Steps):
             return None
         if compiling.is_compiled(self.inner):  # by the user
             return None
-        return Cache(where, self._stages, self.precision.autocast)
+        changed = any(c.changes_inputs and type(c).change_batch is not Callback.change_batch for c in callbacks)
+        return Cache(where, self._stages, self.precision.autocast, changed=changed)
 
     def _cache_place(self, cache: str | Path | bool) -> str | Path | None:
         kinds = ("auto", "memory", "disk")
@@ -348,28 +367,32 @@ class Session(Steps):
         return folder
 
     def _plan(
-        self, strategy: str | Sequence[Phase] | None, epochs: int, lr: Rate | None, schedule: str | Schedule
-    ) -> list[Phase]:
-        """Return the phases, each rehearsed: its patterns, rates and optimizer are tried and undone."""
-        get_schedule(schedule)
-        if strategy is None:
-            phases = [Phase(None, epochs, lr, schedule)]
-        elif isinstance(strategy, str):
-            planned = get_strategy(strategy)(self._stages_in_scope(), epochs, lr)
-            phases = [replace(phase, schedule=schedule) for phase in planned]
-        else:
-            phases = check_phases(strategy)
+        self,
+        strategy: str | Strategy | Sequence[Phase] | None,
+        epochs: int,
+        lr: Rate | None,
+        schedule: str | Schedule,
+    ) -> tuple[list[Phase], list[str]]:
+        """Return the phases, each rehearsed, its patterns, rates and optimizer tried and undone, and a line on each."""
+        lines = []
+        phases = phases_of(strategy, self._stages_in_scope, epochs, lr, schedule)
         if self._scope is not None:
-            phases = [replace(phase, train=self._everything()) if phase.train == "*" else phase for phase in phases]
+            phases = [self._within_scope(phase) for phase in phases]
+        for phase in phases:
+            if phase.lora_rank is not None:
+                self._add_lora(phase.lora_rank)
+        for phase in phases:
+            if phase.start_from is not None:
+                self._starting_weights(phase.start_from)  # what is wrong with them is said before any work
         replaced = self._scope is not None or any("head" in replacement for replacement in self._replacements)
         head = list(self.head.parameters()) if replaced else []
         head_trains = not head
         with freezing.freeze_state_restored(self.inner):
             for phase in phases:
-                get_schedule(phase.schedule)
                 if phase.train is not None:
                     freezing.train_only(self.inner, phase.train)
-                self._build_optimizer(phase)
+                line = describe_phase(self.inner, phase, self._build_optimizer(phase))
+                lines.append(f"{line}, {self.precision.name} on {self.device}")
                 self._note_trainable()
                 head_trains = head_trains or any(parameter.requires_grad for parameter in head)
         warn_of_half_weights(freezing.trainable(self.inner).values(), stacklevel=4)
@@ -380,7 +403,25 @@ class Session(Steps):
                 f"with PEFT name it in modules_to_save.",
                 stacklevel=3,
             )
-        return phases
+        return phases, lines
+
+    def _within_scope(self, phase: Phase) -> Phase:
+        """Return the phase with "everything", or adapters, being those that PEFT has given the model already."""
+        everything = phase.train == "*" or phase.lora_rank is not None
+        return replace(phase, train=self._everything(), lora_rank=None) if everything else phase
+
+    def _starting_weights(self, start_from: str | Path) -> Mapping[str, torch.Tensor]:
+        return starting_weights(self.inner, start_from, self._source, self.settings.seed)
+
+    def _load_start(self, start_from: str | Path) -> None:
+        load_state(self.inner, self._starting_weights(start_from), strict=False)
+
+    def _add_lora(self, rank: int) -> None:
+        added = add_lora(self.inner, self._head_names(), rank, self._replacements, self.settings.seed)
+        if added is not None:
+            self._replacements = [*self._replacements, added[0]]
+            self._undo.append(added[1])
+            self._order = None  # parameters within the adapted layers have other names now
 
     def _note_trainable(self) -> None:
         """Remember what training changes, and so a checkpoint has to hold.

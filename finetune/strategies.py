@@ -1,11 +1,13 @@
 """Named strategies: pure functions of the stages, the epochs and the rates to a list of phases.
 
-Each is a few lines that read like its paper; a list of `Phase` of one's own works the same.
+Each is a few lines that read like its paper. `fit(strategy=...)` takes a name, such a function of one's own, or a list
+of `Phase`; `functools.partial` sets the options of those that have some.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from finetune.errors import ArgumentError, nearest
 from finetune.model.stages import Stage
@@ -13,6 +15,9 @@ from finetune.training.phases import Phase, check_epochs
 from finetune.training.rates import Rate
 
 Strategy = Callable[[Sequence[Stage], int, "Rate | None"], list[Phase]]
+
+# What LP-FT's second phase trains at, so that the features stay near to what the probe was trained on.
+_SMALL_RATE = 5e-5
 
 
 def linear_probe(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
@@ -46,30 +51,64 @@ def gradual_unfreezing(stages: Sequence[Stage], epochs: int, lr: Rate | None) ->
     ]
 
 
-def lp_ft(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
-    """Train the head first, then all at a small rate (LP-FT, arXiv 2202.10054). A single epoch is the head's."""
+def lp_ft(
+    stages: Sequence[Stage], epochs: int, lr: Rate | None, *, probe: str | Path | None = None
+) -> list[Phase]:
+    """Train the head first, then all at a small rate (LP-FT, arXiv 2202.10054). A single epoch is the head's.
+
+    With `probe`, a checkpoint in which the head is trained already, all epochs are for the second phase.
+    """
     check_epochs(epochs)
-    probe = max(1, epochs // 2)
-    first = Phase(_from(stages, -1), probe, lr, name="linear_probe")
-    return [first] if probe == epochs else [first, Phase("*", epochs - probe, 5e-5, name="finetune")]
+    if probe is not None:
+        return [Phase("*", epochs, _SMALL_RATE, name="finetune", start_from=probe)]
+    half = max(1, epochs // 2)
+    first = Phase(_from(stages, -1), half, lr, name="linear_probe")
+    return [first] if half == epochs else [first, Phase("*", epochs - half, _SMALL_RATE, name="finetune")]
+
+
+def from_scratch(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
+    """Train everything from random weights: what the pretrained ones are worth."""
+    return [Phase("*", epochs, lr, name="from_scratch", start_from="scratch")]
+
+
+def lora(stages: Sequence[Stage], epochs: int, lr: Rate | None, *, rank: int = 8) -> list[Phase]:
+    """Train the head and adapters of a low rank beside the layers, through PEFT (LoRA, arXiv 2106.09685)."""
+    return [Phase(("*lora_*", *_from(stages, -1)), epochs, lr, name="lora", lora_rank=rank)]
+
+
+def surgical(block: str | Iterable[str]) -> Strategy:
+    """Return the strategy that trains one block and the head (surgical fine-tuning, arXiv 2210.11466).
+
+    Args:
+        block: its name, such as `"layer1"`, or a pattern or several as `freeze` takes them.
+    """
+    named = (block,) if isinstance(block, str) else tuple(block)
+
+    def surgical(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
+        return [Phase((*named, *_from(stages, -1)), epochs, lr, name=f"surgical_{'_'.join(named)}")]
+
+    return surgical
 
 
 STRATEGIES: dict[str, Strategy] = {
     strategy.__name__: strategy
-    for strategy in (linear_probe, last_stage, full_finetune, gradual_unfreezing, lp_ft)
+    for strategy in (linear_probe, last_stage, full_finetune, gradual_unfreezing, lp_ft, from_scratch, lora)
 }
 
 
 def get_strategy(name: str) -> Strategy:
-    """Return the strategy of that name.
+    """Return the strategy of that name; `"surgical:layer1"` is `surgical("layer1")`.
 
     Raises:
         ArgumentError: there is none.
     """
+    first, _, block = name.partition(":")
+    if first == "surgical" and block:
+        return surgical(block)
     if name not in STRATEGIES:
         raise ArgumentError(
-            f"There is no strategy {name!r}.{nearest(name, STRATEGIES)} Expected one of {', '.join(STRATEGIES)}, or a "
-            f"list of Phase."
+            f"There is no strategy {name!r}.{nearest(name, [*STRATEGIES, 'surgical'])} Expected one of "
+            f"{', '.join(STRATEGIES)}, 'surgical:' and the name of a block as 'surgical:layer1', or a list of Phase."
         )
     return STRATEGIES[name]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from finetune.checkpoint import contents, file
 from finetune.data.audit import audit
-from finetune.data.randomness import seeded
+from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources import open_source
 from finetune.data.transforms import Augmentation
 from finetune.errors import ArgumentError, DataError, HeadError
@@ -20,19 +20,23 @@ from finetune.model.patterns import Patterns
 from finetune.model.summary import Summary, summarize
 from finetune.model.wrapping import unwrapped
 from finetune.session import Session
+from finetune.strategies import Strategy
 from finetune.training import loop
-from finetune.training.callbacks import Callback, ModelCheckpoint
+from finetune.training.callbacks.base import Callback
+from finetune.training.callbacks.saving import ModelCheckpoint
 from finetune.training.history import History
 from finetune.training.metrics import Meter, Metrics, build_metrics
 from finetune.training.optim import OptimizerFactory
 from finetune.training.phases import Phase
-from finetune.training.precision import hint_at_bf16
+from finetune.training.precision import Precision, hint_at_bf16
 from finetune.training.progress import ProgressBar
-from finetune.training.rates import Rate
+from finetune.training.range_test import RateSuggestion, range_test, rising
+from finetune.training.rates import Rate, default_rate
 from finetune.training.schedules import Schedule
 from finetune.training.settings import Settings
 from finetune.training.state import Run
 from finetune.training.tasks import Loss
+from finetune.training.views import View, over_views
 
 
 class FineTuner(Session):
@@ -179,7 +183,7 @@ class FineTuner(Session):
         val: Any = None,
         *,
         epochs: int = 1,
-        strategy: str | Sequence[Phase] | None = None,
+        strategy: str | Strategy | Sequence[Phase] | None = None,
         lr: Rate | None = None,
         schedule: str | Schedule = "cosine",
         batch_size: int = 32,
@@ -199,8 +203,9 @@ class FineTuner(Session):
                 pair `(X, y)`, a Dataset or a DataLoader.
             val: the same, or a share such as 0.1 to set aside, or False for none. With None a fifth of a
                 folder or table is set aside, stratified by class; other data goes without.
-            epochs: passes over the training data, shared out over the phases of a named strategy.
-            strategy: a name or a list of `Phase`; None for one phase with the freeze state as it stands.
+            epochs: passes over the training data, shared out over the phases of a strategy; a list has its own.
+            strategy: a name or a function of `finetune.strategies`, or a list of `Phase`; None for one phase
+                with the freeze state as it stands.
             lr: a rate; a pair `(first stage, head)` with the stages between spread geometrically; a
                 `LayerDecay`; or a mapping of pattern to rate. None for rates that suit the optimizer.
             schedule: `"cosine"`, `"linear"`, `"constant"` or `"one_cycle"`, which all warm up over the first
@@ -234,7 +239,7 @@ class FineTuner(Session):
             saved = contents.saved_run(resume_from, checkpoint_dir)
             data = self._open(train, val)
             self._look_at(data.train, trains=True)
-            phases = self._plan(strategy, epochs, lr, schedule)
+            phases, plan = self._plan(strategy, epochs, lr, schedule)
             self._task = task = self._infer_task(data.train)
             training = self._audited(data.train, task, "training", skip_corrupt)
             validation = None if data.val is None else self._audited(data.val, task, "validation", skip_corrupt)
@@ -251,13 +256,17 @@ class FineTuner(Session):
                 metrics=build_metrics(self.settings.metrics, task, self._num_outputs()),
                 precision=self.precision,
                 build_optimizer=self._build_optimizer,
+                load_start=self._load_start,
                 save=self._save,
                 callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
                 accumulation=self.settings.gradient_accumulation_steps,
                 max_grad_norm=self.settings.max_grad_norm,
                 seed=self.settings.seed,
                 notes=data.notes,
-                cache=self._cache(cache),
+                plan=plan,
+                heads=self._known_heads(),
+                num_outputs=self._num_outputs(),
+                cache=self._cache(cache, callbacks),
                 backend=self.settings.backend,
             )
             if training.classes is not None:
@@ -293,7 +302,7 @@ class FineTuner(Session):
         with self._explained(source), self._laid_out(source), self._compiled():
             return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
-    def predict(self, data: Any, *, batch_size: int = 32) -> Tensor:
+    def predict(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
         """Return the model's outputs on the CPU, a row a sample, in the data's order.
 
         They are what the model gives, for classes the logits: `.softmax(1)` makes probabilities of them,
@@ -302,6 +311,8 @@ class FineTuner(Session):
         Args:
             data: what `fit` takes, with or without labels; or one picture's path, a list of paths, a
                 folder of pictures, or X alone, as a list of texts.
+            tta: test-time augmentation: the mean of the outputs for the inputs as they are and for other
+                views of them, each a function of a batch [N, C, H, W]; True for their mirror images.
 
         Raises:
             DataError: the data cannot be used.
@@ -311,7 +322,7 @@ class FineTuner(Session):
         self._look_at_first(source)
         batches = self._batches(audit(source, role="prediction", preprocessing=self.preprocessing), batch_size)
         with self._explained(source), self._laid_out(source), self._compiled():
-            outputs = loop.predict(self.predict_step, self.inner, batches, self.precision)
+            outputs = loop.predict(over_views(self.predict_step, tta), self.inner, batches, self.precision)
         if not outputs:
             raise DataError("The data gave no sample to predict. An iterable data set should start anew each time.")
         for output in outputs:
@@ -320,6 +331,57 @@ class FineTuner(Session):
                     f"predict_step should return a tensor [N, ...], but returned a {type(output).__name__}."
                 )
         return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs])
+
+    def find_lr(
+        self,
+        train: Any,
+        *,
+        lr: Rate | None = None,
+        batch_size: int = 32,
+        augment: bool | Augmentation = True,
+        steps: int = 100,
+    ) -> RateSuggestion:
+        """Suggest learning rates for the present freeze state: those at which the loss falls fastest.
+
+        Trains for some updates at rising rates and takes everything back: a later `fit` is the same bit for
+        bit as without it.
+
+        Args:
+            train: what `fit` takes.
+            lr: as `fit` takes it; of these the ratios between the groups count, and are kept.
+            steps: updates, over which the fastest group's rate rises from 1e-7 to 10. Fewer where the
+                loss grows without bounds before.
+
+        Returns:
+            A suggestion with `.lr` to pass to `fit`, and `.plot()`.
+
+        Raises:
+            ArgumentError: something given cannot work, or the loss falls at no rate.
+            DataError: the data cannot be used.
+        """
+        if not isinstance(steps, int) or steps < 10:
+            raise ArgumentError(f"Expected steps to be a whole number from 10 on, but got {steps!r}.")
+        with self._as_before(), generators_of_loader_preserved(train):
+            source = self._open(train, False).train
+            self._look_at(source)
+            phases, _ = self._plan(None, 1, lr, rising)
+            self._task = task = self._infer_task(source)
+            run = Run(
+                tuner=self,
+                phases=phases,
+                train=self._batches(self._audited(source, task, "training"), batch_size, shuffle=True, augment=augment),
+                val=None,
+                task=task,
+                metrics={},
+                precision=Precision(self.settings.precision, self.device),  # its gradient scale is no one else's
+                build_optimizer=self._build_optimizer,
+                load_start=self._load_start,
+                save=self._save,
+                accumulation=self.settings.gradient_accumulation_steps,
+                max_grad_norm=self.settings.max_grad_norm,
+                seed=self.settings.seed,
+            )
+            return range_test(run, default_rate(self.settings.optimizer) if lr is None else lr, steps)
 
     # ------------------------------------------------------------------ verbs on the result
 

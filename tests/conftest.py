@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from torch import Tensor
 
 settings.register_profile("untimed", deadline=None, max_examples=50)  # a busy machine is no failure
 settings.load_profile("untimed")
@@ -30,3 +33,17 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
+    return bool(left == right)
+
+
+@pytest.fixture
+def same() -> Callable[[Any, Any], bool]:
+    """Return a function that tells whether two nestings of dicts and tensors are equal bit for bit."""
+    return _same

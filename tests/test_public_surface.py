@@ -18,7 +18,7 @@ from finetune import FineTuner, callbacks, errors
 NAMES = [
     "ArgumentError", "CheckpointError", "DataError", "FineTuneError", "FineTuner", "HeadError", "History",
     "LayerDecay",
-    "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "callbacks", "strategies",
+    "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "callbacks", "greedy_soup", "strategies",
 ]  # fmt: skip
 
 METHODS = {
@@ -27,9 +27,10 @@ METHODS = {
         "train", "val", "*", "epochs", "strategy", "lr", "schedule", "batch_size", "augment", "cache", "callbacks",
         "checkpoint_dir", "resume_from", "skip_corrupt", "progress",
     ],
+    "find_lr": ["train", "*", "lr", "batch_size", "augment", "steps"],
     "freeze": ["pattern"],
     "load_checkpoint": ["path", "model", "**settings"],
-    "predict": ["data", "*", "batch_size"],
+    "predict": ["data", "*", "batch_size", "tta"],
     "predict_step": ["batch"],
     "replace_head": ["n", "*", "head", "layer"],
     "save_checkpoint": ["path"],
@@ -46,7 +47,10 @@ CONSTRUCTOR = [
 
 PROPERTIES = ["head", "inner", "loss", "task"]
 ATTRIBUTES = ["classes", "device", "history", "model", "precision", "preprocessing", "settings"]
-CALLBACKS = ["CSVLogger", "Callback", "EarlyStopping", "ModelCheckpoint", "TensorBoard"]
+CALLBACKS = [
+    "CSVLogger", "Callback", "ClassWeights", "EMA", "EarlyStopping", "L2SP", "Mixup", "ModelCheckpoint", "SWA",
+    "TensorBoard",
+]  # fmt: skip
 
 
 def written(function: Any) -> list[str]:

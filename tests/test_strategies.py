@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,10 +14,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from finetune import FineTuner, Phase, strategies
-from finetune.errors import ArgumentError
+from finetune.callbacks import Callback
+from finetune.errors import ArgumentError, CheckpointError, PatternError
+from finetune.model.freezing import trainable
 from finetune.model.stages import Stage
 
-NAMES = ("linear_probe", "last_stage", "full_finetune", "gradual_unfreezing", "lp_ft")
+NAMES = ("linear_probe", "last_stage", "full_finetune", "gradual_unfreezing", "lp_ft", "from_scratch", "lora")
 FIVE = [Stage(name, (f"{name}.weight", f"{name}.bias")) for name in ("stem", "layer1", "layer2", "layer3", "fc")]
 
 
@@ -52,6 +56,9 @@ def names(*stages: str) -> tuple[str, ...]:
             ],
         ),
         ("gradual_unfreezing", 1, [Phase(names("fc"), 1, 0.1, name="gradual_unfreezing_1")]),
+        ("from_scratch", 3, [Phase("*", 3, 0.1, name="from_scratch", start_from="scratch")]),
+        ("lora", 3, [Phase(("*lora_*", *names("fc")), 3, 0.1, name="lora", lora_rank=8)]),
+        ("surgical:layer1", 3, [Phase(("layer1", *names("fc")), 3, 0.1, name="surgical_layer1")]),
     ],
 )
 def test_the_phases_for_five_stages(strategy: str, epochs: int, expected: list[Phase]) -> None:
@@ -85,7 +92,9 @@ def test_a_number_of_epochs_that_cannot_be_is_an_error(name: str, epochs: Any) -
         strategies.get_strategy(name)(FIVE, epochs, None)
 
 
-@pytest.mark.parametrize(("typo", "meant"), [("linear_prob", "linear_probe"), ("lpft", "lp_ft")])
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("linear_prob", "linear_probe"), ("lpft", "lp_ft"), ("surgical", "surgical"), ("lor", "lora")]
+)
 def test_a_misspelt_strategy_is_answered_with_the_nearest(typo: str, meant: str) -> None:
     with pytest.raises(ArgumentError, match=f"There is no strategy '{typo}'. Did you mean '{meant}'"):
         strategies.get_strategy(typo)
@@ -116,12 +125,17 @@ MOVED = {
     "full_finetune": {"stem", "layer1", "layer2", "layer3", "fc"},
     "gradual_unfreezing": {"stem", "layer1", "layer2", "layer3", "fc"},
     "lp_ft": {"stem", "layer1", "layer2", "layer3", "fc"},
+    "from_scratch": {"stem", "layer1", "layer2", "layer3", "fc"},
+    "lora": {"stem", "layer1", "layer2", "layer3", "fc"},
+    "surgical:layer2": {"layer2", "fc"},
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MOVED)
 @pytest.mark.parametrize("lr", [None, 1e-2, (1e-3, 1e-2)])
 def test_each_strategy_end_to_end(name: str, lr: Any) -> None:
+    if name == "lora":
+        pytest.importorskip("peft")
     torch.manual_seed(0)
     model = Tiny()
     X, y = torch.randn(30, 4), torch.arange(30) % 3
@@ -129,7 +143,8 @@ def test_each_strategy_end_to_end(name: str, lr: Any) -> None:
 
     history = FineTuner(model, device="cpu").fit((X, y), epochs=6, strategy=name, lr=lr, batch_size=10)
 
-    moved = {key.partition(".")[0] for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    after = model.state_dict()
+    moved = {key.partition(".")[0] for key in after if key not in before or not torch.equal(after[key], before[key])}
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
     assert moved == MOVED[name]
     assert all(set(row["lr"]) for row in history)
@@ -145,3 +160,293 @@ def test_the_second_phase_of_lp_ft_trains_at_its_small_rate() -> None:
 
     assert [row["phase"] for row in history] == ["linear_probe"] * 2 + ["finetune"] * 2
     assert [set(row["lr"].values()) for row in history] == [{1e-2}, {1e-2}, {5e-5}, {5e-5}]
+
+
+# ---------------------------------------------------------------------- names, functions and lists
+
+
+def tiny(seed: int = 0) -> Tiny:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Tiny()
+
+
+@pytest.fixture
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(30, 4, generator=generator), torch.arange(30) % 3
+
+
+def fitted(data: Any, strategy: Any, model: nn.Module | None = None, **kwargs: Any) -> FineTuner:
+    tuner = FineTuner(tiny() if model is None else model, device="cpu")
+    tuner.fit(data, batch_size=10, strategy=strategy, **kwargs)
+    return tuner
+
+
+@pytest.mark.parametrize("name", ["lp_ft", "from_scratch", "gradual_unfreezing"])
+def test_a_name_its_function_and_its_list_are_the_same(name: str, data, same) -> None:
+    arguments = {"epochs": 5, "lr": 1e-2, "schedule": "linear"}
+    stages = FineTuner(tiny(), device="cpu")._stages_in_scope()
+    listed = strategies.get_strategy(name)(stages, 5, 1e-2)
+
+    runs = [fitted(data, strategy, **arguments) for strategy in (name, getattr(strategies, name), listed)]
+
+    states = [tuner.model.state_dict() for tuner in runs]
+    assert same(dict(states[0]), dict(states[1]))
+    assert same(dict(states[0]), dict(states[2]))
+
+
+def test_what_a_phase_leaves_open_is_what_fit_was_given(data) -> None:
+    phases = [Phase("fc", 1), Phase("*", 1, lr=0.5, schedule="constant")]
+
+    tuner = fitted(data, phases, lr=0.25, schedule=lambda progress: 0.5)
+
+    assert [set(row["lr"].values()) for row in tuner.history] == [{0.125}, {0.5}]
+
+
+def test_a_function_that_gives_no_phases_is_refused(data) -> None:
+    with pytest.raises(ArgumentError, match="a function that returns one, but got"):
+        fitted(data, lambda stages, epochs, lr: ["linear_probe"])
+
+
+# ---------------------------------------------------------------------- where weights come from
+
+
+def test_from_scratch_does_not_depend_on_the_weights_there_were(data, same) -> None:
+    one, other = tiny(1), tiny(2)
+    with torch.no_grad():
+        other.stem[1].running_mean += 3.0
+        other.stem[1].num_batches_tracked += 7
+
+    trained = [fitted(data, "from_scratch", model, epochs=2) for model in (one, other)]
+    another_seed = FineTuner(tiny(1), device="cpu", seed=1)
+    another_seed.fit(data, batch_size=10, strategy="from_scratch", epochs=2)
+
+    assert same(dict(trained[0].model.state_dict()), dict(trained[1].model.state_dict()))
+    assert not same(dict(trained[0].model.state_dict()), dict(another_seed.model.state_dict()))
+
+
+def test_what_cannot_be_reset_is_named_before_any_work(data, same) -> None:
+    class WithToken(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.ones(6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.layer3(self.layer2(self.layer1(self.stem(x)))) + self.token)
+
+    model = WithToken()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    with pytest.raises(ArgumentError, match="1 parameters cannot be reset, the first 'token' of a WithToken"):
+        fitted(data, [Phase("fc", 1), Phase("*", 1, start_from="scratch")], model)
+
+    assert same(dict(model.state_dict()), before)
+
+
+def test_a_reset_of_ones_own_comes_after_those_of_its_parts(data) -> None:
+    class Own(Tiny):
+        def reset_parameters(self) -> None:
+            nn.init.constant_(self.fc.weight, 0.5)
+
+    model = Own()
+
+    class Look(Callback):
+        def on_phase_begin(self, run: Any) -> None:
+            self.weight = run.model.fc.weight.clone()
+
+    look = Look()
+    FineTuner(model, device="cpu").fit(data, strategy="from_scratch", callbacks=[look])
+
+    assert torch.equal(look.weight, torch.full((3, 6), 0.5))
+
+
+def test_a_model_by_name_starts_from_scratch_as_it_is_made_without_weights() -> None:
+    tuner = FineTuner("squeezenet1_1", weights=None, device="cpu", seed=3).replace_head(2)
+    state = tuner._starting_weights("scratch")
+
+    final = state["features.0.weight"]  # its constructor draws from a kaiming distribution of bound sqrt(6 / fan_in)
+    assert final.abs().max() > 0.4
+    assert state.keys() == tuner.model.state_dict().keys()
+    assert not torch.equal(final, tuner.model.features[0].weight)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_model_of_transformers_is_reset_in_its_own_way() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4
+    )
+    model = transformers.ViTForImageClassification(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(9.0)
+
+    state = FineTuner(model, device="cpu")._starting_weights("scratch")
+
+    assert all(value.abs().max() < 1.5 for name, value in state.items() if value.is_floating_point())
+    assert 0.01 < state["vit.embeddings.cls_token"].std() < 0.04  # initializer_range is 0.02
+
+
+def test_the_second_phase_of_lp_ft_may_start_from_a_probe_of_ones_own(data, tmp_path, same) -> None:
+    whole = fitted(data, "lp_ft", epochs=4, lr=1e-2, checkpoint_dir=tmp_path)
+    probe = fitted(data, "linear_probe", epochs=2, lr=1e-2)
+    probe.save_checkpoint(tmp_path / "probe.safetensors")
+
+    class First(Callback):
+        state: Any = None
+
+        def on_phase_begin(self, run: Any) -> None:
+            self.state = {name: value.clone() for name, value in run.model.state_dict().items()}
+
+    first, other = First(), tiny(5)
+    strategy = partial(strategies.lp_ft, probe=tmp_path / "probe.safetensors")
+    tuner = fitted(data, strategy, other, epochs=2, callbacks=[first])
+
+    assert same(first.state, dict(probe.model.state_dict()))
+    assert [row["phase"] for row in tuner.history] == ["finetune"] * 2
+    assert [row["phase"] for row in whole.history] == ["linear_probe"] * 2 + ["finetune"] * 2
+
+
+def test_weights_that_do_not_fit_are_refused_before_any_work(data, tmp_path) -> None:
+    FineTuner(nn.Sequential(nn.Linear(4, 3)), device="cpu").save_checkpoint(tmp_path / "other.safetensors")
+    model = tiny()
+
+    with pytest.raises(CheckpointError, match="does not belong to this Tiny"):
+        fitted(data, [Phase("fc"), Phase("*", start_from=tmp_path / "other.safetensors")], model)
+    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors"):
+        fitted(data, [Phase("fc"), Phase("*", start_from=tmp_path / "nowhere.safetensors")], model)
+
+    assert torch.equal(model.fc.weight, tiny().fc.weight)
+
+
+def test_moments_of_other_weights_are_not_carried_over(data) -> None:
+    class Steps(Callback):
+        steps: tuple[float, ...] = ()
+
+        def on_step_end(self, run: Any) -> None:
+            self.steps += (float(run.optimizer.state[run.model.fc.weight]["step"]),)
+
+    steps = Steps()
+    fitted(data, [Phase("*", 1), Phase("*", 1), Phase("*", 1, start_from="scratch")], callbacks=[steps])
+
+    assert steps.steps == (1, 2, 3, 4, 5, 6, 1, 2, 3)
+
+
+@pytest.mark.parametrize("interrupted", [1, 2, 3])
+def test_a_run_from_scratch_resumes_bit_for_bit(data, tmp_path, same, interrupted: int) -> None:
+    class Cut(Callback):
+        saves_run = True
+
+        def on_epoch_end(self, run: Any) -> None:
+            if run.epoch == interrupted:
+                run.save(tmp_path / "cut.safetensors")
+
+    strategy = [Phase("fc", 2), Phase("*", 2, start_from="scratch", name="again")]
+    whole = fitted(data, strategy, callbacks=[Cut()])
+
+    resumed = fitted(data, strategy, tiny(9), resume_from=tmp_path / "cut.safetensors")
+
+    assert same(dict(whole.model.state_dict()), dict(resumed.model.state_dict()))
+
+
+# ---------------------------------------------------------------------- LoRA
+
+
+def test_lora_trains_adapters_and_head_and_nothing_else(data) -> None:
+    pytest.importorskip("peft")
+    model = tiny()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    identity = {id(value) for value in model.parameters()}
+
+    tuner = fitted(data, partial(strategies.lora, rank=2), model, epochs=3)
+
+    assert tuner.model is model
+    now = dict(model.named_parameters())
+    assert set(trainable(model)) == {name for name in now if "lora_" in name} | {"fc.weight", "fc.bias"}
+    assert now["layer1.0.lora_A.default.weight"].shape == (2, 6)
+    for name, value in before.items():
+        kept = now.get(name, now.get(name.replace("0.", "0.base_layer.")))
+        assert id(kept) in identity
+        assert torch.equal(kept, value) == (not name.startswith("fc"))
+    assert list(tuner.history[0]["lr"]) == ["stem", "layer1", "layer2", "layer3", "fc"]
+
+
+def test_lora_begins_with_the_model_as_it_was(data) -> None:
+    pytest.importorskip("peft")
+    plain = FineTuner(tiny(), device="cpu").predict(data[0])
+
+    class Look(Callback):
+        def on_phase_begin(self, run: Any) -> None:
+            self.outputs = run.tuner.predict(data[0])
+
+    look = Look()
+    fitted(data, "lora", callbacks=[look])
+
+    torch.testing.assert_close(look.outputs, plain)
+
+
+def test_a_checkpoint_of_lora_is_whole(data, tmp_path, same) -> None:
+    pytest.importorskip("peft")
+    tuner = FineTuner("squeezenet1_1", weights=None, device="cpu").replace_head(3)
+    pictures = torch.randn(6, 3, 32, 32), torch.arange(6) % 3
+    tuner.fit(pictures, strategy="lora", batch_size=3)
+    tuner.save_checkpoint(tmp_path / "lora.safetensors")
+    own = fitted(data, "lora")
+    own.save_checkpoint(tmp_path / "own.safetensors")
+
+    again = FineTuner.load_checkpoint(tmp_path / "lora.safetensors", device="cpu")
+    other = FineTuner.load_checkpoint(tmp_path / "own.safetensors", tiny(4), device="cpu")
+
+    assert torch.equal(again.predict(pictures[0]), tuner.predict(pictures[0]))
+    assert set(trainable(again.model)) == set(trainable(tuner.model))
+    assert torch.equal(other.predict(data[0]), own.predict(data[0]))
+    other.fit(data, strategy="lora")  # the adapters that it has
+    with pytest.raises(ArgumentError, match="has LoRA adapters of rank 8, so it cannot have some of rank 4 too"):
+        other.fit(data, strategy=partial(strategies.lora, rank=4))
+
+
+def test_a_run_of_lora_resumes_bit_for_bit(data, tmp_path, same) -> None:
+    pytest.importorskip("peft")
+    whole = fitted(data, "lora", epochs=4)
+    with pytest.raises(KeyError):
+        fitted(data, "lora", epochs=4, callbacks=[Stop()], checkpoint_dir=tmp_path)
+
+    resumed = fitted(data, "lora", tiny(3), epochs=4, resume_from=tmp_path)
+
+    assert same(dict(whole.model.state_dict()), dict(resumed.model.state_dict()))
+
+
+class Stop(Callback):
+    """Break a run off in its second epoch."""
+
+    def on_epoch_begin(self, run: Any) -> None:
+        if run.epoch == 2:
+            raise KeyError
+
+
+def test_a_plan_that_fails_takes_the_adapters_away_again(data) -> None:
+    pytest.importorskip("peft")
+    model = tiny()
+    tuner = FineTuner(model, device="cpu").freeze("stem")
+    names = list(trainable(model))
+
+    with pytest.raises(PatternError, match="nowhere"):
+        tuner.fit(data, strategy=[Phase("*lora_*", lora_rank=2), Phase("nowhere")])
+
+    assert list(trainable(model)) == names
+    assert not any("lora" in name for name, _ in model.named_modules())
+    fitted(data, "lora", model)
+
+
+def test_without_peft_lora_says_what_to_install(data, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+
+    with pytest.raises(ArgumentError, match="needs the package peft: pip install peft"):
+        fitted(data, "lora")
+
+
+def test_a_model_without_a_layer_to_adapt_is_refused(data) -> None:
+    pytest.importorskip("peft")
+    with pytest.raises(ArgumentError, match="no linear layer and no convolution beside its head"):
+        fitted(data, "lora", nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)))

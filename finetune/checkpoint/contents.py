@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from finetune.checkpoint import file
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, CheckpointError, FineTuneError
-from finetune.model import catalog, freezing, heads, layers, stem
+from finetune.model import adapters, catalog, freezing, heads, layers, stem
 from finetune.model.twin import with_same_tensors
 from finetune.model.weights import load_state
 
@@ -71,7 +71,7 @@ def rebuild(path: Path, content: Mapping[str, Any]) -> nn.Module:
 
 
 def repeat(path: Path, model: nn.Module, replacement: Mapping[str, Any]) -> None:
-    """Replace the head, or adapt the input, as it was done before.
+    """Replace the head, adapt the input, or add adapters, as it was done before.
 
     Raises:
         CheckpointError: the head was of the user's own making, or the model has no place for it.
@@ -81,6 +81,9 @@ def repeat(path: Path, model: nn.Module, replacement: Mapping[str, Any]) -> None
             stem.adapt_input(model, replacement["in_channels"])
         except ArgumentError as error:
             raise _other_model(path, model, str(error)) from error
+        return
+    if "lora_rank" in replacement:
+        adapters.add_lora(model, replacement["layers"], replacement["lora_rank"])
         return
     head = replacement["head"]
     if head == _CUSTOM:
@@ -130,6 +133,20 @@ def to_repeat(path: Path, model: nn.Module, content: Mapping[str, Any]) -> list[
     if misfits:
         raise _other_model(path, model, f"{len(misfits)} of its weights do not match, the first {misfits[0]}")
     return replacements
+
+
+def starting_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint for a phase to start from.
+
+    Raises:
+        CheckpointError: it is damaged, or its weights do not fit the model as that is.
+    """
+    content = file.read(path)
+    misfits = _misfits(model, content)
+    if misfits:
+        raise _other_model(path, model, f"{len(misfits)} of its weights do not match, the first {misfits[0]}")
+    weights: dict[str, Tensor] = content["model"]["weights"]
+    return weights
 
 
 def saved_run(

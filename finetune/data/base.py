@@ -208,6 +208,14 @@ def label_key_of(keys: Iterable[str]) -> str | None:
     return next((key for key in LABEL_KEYS if key in names), None)
 
 
+def join_batch(batch: Any, inputs: Any, targets: Any) -> Any:
+    """Return a batch like this one with other inputs and targets, as `split_batch` divides them."""
+    if isinstance(batch, (tuple, list)):
+        return (inputs, targets, *batch[2:])
+    key = label_key_of(batch) if hasattr(batch, "keys") else None
+    return inputs if key is None else {**inputs, key: targets}
+
+
 def split_batch(batch: Any) -> tuple[Any, Any]:
     """Divide a batch into inputs and targets: a pair, or a dict without and with its label.
 

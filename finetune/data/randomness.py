@@ -60,6 +60,19 @@ def seeded(*key: int | str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def generators_of_loader_preserved(data: object) -> Iterator[None]:
+    """Give the generators of a user's own DataLoader back as they were; other data has none."""
+    holders = (data, getattr(data, "sampler", None), getattr(data, "batch_sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    generators = [(generator, generator.get_state()) for generator in found if isinstance(generator, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in generators:
+            generator.set_state(state)
+
+
 def host_state() -> tuple[object, ...]:
     """Return the states of `random` and numpy, to compare with what they are later."""
     numpy_state = np.random.get_state(legacy=False)

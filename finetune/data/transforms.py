@@ -237,6 +237,16 @@ class View:
         return "mirrored" if self.mirrored else "as evaluated"
 
 
+def mixing(alpha: float, cutmix: float, num_classes: int) -> v2.Transform:
+    """Return what mixes the pictures [N, C, H, W] of a batch and their labels, by mixup, CutMix, or one by chance."""
+    chosen: list[v2.Transform] = []
+    if alpha > 0:
+        chosen.append(v2.MixUp(alpha=alpha, num_classes=num_classes))
+    if cutmix > 0:
+        chosen.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+    return v2.RandomChoice(chosen)
+
+
 def standard_augmentation(preprocessing: Preprocessing) -> StandardAugmentation:
     """Return the library's own training augmentation: picture -> uint8 [C, H, W], not yet normalised."""
     return StandardAugmentation(preprocessing)

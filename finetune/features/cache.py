@@ -48,11 +48,14 @@ class Cache:
         where: `"auto"`, `"memory"`, `"disk"` or a folder. But for the first the user asked for it, so that
             it is not weighed whether it pays.
         stages: gives the stages of the model from the stem to the head.
+        changed: a callback changes the inputs of each training batch before the step.
         autocast: makes the context of the forward pass.
     """
 
-    def __init__(self, where: str | Path, stages: Callable[[], Sequence[Stage]], autocast: Any) -> None:
-        self._where, self._stages, self._autocast = where, stages, autocast
+    def __init__(
+        self, where: str | Path, stages: Callable[[], Sequence[Stage]], autocast: Any, *, changed: bool = False
+    ) -> None:
+        self._where, self._stages, self._autocast, self._changed = where, stages, autocast, changed
         self._plain: tuple[Batches, Batches | None] | None = None
         self._store: Store | None = None
 
@@ -69,8 +72,9 @@ class Cache:
         train = given.in_views(self._takes_views(model, given, epochs) if in_views is None else in_views)
         if said := approximation(train, given):
             log.info("augmentation: %s", said)
-        reason = same_each_epoch(train)
-        parts = [batches for batches in (train, val) if batches is not None and not same_each_epoch(batches)]
+        reason = "a callback changes the inputs" if self._changed else same_each_epoch(train)
+        parts = [] if reason else [train]
+        parts += [] if val is None or same_each_epoch(val) else [val]
         served: dict[Any, CachedBatches] | str = reason
         if parts:
             with self._autocast():
@@ -89,7 +93,7 @@ class Cache:
         That goes by facts and not by what was measured, so that the same run shows the same pictures.
         """
         viewed = batches.in_views()
-        if viewed is batches or same_each_epoch(viewed):
+        if viewed is batches or self._changed or same_each_epoch(viewed):
             return False
         head = {*self._stages()[-1].parameters}
         asked = self._where != AUTO

@@ -1,15 +1,23 @@
 """Models that PEFT has given adapters, as by `get_peft_model(model, LoraConfig())` (https://huggingface.co/docs/peft).
 
 PEFT freezes the model it is given and trains what it added: adapters, and copies of the modules named by
-`modules_to_save`. PEFT is imported only for a model of its making.
+`modules_to_save`. PEFT is imported only for a model of its making, and where LoRA is asked for.
+
+`add_lora` has PEFT put its LoRA layers into the model itself, which so stays the user's own object; to all else here
+they are layers like any others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from torch import nn
 
 from finetune.errors import ArgumentError, HeadError
-from finetune.model.freezing import trainable
+from finetune.model.freezing import freeze_state_restored, trainable
+
+# What LoRA's paper calls alpha / r, the factor on an adapter's output (arXiv 2106.09685).
+_LORA_SCALE = 2
 
 
 def has_adapters(model: nn.Module) -> bool:
@@ -72,3 +80,51 @@ def check_changeable(model: nn.Module, error: type[ArgumentError] | type[HeadErr
             f"The model has PEFT's adapters, which PEFT saves without the model beneath them; changing that now would "
             f"be lost. Change it first: get_peft_model({argument}.model, config)."
         )
+
+
+def lora_targets(model: nn.Module, heads: Sequence[str]) -> list[str]:
+    """Return the full names of the layers that get LoRA: all linear ones but the heads, else the convolutions.
+
+    Raises:
+        ArgumentError: there are neither.
+    """
+    found: dict[type[nn.Module], list[str]] = {nn.Linear: [], nn.Conv2d: []}
+    for name, module in model.named_modules():
+        in_head = any(f"{name}.".startswith(f"{head}.") for head in heads)
+        if type(module) in found and not in_head and getattr(module, "groups", 1) == 1:  # depthwise ones are small
+            found[type(module)].append(name)
+    names = found[nn.Linear] or found[nn.Conv2d]
+    if not names:
+        raise ArgumentError(
+            f"{type(model).__name__} has no linear layer and no convolution beside its head for LoRA to adapt. Choose "
+            f"another strategy."
+        )
+    return names
+
+
+def add_lora(model: nn.Module, layers: Sequence[str], rank: int) -> Callable[[], None]:
+    """Give layers of the model LoRA adapters of a rank, which change no output yet; return what undoes it.
+
+    The weights that were there keep their freeze state; names within an adapted layer change, as from `weight` to
+    `base_layer.weight`.
+
+    Raises:
+        ArgumentError: PEFT is not installed, or does not adapt these layers.
+    """
+    try:
+        from peft import LoraConfig
+        from peft.tuners.lora import LoraModel
+    except ImportError as error:
+        raise ArgumentError("LoRA needs the package peft: pip install peft.") from error
+    config = LoraConfig(r=rank, lora_alpha=_LORA_SCALE * rank, target_modules=list(layers))
+    with freeze_state_restored(model):
+        try:
+            added = LoraModel(model, config, "default")
+        except ValueError as error:
+            raise ArgumentError(f"PEFT cannot give {type(model).__name__} LoRA adapters: {error}") from error
+
+    def undo() -> None:
+        with freeze_state_restored(model):
+            added.unload()
+
+    return undo

@@ -4,8 +4,9 @@
       for phase in phases:                                   on_phase_begin
           for epoch in phase:                                on_epoch_begin
               for window of batches:                         one window = one update
-                  training_step, its loss by its share, backward
+                  training_step, its loss by its share, backward    (before it, change_batch)
                   clip, optimizer, schedule                  on_step_end
+                                                             on_evaluate_begin
               evaluate the validation data                   on_evaluate_end
               a row of history                               on_epoch_end
                                                              on_phase_end
@@ -77,6 +78,7 @@ def _fit_epoch(run: Run) -> None:
     training = run.meter.compute()  # waits for the device, so that the time below is whole
     seconds = time.perf_counter() - begun
     run.row = {"epoch": run.epoch + 1, "phase": run.phase.name, **training}
+    run.emit("on_evaluate_begin")
     if run.val is not None:
         meter = Meter(run.metrics, run.task, run.val.device)
         reseed(run.seed, "evaluate", run.epoch)
@@ -168,8 +170,11 @@ def _training_step(run: Run, batch: Any, size: int) -> StepOutput:
     if size == 1 and run.moves_statistics:
         run.warn_once("A batch holds one sample and so no batch statistics; its batch norms use their running ones.")
     alone = single_sample(run.model) if size == 1 else nullcontext()
+    given = batch
+    for callback in run.callbacks:
+        given = callback.change_batch(run, given)
     with alone, run.precision.autocast(), run.train.serving(batch):
-        output = as_step_output(run.tuner.training_step(batch), run.tuner.training_step)
+        output = as_step_output(run.tuner.training_step(given), run.tuner.training_step)
     if not output.loss.requires_grad:
         raise ArgumentError(
             "The loss of training_step depends on no trainable parameter, so nothing can be learned from it. "

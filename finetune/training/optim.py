@@ -92,6 +92,13 @@ def decayed(model: nn.Module) -> set[str]:
     }
 
 
+def without_decay(optimizer: Optimizer) -> None:
+    """Take the weight decay from an optimizer, for what does it in another way."""
+    for group in optimizer.param_groups:
+        if "weight_decay" in group:
+            group["weight_decay"] = 0.0
+
+
 def carry_state(old: Optimizer, new: Optimizer) -> None:
     """Give the parameters that trained already their moments back; new ones start fresh."""
     for group in new.param_groups:

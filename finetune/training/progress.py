@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+from torch.optim import Optimizer
 
-from finetune.training.callbacks import Callback
+from finetune.model.freezing import frozen_modules
+from finetune.model.stages import is_norm
+from finetune.training.callbacks.base import Callback
+from finetune.training.phases import Phase
 from finetune.training.state import Run
 
 log = logging.getLogger("finetune")
 
 _INTERVAL = 0.2  # seconds between two updates of the bar
+_MOST_RATES = 8  # groups of which each is listed with its rate
 
 
 class ProgressBar(Callback):
@@ -37,9 +45,14 @@ class ProgressBar(Callback):
     def on_fit_begin(self, run: Run) -> None:
         for note in run.notes:
             self._say(note)
+        if len(run.plan) > 1:
+            self._say(f"plan: {len(run.plan)} phases, {sum(phase.epochs for phase in run.phases)} epochs")
+        for line in run.plan:
+            self._say(line)
 
     def on_phase_begin(self, run: Run) -> None:
-        self._say(describe_phase(run))
+        if len(run.phases) > 1:
+            self._say(f"phase {run.position.phase + 1} of {len(run.phases)}: {run.phase.name}")
         if self._shown:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
@@ -78,20 +91,35 @@ class ProgressBar(Callback):
             self._bar = None
 
 
-def describe_phase(run: Run) -> str:
-    """Say in one line what a phase trains, at which rates and for how long."""
-    groups = run.optimizer.param_groups
+def describe_phase(model: nn.Module, phase: Phase, optimizer: Optimizer) -> str:
+    """Say in one line what a phase trains, at which rates and for how long, with the model set to train it."""
+    groups = optimizer.param_groups
+    names = list(dict.fromkeys(group.get("name", "all") for group in groups))
     count = sum(parameter.numel() for group in groups for parameter in group["params"])
-    total = sum(parameter.numel() for parameter in run.model.parameters())
-    rates = {group.get("name", "all"): group["initial_lr"] for group in groups}
-    first, last = next(iter(rates)), list(rates)[-1]
-    lr = f"{rates[last]:.2g}" if len(set(rates.values())) == 1 else f"{rates[first]:.2g} to {rates[last]:.2g}"
-    what = last if len(rates) == 1 else f"{first} to {last}"
-    epochs = f"{run.phase.epochs} epoch" + "s" * (run.phase.epochs > 1)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    epochs = f"{phase.epochs} epoch" + "s" * (phase.epochs > 1)
+    start = "" if phase.start_from is None else f" from {phase.start_from}"
+    what = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     return (
-        f"{run.phase.name}: {epochs}, training {what} ({count:,} of {total:,} parameters), lr {lr}, "
-        f"{run.precision.name} on {run.train.device}"
+        f"{phase.name}: {epochs}{start}, training {what} ({count:,} of {total:,} parameters), lr {_rates(groups)}"
+        f"{_norms(model)}"
     )
+
+
+def _rates(groups: Sequence[Mapping[str, Any]]) -> str:
+    rates = {group.get("name", "all"): f"{group['initial_lr']:.2g}" for group in groups}
+    first, last = next(iter(rates)), list(rates)[-1]
+    if len(set(rates.values())) == 1:
+        return rates[first]
+    if len(rates) > _MOST_RATES:
+        return f"{rates[first]} ({first}) to {rates[last]} ({last}) in {len(rates)} groups"
+    return " ".join(f"{rate} ({name})" for name, rate in rates.items())
+
+
+def _norms(model: nn.Module) -> str:
+    frozen = set(frozen_modules(model))
+    norms = [module for module in model.modules() if is_norm(module)]
+    return f", {sum(norm in frozen for norm in norms)} of {len(norms)} norms in eval mode" if norms else ""
 
 
 def describe_epoch(run: Run) -> str:

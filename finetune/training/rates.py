@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -61,6 +61,15 @@ Rate = float | tuple[float, float] | Mapping[str, float] | LayerDecay
 def default_rate(optimizer: object) -> tuple[float, float]:
     """Return the rates used where the user gives none."""
     return DEFAULT_RATES.get(optimizer if isinstance(optimizer, str) else "", DEFAULT_RATES["adamw"])
+
+
+def scaled(lr: Rate, factor: float) -> Rate:
+    """Return the same rates times a factor, in the same form."""
+    if isinstance(lr, Mapping):
+        return {pattern: rate * factor for pattern, rate in lr.items()}
+    if isinstance(lr, LayerDecay):
+        return replace(lr, lr=lr.lr * factor)
+    return lr * factor if isinstance(lr, (int, float)) else (lr[0] * factor, lr[1] * factor)
 
 
 def rates(model: nn.Module, stages: Sequence[Stage], lr: Rate) -> dict[str, tuple[str, float]]:

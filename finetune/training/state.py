@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,12 +69,16 @@ class Run:
         metrics: metrics by name, as templates.
         precision: the number format of the forward pass.
         build_optimizer: makes the optimizer of a phase over what then trains.
+        load_start: gives the model the weights that a phase starts from.
         save: writes a checkpoint to a path, with `training_state=False` one for use only.
         callbacks: called in this order, those that save the run after the others.
         accumulation: batches an update.
         max_grad_norm: the norm that gradients are clipped to, or None.
         seed: of everything random in a step.
         notes: what the user should be told before it starts, a line each.
+        plan: what each phase does, a line each.
+        heads: full names of the model's heads, the main one first; none where they are not known.
+        num_outputs: of the model, None where that is not known.
         cache: computes the frozen prefix once; None to run the whole model in every step.
         backend: of `torch.compile`; None to compile nothing.
         position: how far it is.
@@ -89,12 +94,16 @@ class Run:
     metrics: Mapping[str, torchmetrics.Metric]
     precision: Precision
     build_optimizer: Callable[[Phase], Optimizer]
+    load_start: Callable[[str | Path], None]
     save: Callable[..., Any]
     callbacks: Sequence[Any] = ()
     accumulation: int = 1
     max_grad_norm: float | None = None
     seed: int = 0
     notes: Sequence[str] = ()
+    plan: Sequence[str] = ()
+    heads: Sequence[str] = ()
+    num_outputs: int | None = None
     cache: Cache | None = None
     backend: str | None = None
     position: Position = field(default_factory=Position)
@@ -175,7 +184,7 @@ class Run:
     def set_rates(self, step: int) -> None:
         """Set every group's learning rate for an update of the phase: its own times the schedule's factor."""
         self.position.tried = step
-        factor = get_schedule(self.phase.schedule)(self.progress(step))
+        factor = get_schedule(self.phase.schedule or "cosine")(self.progress(step))
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -214,8 +223,11 @@ class Run:
             raise NonFiniteError(f"{error} in {self.where()}. {_NON_FINITE_ADVICE}") from None
 
     def begin_phase(self) -> None:
-        """Build the optimizer of the phase under way; what trained before keeps its moments."""
+        """Build the optimizer of the phase under way; what trained before keeps its moments and goes on from there."""
         before, self._optimizer = self._optimizer, self.build_optimizer(self.phase)
+        if self.phase.start_from is not None and self.position.epoch == self.position.window == 0:
+            self.load_start(self.phase.start_from)
+            before = None  # the moments are those of other weights
         self.precision.start()
         self.optimizer.zero_grad(set_to_none=True)  # what an update that was broken off has left
         if before is not None:

@@ -95,20 +95,6 @@ def state_of() -> Callable[[nn.Module], dict[str, Tensor]]:
     return lambda model: {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def _same(left: Any, right: Any) -> bool:
-    if isinstance(left, Tensor):
-        return left.dtype == right.dtype and torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
-    return bool(left == right)
-
-
-@pytest.fixture
-def same() -> Callable[[Any, Any], bool]:
-    """Return a function that tells whether two nestings of dicts and tensors are equal bit for bit."""
-    return _same
-
-
 @pytest.fixture
 def timeless() -> Callable[[Any], list[dict[str, Any]]]:
     """Return a function that gives a history's rows without what a clock put there."""

@@ -218,7 +218,7 @@ def test_golden_order_of_hooks(net, blobs, watch) -> None:
 
     tuner.fit(blobs(20), blobs(6), strategy=[Phase("6", 2), Phase("*", 2)], batch_size=4, callbacks=[seen])
 
-    epoch = ["on_epoch_begin", *["on_step_end"] * 3, "on_evaluate_end", "on_epoch_end"]
+    epoch = ["on_epoch_begin", *["on_step_end"] * 3, "on_evaluate_begin", "on_evaluate_end", "on_epoch_end"]
     phase = ["on_phase_begin", *epoch, *epoch, "on_phase_end"]
     assert seen.hooks == ["on_fit_begin", *phase, *phase, "on_fit_end"]
 

@@ -21,7 +21,7 @@ from finetune.training.progress import ProgressBar
 
 @pytest.fixture
 def terminal() -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
+    return Console(file=io.StringIO(), force_terminal=True, width=300, color_system=None)
 
 
 def text_of(console: Console) -> str:
@@ -36,8 +36,15 @@ def test_a_terminal_shows_the_plan_and_a_line_an_epoch(net, blobs, terminal) -> 
     history = tuner.fit(blobs(), blobs(9), strategy=phases, batch_size=8, callbacks=[ProgressBar(terminal)])
 
     shown = text_of(terminal)
-    assert "probe: 1 epoch, training 6 (21 of 131 parameters), lr 0.001, fp32 on cpu" in shown
-    assert "all: 2 epochs, training 0 to 6 (131 of 131 parameters), lr 0.0001 to 0.001, fp32 on cpu" in shown
+    norms = ["1 of 1 norms in eval mode", "0 of 1 norms in eval mode"]
+    assert shown.splitlines()[:4] == [
+        "plan: 2 phases, 3 epochs",
+        f"probe: 1 epoch, training 6 (21 of 131 parameters), lr 0.001, {norms[0]}, fp32 on cpu",
+        f"all: 2 epochs, training 0 to 6 (131 of 131 parameters), lr 0.0001 (0) 0.00032 (4) 0.001 (6), {norms[1]}, "
+        f"fp32 on cpu",
+        "phase 1 of 2: probe",
+    ]
+    assert "phase 2 of 2: all" in shown
     for number, row in zip(("1/1", "1/2", "2/2"), history, strict=True):
         values = "  ".join(f"{key} {row[key]:.4f}" for key in ("loss", "accuracy", "val_loss", "val_accuracy"))
         assert f"epoch {number}  {values}  " in shown
@@ -115,6 +122,7 @@ def test_in_a_pipe_the_lines_go_to_the_log_alone(net, blobs, capfd, caplog) -> N
 
     assert capfd.readouterr() == ("", "")
     lines = [record.getMessage() for record in caplog.records]
+    lines = [line for line in lines if not line.startswith("cache:")]
     assert lines[0].startswith("fit: 2 epochs, training 0 to 6")
     assert [line[:9] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2"]
 
@@ -164,3 +172,17 @@ def test_groups_without_names_are_called_all(net, blobs, terminal) -> None:
 
     assert set(history[0]["lr"]) == {"all"}
     assert "training all (131 of 131 parameters), lr 0.1," in text_of(terminal)
+
+
+def test_of_many_groups_the_ends_are_named(blobs, terminal) -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(11)), torch.nn.Linear(4, 3))
+
+    FineTuner(model, device="cpu").fit(blobs(), lr=(1e-5, 1e-3), callbacks=[ProgressBar(terminal)])
+
+    assert "lr 1e-05 (0) to 0.001 (11) in 12 groups, fp32 on cpu" in text_of(terminal)
+
+
+def test_the_plan_says_where_weights_come_from(net, blobs, terminal) -> None:
+    FineTuner(net(), device="cpu").fit(blobs(), strategy="from_scratch", callbacks=[ProgressBar(terminal)])
+
+    assert "from_scratch: 1 epoch from scratch, training 0 to 6" in text_of(terminal)

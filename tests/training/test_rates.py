@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from finetune import FineTuner, LayerDecay
+from finetune.callbacks import Callback
 from finetune.errors import ArgumentError
 from finetune.model.stages import stages
 from finetune.training.rates import rates
@@ -50,9 +53,9 @@ def test_trap_11_the_decay_stands_in_the_groups_whatever_the_schedule(schedule: 
     tuner = FineTuner(model, optimizer=torch.optim.SGD, device="cpu")
     seen: list[dict[str, float]] = []
 
-    class Watch:
-        def __getattr__(self, name: str) -> object:
-            return (lambda run: seen.append(run.rates())) if name == "on_step_end" else lambda run: None
+    class Watch(Callback):
+        def on_step_end(self, run: Any) -> None:
+            seen.append(run.rates())
 
     data = torch.randn(12, 2), torch.arange(12) % 2
     tuner.fit(data, batch_size=4, lr=LayerDecay(1e-2, 0.5), schedule=schedule, callbacks=[Watch()], progress=False)

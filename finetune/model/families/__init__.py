@@ -41,6 +41,12 @@ def add_head(model: nn.Module, n: int) -> None:
         timm.add_head(model, n)
 
 
+def reset(model: nn.Module) -> None:
+    """Draw all weights anew where the model's family has its own way to do that."""
+    if huggingface.is_one(model):
+        huggingface.reset(model)
+
+
 def tell_outputs(model: nn.Module, n: int) -> None:
     """Make what the family's own tools read say how many outputs there are, of which nothing more is known yet."""
     if huggingface.is_one(model):

@@ -80,6 +80,13 @@ def tell_task(model: nn.Module, kind: str | None, classes: Sequence[str] | None)
         config.label2id = {name: index for index, name in enumerate(classes)}
 
 
+def reset(model: nn.Module) -> None:
+    """Draw the weights as the model's class does for those that no file has."""
+    for module in model.modules():
+        vars(module).pop("_is_hf_initialized", None)  # it says that they came from a file, and are to be kept
+    model.initialize_weights()  # type: ignore[operator]
+
+
 def examples(model: nn.Module, samples: int) -> list[Any]:
     """Return an input of the kind that the class names as its main one, where its size can be told."""
     config: Any = model.config

@@ -1,0 +1,93 @@
+"""Test-time augmentation, and soups of checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from finetune import FineTuner, greedy_soup
+from finetune.errors import ArgumentError
+
+
+def net(seed: int) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+        )
+
+
+def pictures(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    return torch.randn(n, 3, 6, 6, generator=generator) + y[:, None, None, None] / 3, y
+
+
+@pytest.mark.parametrize("tta", [True, [lambda x: x.flip(-1)], [lambda x: x.flip(-1), lambda x: 2 * x]])
+def test_outputs_are_the_mean_over_the_views(tta: Any) -> None:
+    tuner = FineTuner(net(0), device="cpu")
+    X, y = pictures(7, 0)
+
+    views = [X, X.flip(-1), 2 * X][: 2 if tta is True else len(tta) + 1]
+
+    expected = torch.stack([tuner.predict(view) for view in views]).mean(0)
+    torch.testing.assert_close(tuner.predict(X, tta=tta, batch_size=3), expected)
+    torch.testing.assert_close(tuner.predict((X, y), tta=tta), expected)
+    assert torch.equal(tuner.predict(X, tta=False), tuner.predict(X))
+
+
+def test_what_is_no_picture_has_no_views() -> None:
+    with pytest.raises(ArgumentError, match="Test-time augmentation is for pictures"):
+        FineTuner(nn.Linear(4, 2), device="cpu").predict(torch.randn(3, 4), tta=True)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> list[Path]:
+    paths = []
+    for seed in range(4):
+        tuner = FineTuner(net(0), device="cpu", seed=seed)
+        tuner.fit(pictures(30, 10), epochs=1 + seed, lr=1e-2, batch_size=10)
+        paths.append(tuner.save_checkpoint(tmp_path / f"{seed}.safetensors"))
+    return paths
+
+
+@pytest.mark.parametrize("monitor", [None, "loss", "accuracy"])
+def test_a_soup_is_never_worse_than_its_best_ingredient(checkpoints: list[Path], monitor: str | None) -> None:
+    val = pictures(60, 20)
+    name = monitor or "accuracy"
+    alone = [FineTuner.load_checkpoint(path, net(1), device="cpu").evaluate(val)[name] for path in checkpoints]
+
+    soup = greedy_soup(checkpoints, val, model=net(2), monitor=monitor, device="cpu")
+
+    value = soup.evaluate(val)[name]
+    assert value <= min(alone) + 1e-6 if name == "loss" else value >= max(alone)
+
+
+def test_a_soup_of_one_kind_is_that_kind_and_a_mean_of_two_is_the_mean(tmp_path: Path) -> None:
+    """Two models, wrong on opposite sides, of which the mean is right."""
+    X = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    target = X @ torch.tensor([1.0, -1.0, 2.0, 0.5])
+    paths = []
+    for number, shift in enumerate((0.5, -0.4)):
+        model = nn.Linear(4, 1)
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([[1.0 + shift, -1.0, 2.0, 0.5]]))
+            model.bias.zero_()
+        paths.append(FineTuner(model, device="cpu", loss="mse").save_checkpoint(tmp_path / f"{number}.safetensors"))
+
+    soup = greedy_soup(paths, (X, target), model=nn.Linear(4, 1), device="cpu")
+    alone = greedy_soup([paths[1], paths[1]], (X, target), model=nn.Linear(4, 1), device="cpu")
+
+    torch.testing.assert_close(soup.model.weight.detach()[0, 0], torch.tensor(1.05))
+    torch.testing.assert_close(alone.model.weight.detach()[0, 0], torch.tensor(0.6))
+
+
+def test_a_soup_needs_an_ingredient_and_something_to_judge_it_by(checkpoints: list[Path]) -> None:
+    with pytest.raises(ArgumentError, match="at least one checkpoint"):
+        greedy_soup([], pictures(6, 0))
+    with pytest.raises(ArgumentError, match=r"no value 'acuracy'.*loss, accuracy"):
+        greedy_soup(checkpoints, pictures(6, 0), model=net(0), monitor="acuracy", device="cpu")
