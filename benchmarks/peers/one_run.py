@@ -1,4 +1,4 @@
-"""One peer in this process: `python -m benchmarks.peers.one_run PEER TASK...`, each task as JSON; a row each is printed."""
+"""One peer in this process, `python -m benchmarks.peers.one_run PEER TASK...`: a row of JSON for each task of JSON."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ PEERS = {
 
 def run(peer: str, task: Task) -> dict[str, Any]:
     """Return the row of one task: how long it took, and whether it was done."""
+    threads = torch.get_num_threads()
     module = import_module(f"benchmarks.peers.{PEERS[peer]}")
     module.train(Work(replace(task, samples=min(task.samples, 2 * task.batch_size), epochs=1, folder="")))
     work = Work(task)
@@ -38,6 +39,8 @@ def run(peer: str, task: Task) -> dict[str, Any]:
     with counted_updates() as count:
         seconds = module.train(work)
     findings = witness.findings(count[0] if work.updates is None else work.updates)
+    if torch.get_num_threads() != threads:
+        findings["wrong"] += f"; it changed the number of threads to {torch.get_num_threads()}"
     return {"peer": peer, **task.as_row(), "seconds": round(seconds, 4), **findings, "version": _version(module)}
 
 

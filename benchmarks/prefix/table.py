@@ -41,11 +41,13 @@ def _heading(suites: Suites, found: list[Found]) -> str:
     rows = [rows[name] for names, rows in suites.values() for name in names if name in rows]
     split = [cut for *_, cut in found if cut["split"]]
     equal = sum(cut["equal"] for cut in split)
+    same = sum(bool(cut.get("equal_in_same_batches")) for cut in split)
     minutes = sum(row.get("seconds", 0.0) for row in rows) / 60
     boundaries = "\n".join(f"- **{name}**: {meaning}." for name, meaning in BOUNDARIES.items())
     return f"""# The frozen prefix
 
-**{len(split)} of {len(found)} cuts split, {equal} of these train bit for bit as without.** \
+**{len(split)} of {len(found)} cuts split; {equal} of these train bit for bit as without, {same} more if their batches \
+stay the same.** \
 {len(rows)} of {sum(len(names) for names, _ in suites.values())} architectures were run.
 
 Written by `python -m benchmarks.prefix` on {date.today().isoformat()}: \
@@ -57,8 +59,9 @@ Hugging Face. Each is cut at three boundaries:
 {boundaries}
 
 A cut that is split was proved by `cut_prefix` itself. It is then trained for six steps of AdamW, without and with the \
-stored activations, in fp32 on the CPU; parameters, buffers, losses and the random state have to be equal. Times are \
-of two samples on a machine that others used as well: indicative."""
+stored activations, in fp32 on the CPU, in batches that are mixed anew after the first epoch; parameters, buffers, \
+losses and the random state have to be equal. Times are of two samples on a machine that others used as well: \
+indicative."""
 
 
 def _counts(found: list[Found]) -> str:
@@ -101,11 +104,27 @@ def _median(cuts: Iterable[Row], field: str) -> float:
 
 def _unequal(found: list[Found]) -> str:
     unequal = [one for one in found if one[3]["split"] and not one[3]["equal"]]
-    lines = [f"- {suite} `{name}`, {boundary}: {cut['why']}" for suite, name, boundary, cut in unequal]
+    lines = [
+        f"- {suite} `{name}`, {boundary}: {cut['why']}. "
+        + (
+            "Equal in the same batches: rounding by place."
+            if cut.get("equal_in_same_batches")
+            else "**Not explained.**"
+        )
+        for suite, name, boundary, cut in unequal
+    ]
+    if lines:
+        lines.insert(0, _ROUNDING)
     vague = [f"`{name}`" for _, name, _, cut in found if cut["split"] and not cut.get("finite", True)]
     if vague:
         lines += ["", f"Equal, with values that are not finite: {', '.join(dict.fromkeys(vague))}."]
     return "\n".join(["## Not equal\n", *(lines or ["None."])])
+
+
+_ROUNDING = """A matrix product may round a row otherwise at another place in the batch, where the number of rows is \
+no multiple of its kernel's tile. What is stored of a sample then differs in the last bit from what the plain run \
+computes for it in another batch, with or without a cache. Where the batches stay the same, so do the results.
+"""
 
 
 def _declined(found: list[Found]) -> str:
