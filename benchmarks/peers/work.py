@@ -165,9 +165,9 @@ def pictures(samples: int, size: int) -> tuple[Tensor, Tensor]:
 
 def write_jpegs(folder: Path, samples: int, size: int) -> None:
     """Write the same pictures into a folder with a folder per class."""
-    from torchvision.io import write_jpeg
+    from torchvision.transforms.functional import to_pil_image
 
     for number, (picture, label) in enumerate(zip(*pictures(samples, size), strict=True)):
         path = folder / f"class{int(label)}" / f"{number:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_jpeg(picture, str(path))
+        to_pil_image(picture).save(path, quality=95)

@@ -106,11 +106,7 @@ def _unequal(found: list[Found]) -> str:
     unequal = [one for one in found if one[3]["split"] and not one[3]["equal"]]
     lines = [
         f"- {suite} `{name}`, {boundary}: {cut['why']}. "
-        + (
-            "Equal in the same batches: rounding by place."
-            if cut.get("equal_in_same_batches")
-            else "**Not explained.**"
-        )
+        + ("Equal in the same batches: rounding." if cut.get("equal_in_same_batches") else "**Unexplained.**")
         for suite, name, boundary, cut in unequal
     ]
     if lines:
