@@ -100,13 +100,15 @@ class Profiled(Callback):
         self.profile = profile(
             activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
         )
+        self._epochs = 0
 
     def on_epoch_begin(self, run: Any) -> None:
-        if run.epoch == 1:
+        self._epochs += 1
+        if self._epochs == 2:
             self.profile.start()
 
     def on_epoch_end(self, run: Any) -> None:
-        if run.row["epoch"] == 2:
+        if self._epochs == 2:
             self.profile.stop()
 
 

@@ -163,6 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     kept = options.out / "points.jsonl"
     done = [json.loads(text) for text in kept.read_text().splitlines()] if kept.exists() else []
+    done = [point for point in done if "seconds" in point]
     wanted = points(options.axis or list(AXES), options.cache or list(CACHES), options.smallest)
     for point in wanted:
         if any(point.items() <= other.items() for other in done):

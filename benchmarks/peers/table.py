@@ -26,7 +26,8 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
 def table(rows: Sequence[Row]) -> str:
     """Return the Markdown: a section for each work, a line for each peer."""
     done = [row for row in rows if "missing" not in row]
-    missing = sorted({f"{row['peer']} ({row['missing']})" for row in rows if "missing" in row})
+    timed = {row["peer"] for row in done}
+    missing = sorted({f"{row['peer']} ({row['missing']})" for row in rows if row["peer"] not in timed})
     versions = sorted({row["version"] for row in done if row["version"]})
     parts = [
         "# finetune and its peers",
