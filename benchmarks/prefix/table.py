@@ -105,8 +105,7 @@ def _median(cuts: Iterable[Row], field: str) -> float:
 def _unequal(found: list[Found]) -> str:
     unequal = [one for one in found if one[3]["split"] and not one[3]["equal"]]
     lines = [
-        f"- {suite} `{name}`, {boundary}: {cut['why']}. "
-        + ("Equal in the same batches: rounding." if cut.get("equal_in_same_batches") else "**Unexplained.**")
+        f"- {suite} `{name}`, {boundary}: {cut['why']}. " + _EXPLAINED[cut.get("equal_in_same_batches")]
         for suite, name, boundary, cut in unequal
     ]
     if lines:
@@ -117,9 +116,14 @@ def _unequal(found: list[Found]) -> str:
     return "\n".join(["## Not equal\n", *(lines or ["None."])])
 
 
-_ROUNDING = """A matrix product may round a row otherwise at another place in the batch, where the number of rows is \
-no multiple of its kernel's tile. What is stored of a sample then differs in the last bit from what the plain run \
-computes for it in another batch, with or without a cache. Where the batches stay the same, so do the results.
+_EXPLAINED = {
+    True: "Equal in the same batches: rounding.",
+    False: "**Unexplained.**",
+    None: "Not tried in the same batches.",
+}
+_ROUNDING = """A kernel may round a sample otherwise at another place in the batch, as a matrix product does where its \
+rows are no multiple of a tile. What is stored of the sample then differs in the last bit from what a plain run computes \
+for it in another batch. Each of these was trained again in the batches that filled the store.
 """
 
 
