@@ -122,8 +122,8 @@ _EXPLAINED = {
     None: "Not tried in the same batches.",
 }
 _ROUNDING = """A kernel may round a sample otherwise at another place in the batch, as a matrix product does where its \
-rows are no multiple of a tile. What is stored of the sample then differs in the last bit from what a plain run computes \
-for it in another batch. Each of these was trained again in the batches that filled the store.
+rows are no multiple of a tile. What is stored of the sample then differs in the last bit from what a plain run \
+computes for it in another batch. Each of these was trained again in the batches that filled the store.
 """
 
 
