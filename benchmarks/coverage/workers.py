@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -22,13 +22,16 @@ Job = tuple[str, str]  # family and architecture
 _BEFORE_A_NEW_PROCESS = 100  # so that what libraries cache does not add up
 
 
-def run_jobs(jobs: Iterable[Job], workers: int, limit: float) -> Iterator[Row]:
+def run_jobs(
+    jobs: Iterable[Job], workers: int, limit: float, check: Callable[[str, str], Row] | None = None
+) -> Iterator[Row]:
     """Check every job in one of `workers` processes and yield a row for each as it is done.
 
-    `limit` is in seconds, for one architecture; what takes longer is ended and said to have.
+    `limit` is in seconds, for one architecture; what takes longer is ended and said to have. `check` makes
+    the row of a job, that of the coverage if there is none given.
     """
     waiting = deque(jobs)
-    pool = [_Worker() for _ in range(min(workers, len(waiting)))]
+    pool = [_Worker(check or _row) for _ in range(min(workers, len(waiting)))]
     try:
         while waiting or any(worker.job for worker in pool):
             for worker in pool:
@@ -48,6 +51,7 @@ def run_jobs(jobs: Iterable[Job], workers: int, limit: float) -> Iterator[Row]:
 class _Worker:
     """A process, the job it is at, and the time by which it must be done."""
 
+    check: Callable[[str, str], Row]
     job: Job | None = None
     done: int = 0
     deadline: float = 0.0
@@ -59,7 +63,7 @@ class _Worker:
             self.end()
             context = multiprocessing.get_context("spawn")
             self.connection, theirs = context.Pipe()
-            self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self.process = context.Process(target=_serve, args=(theirs, self.check), daemon=True)
             self.process.start()
             theirs.close()
             self.done = 0
@@ -77,10 +81,10 @@ class _Worker:
                 row = self.connection.recv()
         except (EOFError, OSError):
             self.process.join(5)
-            row = _failed(family, name, f"the process ended with exit code {self.process.exitcode}")
+            row = failed(family, name, f"the process ended with exit code {self.process.exitcode}")
             self.end()
         if row is None and time.monotonic() > self.deadline:
-            row = _failed(family, name, "not done within the time limit")
+            row = failed(family, name, "not done within the time limit")
             self.end()
         if row is not None:
             self.job, self.done = None, self.done + 1
@@ -94,7 +98,7 @@ class _Worker:
             self.process = None
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, check: Callable[[str, str], Row]) -> None:
     """Check what comes over `connection`, one after the other, until the process is ended."""
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
     warnings.simplefilter("ignore")  # the libraries' own; what is checked is said in rows
@@ -103,7 +107,7 @@ def _serve(connection: Connection) -> None:
     torch.set_num_threads(1)
     while True:
         family, name = connection.recv()
-        connection.send(_row(family, name))
+        connection.send(check(family, name))
 
 
 def _row(family_name: str, name: str) -> Row:
@@ -117,12 +121,12 @@ def _row(family_name: str, name: str) -> Row:
         with CheapWeights():
             built = family.build(name)
     except Exception as error:
-        return _failed(family_name, name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return failed(family_name, name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     build_seconds = time.perf_counter() - start
     try:
         found = check_model(built.model, built.inputs)
     except Exception:  # of the checks themselves
-        return _failed(family_name, name, " ".join(traceback.format_exc().split())[-400:])
+        return failed(family_name, name, " ".join(traceback.format_exc().split())[-400:])
     headless = found.headless and name in family.headless
     status = "no classifier" if headless else "ok" if False not in found.checks.values() else "miss"
     return {
@@ -141,7 +145,8 @@ def _row(family_name: str, name: str) -> Row:
     }
 
 
-def _failed(family: str, name: str, cause: str) -> Row:
+def failed(family: str, name: str, cause: str) -> Row:
+    """Return the row of an architecture that could not be checked."""
     return {"family": family, "name": name, "status": "not checked", "causes": {"build": cause}}
 
 

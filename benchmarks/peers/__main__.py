@@ -1,0 +1,128 @@
+"""`python -m benchmarks.peers`: time every peer on every work, round by round; see `benchmarks/peers/__init__.py`.
+
+A run that was ended goes on where it was: rows that are there, for the same settings, are not timed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.one_run import PEERS
+from benchmarks.peers.table import write_table
+from benchmarks.peers.work import PARTS, Task, write_jpegs
+
+Row = dict[str, Any]
+
+# So many pictures, where --samples does not say: about as long for a plain loop, whichever part trains.
+_SAMPLES = {"head": 192, "last stage": 128, "full": 48}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line asks for; return 1 if a peer did not do its work."""
+    options = _parser().parse_args(arguments)
+    rows = _read(options.out)
+    with tempfile.TemporaryDirectory() as scratch:
+        tasks = [_task(part, options, Path(scratch)) for part in options.work]
+        for number in range(options.rounds):
+            peers = options.peers if number % 2 == 0 else options.peers[::-1]  # so that none is always the last
+            for peer in peers:
+                done = [row for row in rows if (row["peer"], row["round"]) == (peer, number)]
+                waiting = [task for task in tasks if not any(_is_of(row, task) for row in done)]
+                for row in _run(peer, waiting, options.threads) if waiting else []:
+                    rows.append({**row, "folder": bool(row.get("folder")), "round": number, "threads": options.threads})
+                    _append(options.out, rows[-1])
+                    print(_said(rows[-1]), flush=True)
+    wanted = [row for row in rows if "missing" in row or any(_is_of(row, task) for task in tasks)]
+    path = options.out.with_suffix(".md")
+    write_table(path, wanted)
+    print(f"wrote {path}")
+    return int(any(row.get("wrong") for row in wanted))
+
+
+def _run(peer: str, tasks: Sequence[Task], threads: int) -> list[Row]:
+    """Return the rows of one process."""
+    texts = [json.dumps(task.as_row()) for task in tasks]
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks.peers.one_run", peer, *texts],
+        env={**os.environ, **counts, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
+        check=False,  # what it did before it failed counts
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    rows: list[Row] = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"peer"')]
+    if ended.returncode or len(rows) < len(tasks):
+        print(f"{peer} ended with exit code {ended.returncode} and {len(rows)} of {len(tasks)} rows", file=sys.stderr)
+    return rows
+
+
+def _task(part: str, options: argparse.Namespace, scratch: Path) -> Task:
+    samples = options.samples or _SAMPLES[part]
+    folder = ""
+    if options.folder:
+        folder = str(scratch / f"{samples}")
+        write_jpegs(Path(folder), samples, options.size)
+    return Task(part, samples, options.epochs, options.size, options.batch, options.precision, options.device, folder)
+
+
+def _is_of(row: Row, task: Task) -> bool:
+    """Tell whether a row is one of this task; where its folder lay is of no account."""
+    wanted = {**task.as_row(), "folder": bool(task.folder)}
+    return "missing" not in row and all(row[name] == value for name, value in wanted.items())
+
+
+def _said(row: Row) -> str:
+    if "missing" in row:
+        return f"round {row['round'] + 1} {row['peer']}: left out, {row['missing']}"
+    return f"round {row['round'] + 1} {row['peer']} {row['part']}: {row['seconds']:.2f} s {row['wrong']}"
+
+
+def _read(out: Path) -> list[Row]:
+    path = out / "rows.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]  # not one that was being written
+
+
+def _append(out: Path, row: Row) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "rows.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    def names(known: Sequence[str]) -> Any:
+        def parsed(text: str) -> list[str]:
+            given = [name.strip().replace("_", " ") if " " in "".join(known) else name.strip()
+                     for name in text.split(",")]  # fmt: skip
+            if unknown := [name for name in given if name not in known]:
+                raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: none of {', '.join(known)}")
+            return given
+
+        return parsed
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.add_argument("--work", type=names(list(PARTS)), default=list(PARTS), help="head,last_stage,full")
+    parser.add_argument("--peers", type=names(list(PEERS)), default=list(PEERS), help=",".join(PEERS))
+    parser.add_argument("--samples", type=int, help=f"pictures; without it {_SAMPLES}")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", type=int, default=160, help="side of the pictures in pixels (default 160)")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every peer (default: all cores)")
+    parser.add_argument("--folder", action="store_true", help="pictures in a folder of JPEGs instead of in memory")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers"), help="folder of the rows")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

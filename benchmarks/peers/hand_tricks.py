@@ -1,0 +1,62 @@
+"""A hand-written loop with finetune's tricks, for this network alone: what the library's own cost is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.peers.work import PARTS, RATE, WEIGHT_DECAY, Work
+
+PACKAGE = "torch"
+
+
+def train(work: Work) -> float:
+    task, device = work.task, work.device
+    with work.timed():
+        model = work.model().to(memory_format=torch.channels_last).train()
+        frozen, trains = _split(model.network, PARTS[task.part])
+        X, y = work.arrays if not task.folder else _decoded(work)
+        y = y.to(device)
+        if len(frozen):
+            with torch.no_grad(), _autocast(work):
+                X = torch.cat([frozen(_normalised(model, part, device)) for part in X.split(task.batch_size)])
+        optimizer = torch.optim.AdamW(work.trained(), lr=RATE, weight_decay=WEIGHT_DECAY, fused=True)
+        for _ in range(task.epochs):
+            for indices in torch.randperm(len(y)).split(task.batch_size):
+                batch, labels = X[indices.to(X.device)], y[indices.to(device)]
+                with _autocast(work):
+                    logits = trains(batch if len(frozen) else _normalised(model, batch, device))
+                    loss = F.cross_entropy(logits, labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    return work.seconds
+
+
+def _split(network: nn.Module, parts: tuple[str, ...]) -> tuple[nn.Sequential, nn.Sequential]:
+    """Cut a ResNet where the first of `parts` stands."""
+    children = list(network.named_children())
+    start = next(position for position, (name, _) in enumerate(children) if name in parts)
+    layers = [layer for _, layer in children[:-1]] + [nn.Sequential(nn.Flatten(), children[-1][1])]
+    if parts == ("fc",):
+        start = len(layers) - 1
+    return nn.Sequential(*layers[:start]), nn.Sequential(*layers[start:])
+
+
+def _normalised(model: nn.Module, X: Tensor, device: torch.device) -> Tensor:
+    X = X.to(device, non_blocking=True).to(memory_format=torch.channels_last)
+    return (X.float() - model.mean) / model.std
+
+
+def _autocast(work: Work) -> torch.autocast:
+    return torch.autocast(work.task.device, torch.bfloat16, enabled=work.task.precision == "bf16")
+
+
+def _decoded(work: Work) -> tuple[Tensor, Tensor]:
+    """Decode every picture once."""
+    loaded: Iterator[tuple[Tensor, int]] = map(work.dataset().__getitem__, range(work.task.samples))
+    X, y = zip(*loaded, strict=True)
+    return torch.stack(X), torch.tensor(y)

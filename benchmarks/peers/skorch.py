@@ -1,0 +1,38 @@
+"""skorch's NeuralNet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from torch import nn
+
+from benchmarks.peers.work import RATE, WEIGHT_DECAY, Work
+
+PACKAGE = "skorch"
+
+
+class Net(NeuralNet):
+    def get_all_learnable_params(self) -> Iterator[Any]:
+        return ((name, value) for name, value in super().get_all_learnable_params() if value.requires_grad)
+
+
+def train(work: Work) -> float:
+    net = Net(
+        work.model(autocast=True),
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.AdamW,
+        optimizer__weight_decay=WEIGHT_DECAY,
+        lr=RATE,
+        max_epochs=work.task.epochs,
+        batch_size=work.task.batch_size,
+        iterator_train__shuffle=True,
+        train_split=None,
+        callbacks__print_log=None,
+        device=work.task.device,
+    )
+    with work.timed():
+        net.fit(work.dataset(), None)
+    return work.seconds

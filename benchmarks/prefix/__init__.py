@@ -1,0 +1,1 @@
+"""The frozen prefix on every architecture: is it split, is training from it training: `python -m benchmarks.prefix`."""

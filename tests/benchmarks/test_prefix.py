@@ -1,0 +1,78 @@
+"""The prefix run: a cut that changes training is seen, and the table says what was split, declined and unequal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.prefix.checks import BOUNDARIES, check_model
+from benchmarks.prefix.table import table
+from finetune.features.prefix import Prefix
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, X: Tensor) -> Tensor:
+        return self.head(self.block(self.stem(X)).mean((2, 3)))
+
+
+class MixesSamples(Net):
+    def forward(self, X: Tensor) -> Tensor:
+        return super().forward(X - X.mean(0))
+
+
+def pictures() -> Tensor:
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_sound_model_is_split_and_trains_alike_at_every_boundary() -> None:
+    found = check_model(Net(), pictures())
+    assert list(found) == list(BOUNDARIES)
+    assert all(cut["split"] and cut["equal"] and cut["finite"] for cut in found.values())
+    assert all(cut["replay_ms"] > 0 and cut["bytes"] > 0 for cut in found.values())
+
+
+def test_what_is_declined_has_its_reason() -> None:
+    found = check_model(MixesSamples(), pictures())
+    assert {cut["reason"] for cut in found.values()} == {"what is frozen mixes the samples of a batch"}
+
+
+def test_activations_of_other_samples_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = Prefix.compute
+    monkeypatch.setattr("finetune.features.prefix._prove", lambda *_: None)  # which would see it first
+    monkeypatch.setattr(Prefix, "compute", lambda self, inputs: tuple(x.flip(0) for x in compute(self, inputs)))
+    found = check_model(Net(), pictures())
+    assert not any(cut["equal"] or cut["equal_in_same_batches"] for cut in found.values())
+    assert "differ" in found["head"]["why"]
+
+
+def test_the_table_counts_and_names_what_came_of_each_cut() -> None:
+    split = {"split": True, "tensors": 1, "bytes": 2000, "share": 0.9, "cause": "c", "cut_ms": 20.0, "plain_ms": 2.0,
+             "replay_ms": 0.5, "equal": True, "finite": True}  # fmt: skip
+    rounds = {**split, "equal": False, "equal_in_same_batches": True, "why": "3 tensors differ"}
+    wrong = {**split, "equal": False, "equal_in_same_batches": False, "why": "9 tensors differ"}
+    declined = {"split": False, "reason": "a forward hook watches 'b'"}
+    rows = {
+        "a": {"name": "a", "status": "ok", "boundaries": {"head": split, "last stage": {**split, "share": 0.01}}},
+        "b": {
+            "name": "b",
+            "status": "miss",
+            "boundaries": {"head": rounds, "last stage": wrong, "in a block": declined},
+        },
+        "c": {"name": "c", "status": "not checked", "causes": {"build": "needs natten"}},
+    }
+    text = table({"timm": (["a", "b", "c", "d"], rows)})
+    assert "**4 of 5 cuts split; 2 of these train bit for bit as without, 1 more" in text
+    assert "3 of 4 architectures were run" in text
+    assert "| timm | head | 2 | 2 | 100% | 1 | 90% |" in text
+    assert "`b`, head: 3 tensors differ. Equal in the same batches" in text
+    assert "`b`, last stage: 9 tensors differ. **Unexplained.**" in text
+    assert "| a forward hook watches ... | 1 |" in text
+    assert "| timm | a | last stage | c |" in text
+    assert "needs natten" in text
