@@ -19,7 +19,7 @@ from finetune.model import adapters, families, freezing, head_search, heads
 from finetune.model.patterns import Patterns
 from finetune.model.summary import Summary, summarize
 from finetune.model.wrapping import unwrapped
-from finetune.session import Session
+from finetune.session.session import Session
 from finetune.strategies import Strategy
 from finetune.training import loop
 from finetune.training.callbacks.base import Callback
@@ -34,7 +34,6 @@ from finetune.training.range_test import RateSuggestion, range_test, rising
 from finetune.training.rates import Rate, default_rate
 from finetune.training.schedules import Schedule
 from finetune.training.settings import Settings
-from finetune.training.state import Run
 from finetune.training.tasks import Loss
 from finetune.training.views import View, over_views
 
@@ -245,23 +244,14 @@ class FineTuner(Session):
             validation = None if data.val is None else self._audited(data.val, task, "validation", skip_corrupt)
             again = sum(phase.epochs for phase in phases) > 1
             writer = [] if checkpoint_dir is None else [ModelCheckpoint(checkpoint_dir)]
-            run = Run(
-                tuner=self,
-                phases=phases,
-                train=self._batches(
-                    training, batch_size, shuffle=True, augment=augment, views=augment_views, keep=again
-                ),
-                val=None if validation is None else self._batches(validation, batch_size, keep=again),
-                task=task,
+            run = self._make_run(
+                phases,
+                self._batches(training, batch_size, shuffle=True, augment=augment, views=augment_views, keep=again),
+                None if validation is None else self._batches(validation, batch_size, keep=again),
+                task,
                 metrics=build_metrics(self.settings.metrics, task, self._num_outputs()),
                 precision=self.precision,
-                build_optimizer=self._build_optimizer,
-                load_start=self._load_start,
-                save=self._save,
                 callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
-                accumulation=self.settings.gradient_accumulation_steps,
-                max_grad_norm=self.settings.max_grad_norm,
-                seed=self.settings.seed,
                 notes=data.notes,
                 plan=plan,
                 heads=self._known_heads(),
@@ -366,21 +356,9 @@ class FineTuner(Session):
             self._look_at(source)
             phases, _ = self._plan(None, 1, lr, rising)
             self._task = task = self._infer_task(source)
-            run = Run(
-                tuner=self,
-                phases=phases,
-                train=self._batches(self._audited(source, task, "training"), batch_size, shuffle=True, augment=augment),
-                val=None,
-                task=task,
-                metrics={},
-                precision=Precision(self.settings.precision, self.device),  # its gradient scale is no one else's
-                build_optimizer=self._build_optimizer,
-                load_start=self._load_start,
-                save=self._save,
-                accumulation=self.settings.gradient_accumulation_steps,
-                max_grad_norm=self.settings.max_grad_norm,
-                seed=self.settings.seed,
-            )
+            batches = self._batches(self._audited(source, task, "training"), batch_size, shuffle=True, augment=augment)
+            precision = Precision(self.settings.precision, self.device)  # its gradient scale is no one else's
+            run = self._make_run(phases, batches, None, task, metrics={}, precision=precision)
             return range_test(run, default_rate(self.settings.optimizer) if lr is None else lr, steps)
 
     # ------------------------------------------------------------------ verbs on the result

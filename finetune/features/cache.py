@@ -38,7 +38,7 @@ log = logging.getLogger("finetune")
 
 
 class Cache:
-    """What is stored of the prefix of the present phase.
+    """What is stored of the prefix of the present phase, and in `said` the lines that tell the user.
 
     Every phase fills its own store from the data. The stored activations of the phase before could only help
     where more is frozen than then, which no strategy here does: unfreezing moves the boundary towards the
@@ -58,6 +58,7 @@ class Cache:
         self._where, self._stages, self._autocast, self._changed = where, stages, autocast, changed
         self._plain: tuple[Batches, Batches | None] | None = None
         self._store: Store | None = None
+        self.said: list[str] = []
 
     def cut(
         self, model: nn.Module, train: Any, val: Any, epochs: int, in_views: bool | None = None
@@ -68,10 +69,11 @@ class Cache:
         says whether they do, as they did before a run was resumed.
         """
         self.close()
+        self.said = []
         self._plain = given, val = self._plain or (train, val)
         train = given.in_views(self._takes_views(model, given, epochs) if in_views is None else in_views)
         if said := approximation(train, given):
-            log.info("augmentation: %s", said)
+            self._say(f"augmentation: {said}")
         reason = "a callback changes the inputs" if self._changed else same_each_epoch(train)
         parts = [] if reason else [train]
         parts += [] if val is None or same_each_epoch(val) else [val]
@@ -81,10 +83,10 @@ class Cache:
                 served = self._served(model, parts, epochs)
         if isinstance(served, str):
             self.close()
-            log.info("cache: none, as %s", served)
+            self._say(f"cache: none, as {served}")
             return train, val
         if reason:
-            log.info("cache: validation data only, as %s", reason)
+            self._say(f"cache: validation data only, as {reason}")
         return served.get(train, train), served.get(val, val)
 
     def _takes_views(self, model: nn.Module, batches: Batches, epochs: int) -> bool:
@@ -104,6 +106,10 @@ class Cache:
         if self._store is not None:
             self._store.close()
         self._store = None
+
+    def _say(self, line: str) -> None:
+        log.info(line)
+        self.said.append(line)
 
     def _why_not_sought(self, model: nn.Module, need: Need) -> str | None:
         if self._where == AUTO:
@@ -156,7 +162,7 @@ class Cache:
         if len(parts) < len(all_parts):
             line += ", training data only, as there is no room for more"
         seconds = sum(planner.epoch_seconds(costs, batches) for batches in parts)
-        log.info("%s; %s should then take %.2g s", line, "an epoch" if parts[0].shuffle else "its evaluation", seconds)
+        self._say(f"{line}; {'an epoch' if parts[0].shuffle else 'its evaluation'} should then take {seconds:.2g} s")
         return served
 
     def _with_room(self, prefix: Prefix, parts: list[Batches]) -> tuple[list[Batches], str] | str:

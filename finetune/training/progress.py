@@ -54,6 +54,8 @@ class ProgressBar(Callback):
         if len(run.phases) > 1:
             self._say(f"phase {run.position.phase + 1} of {len(run.phases)}: {run.phase.name}")
         if self._shown:
+            for line in () if run.cache is None else run.cache.said:  # which are in the log already
+                self._print(line)
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
             self._bar.start()
@@ -83,7 +85,10 @@ class ProgressBar(Callback):
     def _say(self, line: str) -> None:
         log.info(line)
         if self._shown:
-            self._console.print(line, highlight=False, markup=False)
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False)
 
     def _stop(self) -> None:
         if self._bar is not None:

@@ -1,0 +1,138 @@
+"""The plan of a run, rehearsed before any work: phases, rates, optimizers, and what is cached."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from finetune.errors import ArgumentError, nearest
+from finetune.features.cache import Cache
+from finetune.model import compiling, freezing
+from finetune.model.weights import load_state
+from finetune.session.strategy import add_lora, phases_of, starting_weights
+from finetune.session.trial import Trial
+from finetune.strategies import Strategy
+from finetune.training.callbacks.base import Callback
+from finetune.training.optim import build_optimizer
+from finetune.training.phases import Phase
+from finetune.training.precision import warn_of_half_weights
+from finetune.training.progress import describe_phase
+from finetune.training.rates import Rate, default_rate, rates
+from finetune.training.schedules import Schedule
+
+
+class Rehearsal(Trial):
+    """A model that runs can be planned for."""
+
+    def _plan(
+        self,
+        strategy: str | Strategy | Sequence[Phase] | None,
+        epochs: int,
+        lr: Rate | None,
+        schedule: str | Schedule,
+    ) -> tuple[list[Phase], list[str]]:
+        """Return the phases, each rehearsed, its patterns, rates and optimizer tried and undone, and a line on each."""
+        lines = []
+        phases = phases_of(strategy, self._stages_in_scope, epochs, lr, schedule)
+        if self._scope is not None:
+            phases = [self._within_scope(phase) for phase in phases]
+        for phase in phases:
+            if phase.lora_rank is not None:
+                self._add_lora(phase.lora_rank)
+        for phase in phases:
+            if phase.start_from is not None:
+                self._starting_weights(phase.start_from)  # what is wrong with them is said before any work
+        replaced = self._scope is not None or any("head" in replacement for replacement in self._replacements)
+        head = list(self.head.parameters()) if replaced else []
+        head_trains = not head
+        with freezing.freeze_state_restored(self.inner):
+            for phase in phases:
+                if phase.train is not None:
+                    freezing.train_only(self.inner, phase.train)
+                line = describe_phase(self.inner, phase, self._build_optimizer(phase))
+                lines.append(f"{line}, {self.precision.name} on {self.device}")
+                self._note_trainable()
+                head_trains = head_trains or any(parameter.requires_grad for parameter in head)
+        warn_of_half_weights(freezing.trainable(self.inner).values(), stacklevel=4)
+        if not head_trains:
+            name = self._head_names()[0]
+            warnings.warn(
+                f"The head {name!r} is frozen, so it stays random if it is new. Train it with unfreeze({name!r}), or "
+                f"with PEFT name it in modules_to_save.",
+                stacklevel=3,
+            )
+        return phases, lines
+
+    def _within_scope(self, phase: Phase) -> Phase:
+        """Return the phase with "everything", or adapters, being those that PEFT has given the model already."""
+        everything = phase.train == "*" or phase.lora_rank is not None
+        return replace(phase, train=self._everything(), lora_rank=None) if everything else phase
+
+    def _add_lora(self, rank: int) -> None:
+        added = add_lora(self.inner, self._head_names(), rank, self._replacements, self.settings.seed)
+        if added is not None:
+            self._replacements = [*self._replacements, added[0]]
+            self._undo.append(added[1])
+            self._order = None  # parameters within the adapted layers have other names now
+
+    def _starting_weights(self, start_from: str | Path) -> Mapping[str, torch.Tensor]:
+        return starting_weights(self.inner, start_from, self._source, self.settings.seed)
+
+    def _load_start(self, start_from: str | Path) -> None:
+        load_state(self.inner, self._starting_weights(start_from), strict=False)
+
+    def _build_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
+        optimizer, weight_decay = self.settings.optimizer, self.settings.weight_decay
+        lr = default_rate(optimizer) if phase.lr is None else phase.lr
+        in_order = self._stages()
+        made = build_optimizer(self.inner, in_order, optimizer, lr, weight_decay)
+        self._groups = rates(self.inner, in_order, lr)
+        return made
+
+    def _note_trainable(self) -> None:
+        """Remember what training changes, and so a checkpoint has to hold.
+
+        Raises:
+            ArgumentError: processes that train together would not share the gradients of it.
+        """
+        training = freezing.trainable(self.inner)
+        if self._scope is not None:
+            self._scope |= training.keys()
+        if self._synchronized is not None and {*map(id, training.values())} != {*map(id, self._synchronized.values())}:
+            raise ArgumentError(
+                "DistributedDataParallel shares the gradients of what was trainable when it was made, and now other "
+                "parameters are. Replace the head and freeze first, and wrap the model then."
+            )
+
+    def _cache(self, cache: str | Path | bool, callbacks: Sequence[Callback]) -> Cache | None:
+        """Return what computes the frozen prefix once, None if it is not to be.
+
+        Raises:
+            ArgumentError: it is no kind of cache and no folder, there or to be made.
+        """
+        where = self._cache_place(cache)
+        if where is None or self.model is not self.inner:  # a wrapper may compile or divide the forward pass
+            return None
+        if compiling.is_compiled(self.inner):  # by the user
+            return None
+        changed = any(c.changes_inputs and type(c).change_batch is not Callback.change_batch for c in callbacks)
+        return Cache(where, self._stages, self.precision.autocast, changed=changed)
+
+    def _cache_place(self, cache: str | Path | bool) -> str | Path | None:
+        kinds = ("auto", "memory", "disk")
+        expected = f"Expected cache to be 'auto', 'memory', 'disk', a folder or False, but got {cache!r}."
+        if cache is False or cache in kinds:
+            return None if cache is False else cache
+        if not isinstance(cache, (str, os.PathLike)) or not str(cache):
+            raise ArgumentError(expected)
+        folder = Path(cache).expanduser()
+        meant = nearest(str(cache), kinds) if isinstance(cache, str) and not folder.exists() else ""
+        around = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if meant or not around.is_dir():
+            raise ArgumentError(f"{expected}{meant or f' {str(around)!r} is not a folder.'}")
+        return folder
