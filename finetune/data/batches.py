@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from finetune.data.audit import check_batch_targets
 from finetune.data.base import Arrays, Loader, Source, Stream, target_of
-from finetune.data.device import num_samples_of, pinned, to_device
+from finetune.data.device import num_samples_of, pinned, tensors_of, to_device
 from finetune.data.inputs import PICTURE, TEXT, WAVEFORM, InputPreprocessing
 from finetune.data.kept import kept_pictures
 from finetune.data.loading import (
@@ -36,6 +36,8 @@ from finetune.errors import ArgumentError, DataError
 __all__ = ["Batches", "num_samples_of", "to_device"]
 
 
+# Of a data set of the user's own, so many samples are loaded twice to see whether they are the same.
+_FIRST = 8
 _PLURALS = {PICTURE: "pictures", TEXT: "text", WAVEFORM: "sound"}
 _MAKERS = {
     PICTURE: "picture size and scale: FineTuner(model, preprocessing=Preprocessing(...))",
@@ -153,6 +155,13 @@ class Batches:
         if self.views is None or len(makers) < len(self._samples.views):
             return None
         return [partial(maker.describe, self.seed, view) for view, maker in enumerate(makers)]
+
+    def repeats(self) -> bool:
+        """Tell whether the first samples of a data set are the same in two epochs; without augmentation."""
+        few = range(min(_FIRST, len(self.source)))
+        one, other = (self._samples.load([(epoch, index) for index in few]) for epoch in (0, 1))
+        pairs = list(zip(tensors_of(one), tensors_of(other), strict=False))
+        return bool(pairs) and all(torch.equal(first, second) for first, second in pairs)
 
     def rows(self, epoch: int) -> tuple[Tensor, ...]:
         """Return int64 [B] for each batch of this epoch: view * samples + index, a number for each input there is.

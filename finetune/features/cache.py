@@ -74,9 +74,9 @@ class Cache:
         train = given.in_views(self._takes_views(model, given, epochs) if in_views is None else in_views)
         if said := approximation(train, given):
             self._say(f"augmentation: {said}")
-        reason = "a callback changes the inputs" if self._changed else same_each_epoch(train)
+        reason = "a callback changes the inputs" if self._changed else self._differs(train)
         parts = [] if reason else [train]
-        parts += [] if val is None or same_each_epoch(val) else [val]
+        parts += [] if val is None or self._differs(val) else [val]
         served: dict[Any, CachedBatches] | str = reason
         if parts:
             with self._autocast():
@@ -89,13 +89,16 @@ class Cache:
             self._say(f"cache: validation data only, as {reason}")
         return served.get(train, train), served.get(val, val)
 
+    def _differs(self, batches: Batches) -> str:
+        return same_each_epoch(batches, asked=self._where != AUTO)
+
     def _takes_views(self, model: nn.Module, batches: Batches, epochs: int) -> bool:
         """Tell whether few views of each sample are shown in this phase: below a head that trains alone.
 
         That goes by facts and not by what was measured, so that the same run shows the same pictures.
         """
         viewed = batches.in_views()
-        if viewed is batches or self._changed or same_each_epoch(viewed):
+        if viewed is batches or self._changed or self._differs(viewed):
             return False
         head = {*self._stages()[-1].parameters}
         asked = self._where != AUTO
@@ -137,10 +140,10 @@ class Cache:
             return prefix
         if auto and prefix.share < planner.LEAST_SHARE:
             return f"only {prefix.share:.0%} of the forward pass comes before what trains"
-        return self._stored(model, prefix, parts, inputs, costs, epochs)
+        return self._stored(model, prefix, parts, batches[0], costs, epochs)
 
     def _stored(
-        self, model: nn.Module, prefix: Prefix, parts: list[Batches], inputs: Any, costs: Costs, epochs: int
+        self, model: nn.Module, prefix: Prefix, parts: list[Batches], batch: Any, costs: Costs, epochs: int
     ) -> dict[Any, CachedBatches] | str:
         """Open a store for the prefix; return what serves from it, or why nothing does."""
         found = self._with_room(prefix, parts)
@@ -152,7 +155,7 @@ class Cache:
             there = store.count() if tier == FOLDER else 0
             offered = [Part(store, _rows(parts[:n]), rows_of(batches)) for n, batches in enumerate(parts)]
             served = {b: CachedBatches(b, prefix, part) for b, part in zip(parts, offered, strict=True)}
-            costs = self._measured(model, prefix, served[parts[0]], offered[0], inputs, costs)
+            costs = self._measured(model, prefix, served[parts[0]], offered[0], batch, costs)
         except (StoreError, DivergedError) as error:
             return str(error)
         need = Need.of(parts, epochs)
@@ -196,7 +199,7 @@ class Cache:
         return DiskStore(self._where, prefix.specs, np.concatenate(known), name, pinned=pinned)
 
     def _measured(
-        self, model: nn.Module, prefix: Prefix, cached: CachedBatches, store: Store, inputs: Any, costs: Costs
+        self, model: nn.Module, prefix: Prefix, cached: CachedBatches, store: Store, batch: Any, costs: Costs
     ) -> Costs:
         """Measure the first batch; what is computed of it for that is stored.
 
@@ -206,11 +209,11 @@ class Cache:
         """
         indices, compute = cached.rows(0)[0], 0.0
         if not store.has(indices):
-            compute, activations = timed(lambda: prefix.compute(inputs), repeats=1)
+            compute, activations = timed(lambda: prefix.compute(split_batch(batch)[0]), repeats=1)
             store.put(indices, activations)
         if not store.has(indices):  # another run is filling the store
             return replace(costs, compute=compute)
-        cached.remember(inputs)
+        cached.remember(batch, cached.indices(0)[0])
         served, backward = replay_seconds(model, cached)
         return replace(costs, compute=compute, served=served, backward=backward)
 

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from finetune.data.base import Arrays, split_batch
+from finetune.data.base import Arrays, MapDataset, split_batch
 from finetune.data.batches import Batches
-from finetune.data.raw import PictureFiles
+from finetune.data.inputs import TEXT, WAVEFORM
+from finetune.data.raw import PictureFiles, RawItems
 from finetune.features.prefix import Prefix
 from finetune.features.store import Store, StoreError
 from finetune.features.unread import Unread
@@ -38,7 +40,7 @@ class CachedBatches:
         self._batches, self._prefix, self._store = batches, prefix, store
         # Inputs that the model does not read past its prefix are not loaded again, until a step reads them.
         self._skips = not prefix.reads_inputs and batches.source.targets is not None
-        self._like: Tensor | None = None
+        self._like: tuple[Tensor, Tensor] | None = None  # inputs and targets of no sample
         self._holds = True
         self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their rows in the store
 
@@ -69,7 +71,7 @@ class CachedBatches:
             else:
                 loaded = self._batches.epoch(epoch, step, keep=not self._skips) if loaded is None else loaded
                 batch = next(loaded)
-                self.remember(split_batch(batch)[0])
+                self.remember(batch, indices)
             self._given[id(batch)] = batch, rows
             yield batch
 
@@ -90,29 +92,49 @@ class CachedBatches:
             self._skips = False
         return self._prefix.serving(inputs, activations)
 
-    def remember(self, inputs: Any) -> None:
-        """Take note of what inputs look like, so that there can be stand-ins for them."""
-        if self._like is None and isinstance(inputs, Tensor):
-            self._like = inputs[:0]
-
-    def _unread(self, like: Tensor, indices: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    def remember(self, batch: Any, indices: Tensor) -> None:
+        """Take note of what a batch looks like, so that it can be made again without its inputs."""
         targets = self._batches.source.targets
-        assert targets is not None
+        if not self._skips or targets is None:
+            return
+        self._skips = isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor)
+        if self._skips and isinstance(self._batches.source, MapDataset):  # what it gives may be another label
+            self._skips = isinstance(batch[1], Tensor) and torch.equal(batch[1].cpu(), targets[indices])
+        self._like = tuple(part[:0] for part in batch) if self._skips else None
+
+    def _unread(self, like: tuple[Tensor, Tensor], indices: Tensor, epoch: int, step: int) -> Any:
+        inputs, targets = like
 
         def load() -> Tensor:
             self._skips = False  # this step reads its inputs; ahead of it they load faster
             loaded: Tensor = split_batch(next(self._batches.epoch(epoch, step)))[0]
             return loaded
 
-        inputs = Unread((len(indices), *like.shape[1:]), like, load)
-        return inputs, targets[indices.to(targets.device)].to(self._batches.device)
+        known = self._batches.source.targets
+        assert known is not None
+        chosen = known[indices.to(known.device)].to(targets.device, targets.dtype)
+        return Unread((len(indices), *inputs.shape[1:]), inputs, load), chosen
 
 
-def same_each_epoch(batches: Batches) -> str:
-    """Return why the inputs of these batches may be others in every epoch, `""` if there are few of each sample."""
+def same_each_epoch(batches: Batches, *, asked: bool = False) -> str:
+    """Return why the inputs of these batches may be others in every epoch, `""` if there are few of each sample.
+
+    A user's own data set is trusted in training if the user asked for it to be stored and its first samples
+    come twice alike. Evaluation shows the same samples each time, as what is drawn for them is.
+    """
     source = batches.source
-    if not isinstance(source, (Arrays, PictureFiles)):
-        return f"a {type(source).__name__} may give another sample under the same number each time"
+    if source.kind in (TEXT, WAVEFORM):
+        return "texts and sounds are padded to the longest of their batch"
+    if isinstance(source, MapDataset) and batches.shuffle:
+        if not asked:
+            return (
+                "a data set of your own may give another sample under the same number in each epoch; "
+                "cache='memory' if it does not"
+            )
+        if not batches.repeats():
+            return "your data set gives another sample under the same number in each epoch"
+    elif not isinstance(source, (Arrays, PictureFiles, RawItems, MapDataset)):
+        return "samples of a DataLoader or a stream have no numbers"
     if batches.views is None:
         return "the augmentation makes new pictures in every epoch; augment_views=4 would keep to 4 of each sample"
     return ""

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from finetune import FineTuner, Phase
 from finetune.callbacks import Callback
@@ -210,7 +210,7 @@ def test_pictures(pictures: Path, arguments: Any, expected: str, caplog: pytest.
     ("frozen", "data", "cache", "expected"),
     [
         ([], (X, Y), "auto", "none, as "),
-        (["stem"], TensorDataset(X, Y, Y), "auto", "a MapDataset may give another sample"),
+        (["stem"], TensorDataset(X, Y, Y), "auto", "a data set of your own may give another sample"),
         (["stem", "block1"], (X[:10], Y[:10]), "auto", "too few samples and epochs"),
     ],
 )
@@ -515,3 +515,66 @@ def test_what_is_kept_is_said_with_place_bytes_and_seconds(tmp_path: Path, caplo
     lines = said(caplog)
     assert f"kept in '{tmp_path}' (75 kB for 48 samples); an epoch should then take" in lines
     assert "75 kB for 48 samples, 48 of them there already" in lines
+
+
+# ---------------------------------------------------------------- data sets of the user's own
+
+
+class Own(Dataset[Any]):
+    """Items that are prepared one by one, as with torchvision's ImageFolder."""
+
+    def __init__(self, draws: bool = False) -> None:
+        self.targets, self.draws, self.loaded = Y[:24].tolist(), draws, 0
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.loaded += 1
+        noise = torch.rand(3, 1, 1) if self.draws else 0.0
+        return X[index] + noise, self.targets[index]
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_validation_data_of_any_map_style_data_set_is_stored(draws: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """What is drawn for a validation sample is the same in every epoch."""
+    val = Own(draws)
+    with caplog.at_level(logging.INFO, "finetune"):
+        cached = fitted("memory", tuned(), EVEN, val, epochs=6)
+    assert "in memory" in said(caplog)
+    assert val.loaded < 3 * 24  # the audit, one epoch
+    assert_equal(cached, fitted(False, tuned(), EVEN, Own(draws), epochs=6))
+
+
+def test_training_data_of_ones_own_is_stored_when_asked_and_the_same_twice(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        cached = fitted("memory", tuned(), Own(), False)
+    assert "kept in memory" in said(caplog)
+    assert_equal(cached, fitted(False, tuned(), Own(), False))
+
+
+@pytest.mark.parametrize(
+    ("cache", "data", "reason"),
+    [
+        ("auto", Own(), "cache='memory' if it does not"),
+        ("memory", Own(draws=True), "your data set gives another sample under the same number"),
+        ("memory", DataLoader(Own(), batch_size=8), "samples of a DataLoader or a stream have no numbers"),
+    ],
+    ids=["not asked", "random", "loader"],
+)
+def test_trap_42_data_that_may_differ_is_not_stored(
+    cache: str, data: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        cached = fitted(cache, tuned(), data, False)
+    assert reason in said(caplog)
+    assert_equal(cached, fitted(False, tuned(), data, False))
+
+
+def test_labels_that_are_not_those_of_the_items_are_never_put_in_their_place() -> None:
+    class Relabelled(Own):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            item, label = super().__getitem__(index)
+            return item, 2 - label
+
+    assert_equal(fitted(False, tuned(), Relabelled(), False), fitted("memory", tuned(), Relabelled(), False))
