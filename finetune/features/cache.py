@@ -83,7 +83,7 @@ class Cache:
                 served = self._served(model, parts, epochs)
         if isinstance(served, str):
             self.close()
-            self._say(f"cache: none, as {served}")
+            self._say(f"cache: none, as {reason or served}")
             return train, val
         if reason:
             self._say(f"cache: validation data only, as {reason}")

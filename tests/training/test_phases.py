@@ -105,6 +105,7 @@ def test_plain_settings_are_what_a_file_can_hold() -> None:
         "max_grad_norm": 1.0,
         "gradient_accumulation_steps": 1,
         "precision": "auto",
+        "compile": False,
         "seed": 0,
     }
     assert "metrics" not in Settings(metrics=["f1", own]).plain()
