@@ -28,7 +28,7 @@ from finetune.data.loading import (
     default_workers,
 )
 from finetune.data.randomness import seed_of, seeded
-from finetune.data.transforms import Augmentation, StandardAugmentation, View
+from finetune.data.transforms import Augmentation, StandardAugmentation, Unaugmented
 from finetune.errors import ArgumentError, DataError
 
 __all__ = ["Batches", "num_samples_of", "to_device"]
@@ -138,15 +138,15 @@ class Batches:
         return 1 if self._samples.augment is None else len(self._samples.views) or None
 
     def described_views(self) -> list[str] | None:
-        """Return what decides the picture in each view, beside the preprocessing and the sample's index.
+        """Return what decides the picture in each view, beside the preprocessing and the sample.
 
-        Empty without augmentation; None where each epoch has new pictures, or nothing is known of the
-        function that makes them, as it is the user's.
+        A random view is decided by its number and the sample's index too. The versions of the packages that
+        make it are left to the fingerprint, which has them. Empty without augmentation; None where each epoch
+        has new pictures, or nothing is known of the function that makes them, as it is the user's.
         """
         makers = self._samples.views
-        if self.views is None or not all(isinstance(maker, (StandardAugmentation, View)) for maker in makers):
-            return None
-        return [maker.describe(self.seed) for maker in makers if isinstance(maker, (StandardAugmentation, View))]
+        own = [maker for maker in makers if isinstance(maker, (StandardAugmentation, Unaugmented))]
+        return None if self.views is None or len(own) < len(makers) else [maker.describe(self.seed) for maker in own]
 
     def rows(self, epoch: int) -> tuple[Tensor, ...]:
         """Return int64 [B] for each batch of this epoch: view * samples + index, a number for each input there is.

@@ -134,8 +134,8 @@ def approximation(batches: Batches, given: Batches) -> str:
     """Return what is to be said of the views in these batches, made of those that `fit` was given; `""` if nothing."""
     if batches is not given:
         return (
-            "the picture and its mirror image, in turn, an approximation of the new crops in every epoch that cannot "
-            "be stored; augment_views=0 asks for these"
+            f"{batches.views} views of each picture, one of them as it is evaluated, in turn, an approximation of the "
+            "new crops in every epoch that cannot be stored; augment_views=0 asks for these"
         )
     if batches.views is None or batches.views == 1:
         return ""
