@@ -215,7 +215,8 @@ class FineTuner(Session):
             augment_views: how many augmented pictures there are of each sample, one an epoch in turn, so that what
                 follows from them can be stored: an approximation of new ones in every epoch, which 0 asks
                 for. With None there are new ones where the augmentation is a function of yours or where nothing
-                is stored; else the library's own gives way to the picture and its mirror image.
+                is stored; else the library's own gives way to 4 views, the picture as it is evaluated and 3
+                random ones.
             cache: `"auto"` computes what comes before the first trainable parameter once for each sample and
                 keeps it on the device, in memory or on disk, where that gives the same result and pays;
                 `"memory"` and `"disk"`, a temporary file, wherever it gives the same result. A folder's path

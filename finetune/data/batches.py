@@ -30,7 +30,7 @@ from finetune.data.loading import (
     default_workers,
 )
 from finetune.data.randomness import seed_of, seeded
-from finetune.data.transforms import Augmentation, StandardAugmentation, View
+from finetune.data.transforms import Augmentation, StandardAugmentation, Unaugmented
 from finetune.errors import ArgumentError, DataError
 
 __all__ = ["Batches", "num_samples_of", "to_device"]
@@ -148,10 +148,11 @@ class Batches:
     def described_views(self) -> list[Callable[[int], str]] | None:
         """Return for each view what says of a sample's index what decides its picture, beside the preprocessing.
 
-        Empty without augmentation; None where each epoch has new pictures, or nothing is known of the
-        function that makes them, as it is the user's.
+        A random view is decided by its number and the sample's index too. The versions of the packages that
+        make it are left to the fingerprint, which has them. Empty without augmentation; None where each epoch
+        has new pictures, or nothing is known of the function that makes them, as it is the user's.
         """
-        makers = [maker for maker in self._samples.views if isinstance(maker, (StandardAugmentation, View))]
+        makers = [maker for maker in self._samples.views if isinstance(maker, (StandardAugmentation, Unaugmented))]
         if self.views is None or len(makers) < len(self._samples.views):
             return None
         return [partial(maker.describe, self.seed, view) for view, maker in enumerate(makers)]

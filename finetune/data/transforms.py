@@ -215,26 +215,27 @@ class StandardAugmentation:
         return f"{_LEAST_AREA} to 1 of the area and a flip, drawn from {seed}, {view}, {index}"
 
     @property
-    def stand_ins(self) -> tuple[View, ...]:
-        """What takes its place where the pictures of all epochs are few, as what follows from them is stored."""
-        return View(self.preprocessing), View(self.preprocessing, mirrored=True)
+    def stand_ins(self) -> tuple[Unaugmented | StandardAugmentation, ...]:
+        """What takes its place where the pictures of all epochs are few, as what follows from them is stored.
+
+        Among four views, one that looks as in evaluation makes up for the variety that four lack.
+        """
+        return Unaugmented(self.preprocessing), self, self, self
 
 
 @dataclass(frozen=True)
-class View:
-    """The picture as it is evaluated, or its mirror image: an augmentation that draws nothing."""
+class Unaugmented:
+    """The picture as it is evaluated: an augmentation that changes and draws nothing."""
 
     preprocessing: Preprocessing
-    mirrored: bool = False
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """Return uint8 [C, H, W] of the preprocessing's crop size."""
-        prepared = self.preprocessing.geometry(picture)
-        return prepared.flip(-1) if self.mirrored else prepared
+        return self.preprocessing.geometry(picture)
 
     def describe(self, seed: int, view: int, index: int) -> str:
         """Say what decides its pictures: nothing that is drawn."""
-        return "mirrored" if self.mirrored else "as evaluated"
+        return "as evaluated"
 
 
 def mixing(alpha: float, cutmix: float, num_classes: int) -> v2.Transform:

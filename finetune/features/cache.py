@@ -229,6 +229,6 @@ def approximation(batches: Batches, given: Batches) -> str:
     if batches is given:
         return f"{batches.views} views of each picture, in turn, an approximation of new ones in every epoch"
     return (
-        "the picture and its mirror image, in turn, an approximation of the new crops in every epoch that cannot "
-        "be stored; augment_views=0 asks for these"
+        f"{batches.views} views of each picture, one of them as it is evaluated, in turn, an approximation of the new "
+        "crops in every epoch that cannot be stored; augment_views=0 asks for these"
     )

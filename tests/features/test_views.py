@@ -125,21 +125,18 @@ def test_every_epoch_has_all_views_and_every_sample_is_seen_in_each(pictures: Pa
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_stands_in_is_the_picture_and_its_mirror_image(pictures: Path, workers: int) -> None:
-    online = batches_of(pictures, stand_ins=standard_augmentation(PREPROCESSING).stand_ins, workers=workers)
+def test_what_stands_in_is_the_picture_and_three_of_the_augmentation(pictures: Path, workers: int) -> None:
+    stand_ins = standard_augmentation(PREPROCESSING).stand_ins
+    online = batches_of(pictures, stand_ins=stand_ins, workers=workers, shuffle=False)
     viewed = online.in_views()
-    plain = batches_of(pictures, augment=None)
-    assert (online.views, viewed.views, plain.views) == (None, 2, 1)
-    for epoch in range(4):
-        pairs = zip(viewed.epoch(epoch), plain.epoch(epoch), viewed.indices(epoch), strict=True)
-        for (X, y), (like, same), indices in pairs:
-            mirrored = (epoch + indices) % 2 == 1
-            assert torch.equal(X, torch.where(mirrored.view(-1, 1, 1, 1), like.flip(-1), like))
-            assert torch.equal(y, same)
+    plain = batches_of(pictures, augment=None, shuffle=False)
+    assert (online.views, viewed.views, plain.views) == (None, 4, 1)
+    views = [by_index(plain, 0), *(by_index(online, view) for view in (1, 2, 3))]
+    for epoch in range(6):
+        assert by_index(viewed, epoch) == [views[(epoch + index) % 4][index] for index in range(COUNT)]
     again = viewed.in_views(False)
     assert again.views is None
-    for (X, _), (like, _) in zip(again.epoch(1), online.epoch(1), strict=True):
-        assert torch.equal(X, like)
+    assert by_index(again, 1) == by_index(online, 1)
 
 
 def test_what_decides_the_views_is_described(pictures: Path) -> None:
@@ -151,7 +148,7 @@ def test_what_decides_the_views_is_described(pictures: Path) -> None:
 
     assert described(augment=None) == []
     assert described() is None
-    assert described(stand_ins=stand_ins) == [2 * ["as evaluated"], 2 * ["mirrored"]]
+    assert described(stand_ins=stand_ins) == [2 * ["as evaluated"], *(described(views=4) or [])[1:]]
     assert described(augment=Rolled(), views=2) is None
     one, other = (described(views=2, seed=seed) for seed in (0, 1))
     assert one is not None
@@ -253,9 +250,9 @@ def test_the_default_is_views_where_they_are_stored(
 ) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         fitted(tuned(), pictures, cache="memory", epochs=9)
-    assert len(decoded) <= 2 * COUNT + 5 + 2
-    assert f"{2 * COUNT} views of {COUNT} samples" in said(caplog, "cache")
-    assert "the picture and its mirror image, in turn, an approximation" in said(caplog, "augmentation")
+    assert len(decoded) <= 4 * COUNT + 5 + 2
+    assert f"{4 * COUNT} views of {COUNT} samples" in said(caplog, "cache")
+    assert "4 views of each picture, one of them as it is evaluated, in turn, an" in said(caplog, "augmentation")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +261,7 @@ def test_the_default_is_views_where_they_are_stored(
         ({"augment": Rolled()}, "the augmentation makes new pictures in every epoch"),
         ({"augment": standard_augmentation(PREPROCESSING)}, "the augmentation makes new pictures in every epoch"),
         ({"augment_views": 0}, "the augmentation makes new pictures in every epoch"),
-        ({"epochs": 2}, "the augmentation makes new pictures in every epoch"),  # as many as the views
+        ({"epochs": 4}, "the augmentation makes new pictures in every epoch"),  # as many as the views
     ],
     ids=["own", "given", "asked", "few epochs"],
 )
@@ -285,7 +282,7 @@ def test_what_is_not_stored_is_augmented_anew(
     if cause == "memory":
         monkeypatch.setattr("finetune.features.planner.free_memory", lambda device: 1000)
     frozen = None if cause == "nothing frozen" else "block"
-    epochs = 4 if cause == "too little" else 9
+    epochs = 5 if cause == "too little" else 9
     with caplog.at_level(logging.INFO, "finetune"):
         run = fitted(tuned(frozen=frozen), pictures, epochs=epochs)
     assert "cache: none" in said(caplog, "cache")
@@ -307,18 +304,18 @@ class Seen(FineTuner):
 
 
 def test_each_phase_has_views_where_it_is_cached(pictures: Path) -> None:
-    strategy = [Phase("fc", 3, name="probe"), Phase("*", 4, name="all"), Phase("fc", 4, name="again")]
+    strategy = [Phase("fc", 6, name="probe"), Phase("*", 4, name="all"), Phase("fc", 5, name="again")]
     tuner = tuned(Seen)
     fitted(tuner, pictures, cache="memory", strategy=strategy)
     assert isinstance(tuner, Seen)
     seen = tuner.seen
-    for epoch in (0, 2, 8, 10):
-        assert seen[epoch] == seen[0]
-    for epoch in (1, 7, 9):
-        assert seen[epoch] == seen[1]
-    online = [seen[epoch] for epoch in range(3, 7)]
-    assert len(set().union(*online)) == 4 * COUNT
-    assert not set().union(*online) & (seen[0] | seen[1])
+    stored = set().union(*(seen[epoch] for epoch in range(4)))
+    assert len(stored) == 4 * COUNT
+    for epoch in (4, 5, *range(10, 15)):
+        assert seen[epoch] == seen[epoch % 4]
+    online = set().union(*(seen[epoch] for epoch in range(6, 10)))
+    assert len(online) == 4 * COUNT
+    assert not online & stored
 
 
 @pytest.mark.parametrize("after", ["no cache", "little memory"])
@@ -335,15 +332,15 @@ def test_a_phase_goes_on_with_the_views_it_began_with(
     assert same(whole, fitted(tuned(), pictures, cache=cache, resume_from=path))
 
 
-@pytest.mark.parametrize("planned", [2, 3])
+@pytest.mark.parametrize("planned", [4, 5])
 def test_a_phase_that_grows_keeps_its_pictures(pictures: Path, tmp_path: Path, planned: int) -> None:
-    """Two epochs are too few for views, and six are not: what counts is what the phase began with."""
+    """Four epochs are too few for views, and seven are not: what counts is what the phase began with."""
     path, tuner = tmp_path / "run.safetensors", tuned(Seen)
     with pytest.raises(StopError):
         fitted(tuned(), pictures, cache="memory", epochs=planned, callbacks=[Halt(path, 1)])
-    fitted(tuner, pictures, cache="memory", epochs=6, resume_from=path)
+    fitted(tuner, pictures, cache="memory", epochs=7, resume_from=path)
     assert isinstance(tuner, Seen)
-    assert len(set().union(*(tuner.seen[epoch] for epoch in range(2, 6)))) == (2 if planned == 3 else 4) * COUNT
+    assert len(set().union(*(tuner.seen[epoch] for epoch in range(2, 7)))) == (4 if planned == 5 else 5) * COUNT
 
 
 def test_a_phase_goes_on_without_views_if_it_began_so(pictures: Path, tmp_path: Path) -> None:
@@ -352,7 +349,7 @@ def test_a_phase_goes_on_without_views_if_it_began_so(pictures: Path, tmp_path: 
 
 
 def test_a_resumed_run_decides_anew_for_its_later_phases(pictures: Path, tmp_path: Path) -> None:
-    strategy = {"strategy": [Phase("*", 2, name="all"), Phase("fc", 4, name="probe")], "cache": "memory"}
+    strategy = {"strategy": [Phase("*", 2, name="all"), Phase("fc", 5, name="probe")], "cache": "memory"}
     whole = fitted(tuned(), pictures, **strategy)
     for epoch in (1, 4):
         assert same(whole, resumed(pictures, tmp_path, epoch, strategy, strategy))
