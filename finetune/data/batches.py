@@ -170,9 +170,8 @@ class Batches:
         Only where `views` is known.
         """
         assert self.views is not None
-        return tuple(
-            _views_shown(epoch, indices, self.views) * len(self.source) + indices for indices in self.indices(epoch)
-        )
+        rows = self._shown(epoch) * len(self.source) + torch.arange(len(self.source))
+        return tuple(rows[indices] for indices in self.indices(epoch))
 
     def in_views(self, stored: bool = True) -> Batches:
         """Return the same batches with few views of each sample, or again without; itself where the user chose."""
@@ -222,7 +221,8 @@ class Batches:
             yield batch
 
     def _loaded(self, epoch: int, indices: Sequence[Tensor]) -> Iterator[Batch]:
-        batches = [self._keys(epoch, batch) for batch in indices]
+        keys = self._keys(epoch)
+        batches = [[keys[i] for i in batch.tolist()] for batch in indices]
         if self.workers == 0:
             yield from map(self._samples.load, batches)
             return
@@ -230,10 +230,18 @@ class Batches:
             self._pool = WorkerPool(self._samples, self.workers, pin_memory=self.device.type == "cuda")
         yield from self._pool.load(batches)
 
-    def _keys(self, epoch: int, indices: Tensor) -> Keys:
-        views = len(self._samples.views)
-        shown = _views_shown(epoch, indices, views) if views else torch.full_like(indices, epoch)
-        return list(zip(shown.tolist(), indices.tolist(), strict=True))
+    def _keys(self, epoch: int) -> Keys:
+        shown = self._shown(epoch).tolist() if self._samples.views else itertools.repeat(epoch)
+        return list(zip(shown, range(len(self.source)), strict=False))
+
+    def _shown(self, epoch: int) -> Tensor:
+        """Return the view [N] that each sample shows in an epoch.
+
+        All views in equal parts, so that no epoch is odd; and which are together has to do with nothing.
+        """
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "views"))
+        turns = torch.randperm(len(self.source), generator=generator)
+        return (epoch + turns) % max(1, len(self._samples.views))
 
     def _of_stream(self, source: Stream, epoch: int, start: int) -> Iterator[Batch]:
         _tell_epoch(source.dataset, epoch)
@@ -322,11 +330,6 @@ def _mismatch(kind: str, preprocessing: InputPreprocessing | None) -> str:
         f"The data is {_PLURALS[kind]}, and the model has {has}. Give it its {_MAKERS[kind]}, or give data "
         "that is the model's input already."
     )
-
-
-def _views_shown(epoch: int, indices: Tensor, views: int) -> Tensor:
-    """Return the view [B] that each sample shows in an epoch; all views in equal parts, so that no epoch is odd."""
-    return (epoch + indices) % views
 
 
 def _length(sized: Any) -> int | None:
