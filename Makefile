@@ -25,7 +25,7 @@ demo: $(DEMO) ## run the embedded example
 	$(BIN)/finetune demo $(ARGS)
 
 test: $(DEV) ## run the tests, every example of the docs included, with coverage (ARGS="..." for pytest)
-	$(BIN)/python -m pytest --cov=finetune $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov=finetune $(ARGS)
 
 lint: $(DEV) ## style and likely mistakes (ruff)
 	$(BIN)/python -m ruff check .
