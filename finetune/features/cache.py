@@ -215,7 +215,8 @@ class Cache:
             return replace(costs, compute=compute)
         cached.remember(batch, cached.indices(0)[0])
         served, backward = replay_seconds(model, cached)
-        return replace(costs, compute=compute, served=served, backward=backward)
+        plain = min(costs.plain, compute + served) if compute else costs.plain  # of the whole batch, now
+        return replace(costs, plain=plain, compute=compute, served=served, backward=backward)
 
 
 def _rows(parts: Sequence[Batches]) -> int:

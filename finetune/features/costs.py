@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from finetune.data.base import split_batch
+from finetune.data.device import map_tensors, tensors_of
 from finetune.features.cached import CachedBatches
 from finetune.model.calling import call
 from finetune.model.freezing import trainable
@@ -20,6 +21,9 @@ from finetune.model.head_search import undisturbed
 # What takes less is measured again, and the least counts: others run on this machine too.
 _SHORT = 0.02
 _REPEATS = 3
+# A batch that takes longer is judged by a few samples.
+_LONG = 0.1
+_FEW = 4
 
 Result = TypeVar("Result")
 
@@ -30,7 +34,7 @@ class Costs:
 
     Attributes:
         load: to read, decode and prepare it; 0 where other processes do that, beside the steps.
-        plain: a whole forward pass; 0 if it was not measured.
+        plain: a whole forward pass, told by a few samples at first if it takes long; 0 if it was not measured.
         compute: to run the prefix on it.
         served: to take it from the store and pass it forward, loading included where that is still done.
         backward: what a step takes beyond the forward pass.
@@ -59,9 +63,16 @@ def timed(work: Callable[[], Result], repeats: int = _REPEATS) -> tuple[float, R
 
 
 def forward_seconds(model: nn.Module, inputs: Any) -> float:
-    """Return the seconds of a whole forward pass; the model and the random state stay as they are."""
+    """Return the seconds of a whole forward pass; the model and the random state stay as they are.
+
+    Where that takes long, it is told by a few of the samples: then what a small batch costs beyond its
+    share is little, and the pass would be a good part of all that is to be saved.
+    """
+    samples = next(len(tensor) for tensor in tensors_of(inputs))
+    few = map_tensors(lambda tensor: tensor[:_FEW], inputs, None)
     with undisturbed(model), torch.enable_grad():
-        return timed(lambda: (call(model, inputs),))[0]
+        seconds = timed(lambda: (call(model, few),))[0] * max(1.0, samples / _FEW)
+        return seconds if seconds > _LONG else timed(lambda: (call(model, inputs),))[0]
 
 
 def replay_seconds(model: nn.Module, cached: CachedBatches) -> tuple[float, float]:
