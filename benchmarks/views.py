@@ -28,6 +28,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+from benchmarks.machine import processor
 from finetune import FineTuner
 from finetune.data.transforms import Augmentation, StandardAugmentation, Unaugmented
 
@@ -340,14 +341,12 @@ def preamble(seeds: int, known: Mapping[str, float]) -> list[str]:
         "for the same number of epochs, and see one view of each sample an epoch, in turn.",
         "",
         "`picture, 3 random` is the library's default, the picture as it is evaluated and three random views, and "
-        "was chosen on other seeds; `4 random` and `8 random` are `augment_views=4` and `8`. Crops and flips gain "
-        "little in the first four transfers, and harm digits, whose mirror images are none: there, what is nearer to "
-        "no augmentation is better, which says nothing for fewer views. In `shapes from afar` the test has larger "
-        "shapes than the training, which only crops show, and what lacks in views is lost.",
+        "was chosen on other seeds; `4 random` and `8 random` are `augment_views=4` and `8`. A digit's mirror image is "
+        "none. In `shapes from afar` the test has larger shapes than the training, which only crops show.",
         "",
         f"The backbones' own accuracy on held-out pictures of their classes: {backbones}.",
         "",
-        f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} thread(s), Python "
+        f"{processor()}, {platform.system()}, {torch.get_num_threads()} thread(s), Python "
         f"{platform.python_version()}, {packages}.",
         "",
     ]
