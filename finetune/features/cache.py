@@ -89,8 +89,13 @@ class Cache:
             self._say(f"cache: validation data only, as {reason}")
         return served.get(train, train), served.get(val, val)
 
+    @property
+    def _asked(self) -> bool:
+        """Whether the user asked for it to be stored, so that it is not weighed whether it pays."""
+        return self._where != AUTO
+
     def _differs(self, batches: Batches) -> str:
-        return same_each_epoch(batches, asked=self._where != AUTO)
+        return same_each_epoch(batches, asked=self._asked)
 
     def _takes_views(self, model: nn.Module, batches: Batches, epochs: int) -> bool:
         """Tell whether few views of each sample are shown in this phase: below a head that trains alone.
@@ -101,8 +106,8 @@ class Cache:
         if viewed is batches or self._changed or self._differs(viewed):
             return False
         head = {*self._stages()[-1].parameters}
-        asked = self._where != AUTO
-        return trainable(model).keys() <= head and not planner.not_sought(Need.of([viewed], epochs), asked=asked)
+        need = Need.of([viewed], epochs)
+        return trainable(model).keys() <= head and not planner.not_sought(need, asked=self._asked)
 
     def close(self) -> None:
         """Let go of what is stored; what is kept in a folder of the user's is written to the end."""
@@ -115,16 +120,16 @@ class Cache:
         self.said.append(line)
 
     def _why_not_sought(self, model: nn.Module, need: Need) -> str | None:
-        if self._where == AUTO:
+        if not self._asked:
             stem, training = {*self._stages()[0].parameters}, trainable(model).keys()
             if stem and stem <= training:
                 return "the first layers train"
         again = isinstance(self._where, Path)  # other runs may read what this one sees only once
-        return None if again else planner.not_sought(need, asked=self._where != AUTO)
+        return None if again else planner.not_sought(need, asked=self._asked)
 
     def _served(self, model: nn.Module, parts: list[Batches], epochs: int) -> dict[Any, CachedBatches] | str:
         """Cut the prefix, open a store for it and measure a batch; return what serves from it, or why nothing does."""
-        auto, need = self._where == AUTO, Need.of(parts, epochs)
+        auto, need = not self._asked, Need.of(parts, epochs)
         why_not = self._why_not_sought(model, need)
         if why_not:
             return why_not
@@ -153,13 +158,13 @@ class Cache:
         try:
             self._store = store = self._opened(model, prefix, parts, tier)
             there = store.count() if tier == FOLDER else 0
-            offered = [Part(store, _rows(parts[:n]), rows_of(batches)) for n, batches in enumerate(parts)]
+            offered = [Part(store, rows_of(parts[:n]), rows_of([batches])) for n, batches in enumerate(parts)]
             served = {b: CachedBatches(b, prefix, part) for b, part in zip(parts, offered, strict=True)}
             costs = self._measured(model, prefix, served[parts[0]], offered[0], batch, costs)
         except (StoreError, DivergedError) as error:
             return str(error)
         need = Need.of(parts, epochs)
-        if self._where == AUTO and not planner.pays(costs, need, prefix.bytes_per_sample, tier):
+        if not self._asked and not planner.pays(costs, need, prefix.bytes_per_sample, tier):
             return f"to read back {prefix.share:.0%} of the forward pass takes about as long as to compute it"
         line = planner.said(prefix, need, str(self._where) if tier == FOLDER else tier, there)
         if len(parts) < len(all_parts):
@@ -174,19 +179,19 @@ class Cache:
             return parts, FOLDER
         device, tiers = parts[0].device, _TIERS[self._where]
         for chosen in (parts, parts[:1]):
-            tier = planner.place_for(_rows(chosen) * prefix.bytes_per_sample, device, tiers)
+            tier = planner.place_for(rows_of(chosen) * prefix.bytes_per_sample, device, tiers)
             if tier is not None:
                 return chosen, tier
-        return planner.no_room(_rows(parts) * prefix.bytes_per_sample, _rows(parts), device, tiers[-1])
+        return planner.no_room(rows_of(parts) * prefix.bytes_per_sample, rows_of(parts), device, tiers[-1])
 
     def _opened(self, model: nn.Module, prefix: Prefix, parts: list[Batches], tier: str) -> Store:
-        samples, device = _rows(parts), parts[0].device
+        rows, device = rows_of(parts), parts[0].device
         pinned = device.type == "cuda"
         if tier in (DEVICE, MEMORY):
             at = device if tier == DEVICE else "cpu"
-            return MemoryStore(prefix.specs, samples, device=at, pinned=pinned and tier == MEMORY)
+            return MemoryStore(prefix.specs, rows, device=at, pinned=pinned and tier == MEMORY)
         if tier == DISK:
-            return DiskStore(None, prefix.specs, samples, pinned=pinned)
+            return DiskStore(None, prefix.specs, rows, pinned=pinned)
         preparation = parts[0].preprocessing  # that of the model, and so of all parts
         if type(preparation) not in _OWN_PREPROCESSING:
             raise StoreError("its preprocessing is of a class that is not the library's")
@@ -217,10 +222,6 @@ class Cache:
         served, backward = replay_seconds(model, cached)
         plain = min(costs.plain, compute + served) if compute else costs.plain  # of the whole batch, now
         return replace(costs, plain=plain, compute=compute, served=served, backward=backward)
-
-
-def _rows(parts: Sequence[Batches]) -> int:
-    return sum(map(rows_of, parts))
 
 
 def approximation(batches: Batches, given: Batches) -> str:

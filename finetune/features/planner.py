@@ -46,14 +46,12 @@ class Need:
     Attributes:
         samples: how many there are.
         rows: how many inputs there are of them, one for each view of each sample.
-        batches: in an epoch.
         spared_samples: passes over samples that are stored by then, through all epochs.
         filling, reading: batches to compute and to read, through all epochs.
     """
 
     samples: int
     rows: int
-    batches: int
     spared_samples: int
     filling: int
     reading: int
@@ -66,17 +64,16 @@ class Need:
         sized = list(zip(samples, map(len, parts), views, strict=True))
         return Need(
             samples=sum(samples),
-            rows=sum(rows_of(part) for part in parts),
-            batches=sum(map(len, parts)),
+            rows=rows_of(parts),
             spared_samples=sum(count * (epochs - shown) for count, _, shown in sized),
             filling=sum(batches * shown for _, batches, shown in sized),
             reading=sum(batches * (epochs - shown) for _, batches, shown in sized),
         )
 
 
-def rows_of(batches: Batches) -> int:
+def rows_of(parts: Sequence[Batches]) -> int:
     """Return how many inputs there are in these batches: so many views of each sample."""
-    return len(batches.source) * (batches.views or 1)
+    return sum(len(batches.source) * (batches.views or 1) for batches in parts)
 
 
 def not_sought(need: Need, *, asked: bool) -> str | None:

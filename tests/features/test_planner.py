@@ -40,10 +40,10 @@ def in_views(batches: Batches, epochs: int, views: int) -> dict[str, int]:
 
 
 def test_what_is_needed() -> None:
-    assert need(70, epochs=5) == Need(samples=70, rows=70, batches=3, spared_samples=280, filling=3, reading=12)
+    assert need(70, epochs=5) == Need(samples=70, rows=70, spared_samples=280, filling=3, reading=12)
     train, val = (Batches(Arrays(torch.zeros(n, 1), None), batch_size=32, shuffle=True) for n in (70, 20))
     assert Need.of([train, val], 5) == Need(
-        samples=90, rows=90, batches=4, spared_samples=360, filling=4, reading=16
+        samples=90, rows=90, spared_samples=360, filling=4, reading=16
     )
 
 
