@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -39,6 +40,7 @@ AXES = {
     "depth": (2, 4, 8, 16),
 }
 CACHES = {"memory": "memory", "disk": "disk", "none": False}
+_LOOK_EVERY = 0.02  # seconds between looks at the memory
 _SMALLEST = {"samples": 64, "epochs": 1, "size": 16, "depth": 1}
 
 
@@ -61,7 +63,7 @@ class Net(nn.Module):
 
 
 def measure(point: Point) -> Point:
-    """Return the seconds of one `fit`, and by how many bytes its peak of resident memory is above what was before."""
+    """Return the seconds of one `fit`, and by how many bytes the process's own memory grew at most."""
     size = point["size"]
     X = torch.randint(256, (point["samples"], 3, size, size), dtype=torch.uint8)
     y = torch.arange(len(X)) % 10
@@ -75,20 +77,40 @@ def measure(point: Point) -> Point:
         )  # fmt: skip
 
     fit(64, 2)
-    _forget_peak()
-    before, start = _memory("VmRSS"), time.perf_counter()
-    fit(point["samples"], point["epochs"])
-    seconds = time.perf_counter() - start
-    return {**point, "seconds": seconds, "bytes": max(0, _memory("VmHWM") - before)}
+    with _PeakOfMemory() as peak:
+        start = time.perf_counter()
+        fit(point["samples"], point["epochs"])
+        seconds = time.perf_counter() - start
+    return {**point, "seconds": seconds, "bytes": peak.above}
 
 
-def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+class _PeakOfMemory:
+    """By how many bytes the process's own memory grows at most within the block.
+
+    Pages of a mapped file are not counted: the system takes them back whenever it needs them, and their number is
+    what it had to spare.
+    """
+
+    above = 0
+
+    def __enter__(self) -> _PeakOfMemory:
+        self._before, self._ended = _own_memory(), threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY):
+            self.above = max(self.above, _own_memory() - self._before)
 
 
-def _memory(field: str) -> int:
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return 1024 * int(lines[field].split()[0])
+def _own_memory() -> int:
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(fields["RssAnon"].split()[0])
 
 
 def points(axes: Sequence[str], caches: Sequence[str], smallest: bool) -> list[Point]:
@@ -117,8 +139,9 @@ def table(measured: Sequence[Point], threads: int, base: Mapping[str, int]) -> s
         "# How cost grows",
         f"Written by `python -m benchmarks.scaling` on {date.today().isoformat()}: torch {torch.__version__}, Python "
         f"{platform.python_version()}, {processor()}, {threads} threads. Each point is one `fit` in a fresh process; "
-        f"memory is the peak of the resident set above what it was before `fit`, the pictures themselves being in "
-        f"memory by then. The base is {', '.join(f'{value} {name}' for name, value in base.items())}.",
+        f"memory is by how much the process's own (anonymous resident) memory grew at most during `fit`, the pictures "
+        f"themselves being there before; pages of a mapped file, which the system takes back when it needs them, are "
+        f"not counted. The base is {', '.join(f'{value} {name}' for name, value in base.items())}.",
     ]
     done = [point for point in measured if "seconds" in point]
     missing = sorted({f"{point['cache']}: {point['missing']}" for point in measured if "missing" in point})

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.advice.evidence import check_classes, measure
+from finetune.advice.judgement import Advice, judge
 from finetune.checkpoint import contents, file
 from finetune.data.audit import audit
+from finetune.data.base import Loader, Stream
 from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources import open_source
 from finetune.data.transforms import Augmentation
@@ -29,6 +32,7 @@ from finetune.training.metrics import Meter, Metrics, build_metrics
 from finetune.training.optim import OptimizerFactory
 from finetune.training.phases import Phase
 from finetune.training.precision import Precision, hint_at_bf16
+from finetune.training.preparation import some_targets
 from finetune.training.progress import ProgressBar
 from finetune.training.range_test import RateSuggestion, range_test, rising
 from finetune.training.rates import Rate, default_rate
@@ -239,14 +243,14 @@ class FineTuner(Session):
             saved = contents.saved_run(resume_from, checkpoint_dir)
             data = self._open(train, val)
             self._look_at(data.train, trains=True)
-            phases, plan = self._plan(strategy, epochs, lr, schedule)
+            plan = self._plan(strategy, epochs, lr, schedule)
             self._task = task = self._infer_task(data.train)
             training = self._audited(data.train, task, "training", skip_corrupt)
             validation = None if data.val is None else self._audited(data.val, task, "validation", skip_corrupt)
-            again = sum(phase.epochs for phase in phases) > 1
+            again = sum(phase.epochs for phase in plan.phases) > 1
             writer = [] if checkpoint_dir is None else [ModelCheckpoint(checkpoint_dir)]
             run = self._make_run(
-                phases,
+                plan.phases,
                 self._batches(training, batch_size, shuffle=True, augment=augment, views=augment_views, keep=again),
                 None if validation is None else self._batches(validation, batch_size, keep=again),
                 task,
@@ -254,7 +258,7 @@ class FineTuner(Session):
                 precision=self.precision,
                 callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
                 notes=data.notes,
-                plan=plan,
+                plan=plan.lines,
                 heads=self._known_heads(),
                 num_outputs=self._num_outputs(),
                 cache=self._cache(cache, callbacks),
@@ -268,7 +272,7 @@ class FineTuner(Session):
         hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
         self._run = run
         try:
-            with self._laid_out(training):
+            with self._laid_out(training, trains_all=plan.trains_all):
                 loop.fit(run)
         finally:
             self._run = None
@@ -323,6 +327,32 @@ class FineTuner(Session):
                 )
         return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs])
 
+    def advise(self, train: Any, val: Any = None, *, samples: int = 2000, batch_size: int = 32) -> Advice:
+        """Measure which strategy suits the data, and at which rates; nothing is trained or changed.
+
+        The model runs once over a sample of the data. What it makes of them is scored: how well a linear probe and
+        the nearest neighbours tell the classes apart, what more data adds, and what earlier stages know besides.
+
+        Args:
+            train: what `fit` takes, with a class for each sample; the head need not fit it yet.
+            val: what `fit` takes; with None the same share is set aside as `fit` would.
+            samples: how many to look at, of each class its share.
+
+        Returns:
+            Advice with `.strategy` and `.lr` to pass to `fit`, the reasons and the numbers, and `.plot()`.
+
+        Raises:
+            DataError: the data cannot be used, or holds fewer than two classes with two samples each.
+            HeadError: which layer is the head is not clear.
+        """
+        with self._as_before(), generators_of_loader_preserved(train):
+            data = self._open(train, val)
+            check_classes(some_targets(data.train))
+            self._look_at(data.train)
+            validation = None if data.val is None else self._features(data.val, samples // 4, batch_size)
+            total = None if isinstance(data.train, (Loader, Stream)) else len(data.train)
+            return judge(measure(self._features(data.train, samples, batch_size), validation, total))
+
     def find_lr(
         self,
         train: Any,
@@ -355,7 +385,7 @@ class FineTuner(Session):
         with self._as_before(), generators_of_loader_preserved(train):
             source = self._open(train, False).train
             self._look_at(source)
-            phases, _ = self._plan(None, 1, lr, rising)
+            phases = self._plan(None, 1, lr, rising).phases
             self._task = task = self._infer_task(source)
             batches = self._batches(self._audited(source, task, "training"), batch_size, shuffle=True, augment=augment)
             precision = Precision(self.settings.precision, self.device)  # its gradient scale is no one else's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,28 @@ def test_a_wrapped_model_trains_as_the_plain_one_does(wrap: Callable[[nn.Module]
     torch.testing.assert_close(wrapped.predict(X), plain.predict(X), rtol=1e-4, atol=1e-5)
     assert list(wrapped.history[0]["lr"]) == list(plain.history[0]["lr"])
     assert str(wrapped.summary()) == str(plain.summary())
+
+
+def in_place(model: nn.Module) -> nn.Module:
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("wrap", "reason"),
+    [
+        (nn.DataParallel, "the model is wrapped in DataParallel"),
+        (compiled("eager"), "the model is wrapped in OptimizedModule"),
+        (in_place, "the model came compiled"),
+    ],
+    ids=["DataParallel", "compiled", "compiled in place"],
+)
+def test_a_wrapped_model_is_not_taken_apart_and_that_is_said(
+    wrap: Callable[[nn.Module], nn.Module], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        tuned(wrap(net())).freeze().fit((X, Y), epochs=2, cache="memory", progress=False)
+    assert f"cache: none, as {reason}" in caplog.text
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS)

@@ -158,9 +158,10 @@ class Batches:
         return [partial(maker.describe, self.seed, view) for view, maker in enumerate(makers)]
 
     def repeats(self) -> bool:
-        """Tell whether the first samples of a data set are the same in two epochs; without augmentation."""
+        """Tell whether the first samples of a data set are the same in two epochs, or that show the same view."""
         few = range(min(_FIRST, len(self.source)))
-        one, other = (self._samples.load([(epoch, index) for index in few]) for epoch in (0, 1))
+        again = 0 if self._samples.views else 1
+        one, other = (self._samples.load([(epoch, index) for index in few]) for epoch in (0, again))
         pairs = list(zip(tensors_of(one), tensors_of(other), strict=False))
         return bool(pairs) and all(torch.equal(first, second) for first, second in pairs)
 

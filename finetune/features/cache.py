@@ -48,14 +48,22 @@ class Cache:
         where: `"auto"`, `"memory"`, `"disk"` or a folder. But for the first the user asked for it, so that
             it is not weighed whether it pays.
         stages: gives the stages of the model from the stem to the head.
-        changed: a callback changes the inputs of each training batch before the step.
         autocast: makes the context of the forward pass.
+        changed: a callback changes the inputs of each training batch before the step.
+        declined: why the model is not to be cut at all, `""` if it may be.
     """
 
     def __init__(
-        self, where: str | Path, stages: Callable[[], Sequence[Stage]], autocast: Any, *, changed: bool = False
+        self,
+        where: str | Path,
+        stages: Callable[[], Sequence[Stage]],
+        autocast: Any,
+        *,
+        changed: bool = False,
+        declined: str = "",
     ) -> None:
-        self._where, self._stages, self._autocast, self._changed = where, stages, autocast, changed
+        self._where, self._stages, self._autocast = where, stages, autocast
+        self._changed, self._declined = changed, declined
         self._plain: tuple[Batches, Batches | None] | None = None
         self._store: Store | None = None
         self.said: list[str] = []
@@ -71,6 +79,9 @@ class Cache:
         self.close()
         self.said = []
         self._plain = given, val = self._plain or (train, val)
+        if self._declined:
+            self._say(f"cache: none, as {self._declined}")
+            return given.in_views(bool(in_views)), val
         train = given.in_views(self._takes_views(model, given, epochs) if in_views is None else in_views)
         if said := approximation(train, given):
             self._say(f"augmentation: {said}")

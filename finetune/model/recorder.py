@@ -8,7 +8,7 @@ shared layers are all in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +85,24 @@ def output_shapes(model: nn.Module, inputs: Any) -> dict[str, tuple[int, ...]]:
             hooks.enter_context(module.register_forward_hook(remember(name)))
         call(model, inputs)
     return shapes
+
+
+@contextmanager
+def watched(model: nn.Module, layers: Iterable[str], head: str) -> Iterator[dict[str, Tensor]]:
+    """Keep while it lasts the latest output of each of the layers, and under the head's name what that was given."""
+    seen: dict[str, Tensor] = {}
+
+    def keep_output(name: str) -> Any:
+        return lambda module, args, output: seen.update((name, tensor) for tensor in tensors_in(output)[:1])
+
+    def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
+        seen.update((head, tensor) for tensor in tensors_in((args, kwargs))[:1])
+
+    with ExitStack() as hooks:
+        for name in layers:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(keep_output(name)))
+        hooks.enter_context(model.get_submodule(head).register_forward_pre_hook(keep_input, with_kwargs=True))
+        yield seen
 
 
 def first_input(model: nn.Module, name: str, inputs: Any) -> Tensor:

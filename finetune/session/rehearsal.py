@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -26,6 +27,19 @@ from finetune.training.rates import Rate, default_rate, rates
 from finetune.training.schedules import Schedule
 
 
+class Plan(NamedTuple):
+    """What a run is to do.
+
+    Attributes:
+        lines: what is said of each phase.
+        trains_all: in every phase gradients go back to the first stage.
+    """
+
+    phases: list[Phase]
+    lines: list[str]
+    trains_all: bool
+
+
 class Rehearsal(Trial):
     """A model that runs can be planned for."""
 
@@ -35,9 +49,9 @@ class Rehearsal(Trial):
         epochs: int,
         lr: Rate | None,
         schedule: str | Schedule,
-    ) -> tuple[list[Phase], list[str]]:
-        """Return the phases, each rehearsed, its patterns, rates and optimizer tried and undone, and a line on each."""
-        lines = []
+    ) -> Plan:
+        """Return the phases, each rehearsed, its patterns, rates and optimizer tried and undone."""
+        lines, trains_all = [], True
         phases = phases_of(strategy, self._stages_in_scope, epochs, lr, schedule)
         if self._scope is not None:
             phases = [self._within_scope(phase) for phase in phases]
@@ -57,6 +71,7 @@ class Rehearsal(Trial):
                 line = describe_phase(self.inner, phase, self._build_optimizer(phase))
                 lines.append(f"{line}, {self.precision.name} on {self.device}")
                 self._note_trainable()
+                trains_all = trains_all and {*self._stages()[0].parameters} <= freezing.trainable(self.inner).keys()
                 head_trains = head_trains or any(parameter.requires_grad for parameter in head)
         warn_of_half_weights(freezing.trainable(self.inner).values(), stacklevel=4)
         if not head_trains:
@@ -66,7 +81,7 @@ class Rehearsal(Trial):
                 f"with PEFT name it in modules_to_save.",
                 stacklevel=3,
             )
-        return phases, lines
+        return Plan(phases, lines, trains_all)
 
     def _within_scope(self, phase: Phase) -> Phase:
         """Return the phase with "everything", or adapters, being those that PEFT has given the model already."""
@@ -116,12 +131,18 @@ class Rehearsal(Trial):
             ArgumentError: it is no kind of cache and no folder, there or to be made.
         """
         where = self._cache_place(cache)
-        if where is None or self.model is not self.inner:  # a wrapper may compile or divide the forward pass
-            return None
-        if compiling.is_compiled(self.inner):  # by the user
+        if where is None:
             return None
         changed = any(c.changes_inputs and type(c).change_batch is not Callback.change_batch for c in callbacks)
-        return Cache(where, self._stages, self.precision.autocast, changed=changed)
+        return Cache(where, self._stages, self.precision.autocast, changed=changed, declined=self._not_to_be_cut())
+
+    def _not_to_be_cut(self) -> str:
+        """Return why the model's forward pass cannot be taken apart, `""` if nothing is known against it."""
+        if self.model is not self.inner:
+            return f"the model is wrapped in {type(self.model).__name__}, which may compile or divide its forward pass"
+        if compiling.is_compiled(self.inner):
+            return "the model came compiled; FineTuner(model, compile=True) compiles it in the parts that are needed"
+        return ""
 
     def _cache_place(self, cache: str | Path | bool) -> str | Path | None:
         kinds = ("auto", "memory", "disk")

@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 
+from finetune.advice.features import Features, collect
 from finetune.data.audit import audit, not_accepted
 from finetune.data.base import Loader, Source, Stream, split_batch
 from finetune.data.batches import Batches
 from finetune.data.device import map_tensors
 from finetune.data.inputs import PICTURE
 from finetune.data.randomness import seeded
+from finetune.data.splitting import split
 from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
 from finetune.errors import DataError, FineTuneError
 from finetune.model import adapters, compiling, freezing, head_search, heads, layout
 from finetune.model.calling import call
 from finetune.session.anatomy import Anatomy
+from finetune.training import loop
 from finetune.training.preparation import Prepared, open_training, some_targets
 from finetune.training.steps import Steps
 from finetune.training.tasks import BINARY, CLASSIFICATION, Task, infer_task
@@ -99,15 +102,16 @@ class Trial(Anatomy):
             return None
         return map_tensors(lambda tensor: tensor[:2], split_batch(batch)[0], None)
 
-    def _may_turn(self, source: Source) -> bool:
+    def _may_turn(self, source: Source, *, trains_all: bool = False) -> bool:
         """Tell whether another layout of the weights would pay, and no step of the user's own reads the present."""
         few = not isinstance(source, (Loader, Stream)) and len(source) < _FEW_SAMPLES
         plain = self.model is self.inner and not self._own_steps()
-        return plain and not few and layout.gains_from_channels_last(self.inner, self.device)
+        return plain and not few and layout.gains_from_channels_last(self.inner, self.device, trains_all=trains_all)
 
-    def _laid_out(self, source: Source) -> AbstractContextManager[None]:
-        """Return the context for a pass over the data."""
-        return layout.channels_last(self.inner) if self._turns and self._may_turn(source) else nullcontext()
+    def _laid_out(self, source: Source, *, trains_all: bool = False) -> AbstractContextManager[None]:
+        """Return the context for passes over the data, in which nothing is frozen if `trains_all`."""
+        turned = self._turns and self._may_turn(source, trains_all=trains_all)
+        return layout.channels_last(self.inner) if turned else nullcontext()
 
     def _compiled(self) -> AbstractContextManager[None]:
         """Return the context for calls of the model that are not those of `fit`."""
@@ -161,6 +165,17 @@ class Trial(Anatomy):
             num_classes=classes,
             keep=keep,
         )
+
+    def _features(self, source: Source, samples: int, batch_size: int) -> Features:
+        """Return what each stage, and the head, is given of at most so many samples, of each class its share."""
+        whole = isinstance(source, (Loader, Stream)) or len(source) <= samples
+        part = source if whole else split(source, samples / len(source), self.settings.seed)[1]
+        modules = dict(self.inner.named_modules())
+        layers = [stage.name for stage in self._stages()[:-1] if stage.name and stage.name in modules]
+        batches = self._batches(audit(part, role="training", preprocessing=self.preprocessing), batch_size)
+        with self._explained(part), self._laid_out(part), self._compiled():
+            passes = loop.outputs(self.predict_step, self.inner, batches, self.precision)
+            return collect(self.inner, layers, self._head_names()[0], passes, samples)
 
     def _tell_model(self, classes: Sequence[str] | None, task: Task) -> None:
         """Let the model itself say what it is trained for, where its family has a place for that."""

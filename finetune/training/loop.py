@@ -28,6 +28,7 @@ from finetune.data.batches import Batches, num_samples_of
 from finetune.data.randomness import preserved, reseed
 from finetune.errors import ArgumentError, DataError
 from finetune.model.freezing import eval_mode, modes_restored, single_sample, train_mode, train_only
+from finetune.training.allocation import freed_memory_kept
 from finetune.training.metrics import Meter, StepOutput
 from finetune.training.precision import Precision
 from finetune.training.state import Position, Run
@@ -35,7 +36,7 @@ from finetune.training.state import Position, Run
 
 def fit(run: Run) -> None:
     """Train through the phases that are left; modes and random state are as before at the end, whatever happens."""
-    with modes_restored(run.model), preserved():
+    with modes_restored(run.model), preserved(), freed_memory_kept(run.train.device):
         try:
             run.emit("on_fit_begin")
             while run.position.phase < len(run.phases):
@@ -133,7 +134,7 @@ def evaluate(
     precision: Precision,
 ) -> dict[str, float]:
     """Return the loss and the metrics over all batches, each sample counted once."""
-    for batch, output in _outputs(step, model, batches, precision):
+    for batch, output in outputs(step, model, batches, precision):
         meter.update(as_step_output(output, step), num_samples_of(batch))
     return meter.compute()
 
@@ -142,7 +143,19 @@ def predict(
     step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision
 ) -> list[Any]:
     """Return what `step` gives for every batch, in order."""
-    return [output for _, output in _outputs(step, model, batches, precision)]
+    return [output for _, output in outputs(step, model, batches, precision)]
+
+
+def outputs(
+    step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision
+) -> Iterator[tuple[Any, Any]]:
+    """Yield every batch with what `step` gives for it, in eval mode; every mode is as before at the end."""
+    with modes_restored(model):
+        eval_mode(model)
+        for batch in batches.epoch(0):
+            with torch.no_grad(), precision.autocast(), batches.serving(batch):
+                output = step(batch)
+            yield batch, output
 
 
 def windows(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -181,15 +194,3 @@ def _training_step(run: Run, batch: Any, size: int) -> StepOutput:
             "Compute it from the outputs of self.model, without detach() or no_grad()."
         )
     return output
-
-
-def _outputs(
-    step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision
-) -> Iterator[tuple[Any, Any]]:
-    """Yield every batch with what `step` gives for it, in eval mode; every mode is as before at the end."""
-    with modes_restored(model):
-        eval_mode(model)
-        for batch in batches.epoch(0):
-            with torch.no_grad(), precision.autocast(), batches.serving(batch):
-                output = step(batch)
-            yield batch, output

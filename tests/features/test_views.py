@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from finetune import FineTuner, Phase
 from finetune.callbacks import Callback
@@ -216,6 +217,32 @@ def test_each_view_is_decoded_once(pictures: Path, decoded: list[int], caplog: p
     assert len(decoded) <= 3 * COUNT + 5 + 2  # and the batch that the prefix is cut on, and the look at the data
     assert f"{3 * COUNT} views of {COUNT} samples" in said(caplog, "cache")
     assert "3 views of each picture, in turn, an approximation" in said(caplog, "augmentation")
+
+
+class Own(Dataset[Any]):
+    """The user's own data set of pictures; drawn from a generator of its own, none is ever the same again."""
+
+    def __init__(self, folder: Path, draws: bool) -> None:
+        self.files, self.generator = sorted(folder.glob("*/*.png")), random.Random(0) if draws else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        picture = Image.open(self.files[index]).convert("RGB")
+        turned = picture if self.generator is None else picture.rotate(self.generator.random() * 90)
+        return turned, int(self.files[index].parent.name == "bee")
+
+
+@pytest.mark.parametrize(("draws", "line"), [(False, "kept in memory"), (True, "your data set gives another sample")])
+def test_views_of_a_data_set_of_ones_own_are_stored_if_its_pictures_stay_the_same(
+    pictures: Path, draws: bool, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"augment_views": 3, "augment": Rolled()}
+    with caplog.at_level(logging.INFO, "finetune"):
+        cached = fitted(tuned(), Own(pictures, draws), cache="memory", **given)
+    assert line in said(caplog, "cache")
+    assert draws or same(cached, fitted(tuned(), Own(pictures, draws), cache=False, **given))
 
 
 class StopError(Exception):

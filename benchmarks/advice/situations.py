@@ -1,0 +1,58 @@
+"""The situations, and what is measured in one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.pairs import PAIRS
+from finetune import FineTuner
+
+EPOCHS, BATCH_SIZE = 20, 16
+SHOTS = (5, 15, 50)
+IMBALANCED = (15, 8.0)  # pictures of the smallest class, and how many times as many the largest has
+
+# What advice chooses from: arguments of `fit` by name.
+CHOICES: dict[str, dict[str, Any]] = {
+    name: {"strategy": name} for name in ("linear_probe", "last_stage", "lp_ft", "gradual_unfreezing", "full_finetune")
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Pictures of a pair's target: how many a class, and how unequal the classes are."""
+
+    pair: str
+    shots: int
+    imbalance: float = 1.0
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the rule was not tuned on its pair."""
+        return list(PAIRS).index(self.pair) % 2 == 1
+
+
+def situations() -> list[Situation]:
+    """Return all of them."""
+    equal = [Situation(pair, shots) for pair in PAIRS for shots in SHOTS]
+    return [*equal, *(Situation(pair, *IMBALANCED) for pair in PAIRS)]
+
+
+def measure(situation: Situation, seed: int) -> Row:
+    """Return the evidence that advice rests on, and the accuracy on new pictures with each strategy."""
+    pair = PAIRS[situation.pair]
+    data = pair.data(seed, situation.shots, imbalance=situation.imbalance)
+    begun = time.perf_counter()
+    evidence = FineTuner(pair.model(seed), seed=seed).advise(data.train).evidence
+    row: Row = {**asdict(situation), "seed": seed, "evidence": asdict(evidence), "accuracy": {}}
+    row["seconds"] = {"advice": round(time.perf_counter() - begun, 3)}
+    for name, arguments in CHOICES.items():
+        begun = time.perf_counter()
+        tuner = FineTuner(pair.model(seed), seed=seed).replace_head(pair.num_classes)
+        tuner.fit(data.train, epochs=EPOCHS, batch_size=BATCH_SIZE, progress=False, **arguments)
+        row["seconds"][name] = round(time.perf_counter() - begun, 3)
+        row["accuracy"][name] = tuner.evaluate(data.test, batch_size=256)["accuracy"]
+    return row

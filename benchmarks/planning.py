@@ -1,0 +1,145 @@
+"""Whether `cache="auto"` is ever slower than `cache=False`: both on the same work, by turns, in one process.
+
+    python -m benchmarks.planning
+    python -m benchmarks.planning --rounds 7 --case "digits, head"
+
+The cases are those where storing pays least: few epochs, few samples, a network so small that reading what is stored
+costs as much as computing it, and little before the first layer that trains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.machine import processor
+from finetune import FineTuner
+from finetune.demo import DigitNet
+
+RESULTS = Path(__file__).parent / "results" / "planning.md"
+ALLOWED = 1.05  # the ratio that is to be kept
+
+Pictures = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, what of it trains, and on how much data."""
+
+    name: str
+    model: Callable[[], nn.Module]
+    trains: tuple[str, ...]
+    shape: tuple[int, ...]
+    samples: int
+    epochs: int
+
+    def seconds(self, pictures: Pictures, cache: str | bool) -> float:
+        """Return what a whole `fit` takes."""
+        torch.manual_seed(0)
+        size = self.shape[1:]
+        preprocessing = {"crop_size": size, "resize_size": None, "channels": self.shape[0],
+                         "mean": (0.5,) * self.shape[0], "std": (0.5,) * self.shape[0]}  # fmt: skip
+        tuner = FineTuner(self.model(), preprocessing=preprocessing, device="cpu")
+        tuner.freeze("*").unfreeze(self.trains)
+        begun = time.perf_counter()
+        tuner.fit(pictures, val=False, epochs=self.epochs, augment=False, progress=False, cache=cache)
+        return time.perf_counter() - begun
+
+    def pictures(self) -> Pictures:
+        """Return made-up pictures uint8 [N, C, H, W] and their labels."""
+        generator = torch.Generator().manual_seed(0)
+        return (
+            torch.randint(256, (self.samples, *self.shape), dtype=torch.uint8, generator=generator),
+            torch.arange(self.samples) % 10,
+        )
+
+
+def _resnet18() -> nn.Module:
+    from torchvision.models import resnet18
+
+    return resnet18(num_classes=10)
+
+
+def cases() -> list[Case]:
+    """Return the cases, from those where storing pays most to those where it cannot."""
+    digit, small = (1, 8, 8), (3, 64, 64)
+    resnet = _resnet18
+    last, all_but_stem = ("layer4", "fc"), ("layer1", "layer2", "layer3", "layer4", "fc")
+    return [
+        Case("ResNet-18, head, 3 epochs", resnet, ("fc",), small, 256, 3),
+        Case("ResNet-18, head, 2 epochs", resnet, ("fc",), small, 256, 2),
+        Case("ResNet-18, head, 1 epoch", resnet, ("fc",), small, 256, 1),
+        Case("ResNet-18, head, few samples", resnet, ("fc",), small, 16, 3),
+        Case("ResNet-18, last stage, 3 epochs", resnet, last, small, 256, 3),
+        Case("ResNet-18, all but the stem, 3 epochs", resnet, all_but_stem, small, 128, 3),
+        Case("ResNet-18, everything, 2 epochs", resnet, ("*",), small, 128, 2),
+        Case("digits, head, 3 epochs", lambda: DigitNet(10), ("head",), digit, 1500, 3),
+        Case("digits, head, 20 epochs", lambda: DigitNet(10), ("head",), digit, 1500, 20),
+        Case("digits, head, few samples", lambda: DigitNet(10), ("head",), digit, 50, 5),
+        Case("digits, last stage, 5 epochs", lambda: DigitNet(10), ("layer3", "head"), digit, 1500, 5),
+        Case("digits, all but the stem, 5 epochs", lambda: DigitNet(10), ("layer*", "head"), digit, 1500, 5),
+    ]
+
+
+def measure(case: Case, rounds: int) -> list[tuple[float, float]]:
+    """Return the seconds without a cache and with `"auto"`, round by round, each first in every other round."""
+    pictures = case.pictures()
+    both: list[dict[str | bool, float]] = []
+    for number in range(rounds + 1):
+        order: tuple[str | bool, ...] = (False, "auto") if number % 2 else ("auto", False)
+        both.append({cache: case.seconds(pictures, cache) for cache in order})
+    return [(times[False], times["auto"]) for times in both[1:]]  # the first round warms up
+
+
+def table(measured: dict[Case, list[tuple[float, float]]], threads: int) -> str:
+    """Return the Markdown."""
+    lines = []
+    for case, rounds in measured.items():
+        ratios = sorted(auto / without for without, auto in rounds)
+        middle = statistics.median(ratios)
+        medians = " | ".join(f"{statistics.median(times):.2f}" for times in zip(*rounds, strict=True))
+        lines.append(
+            f"| {case.name} | {case.samples} | {medians} | {middle:.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} "
+            f"| {'yes' if middle <= ALLOWED else '**no**'} |"
+        )
+    return "\n".join([
+        "# What `cache=\"auto\"` costs",
+        "",
+        f"Written by `python -m benchmarks.planning` on {date.today().isoformat()}: torch {torch.__version__}, Python "
+        f"{platform.python_version()}, {processor()}, {threads} thread(s). Whole calls of `fit`, by turns in one "
+        f"process. The ratio is that of each round, `\"auto\"` to `False`: its median, and its range.",
+        "",
+        f"| case | samples | False, s | auto, s | ratio | range | at most {ALLOWED:.2f} |",
+        "| --- | ---: | ---: | ---: | ---: | --- | --- |",
+        *lines,
+    ]) + "\n"  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, and write the table as it grows."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.planning", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--case", default="", help="only those whose name begins so")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    measured: dict[Case, list[tuple[float, float]]] = {}
+    for case in cases():
+        if case.name.startswith(options.case):
+            measured[case] = measure(case, options.rounds)
+            print(case.name, [f"{without:.2f} {auto:.2f}" for without, auto in measured[case]], flush=True)
+            RESULTS.write_text(table(measured, options.threads))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What features of the data say about a transfer: measured, judged, and drawn."""

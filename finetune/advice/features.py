@@ -1,0 +1,70 @@
+"""Features of the data: what each stage of a model makes of it, and what the head reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.data.base import split_batch
+from finetune.data.device import num_samples_of
+from finetune.model.recorder import watched
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a model makes of N samples.
+
+    Attributes:
+        last: float [N, D], what the head reads, pooled over places or tokens.
+        stages: float [N, D_k] by name, each stage's output from the stem on, pooled.
+        labels: int64 [N].
+    """
+
+    last: Tensor
+    stages: dict[str, Tensor]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def collect(
+    model: nn.Module, stages: Sequence[str], head: str, passes: Iterable[tuple[Any, Any]], samples: int
+) -> Features:
+    """Gather the features of batches, as the model runs over them, until there are so many samples.
+
+    Args:
+        stages: full names of the modules that are the stages, from the stem on, the head left out.
+        head: the full name of the head.
+        passes: each batch, when the model has run on it, with what that gave.
+    """
+    kept: dict[str, list[Tensor]] = {}
+    labels: list[Tensor] = []
+    with watched(model, stages, head) as seen:
+        for batch, _ in passes:
+            size = num_samples_of(batch)
+            for name, tensor in seen.items():
+                if tensor.shape[:1] == (size,) and tensor.is_floating_point():
+                    kept.setdefault(name, []).append(pooled(tensor).float().cpu())
+            seen.clear()
+            labels.append(torch.as_tensor(split_batch(batch)[1]).flatten().long().cpu())
+            if sum(map(len, labels)) >= samples:
+                break
+    whole = {name: torch.cat(parts) for name, parts in kept.items() if len(parts) == len(labels)}
+    in_order = {name: whole[name] for name in stages if name in whole}
+    last = whole.get(head, next(reversed(in_order.values()), torch.empty(0)))
+    return Features(last, in_order, torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64))
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Return [N, D]: the mean over places of [N, D, ...] or, where the channels come last, of [N, H, H, D]; and
+    over tokens of [N, T, D].
+    """
+    if features.dim() == 3:
+        return features.mean(1)
+    channels_last = features.dim() == 4 and features.shape[1] == features.shape[2] != features.shape[3]
+    return features.mean((1, 2)) if channels_last else features.flatten(2).mean(2) if features.dim() > 2 else features
