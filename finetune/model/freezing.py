@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -172,8 +173,9 @@ def _neighbour_is_frozen(children: list[nn.Module], position: int) -> bool:
     """Decide for a child without parameters inside a partly frozen module."""
     keeps_statistics = any(True for _ in children[position].buffers())
     before, after = children[:position][::-1], children[position + 1 :]
-    for neighbour in (*before, *after) if keeps_statistics else (*after, *before):
-        state = _state(neighbour)
-        if state is not None:
-            return state == {False}
+    nearest = [(child, -1) for child in before], [(child, 0) for child in after]
+    for neighbour, edge in chain(*nearest) if keeps_statistics else chain(*reversed(nearest)):
+        own = [module for module in neighbour.modules() if next(module.parameters(recurse=False), None) is not None]
+        if own:  # of several layers the one that is next to it
+            return not any(parameter.requires_grad for parameter in own[edge].parameters(recurse=False))
     return False

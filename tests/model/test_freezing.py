@@ -204,6 +204,21 @@ def test_between_frozen_and_trained_a_norm_follows_what_is_before_it_and_a_dropo
     assert model[0] not in freezing.frozen_modules(model)
 
 
+def test_beside_a_list_of_layers_the_nearest_of_them_counts() -> None:
+    """As in GPT-2: a dropout behind the embeddings feeds the first block, whichever of the blocks train."""
+    model = nn.Sequential(
+        nn.Embedding(3, 2), nn.Dropout(), nn.ModuleList(nn.Linear(2, 2) for _ in range(3)),
+        nn.BatchNorm1d(2, affine=False), nn.Dropout(), nn.Linear(2, 2),
+    )  # fmt: skip
+    early, norm, late = model[1], model[3], model[4]
+    freezing.train_only(model, ["2.2", "5"])
+    assert early in freezing.frozen_modules(model)
+    assert not {norm, late} & set(freezing.frozen_modules(model))
+    freezing.train_only(model, ["2.0", "5"])
+    assert norm in freezing.frozen_modules(model)
+    assert not {early, late} & set(freezing.frozen_modules(model))
+
+
 def test_a_bare_parameter_makes_a_module_partly_trainable() -> None:
     model = nn.Module()
     model.scale = nn.Parameter(torch.ones(1))
