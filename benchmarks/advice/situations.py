@@ -9,9 +9,9 @@ from typing import Any
 from benchmarks.pairs import PAIRS
 from finetune import FineTuner
 
-EPOCHS, BATCH_SIZE = 20, 16
-SHOTS = (5, 15, 50)
-IMBALANCED = (15, 8.0)  # pictures of the smallest class, and how many times as many the largest has
+EPOCHS, BATCH_SIZE = 15, 16
+SHOTS = (5, 12, 40)
+IMBALANCED = (12, 8.0)  # pictures a class on average, and how many times as many the largest has as the smallest
 
 # What advice chooses from: arguments of `fit` by name.
 CHOICES: dict[str, dict[str, Any]] = {
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Situation:
-    """Pictures of a pair's target: how many a class, and how unequal the classes are."""
+    """Pictures of a pair's target: how many a class on average, and how unequal the classes are."""
 
     pair: str
     shots: int
