@@ -8,6 +8,8 @@
 """
 
 from finetune import callbacks, strategies
+from finetune.analysis.comparing import compare
+from finetune.analysis.comparison import Comparison
 from finetune.data.transforms import Preprocessing
 from finetune.errors import (
     ArgumentError,
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentError",
     "CheckpointError",
+    "Comparison",
     "DataError",
     "FineTuneError",
     "FineTuner",
@@ -42,6 +45,7 @@ __all__ = [
     "Preprocessing",
     "StepOutput",
     "callbacks",
+    "compare",
     "greedy_soup",
     "strategies",
 ]
