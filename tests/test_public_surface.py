@@ -165,7 +165,8 @@ def test_importing_has_no_side_effect() -> None:
         import finetune.callbacks
         changed = [pair for pair in zip(before, state()) if pair[0] != pair[1]]
         assert not changed, changed
-        optional = {"matplotlib.pyplot", "scipy.stats", "sklearn", "typer", "pyarrow", "tensorboard"} & (set(sys.modules) - loaded)
+        optional = {"matplotlib.pyplot", "scipy.stats", "sklearn", "typer", "pyarrow", "tensorboard"}
+        optional &= set(sys.modules) - loaded
         assert not optional, optional
     """
     done = subprocess.run(

@@ -80,10 +80,7 @@ def _labelled_models(models: Models) -> dict[str, GivenModel]:
 
 
 def _labelled_strategies(strategies: Strategies, budget: int) -> dict[str, GivenStrategy]:
-    alone = isinstance(strategies, str) or not isinstance(strategies, Iterable)
-    if not alone and not isinstance(strategies, Mapping):
-        strategies = list(strategies)  # type: ignore[arg-type]
-        alone = bool(strategies) and all(isinstance(phase, Phase) for phase in strategies)
+    alone = isinstance(strategies, str) or not isinstance(strategies, Iterable) or _are_phases(strategies)
     labelled = _labelled([strategies] if alone else strategies, _label_of_strategy)
     for label, strategy in labelled.items():
         if isinstance(strategy, str):
@@ -98,6 +95,11 @@ def _labelled_strategies(strategies: Strategies, budget: int) -> dict[str, Given
     if not labelled:
         raise ArgumentError("Expected at least one strategy to compare, but got none.")
     return labelled
+
+
+def _are_phases(strategies: Any) -> bool:
+    """Tell a list of phases, which is one strategy, from a list of strategies."""
+    return isinstance(strategies, Sequence) and {*map(type, strategies)} == {Phase}
 
 
 def _labelled(given: Any, label_of: Callable[[Any], str]) -> dict[str, Any]:

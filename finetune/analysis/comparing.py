@@ -10,17 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
 from finetune.analysis.candidates import Models, Strategies, candidates
 from finetune.analysis.comparison import Comparison, Row
-from finetune.analysis.identity import described_data
 from finetune.analysis.ledger import Ledger
 from finetune.analysis.recipe import Recipe
 from finetune.analysis.runs import run_or_find
-from finetune.data.inputs import TEXT, WAVEFORM
-from finetune.data.sources import Source
-from finetune.errors import ArgumentError, DataError, nearest
-from finetune.training.preparation import VALIDATION_SHARE, Prepared, open_training
+from finetune.analysis.subject import subjects
+from finetune.errors import ArgumentError, nearest
 from finetune.training.progress import SeriesProgress
 from finetune.tuner import FineTuner
 
@@ -58,7 +54,8 @@ def compare(
     Args:
         models: a name, a module, of which each run trains a copy, or a function without arguments that makes
             one; a list of these, or a mapping of label to one. A head is replaced unless it fits the classes.
-        data: training data as `fit` takes it.
+        data: training data as `fit` takes it; or a function of the seed that gives a pair (train, val), such as a
+            fold or a draw of few samples.
         val: validation data, or a share such as 0.1. With None a fifth is set aside, or, of a folder that is
             divided into train and val, its own is taken.
         strategies: a name, a function or a list of `Phase`; a list of these, or a mapping of label to one.
@@ -82,15 +79,10 @@ def compare(
         raise ArgumentError(f"Expected budget to be a number of epochs from 1 on, but got {budget!r}.")
     numbers, entries = _seeds(seeds), candidates(models, strategies, budget)
     for_tuner, for_fit = _divided(settings)
-    opened = _opened(data, val)
-    if val is None and opened.val is None:
-        val = VALIDATION_SHARE
-        opened = _opened(data, val)
-    if opened.val is None:
-        raise ArgumentError("There is nothing to compare by without validation data. Give val, or leave it out.")
-    recipe = Recipe(data, val, _outputs(opened.train), opened.train.classes, budget, monitor, for_tuner, for_fit)
+    recipe = Recipe(budget, monitor, for_tuner, for_fit)
     folder = None if folder is None else Path(folder).expanduser()
-    ledger = Ledger(folder, {} if folder is None else recipe.decisive() | {"data": _described(opened, val)})
+    ledger = Ledger(folder, {} if folder is None else recipe.decisive())
+    by_seed = subjects(data, val, numbers, known=folder is not None)
     rows: list[Row] = []
     with (
         _cache(cache, folder) as where,
@@ -99,7 +91,7 @@ def compare(
         for seed in numbers:
             for entry in entries:
                 shown.begin(f"{entry.label}, seed {seed}")
-                row, found = run_or_find(entry, seed, recipe, ledger, where, shown.epoch)
+                row, found = run_or_find(entry, seed, by_seed[seed], recipe, ledger, where, shown.epoch)
                 rows.append(row)
                 shown.end(_line(row, found))
             if all(row.error is not None for row in rows):
@@ -143,43 +135,10 @@ def _divided(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     for name in settings.keys() - of_tuner - of_fit:
         known = sorted({*of_tuner, *of_fit, *inspect.signature(compare).parameters} - {"settings"})
         raise ArgumentError(
-            f"compare has no argument {name!r}.{nearest(name, known)} Beside its own it takes those of FineTuner and fit "
-            f"but for what it decides itself: {', '.join(sorted(of_tuner | of_fit))}."
+            f"compare has no argument {name!r}.{nearest(name, known)} Beside its own it takes those of FineTuner and "
+            f"fit but for what it decides itself: {', '.join(sorted(of_tuner | of_fit))}."
         )
     return {n: settings[n] for n in settings if n in of_tuner}, {n: settings[n] for n in settings if n in of_fit}
-
-
-def _opened(data: Any, val: Any) -> Prepared:
-    """Open the data to see what is wrong with it for all; it could be any kind of raw item that a model takes.
-
-    Raises:
-        DataError: it cannot be opened.
-    """
-    wrong = []
-    for takes in (None, TEXT, WAVEFORM):
-        try:
-            return open_training(data, val, None, 0, takes)
-        except DataError as error:
-            wrong.append(error)
-    raise wrong[0]
-
-
-def _described(opened: Prepared, val: Any) -> list[Any]:
-    """Return what JSON holds of the data, and of how it is divided."""
-    parts = [described_data(source) for source in (opened.train, opened.val) if source is not None]
-    return [val if isinstance(val, float) else None, *parts]
-
-
-def _outputs(source: Source) -> int | None:
-    """Return how many outputs the targets ask for; None where they are not known beforehand."""
-    if source.classes is not None:
-        return len(source.classes)
-    targets = source.targets
-    if targets is None or not targets.numel():
-        return None
-    if targets.dim() > 1:
-        return targets.shape[1]
-    return 1 if targets.is_floating_point() else int(targets.max()) + 1
 
 
 @contextmanager

@@ -126,9 +126,9 @@ class Comparison:
         grouped: dict[tuple[str, str], list[Row]] = {}
         for row in self._done(self.rows):
             grouped.setdefault((row.model, row.strategy), []).append(row)
-        values = {name: {row.seed: row.value for row in rows if row.value is not None} for name, rows in grouped.items()}
+        values = {name: _by_seed(rows) for name, rows in grouped.items()}
         best = self._best_of(values)
-        p_values = {name: _paired(own, values[best]) for name, own in values.items() if name != best}
+        p_values = {name: _paired(own, values[best]) for name, own in values.items() if best not in (name, None)}
         corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
         return tuple(_entry(*name, values[name], corrected.get(name), rows) for name, rows in grouped.items())
 
@@ -206,7 +206,7 @@ class Comparison:
         return f"{entry.model}, {entry.strategy}" if several else entry.strategy
 
     def _cells(self) -> list[list[str]]:
-        """Return the names of the columns, and a line of cells for each entry; columns that say nothing are left out."""
+        """Return the names of the columns, and a line of cells for each entry."""
         best = self.best
         columns: dict[str, Callable[[Entry], str]] = {
             "model": lambda entry: entry.model,
@@ -229,8 +229,8 @@ class Comparison:
         """Return what is to be said of the table, a line each."""
         seeds = len({row.seed for row in self.rows})
         tests = sum(entry.p_value is not None for entry in self.entries)
-        mean = f", the mean over {seeds} seeds ± half of its 95 % interval (Student's t)" if seeds > 1 else ", of one seed"
-        notes = [f"{self.monitor}: on the validation data after the last of {self.budget} epochs{mean}"]
+        mean = f"the mean over {seeds} seeds ± half of its 95 % interval (Student's t)" if seeds > 1 else "of one seed"
+        notes = [f"{self.monitor}: on the validation data after the last of {self.budget} epochs, {mean}"]
         if tests:
             notes.append(f"p: paired t-test against the best over the same seeds, corrected for {tests} tests (Holm)")
         if any(entry.found for entry in self.entries):
@@ -258,6 +258,10 @@ def _entry(model: str, strategy: str, values: dict[int, float], p_value: float |
         checkpoint_size=max(row.checkpoint_size for row in rows),
         found=statistics.fmean(found) if found else None,
     )
+
+
+def _by_seed(rows: Iterable[Row]) -> dict[int, float]:
+    return {row.seed: row.value for row in rows if row.value is not None}
 
 
 def _paired(own: dict[int, float], best: dict[int, float]) -> float | None:

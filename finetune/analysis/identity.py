@@ -27,6 +27,7 @@ from finetune.data.raw import Files, RawItems
 from finetune.errors import ArgumentError
 
 _PACKAGES = ("torch-finetune", "torch", "torchvision", "timm", "transformers", "peft")
+_PLAIN = (type(None), bool, int, float, str)
 _ROWS_AT_ONCE = 1024
 _PATHS = ("model", "weights", "start_from", "probe")  # what a string under these names may be
 
@@ -68,8 +69,8 @@ def described_data(source: Source) -> Any:
     return [digest.hexdigest(), described(source.targets), source.classes]
 
 
-def _described(value: Any) -> Any:  # noqa: PLR0911, a return for each kind of value
-    if value is None or isinstance(value, (bool, int, float, str)):
+def _described(value: Any) -> Any:
+    if isinstance(value, _PLAIN):
         return value
     if isinstance(value, os.PathLike):
         return _path(os.fspath(value))
@@ -97,7 +98,7 @@ def _code_or_object(value: Any) -> Any:
         return ["method", _described(value.__func__), _described(value.__self__)]
     if isinstance(value, types.FunctionType):
         enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
-        return ["function", _code(value.__code__), *map(_described, (value.__defaults__, value.__kwdefaults__, enclosed))]
+        return ["function", _code(value.__code__), _described([value.__defaults__, value.__kwdefaults__, enclosed])]
     if isinstance(value, types.CodeType):
         return _code(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -124,7 +125,11 @@ def _module(module: nn.Module) -> Any:
     for name, value in module.state_dict(keep_vars=True).items():
         frozen = isinstance(value, nn.Parameter) and not value.requires_grad
         digest.update(f"{name} {frozen} {_digest(value) if isinstance(value, Tensor) else described(value)}".encode())
-    return [_name(type(module)), hashlib.sha256(repr(module).encode()).hexdigest(), digest.hexdigest()]
+    digest.update(f"{module}".encode())
+    for part in module.modules():  # a loss does not print its label smoothing
+        plain = [(name, value) for name, value in vars(part).items() if isinstance(value, _PLAIN)]
+        digest.update(f"{plain}".encode())
+    return [_name(type(module)), digest.hexdigest()]
 
 
 def _path(text: str) -> Any:

@@ -14,10 +14,10 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
     """
     if len(values) < 2:
         return None
-    from scipy import stats
+    from scipy.special import stdtrit  # loads in a fraction of the time of scipy.stats
 
     deviation = statistics.stdev(values) / math.sqrt(len(values))
-    return float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * deviation
+    return float(stdtrit(len(values) - 1, (1 + level) / 2)) * deviation
 
 
 def paired_p_value(values: Sequence[float], others: Sequence[float]) -> float | None:
@@ -32,10 +32,10 @@ def paired_p_value(values: Sequence[float], others: Sequence[float]) -> float | 
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
     if deviation <= 1e-12 * max(map(abs, (*values, *others))):  # equal but for rounding
         return 1.0 if mean == 0 else None
-    from scipy import stats
+    from scipy.special import stdtr
 
     t = mean / deviation * math.sqrt(len(differences))
-    return float(2 * stats.t.sf(abs(t), len(differences) - 1))
+    return float(2 * stdtr(len(differences) - 1, -abs(t)))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -37,11 +37,12 @@ class Ledger:
         if self._folder is not None:
             _check_writable(self._folder)
 
-    def place(self, model: nn.Module | str, strategy: GivenStrategy, seed: int) -> Path | None:
-        """Return the file of a run, there or not; None where nothing is kept."""
+    def place(self, model: nn.Module | str, strategy: GivenStrategy, seed: int, data: Any) -> Path | None:
+        """Return the file of a run, there or not; None where nothing is kept. Data is given in values of JSON."""
         if self._folder is None:
             return None
-        run = {**self._common, "model": described({"model": model}), "strategy": described(strategy), "seed": seed}
+        entry = {"model": described({"model": model}), "strategy": described(strategy)}
+        run = {**self._common, **entry, "seed": seed, "data": data}
         return self._folder / f"{hashlib.sha256(json.dumps(run).encode()).hexdigest()[:32]}.json"
 
     def read(self, place: Path | None) -> Row | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,29 +16,22 @@ from finetune.training.precision import resolve_device
 
 @dataclass(frozen=True)
 class Recipe:
-    """The data and the arguments that every run is given.
+    """The arguments that every run is given.
 
     Attributes:
-        train, val: as `fit` takes them; a share to set aside is drawn with the seed of the run.
-        num_outputs: that the data asks for, None where it does not tell.
-        classes: the names of its classes, None where there are none.
         budget: epochs of each run.
         monitor: what is compared; None for the accuracy where there is one, else the loss.
         settings: of `FineTuner`.
         fitting: further arguments of `fit`.
     """
 
-    train: Any
-    val: Any
-    num_outputs: int | None
-    classes: Sequence[str] | None
     budget: int
     monitor: str | None
     settings: Mapping[str, Any]
     fitting: Mapping[str, Any]
 
     def decisive(self) -> dict[str, Any]:
-        """Return what decides the results beside the data, in values of JSON."""
+        """Return what decides the results beside the data and the candidate, in values of JSON."""
         settings = dict(self.settings)
         if "preprocessing" in settings:  # a tokenizer is known by its files
             settings["preprocessing"] = preprocessing_of(settings["preprocessing"])

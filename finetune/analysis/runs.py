@@ -19,6 +19,7 @@ from finetune.analysis.comparison import Row
 from finetune.analysis.ledger import Ledger
 from finetune.analysis.memory import PeakMemory
 from finetune.analysis.recipe import Recipe
+from finetune.analysis.subject import Subject
 from finetune.errors import ArgumentError, HeadError, NonFiniteError
 from finetune.model.freezing import trainable
 from finetune.model.heads import num_outputs
@@ -34,6 +35,7 @@ log = logging.getLogger("finetune")
 def run_or_find(
     candidate: Candidate,
     seed: int,
+    subject: Subject,
     recipe: Recipe,
     ledger: Ledger,
     cache: str | Path | bool,
@@ -43,11 +45,11 @@ def run_or_find(
     blank = Row(candidate.model_label, candidate.strategy_label, seed)
     try:
         model = candidate.made(seed)
-        place = ledger.place(model, candidate.strategy, seed)
+        place = ledger.place(model, candidate.strategy, seed, subject.known)
         found = ledger.read(place)
         if found is not None:
             return replace(found, model=blank.model, strategy=blank.strategy), True
-        row = _measured(blank, model, candidate.strategy, recipe, cache, each_epoch)
+        row = _measured(blank, model, candidate.strategy, subject, recipe, cache, each_epoch)
         ledger.keep(place, row)
         return row, False
     except Exception as error:  # whatever one model or strategy raises, the others go on
@@ -62,19 +64,20 @@ def _measured(
     blank: Row,
     model: nn.Module | str,
     strategy: GivenStrategy,
+    subject: Subject,
     recipe: Recipe,
     cache: str | Path | bool,
     each_epoch: Callable[[], None],
 ) -> Row:
     """Train a model and return the row of it, with what was measured put into the blank one."""
     tuner = FineTuner(model, seed=blank.seed, **recipe.settings)
-    if recipe.num_outputs is not None and not _fits(tuner, recipe):
-        tuner.replace_head(recipe.num_outputs)
+    if subject.num_outputs is not None and not _fits(tuner, subject):
+        tuner.replace_head(subject.num_outputs)
     watch = _Watch(recipe, each_epoch)
     memory, begun = PeakMemory(tuner.device), time.perf_counter()
     tuner.fit(
-        recipe.train,
-        recipe.val,
+        subject.train,
+        subject.val,
         epochs=recipe.budget,
         strategy=strategy,
         cache=cache,
@@ -128,14 +131,14 @@ class _Watch(Callback):
         self._each_epoch()
 
 
-def _fits(tuner: FineTuner, recipe: Recipe) -> bool:
+def _fits(tuner: FineTuner, subject: Subject) -> bool:
     """Tell whether the model's head is for these classes, so far as names and numbers tell."""
     try:
         outputs = num_outputs(tuner.head)
     except HeadError:  # replacing it says what is wrong with it, if anything is
         return False
-    others = tuner.classes is not None and recipe.classes is not None and {*tuner.classes} != {*recipe.classes}
-    return outputs == recipe.num_outputs and not others
+    others = tuner.classes is not None and subject.classes is not None and {*tuner.classes} != {*subject.classes}
+    return outputs == subject.num_outputs and not others
 
 
 def _checkpoint_size(tuner: FineTuner) -> int:
