@@ -183,7 +183,8 @@ class Comparison:
             compared.errorbar(entry.mean, place, xerr=half, marker="o", capsize=4, color=color)
             bars = speed.barh(place, entry.images_per_second, color=color)
             speed.bar_label(bars, fmt="{:,.0f}", padding=3)
-        compared.set(title=f"{self.monitor} on the validation data", yticks=range(len(names)), yticklabels=names)
+        sure = ", 95 % interval" if any(entry.interval for entry in self.entries) else ""
+        compared.set(title=f"{self.monitor} on the validation data{sure}", yticks=range(len(names)), yticklabels=names)
         compared.set_ylim(max(1, len(names)) - 0.5, -0.5)  # the first on top, as in the table
         speed.set(title="training images per second")
         speed.margins(x=0.2)

@@ -127,6 +127,15 @@ def test_each_run_is_that_of_fit(val: Any) -> None:
     assert comparison.monitor == "accuracy"
 
 
+def test_the_last_epoch_counts_and_not_the_best() -> None:
+    unsteady = {"lr": 0.05, "schedule": "constant", "batch_size": 10}
+    comparison = compared(strategies="full_finetune", seeds=[3], budget=4, **unsteady)
+
+    history = FineTuner(net(), device="cpu", seed=3).fit(DATA, VAL, epochs=4, strategy="full_finetune", **unsteady)
+    values = [row["val_accuracy"] for row in history]
+    assert comparison.rows[0].value == values[-1] < max(values)
+
+
 def test_seeds_come_one_after_the_other_over_all_entries() -> None:
     comparison = compared({"a": net(), "b": made}, strategies=("linear_probe", "full_finetune"), budget=1)
 
@@ -165,13 +174,13 @@ def test_a_head_is_replaced_unless_it_fits() -> None:
     fitting, other = net(), net(num_classes=10)
     with torch.no_grad():
         fitting.fc.weight.zero_()
-        fitting.fc.bias.copy_(torch.tensor([0.0, 9.0, 0.0]))  # so that a kept one shows
+        fitting.fc.bias.copy_(torch.tensor([0.0, 0.0, 9.0]))  # so that a kept one shows
     one_class = (DATA[0], torch.where(DATA[1] == 1, 1, 2))
 
     kept = compared(fitting, one_class, one_class, strategies="linear_probe", seeds=1, budget=1, lr=1e-9)
     replaced = compared(other, strategies="full_finetune", seeds=1, budget=1)
 
-    assert kept.rows[0].value == pytest.approx(1 / 3)
+    assert kept.rows[0].value == pytest.approx(2 / 3)
     assert replaced.rows[0].trained_parameters == 227
 
 
