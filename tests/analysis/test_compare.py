@@ -393,8 +393,7 @@ def test_an_entry_that_fails_with_some_seeds_keeps_the_others() -> None:
     comparison = compared(strategies=["linear_probe", at_times], seeds=3)
 
     assert [list(entry.values) for entry in comparison.entries] == [[0, 1, 2], [1, 2]]
-    assert comparison.best is not None
-    assert comparison.best.strategy == "linear_probe"  # of those with most seeds
+    assert comparison.best is comparison.entries[0]
     assert comparison.entries[1].p_value is not None  # over the two that both have
 
 
@@ -646,6 +645,13 @@ def test_one_seed_has_no_interval_and_no_test() -> None:
     assert comparison.best is comparison.entries[0]
     assert "±" not in str(comparison)
     assert "Holm" not in str(comparison)
+
+
+def test_the_best_is_one_of_those_with_most_seeds() -> None:
+    comparison = Comparison([row("a", 0, 0.5), row("a", 1, 0.6), row("b", 0, 0.9), row("b", 1, None)], budget=1)
+
+    assert comparison.best is comparison.entries[0]
+    assert comparison.entries[1].p_value is None  # of the one pair there is
 
 
 def test_nothing_that_worked_is_a_table_too() -> None:
