@@ -8,6 +8,10 @@
 """
 
 from finetune import callbacks, strategies
+from finetune.advice.judgement import Advice
+from finetune.analysis.comparing import compare
+from finetune.analysis.comparison import Comparison
+from finetune.analysis.ranking import advise
 from finetune.data.transforms import Preprocessing
 from finetune.errors import (
     ArgumentError,
@@ -28,8 +32,10 @@ from finetune.tuner import FineTuner
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
     "ArgumentError",
     "CheckpointError",
+    "Comparison",
     "DataError",
     "FineTuneError",
     "FineTuner",
@@ -41,7 +47,9 @@ __all__ = [
     "Phase",
     "Preprocessing",
     "StepOutput",
+    "advise",
     "callbacks",
+    "compare",
     "greedy_soup",
     "strategies",
 ]

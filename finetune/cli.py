@@ -1,4 +1,5 @@
-"""The command line: `finetune train`, `evaluate`, `predict`, `summary`, `demo`.
+"""The command line: `finetune train`, `evaluate`, `predict`, `summary`, `advise`, `compare`,
+`demo`.
 
 A mistake of the user's is one line on the standard error stream and exit code 2; a run that is
 interrupted ends with 130.
@@ -15,6 +16,8 @@ from typing import Annotated
 import typer
 from torch import Tensor
 
+from finetune.analysis.comparing import compare as compare_all
+from finetune.analysis.ranking import advise as advise_on
 from finetune.checkpoint.file import check_writable
 from finetune.data.sources import find_split, open_source
 from finetune.demo import run_demo
@@ -31,35 +34,40 @@ app = typer.Typer(
 
 _Data = Annotated[Path, typer.Argument(help="A folder with a folder per class, or a CSV or Parquet file.")]
 _File = Annotated[Path, typer.Argument(help="A checkpoint that train wrote.")]
+_Val = Annotated[Path | None, typer.Option(help="Validation data; without it a fifth is set aside.")]
+_Weights = Annotated[str, typer.Option(help="DEFAULT, another name, a file, or none.")]
+_Rate = Annotated[str | None, typer.Option(help="A rate, or two as 1e-4,1e-3: first stage and head.")]
 _BatchSize = Annotated[int, typer.Option(help="Samples a batch.", min=1)]
+_Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+_SkipCorrupt = Annotated[bool, typer.Option(help="Leave out pictures that cannot be decoded.")]
 
 
 @app.command()
 def train(
     data: _Data,
     out: Annotated[Path, typer.Option(help="Where to write the checkpoint.")],
-    val: Annotated[Path | None, typer.Option(help="Validation data; without it a fifth is set aside.")] = None,
+    val: _Val = None,
     model: Annotated[str, typer.Option(help="A torchvision classifier.")] = "resnet18",
-    weights: Annotated[str, typer.Option(help="DEFAULT, another name, a file, or none.")] = "DEFAULT",
+    weights: _Weights = "DEFAULT",
     epochs: Annotated[int, typer.Option(help="Passes over the training data.", min=1)] = 5,
     freeze: Annotated[
         list[str] | None, typer.Option(help="A pattern of what to freeze, or 'backbone'; may be repeated.")
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="Such as gradual_unfreezing, lora, or surgical:layer1.")] = None,
-    lr: Annotated[str | None, typer.Option(help="A rate, or two as 1e-4,1e-3: first stage and head.")] = None,
+    lr: _Rate = None,
     batch_size: _BatchSize = 32,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    precision: _Precision = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     checkpoint_dir: Annotated[Path | None, typer.Option(help="Keep the last and the best checkpoint here.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --checkpoint-dir.")] = False,
-    skip_corrupt: Annotated[bool, typer.Option(help="Leave out pictures that cannot be decoded.")] = False,
+    skip_corrupt: _SkipCorrupt = False,
 ) -> None:
     """Fine-tune a pretrained model on pictures and write a checkpoint."""
     # What is wrong with the command is said before weights are fetched, and before hours of training.
     check_writable(out)
     rate, outputs = _rate(lr), _number_of_classes(data)
     tuner = FineTuner(
-        model, weights=None if weights.lower() == "none" else weights, precision=precision, seed=seed
+        model, weights=_weights(weights), precision=precision, seed=seed
     ).replace_head(outputs)
     for pattern in freeze or []:
         tuner.freeze(None if pattern == "backbone" else pattern)
@@ -114,6 +122,73 @@ def summary(
 
 
 @app.command()
+def advise(
+    data: _Data,
+    model: Annotated[list[str], typer.Option(help="A model by name; may be repeated.")] = ["resnet18"],  # noqa: B006
+    val: _Val = None,
+    weights: _Weights = "DEFAULT",
+    samples: Annotated[int, typer.Option(help="How many samples to look at.", min=1)] = 2000,
+    chart: Annotated[Path | None, typer.Option(help="Where to draw the first model's chart.")] = None,
+) -> None:
+    """Measure which strategy suits the data, and of several models which knows most of it; nothing is trained."""
+    if chart is not None:
+        check_writable(chart)
+    found = advise_on(model, data, val, samples=samples, weights=_weights(weights))
+    print("\n\n".join(f"{name}: {advice}" for name, advice in found.items()))
+    if chart is not None:
+        next(iter(found.values())).plot(chart)
+        print(f"wrote {chart}")
+
+
+@app.command()
+def compare(
+    data: _Data,
+    model: Annotated[list[str], typer.Option(help="A model by name; may be repeated.")] = ["resnet18"],  # noqa: B006
+    strategies: Annotated[
+        str, typer.Option(help="With commas between them.")
+    ] = "linear_probe,last_stage,full_finetune",
+    val: _Val = None,
+    weights: _Weights = "DEFAULT",
+    seeds: Annotated[int, typer.Option(help="Runs of each model with each strategy.", min=1)] = 3,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data in each run.", min=1)] = 10,
+    lr: _Rate = None,
+    batch_size: _BatchSize = 32,
+    precision: _Precision = "auto",
+    skip_corrupt: _SkipCorrupt = False,
+    folder: Annotated[
+        Path, typer.Option(help="Where finished runs are kept, to go on from, and table and plot.")
+    ] = Path("finetune-compare"),
+) -> None:
+    """Train models with strategies on the same data for as long, and print a table of what came of it.
+
+    The exit code is 1 where a run failed.
+    """
+    try:
+        found = compare_all(
+            model,
+            data,
+            val,
+            strategies=[name.strip() for name in strategies.split(",")],
+            seeds=seeds,
+            budget=epochs,
+            folder=folder,
+            weights=_weights(weights),
+            lr=_rate(lr),
+            batch_size=batch_size,
+            precision=precision,
+            skip_corrupt=skip_corrupt,
+        )
+    except KeyboardInterrupt:
+        print(f"interrupted; finished runs are in {folder}, and the same command goes on from them", file=sys.stderr)
+        raise
+    (folder / "comparison.md").write_text(found.to_markdown(), encoding="utf-8")
+    found.plot(folder / "comparison.png")
+    print(found)
+    print(f"wrote {folder / 'comparison.md'} and {folder / 'comparison.png'}")
+    raise typer.Exit(1 if found.failed else 0)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where pictures, plot and checkpoint go.")] = Path("finetune-demo"),
     seeds: Annotated[int, typer.Option(help="Repetitions with other pictures and weights.", min=1)] = 5,
@@ -157,6 +232,10 @@ def _number_of_classes(data: Path) -> int:
     split = find_split(data)
     classes = open_source(data if split is None else split[0]).classes
     return 1 if classes is None else len(classes)
+
+
+def _weights(name: str) -> str | None:
+    return None if name.lower() == "none" else name
 
 
 def _rate(text: str | None) -> Rate | None:

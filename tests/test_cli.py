@@ -127,7 +127,7 @@ def test_summary_of_a_name_and_of_a_checkpoint(checkpoint: Path, capsys: pytest.
 def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     said = capsys.readouterr().out
-    assert all(command in said for command in ("train", "evaluate", "predict", "summary", "demo"))
+    assert all(command in said for command in ("train", "evaluate", "predict", "summary", "compare", "demo"))
 
 
 # ---------------------------------------------------------------- options of train
@@ -280,6 +280,53 @@ def test_a_corrupt_picture_is_one_line_that_names_it_and_can_be_skipped(
     assert "bad.png" in mistake(capsys, "predict", checkpoint, bad)
     skipping = ("--skip-corrupt", "--val", pictures)
     assert train(tmp_path / "pets", tmp_path / "m.safetensors", *skipping).is_file()
+
+
+# ---------------------------------------------------------------- compare
+
+
+def compare(pictures: Path, folder: Path, *options: object) -> list[str]:
+    """Return a command that compares from random weights, in an epoch."""
+    fixed = ["--weights", "none", "--epochs", 1, "--seeds", 1, "--folder", folder, "--val", pictures]
+    return [str(part) for part in ["compare", pictures, "--model", "squeezenet1_1", *fixed, *options]]
+
+
+def test_advise_prints_the_advice_of_each_model_and_draws_the_chart(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chart = tmp_path / "chart.png"
+    models = ["--model", "squeezenet1_1", "--model", "resnet18", "--weights", "none"]
+    run("advise", pictures, "--val", pictures, *models, "--chart", chart)
+    said = capsys.readouterr().out
+    assert {line.split(":")[0] for line in said.splitlines() if "fit(strategy=" in line} == {"squeezenet1_1", "resnet18"}
+    assert "linear probe" in said
+    assert f"wrote {chart}" in said
+    assert Image.open(chart).size[0] > 100
+
+
+def test_compare_prints_a_table_and_writes_it_with_a_plot(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(compare(pictures, tmp_path, "--strategies", "linear_probe, surgical:features.12,surgical:nothing"))
+    said = capsys.readouterr().out
+    assert ended.value.code == 1  # as one run failed
+    assert "linear_probe" in said
+    assert "Failed: surgical:nothing, seed 0: PatternError" in said
+    table = (tmp_path / "comparison.md").read_text()
+    assert "| surgical:features.12 |" in table
+    with Image.open(tmp_path / "comparison.png") as plot:
+        assert plot.format == "PNG"
+    main(compare(pictures, tmp_path, "--strategies", "linear_probe"))  # found, and nothing failed
+    assert "linear_probe" in capsys.readouterr().out
+
+
+def test_compare_says_what_is_wrong_in_a_line(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no strategy 'linear_prob'" in mistake(capsys, *compare(pictures, tmp_path, "--strategies", "linear_prob"))
+    bad = compare(pictures, tmp_path, "--strategies", "surgical:nothing,surgical:neither")
+    assert "Every run failed: squeezenet1_1, surgical:nothing: PatternError" in mistake(capsys, *bad)
 
 
 # ---------------------------------------------------------------- in a process of its own

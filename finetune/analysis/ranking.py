@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune.advice.judgement import Advice
-from finetune.analysis.candidates import Models, labelled_models, made
+from finetune.analysis.candidates import Models, labelled_models, make
 from finetune.tuner import FineTuner
 
 
@@ -31,7 +31,7 @@ def advise(
     """
     seed = settings.get("seed", 0)
     found = {
-        label: FineTuner(made(label, model, seed), **settings).advise(train, val, samples=samples, batch_size=batch_size)
+        label: FineTuner(make(model, label, seed), **settings).advise(train, val, samples=samples, batch_size=batch_size)
         for label, model in labelled_models(models).items()
     }
     worth = {label: (advice.evidence.probe, advice.evidence.log_me) for label, advice in found.items()}

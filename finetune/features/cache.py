@@ -40,6 +40,8 @@ log = logging.getLogger("finetune")
 class Cache:
     """What is stored of the prefix of the present phase, and in `said` the lines that tell the user.
 
+    `rows` says how many inputs are stored or to be, and `there` how many of them another run had stored already.
+
     Every phase fills its own store from the data. The stored activations of the phase before could only help
     where more is frozen than then, which no strategy here does: unfreezing moves the boundary towards the
     input, before what is stored. In a folder a boundary that comes up again is found, in whichever run.
@@ -67,6 +69,7 @@ class Cache:
         self._plain: tuple[Batches, Batches | None] | None = None
         self._store: Store | None = None
         self.said: list[str] = []
+        self.rows = self.there = 0
 
     def cut(
         self, model: nn.Module, train: Any, val: Any, epochs: int, in_views: bool | None = None
@@ -78,6 +81,7 @@ class Cache:
         """
         self.close()
         self.said = []
+        self.rows = self.there = 0
         self._plain = given, val = self._plain or (train, val)
         if self._declined:
             self._say(f"cache: none, as {self._declined}")
@@ -180,6 +184,7 @@ class Cache:
         line = planner.said(prefix, need, str(self._where) if tier == FOLDER else tier, there)
         if len(parts) < len(all_parts):
             line += ", training data only, as there is no room for more"
+        self.rows, self.there = need.rows, there
         seconds = sum(planner.epoch_seconds(costs, batches) for batches in parts)
         self._say(f"{line}; {'an epoch' if parts[0].shuffle else 'its evaluation'} should then take {seconds:.2g} s")
         return served

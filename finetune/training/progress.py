@@ -136,3 +136,45 @@ def describe_epoch(run: Run) -> str:
 
 
 _NOT_VALUES = ("epoch", "phase", "lr", "seconds", "samples_per_second")
+
+
+class SeriesProgress:
+    """Show how far a series of runs is: on a terminal a bar of their epochs, and a line for each run, also logged.
+
+    Args:
+        runs: how many there are.
+        epochs: of each.
+        shown: False for the log alone.
+        console: where to draw; None for the standard error stream.
+    """
+
+    def __init__(self, runs: int, epochs: int, *, shown: bool = True, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
+        self._task = self._bar.add_task("", total=runs * epochs)
+        self._runs, self._epochs, self._done = runs, epochs, 0
+
+    def __enter__(self) -> SeriesProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str) -> None:
+        """Say which run begins."""
+        self._bar.update(self._task, description=f"{self._done + 1} of {self._runs}: {name}")
+
+    def epoch(self) -> None:
+        """Count an epoch of the run."""
+        self._bar.advance(self._task)
+
+    def end(self, line: str) -> None:
+        """Say what came of the run."""
+        self._done += 1
+        line = f"{self._done} of {self._runs}: {line}"
+        log.info(line)
+        if not self._bar.disable:
+            self._bar.console.print(line, highlight=False, markup=False)
+        self._bar.update(self._task, completed=self._done * self._epochs)

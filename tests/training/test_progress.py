@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from finetune import FineTuner, Phase
 from finetune.callbacks import Callback
 from finetune.training import progress
-from finetune.training.progress import ProgressBar
+from finetune.training.progress import ProgressBar, SeriesProgress
 
 
 @pytest.fixture
@@ -186,3 +186,28 @@ def test_the_plan_says_where_weights_come_from(net, blobs, terminal) -> None:
     FineTuner(net(), device="cpu").fit(blobs(), strategy="from_scratch", callbacks=[ProgressBar(terminal)])
 
     assert "from_scratch: 1 epoch from scratch, training 0 to 6" in text_of(terminal)
+
+
+def test_a_series_of_runs_shows_its_epochs_and_a_line_for_each(terminal, caplog) -> None:
+    with caplog.at_level(logging.INFO, "finetune"), SeriesProgress(2, 3, console=terminal) as series:
+        series.begin("resnet18")
+        series.epoch()
+        (task,) = series._bar.tasks
+        assert (task.description, task.completed, task.total) == ("1 of 2: resnet18", 1, 6)
+        series.end("resnet18: failed")  # after one of three
+        assert task.completed == 3
+        series.end("resnet34: found")
+        assert task.completed == 6
+
+    lines = ["1 of 2: resnet18: failed", "2 of 2: resnet34: found"]
+    assert all(line in text_of(terminal) for line in lines)
+    assert caplog.messages == lines
+
+
+def test_a_series_that_is_not_to_be_shown_is_only_logged(terminal, caplog) -> None:
+    with caplog.at_level(logging.INFO, "finetune"), SeriesProgress(1, 1, shown=False, console=terminal) as series:
+        series.begin("resnet18")
+        series.end("resnet18: 0.9")
+
+    assert text_of(terminal) == ""
+    assert caplog.messages == ["1 of 1: resnet18: 0.9"]

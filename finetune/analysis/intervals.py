@@ -1,0 +1,49 @@
+"""How sure a mean over a few seeds is, and a difference between two of them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+
+def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
+    """Return how far the interval of this confidence reaches to each side of the mean, by Student's t.
+
+    None for fewer than 2 values, which tell nothing of their spread.
+    """
+    if len(values) < 2:
+        return None
+    from scipy.special import stdtrit  # loads in a fraction of the time of scipy.stats
+
+    deviation = statistics.stdev(values) / math.sqrt(len(values))
+    return float(stdtrit(len(values) - 1, (1 + level) / 2)) * deviation
+
+
+def paired_p_value(values: Sequence[float], others: Sequence[float]) -> float | None:
+    """Return the p-value of the two-sided paired t-test of two series with a common cause of spread, pair by pair.
+
+    1 where all pairs are equal. None for fewer than 2 pairs, and where all differ by the same: the spread of the
+    difference, which the test goes by, is then not known.
+    """
+    differences = [value - other for value, other in zip(values, others, strict=True)]
+    if len(differences) < 2:
+        return None
+    mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
+    if deviation <= 1e-12 * max(map(abs, (*values, *others))):  # equal but for rounding
+        return 1.0 if mean == 0 else None
+    from scipy.special import stdtr
+
+    t = mean / deviation * math.sqrt(len(differences))
+    return float(2 * stdtr(len(differences) - 1, -abs(t)))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values corrected for how many tests there are (Holm 1979); where there was no test there is none."""
+    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, index) in enumerate(known):
+        highest = max(highest, min(1.0, (len(known) - rank) * p))
+        corrected[index] = highest
+    return corrected
