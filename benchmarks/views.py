@@ -29,6 +29,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from benchmarks.machine import processor
+from benchmarks.shapes import SHAPES
 from finetune import FineTuner
 from finetune.data.transforms import Augmentation, StandardAugmentation, Unaugmented
 
@@ -126,7 +127,7 @@ class Transfer:
 def transfers() -> list[Transfer]:
     """Return the transfers, small ones that need nothing from the network."""
     small, large = tuple("01234"), tuple("56789")
-    shapes = tuple(_SHAPES)[::2], tuple(_SHAPES)[1::2]
+    shapes = tuple(SHAPES)[::2], tuple(SHAPES)[1::2]
     return [
         Transfer("digits 0-4 to 5-9", small, large, _Digits(), (18, 16)),
         Transfer("textures", tuple(_TEXTURES)[::2], tuple(_TEXTURES)[1::2], _texture, (36, 32)),
@@ -189,30 +190,6 @@ def _texture(name: str, generator: random.Random) -> Image.Image:
     return _noisy(picture, generator)
 
 
-def _star(points: int, inner: float, turn: float = 0.0) -> list[tuple[float, float]]:
-    """Return the corners of a star, or with `inner` 1 of a polygon, of radius 1."""
-    return [
-        (radius * math.sin(angle), -radius * math.cos(angle))
-        for k in range(2 * points)
-        for radius, angle in [((inner if k % 2 else 1.0), math.pi * k / points + turn)]
-    ]
-
-
-_SHAPES = {
-    "triangle": _star(3, 0.5),
-    "cross": [(-1, -0.3), (-0.3, -0.3), (-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3),
-              (1, 0.3), (0.3, 0.3), (0.3, 1), (-0.3, 1), (-0.3, 0.3), (-1, 0.3)],
-    "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
-    "star": _star(5, 0.4),
-    "disc": _star(20, 1.0),
-    "arrow": [(-1, -0.25), (0.1, -0.25), (0.1, -0.8), (1, 0), (0.1, 0.8), (0.1, 0.25), (-1, 0.25)],
-    "letter L": [(-0.7, -1), (-0.2, -1), (-0.2, 0.5), (0.7, 0.5), (0.7, 1), (-0.7, 1)],
-    "letter T": [(-0.9, -1), (0.9, -1), (0.9, -0.5), (0.25, -0.5), (0.25, 1), (-0.25, 1), (-0.25, -0.5), (-0.9, -0.5)],
-    "hexagram": _star(6, 0.5),
-    "house": [(-0.7, 1), (-0.7, -0.2), (0, -1), (0.7, -0.2), (0.7, 1)],
-}  # fmt: skip
-
-
 def _shape(name: str, generator: random.Random, largest: float = 16.0) -> Image.Image:
     back, front = (tuple(generator.randrange(*light) for _ in range(3)) for light in ((0, 90), (165, 256)))
     picture = Image.new("RGB", (48, 40), back)
@@ -220,7 +197,7 @@ def _shape(name: str, generator: random.Random, largest: float = 16.0) -> Image.
     x, y = generator.uniform(18, 30), generator.uniform(16, 24)
     corners = [
         (x + radius * (a * math.cos(turn) - b * math.sin(turn)), y + radius * (a * math.sin(turn) + b * math.cos(turn)))
-        for a, b in _SHAPES[name]
+        for a, b in SHAPES[name]
     ]
     ImageDraw.Draw(picture).polygon(corners, fill=front)
     return _noisy(picture, generator)
