@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from benchmarks.accuracy.work import Task, Work, accuracy, samples_counted
-from finetune.training.rates import DEFAULT_RATES
 
 OURS = "finetune"
 _TWO_THIRDS = 2 / 3
@@ -50,8 +49,14 @@ CONTENDERS: dict[str, Contender] = {
     OURS: Contender(
         "finetune_",
         "torch-finetune",
-        "all trains, as with `full_finetune`; AdamW from {:g} for the first stage to {:g} for the head, weight decay "
-        "0.01, 5 % warm-up, cosine".format(*DEFAULT_RATES["adamw"]),
+        "all trains, as with `full_finetune`; AdamW, the head's rate one over its number of features within 1e-3 and "
+        "1e-2, falling from stage to stage to a hundredth of it; weight decay 0.01, 5 % warm-up, cosine",
+    ),
+    "former_rates": Contender(
+        "finetune_",
+        "torch-finetune",
+        "finetune with `lr=(1e-4, 1e-3)`, its default until this was measured",
+        {"lr": (1e-4, 1e-3)},
     ),
     "linear_probe": Contender(
         "finetune_", "torch-finetune", "finetune's strategy of that name", {"strategy": "linear_probe"}
@@ -96,7 +101,7 @@ def run(name: str, task: Task, source: nn.Module, data: Any, num_classes: int) -
 
     Args:
         source: the pretrained network, which stays as it is.
-        data: with `train`, `test` and `shifted`, each pictures float32 [N, C, H, W] and labels int64 [N].
+        data: with `train` and `test`, each pictures float32 [N, C, H, W] and labels int64 [N].
 
     Raises:
         ImportError: the contender is not installed.
@@ -113,7 +118,6 @@ def run(name: str, task: Task, source: nn.Module, data: Any, num_classes: int) -
         "contender": name,
         **asdict(task),
         "accuracy": accuracy(model, data.test),
-        "shifted": accuracy(model, data.shifted),
         "wrong": "" if seen[0] == work.samples else f"learned from {seen[0]} samples of {work.samples}",
         "seconds": round(seconds, 3),
         "version": _version(contender.package),

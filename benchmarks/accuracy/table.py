@@ -108,8 +108,8 @@ def table(rows: Sequence[Row], left_out: Mapping[str, str]) -> str:
         f"{platform.python_version()}, {processor()}. `benchmarks/accuracy/__init__.py` says what makes it fair, "
         f"`benchmarks/pairs` what the pairs are. Accuracies are in %, on test pictures; differences are in points, "
         f"finetune's defaults less the contender, paired by seed, with their 95 % intervals. Over all pairs the "
-        f"interval is that of the mean over these pairs. With so many comparisons, about one in forty is lost by chance "
-        f"where two are equal.",
+        f"interval is that of the mean over these pairs. With so many comparisons, about one in forty is lost by "
+        f"chance where two are equal.",
         "\n".join(f"- `{name}`: {CONTENDERS[name].defaults}." for name in CONTENDERS if name not in left_out),
     ]
     if left_out:
