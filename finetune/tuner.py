@@ -207,8 +207,8 @@ class FineTuner(Session):
                 with the freeze state as it stands.
             lr: a rate; a pair `(first stage, head)` with the stages between spread geometrically; a
                 `LayerDecay`; or a mapping of pattern to rate. None for rates that suit the optimizer: with Adam
-                one over the number of features for the head, within 1e-3 and 1e-2, and a hundredth of it for the
-                first stage.
+                one over the number of features for the head, within 1e-3 and 1e-2, a third of it for the stage before
+                and a hundredth for the first.
             schedule: `"cosine"`, `"linear"`, `"constant"` or `"one_cycle"`, which all warm up over the first
                 5 % (one-cycle 30 %), or a function of the phase's progress in [0, 1] that gives a
                 factor on the rates.

@@ -26,12 +26,14 @@ class Contender:
         module: of this package, with `train(work, **options)`, which returns the trained model.
         package: whose version a row names.
         defaults: what it does by itself, for the table.
+        own_head: whether its head is `head(features, num_classes)` of the module, and not the one that all have.
     """
 
     module: str
     package: str
     defaults: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    own_head: bool = False
 
     @property
     def ours(self) -> bool:
@@ -50,7 +52,8 @@ CONTENDERS: dict[str, Contender] = {
         "finetune_",
         "torch-finetune",
         "all trains, as with `full_finetune`; AdamW, the head's rate one over its number of features within 1e-3 and "
-        "1e-2, falling from stage to stage to a hundredth of it; weight decay 0.01, 5 % warm-up, cosine",
+        "1e-2, from a third of it in the stage before to a hundredth in the first; weight decay 0.01, 5 % warm-up, "
+        "cosine",
     ),
     "former_rates": Contender(
         "finetune_",
@@ -70,6 +73,12 @@ CONTENDERS: dict[str, Contender] = {
         "fastai",
         "`Learner.fine_tune`: one epoch of the head (batch norm trains) at 2e-3, then all, 1e-5 for the body and 1e-3 "
         "for the head; fastai's Adam with decoupled weight decay 0.01, one-cycle",
+    ),
+    "fastai_head": Contender(
+        "fastai",
+        "fastai",
+        "the same with the head of `vision_learner`: two linear layers with batch norm and dropout",
+        own_head=True,
     ),
     "lightning": Contender("lightning", "lightning", f"`BackboneFinetuning`: {_LIGHTNING}, from epoch 10 on"),
     "lightning_scaled": Contender(
@@ -108,7 +117,8 @@ def run(name: str, task: Task, source: nn.Module, data: Any, num_classes: int) -
     """
     contender = CONTENDERS[name]
     module = import_module(f"benchmarks.accuracy.{contender.module}")
-    work = Work(task, source, data, num_classes)
+    head = (lambda features: module.head(features, num_classes)) if contender.own_head else None
+    work = Work(task, source, data, num_classes, head)
     torch.manual_seed(task.seed)
     start = time.perf_counter()
     with samples_counted(work.head) as seen:

@@ -6,7 +6,7 @@ from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.schedule import Learner  # with fine_tune
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.vision.learner import default_split
+from fastai.vision.learner import apply_init, create_head, default_split
 from torch import nn
 
 from benchmarks.accuracy.work import Work
@@ -15,6 +15,13 @@ from benchmarks.accuracy.work import Work
 class NoValidation(Callback):
     def before_validate(self) -> None:
         raise CancelValidException
+
+
+def head(features: int, num_classes: int) -> nn.Module:
+    """Make what `vision_learner` puts behind the pooling."""
+    made: nn.Module = create_head(features, num_classes, pool=False)
+    apply_init(made, nn.init.kaiming_normal_)
+    return made
 
 
 def train(work: Work) -> nn.Module:

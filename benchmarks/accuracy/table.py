@@ -100,6 +100,7 @@ def table(rows: Sequence[Row], left_out: Mapping[str, str]) -> str:
         setting: Setting.of([row for row in rows if tuple(row[name] for name in _SETTINGS) == setting])
         for setting in sorted(settings)
     }
+    shown = [name for name in CONTENDERS if any(row["contender"] == name for row in rows)]
     wrong = sorted({f"{row['contender']}: {row['wrong']}" for row in rows if row["wrong"]})
     versions = sorted({row["version"] for row in rows if row["version"]})
     parts = [
@@ -110,7 +111,7 @@ def table(rows: Sequence[Row], left_out: Mapping[str, str]) -> str:
         f"finetune's defaults less the contender, paired by seed, with their 95 % intervals. Over all pairs the "
         f"interval is that of the mean over these pairs. With so many comparisons, about one in forty is lost by "
         f"chance where two are equal.",
-        "\n".join(f"- `{name}`: {CONTENDERS[name].defaults}." for name in CONTENDERS if name not in left_out),
+        "\n".join(f"- `{name}`: {CONTENDERS[name].defaults}." for name in shown),
     ]
     if left_out:
         parts.append(f"Left out: {', '.join(f'{name} ({why})' for name, why in left_out.items())}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from finetune import FineTuner
+
+HeadFactory = Callable[[int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,18 @@ class Work:
         source: the pretrained network with its old head; it is copied.
         data: with `train`, pictures float32 [N, C, H, W] and labels int64 [N].
         num_classes: of the target.
+        head: a function of the number of features that makes a head of a contender's own.
 
     Attributes:
         tuner: holds the network with its new head; whoever does without the tuner takes its `model`.
     """
 
-    def __init__(self, task: Task, source: nn.Module, data: Any, num_classes: int) -> None:
+    def __init__(
+        self, task: Task, source: nn.Module, data: Any, num_classes: int, head: HeadFactory | None = None
+    ) -> None:
         self.task, self.data = task, data
-        self.tuner = FineTuner(copy.deepcopy(source), device="cpu", seed=task.seed).replace_head(num_classes)
+        tuner = FineTuner(copy.deepcopy(source), device="cpu", seed=task.seed)
+        self.tuner = tuner.replace_head(num_classes, head=head)
         self.head = self.tuner.head
 
     @property
