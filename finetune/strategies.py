@@ -19,6 +19,10 @@ Strategy = Callable[[Sequence[Stage], int, "Rate | None"], list[Phase]]
 # What LP-FT's second phase trains at, so that the features stay near to what the probe was trained on.
 _SMALL_RATE = 5e-5
 
+# Where the user names none: what is new learns as fast in the first stage as it does elsewhere, or nearly.
+_SCRATCH_RATE = 1e-3
+_ADAPTER_RATES = (1e-4, 1e-3)
+
 
 def linear_probe(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
     """Train the head alone."""
@@ -68,12 +72,13 @@ def lp_ft(
 
 def from_scratch(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
     """Train everything from random weights: what the pretrained ones are worth."""
-    return [Phase("*", epochs, lr, name="from_scratch", start_from="scratch")]
+    return [Phase("*", epochs, _SCRATCH_RATE if lr is None else lr, name="from_scratch", start_from="scratch")]
 
 
 def lora(stages: Sequence[Stage], epochs: int, lr: Rate | None, *, rank: int = 8) -> list[Phase]:
     """Train the head and adapters of a low rank beside the layers, through PEFT (LoRA, arXiv 2106.09685)."""
-    return [Phase(("*lora_*", *_from(stages, -1)), epochs, lr, name="lora", lora_rank=rank)]
+    rates = _ADAPTER_RATES if lr is None else lr
+    return [Phase(("*lora_*", *_from(stages, -1)), epochs, rates, name="lora", lora_rank=rank)]
 
 
 def surgical(block: str | Iterable[str]) -> Strategy:

@@ -210,7 +210,9 @@ class FineTuner(Session):
             strategy: a name or a function of `finetune.strategies`, or a list of `Phase`; None for one phase
                 with the freeze state as it stands.
             lr: a rate; a pair `(first stage, head)` with the stages between spread geometrically; a
-                `LayerDecay`; or a mapping of pattern to rate. None for rates that suit the optimizer.
+                `LayerDecay`; or a mapping of pattern to rate. None for rates that suit the optimizer: with Adam
+                one over the number of features for the head, within 1e-3 and 1e-2, a third of it for the stage before
+                and a hundredth for the first.
             schedule: `"cosine"`, `"linear"`, `"constant"` or `"one_cycle"`, which all warm up over the first
                 5 % (one-cycle 30 %), or a function of the phase's progress in [0, 1] that gives a
                 factor on the rates.
@@ -390,7 +392,9 @@ class FineTuner(Session):
             batches = self._batches(self._audited(source, task, "training"), batch_size, shuffle=True, augment=augment)
             precision = Precision(self.settings.precision, self.device)  # its gradient scale is no one else's
             run = self._make_run(phases, batches, None, task, metrics={}, precision=precision)
-            return range_test(run, default_rate(self.settings.optimizer) if lr is None else lr, steps)
+            if lr is None:
+                lr = default_rate(self.settings.optimizer, self.inner, self._stages())
+            return range_test(run, lr, steps)
 
     # ------------------------------------------------------------------ verbs on the result
 

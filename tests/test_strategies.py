@@ -65,6 +65,11 @@ def test_the_phases_for_five_stages(strategy: str, epochs: int, expected: list[P
     assert strategies.get_strategy(strategy)(FIVE, epochs, 0.1) == expected
 
 
+@pytest.mark.parametrize(("name", "expected"), [("from_scratch", 1e-3), ("lora", (1e-4, 1e-3)), ("last_stage", None)])
+def test_what_is_new_throughout_does_not_learn_at_the_rates_of_what_is_pretrained(name: str, expected: Any) -> None:
+    assert [phase.lr for phase in strategies.get_strategy(name)(FIVE, 3, None)] == [expected]
+
+
 @given(name=st.sampled_from(NAMES), epochs=st.integers(1, 60), count=st.integers(1, 15))
 def test_epochs_sum_to_the_number_given(name: str, epochs: int, count: int) -> None:
     stages = [Stage(f"s{i}", (f"s{i}.weight",)) for i in range(count)]

@@ -103,8 +103,8 @@ class Rehearsal(Trial):
 
     def _build_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         optimizer, weight_decay = self.settings.optimizer, self.settings.weight_decay
-        lr = default_rate(optimizer) if phase.lr is None else phase.lr
         in_order = self._stages()
+        lr = default_rate(optimizer, self.inner, in_order) if phase.lr is None else phase.lr
         made = build_optimizer(self.inner, in_order, optimizer, lr, weight_decay)
         self._groups = rates(self.inner, in_order, lr)
         return made

@@ -16,9 +16,11 @@ from torch.optim import Optimizer
 from finetune.errors import ArgumentError, nearest
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage, is_norm
-from finetune.training.rates import DEFAULT_RATES, Rate, default_rate, rates
+from finetune.training.rates import Rate, default_rate, rates
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+
+_NAMED = ("adamw", "sgd")
 
 
 def build_optimizer(
@@ -42,7 +44,8 @@ def build_optimizer(
         ArgumentError: a rate or the optimizer makes no sense, or nothing trains.
         PatternError: a pattern of `lr` matches nothing.
     """
-    groups = parameter_groups(model, stages, default_rate(optimizer) if lr is None else lr, weight_decay)
+    chosen = default_rate(optimizer, model, stages) if lr is None else lr
+    groups = parameter_groups(model, stages, chosen, weight_decay)
     if not groups:
         raise ArgumentError(
             "Nothing is trainable: every parameter is frozen. Unfreeze some with unfreeze(...), or the head with "
@@ -174,6 +177,6 @@ def _make(optimizer: str | OptimizerFactory, groups: list[dict[str, Any]]) -> Op
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
     raise ArgumentError(
-        f"There is no optimizer {optimizer!r}.{nearest(str(optimizer), DEFAULT_RATES)} Expected "
-        f"{', '.join(map(repr, DEFAULT_RATES))}, or a function of parameter groups such as torch.optim.Adam."
+        f"There is no optimizer {optimizer!r}.{nearest(str(optimizer), _NAMED)} Expected "
+        f"{', '.join(map(repr, _NAMED))}, or a function of parameter groups such as torch.optim.Adam."
     )

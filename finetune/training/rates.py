@@ -12,8 +12,16 @@ from finetune.model.freezing import trainable
 from finetune.model.patterns import select
 from finetune.model.stages import Stage, trainable_stages
 
-# Per optimizer, the rates of the first stage that trains and of the head, where the user names none.
-DEFAULT_RATES = {"adamw": (1e-4, 1e-3), "sgd": (1e-3, 1e-2)}
+# With Adam, whose updates have the size of the rate whatever the gradient's, the head's rate where the user names
+# none is one over the features that it reads, within these bounds: one update then moves a logit by about one, be the
+# features 64 or 768. What is pretrained has this share of it in its last stage and in its first, and falls between:
+# by 0.75 a block in a transformer of 12, as published, and to a hundredth, as fastai does.
+# benchmarks/results/accuracy.md compares this with other libraries' defaults.
+_HEAD_RATES = (1e-3, 1e-2)
+_LAST_STAGE, _FIRST_STAGE = 10**-0.5, 0.01
+
+# With SGD, the rates of the first stage that trains and of the head.
+_SGD_RATES = (1e-3, 1e-2)
 
 # The decays that papers publish, 0.65 to 0.75, are for the 12 blocks of a ViT-B or BERT and their embedding. Over
 # the 60 layers of a deep net the same factor would freeze the stem in effect: 0.75 ** 59 is 4e-8.
@@ -58,9 +66,26 @@ class LayerDecay:
 Rate = float | tuple[float, float] | Mapping[str, float] | LayerDecay
 
 
-def default_rate(optimizer: object) -> tuple[float, float]:
-    """Return the rates used where the user gives none."""
-    return DEFAULT_RATES.get(optimizer if isinstance(optimizer, str) else "", DEFAULT_RATES["adamw"])
+def default_rate(optimizer: object, model: nn.Module, stages: Sequence[Stage]) -> Rate:
+    """Return the rates used where the user gives none.
+
+    Args:
+        optimizer: a name, or a factory, which is taken for one like Adam.
+        stages: all of the model's, from the stem to the head.
+    """
+    if optimizer == "sgd":
+        return _SGD_RATES
+    falls = min(_PUBLISHED_DEPTH - 1, max(1, len(stages) - 2))
+    decay = (_FIRST_STAGE / _LAST_STAGE) ** (1 / falls)
+    step = decay / _LAST_STAGE  # from the stage before the head to the head, where others step by the decay
+    return LayerDecay(_head_rate(model, stages) / step, decay, head=step)
+
+
+def _head_rate(model: nn.Module, stages: Sequence[Stage]) -> float:
+    parameters = dict(model.named_parameters())
+    weights = [parameters[name] for stage in stages[-1:] for name in stage.parameters if parameters[name].dim() > 1]
+    lowest, highest = _HEAD_RATES
+    return min(highest, max(lowest, 1 / weights[0].shape[1:].numel())) if weights else lowest
 
 
 def scaled(lr: Rate, factor: float) -> Rate:

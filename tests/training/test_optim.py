@@ -193,9 +193,47 @@ def test_an_empty_mapping_is_no_default() -> None:
 def test_without_rates_each_optimizer_has_its_own() -> None:
     known = staged(deep("a", "b", "head"), ("head",))
     found = {name: build_optimizer(*known, name, None, 0.0) for name in ("adamw", "sgd")}
-    assert [group["lr"] for group in found["adamw"].param_groups][::2] == pytest.approx([1e-4, 10**-3.5, 1e-3])
+    assert [group["lr"] for group in found["adamw"].param_groups][::2] == pytest.approx([1e-4, 10**-2.5, 1e-2])
     assert [group["lr"] for group in found["sgd"].param_groups][::2] == pytest.approx([1e-3, 10**-2.5, 1e-2])
-    assert default_rate(torch.optim.Adam) == default_rate("adamw")
+    assert default_rate(torch.optim.Adam, *known) == default_rate("adamw", *known)
+
+
+@given(st.integers(1, 5000), st.integers(2, 60))
+def test_without_rates_the_head_goes_by_its_features_and_the_first_stage_by_the_head(features: int, depth: int) -> None:
+    body = [nn.Linear(1, 1, device="meta") for _ in range(depth)]
+    known = staged(nn.Sequential(*body, nn.Linear(features, 3, device="meta")), (str(depth),))
+
+    spread = [rate for _, rate in rates(*known, default_rate("adamw", *known)).values()]
+
+    assert spread[-1] == pytest.approx(min(1e-2, max(1e-3, 1 / features)))
+    assert spread[0] == pytest.approx(spread[-1] / 100)
+    assert spread[-2] == pytest.approx(spread[-1] / 10**0.5, rel=0 if depth < 14 else 0.4)
+    assert spread == sorted(spread)
+
+
+def test_without_rates_a_transformer_of_twelve_blocks_has_the_published_decay() -> None:
+    known = staged(deep("embedding", *(f"block{i}" for i in range(12)), "head"), ("head",))
+    spread = list(dict(rates(*known, default_rate("adamw", *known)).values()).values())
+    assert [after / before for before, after in itertools.pairwise(spread[:-1])] == pytest.approx([1 / 0.75] * 12, rel=1e-3)
+
+
+def test_without_rates_a_stage_has_the_same_whatever_else_trains() -> None:
+    model = deep("a", "b", "c", "head")
+    known = staged(model, ("head",))
+    whole = rates(*known, default_rate("adamw", *known))
+    for name in ("a", "b"):
+        model.get_submodule(name).requires_grad_(False)
+    part = rates(*known, default_rate("adamw", *known))
+    assert part == {name: whole[name] for name in part}
+    assert {stage for stage, _ in part.values()} == {"c", "head"}
+
+
+def test_without_rates_a_head_of_convolutions_or_of_norms_alone_has_one_too() -> None:
+    convolution = nn.Sequential(nn.Conv2d(3, 200, 1), nn.Conv2d(200, 5, 1))
+    norm = nn.Sequential(nn.Conv2d(3, 200, 1), nn.BatchNorm2d(200))
+    for model, expected in ((convolution, 1 / 200), (norm, 1e-3)):
+        known = staged(model, ("1",))
+        assert dict(rates(*known, default_rate("adamw", *known)).values())["1"] == pytest.approx(expected)
 
 
 def test_trap_14_norms_and_biases_do_not_decay() -> None:

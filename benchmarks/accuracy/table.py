@@ -1,0 +1,176 @@
+"""The table of accuracies: means, paired differences with their intervals, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from scipy.stats import t as students_t
+
+from benchmarks.accuracy.contenders import CONTENDERS, OURS
+from benchmarks.machine import processor
+
+Row = Mapping[str, Any]
+_SETTINGS = ("shots", "epochs", "batch_size")
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences and half the width of its 95 % interval, Student's, in points.
+
+    `half` is not a number where there is but one value.
+    """
+
+    mean: float
+    half: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Difference:
+        """Return that of some differences of accuracy."""
+        points = [100 * value for value in values]
+        mean, count = statistics.fmean(points), len(points)
+        if count < 2:
+            return cls(mean, math.nan)
+        quantile = float(students_t.ppf((1 + _LEVEL) / 2, count - 1))
+        return cls(mean, quantile * statistics.stdev(points) / math.sqrt(count))
+
+    @property
+    def lost(self) -> bool:
+        """Whether the mean is below zero by more than the interval."""
+        return self.mean + self.half < 0
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f} ± {self.half:.1f}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The rows of one budget: accuracies by contender, pair and seed."""
+
+    values: Mapping[str, Mapping[str, Mapping[int, float]]]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Setting:
+        """Gather them from rows."""
+        values: dict[str, dict[str, dict[int, float]]] = {name: {} for name in CONTENDERS}
+        for row in rows:
+            values[row["contender"]].setdefault(row["pair"], {})[row["seed"]] = row["accuracy"]
+        return cls({name: by_pair for name, by_pair in values.items() if by_pair})
+
+    @property
+    def pairs(self) -> list[str]:
+        """The pairs, in order of appearance."""
+        return list(dict.fromkeys(pair for by_pair in self.values.values() for pair in by_pair))
+
+    def mean(self, name: str, pair: str) -> float:
+        """Return the mean accuracy of a contender on a pair over the seeds; NaN without any."""
+        return statistics.fmean(self.values[name].get(pair, {0: math.nan}).values())
+
+    def on_pair(self, name: str, pair: str) -> Difference | None:
+        """Return by how much finetune is above a contender on a pair, over the seeds that both have."""
+        by_seed = self._by_seed(name, pair)
+        return Difference.of(list(by_seed.values())) if by_seed else None
+
+    def overall(self, name: str) -> Difference | None:
+        """Return the same over all pairs: the interval is over the seeds that every pair has, for these pairs."""
+        by_pair = [self._by_seed(name, pair) for pair in self.pairs]
+        seeds = set.intersection(*(set(by_seed) for by_seed in by_pair))
+        means = [statistics.fmean(by_seed[seed] for by_seed in by_pair) for seed in sorted(seeds)]
+        return Difference.of(means) if means else None
+
+    def _by_seed(self, name: str, pair: str) -> dict[int, float]:
+        ours, theirs = (self.values.get(contender, {}).get(pair, {}) for contender in (OURS, name))
+        return {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+
+
+def table(rows: Sequence[Row], left_out: Mapping[str, str]) -> str:
+    """Return the Markdown.
+
+    Args:
+        left_out: contenders that are not installed, and what importing them says.
+    """
+    settings = {tuple(row[name] for name in _SETTINGS): None for row in rows}
+    by_setting = {
+        setting: Setting.of([row for row in rows if tuple(row[name] for name in _SETTINGS) == setting])
+        for setting in sorted(settings)
+    }
+    shown = [name for name in CONTENDERS if any(row["contender"] == name for row in rows)]
+    wrong = sorted({f"{row['contender']}: {row['wrong']}" for row in rows if row["wrong"]})
+    versions = sorted({row["version"] for row in rows if row["version"]})
+    parts = [
+        "# Accuracy at the same budget",
+        f"Written by `python -m benchmarks.accuracy` on {date.today().isoformat()}: {', '.join(versions)}, Python "
+        f"{platform.python_version()}, {processor()}. `benchmarks/accuracy/__init__.py` says what makes it fair, "
+        f"`benchmarks/pairs` what the pairs are. Accuracies are in %, on test pictures; differences are in points, "
+        f"finetune's defaults less the contender, paired by seed, with their 95 % intervals. Over all pairs the "
+        f"interval is that of the mean over these pairs. With so many comparisons, about one in forty is lost by "
+        f"chance where two are equal.",
+        "\n".join(f"- `{name}`: {CONTENDERS[name].defaults}." for name in shown),
+    ]
+    if left_out:
+        parts.append(f"Left out: {', '.join(f'{name} ({why})' for name, why in left_out.items())}.")
+    if wrong:
+        parts.append(f"**Not the same budget**: {'; '.join(wrong)}.")
+    for (shots, epochs, batch_size), setting in by_setting.items():
+        title = f"## {shots} shots, {epochs} epochs, batches of {batch_size}"
+        parts += [title, verdict(setting), _accuracies(setting), _differences(setting)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def verdict(setting: Setting) -> str:
+    """Say whether finetune's defaults hold against every peer: on the mean, and on each pair within its interval."""
+    peers = [name for name in setting.values if not CONTENDERS[name].ours]
+    means = {name: difference for name in peers if (difference := setting.overall(name)) is not None}
+    if not means:
+        return ""
+    behind = [f"{name} ({difference})" for name, difference in means.items() if difference.mean < 0]
+    lost = [
+        f"{pair} against {name} ({difference})"
+        for name in means
+        for pair in setting.pairs
+        if (difference := setting.on_pair(name, pair)) is not None and difference.lost
+    ]
+    nearest = min(means, key=lambda name: means[name].mean)
+    on_mean = f"behind {', '.join(behind)}" if behind else f"at or above all {len(means)} peers"
+    return (
+        f"**On the mean {on_mean}; the nearest is {nearest}, {means[nearest]}. Pairs lost by more than their interval: "
+        f"{'; '.join(lost) or 'none'}.**"
+    )
+
+
+def _accuracies(setting: Setting) -> str:
+    pairs = setting.pairs
+    lines = []
+    for name in setting.values:
+        means = [setting.mean(name, pair) for pair in pairs]
+        cells = " | ".join(f"{100 * mean:.1f}" for mean in (*means, statistics.fmean(means)))
+        lines.append(f"| {name} | {cells} |")
+    seeds = sorted({len(by_seed) for by_pair in setting.values.values() for by_seed in by_pair.values()})
+    said = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return "\n".join([*_header(f"accuracy, {said} seeds", pairs), *lines])
+
+
+def _differences(setting: Setting) -> str:
+    pairs = setting.pairs
+    lines = []
+    for name in setting.values:
+        if name != OURS and OURS in setting.values:
+            cells = [*(setting.on_pair(name, pair) for pair in pairs), setting.overall(name)]
+            lines.append(f"| {name} | {' | '.join(_cell(cell) for cell in cells)} |")
+    return "\n".join([*_header("finetune less", pairs), *lines]) if lines else ""
+
+
+def _cell(difference: Difference | None) -> str:
+    if difference is None:
+        return "-"
+    return f"**{difference}**" if difference.lost else str(difference)
+
+
+def _header(first: str, pairs: Sequence[str]) -> list[str]:
+    return [f"| {first} | {' | '.join(pairs)} | all |", "| --- |" + " --- |" * (len(pairs) + 1)]
