@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from finetune.features.nodes import Node, nodes_of, resolved, unlike_calls
 from finetune.features.recipe import Recipe, recipe_of
 from finetune.features.trace import Call, Trace
+from finetune.features.watch import hooks_on_all_modules
 from finetune.model.recorder import storage_of
 
 
@@ -97,6 +98,7 @@ class Boundary:
     operations: list[Step] = field(default_factory=list)  # left out, in order
     calls: dict[nn.Module, list[Step | None]] = field(default_factory=dict)  # None: this call runs
     modules: list[str] = field(default_factory=list)  # those with a call that is left out
+    around: list[str] = field(default_factory=list)  # those with a call that runs, but on what is left out
     disturbs: bool = False  # something that must run again comes before the last of what is stored
     cause: str = ""  # what ends the prefix
     share: float = 0.0  # of the forward pass's multiply-adds
@@ -114,6 +116,8 @@ def find_boundary(one: Trace, other: Trace, samples: int, eager: bool) -> Bounda
     """
     if one.input_written:
         raise DeclinedError("the model changes its input in place")
+    if one.kept is not None:
+        raise DeclinedError(f"it keeps a result of its forward pass as {one.kept!r}, where others may read it")
     if one.host_random:
         raise DeclinedError("it draws random numbers from Python or NumPy as it runs")
     opened: set[tuple[int, ...]] = set()
@@ -218,6 +222,7 @@ class _Planner:
     def boundary(self) -> Boundary:
         """Return the plan that `solve` decided on."""
         self._check_worth()
+        self._check_decisions()
         plan = Boundary(cause=self._first_cause())
         number: dict[int, int] = {}
         stored: list[Tensor] = []
@@ -274,13 +279,17 @@ class _Planner:
                 plan.modules.append(call.name)
                 self._check_hooks(call.module.modules())
             elif any(id(resolved(leaf, self._original)) in self._absent for leaf in call.arguments + call.results):
+                plan.around.append(call.name)
                 self._check_hooks([call.module])
             if call.module in modules:
                 plan.calls.setdefault(call.module, []).append(steps.get(call))
         plan.modules = list(dict.fromkeys(plan.modules))
+        plan.around = list(dict.fromkeys(plan.around))
 
     def _check_hooks(self, modules: Any) -> None:
         names = {call.module: call.name for call in self._trace.calls}
+        if hooks_on_all_modules():
+            raise DeclinedError("a forward hook watches every module")
         for module in modules:
             hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
             if not all(map(_is_of_a_library, hooks)):
@@ -290,6 +299,14 @@ class _Planner:
         frozen = any(operation.frozen for node in self._left for operation in node.operations)
         if not self._stored or not frozen:
             raise DeclinedError(f"{self._first_cause()} comes before anything that is frozen")
+
+    def _check_decisions(self) -> None:
+        """Check that no value of a batch decides what is done with it before all that is left out is over."""
+        last = max(number for number, node in enumerate(self._nodes) if node in self._left)
+        for node in self._nodes[: last + 1]:
+            if any(operation.sink and operation.depends and not operation.cause for operation in node.operations):
+                where = "" if node.call is None else f" in {node.name!r}"
+                raise DeclinedError(f"the values of a batch decide{where} what is done with it")
 
     def _first_cause(self) -> str:
         causes = [operation for operation in self._trace.operations if operation.cause]

@@ -23,7 +23,7 @@ from finetune.features.costs import Costs, forward_seconds, replay_seconds, time
 from finetune.features.disk import DiskStore
 from finetune.features.fingerprint import fingerprint, keys_of_views
 from finetune.features.planner import DEVICE, DISK, MEMORY, Need, rows_of
-from finetune.features.prefix import DivergedError, Prefix, cut_prefix
+from finetune.features.prefix import PLACE_COUNTS, DivergedError, Prefix, cut_prefix
 from finetune.features.store import MemoryStore, Part, Store, StoreError
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage
@@ -53,6 +53,7 @@ class Cache:
         autocast: makes the context of the forward pass.
         changed: a callback changes the inputs of each training batch before the step.
         declined: why the model is not to be cut at all, `""` if it may be.
+        guarded: steps or callbacks of the user's own may change the model or a batch.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class Cache:
         *,
         changed: bool = False,
         declined: str = "",
+        guarded: bool = True,
     ) -> None:
         self._where, self._stages, self._autocast = where, stages, autocast
-        self._changed, self._declined = changed, declined
+        self._changed, self._declined, self._guarded = changed, declined, guarded
         self._plain: tuple[Batches, Batches | None] | None = None
         self._store: Store | None = None
         self.said: list[str] = []
@@ -174,7 +176,8 @@ class Cache:
             self._store = store = self._opened(model, prefix, parts, tier)
             there = store.count() if tier == FOLDER else 0
             offered = [Part(store, rows_of(parts[:n]), rows_of([batches])) for n, batches in enumerate(parts)]
-            served = {b: CachedBatches(b, prefix, part) for b, part in zip(parts, offered, strict=True)}
+            pairs = zip(parts, offered, strict=True)
+            served = {b: CachedBatches(b, prefix, part, guarded=self._guarded) for b, part in pairs}
             costs = self._measured(model, prefix, served[parts[0]], offered[0], batch, costs)
         except (StoreError, DivergedError) as error:
             return str(error)
@@ -230,7 +233,10 @@ class Cache:
         """
         indices, compute = cached.rows(0)[0], 0.0
         if not store.has(indices):
-            compute, activations = timed(lambda: prefix.compute(split_batch(batch)[0]), repeats=1)
+            inputs = split_batch(batch)[0]
+            compute, activations = timed(lambda: prefix.compute(inputs), repeats=1)
+            if not prefix.agrees(inputs, activations):
+                raise DivergedError(PLACE_COUNTS)
             store.put(indices, activations)
         if not store.has(indices):  # another run is filling the store
             return replace(costs, compute=compute)

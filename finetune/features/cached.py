@@ -14,17 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.data.base import Arrays, MapDataset, split_batch
+from finetune.data.base import Arrays, MapDataset, Source, split_batch
 from finetune.data.batches import Batches
 from finetune.data.inputs import TEXT, WAVEFORM
 from finetune.data.raw import PictureFiles, RawItems
-from finetune.features.prefix import Prefix
+from finetune.features.prefix import DivergedError, Prefix
 from finetune.features.store import Store, StoreError
 from finetune.features.unread import Unread
 
 log = logging.getLogger("finetune")
 
 _NO_MORE = "cache: no more is kept, as %s"
+_ENDED = "cache: not used in this epoch, as what is frozen, or the data, has changed since it was stored"
 
 
 class CachedBatches:
@@ -34,14 +35,16 @@ class CachedBatches:
         batches: from arrays or files, with a known number of views of each sample.
         prefix: of the model that the batches are for.
         store: with room for every view of every sample of the batches, at `Batches.rows`.
+        guarded: steps or callbacks of the user's own run between and around those of the library.
     """
 
-    def __init__(self, batches: Batches, prefix: Prefix, store: Store) -> None:
-        self._batches, self._prefix, self._store = batches, prefix, store
+    def __init__(self, batches: Batches, prefix: Prefix, store: Store, *, guarded: bool = True) -> None:
+        self._batches, self._prefix, self._store, self._guarded = batches, prefix, store, guarded
         # Inputs that the model does not read past its prefix are not loaded again, until a step reads them.
         self._skips = not prefix.reads_inputs and batches.source.targets is not None
         self._like: tuple[Tensor, Tensor] | None = None  # inputs and targets of no sample
         self._holds = True
+        self._version = _version(batches.source)
         self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their rows in the store
 
     def __getattr__(self, name: str) -> Any:
@@ -62,7 +65,10 @@ class CachedBatches:
             self._store.refresh()
         except StoreError as error:
             log.warning(_NO_MORE, error)
-        self._holds = self._prefix.holds()  # else a callback has changed what trains, or a frozen weight
+        held = self._holds  # until a callback changes what is frozen, or the data
+        self._holds = self._prefix.holds(values=self._guarded) and self._version == _version(self._batches.source)
+        if held and not self._holds:
+            log.warning(_ENDED)
         loaded: Iterator[Any] | None = None
         numbers = zip(self._batches.indices(epoch)[start:], self._batches.rows(epoch)[start:], strict=True)
         for step, (indices, rows) in enumerate(numbers, start):
@@ -79,18 +85,27 @@ class CachedBatches:
         """Return the context in which the model's calls with this batch's inputs replay."""
         _, rows = self._given.pop(id(batch))
         inputs = split_batch(batch)[0]
-        if not self._holds or not self._prefix.accepts(inputs):
+        if not self._holds or not self._prefix.accepts(inputs) or (self._guarded and not self._prefix.holds()):
             return nullcontext()
-        if self._store.has(rows):
-            stored, device = self._store.get(rows), self._batches.device
-            return self._prefix.serving(inputs, tuple(kept.to(device, non_blocking=True) for kept in stored))
-        activations = self._prefix.compute(inputs)
+        activations = self._get(rows) if self._store.has(rows) else self._computed(rows, inputs)
+        if activations is None:
+            return nullcontext()
+        return self._prefix.serving(inputs, activations, guarded=self._guarded)
+
+    def _get(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return tuple(kept.to(self._batches.device, non_blocking=True) for kept in self._store.get(rows))
+
+    def _computed(self, rows: Tensor, inputs: Any) -> tuple[Tensor, ...] | None:
+        """Compute and store what is stored of a batch; None if the model does something else on this one."""
         try:
+            activations = self._prefix.compute(inputs)
             self._store.put(rows, activations)
+        except DivergedError:
+            return None
         except StoreError as error:  # the disk is full; the run goes on without
             log.warning(_NO_MORE, error)
             self._skips = False
-        return self._prefix.serving(inputs, activations)
+        return activations
 
     def remember(self, batch: Any, indices: Tensor) -> None:
         """Take note of what a batch looks like, so that it can be made again without its inputs."""
@@ -114,6 +129,12 @@ class CachedBatches:
         assert known is not None
         chosen = known[indices.to(known.device)].to(targets.device, targets.dtype)
         return Unread((len(indices), *inputs.shape[1:]), inputs, load), chosen
+
+
+def _version(source: Source) -> int | None:
+    """Return a number that changes when a tensor of the user's is written to; of others nothing tells."""
+    inputs = source.inputs if isinstance(source, Arrays) else None
+    return inputs._version if isinstance(inputs, Tensor) and not inputs.is_inference() else None
 
 
 def same_each_epoch(batches: Batches, *, asked: bool = False) -> str:

@@ -33,14 +33,19 @@ from finetune.features.boundary import Boundary, DeclinedError, find_boundary
 from finetune.features.replay import DivergedError, Filled, Keeper, Pass, Placeholder
 from finetune.features.store import Spec
 from finetune.features.trace import intercepted, trace
+from finetune.features.unread import Unread
+from finetune.features.watch import Watch, bit_sum
 from finetune.model.calling import call
-from finetune.model.freezing import trainable
+from finetune.model.freezing import eval_mode, modes_restored, trainable
 from finetune.model.head_search import undisturbed
 
 __all__ = ["DivergedError", "Prefix", "Spec", "cut_prefix"]
 
 # So many samples are traced and proved on: a trace holds all intermediate results of its pass.
 _SAMPLES = 4
+# Kernels for batches of other sizes round otherwise, in half precision so much.
+_ROUNDING = 0.05
+PLACE_COUNTS = "what is frozen gives something else in another place or size of a batch"
 
 
 class Prefix:
@@ -61,7 +66,7 @@ class Prefix:
         self._example, self._structure = _arguments(example)
         self._keepers = [Keeper(layout, copy) for layout, copy in zip(boundary.stored, boundary.copied, strict=True)]
         self._autocast = _autocast()
-        self._state = self._present_state()
+        self._watch = Watch(model, boundary.modules, boundary.around, boundary.recipe.constants)
         self._strict = True  # until it is proved
         self.specs = tuple(Spec(keeper.shape, keeper.dtype) for keeper in self._keepers)
         self.modules = tuple(boundary.modules)
@@ -84,9 +89,12 @@ class Prefix:
         """Tell whether a batch is like the one that the prefix was cut on, but for the number of samples."""
         return self._samples_of(inputs) is not None
 
-    def holds(self) -> bool:
-        """Tell whether what trains, and what is left out with its values and modes, are as they were at the cut."""
-        return bool(self._state == self._present_state())
+    def holds(self, *, values: bool = False) -> bool:
+        """Tell whether what trains, and what is left out with its weights, modes and hooks, are as at the cut.
+
+        With `values` also what was changed through `.data`, for which every weight that is left out is read.
+        """
+        return self._watch.same() and (not values or self._watch.same_values())
 
     def compute(self, inputs: Any) -> tuple[Tensor, ...]:
         """Run the prefix on a batch; return what is stored of it, `[N, *spec.shape]` for each of `specs`.
@@ -107,21 +115,40 @@ class Prefix:
             self._run(running, self._model, _arguments(inputs)[0])
         return running.computed()
 
+    def agrees(self, inputs: Any, activations: tuple[Tensor, ...]) -> bool:
+        """Tell whether the last samples give, but for rounding, the same at the beginning of a small batch, turned."""
+        leaves, structure = _arguments(inputs)
+        turned = [leaf[-2:].flip(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        other = self.compute(_batch(turned, structure))
+        return all(_close(one[-2:], two.flip(0)) for one, two in zip(activations, other, strict=True))
+
+    def try_in_eval_mode(self, inputs: Any, activations: tuple[Tensor, ...]) -> None:
+        """Have the prefix hold in eval mode too, if it gives the same there, as pooling does."""
+        if self._watch.depends_on_modes:
+            with modes_restored(self._model), suppress(DivergedError):
+                eval_mode(self._model)
+                if all(map(_alike, activations, self.compute(inputs))):
+                    self._watch.allow_present_modes()
+
     @contextmanager
-    def serving(self, inputs: Any, activations: tuple[Tensor, ...]) -> Iterator[None]:
+    def serving(self, inputs: Any, activations: tuple[Tensor, ...], *, guarded: bool = True) -> Iterator[None]:
         """Replay every call of the model with exactly `inputs` from `activations`, which `compute` gave for them.
 
         That is the same tensors, changed by nobody since. Any other call of the model runs whole, as
-        does one under another autocast, or one that asks for a gradient of its inputs.
+        does one under another autocast, or one that asks for a gradient of its inputs. Where a step of the
+        user's own may have changed the model, or an input through `.data`, that is looked for (`guarded`).
         """
         samples = self._samples_of(inputs)
         expected, structure = _arguments(inputs)
         versions = _versions(expected)
+        sums = _sums(expected) if guarded else []
 
         def enter(model: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             leaves, actual = tree_flatten((args, kwargs))
             untouched = actual == structure and all(map(_same_argument, leaves, expected))
             if samples is None or not untouched or _versions(leaves) != versions or _autocast() != self._autocast:
+                return forward(*args, **kwargs)
+            if guarded and not (_sums(leaves) == sums and self.holds()):
                 return forward(*args, **kwargs)
             try:
                 return self._run(Pass(self._boundary, self._keepers, samples, activations), forward, leaves)
@@ -148,13 +175,6 @@ class Prefix:
             return None
         lengths = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor)}
         return lengths.pop() if len(lengths) == 1 else None
-
-    def _present_state(self) -> Any:
-        modules = [module for name in self._boundary.modules for module in self._model.get_submodule(name).modules()]
-        modes = [module.training for module in modules]
-        kept = [tensor for module in modules for tensor in (*module._parameters.values(), *module._buffers.values())]
-        values = [(id(tensor), tensor._version) for tensor in kept if tensor is not None]
-        return list(trainable(self._model)), modes, values
 
 
 def cut_prefix(model: nn.Module, inputs: Any) -> Prefix | str:
@@ -224,14 +244,18 @@ def _prove(prefix: Prefix, model: nn.Module, example: Any) -> None:
     Raises:
         DeclinedError: they differ.
     """
-    activations = prefix.compute(example)
     leaves, structure = _arguments(example)
-    half = (len(activations[0]) + 1) // 2
-    for kept in (slice(None, half), slice(half, None)):
-        others = _batch([_with_other_neighbours(leaf, kept) for leaf in leaves], structure)
-        beside_others = prefix.compute(others)
-        if not all(_alike(one[kept], other[kept]) for one, other in zip(activations, beside_others, strict=True)):
-            raise DeclinedError("what is frozen mixes the samples of a batch")
+    with undisturbed(model):
+        activations = prefix.compute(example)
+        half = (len(activations[0]) + 1) // 2
+        for kept in (slice(None, half), slice(half, None)):
+            others = _batch([_with_other_neighbours(leaf, kept) for leaf in leaves], structure)
+            beside_others = prefix.compute(others)
+            if not all(_alike(one[kept], other[kept]) for one, other in zip(activations, beside_others, strict=True)):
+                raise DeclinedError("what is frozen mixes the samples of a batch")
+        if not prefix.agrees(example, activations):
+            raise DeclinedError(PLACE_COUNTS)
+        prefix.try_in_eval_mode(example, activations)
     plain = _outcome(model, example)
     with prefix.serving(example, activations):
         replayed = _outcome(model, example)
@@ -277,6 +301,15 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=rounding, atol=rounding * scale, equal_nan=True)
 
 
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two results are of the same computation, be it by other kernels."""
+    if not one.is_floating_point():
+        return one.equal(other)
+    one, other = one.float(), other.float()
+    scale = float(one.abs().nan_to_num(posinf=0.0).amax()) if one.numel() else 0.0
+    return torch.allclose(one, other, rtol=_ROUNDING, atol=_ROUNDING * scale, equal_nan=True)
+
+
 def _arguments(inputs: Any) -> tuple[list[Any], Any]:
     """Return the flat list of what a model is called with, and its structure of positions and keywords."""
     if isinstance(inputs, Mapping):
@@ -300,6 +333,12 @@ def _same_argument(leaf: Any, expected: Any) -> bool:
     if isinstance(leaf, Tensor):
         return leaf is expected and not leaf.requires_grad
     return leaf is expected or (not isinstance(expected, Tensor) and bool(leaf == expected))
+
+
+def _sums(leaves: list[Any]) -> list[int | None]:
+    """Return sums over the bits of tensors, to tell whether they changed; None of one that nobody has read."""
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return [None if isinstance(tensor, Unread) and not tensor.was_read else bit_sum(tensor) for tensor in tensors]
 
 
 def _versions(leaves: list[Any]) -> list[int | None]:

@@ -79,6 +79,7 @@ class Trace:
     born: dict[int, int]
     input_written: bool
     host_random: bool  # drew from Python's or NumPy's generators
+    kept: str | None  # the attribute of a module that then held a result which follows from nothing that trains
 
 
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
@@ -96,7 +97,8 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tr
     torch.clear_autocast_cache()
     outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     drawn = host_state() != before
-    return Trace(taken.operations, taken.calls, inputs, outputs, taken.born, taken.input_written, drawn)
+    left = (taken.input_written, drawn, taken.kept(model))
+    return Trace(taken.operations, taken.calls, inputs, outputs, taken.born, *left)
 
 
 @contextmanager
@@ -180,7 +182,8 @@ class _Recorder(TorchDispatchMode):
         made = {storage_of(leaf) for leaf in results if isinstance(leaf, Tensor)}
         self._alive.append((arguments, results))
         self.input_written |= not writes.isdisjoint(self._inputs)
-        cause = next((self._causes[storage] for storage in reads if storage in self._causes), None)
+        causes = {self._causes[storage] for storage in reads if storage in self._causes}
+        cause = max(causes, default=None)  # of a weight and its bias the weight, in every run
         cause = cause or self._own_cause(func, args, kwargs, writes, drawn)
         depends = not reads.isdisjoint(self._dependent)
         if depends:
@@ -207,6 +210,16 @@ class _Recorder(TorchDispatchMode):
             return f"a batch norm{where} that runs on the statistics of the batch"
         if not writes <= self._own:
             return f"a change of the model's own state{where}"
+        return None
+
+    def kept(self, model: nn.Module) -> str | None:
+        """Return the name of an attribute that holds a result of this pass which need not be computed again."""
+        for prefix, module in model.named_modules():
+            own = {**vars(module), **module._buffers, "_parameters": None, "_buffers": None, "_modules": None}
+            for name, value in own.items():
+                held = {storage_of(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
+                if not (held & self._dependent) <= self._causes.keys():
+                    return f"{prefix}.{name}" if prefix else name
         return None
 
     def _renamed(self, call: Call, result: Tensor) -> Tensor:

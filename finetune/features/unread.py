@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 # What reads a tensor's memory without an operation of torch's dispatcher, which would tell of it.
-_READS_MEMORY = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__}
+_READS_MEMORY = {
+    Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__, Tensor.untyped_storage
+}
+_SETS_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 class Unread(Tensor):
@@ -43,6 +46,11 @@ class Unread(Tensor):
             self._loaded = self._load()
         return self._loaded
 
+    @property
+    def was_read(self) -> bool:
+        """Whether it was loaded."""
+        return self._loaded is not None
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return repr(self.read())
 
@@ -56,6 +64,8 @@ class Unread(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _READS_MEMORY:
             args, kwargs = tree_map_only(Unread, Unread.read, (args, kwargs))
+        if func == _SETS_DATA:
+            args[0]._loaded = args[1].detach()
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 

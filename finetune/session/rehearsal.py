@@ -134,7 +134,15 @@ class Rehearsal(Trial):
         if where is None:
             return None
         changed = any(c.changes_inputs and type(c).change_batch is not Callback.change_batch for c in callbacks)
-        return Cache(where, self._stages, self.precision.autocast, changed=changed, declined=self._not_to_be_cut())
+        foreign = any(type(c).__module__.split(".")[0] != "finetune" for c in callbacks)
+        return Cache(
+            where,
+            self._stages,
+            self.precision.autocast,
+            changed=changed,
+            declined=self._not_to_be_cut(),
+            guarded=foreign or self._own_steps(),
+        )
 
     def _not_to_be_cut(self) -> str:
         """Return why the model's forward pass cannot be taken apart, `""` if nothing is known against it."""

@@ -465,7 +465,7 @@ def whole(m: Any, x: Tensor) -> Tensor:
     [
         (nn.Sequential(nn.Dropout(0.5)), "anything that is frozen"),
         (nn.Sequential(linear(), Centred()), "mixes the samples"),
-        (nn.Identity(), "'head.bias' comes before anything that is frozen"),
+        (nn.Identity(), "'head.weight' comes before anything that is frozen"),
         (Applied(lambda m, x: m.inner(F.dropout(x, 0.5)), inner=linear()), "a random draw in 'body'"),
         (Applied(lambda m, x: m.inner(x.mul_(2)), inner=linear()), "changes its input in place"),
     ],
