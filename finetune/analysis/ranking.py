@@ -29,10 +29,9 @@ def advise(
     Raises:
         ArgumentError, DataError, HeadError: as `FineTuner.advise` does, for any of the models.
     """
-    seed = settings.get("seed", 0)
-    found = {
-        label: FineTuner(make(model, label, seed), **settings).advise(train, val, samples=samples, batch_size=batch_size)
-        for label, model in labelled_models(models).items()
-    }
+    found = {}
+    for label, model in labelled_models(models).items():
+        tuner = FineTuner(make(model, label, settings.get("seed", 0)), **settings)
+        found[label] = tuner.advise(train, val, samples=samples, batch_size=batch_size)
     worth = {label: (advice.evidence.probe, advice.evidence.log_me) for label, advice in found.items()}
     return {label: found[label] for label in sorted(found, key=worth.__getitem__, reverse=True)}
