@@ -85,7 +85,7 @@ def accuracy(model: nn.Module, pictures: tuple[Tensor, Tensor]) -> float:
     """Return the share of pictures that a model gets right."""
     X, y = pictures
     outputs = torch.cat([_outputs(model, some) for some in X.split(256)])
-    return float((outputs.argmax(1) == y).float().mean())
+    return float((outputs.argmax(1) == y).double().mean())
 
 
 @contextmanager

@@ -203,7 +203,7 @@ def test_without_rates_the_head_goes_by_its_features_and_the_first_stage_by_the_
     body = [nn.Linear(1, 1, device="meta") for _ in range(depth)]
     known = staged(nn.Sequential(*body, nn.Linear(features, 3, device="meta")), (str(depth),))
 
-    spread = [rate for _, rate in rates(*known, default_rate("adamw", *known)).values()]
+    spread = list(dict(rates(*known, default_rate("adamw", *known)).values()).values())
 
     assert spread[-1] == pytest.approx(min(1e-2, max(1e-3, 1 / features)))
     assert spread[0] == pytest.approx(spread[-1] / 100)
@@ -214,7 +214,8 @@ def test_without_rates_the_head_goes_by_its_features_and_the_first_stage_by_the_
 def test_without_rates_a_transformer_of_twelve_blocks_has_the_published_decay() -> None:
     known = staged(deep("embedding", *(f"block{i}" for i in range(12)), "head"), ("head",))
     spread = list(dict(rates(*known, default_rate("adamw", *known)).values()).values())
-    assert [after / before for before, after in itertools.pairwise(spread[:-1])] == pytest.approx([1 / 0.75] * 12, rel=1e-3)
+    steps = [before / after for before, after in itertools.pairwise(spread[:-1])]
+    assert steps == pytest.approx([0.75] * 12, rel=1e-3)
 
 
 def test_without_rates_a_stage_has_the_same_whatever_else_trains() -> None:
