@@ -54,7 +54,7 @@ def _on_real_data(options: argparse.Namespace) -> int:
     try:
         text = report(
             options.data, options.model, options.root, options.download, options.out / "real",
-            budget=options.epochs, seeds=options.seeds,
+            budget=options.epochs, seeds=options.seeds, weights=None if options.weights == "none" else options.weights,
         )  # fmt: skip
     except MissingDataError as error:
         print(error, file=sys.stderr)
@@ -129,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--table", action="store_true", help="measure nothing, write the table of what there is")
     parser.add_argument("--data", help="a folder with a folder per class, or a torchvision data set as Flowers102")
     parser.add_argument("--model", default="resnet18", help="for --data, as FineTuner takes it (default resnet18)")
+    parser.add_argument("--weights", default="DEFAULT", help="of --model: a name, a file, or none for random ones")
     parser.add_argument("--root", type=Path, default=Path("data"), help="where torchvision's data sets are")
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     parser.add_argument("--epochs", type=int, default=10, help="for --data")

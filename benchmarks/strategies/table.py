@@ -155,8 +155,9 @@ def _by_shots(measured: Measured) -> str:
     """Return accuracy and speed by shots, over the pairs that have all seeds of all sides."""
     lines = [
         "## Frozen, partly frozen, fine-tuned: accuracy and throughput\n",
-        f"Chosen rates, {len(SHOTS_SEEDS)} seeds; accuracy is the mean over pairs and seeds; pictures are those "
-        "trained on in a second of the median epoch and seconds those of a whole `fit`, both medians.\n",
+        f"Chosen rates, {len(SHOTS_SEEDS)} seeds. Accuracy is the mean over pairs and seeds; training pictures a second "
+        "and seconds are of a whole `fit`, medians, in the processor's own time, which other work on the machine hardly "
+        "touches.\n",
         f"| shots | epochs | pairs | {' | '.join(BY_SHOTS)} |",
         "| --- | --- | --- |" + " --- |" * len(BY_SHOTS),
     ]
@@ -168,8 +169,9 @@ def _by_shots(measured: Measured) -> str:
         for side in BY_SHOTS if whole else ():
             rows = [row for pair in whole for row in found[side][pair] if row]
             accuracy = statistics.mean(row["accuracy"] for row in rows)
-            pictures, seconds = (statistics.median(row[name] for row in rows) for name in ("pictures", "seconds"))
-            cells.append(f"{accuracy:.3f}, {pictures:,.0f}/s, {seconds:.2f} s")
+            speed = statistics.median(row["pictures"] / row["seconds"] for row in rows)
+            seconds = statistics.median(row["seconds"] for row in rows)
+            cells.append(f"{accuracy:.3f}, {speed:,.0f}/s, {seconds:.2f} s")
         if cells:
             lines.append(f"| {shots} | {epochs} | {len(whole)} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -66,19 +65,19 @@ class Task:
 
 
 def run(task: Task) -> Row:
-    """Train, and return the row: accuracy on test and on shifted pictures, seconds, and training pictures a second."""
+    """Train, and return the row: accuracy on test and on shifted pictures, and the processor's seconds of `fit`."""
     pair, data = PAIRS[task.pair], _data(task.pair, task.seed, task.shots)
     tuner = FineTuner(pair.model(task.seed), device="cpu", seed=task.seed).replace_head(pair.num_classes, layer="head")
-    begun = time.perf_counter()
-    history = tuner.fit(data.train, epochs=task.epochs, progress=False, **task.way.arguments())
-    seconds = time.perf_counter() - begun
+    begun = time.process_time()
+    tuner.fit(data.train, epochs=task.epochs, progress=False, **task.way.arguments())
+    seconds = time.process_time() - begun
     return {
         "key": task.key,
         **asdict(task),
         "accuracy": tuner.evaluate(data.test, batch_size=250)["accuracy"],
         "shifted": tuner.evaluate(data.shifted, batch_size=250)["accuracy"],
         "seconds": round(seconds, 4),
-        "pictures": round(statistics.median(row["samples_per_second"] for row in history), 1),
+        "pictures": len(data.train[1]) * task.epochs,
     }
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from benchmarks.pairs import PAIRS, Pair, backbones, worlds
 from benchmarks.pairs.backbones import Recipe
 from benchmarks.strategies import __main__ as command_line
-from benchmarks.strategies import plan, work
+from benchmarks.strategies import plan, real, work
 from benchmarks.strategies.plan import CHOSEN, DEFAULT, SEEDS, SETTINGS, SIDES, TUNING_SEED, Measured, stages
 from benchmarks.strategies.table import Claim, differences, estimate, table, verdict
 from benchmarks.strategies.work import Row, Task, Way
@@ -192,3 +193,17 @@ def test_a_data_set_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.Cap
     assert f"CIFAR10 is not in {tmp_path}" in capsys.readouterr().err
     assert command_line.main(["--data", "no such set"]) == 2
     assert "none of torchvision's data sets CIFAR10" in capsys.readouterr().err
+
+
+def test_real_pictures_are_compared(tmp_path: Path) -> None:
+    for name, grey in (("cat", 60), ("dog", 200)):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (40, 40), (grey, 20 * number, grey)).save(tmp_path / "pets" / name / f"{number}.png")
+    out = tmp_path / "strategies"
+    arguments = ["--data", str(tmp_path / "pets"), "--model", "mobilenet_v3_small", "--weights", "none"]
+    assert command_line.main([*arguments, "--epochs", "1", "--seeds", "1", "--out", str(out)]) == 0
+    text = (tmp_path / "strategies-pets-mobilenet_v3_small.md").read_text()
+    assert text.startswith("# mobilenet_v3_small on pets")
+    assert all(f"| {strategy} |" in text for strategy in real.STRATEGIES)
+    assert "Failed" not in text
