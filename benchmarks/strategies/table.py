@@ -155,9 +155,9 @@ def _by_shots(measured: Measured) -> str:
     """Return accuracy and speed by shots, over the pairs that have all seeds of all sides."""
     lines = [
         "## Frozen, partly frozen, fine-tuned: accuracy and throughput\n",
-        f"Chosen rates, {len(SHOTS_SEEDS)} seeds. Accuracy is the mean over pairs and seeds; training pictures a second "
-        "and seconds are of a whole `fit`, medians, in the processor's own time, which other work on the machine hardly "
-        "touches.\n",
+        f"Chosen rates, {len(SHOTS_SEEDS)} seeds. Accuracy is the mean over pairs and seeds; training pictures a "
+        "second and seconds are of a whole `fit`, medians, in the processor's own time, which other work on the "
+        "machine touches less.\n",
         f"| shots | epochs | pairs | {' | '.join(BY_SHOTS)} |",
         "| --- | --- | --- |" + " --- |" * len(BY_SHOTS),
     ]
