@@ -31,14 +31,14 @@ def _ones(strategy: str, *factors: float, decay: float | None = None) -> tuple[W
 
 # The ways a side may choose from. The first has the library's default rates, or else the default's for the head.
 SIDES: dict[str, tuple[Way, ...]] = {
-    "frozen": _pairs("linear_probe", 1, 3, 10, 30),
-    "last stage": _pairs("last_stage", 1, 3, 10, 30),
-    "fine-tuned": _pairs("full_finetune", 1, 3, 10),
+    "frozen": _pairs("linear_probe", 1, 3, 10, 30, 100),
+    "last stage": _pairs("last_stage", 1, 3, 10, 30, 100),
+    "fine-tuned": _pairs("full_finetune", 1, 3, 10, 30),
     "from scratch": (*_pairs("from_scratch", 1), *_ones("from_scratch", 1, 3, 10)),
-    "gradual": _pairs("gradual_unfreezing", 1, 3, 10),
+    "gradual": _pairs("gradual_unfreezing", 1, 3, 10, 30),
     "one rate": _ones("full_finetune", 1, 0.3, 3, 10),
-    "layer decay": _ones("full_finetune", 1, 3, 10, decay=0.75),
-    "LP-FT": tuple(Way("lp_ft", (_LOW, _HIGH), second=_SMALL_RATE * factor) for factor in (1, 6, 20, 60)),
+    "layer decay": _ones("full_finetune", 1, 3, 10, 30, decay=0.75),
+    "LP-FT": tuple(Way("lp_ft", (_LOW, _HIGH), second=_SMALL_RATE * factor) for factor in (1, 6, 20, 60, 200)),
 }
 BY_SHOTS = ("frozen", "last stage", "fine-tuned", "from scratch")
 
