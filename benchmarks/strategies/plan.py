@@ -90,6 +90,12 @@ class Measured:
             return None
         return SIDES[side][0] if setting == DEFAULT else self.chosen.get(side)
 
+    @cached_property
+    def whole_seeds(self) -> int:
+        """How many seeds are measured for all that is compared."""
+        every = [(pair, side, setting) for setting in SETTINGS for side in SETTINGS_OF[setting] for pair in self.pairs]
+        return sum(all(self.row(pair, side, seed, setting) for pair, side, setting in every) for seed in SEEDS)
+
     def row(self, pair: str, side: str, seed: int, setting: str, shots: int = SHOTS) -> Row | None:
         """Return what a side gave with a seed, None where it is not measured yet."""
         way = self.way(side, setting)

@@ -81,10 +81,10 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Return the mean with its interval, None for fewer than two values."""
+    """Return the mean with its interval, None for fewer than three values, of which there is hardly one."""
     from scipy import stats
 
-    if len(values) < 2:
+    if len(values) < 3:
         return None
     half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     return Estimate(statistics.mean(values), half)
@@ -113,23 +113,25 @@ def verdict(by_pair: Sequence[Sequence[float]]) -> str:
 
 def table(measured: Measured, machine: str = "") -> str:
     """Return the Markdown."""
-    parts = [_preamble(machine, measured.pairs), _verdicts(measured), _by_shots(measured), _rates(measured)]
+    parts = [_preamble(machine, measured), _verdicts(measured), _by_shots(measured), _rates(measured)]
     parts += [_accuracies(measured, setting) for setting in SETTINGS]
     parts += [_differences(measured, title, claims) for title, claims in CLAIMS.items()]
     return "\n\n".join(parts) + "\n"
 
 
-def _preamble(machine: str, pairs: Sequence[str]) -> str:
+def _preamble(machine: str, measured: Measured) -> str:
     budget = ", ".join(f"{epochs} at {shots} shots" for shots, epochs in EPOCHS.items())
-    known = dict.fromkeys((PAIRS[pair].network, PAIRS[pair].source) for pair in pairs)
+    known = dict.fromkeys((PAIRS[pair].network, PAIRS[pair].source) for pair in measured.pairs)
     backbones = [f"{network} on {source.name}: {backbone(network, source)[1]:.0%}" for network, source in known]
+    done = measured.whole_seeds
+    unfinished = f" **The run is not at its end: {done} of the seeds are whole.**" if done < len(SEEDS) else ""
     return (
         f"# Strategies, measured\n\n"
         f"`python -m benchmarks.strategies`: the pairs of `benchmarks.pairs`, {len(SEEDS)} seeds, {SHOTS} training "
         f"pictures a class where nothing else is said, {TEST} test pictures a class. All sides of a comparison have "
         f"the same pictures and the same epochs ({budget}), batches of 32, and what `fit` does by default; the seed "
         f"draws pictures, head and order. Shifted are the test pictures turned, fainter, blurred and with other "
-        f"noise.\n\n"
+        f"noise.{unfinished}\n\n"
         f"Differences are paired by seed, in percentage points, with 95 % intervals by Student's t: of a pair over "
         f"the seeds, and over pairs from the pairs' means, so that what is said of pairs is said of others like them "
         f"(some share a backbone, and are less different than that takes them for). A claim **held** where that "
