@@ -13,7 +13,7 @@ from benchmarks.pairs.pair import Data, Pair
 
 __all__ = ["PAIRS", "Data", "Pair"]
 
-_HARDER = Look(turn=30, inverted=0.5, noise=(0.05, 0.15))
+_HARDER = Look(turn=20, inverted=0.5, noise=(0.05, 0.15))
 
 # From near to far.
 PAIRS = {

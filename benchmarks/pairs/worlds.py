@@ -57,4 +57,8 @@ EVERYTHING = World(
 DIGITS = World("handwritten digits", stencils.digits("0123456789"))
 SMALL_DIGITS = World("handwritten 0-4", stencils.digits("01234"))
 LARGE_DIGITS = World("handwritten 5-9", stencils.digits("56789"))
-PHOTOGRAPHS = World("photographs", stencils.photographs(), Look(scale=(1.0, 1.3), shift=0.05, gradient=0.1))
+PHOTOGRAPHS = World(
+    "photographs",
+    stencils.photographs(),
+    Look(scale=(1.0, 1.3), shift=0.05, contrast=(0.7, 1.0), gradient=0.1, noise=(0.0, 0.08)),
+)
