@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 from benchmarks.strategies.work import Row, Task, Way
-from finetune.strategies import _SMALL_RATE
-from finetune.training.rates import default_rate
 
 SEEDS = range(10)
 TUNING_SEED = 100  # rates are chosen on its pictures, and nothing else
@@ -16,7 +14,8 @@ SHOTS = 10  # of all comparisons
 EPOCHS = {5: 10, 10: 10, 20: 8, 50: 4}  # by shots
 SHOTS_SEEDS = range(3)  # of other shots than those of the comparisons
 
-_LOW, _HIGH = default_rate("adamw")
+_LOW, _HIGH = 1e-4, 1e-3  # what the grids are multiples of
+_SECOND = 5e-5  # so are those of LP-FT's second phase
 
 DEFAULT, CHOSEN = SETTINGS = ("default rates", "chosen rates")
 
@@ -29,16 +28,16 @@ def _ones(strategy: str, *factors: float, decay: float | None = None) -> tuple[W
     return tuple(Way(strategy, _HIGH * factor, decay) for factor in factors)
 
 
-# The ways a side may choose from. The first has the library's default rates, or else the default's for the head.
+# The ways a side may choose from. The first has the library's own rates, but where the side is one of its rates.
 SIDES: dict[str, tuple[Way, ...]] = {
-    "frozen": _pairs("linear_probe", 1, 3, 10, 30, 100),
-    "last stage": _pairs("last_stage", 1, 3, 10, 30, 100),
-    "fine-tuned": _pairs("full_finetune", 1, 3, 10, 30),
-    "from scratch": (*_pairs("from_scratch", 1), *_ones("from_scratch", 1, 3, 10)),
-    "gradual": _pairs("gradual_unfreezing", 1, 3, 10, 30),
+    "frozen": (Way("linear_probe"), *_pairs("linear_probe", 1, 3, 10, 30, 100)),
+    "last stage": (Way("last_stage"), *_pairs("last_stage", 1, 3, 10, 30, 100)),
+    "fine-tuned": (Way("full_finetune"), *_pairs("full_finetune", 1, 3, 10, 30)),
+    "from scratch": (Way("from_scratch"), *_pairs("from_scratch", 1), *_ones("from_scratch", 1, 3, 10)),
+    "gradual": (Way("gradual_unfreezing"), *_pairs("gradual_unfreezing", 1, 3, 10, 30)),
     "one rate": _ones("full_finetune", 1, 0.3, 3, 10),
     "layer decay": _ones("full_finetune", 1, 3, 10, 30, decay=0.75),
-    "LP-FT": tuple(Way("lp_ft", (_LOW, _HIGH), second=_SMALL_RATE * factor) for factor in (1, 6, 20, 60, 200)),
+    "LP-FT": (Way("lp_ft"), *(Way("lp_ft", second=_SECOND * factor) for factor in (1, 6, 20, 60, 200))),
 }
 BY_SHOTS = ("frozen", "last stage", "fine-tuned", "from scratch")
 
@@ -66,7 +65,8 @@ class Measured:
         if side != "LP-FT":
             return SIDES[side]
         probe = self.chosen.get("frozen")
-        return tuple(Way("lp_ft", probe.lr, second=way.second) for way in SIDES[side]) if probe else ()
+        first, *others = SIDES[side]
+        return (first, *(Way("lp_ft", probe.lr, second=way.second) for way in others)) if probe else ()
 
     def tuning(self, way: Way) -> float | None:
         """Return the mean accuracy of a way over all pairs on the tuning seed; None unless all are measured."""

@@ -21,13 +21,13 @@ class Way:
     """A strategy and its rates.
 
     Attributes:
-        lr: one rate, or of the first stage that trains and of the head.
+        lr: one rate, or of the first stage that trains and of the head; None for the library's.
         decay: the factor of a `LayerDecay` of `lr`.
         second: the rate of LP-FT's second phase.
     """
 
     strategy: str
-    lr: float | tuple[float, float]
+    lr: float | tuple[float, float] | None = None
     decay: float | None = None
     second: float | None = None
 
@@ -35,13 +35,14 @@ class Way:
     def rates(self) -> str:
         """The rates, in words."""
         spread = self.lr if isinstance(self.lr, tuple) else (self.lr,)
+        first = "the default" if self.lr is None else " to ".join(f"{rate:.0e}" for rate in spread)
         decay = f" with decay {self.decay}" if self.decay else ""
         second = f", then {self.second:.0e}" if self.second else ""
-        return f"{' to '.join(f'{rate:.0e}' for rate in spread)}{decay}{second}"
+        return f"{first}{decay}{second}"
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `fit`."""
-        lr = self.lr if self.decay is None else LayerDecay(self.lr, self.decay)
+        lr = LayerDecay(self.lr, self.decay) if self.decay and isinstance(self.lr, float) else self.lr
         return {"strategy": self.strategy if self.second is None else self._lp_ft, "lr": lr}
 
     def _lp_ft(self, stages: Sequence[Any], epochs: int, lr: Any) -> list[Phase]:

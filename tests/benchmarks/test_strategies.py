@@ -88,7 +88,7 @@ def test_the_first_of_equals_is_chosen_and_lp_ft_has_the_probes_rates() -> None:
     assert Measured(rows, FEW[:1]).chosen["frozen"] == SIDES["frozen"][0]
     best = SIDES["frozen"][2]
     rows |= tuned({best: 0.6})
-    assert {way.lr for way in Measured(rows, FEW[:1]).grid("LP-FT")} == {best.lr}
+    assert {way.lr for way in Measured(rows, FEW[:1]).grid("LP-FT")[1:]} == {best.lr}
     assert Measured(rows, FEW).grid("LP-FT") == ()
 
 
@@ -167,13 +167,13 @@ def test_each_side_trains_at_the_rates_it_says(side: str, small: list[str]) -> N
 
     pair = PAIRS["small"]
     data = pair.data(0, shots=2, test=2)
-    for way in (SIDES[side][0], SIDES[side][-1]):
+    for way in SIDES[side][1:]:  # the first may be the library's own
         arguments: dict[str, Any] = way.arguments()
         tuner = FineTuner(pair.model(), device="cpu").replace_head(pair.num_classes)
         history = tuner.fit(data.train, epochs=2, schedule="constant", progress=False, **arguments)
         first, last = history[0]["lr"], history[-1]["lr"]
-        head = way.lr if isinstance(way.lr, float) else way.lr[1]
-        assert first["head"] == pytest.approx(head)
+        head = way.lr[1] if isinstance(way.lr, tuple) else way.lr
+        assert head is None or first["head"] == pytest.approx(head)
         if way.second:
             assert last["head"] == pytest.approx(way.second)
 
