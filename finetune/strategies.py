@@ -12,12 +12,13 @@ from pathlib import Path
 from finetune.errors import ArgumentError, nearest
 from finetune.model.stages import Stage
 from finetune.training.phases import Phase, check_epochs
-from finetune.training.rates import Rate
+from finetune.training.rates import Rate, scaled
 
 Strategy = Callable[[Sequence[Stage], int, "Rate | None"], list[Phase]]
 
-# What LP-FT's second phase trains at, so that the features stay near to what the probe was trained on.
-_SMALL_RATE = 5e-5
+# What LP-FT's second phase has of the user's own rates, so that the features stay near to what the probe was trained
+# on. The default rates are small enough below the head as they are.
+_SECOND_SHARE = 0.1
 
 # Where the user names none: what is new learns as fast in the first stage as it does elsewhere, or nearly.
 _SCRATCH_RATE = 1e-3
@@ -60,14 +61,16 @@ def lp_ft(
 ) -> list[Phase]:
     """Train the head first, then all at a small rate (LP-FT, arXiv 2202.10054). A single epoch is the head's.
 
-    With `probe`, a checkpoint in which the head is trained already, all epochs are for the second phase.
+    The head has a third of the epochs; with `probe`, a checkpoint in which it is trained already, none. All train at
+    a tenth of `lr`, or without it at the default rates, which are small below the head.
     """
     check_epochs(epochs)
+    small = None if lr is None else scaled(lr, _SECOND_SHARE)
     if probe is not None:
-        return [Phase("*", epochs, _SMALL_RATE, name="finetune", start_from=probe)]
-    half = max(1, epochs // 2)
-    first = Phase(_from(stages, -1), half, lr, name="linear_probe")
-    return [first] if half == epochs else [first, Phase("*", epochs - half, _SMALL_RATE, name="finetune")]
+        return [Phase("*", epochs, small, name="finetune", start_from=probe)]
+    third = max(1, round(epochs / 3))
+    first = Phase(_from(stages, -1), third, lr, name="linear_probe")
+    return [first] if third == epochs else [first, Phase("*", epochs - third, small, name="finetune")]
 
 
 def from_scratch(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:

@@ -33,7 +33,7 @@ def names(*stages: str) -> tuple[str, ...]:
         ("linear_probe", 3, [Phase(names("fc"), 3, 0.1, name="linear_probe")]),
         ("last_stage", 3, [Phase(names("layer3", "fc"), 3, 0.1, name="last_stage")]),
         ("full_finetune", 3, [Phase("*", 3, 0.1, name="full_finetune")]),
-        ("lp_ft", 5, [Phase(names("fc"), 2, 0.1, name="linear_probe"), Phase("*", 3, 5e-5, name="finetune")]),
+        ("lp_ft", 5, [Phase(names("fc"), 2, 0.1, name="linear_probe"), Phase("*", 3, 0.1 * 0.1, name="finetune")]),
         ("lp_ft", 1, [Phase(names("fc"), 1, 0.1, name="linear_probe")]),
         (
             "gradual_unfreezing",
@@ -155,16 +155,18 @@ def test_each_strategy_end_to_end(name: str, lr: Any) -> None:
     assert all(set(row["lr"]) for row in history)
 
 
-def test_the_second_phase_of_lp_ft_trains_at_its_small_rate() -> None:
+def test_the_second_phase_of_lp_ft_trains_at_a_tenth_of_the_rate_or_at_the_default_ones() -> None:
     model = Tiny()
     X, y = torch.randn(30, 4), torch.arange(30) % 3
 
-    history = FineTuner(model, device="cpu").fit(
-        (X, y), epochs=4, strategy="lp_ft", schedule=lambda progress: 1.0, lr=1e-2
-    )
+    tuner = FineTuner(model, device="cpu")
+    history = tuner.fit((X, y), epochs=4, strategy="lp_ft", schedule=lambda progress: 1.0, lr=1e-2)
+    by_default = FineTuner(model, device="cpu").fit((X, y), epochs=3, strategy="lp_ft", schedule="constant")
 
-    assert [row["phase"] for row in history] == ["linear_probe"] * 2 + ["finetune"] * 2
-    assert [set(row["lr"].values()) for row in history] == [{1e-2}, {1e-2}, {5e-5}, {5e-5}]
+    assert [row["phase"] for row in history] == ["linear_probe"] + ["finetune"] * 3
+    assert [set(row["lr"].values()) for row in history] == [{1e-2}, *3 * [{1e-2 * 0.1}]]
+    assert len({*by_default[-1]["lr"].values()}) > 3
+    assert by_default[-1]["lr"]["fc"] == by_default[0]["lr"]["fc"]
 
 
 # ---------------------------------------------------------------------- names, functions and lists
@@ -294,7 +296,7 @@ def test_a_model_of_transformers_is_reset_in_its_own_way() -> None:
 
 
 def test_the_second_phase_of_lp_ft_may_start_from_a_probe_of_ones_own(data, tmp_path, same) -> None:
-    whole = fitted(data, "lp_ft", epochs=4, lr=1e-2, checkpoint_dir=tmp_path)
+    whole = fitted(data, "lp_ft", epochs=6, lr=1e-2, checkpoint_dir=tmp_path)
     probe = fitted(data, "linear_probe", epochs=2, lr=1e-2)
     probe.save_checkpoint(tmp_path / "probe.safetensors")
 
@@ -310,7 +312,7 @@ def test_the_second_phase_of_lp_ft_may_start_from_a_probe_of_ones_own(data, tmp_
 
     assert same(first.state, dict(probe.model.state_dict()))
     assert [row["phase"] for row in tuner.history] == ["finetune"] * 2
-    assert [row["phase"] for row in whole.history] == ["linear_probe"] * 2 + ["finetune"] * 2
+    assert [row["phase"] for row in whole.history] == ["linear_probe"] * 2 + ["finetune"] * 4
 
 
 def test_weights_that_do_not_fit_are_refused_before_any_work(data, tmp_path) -> None:
