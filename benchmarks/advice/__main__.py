@@ -22,13 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.table:
         part, parts = options.part
-        missing = _missing(_read(options.out), options.seeds)
+        missing = _missing(read(options.out), options.seeds)
         for number, (situation, seed) in enumerate(missing[part::parts], 1):
             row = measure(situation, seed)
             with (options.out / f"rows-{part}.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{number} of {len(missing[part::parts])}: {situation}, seed {seed}: {row['accuracy']}", flush=True)
-    write_table(RESULTS / "advice.md", _read(options.out))
+    write_table(RESULTS / "advice.md", read(options.out))
 
 
 def _missing(rows: list[Row], seeds: int) -> list[tuple[Situation, int]]:
@@ -38,7 +38,8 @@ def _missing(rows: list[Row], seeds: int) -> list[tuple[Situation, int]]:
     return [(each, seed) for each, seed in wanted if (each.pair, each.shots, each.imbalance, seed) not in done]
 
 
-def _read(folder: Path) -> list[Row]:
+def read(folder: Path) -> list[Row]:
+    """Return the rows there are."""
     lines = [line for path in sorted(folder.glob("rows-*.jsonl")) for line in path.read_text().splitlines()]
     return [json.loads(line) for line in lines if line.endswith("}")]  # not one that was being written
 

@@ -41,6 +41,11 @@ def situations() -> list[Situation]:
     return [*equal, *(Situation(pair, *IMBALANCED) for pair in PAIRS)]
 
 
+def situation_of(row: Row) -> Situation:
+    """Return the situation that a row is of."""
+    return Situation(row["pair"], row["shots"], row["imbalance"])
+
+
 def measure(situation: Situation, seed: int) -> Row:
     """Return the evidence that advice rests on, and the accuracy on new pictures with each strategy."""
     pair = PAIRS[situation.pair]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.advice.situations import CHOICES, Row, Situation
+from benchmarks.advice.situations import CHOICES, Row, Situation, situation_of
 from benchmarks.machine import processor
 from finetune.advice.evidence import Evidence
 from finetune.advice.judgement import judge
@@ -41,7 +41,7 @@ def outcomes(rows: Iterable[Row]) -> list[Outcome]:
     """Gather the rows by situation."""
     grouped: dict[Situation, list[Row]] = defaultdict(list)
     for row in rows:
-        grouped[Situation(row["pair"], row["shots"], row["imbalance"])].append(row)
+        grouped[situation_of(row)].append(row)
     return [
         Outcome(
             situation,

@@ -1,11 +1,12 @@
 """The chart that posts on transfer learning draw, much or little data against near or far, with a data set on it.
 
-Where the lines are was measured (`python -m benchmarks.advice`): near is where a linear probe on the frozen features is
-right often, much where more samples add little to it.
+Here it was measured: `python -m benchmarks.advice.fit` found the lines, and what was best in each quadrant, on half of
+the situations of `benchmarks.advice`, whose table says how often that is right in the other half.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from finetune.advice.evidence import Evidence
@@ -14,24 +15,45 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEAR = 0.7  # accuracy of a linear probe above chance
-MUCH = 30.0  # samples a class
+MUCH = 20.0  # samples a class
 
 _MOST_SHOWN = 10_000.0  # samples a class
 
 
-def is_near(evidence: Evidence) -> bool:
-    """Tell whether the features tell the classes apart as they are."""
-    return evidence.nearness >= NEAR
+@dataclass(frozen=True)
+class Quadrant:
+    """A part of the chart.
+
+    Attributes:
+        strategy: what was right there most often.
+        gain: by how much it was more accurate than a linear probe, on average.
+        right: how often it was within a point of the best strategy.
+    """
+
+    much: bool
+    near: bool
+    strategy: str
+    gain: float
+    right: float
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return f"{'much' if self.much else 'little'} data, {'near' if self.near else 'far'}"
 
 
-def is_much(evidence: Evidence) -> bool:
-    """Tell whether there are many samples of each class."""
-    return evidence.samples_per_class >= MUCH
+QUADRANTS = (
+    Quadrant(much=False, near=False, strategy="lp_ft", gain=0.0, right=0.0),
+    Quadrant(much=False, near=True, strategy="lp_ft", gain=0.0, right=0.0),
+    Quadrant(much=True, near=False, strategy="full_finetune", gain=0.0, right=0.0),
+    Quadrant(much=True, near=True, strategy="full_finetune", gain=0.0, right=0.0),
+)
 
 
-def quadrant(*, much: bool, near: bool) -> str:
-    """Return what a quadrant is called."""
-    return f"{'much' if much else 'little'} data, {'near' if near else 'far'}"
+def quadrant(samples_per_class: float, nearness: float) -> Quadrant:
+    """Return the quadrant of a point on the chart."""
+    place = (samples_per_class >= MUCH, nearness >= NEAR)
+    return next(each for each in QUADRANTS if (each.much, each.near) == place)
 
 
 def draw(evidence: Evidence, title: str) -> Figure:
@@ -42,9 +64,9 @@ def draw(evidence: Evidence, title: str) -> Figure:
     axes = figure.subplots()
     axes.axvline(NEAR, color="grey", linewidth=1)
     axes.axhline(MUCH, color="grey", linewidth=1)
-    for much, near in ((False, False), (False, True), (True, False), (True, True)):
-        place = (1 + NEAR) / 2 if near else NEAR / 2, 0.93 if much else 0.07
-        axes.text(*place, quadrant(much=much, near=near), transform=axes.transAxes, ha="center", color="grey")
+    for each in QUADRANTS:
+        place = (1 + NEAR) / 2 if each.near else NEAR / 2, 0.9 if each.much else 0.05
+        axes.text(*place, f"{each.name}\n{each.strategy}", transform=axes.transAxes, ha="center", color="grey")
     point = min(max(evidence.nearness, 0.0), 1.0), min(max(evidence.samples_per_class, 1.0), _MOST_SHOWN)
     axes.errorbar(*point, xerr=evidence.spread, fmt="o", markersize=9, capsize=4, color="tab:red")
     axes.annotate("your data", point, (8, 8), textcoords="offset points", color="tab:red")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.advice.chart import draw, is_much, is_near, quadrant
+from finetune.advice.chart import Quadrant, draw, quadrant
 from finetune.advice.evidence import Evidence
 from finetune.training.rates import Rate
 
@@ -58,9 +58,33 @@ class Advice:
 
 
 def judge(evidence: Evidence) -> Advice:
-    """Return the advice that follows from measurements."""
-    where = quadrant(much=is_much(evidence), near=is_near(evidence))
-    return Advice("full_finetune", None, where, 0.0, ("", "", ""), evidence)
+    """Return the advice that follows from measurements: that of the quadrant in which the data lies."""
+    found = quadrant(evidence.samples_per_class, evidence.nearness)
+    # Where the probe's spread reaches over the line, the other side may be as true.
+    sides = {quadrant(evidence.samples_per_class, evidence.nearness + part * evidence.spread) for part in (-1, 0, 1)}
+    agreed = sum(side.strategy == found.strategy for side in sides) / len(sides)
+    confidence = found.right * agreed
+    return Advice(found.strategy, None, found.name, confidence, _reasons(evidence, found, confidence), evidence)
+
+
+def _reasons(evidence: Evidence, found: Quadrant, confidence: float) -> tuple[str, str, str]:
+    amount = f"{evidence.samples_per_class:.0f} samples a class are {'much' if found.much else 'little'} data"
+    right = f"{evidence.probe:.0%} ± {evidence.spread:.0%}"
+    known = "near to what the model knows" if found.near else "far from what the model knows"
+    place = (
+        f"{amount}, and a linear probe on the frozen features is right for {right} of the "
+        f"samples that it has not seen, so that they are {known}."
+    )
+    if found.strategy == "linear_probe":
+        why = "Where that was so before, training more than the head did not make it more accurate."
+    else:
+        why = (
+            f"Where that was so before, {found.strategy} was {100 * found.gain:.0f} points more accurate than training "
+            f"the head alone."
+        )
+    doubt = "" if confidence == found.right else ", less where, as here, the probe's spread reaches to other advice"
+    sure = f"It was within a point of the best strategy in {found.right:.0%} of the cases tried{doubt}."
+    return place, why, sure
 
 
 def _numbers(evidence: Evidence) -> list[str]:

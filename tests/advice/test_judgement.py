@@ -1,0 +1,103 @@
+"""From numbers to advice: the quadrant, the reasons, the chart; and that `fit` takes what is advised."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import finetune
+from finetune import Advice, FineTuner, strategies
+from finetune.advice.chart import MUCH, NEAR, QUADRANTS, quadrant
+from finetune.advice.evidence import Evidence
+from finetune.advice.judgement import judge
+from finetune.demo import DigitNet
+
+EVIDENCE = Evidence(
+    samples=400, measured=200, class_sizes=(60, 60, 40, 40), h_score=0.5, log_me=-0.2, knn=0.6, probe=0.7, spread=0.02,
+    curve=((40, 0.5), (80, 0.6), (160, 0.7)), probe_of_stages=0.75, probe_on_validation=0.65,
+)  # fmt: skip
+
+
+def at(samples: float, nearness: float, spread: float = 0.0) -> Evidence:
+    """Return evidence that lies at a point of the chart."""
+    return replace(EVIDENCE, samples=round(4 * samples), probe=0.25 + 0.75 * nearness, spread=spread)
+
+
+@given(st.floats(1, 10_000), st.floats(-0.2, 1))
+def test_every_point_lies_in_one_quadrant_whose_advice_can_be_followed(samples, nearness):
+    advice = judge(at(samples, nearness))
+
+    assert advice.quadrant == quadrant(round(4 * samples) / 4, advice.evidence.nearness).name
+    assert callable(strategies.get_strategy(advice.strategy))
+    assert 0 < advice.confidence <= 1
+    assert [reason.count(". ") + reason.endswith(".") for reason in advice.reasons] == [1, 1, 1]
+
+
+def test_the_lines_are_between_the_quadrants():
+    names = [quadrant(MUCH + much, NEAR + near).name for much in (-0.1, 0) for near in (-0.01, 0)]
+
+    assert names == [each.name for each in QUADRANTS]
+    assert names == ["little data, far", "little data, near", "much data, far", "much data, near"]
+
+
+def test_advice_is_less_sure_where_the_spread_reaches_to_other_advice():
+    for much in (2, 4000):
+        here, there = quadrant(much, NEAR - 0.05), quadrant(much, NEAR + 0.05)
+        clear, doubtful = judge(at(much, NEAR - 0.05, 0.01)), judge(at(much, NEAR - 0.05, 0.1))
+        assert clear.confidence == here.right
+        assert (doubtful.confidence < here.right) == (here.strategy != there.strategy)
+
+
+def test_what_is_printed_has_the_call_the_reasons_and_every_number():
+    said = str(judge(EVIDENCE))
+
+    assert said.startswith("fit(strategy=")
+    for reason in judge(EVIDENCE).reasons:
+        assert reason in said
+    for number in ("400", "0.700", "± 0.020", "0.750", "0.650", "0.600", "0.500 from 40", "imbalance 1.5", "-0.200"):
+        assert number in said
+    assert "on validation" not in str(judge(replace(EVIDENCE, probe_on_validation=None)))
+
+
+def test_the_chart_is_drawn_with_the_data_on_it(tmp_path: Path):
+    figure = judge(EVIDENCE).plot(tmp_path / "chart.png")
+
+    texts = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert "your data" in texts
+    assert all(each.name in texts for each in QUADRANTS)
+    assert Image.open(tmp_path / "chart.png").size[0] > 300
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 4
+    return torch.randn(40, 1, 8, 8, generator=generator) + labels[:, None, None, None], labels
+
+
+def test_fit_takes_what_is_advised(pictures):
+    tuner = FineTuner(DigitNet(4))
+    advice = tuner.advise(pictures)
+
+    assert isinstance(advice, Advice)
+    tuner.fit(pictures, epochs=2, strategy=advice.strategy, lr=advice.lr, progress=False)
+    assert len(tuner.history) == 2
+
+
+def test_of_several_models_the_one_that_knows_most_comes_first(pictures):
+    class Blind(DigitNet):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return super().forward(pictures - pictures)
+
+    models = {"blind": Blind(9), "seeing": DigitNet(9)}
+    before = {name: value.clone() for name, value in models["seeing"].state_dict().items()}
+
+    found = finetune.advise(models, pictures)
+
+    assert list(found) == ["seeing", "blind"]
+    assert found["seeing"].evidence.probe > found["blind"].evidence.probe
+    assert all(torch.equal(before[name], value) for name, value in models["seeing"].state_dict().items())
