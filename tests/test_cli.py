@@ -302,7 +302,8 @@ def test_advise_prints_the_advice_of_each_model_and_draws_the_chart(
     assert sorted(advised) == ["resnet18", "squeezenet1_1"]
     assert "linear probe" in said
     assert f"wrote {chart}" in said
-    assert Image.open(chart).size[0] > 100
+    with Image.open(chart) as drawn:
+        assert drawn.size[0] > 100
 
 
 def test_compare_prints_a_table_and_writes_it_with_a_plot(

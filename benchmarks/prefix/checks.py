@@ -168,7 +168,8 @@ def _trained(model: nn.Module, prefix: Prefix | None, samples: Any, steps: Seque
     for indices in steps:
         batch = _taken(samples, indices)
         if prefix and store:
-            with prefix.serving(batch, _activations(prefix, store, batch, torch.tensor(indices))):
+            stored = _activations(prefix, store, batch, torch.tensor(indices))
+            with prefix.serving(batch, stored, guarded=False):  # the model was put back to where it was, in place
                 outputs = tensors_in(call(model, batch))
         else:
             outputs = tensors_in(call(model, batch))

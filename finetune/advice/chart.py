@@ -14,8 +14,8 @@ from finetune.advice.evidence import Evidence
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NEAR = 0.7  # accuracy of a linear probe above chance
-MUCH = 20.0  # samples a class
+NEAR = 0.8  # accuracy of a linear probe above chance
+MUCH = 8.0  # samples a class
 
 _MOST_SHOWN = 10_000.0  # samples a class
 
@@ -43,10 +43,10 @@ class Quadrant:
 
 
 QUADRANTS = (
-    Quadrant(much=False, near=False, strategy="lp_ft", gain=0.0, right=0.0),
-    Quadrant(much=False, near=True, strategy="lp_ft", gain=0.0, right=0.0),
-    Quadrant(much=True, near=False, strategy="full_finetune", gain=0.0, right=0.0),
-    Quadrant(much=True, near=True, strategy="full_finetune", gain=0.0, right=0.0),
+    Quadrant(much=False, near=False, strategy="last_stage", gain=0.033, right=0.82),
+    Quadrant(much=False, near=True, strategy="linear_probe", gain=0.0, right=0.60),
+    Quadrant(much=True, near=False, strategy="lp_ft", gain=0.080, right=0.87),
+    Quadrant(much=True, near=True, strategy="last_stage", gain=0.032, right=1.0),
 )
 
 

@@ -37,11 +37,16 @@ def spectrum(*features: Tensor) -> Spectrum:
     if width < samples:
         joined = torch.cat(scaled, 1)
         values, right = torch.linalg.eigh(joined.T @ joined)
-        kept = values > _SMALLEST * values[-1].clamp(min=_SMALLEST)
+        kept = _count(values)
         return Spectrum(joined @ right[:, kept] / values[kept].sqrt(), values[kept], width)
     values, vectors = torch.linalg.eigh(sum(matrix @ matrix.T for matrix in scaled))
-    kept = values > _SMALLEST * values[-1].clamp(min=_SMALLEST)
+    kept = _count(values)
     return Spectrum(vectors[:, kept], values[kept], width)
+
+
+def _count(values: Tensor) -> Tensor:
+    """Tell of each squared singular value whether it is more than rounding; none is where no feature varies."""
+    return values > _SMALLEST * max(values.tolist(), default=0.0)
 
 
 def _standardized(features: Tensor) -> Tensor:

@@ -69,7 +69,8 @@ def test_the_chart_is_drawn_with_the_data_on_it(tmp_path: Path):
     texts = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert "your data" in texts
     assert all(each.name in texts for each in QUADRANTS)
-    assert Image.open(tmp_path / "chart.png").size[0] > 300
+    with Image.open(tmp_path / "chart.png") as drawn:
+        assert drawn.size[0] > 300
 
 
 @pytest.fixture(scope="module")

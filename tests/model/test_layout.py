@@ -60,6 +60,18 @@ def values(model: nn.Module) -> Tensor:
     return torch.cat([tensor.double().flatten() for tensor in model.state_dict().values()])
 
 
+@pytest.fixture(autouse=True)
+def fast_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a CPU on which training gains from it too, whatever this one is."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
+
+def test_without_avx512_only_what_is_not_trained_whole_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert fitted(FineTuner, convolutional())[1] == {False}
+    assert fitted(FineTuner, convolutional(), strategy="gradual_unfreezing", epochs=2)[1] == {True}
+
+
 def test_training_in_channels_last_gives_the_same_model_but_for_rounding() -> None:
     turned, layouts = fitted(FineTuner, convolutional(), optimizer="sgd")
     plain, other = fitted(Plain, convolutional(), optimizer="sgd")  # Adam makes much of rounding
