@@ -43,10 +43,10 @@ class Quadrant:
 
 
 QUADRANTS = (
-    Quadrant(much=False, near=False, strategy="last_stage", gain=0.033, right=0.82),
+    Quadrant(much=False, near=False, strategy="last_stage", gain=0.041, right=1.0),
     Quadrant(much=False, near=True, strategy="linear_probe", gain=0.0, right=0.60),
-    Quadrant(much=True, near=False, strategy="lp_ft", gain=0.080, right=0.87),
-    Quadrant(much=True, near=True, strategy="last_stage", gain=0.032, right=1.0),
+    Quadrant(much=True, near=False, strategy="lp_ft", gain=0.090, right=0.87),
+    Quadrant(much=True, near=True, strategy="last_stage", gain=0.027, right=0.93),
 )
 
 
