@@ -81,8 +81,9 @@ def main() -> None:
         gain = statistics.mean(
             case.outcome.accuracy[name] - case.outcome.accuracy["linear_probe"] for case in found
         )
+        sure = (right * len(found) + 1) / (len(found) + 2)  # one case of each kind added
         print(
-            f"({is_much}, {is_near}): {name!r}, gain {gain:.3f}, right {right:.2f}, lost {-lost:.3f}, "
+            f"({is_much}, {is_near}): {name!r}, gain {gain:.3f}, right {sure:.2f}, lost {-lost:.3f}, "
             f"{len(found)} cases"
         )
 
