@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from benchmarks.machine import processor
 from benchmarks.shapes import SHAPES
 from finetune import FineTuner
+from finetune.analysis.intervals import half_width
 from finetune.data.transforms import Augmentation, StandardAugmentation, Unaugmented
 
 RESULTS = Path(__file__).parent / "results" / "views.md"
@@ -263,10 +264,8 @@ def measure(transfer: Transfer, weights: dict[str, Tensor], folder: Path, seed: 
 
 def interval(values: list[float]) -> str:
     """Return the mean and its 95 % confidence interval by Student's t, in percentage points."""
-    from scipy import stats
-
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{100 * statistics.mean(values):+.2f} ± {100 * half:.2f}"
+    half = half_width(values)
+    return f"{100 * statistics.mean(values):+.2f} ± {math.nan if half is None else 100 * half:.2f}"
 
 
 def row(name: str, epochs: int, runs: list[list[float]]) -> str:

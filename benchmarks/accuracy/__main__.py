@@ -6,7 +6,6 @@ A run that was ended goes on where it was: rows that are there are not run again
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from benchmarks.accuracy.contenders import CONTENDERS, run
 from benchmarks.accuracy.table import table
 from benchmarks.accuracy.work import Task
 from benchmarks.pairs import PAIRS, Data
+from benchmarks.rows import append_row, read_rows
 
 Row = dict[str, Any]
 
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 def main(arguments: list[str] | None = None) -> None:
     """Run what the command line asks for, and write the table of all rows that there are for it."""
     options = _parser().parse_args(arguments)
-    rows = _read(options.out)
+    rows = read_rows(options.out / "rows.jsonl")
     left_out: dict[str, str] = {}
     for name, task in _asked(options):
         if name in left_out or any(_is_of(row, name, task) for row in rows):
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
             left_out[name] = str(error)
             continue
         rows.append(row)
-        _append(options.out, row)
+        append_row(options.out / "rows.jsonl", row)
         print(f"{task} {name}: {row['accuracy']:.3f} in {row['seconds']:.1f} s {row['wrong']}", flush=True)
     asked = {(name, task) for name, task in _asked(options)}
     path = options.out.with_suffix(".md")
@@ -69,18 +69,6 @@ def _task_of(row: Row) -> Task:
 
 def _is_of(row: Row, name: str, task: Task) -> bool:
     return row["contender"] == name and all(row[key] == value for key, value in asdict(task).items())
-
-
-def _read(out: Path) -> list[Row]:
-    path = out / "rows.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]  # not one that was being written
-
-
-def _append(out: Path, row: Row) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "rows.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

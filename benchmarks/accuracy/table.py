@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from scipy.stats import t as students_t
-
 from benchmarks.accuracy.contenders import CONTENDERS, OURS
 from benchmarks.machine import processor
+from finetune.analysis.intervals import half_width
 
 Row = Mapping[str, Any]
 _SETTINGS = ("shots", "epochs", "batch_size")
-_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,8 @@ class Difference:
     def of(cls, values: Sequence[float]) -> Difference:
         """Return that of some differences of accuracy."""
         points = [100 * value for value in values]
-        mean, count = statistics.fmean(points), len(points)
-        if count < 2:
-            return cls(mean, math.nan)
-        quantile = float(students_t.ppf((1 + _LEVEL) / 2, count - 1))
-        return cls(mean, quantile * statistics.stdev(points) / math.sqrt(count))
+        half = half_width(points)
+        return cls(statistics.fmean(points), math.nan if half is None else half)
 
     @property
     def lost(self) -> bool:

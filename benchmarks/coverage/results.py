@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from benchmarks.rows import append_row, read_rows
 
 Row = dict[str, Any]
 
 
 def read(folder: Path, family: str) -> dict[str, Row]:
     """Return the rows of a family by architecture; of several for one, the last."""
-    path = folder / f"{family}.jsonl"
-    if not path.exists():
-        return {}
-    rows: dict[str, Row] = {}
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # the line that a run was writing when it was ended
-        rows[row["name"]] = row
-    return rows
+    return {row["name"]: row for row in read_rows(folder / f"{family}.jsonl")}
 
 
 def append(folder: Path, row: Row) -> None:
     """Add a row to its family's file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{row['family']}.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_row(folder / f"{row['family']}.jsonl", row)

@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.peers.one_run import PEERS
 from benchmarks.peers.table import write_table
 from benchmarks.peers.work import PARTS, Task, write_jpegs
+from benchmarks.rows import append_row, read_rows
 
 Row = dict[str, Any]
 
@@ -28,7 +29,7 @@ _SAMPLES = {"head": 192, "last stage": 128, "full": 48}
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line asks for; return 1 if a peer did not do its work."""
     options = _parser().parse_args(arguments)
-    rows = _read(options.out)
+    rows = read_rows(options.out / "rows.jsonl")
     with tempfile.TemporaryDirectory() as scratch:
         tasks = [_task(part, options, Path(scratch)) for part in options.work]
         for number in range(options.rounds):
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
                 waiting = [task for task in tasks if not any(_is_of(row, task) for row in done)]
                 for row in _run(peer, waiting, options.threads) if waiting else []:
                     rows.append({**row, "folder": bool(row.get("folder")), "round": number, "threads": options.threads})
-                    _append(options.out, rows[-1])
+                    append_row(options.out / "rows.jsonl", rows[-1])
                     print(_said(rows[-1]), flush=True)
     wanted = [row for row in rows if "missing" in row or any(_is_of(row, task) for task in tasks)]
     path = options.out.with_suffix(".md")
@@ -83,18 +84,6 @@ def _said(row: Row) -> str:
     if "missing" in row:
         return f"round {row['round'] + 1} {row['peer']}: left out, {row['missing']}"
     return f"round {row['round'] + 1} {row['peer']} {row['part']}: {row['seconds']:.2f} s {row['wrong']}"
-
-
-def _read(out: Path) -> list[Row]:
-    path = out / "rows.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]  # not one that was being written
-
-
-def _append(out: Path, row: Row) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "rows.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,12 +13,10 @@ so that a run goes on where it was; the table is written of what there is.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +24,7 @@ import torch
 
 from benchmarks.machine import processor
 from benchmarks.pairs import PAIRS
+from benchmarks.rows import append_row, part, read_rows
 from benchmarks.strategies.plan import Measured, stages
 from benchmarks.strategies.real import MissingDataError, report
 from benchmarks.strategies.table import table
@@ -80,7 +79,7 @@ def measure(pairs: Sequence[str], part: tuple[int, int], out: Path, minutes: flo
             if task.key in rows:
                 continue
             rows[task.key] = row = run(task)
-            _append(out, row)
+            append_row(out / "rows.jsonl", row)
             now = time.monotonic()
             if now - told > _EVERY:
                 told = now
@@ -91,20 +90,9 @@ def measure(pairs: Sequence[str], part: tuple[int, int], out: Path, minutes: flo
                 return
 
 
-def _append(out: Path, row: Row) -> None:
-    with (out / "rows.jsonl").open("a") as file:
-        file.write("\n" + json.dumps(row))  # so that a line that was torn stays alone
-
-
 def read(out: Path) -> dict[str, Row]:
     """Return the rows that are there, by task."""
-    path = out / "rows.jsonl"
-    rows = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with suppress(ValueError):  # torn when a run was ended, or empty
-            row = json.loads(line)
-            rows[row["key"]] = row
-    return rows
+    return {row["key"]: row for row in read_rows(out / "rows.jsonl")}
 
 
 def machine() -> str:
@@ -116,12 +104,6 @@ def machine() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    def part(text: str) -> tuple[int, int]:
-        number, _, of = text.partition("/")
-        if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
-            raise argparse.ArgumentTypeError(f"{text} is no part; the first of two is 0/2, the other 1/2")
-        return int(number), int(of)
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.strategies", description=__doc__)
     parser.add_argument("--pairs", action="append", choices=list(PAIRS), help="one instead of all; may be repeated")
     parser.add_argument("--part", type=part, default=(0, 1), help="as 0/2, for one process of two")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from benchmarks.strategies.plan import (
     Measured,
 )
 from benchmarks.strategies.work import TEST
+from finetune.analysis.intervals import half_width
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,8 @@ class Estimate:
 
 def estimate(values: Sequence[float]) -> Estimate | None:
     """Return the mean with its interval, None for fewer than three values, of which there is hardly one."""
-    from scipy import stats
-
-    if len(values) < 3:
-        return None
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(statistics.mean(values), half)
+    half = half_width(values) if len(values) >= 3 else None
+    return None if half is None else Estimate(statistics.mean(values), half)
 
 
 def differences(measured: Measured, claim: Claim, pair: str, setting: str) -> list[float]:

@@ -37,14 +37,14 @@ def spectrum(*features: Tensor) -> Spectrum:
     if width < samples:
         joined = torch.cat(scaled, 1)
         values, right = torch.linalg.eigh(joined.T @ joined)
-        kept = _count(values)
+        kept = _more_than_rounding(values)
         return Spectrum(joined @ right[:, kept] / values[kept].sqrt(), values[kept], width)
     values, vectors = torch.linalg.eigh(sum(matrix @ matrix.T for matrix in scaled))
-    kept = _count(values)
+    kept = _more_than_rounding(values)
     return Spectrum(vectors[:, kept], values[kept], width)
 
 
-def _count(values: Tensor) -> Tensor:
+def _more_than_rounding(values: Tensor) -> Tensor:
     """Tell of each squared singular value whether it is more than rounding; none is where no feature varies."""
     return values > _SMALLEST * max(values.tolist(), default=0.0)
 
