@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from finetune.data.audit import check_batch_targets
 from finetune.data.base import Arrays, Loader, Source, Stream, target_of
+from finetune.data.decoded import decoded_once
 from finetune.data.device import num_samples_of, pinned, tensors_of, to_device
 from finetune.data.inputs import PICTURE, TEXT, WAVEFORM, InputPreprocessing
 from finetune.data.kept import kept_pictures
@@ -70,8 +71,8 @@ class Batches:
             but for an iterable data set, which splits its items among workers itself.
         num_classes: where targets could not be looked at beforehand, the labels that are allowed are
             0 to `num_classes` - 1; None for no check.
-        keep: keep pictures that are the same in every epoch, decoded and resized, where they fit into
-            a quarter of the memory that is free.
+        keep: keep pictures in memory, up to a quarter of what is free: those that are the same in every epoch
+            decoded and resized, if all fit; those that the library itself augments decoded, as many as fit.
 
     Raises:
         ArgumentError: a batch size below 1; raw items without a preprocessing, or with one for another
@@ -105,7 +106,8 @@ class Batches:
         self.num_classes = num_classes
         self.steps = self._count_steps()
         own = () if augment is None or views is None else (augment,) * views
-        self._samples = Samples(source, seed, preprocessing, augment, own)
+        read = decoded_once(source, augment) if keep else source
+        self._samples = Samples(read, seed, preprocessing, augment, own)
         self._stand_ins = tuple(stand_ins) if views is None else ()
         indexed = not isinstance(source, (Loader, Stream))
         self.workers = (
@@ -158,9 +160,12 @@ class Batches:
         return [partial(maker.describe, self.seed, view) for view, maker in enumerate(makers)]
 
     def repeats(self) -> bool:
-        """Tell whether the first samples of a data set are the same in two epochs, or that show the same view."""
+        """Tell whether the first samples of a data set come twice alike: in two epochs, or that show the same view.
+
+        In evaluation there is one epoch, again and again.
+        """
         few = range(min(_FIRST, len(self.source)))
-        again = 0 if self._samples.views else 1
+        again = 1 if self.shuffle and not self._samples.views else 0
         one, other = (self._samples.load([(epoch, index) for index in few]) for epoch in (0, again))
         pairs = list(zip(tensors_of(one), tensors_of(other), strict=False))
         return bool(pairs) and all(torch.equal(first, second) for first, second in pairs)

@@ -10,27 +10,29 @@ from torch import Tensor
 from finetune.data.base import Source
 from finetune.data.device import free_memory
 from finetune.data.inputs import PICTURE, InputPreprocessing
-from finetune.data.raw import Files, RawItems
+from finetune.data.raw import Files, RawItems, Unchanged
 from finetune.data.transforms import Preprocessing
 
 # Of the memory that is free, so much at most is taken without being asked.
-_BUDGET_SHARE = 0.25
+BUDGET_SHARE = 0.25
 
 
 class KeptPictures:
     """The pictures of a source as the device gets them, uint8 [N, C, H, W], put in as their batches pass by.
 
-    Memory is taken as it is filled.
+    Memory is taken as it is filled. A file that changed since is read anew.
     """
 
     def __init__(self, source: Source, preprocessing: Preprocessing) -> None:
         self._targets = source.targets
         self._pictures = torch.empty(_shape(source, preprocessing), dtype=torch.uint8)
         self._there = torch.zeros(len(source), dtype=torch.bool)
+        self._unchanged = Unchanged(source) if isinstance(source, Files) else None
 
     def has(self, indices: Tensor) -> bool:
         """Tell whether every sample of int64 [B] is here."""
-        return bool(self._there[indices].all())
+        there = bool(self._there[indices].all())
+        return there and (self._unchanged is None or all(map(self._unchanged, indices.tolist())))
 
     def put(self, indices: Tensor, batch: Any) -> None:
         """Keep the pictures of a batch, the samples at int64 [B]."""
@@ -49,7 +51,7 @@ def kept_pictures(source: Source, preprocessing: InputPreprocessing | None) -> K
     if not pictures or not isinstance(preprocessing, Preprocessing):
         return None
     wanted = torch.Size(_shape(source, preprocessing)).numel()
-    fits = wanted <= _BUDGET_SHARE * free_memory(torch.device("cpu"))
+    fits = wanted <= BUDGET_SHARE * free_memory(torch.device("cpu"))
     return KeptPictures(source, preprocessing) if fits else None
 
 

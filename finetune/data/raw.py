@@ -68,6 +68,21 @@ class Files(Source):
         raise NotImplementedError
 
 
+class Unchanged:
+    """Tells of each file whether it is as it was when this was made: by size, times of change and number on its disk.
+
+    A file that is gone counts: what was read of it still holds.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._paths = files.paths
+        self._states = [_state_of(path) for path in files.paths]
+
+    def __call__(self, index: int) -> bool:
+        now = _state_of(self._paths[index])
+        return now is None or now == self._states[index]
+
+
 class PictureFiles(Files):
     """Picture files."""
 
@@ -88,6 +103,14 @@ class WaveFiles(Files):
     is_file = staticmethod(is_wave_file)
     read = staticmethod(read_waveform)
     verify = staticmethod(read_waveform)
+
+
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 
 
 def is_raw_file(path: str | os.PathLike[str]) -> bool:

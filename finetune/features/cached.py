@@ -7,10 +7,12 @@ then replays from what is stored of the batch's samples, or computes and stores 
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,8 @@ from finetune.features.store import Store, StoreError
 from finetune.features.unread import Unread
 
 log = logging.getLogger("finetune")
+
+_ROWS_AT_ONCE = 1024
 
 _NO_MORE = "cache: no more is kept, as %s"
 _ENDED = "cache: not used in this epoch, as what is frozen, or the data, has changed since it was stored"
@@ -44,7 +48,7 @@ class CachedBatches:
         self._skips = not prefix.reads_inputs and batches.source.targets is not None
         self._like: tuple[Tensor, Tensor] | None = None  # inputs and targets of no sample
         self._holds = True
-        self._version = _version(batches.source)
+        self._data = _state(batches.source, values=guarded)
         self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their rows in the store
 
     def __getattr__(self, name: str) -> Any:
@@ -66,7 +70,8 @@ class CachedBatches:
         except StoreError as error:
             log.warning(_NO_MORE, error)
         held = self._holds  # until a callback changes what is frozen, or the data
-        self._holds = self._prefix.holds(values=self._guarded) and self._version == _version(self._batches.source)
+        unchanged = self._data == _state(self._batches.source, values=self._guarded)
+        self._holds = unchanged and self._prefix.holds(values=self._guarded)
         if held and not self._holds:
             log.warning(_ENDED)
         loaded: Iterator[Any] | None = None
@@ -131,23 +136,44 @@ class CachedBatches:
         return Unread((len(indices), *inputs.shape[1:]), inputs, load), chosen
 
 
-def _version(source: Source) -> int | None:
-    """Return a number that changes when a tensor of the user's is written to; of others nothing tells."""
+def _state(source: Source, *, values: bool) -> tuple[int | None, int | None]:
+    """Return numbers that change when inputs in memory are written to: a version, and one that reads all `values`.
+
+    A tensor's version does not tell of a change through `.data` or NumPy, and an array has none.
+    """
     inputs = source.inputs if isinstance(source, Arrays) else None
-    return inputs._version if isinstance(inputs, Tensor) and not inputs.is_inference() else None
+    version = inputs._version if isinstance(inputs, Tensor) and not inputs.is_inference() else None
+    return version, _checksum(inputs) if values else None
+
+
+def _checksum(inputs: Tensor | np.ndarray | None) -> int | None:
+    """Return a checksum of inputs in the host's memory, at about 1 GB/s; None of others, and of a mapped file."""
+    if isinstance(inputs, Tensor):
+        plain = inputs.device.type == "cpu" and inputs.layout == torch.strided
+        parts = (part.contiguous().view(torch.uint8) for part in inputs.detach().split(_ROWS_AT_ONCE)) if plain else ()
+    elif inputs is None or isinstance(inputs, np.memmap):
+        parts = ()
+    else:
+        starts = range(0, len(inputs), _ROWS_AT_ONCE)
+        parts = (np.ascontiguousarray(inputs[start : start + _ROWS_AT_ONCE]) for start in starts)
+    found = None
+    for part in parts:
+        values: Any = np.asarray(part)
+        found = zlib.crc32(values, found or 0)
+    return found
 
 
 def same_each_epoch(batches: Batches, *, asked: bool = False) -> str:
     """Return why the inputs of these batches may be others in every epoch, `""` if there are few of each sample.
 
-    A user's own data set is trusted in training if the user asked for it to be stored and its first samples
-    come twice alike. Evaluation shows the same samples each time, as what is drawn for them is.
+    A user's own data set is trusted where its first samples come twice alike, and in training only if the user
+    asked for it to be stored: in evaluation what it draws from torch, NumPy or Python is the same each time.
     """
     source = batches.source
     if source.kind in (TEXT, WAVEFORM):
         return "texts and sounds are padded to the longest of their batch"
-    if isinstance(source, MapDataset) and batches.shuffle:
-        if not asked:
+    if isinstance(source, MapDataset):
+        if batches.shuffle and not asked:
             return (
                 "a data set of your own may give another sample under the same number in each epoch; "
                 "cache='memory' if it does not"

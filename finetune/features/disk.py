@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import ArgumentError
+from finetune.features.row_files import grow, write_at, write_rows
 from finetune.features.store import INTEGERS, Spec, Store, StoreError
 
 if sys.platform == "win32":
@@ -52,7 +53,6 @@ KEY = np.dtype("S16")
 _HEADER, _KEYS, _MARKS = "header.json", "keys.bin", "whole.bin"
 _SECONDS_UNMARKED = 5.0
 _WRITING = os.O_RDWR | getattr(os, "O_BINARY", 0)
-_CHUNK = 1 << 24  # bytes
 
 
 class DiskStore(Store):
@@ -235,14 +235,14 @@ class DiskStore(Store):
             room = {files[name]: size for name, size in self._bytes_per_row().items() if name != _KEYS}
             try:
                 for file, size in room.items():
-                    _grow(file, len(keys) * size, len(new) * size)
+                    grow(file, len(keys) * size, len(new) * size)
             except OSError:
                 for file, size in room.items():  # what was had of it is given back
                     os.ftruncate(file, len(keys) * size)
                 raise
             os.fsync(files[_MARKS])
             os.ftruncate(files[_KEYS], keys.nbytes)  # behind them may be a part of one
-            _write_at(files[_KEYS], keys.nbytes, new.tobytes())
+            write_at(files[_KEYS], keys.nbytes, new.tobytes())
             os.fsync(files[_KEYS])
 
     def _open(self) -> None:
@@ -277,7 +277,7 @@ class DiskStore(Store):
     def _write(self, places: Tensor, rows: list[Tensor]) -> None:
         try:
             for file, new in zip(self._files, rows, strict=False):  # the last one is that of the marks
-                _write_rows(file, places, new)
+                write_rows(file, places, new)
             self._unmarked.append(places)
             last = int(self._there.sum()) + len(places) >= len(self._there) - 1
             if last or time.monotonic() - self._marked_at > _SECONDS_UNMARKED:
@@ -296,7 +296,7 @@ class DiskStore(Store):
         *files, marks = self._files
         for file in files:
             os.fsync(file)
-        _write_rows(marks, indices, torch.ones(len(indices), dtype=torch.uint8))
+        write_rows(marks, indices, torch.ones(len(indices), dtype=torch.uint8))
         os.fsync(marks)
 
     def _failure(self, error: Exception) -> StoreError:
@@ -332,33 +332,3 @@ def _places(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
     places = np.append(order, len(keys))[found]
     same = np.append(keys, KEY.type())[places] == wanted
     return np.where(same & (places < len(keys)), places, len(keys)).astype(np.int64)
-
-
-def _grow(file: int, start: int, size: int) -> None:
-    """Have zero bytes from `start` on, with all their blocks, so that a full disk shows here."""
-    os.ftruncate(file, start)  # of what was there nothing is to be taken for whole
-    if size and hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file, start, size)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-    zeros = bytes(min(size, _CHUNK))
-    for done in range(0, size, _CHUNK):
-        _write_at(file, start + done, zeros[: size - done])
-
-
-def _write_at(file: int, start: int, data: Any) -> None:
-    os.lseek(file, start, os.SEEK_SET)
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
-
-
-def _write_rows(file: int, places: Tensor, rows: Tensor) -> None:
-    if not rows.numel():
-        return
-    data = rows.cpu().reshape(len(rows), -1).view(torch.uint8).numpy()
-    for place, row in zip(places.tolist(), data, strict=True):
-        _write_at(file, place * len(row), row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,6 @@ from finetune.data.batches import Batches
 from finetune.data.inputs import PICTURE
 from finetune.data.raw import RawItems
 from finetune.data.sources import open_source
-from finetune.data.transforms import standard_augmentation
 from finetune.errors import DataError
 
 SMALL = Preprocessing(crop_size=(8, 8), resize_size=10)
@@ -63,7 +63,7 @@ def test_a_first_epoch_in_part_is_made_up_for_in_the_next(folder: Path) -> None:
 def test_nothing_is_kept_unless_asked_or_where_it_is_random(folder: Path, workers: int) -> None:
     batches = [
         made(folder, workers=workers),
-        made(folder, workers=workers, keep=True, augment=standard_augmentation(SMALL)),
+        made(folder, workers=workers, keep=True, augment=SMALL.geometry),
         kept_for_one := made(folder, workers=workers, keep=True),
     ]
     for one in batches:
@@ -72,6 +72,21 @@ def test_nothing_is_kept_unless_asked_or_where_it_is_random(folder: Path, worker
     for one in batches:
         with pytest.raises(DataError, match="does not exist"):
             list(one.epoch(1))
+
+
+def test_a_file_that_changed_is_read_anew(folder: Path) -> None:
+    keeping = made(folder, keep=True)
+    before = list(keeping.epoch(1))
+    path = next(folder.rglob("*.png"))
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    with Image.open(path) as picture:
+        size = picture.size
+    Image.new("RGB", size, "red").save(path)
+    os.utime(path, ns=times)  # as a copy that preserves times does
+    for _ in range(2):
+        changed = list(keeping.epoch(1))
+        assert not same(changed, before)
+        assert same(changed, list(made(folder).epoch(1)))
 
 
 def test_pictures_beyond_the_budget_are_decoded_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -501,7 +501,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on(
 
     class Fill(Callback):
         def on_step_end(self, run: Any) -> None:
-            monkeypatch.setattr("finetune.features.disk._write_at", refuse)
+            monkeypatch.setattr("finetune.features.row_files.write_at", refuse)
 
     with caplog.at_level(logging.INFO, "finetune"):
         assert_equal(plain, fitted(tmp_path, tuned(), EVEN, False, callbacks=[Fill()]))

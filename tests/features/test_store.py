@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from finetune.errors import ArgumentError
-from finetune.features import disk
+from finetune.features import disk, row_files
 from finetune.features.disk import DiskStore
 from finetune.features.store import MemoryStore, Part, Spec, Store, StoreError
 
@@ -384,7 +384,7 @@ def test_blocks_are_taken_where_the_system_has_no_call_for_it(
             raise OSError(no_fallocate, "not supported")
 
         monkeypatch.setattr(os, "posix_fallocate", refuse)
-    monkeypatch.setattr(disk, "_CHUNK", 1000)
+    monkeypatch.setattr(row_files, "_CHUNK", 1000)
     store = DiskStore(tmp_path, [Spec((1000,), torch.float32)], 10, "a1")
     assert (tmp_path / "a1" / "0.bin").stat().st_blocks * 512 >= 40_000
     fill(store)

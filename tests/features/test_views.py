@@ -23,6 +23,7 @@ from finetune.data.raw import PictureFiles
 from finetune.data.sources import open_source
 from finetune.data.transforms import Preprocessing, standard_augmentation
 from finetune.errors import ArgumentError
+from finetune.features.cached import same_each_epoch
 
 SIZE = {"crop_size": 12, "resize_size": 14}
 PREPROCESSING = Preprocessing.from_dict(SIZE)
@@ -211,10 +212,10 @@ def test_cached_views_equal_uncached_views(pictures: Path, augment: Any, views: 
     )
 
 
-def test_each_view_is_decoded_once(pictures: Path, decoded: list[int], caplog: pytest.LogCaptureFixture) -> None:
+def test_each_picture_is_decoded_once(pictures: Path, decoded: list[int], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         fitted(tuned(), pictures, cache="memory", augment_views=3, epochs=9)
-    assert len(decoded) <= 3 * COUNT + 5 + 2  # and the batch that the prefix is cut on, and the look at the data
+    assert len(decoded) <= COUNT + 2  # and the look at the data
     assert f"{3 * COUNT} views of {COUNT} samples" in said(caplog, "cache")
     assert "3 views of each picture, in turn, an approximation" in said(caplog, "augmentation")
 
@@ -243,6 +244,13 @@ def test_views_of_a_data_set_of_ones_own_are_stored_if_its_pictures_stay_the_sam
         cached = fitted(tuned(), Own(pictures, draws), cache="memory", **given)
     assert line in said(caplog, "cache")
     assert draws or same(cached, fitted(tuned(), Own(pictures, draws), cache=False, **given))
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_validation_data_is_stored_if_its_samples_stay_the_same(pictures: Path, draws: bool) -> None:
+    source = open_source(Own(pictures, draws))
+    batches = Batches(source, batch_size=4, shuffle=False, preprocessing=PREPROCESSING)
+    assert bool(same_each_epoch(batches)) is draws
 
 
 class StopError(Exception):
@@ -283,7 +291,7 @@ def test_the_default_is_views_where_they_are_stored(
 ) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         fitted(tuned(), pictures, cache="memory", epochs=9)
-    assert len(decoded) <= 4 * COUNT + 5 + 2
+    assert len(decoded) <= COUNT + 2
     assert f"{4 * COUNT} views of {COUNT} samples" in said(caplog, "cache")
     assert "4 views of each picture, one of them as it is evaluated, in turn, an" in said(caplog, "augmentation")
 

@@ -167,11 +167,17 @@ def samples(run: Any, data: Any) -> None:
     data[0].mul_(1.2)
 
 
+def samples_through_numpy(run: Any, data: Any) -> None:
+    data[0].numpy()[:] = data[0].numpy()[:, ::-1].copy()  # what a flip does, which keeps every sum
+
+
 CHANGES = {
     "on_step_end": [weight_in_place, mode, setting, hook],
-    "on_epoch_begin": [weight_in_place, weight_through_data, mode, setting, hook, samples],
+    "on_epoch_begin": [
+        weight_in_place, weight_through_data, mode, setting, hook, samples, samples_through_numpy,
+    ],
     "on_evaluate_begin": [weight_in_place, weight_through_data, setting],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("when", "change"), [(when, change) for when, those in CHANGES.items() for change in those])
