@@ -155,7 +155,8 @@ class Cache:
         if not batches:
             return "there is no batch"
         inputs = split_batch(batches[0])[0]
-        costs = Costs(0.0 if parts[0].workers else load, forward_seconds(model, inputs) if auto else 0.0)
+        plain, few = forward_seconds(model, inputs) if auto else (0.0, 0.0)
+        costs = Costs(0.0 if parts[0].workers else load, plain, few)
         why_not = planner.too_short(costs, need) if auto else None
         prefix = why_not or cut_prefix(model, inputs)
         if isinstance(prefix, str):

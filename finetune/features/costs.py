@@ -35,6 +35,7 @@ class Costs:
     Attributes:
         load: to read, decode and prepare it; 0 where other processes do that, beside the steps.
         plain: a whole forward pass, told by a few samples at first if it takes long; 0 if it was not measured.
+        few: a forward pass of a few samples; 0 if it was not measured.
         compute: to run the prefix on it.
         served: to take it from the store and pass it forward, loading included where that is still done.
         backward: what a step takes beyond the forward pass.
@@ -42,6 +43,7 @@ class Costs:
 
     load: float
     plain: float
+    few: float = 0.0
     compute: float = 0.0
     served: float = 0.0
     backward: float = 0.0
@@ -62,8 +64,10 @@ def timed(work: Callable[[], Result], repeats: int = _REPEATS) -> tuple[float, R
     return best, result
 
 
-def forward_seconds(model: nn.Module, inputs: Any) -> float:
-    """Return the seconds of a whole forward pass; the model and the random state stay as they are.
+def forward_seconds(model: nn.Module, inputs: Any) -> tuple[float, float]:
+    """Return the seconds of a whole forward pass, and of one of a few samples.
+
+    The model and the random state stay as they are.
 
     Where that takes long, it is told by a few of the samples: then what a small batch costs beyond its
     share is little, and the pass would be a good part of all that is to be saved.
@@ -71,8 +75,9 @@ def forward_seconds(model: nn.Module, inputs: Any) -> float:
     samples = next(len(tensor) for tensor in tensors_of(inputs))
     few = map_tensors(lambda tensor: tensor[:_FEW], inputs, None)
     with undisturbed(model), torch.enable_grad():
-        seconds = timed(lambda: (call(model, few),))[0] * max(1.0, samples / _FEW)
-        return seconds if seconds > _LONG else timed(lambda: (call(model, inputs),))[0]
+        seconds = timed(lambda: (call(model, few),))[0]
+        whole = seconds * max(1.0, samples / _FEW)
+        return whole if whole > _LONG else timed(lambda: (call(model, inputs),))[0], seconds
 
 
 def replay_seconds(model: nn.Module, cached: CachedBatches) -> tuple[float, float]:

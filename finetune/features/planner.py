@@ -29,8 +29,8 @@ _BUDGET_SHARES = {DEVICE: 0.4, MEMORY: 0.5, DISK: 0.9}
 # To find and to prove a prefix costs about as much as to run the model on 64 samples. So much work at least has
 # to be there to save: if nothing comes of it, that is 5 % of what a run of steps with two passes' work takes.
 _LEAST_PASSES = 640
-# For small models that is mostly Python's own time, some 50 milliseconds: nor is less saved than ten times that.
-_LEAST_SECONDS = 0.5
+# Where a small batch takes as long as a large one, it costs as much as 20 passes of a few samples: the same again.
+_LEAST_SMALL_PASSES = 200
 # Bytes a second that any disk reads; most are much faster, and the system keeps in memory what it can.
 _DISK_SPEED = 200e6
 # What is saved has to be so much of the whole at least, as no measurement is exact.
@@ -87,7 +87,7 @@ def not_sought(need: Need, *, asked: bool) -> str | None:
 
 def too_short(costs: Costs, need: Need) -> str | None:
     """Say why no prefix is sought where forward passes that can be spared take no time; None if one is."""
-    if (costs.load + costs.plain) * need.reading < _LEAST_SECONDS:
+    if (costs.load + costs.plain) * need.reading < _LEAST_SMALL_PASSES * costs.few:
         return "there is too little to compute for it to pay"
     return None
 

@@ -263,7 +263,7 @@ def test_nothing_is_stored_for_a_single_epoch(cache: str, caplog: pytest.LogCapt
 def test_auto_trains_the_same_whatever_it_decides(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("finetune.features.planner._LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("finetune.features.planner._LEAST_SMALL_PASSES", 0)
     many = {"epochs": 14, "batch_size": 25}
     with caplog.at_level(logging.INFO, "finetune"):
         assert_equal(fitted(False, tuned(), **many), fitted("auto", tuned(), **many))
@@ -274,7 +274,7 @@ def test_auto_goes_to_disk_where_memory_has_no_room(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("finetune.features.planner.free", lambda tier, device: 10**9 if tier == "disk" else 0)
-    monkeypatch.setattr("finetune.features.planner._LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("finetune.features.planner._LEAST_SMALL_PASSES", 0)
     monkeypatch.setattr("finetune.features.planner._LEAST_GAIN", -9.0)  # whatever the clock says
     many = {"epochs": 14, "batch_size": 25}
     with caplog.at_level(logging.INFO, "finetune"):
