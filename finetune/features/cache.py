@@ -23,7 +23,8 @@ from finetune.features.costs import Costs, forward_seconds, replay_seconds, time
 from finetune.features.disk import DiskStore
 from finetune.features.fingerprint import fingerprint, keys_of_views
 from finetune.features.planner import DEVICE, DISK, MEMORY, Need, rows_of
-from finetune.features.prefix import PLACE_COUNTS, DivergedError, Prefix, cut_prefix
+from finetune.features.prefix import DivergedError, Prefix, cut_prefix
+from finetune.features.proof import PLACE_COUNTS
 from finetune.features.store import MemoryStore, Part, Store, StoreError
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage

@@ -29,6 +29,7 @@ log = logging.getLogger("finetune")
 _ROWS_AT_ONCE = 1024
 
 _NO_MORE = "cache: no more is kept, as %s"
+_UNUSED = "cache: not used, as the model is called with other inputs than those of the batch"
 _ENDED = "cache: not used in this epoch, as what is frozen, or the data, has changed since it was stored"
 
 
@@ -48,6 +49,7 @@ class CachedBatches:
         self._skips = not prefix.reads_inputs and batches.source.targets is not None
         self._like: tuple[Tensor, Tensor] | None = None  # inputs and targets of no sample
         self._holds = True
+        self._offered = self._taken = self._unused = False  # in the last epoch, and whether that was said
         self._data = _state(batches.source, values=guarded)
         self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their rows in the store
 
@@ -65,6 +67,10 @@ class CachedBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield what `Batches.epoch` yields; inputs whose activations are stored are loaded when a step reads them."""
         self._given.clear()
+        if self._offered and not self._taken and not self._unused:
+            log.info(_UNUSED)
+            self._unused = True
+        self._offered = self._taken = False
         try:
             self._store.refresh()
         except StoreError as error:
@@ -92,10 +98,12 @@ class CachedBatches:
         inputs = split_batch(batch)[0]
         if not self._holds or not self._prefix.accepts(inputs) or (self._guarded and not self._prefix.holds()):
             return nullcontext()
-        activations = self._get(rows) if self._store.has(rows) else self._computed(rows, inputs)
-        if activations is None:
-            return nullcontext()
-        return self._prefix.serving(inputs, activations, guarded=self._guarded)
+        self._offered = True
+        return self._prefix.serving(inputs, lambda: self._activations(rows, inputs), guarded=self._guarded)
+
+    def _activations(self, rows: Tensor, inputs: Any) -> tuple[Tensor, ...] | None:
+        self._taken = True
+        return self._get(rows) if self._store.has(rows) else self._computed(rows, inputs)
 
     def _get(self, rows: Tensor) -> tuple[Tensor, ...]:
         return tuple(kept.to(self._batches.device, non_blocking=True) for kept in self._store.get(rows))

@@ -20,7 +20,7 @@ longer than one call of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -28,14 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from finetune.data.randomness import seeded, torch_generators
+from finetune.features.arguments import arguments, batch_of, bit_sums, like, same_argument, versions
 from finetune.features.boundary import Boundary, DeclinedError, find_boundary
+from finetune.features.proof import alike, close, prove
 from finetune.features.replay import DivergedError, Filled, Keeper, Pass, Placeholder
 from finetune.features.store import Spec
 from finetune.features.trace import intercepted, trace
-from finetune.features.unread import Unread
-from finetune.features.watch import Watch, bit_sum
-from finetune.model.calling import call
+from finetune.features.watch import Watch
 from finetune.model.freezing import eval_mode, modes_restored, trainable
 from finetune.model.head_search import undisturbed
 
@@ -43,9 +42,6 @@ __all__ = ["DivergedError", "Prefix", "Spec", "cut_prefix"]
 
 # So many samples are traced and proved on: a trace holds all intermediate results of its pass.
 _SAMPLES = 4
-# Kernels for batches of other sizes round otherwise, in half precision so much.
-_ROUNDING = 0.05
-PLACE_COUNTS = "what is frozen gives something else in another place or size of a batch"
 
 
 class Prefix:
@@ -63,7 +59,7 @@ class Prefix:
 
     def __init__(self, model: nn.Module, boundary: Boundary, example: Any) -> None:
         self._model, self._boundary = model, boundary
-        self._example, self._structure = _arguments(example)
+        self._example, self._structure = arguments(example)
         self._keepers = [Keeper(layout, copy) for layout, copy in zip(boundary.stored, boundary.copied, strict=True)]
         self._autocast = _autocast()
         self._watch = Watch(model, boundary.modules, boundary.around, boundary.recipe.constants)
@@ -112,46 +108,56 @@ class Prefix:
         with torch.enable_grad(), ExitStack() as protection, suppress(Filled):
             if self._boundary.disturbs:
                 protection.enter_context(undisturbed(self._model))
-            self._run(running, self._model, _arguments(inputs)[0])
+            self._run(running, self._model, arguments(inputs)[0])
         return running.computed()
 
     def agrees(self, inputs: Any, activations: tuple[Tensor, ...]) -> bool:
         """Tell whether the last samples give, but for rounding, the same at the beginning of a small batch, turned."""
-        leaves, structure = _arguments(inputs)
+        leaves, structure = arguments(inputs)
         turned = [leaf[-2:].flip(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        other = self.compute(_batch(turned, structure))
-        return all(_close(one[-2:], two.flip(0)) for one, two in zip(activations, other, strict=True))
+        other = self.compute(batch_of(turned, structure))
+        return all(close(one[-2:], two.flip(0)) for one, two in zip(activations, other, strict=True))
 
     def try_in_eval_mode(self, inputs: Any, activations: tuple[Tensor, ...]) -> None:
         """Have the prefix hold in eval mode too, if it gives the same there, as pooling does."""
         if self._watch.depends_on_modes:
             with modes_restored(self._model), suppress(DivergedError):
                 eval_mode(self._model)
-                if all(map(_alike, activations, self.compute(inputs))):
+                if all(map(alike, activations, self.compute(inputs))):
                     self._watch.allow_present_modes()
 
     @contextmanager
-    def serving(self, inputs: Any, activations: tuple[Tensor, ...], *, guarded: bool = True) -> Iterator[None]:
-        """Replay every call of the model with exactly `inputs` from `activations`, which `compute` gave for them.
+    def serving(
+        self, inputs: Any, activations: Callable[[], tuple[Tensor, ...] | None], *, guarded: bool = True
+    ) -> Iterator[None]:
+        """Replay every call of the model with exactly `inputs` from what `compute` gave for them.
 
         That is the same tensors, changed by nobody since. Any other call of the model runs whole, as
         does one under another autocast, or one that asks for a gradient of its inputs. Where a step of the
         user's own may have changed the model, or an input through `.data`, that is looked for (`guarded`).
+
+        Args:
+            activations: gives them, or None for the model to run whole; called at the first such call of the model,
+                so that a step which makes none does not pay for them.
         """
         samples = self._samples_of(inputs)
-        expected, structure = _arguments(inputs)
-        versions = _versions(expected)
-        sums = _sums(expected) if guarded else []
+        expected, structure = arguments(inputs)
+        at_first = versions(expected)
+        sums = bit_sums(expected) if guarded else []
+        given = _Once(activations)
 
         def enter(model: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             leaves, actual = tree_flatten((args, kwargs))
-            untouched = actual == structure and all(map(_same_argument, leaves, expected))
-            if samples is None or not untouched or _versions(leaves) != versions or _autocast() != self._autocast:
+            untouched = actual == structure and all(map(same_argument, leaves, expected))
+            if samples is None or not untouched or versions(leaves) != at_first or _autocast() != self._autocast:
                 return forward(*args, **kwargs)
-            if guarded and not (_sums(leaves) == sums and self.holds()):
+            if given.asking or (guarded and not (bit_sums(leaves) == sums and self.holds())):
+                return forward(*args, **kwargs)
+            stored = given()
+            if stored is None:
                 return forward(*args, **kwargs)
             try:
-                return self._run(Pass(self._boundary, self._keepers, samples, activations), forward, leaves)
+                return self._run(Pass(self._boundary, self._keepers, samples, stored), forward, leaves)
             except DivergedError:
                 if self._strict:
                     raise
@@ -170,11 +176,29 @@ class Prefix:
 
     def _samples_of(self, inputs: Any) -> int | None:
         """Return the number of samples of a batch; None if it is not like that of the cut."""
-        leaves, structure = _arguments(inputs)
-        if structure != self._structure or not all(map(_like, leaves, self._example)):
+        leaves, structure = arguments(inputs)
+        if structure != self._structure or not all(map(like, leaves, self._example)):
             return None
         lengths = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor)}
         return lengths.pop() if len(lengths) == 1 else None
+
+
+class _Once:
+    """Asks a function the first time, and while it answers says so, as that may run the model itself."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._answers: list[Any] = []
+        self.asking = False
+
+    def __call__(self) -> Any:
+        if not self._answers:
+            self.asking = True
+            try:
+                self._answers.append(self._function())
+            finally:
+                self.asking = False
+        return self._answers[0]
 
 
 def cut_prefix(model: nn.Module, inputs: Any) -> Prefix | str:
@@ -204,7 +228,7 @@ def _few_samples(model: nn.Module, inputs: Any) -> Any:
     Raises:
         DeclinedError: there is nothing to split, or nothing to split it by.
     """
-    leaves, structure = _arguments(inputs)
+    leaves, structure = arguments(inputs)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     lengths = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
     if len(lengths) != 1:
@@ -215,11 +239,11 @@ def _few_samples(model: nn.Module, inputs: Any) -> Any:
         raise DeclinedError("a gradient of its inputs is asked for")
     if not trainable(model):
         raise DeclinedError("nothing trains")
-    return _batch([leaf[:_SAMPLES] if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+    return batch_of([leaf[:_SAMPLES] if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
 
 
 def _cut(model: nn.Module, example: Any, eager: bool) -> Prefix:
-    leaves, structure = _arguments(example)
+    leaves, structure = arguments(example)
     samples = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor))
     more = [torch.cat([leaf, leaf[:1]]) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     try:
@@ -228,7 +252,7 @@ def _cut(model: nn.Module, example: Any, eager: bool) -> Prefix:
             other = trace(model, *tree_unflatten(more, structure))
         prefix = Prefix(model, find_boundary(one, other, samples, eager), example)
         del one, other  # all intermediate results
-        _prove(prefix, model, example)
+        prove(prefix, model, example)
         prefix._strict = False
         return prefix
     except (DeclinedError, KeyboardInterrupt):
@@ -236,114 +260,6 @@ def _cut(model: nn.Module, example: Any, eager: bool) -> Prefix:
     except Exception as error:  # whatever the model raises on a batch or a tensor that it was not made for
         said = str(error).splitlines() or [""]
         raise DeclinedError(f"it fails where parts are left out ({type(error).__name__}: {said[0][:120]})") from error
-
-
-def _prove(prefix: Prefix, model: nn.Module, example: Any) -> None:
-    """Hold the replay against the plain pass, and what is stored of a sample against what its neighbours are.
-
-    Raises:
-        DeclinedError: they differ.
-    """
-    leaves, structure = _arguments(example)
-    with undisturbed(model):
-        activations = prefix.compute(example)
-        half = (len(activations[0]) + 1) // 2
-        for kept in (slice(None, half), slice(half, None)):
-            others = _batch([_with_other_neighbours(leaf, kept) for leaf in leaves], structure)
-            beside_others = prefix.compute(others)
-            if not all(_alike(one[kept], other[kept]) for one, other in zip(activations, beside_others, strict=True)):
-                raise DeclinedError("what is frozen mixes the samples of a batch")
-        if not prefix.agrees(example, activations):
-            raise DeclinedError(PLACE_COUNTS)
-        prefix.try_in_eval_mode(example, activations)
-    plain = _outcome(model, example)
-    with prefix.serving(example, activations):
-        replayed = _outcome(model, example)
-    if len(plain) != len(replayed) or not all(map(_alike, plain, replayed)):
-        raise DeclinedError("what is left out is not the same each time")
-
-
-def _with_other_neighbours(leaf: Any, kept: slice) -> Any:
-    """Replace all samples but those `kept` by the first of these, mirrored."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    first = leaf[kept][:1]
-    changed = torch.empty_like(leaf).copy_(first.flip(-1) if leaf.dim() > 1 else first)
-    changed[kept] = leaf[kept]
-    return changed
-
-
-def _outcome(model: nn.Module, example: Any) -> list[Tensor]:
-    """Return what a seeded step gives: outputs, gradients, buffers and random states."""
-    with seeded("prefix"), undisturbed(model), torch.enable_grad():
-        outputs = [leaf for leaf in tree_leaves(call(model, example)) if isinstance(leaf, Tensor)]
-        weighed = [
-            (output.float() * torch.linspace(-1, 1, output.numel(), device=output.device).view_as(output)).sum()
-            for output in outputs
-            if output.requires_grad
-        ]
-        if not weighed:
-            raise DeclinedError("its output does not depend on anything that trains")
-        gradients = torch.autograd.grad(torch.stack(weighed).sum(), list(trainable(model).values()), allow_unused=True)
-        state = [*model.buffers(), *(generator.get_state() for generator in torch_generators())]
-        values = [torch.empty(0) if value is None else value for value in (*outputs, *gradients, *state)]
-        return [value.detach().clone() for value in values]
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two results are equal bit for bit; off the CPU, where kernels may add in any order, nearly so."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    if one.device.type == "cpu":
-        return one.equal(other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
-    rounding = 64 * torch.finfo(one.dtype).eps if one.is_floating_point() else 0.0
-    scale = float(one.abs().amax()) if one.numel() and rounding else 0.0
-    return torch.allclose(one, other, rtol=rounding, atol=rounding * scale, equal_nan=True)
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two results are of the same computation, be it by other kernels."""
-    if not one.is_floating_point():
-        return one.equal(other)
-    one, other = one.float(), other.float()
-    scale = float(one.abs().nan_to_num(posinf=0.0).amax()) if one.numel() else 0.0
-    return torch.allclose(one, other, rtol=_ROUNDING, atol=_ROUNDING * scale, equal_nan=True)
-
-
-def _arguments(inputs: Any) -> tuple[list[Any], Any]:
-    """Return the flat list of what a model is called with, and its structure of positions and keywords."""
-    if isinstance(inputs, Mapping):
-        return tree_flatten(((), dict(inputs)))
-    return tree_flatten((tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}))
-
-
-def _batch(leaves: list[Any], structure: Any) -> Any:
-    args, kwargs = tree_unflatten(leaves, structure)
-    return kwargs or args
-
-
-def _like(leaf: Any, example: Any) -> bool:
-    if not isinstance(leaf, Tensor) or not isinstance(example, Tensor):
-        return leaf is example or (not isinstance(leaf, Tensor) and bool(leaf == example))
-    kind = (leaf.dtype, leaf.device, leaf.dim(), leaf.shape[1:])
-    return leaf.dim() > 0 and kind == (example.dtype, example.device, example.dim(), example.shape[1:])
-
-
-def _same_argument(leaf: Any, expected: Any) -> bool:
-    if isinstance(leaf, Tensor):
-        return leaf is expected and not leaf.requires_grad
-    return leaf is expected or (not isinstance(expected, Tensor) and bool(leaf == expected))
-
-
-def _sums(leaves: list[Any]) -> list[int | None]:
-    """Return sums over the bits of tensors, to tell whether they changed; None of one that nobody has read."""
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    return [None if isinstance(tensor, Unread) and not tensor.was_read else bit_sum(tensor) for tensor in tensors]
-
-
-def _versions(leaves: list[Any]) -> list[int | None]:
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    return [None if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _autocast() -> tuple[Any, ...]:

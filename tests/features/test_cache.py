@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from finetune import FineTuner, Phase
 from finetune.callbacks import Callback
 from finetune.errors import ArgumentError
+from finetune.features.prefix import Prefix
 
 
 class Net(nn.Module):
@@ -144,6 +145,24 @@ def test_trap_43_stored_activations_serve_the_untouched_batch_alone(cls: type[Fi
     data = TensorDataset(X.clone(), Y)
     plain, cached = fitted(False, tuned(cls=cls), data), fitted("memory", tuned(cls=cls), TensorDataset(X.clone(), Y))
     assert_equal(plain, cached)
+
+
+@pytest.mark.parametrize(("cls", "batches"), [(Mixing, 1), (HandsOn, 6)])  # whole ones; the first is measured
+def test_a_step_of_other_inputs_alone_does_not_pay_for_the_prefix(
+    cls: type[FineTuner], batches: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    computed: list[int] = []
+    compute = Prefix.compute
+
+    def counted(prefix: Prefix, inputs: Any) -> Any:
+        computed.append(len(inputs))
+        return compute(prefix, inputs)
+
+    monkeypatch.setattr(Prefix, "compute", counted)
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted("memory", tuned(cls=cls), val=False)
+    assert computed.count(8) == batches
+    assert said(caplog).count("not used, as the model is called with other inputs") == (cls is Mixing)
 
 
 def test_the_librarys_own_step_is_served_without_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
