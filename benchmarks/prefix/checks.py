@@ -17,7 +17,8 @@ from benchmarks.coverage.cheap_weights import CheapWeights
 from benchmarks.coverage.workers import failed, versions
 from benchmarks.prefix.suites import load_suite
 from finetune.errors import HeadError
-from finetune.features.prefix import Prefix, cut_prefix
+from finetune.features.cutting import cut_prefix
+from finetune.features.prefix import Prefix
 from finetune.features.store import MemoryStore
 from finetune.model.calling import call, tensors_in
 from finetune.model.freezing import train_mode, train_only

@@ -20,11 +20,11 @@ from finetune.data.transforms import Preprocessing
 from finetune.features import planner
 from finetune.features.cached import CachedBatches, same_each_epoch
 from finetune.features.costs import Costs, forward_seconds, replay_seconds, timed
+from finetune.features.cutting import PLACE_COUNTS, cut_prefix
 from finetune.features.disk import DiskStore
 from finetune.features.fingerprint import fingerprint, keys_of_views
 from finetune.features.planner import DEVICE, DISK, MEMORY, Need, rows_of
-from finetune.features.prefix import DivergedError, Prefix, cut_prefix
-from finetune.features.proof import PLACE_COUNTS
+from finetune.features.prefix import DivergedError, Prefix
 from finetune.features.store import MemoryStore, Part, Store, StoreError
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage

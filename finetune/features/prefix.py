@@ -1,7 +1,7 @@
 """The frozen prefix of a model: computed once for each sample, and left out of every later step.
 
 What comes before the first trainable parameter, and draws no random numbers, gives the same result in
-every epoch. `cut_prefix` finds it in any model, by what the model does and not by what it is made of:
+every epoch. `cut_prefix` (`cutting.py`) finds it in any model, by what the model does and not by what it is made of:
 
 1. One forward pass is traced (`trace.py`). Each operation that follows from a trainable parameter, from
    a random draw or from statistics of the batch must run in every step; every other need not.
@@ -28,20 +28,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from finetune.features.agreement import alike, close
 from finetune.features.arguments import arguments, batch_of, bit_sums, like, same_argument, versions
-from finetune.features.boundary import Boundary, DeclinedError, find_boundary
-from finetune.features.proof import alike, close, prove
+from finetune.features.boundary import Boundary
 from finetune.features.replay import DivergedError, Filled, Keeper, Pass, Placeholder
 from finetune.features.store import Spec
-from finetune.features.trace import intercepted, trace
+from finetune.features.trace import intercepted
 from finetune.features.watch import Watch
-from finetune.model.freezing import eval_mode, modes_restored, trainable
+from finetune.model.freezing import eval_mode, modes_restored
 from finetune.model.head_search import undisturbed
 
-__all__ = ["DivergedError", "Prefix", "Spec", "cut_prefix"]
+__all__ = ["DivergedError", "Prefix", "Spec"]
 
-# So many samples are traced and proved on: a trace holds all intermediate results of its pass.
-_SAMPLES = 4
 
 
 class Prefix:
@@ -117,6 +115,10 @@ class Prefix:
         turned = [leaf[-2:].flip(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         other = self.compute(batch_of(turned, structure))
         return all(close(one[-2:], two.flip(0)) for one, two in zip(activations, other, strict=True))
+
+    def trust(self) -> None:
+        """Take it for proved: where the model does something else from now on, it runs whole, and that is no error."""
+        self._strict = False
 
     def try_in_eval_mode(self, inputs: Any, activations: tuple[Tensor, ...]) -> None:
         """Have the prefix hold in eval mode too, if it gives the same there, as pooling does."""
@@ -199,67 +201,6 @@ class _Once:
             finally:
                 self.asking = False
         return self._answers[0]
-
-
-def cut_prefix(model: nn.Module, inputs: Any) -> Prefix | str:
-    """Split `model` at its frozen boundary; return its prefix, or in one line why it cannot be split.
-
-    What trains is what has `requires_grad` now; every module must be in the mode it trains in.
-    `inputs` is a batch of at least 2 samples, the leading dimension of each tensor: a tensor, a tuple of
-    positional arguments or a mapping of keyword ones. A few of its samples pass through the model
-    some times, forward and backward; the model and the random state stay as they are.
-    """
-    refusals = []
-    try:
-        few = _few_samples(model, inputs)
-        for eager in (False, True):
-            try:
-                return _cut(model, few, eager)
-            except DeclinedError as reason:
-                refusals.append(str(reason))
-    except DeclinedError as reason:
-        return str(reason)
-    return refusals[0]
-
-
-def _few_samples(model: nn.Module, inputs: Any) -> Any:
-    """Check what can be checked without running the model; return the first samples of the batch.
-
-    Raises:
-        DeclinedError: there is nothing to split, or nothing to split it by.
-    """
-    leaves, structure = arguments(inputs)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    lengths = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
-    if len(lengths) != 1:
-        raise DeclinedError("its inputs are not tensors with one leading dimension of samples")
-    if lengths.pop() < 2:
-        raise DeclinedError("its batch has one sample, and two are needed to see which dimension is that of samples")
-    if any(tensor.requires_grad for tensor in tensors):
-        raise DeclinedError("a gradient of its inputs is asked for")
-    if not trainable(model):
-        raise DeclinedError("nothing trains")
-    return batch_of([leaf[:_SAMPLES] if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
-
-
-def _cut(model: nn.Module, example: Any, eager: bool) -> Prefix:
-    leaves, structure = arguments(example)
-    samples = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor))
-    more = [torch.cat([leaf, leaf[:1]]) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    try:
-        with undisturbed(model):
-            one = trace(model, *tree_unflatten(leaves, structure))
-            other = trace(model, *tree_unflatten(more, structure))
-        prefix = Prefix(model, find_boundary(one, other, samples, eager), example)
-        del one, other  # all intermediate results
-        prove(prefix, model, example)
-        prefix._strict = False
-        return prefix
-    except (DeclinedError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # whatever the model raises on a batch or a tensor that it was not made for
-        said = str(error).splitlines() or [""]
-        raise DeclinedError(f"it fails where parts are left out ({type(error).__name__}: {said[0][:120]})") from error
 
 
 def _autocast() -> tuple[Any, ...]:

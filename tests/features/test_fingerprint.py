@@ -25,9 +25,10 @@ from finetune.data.base import Arrays, MapDataset
 from finetune.data.raw import PictureFiles
 from finetune.data.transforms import Preprocessing
 from finetune.features import fingerprint as room
+from finetune.features.cutting import cut_prefix
 from finetune.features.disk import KEY
 from finetune.features.fingerprint import fingerprint, keys_of
-from finetune.features.prefix import Prefix, cut_prefix
+from finetune.features.prefix import Prefix
 from finetune.model.freezing import train_mode, train_only
 
 PICTURES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetune.features.prefix import DivergedError, Prefix, cut_prefix
+from finetune.features.cutting import cut_prefix
+from finetune.features.prefix import DivergedError, Prefix
 from finetune.model.calling import call, tensors_in
 from finetune.model.freezing import train_mode, train_only
 

@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from finetune import FineTuner
 from finetune.callbacks import Callback
-from finetune.features.prefix import Prefix, cut_prefix
+from finetune.features.cutting import cut_prefix
+from finetune.features.prefix import Prefix
 from finetune.model.freezing import eval_mode, train_mode, train_only
 
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
