@@ -2,8 +2,9 @@
 
     python -m benchmarks.advice.fit       prints what `finetune/advice/chart.py` holds
 
-The lines are those with which most situations are right, each quadrant advising what is right there most often; of
-equals what loses least accuracy.
+A quadrant advises what loses least accuracy over all situations, unless something else loses less in it by more than a
+standard error: what is best in few situations is often so by chance. The lines are those with which most cases are
+right; of equals those that lose least.
 """
 
 from __future__ import annotations
@@ -37,30 +38,39 @@ class Case:
         return self.samples >= much, self.nearness >= near
 
 
-def best_choice(cases: Sequence[Case]) -> tuple[float, float, str]:
-    """Return what is right most often: the share, minus the accuracy lost, and the strategy."""
-    return max(
-        (
-            statistics.mean(case.outcome.share_right([name]) for case in cases),
-            -statistics.mean(case.outcome.regret([name]) for case in cases),
-            name,
-        )
-        for name in CHOICES
-    )
+def least_lost(cases: Sequence[Case]) -> str:
+    """Return the strategy that loses least accuracy."""
+    return min(CHOICES, key=lambda name: statistics.mean(case.outcome.regret([name]) for case in cases))
 
 
-def fit(cases: Sequence[Case]) -> tuple[float, float, Mapping[Quadrant, list[Case]]]:
-    """Return the lines, and the cases of each quadrant."""
+def choice(cases: Sequence[Case], usual: str) -> str:
+    """Return what is best in these cases, if it is better than what is best otherwise by more than a standard error."""
+    best = least_lost(cases)
+    situations = {case.outcome.situation: case.outcome.accuracy for case in cases}
+    gains = [accuracy[best] - accuracy[usual] for accuracy in situations.values()]
+    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 2 else float("inf")
+    return best if statistics.mean(gains) > error else usual
 
-    def divided(much: float, near: float) -> dict[Quadrant, list[Case]]:
+
+def share_right(cases: Sequence[Case], name: str) -> float:
+    """Return how often a strategy is right in these cases."""
+    return statistics.mean(case.outcome.share_right([name]) for case in cases)
+
+
+def fit(cases: Sequence[Case]) -> tuple[float, float, Mapping[Quadrant, tuple[str, list[Case]]]]:
+    """Return the lines, and of each quadrant what it advises, and its cases."""
+    usual = least_lost(cases)
+
+    def divided(much: float, near: float) -> dict[Quadrant, tuple[str, list[Case]]]:
         found: dict[Quadrant, list[Case]] = {}
         for case in cases:
             found.setdefault(case.quadrant(much, near), []).append(case)
-        return found
+        return {place: (choice(part, usual), part) for place, part in found.items()}
 
     def worth(lines: tuple[float, float]) -> tuple[float, float]:
-        parts = [(len(part), *best_choice(part)[:2]) for part in divided(*lines).values()]
-        return sum(count * right for count, right, _ in parts), sum(count * lost for count, _, lost in parts)
+        chosen = [(name, case) for name, part in divided(*lines).values() for case in part]
+        right = sum(case.outcome.share_right([name]) for name, case in chosen)
+        return right, -sum(case.outcome.regret([name]) for name, case in chosen)
 
     much, near = max(itertools.product(_MUCH, _NEAR), key=worth)
     return much, near, divided(much, near)
@@ -75,15 +85,13 @@ def main() -> None:
         evidence = evidence_of(row)
         cases.append(Case(evidence.samples_per_class, evidence.nearness, by_situation[situation_of(row)]))
     much, near, quadrants = fit(cases)
-    print(f"{len(cases)} cases; NEAR = {near}, MUCH = {much}")
-    for (is_much, is_near), found in sorted(quadrants.items()):
-        right, lost, name = best_choice(found)
-        gain = statistics.mean(
-            case.outcome.accuracy[name] - case.outcome.accuracy["linear_probe"] for case in found
-        )
-        sure = (right * len(found) + 1) / (len(found) + 2)  # one case of each kind added
+    print(f"{len(cases)} cases; NEAR = {near}, MUCH = {much}; usually {least_lost(cases)!r}")
+    for (is_much, is_near), (name, found) in sorted(quadrants.items()):
+        gain = statistics.mean(case.outcome.accuracy[name] - case.outcome.accuracy["linear_probe"] for case in found)
+        sure = (share_right(found, name) * len(found) + 1) / (len(found) + 2)  # one case of each kind added
+        lost = statistics.mean(case.outcome.regret([name]) for case in found)
         print(
-            f"({is_much}, {is_near}): {name!r}, gain {gain:.3f}, right {sure:.2f}, lost {-lost:.3f}, "
+            f"({is_much}, {is_near}): {name!r}, gain {gain:.3f}, right {sure:.2f}, lost {lost:.3f}, "
             f"{len(found)} cases"
         )
 
