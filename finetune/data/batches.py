@@ -71,7 +71,7 @@ class Batches:
             but for an iterable data set, which splits its items among workers itself.
         num_classes: where targets could not be looked at beforehand, the labels that are allowed are
             0 to `num_classes` - 1; None for no check.
-        keep: keep pictures in memory, up to a quarter of what is free: those that are the same in every epoch
+        keep: keep pictures in memory, up to a fifth of what is free: those that are the same in every epoch
             decoded and resized, if all fit; those that the library itself augments decoded, as many as fit.
 
     Raises:
@@ -168,7 +168,7 @@ class Batches:
         again = 1 if self.shuffle and not self._samples.views else 0
         one, other = (self._samples.load([(epoch, index) for index in few]) for epoch in (0, again))
         pairs = list(zip(tensors_of(one), tensors_of(other), strict=False))
-        return bool(pairs) and all(torch.equal(first, second) for first, second in pairs)
+        return bool(pairs) and all(map(_equal, *zip(*pairs, strict=True)))
 
     def rows(self, epoch: int) -> tuple[Tensor, ...]:
         """Return int64 [B] for each batch of this epoch: view * samples + index, a number for each input there is.
@@ -298,6 +298,10 @@ class Batches:
             return _length(self.source.loader)
         samples = self.num_samples
         return None if samples is None else math.ceil(samples / self.batch_size)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _check_arguments(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from finetune.data.transforms import Augmentation, StandardAugmentation, Unaugme
 
 # By number, as the table of what is there holds them; a palette or depths beyond a byte are decoded anew.
 _MODES = ("", "L", "RGB", "RGBA")
+_PATIENCE = 1.0  # seconds; others hold the lock for microseconds
 
 
 class Place(NamedTuple):
@@ -73,10 +76,8 @@ class DecodedFiles(Source):
         return self._files.name(index)
 
     def _picture(self, index: int) -> Image.Image:
-        with self._lock:  # so that the pixels were written before the place is read, on any processor
-            mode, *numbers = self._places[index].tolist()
-        if mode and self._unchanged(index):
-            place = Place(_MODES[mode], *numbers)
+        place = self._place(index)
+        if place is not None and self._unchanged(index):
             return Image.frombytes(
                 place.mode, (place.width, place.height), self._pixels[place.begin : place.begin + place.size]
             )
@@ -85,22 +86,42 @@ class DecodedFiles(Source):
         self._keep(index, picture)
         return picture
 
+    def _place(self, index: int) -> Place | None:
+        """Return where the pixels of a picture are, None if they are not there.
+
+        The lock also sees to it, on any processor, that they were written before their place is read.
+        """
+        with self._locked() as locked:
+            mode, *numbers = self._places[index].tolist() if locked else (0,)
+        return Place(_MODES[mode], *numbers) if mode else None
+
     def _keep(self, index: int, picture: Image.Image) -> None:
         place = self._reserved(picture) if self._unchanged(index) else None
         if place is None:
             return
         self._pixels[place.begin : place.begin + place.size] = picture.tobytes()
-        with self._lock:
-            self._places[index] = _MODES.index(place.mode), *place[1:]
+        with self._locked() as locked:
+            if locked:
+                self._places[index] = _MODES.index(place.mode), *place[1:]
 
     def _reserved(self, picture: Image.Image) -> Place | None:
         """Take the room that a picture needs; None where there is none, or it is of another mode."""
-        with self._lock:
+        with self._locked() as locked:
             place = Place(picture.mode, picture.width, picture.height, int(self._end[0]))
-            if place.mode not in _MODES or place.begin + place.size > self._budget:
+            if not locked or place.mode not in _MODES or place.begin + place.size > self._budget:
                 return None
             self._end[0] += place.size
             return place
+
+    @contextmanager
+    def _locked(self) -> Iterator[bool]:
+        """Hold the lock, if it is to be had: a process that is killed while it holds it keeps it."""
+        locked = self._lock.acquire(timeout=_PATIENCE)
+        try:
+            yield locked
+        finally:
+            if locked:
+                self._lock.release()
 
 
 def decoded_once(source: Source, augment: Augmentation | None) -> Source:
@@ -108,11 +129,11 @@ def decoded_once(source: Source, augment: Augmentation | None) -> Source:
 
     A function of the user's own may look at more of a picture than its pixels, such as where it came from.
     """
-    if not isinstance(source, PictureFiles) or not isinstance(augment, (StandardAugmentation, Unaugmented)):
+    if type(source) is not PictureFiles or type(augment) not in (StandardAugmentation, Unaugmented):
         return source
     try:
         return DecodedFiles(source, int(BUDGET_SHARE * free_memory(torch.device("cpu"))))
-    except (OSError, ValueError):  # a system that promises no more memory than it has, or that has none
+    except (OSError, ValueError, ImportError):  # no memory is left or promised, or there are no locks
         return source
 
 

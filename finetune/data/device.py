@@ -117,6 +117,6 @@ def _free_of_group() -> int:
     try:
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         limit, current = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        return limit - current + int(statistics["file"])
+        return limit - current + int(statistics["file"]) - int(statistics.get("shmem", 0))
     except (OSError, KeyError, ValueError):  # none, or "max"
         return 1 << 62

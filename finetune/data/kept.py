@@ -13,8 +13,9 @@ from finetune.data.inputs import PICTURE, InputPreprocessing
 from finetune.data.raw import Files, RawItems, Unchanged
 from finetune.data.transforms import Preprocessing
 
-# Of the memory that is free, so much at most is taken without being asked.
-BUDGET_SHARE = 0.25
+# Of the memory that is free, so much at most is taken without being asked, by training and by validation pictures
+# each. With the half that activations may take, a tenth is left.
+BUDGET_SHARE = 0.2
 
 
 class KeptPictures:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from finetune.data.labels import Classes
 from finetune.data.pictures import SUFFIXES, is_picture_file, read_picture, verify_picture
 from finetune.data.waveforms import WAVE_SUFFIXES, is_wave_file, read_waveform
 from finetune.errors import DataError
+
+_GONE = 0
 
 
 class Files(Source):
@@ -69,18 +72,22 @@ class Files(Source):
 
 
 class Unchanged:
-    """Tells of each file whether it is as it was when this was made: by size, times of change and number on its disk.
+    """Tells of each file whether it is as it was when this was made, by its size and times of change.
 
     A file that is gone counts: what was read of it still holds.
     """
 
     def __init__(self, files: Files) -> None:
         self._paths = files.paths
-        self._states = [_state_of(path) for path in files.paths]
+        self._states = states_of(files)
 
     def __call__(self, index: int) -> bool:
-        now = _state_of(self._paths[index])
-        return now is None or now == self._states[index]
+        return _state_of(self._paths[index]) in (_GONE, self._states[index])
+
+
+def states_of(files: Files) -> np.ndarray:
+    """Return int64 [N], a number for each file that is another when it changes."""
+    return np.array([_state_of(path) for path in files.paths], np.int64)
 
 
 class PictureFiles(Files):
@@ -105,12 +112,12 @@ class WaveFiles(Files):
     verify = staticmethod(read_waveform)
 
 
-def _state_of(path: Path) -> tuple[int, ...] | None:
+def _state_of(path: Path) -> int:
     try:
         state = path.stat()
     except OSError:
-        return None
-    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+        return _GONE
+    return hash((state.st_size, state.st_mtime_ns, state.st_ctime_ns))
 
 
 def is_raw_file(path: str | os.PathLike[str]) -> bool:

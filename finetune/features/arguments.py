@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from finetune.features.checksum import checksum
 from finetune.features.unread import Unread
-from finetune.features.watch import bit_sum
 
 
 def arguments(inputs: Any) -> tuple[list[Any], Any]:
@@ -42,7 +42,7 @@ def versions(leaves: list[Any]) -> list[int | None]:
     return [None if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
-def bit_sums(leaves: list[Any]) -> list[int | None]:
-    """Return sums over the bits of tensors, to tell whether they changed; None of one that nobody has read."""
+def checksums(leaves: list[Any]) -> list[int | None]:
+    """Return the checksums of tensors, to tell whether they changed; None of one that nobody has read."""
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    return [None if isinstance(tensor, Unread) and not tensor.was_read else bit_sum(tensor) for tensor in tensors]
+    return [None if isinstance(tensor, Unread) and not tensor.was_read else checksum(tensor) for tensor in tensors]

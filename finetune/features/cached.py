@@ -7,29 +7,26 @@ then replays from what is stored of the batch's samples, or computes and stores 
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from finetune.data.base import Arrays, MapDataset, Source, split_batch
 from finetune.data.batches import Batches
 from finetune.data.inputs import TEXT, WAVEFORM
-from finetune.data.raw import PictureFiles, RawItems
+from finetune.data.raw import Files, PictureFiles, RawItems, states_of
+from finetune.features.checksum import checksum
 from finetune.features.prefix import DivergedError, Prefix
 from finetune.features.store import Store, StoreError
 from finetune.features.unread import Unread
 
 log = logging.getLogger("finetune")
 
-_ROWS_AT_ONCE = 1024
-
 _NO_MORE = "cache: no more is kept, as %s"
-_UNUSED = "cache: not used, as the model is called with other inputs than those of the batch"
+_UNUSED = "cache: not used in the last epoch, as no call of the model was on a batch as it is"
 _ENDED = "cache: not used in this epoch, as what is frozen, or the data, has changed since it was stored"
 
 
@@ -49,6 +46,7 @@ class CachedBatches:
         self._skips = not prefix.reads_inputs and batches.source.targets is not None
         self._like: tuple[Tensor, Tensor] | None = None  # inputs and targets of no sample
         self._holds = True
+        self._wanted = True  # the model was called with the last batch as it is
         self._offered = self._taken = self._unused = False  # in the last epoch, and whether that was said
         self._data = _state(batches.source, values=guarded)
         self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their rows in the store
@@ -69,7 +67,7 @@ class CachedBatches:
         self._given.clear()
         if self._offered and not self._taken and not self._unused:
             log.info(_UNUSED)
-            self._unused = True
+            self._unused, self._skips = True, False
         self._offered = self._taken = False
         try:
             self._store.refresh()
@@ -92,24 +90,30 @@ class CachedBatches:
             self._given[id(batch)] = batch, rows
             yield batch
 
-    def serving(self, batch: Any) -> AbstractContextManager[None]:
-        """Return the context in which the model's calls with this batch's inputs replay."""
+    @contextmanager
+    def serving(self, batch: Any) -> Iterator[None]:
+        """Hold the context in which the model's calls with this batch's inputs replay."""
         _, rows = self._given.pop(id(batch))
         inputs = split_batch(batch)[0]
         if not self._holds or not self._prefix.accepts(inputs) or (self._guarded and not self._prefix.holds()):
-            return nullcontext()
-        self._offered = True
-        return self._prefix.serving(inputs, lambda: self._activations(rows, inputs), guarded=self._guarded)
-
-    def _activations(self, rows: Tensor, inputs: Any) -> tuple[Tensor, ...] | None:
-        self._taken = True
-        return self._get(rows) if self._store.has(rows) else self._computed(rows, inputs)
+            yield
+            return
+        activations = self._get(rows) if self._store.has(rows) else self._computed(rows, inputs)
+        with self._prefix.serving(inputs, activations, guarded=self._guarded) as calls:
+            yield
+        self._wanted = bool(calls)
+        self._offered, self._taken = True, self._taken or self._wanted
 
     def _get(self, rows: Tensor) -> tuple[Tensor, ...]:
         return tuple(kept.to(self._batches.device, non_blocking=True) for kept in self._store.get(rows))
 
     def _computed(self, rows: Tensor, inputs: Any) -> tuple[Tensor, ...] | None:
-        """Compute and store what is stored of a batch; None if the model does something else on this one."""
+        """Compute and store what is stored of a batch; None if the model does something else on this one.
+
+        Nor if the last step called the model with other inputs than its batch's, as this one then may too.
+        """
+        if not self._wanted:
+            return None
         try:
             activations = self._prefix.compute(inputs)
             self._store.put(rows, activations)
@@ -144,31 +148,16 @@ class CachedBatches:
         return Unread((len(indices), *inputs.shape[1:]), inputs, load), chosen
 
 
-def _state(source: Source, *, values: bool) -> tuple[int | None, int | None]:
-    """Return numbers that change when inputs in memory are written to: a version, and one that reads all `values`.
+def _state(source: Source, *, values: bool) -> list[Any]:
+    """Return what is another when inputs in memory are written to; with `values`, in whatever way, and files too.
 
     A tensor's version does not tell of a change through `.data` or NumPy, and an array has none.
     """
     inputs = source.inputs if isinstance(source, Arrays) else None
-    version = inputs._version if isinstance(inputs, Tensor) and not inputs.is_inference() else None
-    return version, _checksum(inputs) if values else None
-
-
-def _checksum(inputs: Tensor | np.ndarray | None) -> int | None:
-    """Return a checksum of inputs in the host's memory, at about 1 GB/s; None of others, and of a mapped file."""
-    if isinstance(inputs, Tensor):
-        plain = inputs.device.type == "cpu" and inputs.layout == torch.strided
-        parts = (part.contiguous().view(torch.uint8) for part in inputs.detach().split(_ROWS_AT_ONCE)) if plain else ()
-    elif inputs is None or isinstance(inputs, np.memmap):
-        parts = ()
-    else:
-        starts = range(0, len(inputs), _ROWS_AT_ONCE)
-        parts = (np.ascontiguousarray(inputs[start : start + _ROWS_AT_ONCE]) for start in starts)
-    found = None
-    for part in parts:
-        values: Any = np.asarray(part)
-        found = zlib.crc32(values, found or 0)
-    return found
+    state: list[Any] = [inputs._version if isinstance(inputs, Tensor) and not inputs.is_inference() else None]
+    if values:
+        state += [checksum(inputs), states_of(source).tobytes() if isinstance(source, Files) else None]
+    return state
 
 
 def same_each_epoch(batches: Batches, *, asked: bool = False) -> str:

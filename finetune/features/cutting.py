@@ -104,7 +104,7 @@ def _prove(prefix: Prefix, model: nn.Module, example: Any) -> None:
             raise DeclinedError(PLACE_COUNTS)
         prefix.try_in_eval_mode(example, activations)
     plain = _outcome(model, example)
-    with prefix.serving(example, lambda: activations):
+    with prefix.serving(example, activations):
         replayed = _outcome(model, example)
     if len(plain) != len(replayed) or not all(map(alike, plain, replayed)):
         raise DeclinedError("what is left out is not the same each time")

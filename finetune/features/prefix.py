@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from finetune.features.agreement import alike, close
-from finetune.features.arguments import arguments, batch_of, bit_sums, like, same_argument, versions
+from finetune.features.arguments import arguments, batch_of, checksums, like, same_argument, versions
 from finetune.features.boundary import Boundary
 from finetune.features.replay import DivergedError, Filled, Keeper, Pass, Placeholder
 from finetune.features.store import Spec
@@ -130,43 +130,43 @@ class Prefix:
 
     @contextmanager
     def serving(
-        self, inputs: Any, activations: Callable[[], tuple[Tensor, ...] | None], *, guarded: bool = True
-    ) -> Iterator[None]:
-        """Replay every call of the model with exactly `inputs` from what `compute` gave for them.
+        self, inputs: Any, activations: tuple[Tensor, ...] | None, *, guarded: bool = True
+    ) -> Iterator[list[nn.Module]]:
+        """Replay every call of the model with exactly `inputs` from `activations`, which `compute` gave for them.
 
         That is the same tensors, changed by nobody since. Any other call of the model runs whole, as
         does one under another autocast, or one that asks for a gradient of its inputs. Where a step of the
         user's own may have changed the model, or an input through `.data`, that is looked for (`guarded`).
 
-        Args:
-            activations: gives them, or None for the model to run whole; called at the first such call of the model,
-                so that a step which makes none does not pay for them.
+        Returns:
+            The context gives a list, which has an entry for each such call; without activations too, where they run
+            whole.
         """
         samples = self._samples_of(inputs)
         expected, structure = arguments(inputs)
         at_first = versions(expected)
-        sums = bit_sums(expected) if guarded else []
-        given = _Once(activations)
+        sums = checksums(expected) if guarded else []
+        calls: list[nn.Module] = []
 
         def enter(model: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             leaves, actual = tree_flatten((args, kwargs))
             untouched = actual == structure and all(map(same_argument, leaves, expected))
             if samples is None or not untouched or versions(leaves) != at_first or _autocast() != self._autocast:
                 return forward(*args, **kwargs)
-            if given.asking or (guarded and not (bit_sums(leaves) == sums and self.holds())):
+            if guarded and not (checksums(leaves) == sums and self.holds()):
                 return forward(*args, **kwargs)
-            stored = given()
-            if stored is None:
+            calls.append(model)
+            if activations is None:
                 return forward(*args, **kwargs)
             try:
-                return self._run(Pass(self._boundary, self._keepers, samples, stored), forward, leaves)
+                return self._run(Pass(self._boundary, self._keepers, samples, activations), forward, leaves)
             except DivergedError:
                 if self._strict:
                     raise
                 return forward(*args, **kwargs)
 
         with intercepted([self._model], enter):
-            yield
+            yield calls
 
     def _run(self, running: Pass, forward: Callable[..., Any], leaves: list[Any]) -> Any:
         args, kwargs = tree_unflatten(running.placed(leaves), self._structure)
@@ -183,24 +183,6 @@ class Prefix:
             return None
         lengths = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor)}
         return lengths.pop() if len(lengths) == 1 else None
-
-
-class _Once:
-    """Asks a function the first time, and while it answers says so, as that may run the model itself."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
-        self._answers: list[Any] = []
-        self.asking = False
-
-    def __call__(self) -> Any:
-        if not self._answers:
-            self.asking = True
-            try:
-                self._answers.append(self._function())
-            finally:
-                self.asking = False
-        return self._answers[0]
 
 
 def _autocast() -> tuple[Any, ...]:

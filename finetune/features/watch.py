@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks_of_all
 
+from finetune.features.checksum import checksum
 from finetune.model.freezing import trainable
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PLAIN = (bool, int, float, str)
 
 
@@ -82,7 +82,7 @@ class Watch:
         return state
 
     def _present_values(self) -> list[Any]:
-        return [bit_sum(tensor) for tensor in self._constants]
+        return [checksum(tensor) for tensor in self._constants]
 
 
 def _flat(value: Any) -> list[Any]:
@@ -103,11 +103,3 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)) and type(one) is type(other):
         return len(one) == len(other) and all(map(_same, one, other))
     return one is other or (type(one) is type(other) and type(one) in _PLAIN and bool(one == other))
-
-
-def bit_sum(tensor: Tensor) -> int | None:
-    """Return a sum over the bits of a tensor; None where they cannot be had."""
-    kind = _INTEGERS.get(tensor.dtype.itemsize)
-    if kind is None or tensor.layout != torch.strided or tensor.is_meta:
-        return None
-    return int(tensor.detach().view(kind).sum())

@@ -91,7 +91,7 @@ def test_a_file_that_changed_is_read_anew(folder: Path) -> None:
 
 def test_pictures_beyond_the_budget_are_decoded_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = 9 * 3 * 8 * 8
-    for free, keeps in ((4 * needed, True), (4 * needed - 1, False)):
+    for free, keeps in ((5 * needed, True), (5 * needed - 1, False)):
         monkeypatch.setattr("finetune.data.kept.free_memory", lambda device, free=free: free)
         assert (made(folder, keep=True)._kept is not None) == keeps
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import pytest
@@ -59,7 +58,7 @@ def trained(model: nn.Module, batches: Sequence[Any], prefix: Prefix | None) -> 
     for _ in range(2):
         for position, batch in enumerate(batches):
             if prefix:
-                with prefix.serving(batch, partial(store.__getitem__, position)):
+                with prefix.serving(batch, store[position]):
                     output = call(model, batch)
             else:
                 output = call(model, batch)
@@ -331,7 +330,7 @@ def test_what_is_written_in_place_past_it_does_not_damage_what_is_stored() -> No
     prefix = split(model, ["head.*"], x := torch.randn(4, WIDTH))
     stored = prefix.compute(x)
     before = [tensor.clone() for tensor in stored]
-    with prefix.serving(x, lambda: stored):
+    with prefix.serving(x, stored):
         model(x)
     assert all(map(torch.equal, stored, before))
     same_training(model, ["head.*"], batches(WIDTH))
@@ -346,7 +345,7 @@ def test_a_value_that_decides_is_read_for_real() -> None:
     prefix = same_training(model, ["head.*"], batches(WIDTH))
     x = torch.full((4, WIDTH), -200.0)  # takes the other path
     stored = prefix.compute(x)
-    with prefix.serving(x, lambda: stored):
+    with prefix.serving(x, stored):
         assert torch.equal(model(x), model.head(-model.body(x)))
 
 
@@ -362,7 +361,7 @@ def test_frozen_modules_are_not_run_in_a_replay() -> None:
     prefix = split(model, ["2.*"], x := torch.randn(4, WIDTH))
     stored = prefix.compute(x)
     ran.clear()
-    with prefix.serving(x, lambda: stored):
+    with prefix.serving(x, stored):
         model(x)
     assert not ran
     assert prefix.share == pytest.approx(2 / 3)
@@ -392,7 +391,7 @@ def head_only() -> tuple[Applied, Prefix, Tensor, tuple[Tensor, ...]]:
 )
 def test_trap_43_a_step_that_changes_its_inputs_is_not_served(changed: Callable[[Tensor], Tensor]) -> None:
     model, prefix, x, wrong = head_only()
-    with prefix.serving(x, lambda: wrong):
+    with prefix.serving(x, wrong):
         assert not torch.equal(model(x), model.head(model.body(x)))  # served
         other = changed(x)
         assert torch.equal(model(other), model.head(model.body(other)))
@@ -400,7 +399,7 @@ def test_trap_43_a_step_that_changes_its_inputs_is_not_served(changed: Callable[
 
 def test_trap_43_another_autocast_runs_whole() -> None:
     model, prefix, x, wrong = head_only()
-    with prefix.serving(x, lambda: wrong), torch.autocast("cpu", torch.bfloat16):
+    with prefix.serving(x, wrong), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model(x), model.head(model.body(x)))
 
 
@@ -411,7 +410,7 @@ def test_a_prefix_is_cut_and_used_within_autocast() -> None:
         prefix = split(model, ["2"], x)
         (stored,) = prefix.compute(x)
         plain = model(x)
-        with prefix.serving(x, lambda: (stored,)):
+        with prefix.serving(x, (stored,)):
             served = model(x)
         assert served.requires_grad
     assert stored.dtype == served.dtype == torch.bfloat16
@@ -421,10 +420,10 @@ def test_a_prefix_is_cut_and_used_within_autocast() -> None:
 def test_the_model_is_itself_again_also_after_an_exception() -> None:
     model, prefix, x, stored = head_only()
     before = {name: module.__dict__.copy() for name, module in model.named_modules()}
-    with pytest.raises(KeyError), prefix.serving(x, lambda: stored):
+    with pytest.raises(KeyError), prefix.serving(x, stored):
         raise KeyError
     model.head.forward = lambda *args: 1 / 0
-    with pytest.raises(ZeroDivisionError), prefix.serving(x, lambda: stored):
+    with pytest.raises(ZeroDivisionError), prefix.serving(x, stored):
         model(x)
     del model.head.forward
     assert {name: module.__dict__ for name, module in model.named_modules()} == before

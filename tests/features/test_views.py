@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,23 @@ def test_cached_views_equal_uncached_views(pictures: Path, augment: Any, views: 
         fitted(tuned(), pictures, cache=False, **given),
         fitted(tuned(), pictures, cache="memory", **given),
     )
+
+
+@pytest.mark.parametrize("given", [{"augment_views": 1}, {"augment": False}], ids=["augmented", "plain"])
+def test_files_that_a_callback_changes_end_the_cache(pictures: Path, tmp_path: Path, given: dict[str, Any]) -> None:
+    class Repaints(Callback):
+        def __init__(self, folder: Path) -> None:
+            self.folder = folder
+
+        def on_epoch_begin(self, run: Any) -> None:
+            for number, path in enumerate(sorted(self.folder.rglob("*.png")) if run.epoch else ()):
+                Image.new("RGB", (16, 16), (50 * run.epoch, 9 * number, 0)).save(path)
+
+    def run(cache: Any) -> FineTuner:
+        folder = Path(shutil.copytree(pictures, tmp_path / str(cache)))
+        return fitted(tuned(), folder, cache=cache, callbacks=[Repaints(folder)], **given)
+
+    assert same(run(False), run("memory"))
 
 
 def test_each_picture_is_decoded_once(pictures: Path, decoded: list[int], caplog: pytest.LogCaptureFixture) -> None:

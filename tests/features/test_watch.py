@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,9 +128,19 @@ def through_its_storage(self: Any, x: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(self.model(x), y)
 
 
+def flipped_through_data(self: Any, x: Tensor, y: Tensor) -> Tensor:
+    x.data = x.data.flip(1)
+    return cross_entropy(self.model(x), y)
+
+
+def flipped_through_numpy(self: Any, x: Tensor, y: Tensor) -> Tensor:
+    x.numpy()[:] = x.numpy()[:, ::-1].copy()
+    return cross_entropy(self.model(x), y)
+
+
 STEPS = [
     hooked, hooked_everywhere, with_other_weights, perturbed, asks_for_a_frozen_gradient, in_train_mode,
-    through_data, with_other_data, through_numpy, through_its_storage,
+    through_data, with_other_data, through_numpy, through_its_storage, flipped_through_data, flipped_through_numpy,
 ]
 
 
@@ -141,6 +152,50 @@ def test_trap_43_a_step_that_changes_the_model_or_its_inputs_gets_no_stored_acti
             return loss
 
     assert_the_same(cls=Own)
+
+
+def looked_at_before(self: Any, x: Tensor, y: Tensor) -> Tensor:
+    with torch.inference_mode():
+        share = (self.model(x).argmax(1) == y).float().mean()
+    return cross_entropy(self.model(x), y) * float(1 + share)
+
+
+def in_a_transform(self: Any, x: Tensor, y: Tensor) -> Tensor:
+    head = {name: value.detach() for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def loss(head: Any) -> Tensor:
+        return cross_entropy(torch.func.functional_call(self.model, head, (x,)), y)
+
+    norms = [gradient.norm() for gradient in torch.func.grad(loss)(head).values()]
+    return cross_entropy(self.model(x), y) * (1 + torch.stack(norms).sum().detach())
+
+
+@pytest.mark.parametrize("step", [looked_at_before, in_a_transform], ids=lambda step: step.__name__)
+def test_a_step_may_call_the_model_in_modes_of_its_own(step: Any) -> None:
+    class Own(FineTuner):
+        def training_step(self, batch: Any) -> Tensor:
+            loss: Tensor = step(self, *batch)
+            return loss
+
+    assert_close(fitted(False, cls=Own), fitted("memory", cls=Own))
+
+
+def assert_close(one: FineTuner, other: FineTuner) -> None:
+    """A product of matrices this small rounds a sample otherwise at another place of the batch."""
+    losses = [[row["loss"] for row in tuner.history] for tuner in (one, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_step_that_changes_a_weight_for_itself_spoils_no_other_run(tmp_path: Path) -> None:
+    class Perturbs(FineTuner):
+        def training_step(self, batch: Any) -> Tensor:
+            self.model.body[0].weight.data.mul_(2)
+            loss = cross_entropy(self.model(batch[0]), batch[1])
+            self.model.body[0].weight.data.div_(2)
+            return loss
+
+    fitted(str(tmp_path), cls=Perturbs)
+    assert_close(fitted(False), fitted(str(tmp_path)))
 
 
 def weight_in_place(run: Any, data: Any) -> None:
