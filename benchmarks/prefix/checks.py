@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -170,7 +169,7 @@ def _trained(model: nn.Module, prefix: Prefix | None, samples: Any, steps: Seque
     for indices in steps:
         batch = _taken(samples, indices)
         if prefix and store:
-            stored = partial(_activations, prefix, store, batch, torch.tensor(indices))
+            stored = _activations(prefix, store, batch, torch.tensor(indices))
             with prefix.serving(batch, stored, guarded=False):  # the model was put back to where it was, in place
                 outputs = tensors_in(call(model, batch))
         else:
@@ -224,7 +223,7 @@ def _times(model: nn.Module, prefix: Prefix, batch: Any) -> Row:
     activations = prefix.compute(batch)
 
     def replay() -> None:
-        with prefix.serving(batch, lambda: activations):
+        with prefix.serving(batch, activations):
             call(model, batch)
 
     with torch.no_grad():
