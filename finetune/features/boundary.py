@@ -304,7 +304,7 @@ class _Planner:
         """Check that no value of a batch decides what is done with it before all that is left out is over."""
         last = max(number for number, node in enumerate(self._nodes) if node in self._left)
         for node in self._nodes[: last + 1]:
-            if any(operation.sink and operation.depends and not operation.cause for operation in node.operations):
+            if any(operation.decides for operation in node.operations):
                 where = "" if node.call is None else f" in {node.name!r}"
                 raise DeclinedError(f"the values of a batch decide{where} what is done with it")
 

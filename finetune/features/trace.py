@@ -5,6 +5,7 @@ Operations are seen below autograd and below modules, calls by overriding `forwa
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from finetune.model.freezing import trainable
 from finetune.model.recorder import storage_of, written_by
 
 Around = Callable[..., Any]  # called with a module, its own forward, and what that was called with
+_MASKS = ("transformers.masking_utils", "transformers.modeling_attn_mask_utils")
 INPUT = -1  # the time at which the model's inputs were made
 
 
@@ -51,8 +53,8 @@ class Operation:
 
     `cause` says why it must run in every step, None if it need not: its result then follows from the
     inputs and from what is frozen. `depends` tells whether it follows from the inputs at all, `frozen`
-    whether it reads a parameter. `writes` are storages; `sink` marks a value or a shape handed to Python.
-    `signature` is the structure of the arguments.
+    whether it reads a parameter. `writes` are storages; `sink` marks a value or a shape handed to Python, and `decides`
+    one that may change there what the model computes. `signature` is the structure of the arguments.
     """
 
     func: Any
@@ -65,6 +67,7 @@ class Operation:
     depends: bool
     frozen: bool
     sink: bool
+    decides: bool
     multiply_adds: int
 
 
@@ -196,9 +199,12 @@ class _Recorder(TorchDispatchMode):
         self._own |= made - (reads - self._own)  # a view of a buffer is no more the pass's own than the buffer
         frozen = not reads.isdisjoint(self._parameters)
         sink = bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags))
+        decides = sink and depends and cause is None and not _spares_a_mask()
         cost = _multiply_adds(func, args, kwargs, result)
         self.operations.append(
-            Operation(func, arguments, signature, results, structure, writes, cause, depends, frozen, sink, cost)
+            Operation(
+                func, arguments, signature, results, structure, writes, cause, depends, frozen, sink, decides, cost
+            )
         )
 
     def _own_cause(self, func: Any, args: Any, kwargs: Any, writes: frozenset[int], drawn: bool) -> str | None:
@@ -240,6 +246,18 @@ def _norm_over_samples(func: Any, args: Any, kwargs: Any) -> bool:
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     training = given.get("training", given.get("train", "update" in str(func)))
     return bool(training) and args[0].shape[0] > 1
+
+
+def _spares_a_mask() -> bool:
+    """Tell whether transformers is looking whether it needs a mask at all: without one that hides nothing, attention
+    gives the same but for rounding.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") in _MASKS:
+            return True
+    return False
 
 
 def _multiply_adds(func: Any, args: Any, kwargs: Any, result: Any) -> int:

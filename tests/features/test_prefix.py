@@ -349,6 +349,19 @@ def test_a_value_that_decides_is_read_for_real() -> None:
         assert torch.equal(model(x), model.head(-model.body(x)))
 
 
+@pytest.mark.parametrize("padding", [(0, 0), (2, 2), (0, 2)], ids=["none", "in all", "in some batches"])
+@pytest.mark.parametrize("train", ["classifier.*", "bert.encoder.layer.1.*"])
+def test_whether_a_mask_hides_anything_is_no_decision(padding: tuple[int, int], train: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, intermediate_size=16))
+    masks = [torch.ones(4, 6, dtype=torch.int64) for _ in padding]
+    for mask, hidden in zip(masks, padding, strict=True):
+        mask[:, 6 - hidden :] = 0
+    same_training(model, [train], [{"input_ids": torch.randint(20, (4, 6)), "attention_mask": mask} for mask in masks])
+
+
 def test_frozen_modules_are_not_run_in_a_replay() -> None:
     ran = []
 
