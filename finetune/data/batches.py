@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from finetune.data.audit import check_batch_targets
 from finetune.data.base import Arrays, Loader, Source, Stream, target_of
 from finetune.data.decoded import decoded_once
-from finetune.data.device import num_samples_of, pinned, tensors_of, to_device
+from finetune.data.device import num_samples_of, pinned, same_values, tensors_of, to_device
 from finetune.data.inputs import PICTURE, TEXT, WAVEFORM, InputPreprocessing
 from finetune.data.kept import kept_pictures
 from finetune.data.loading import (
@@ -168,7 +168,7 @@ class Batches:
         again = 1 if self.shuffle and not self._samples.views else 0
         one, other = (self._samples.load([(epoch, index) for index in few]) for epoch in (0, again))
         pairs = list(zip(tensors_of(one), tensors_of(other), strict=False))
-        return bool(pairs) and all(map(_equal, *zip(*pairs, strict=True)))
+        return bool(pairs) and all(map(same_values, *zip(*pairs, strict=True)))
 
     def rows(self, epoch: int) -> tuple[Tensor, ...]:
         """Return int64 [B] for each batch of this epoch: view * samples + index, a number for each input there is.
@@ -298,10 +298,6 @@ class Batches:
             return _length(self.source.loader)
         samples = self.num_samples
         return None if samples is None else math.ceil(samples / self.batch_size)
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _check_arguments(

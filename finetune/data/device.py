@@ -95,6 +95,13 @@ def tensors_of(batch: Any) -> Iterator[Tensor]:
             yield from tensors_of(getattr(batch, field.name))
 
 
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors have the same shape and values, where NaN is the same as NaN."""
+    if one.shape != other.shape:
+        return False
+    return one.equal(other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free: of the device, or of the machine, within what a container may take."""
     if device.type == "cuda":

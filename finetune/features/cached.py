@@ -47,7 +47,8 @@ class CachedBatches:
         self._like: tuple[Tensor, Tensor] | None = None  # inputs and targets of no sample
         self._holds = True
         self._wanted = True  # the model was called with the last batch as it is
-        self._offered = self._taken = self._unused = False  # in the last epoch, and whether that was said
+        self._taken: bool | None = None  # in this epoch, by any call of the model; None before a batch was offered
+        self._said_unused = False
         self._data = _state(batches.source, values=guarded)
         self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their rows in the store
 
@@ -65,10 +66,10 @@ class CachedBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield what `Batches.epoch` yields; inputs whose activations are stored are loaded when a step reads them."""
         self._given.clear()
-        if self._offered and not self._taken and not self._unused:
+        if self._taken is False and not self._said_unused:
             log.info(_UNUSED)
-            self._unused, self._skips = True, False
-        self._offered = self._taken = False
+            self._said_unused, self._skips = True, False
+        self._taken = None
         try:
             self._store.refresh()
         except StoreError as error:
@@ -102,7 +103,7 @@ class CachedBatches:
         with self._prefix.serving(inputs, activations, guarded=self._guarded) as calls:
             yield
         self._wanted = bool(calls)
-        self._offered, self._taken = True, self._taken or self._wanted
+        self._taken = self._taken or self._wanted
 
     def _get(self, rows: Tensor) -> tuple[Tensor, ...]:
         return tuple(kept.to(self._batches.device, non_blocking=True) for kept in self._store.get(rows))

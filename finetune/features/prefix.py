@@ -41,7 +41,6 @@ from finetune.model.head_search import undisturbed
 __all__ = ["DivergedError", "Prefix", "Spec"]
 
 
-
 class Prefix:
     """A model's frozen prefix, as `cut_prefix` found and proved it.
 

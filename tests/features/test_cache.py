@@ -147,18 +147,24 @@ def test_trap_43_stored_activations_serve_the_untouched_batch_alone(cls: type[Fi
     assert_equal(plain, cached)
 
 
+def sizes_given_to(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the length of what each call of a method is given."""
+    sizes: list[int] = []
+    method = getattr(owner, name)
+
+    def noted(self: Any, given: Any) -> Any:
+        sizes.append(len(given))
+        return method(self, given)
+
+    monkeypatch.setattr(owner, name, noted)
+    return sizes
+
+
 @pytest.mark.parametrize(("cls", "batches"), [(Mixing, 1), (HandsOn, 6)])  # whole ones; the first is measured
 def test_a_step_of_other_inputs_alone_does_not_pay_for_the_prefix(
     cls: type[FineTuner], batches: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    computed: list[int] = []
-    compute = Prefix.compute
-
-    def counted(prefix: Prefix, inputs: Any) -> Any:
-        computed.append(len(inputs))
-        return compute(prefix, inputs)
-
-    monkeypatch.setattr(Prefix, "compute", counted)
+    computed = sizes_given_to(Prefix, "compute", monkeypatch)
     with caplog.at_level(logging.INFO, "finetune"):
         fitted("memory", tuned(cls=cls), val=False)
     assert computed.count(8) == batches
@@ -169,14 +175,7 @@ def test_the_librarys_own_step_is_served_without_its_pictures(monkeypatch: pytes
     """After the first epoch nothing of a picture is read, and no other result comes of it."""
     from finetune.data.base import Arrays
 
-    gathered: list[int] = []
-    gather = Arrays.gather
-
-    def counted(self: Arrays, indices: Tensor) -> Any:
-        gathered.append(len(indices))
-        return gather(self, indices)
-
-    monkeypatch.setattr(Arrays, "gather", counted)
+    gathered = sizes_given_to(Arrays, "gather", monkeypatch)
     fitted("memory", tuned(), val=False, epochs=5)
     assert sum(gathered) <= 50 + 8 + 2  # one epoch, the batch that the prefix is cut on, and the look at the data
 
