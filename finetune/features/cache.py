@@ -19,7 +19,7 @@ from finetune.data.text import TextPreprocessing
 from finetune.data.transforms import Preprocessing
 from finetune.features import planner
 from finetune.features.cached import CachedBatches, same_each_epoch
-from finetune.features.costs import Costs, forward_seconds, replay_seconds, timed
+from finetune.features.costs import Costs, forward_costs, replay_seconds, timed
 from finetune.features.cutting import PLACE_COUNTS, cut_prefix
 from finetune.features.disk import DiskStore
 from finetune.features.fingerprint import fingerprint, keys_of_views
@@ -156,8 +156,8 @@ class Cache:
         if not batches:
             return "there is no batch"
         inputs = split_batch(batches[0])[0]
-        plain, few = forward_seconds(model, inputs) if auto else (0.0, 0.0)
-        costs = Costs(0.0 if parts[0].workers else load, plain, few)
+        load = 0.0 if parts[0].workers else load
+        costs = forward_costs(model, inputs, load) if auto else Costs(load, 0.0)
         why_not = planner.too_short(costs, need) if auto else None
         prefix = why_not or cut_prefix(model, inputs)
         if isinstance(prefix, str):

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from finetune.data.base import split_batch
 from finetune.data.device import map_tensors, tensors_of
 from finetune.features.cached import CachedBatches
+from finetune.features.trace import intercepted
 from finetune.model.calling import call
 from finetune.model.freezing import trainable
 from finetune.model.head_search import undisturbed
@@ -36,6 +37,8 @@ class Costs:
         load: to read, decode and prepare it; 0 where other processes do that, beside the steps.
         plain: a whole forward pass, told by a few samples at first if it takes long; 0 if it was not measured.
         few: a forward pass of a few samples; 0 if it was not measured.
+        ahead: the share of a forward pass that comes before the first module with parameters that train; 1 if it was
+            not measured.
         compute: to run the prefix on it.
         served: to take it from the store and pass it forward, loading included where that is still done.
         backward: what a step takes beyond the forward pass.
@@ -44,6 +47,7 @@ class Costs:
     load: float
     plain: float
     few: float = 0.0
+    ahead: float = 1.0
     compute: float = 0.0
     served: float = 0.0
     backward: float = 0.0
@@ -64,20 +68,43 @@ def timed(work: Callable[[], Result], repeats: int = _REPEATS) -> tuple[float, R
     return best, result
 
 
-def forward_seconds(model: nn.Module, inputs: Any) -> tuple[float, float]:
-    """Return the seconds of a whole forward pass, and of one of a few samples.
+def forward_costs(model: nn.Module, inputs: Any, load: float) -> Costs:
+    """Return what is known before a prefix is sought: of loading, a forward pass, and what comes before what trains.
 
     The model and the random state stay as they are.
 
-    Where that takes long, it is told by a few of the samples: then what a small batch costs beyond its
+    Where a pass takes long, it is told by a few of the samples: then what a small batch costs beyond its
     share is little, and the pass would be a good part of all that is to be saved.
     """
     samples = next(len(tensor) for tensor in tensors_of(inputs))
     few = map_tensors(lambda tensor: tensor[:_FEW], inputs, None)
     with undisturbed(model), torch.enable_grad():
-        seconds = timed(lambda: (call(model, few),))[0]
+        seconds, ahead = timed(lambda: _share_ahead(model, few))
         whole = seconds * max(1.0, samples / _FEW)
-        return whole if whole > _LONG else timed(lambda: (call(model, inputs),))[0], seconds
+        plain = whole if whole > _LONG else timed(lambda: (call(model, inputs),))[0]
+    return Costs(load, plain, seconds, ahead)
+
+
+def _share_ahead(model: nn.Module, inputs: Any) -> float:
+    """Run the model once; return the share of that time before the first module with parameters of its own that train.
+
+    All of it, where that is the model itself, which may use them at its end, or where no such module is called.
+    """
+    owners = [module for module in model.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
+    reached: list[float] = []
+
+    def noting(module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        if not reached:
+            _wait_for_device()
+            reached.append(time.perf_counter())
+        return forward(*args, **kwargs)
+
+    begun = time.perf_counter()
+    with intercepted(() if model in owners else owners, noting):
+        call(model, inputs)
+    _wait_for_device()
+    ended = time.perf_counter()
+    return (reached[0] - begun) / (ended - begun) if reached else 1.0
 
 
 def replay_seconds(model: nn.Module, cached: CachedBatches) -> tuple[float, float]:

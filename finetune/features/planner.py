@@ -29,8 +29,8 @@ _BUDGET_SHARES = {DEVICE: 0.4, MEMORY: 0.5, DISK: 0.9}
 # To find and to prove a prefix costs about as much as to run the model on 64 samples. So much work at least has
 # to be there to save: if nothing comes of it, that is 5 % of what a run of steps with two passes' work takes.
 _LEAST_PASSES = 640
-# Where a small batch takes as long as a large one, it costs as much as 20 passes of a few samples: the same again.
-_LEAST_SMALL_PASSES = 200
+# The same in passes of a few samples, of which it takes 15 to 20: a small batch may take as long as a large one.
+_LEAST_SMALL_PASSES = 160
 # Bytes a second that any disk reads; most are much faster, and the system keeps in memory what it can.
 _DISK_SPEED = 200e6
 # What is saved has to be so much of the whole at least, as no measurement is exact.
@@ -86,8 +86,8 @@ def not_sought(need: Need, *, asked: bool) -> str | None:
 
 
 def too_short(costs: Costs, need: Need) -> str | None:
-    """Say why no prefix is sought where forward passes that can be spared take no time; None if one is."""
-    if (costs.load + costs.plain) * need.reading < _LEAST_SMALL_PASSES * costs.few:
+    """Say why no prefix is sought where what can be spared takes no time; None if one is."""
+    if (costs.load + costs.plain * costs.ahead) * need.reading < _LEAST_SMALL_PASSES * costs.few:
         return "there is too little to compute for it to pay"
     return None
 

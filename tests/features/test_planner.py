@@ -19,7 +19,7 @@ from finetune.features.planner import DEVICE, DISK, MEMORY, Need
 
 CPU = torch.device("cpu")
 seconds = st.floats(0, 10)
-costs = st.builds(Costs, seconds, seconds, seconds, seconds, seconds)
+costs = st.builds(Costs, load=seconds, plain=seconds, compute=seconds, served=seconds, backward=seconds)
 
 
 def need(samples: int = 3200, epochs: int = 2, views: int = 1, batch_size: int = 32) -> Need:
@@ -77,12 +77,14 @@ def test_what_pays() -> None:
 
 
 def test_what_is_too_short() -> None:
-    """400 batches are to be spared a pass, where a cut costs as much as 20 passes of a few samples."""
-    spared = need(100 * 32, epochs=5)
+    """400 batches are to be spared what comes ahead of what trains: 160 passes of a few samples at least."""
+    spared, too_little = need(100 * 32, epochs=5), "there is too little to compute for it to pay"
     alike = Costs(load=0.0, plain=0.001, few=0.001)
     assert planner.too_short(alike, spared) is None
-    assert planner.too_short(replace(alike, plain=0.00049), spared) == "there is too little to compute for it to pay"
-    assert planner.too_short(replace(alike, plain=0.00049, load=0.001), spared) is None
+    assert planner.too_short(replace(alike, plain=0.00039), spared) == too_little
+    assert planner.too_short(replace(alike, plain=0.00039, load=0.001), spared) is None
+    assert planner.too_short(replace(alike, ahead=0.41), spared) is None
+    assert planner.too_short(replace(alike, ahead=0.39), spared) == too_little
 
 
 def test_what_is_not_sought() -> None:
