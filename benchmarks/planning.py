@@ -1,7 +1,7 @@
 """Whether `cache="auto"` is ever slower than `cache=False`: both on the same work, by turns, in one process.
 
     python -m benchmarks.planning
-    python -m benchmarks.planning --rounds 7 --case "digits, head"
+    python -m benchmarks.planning --seconds 20 --case "digits, head"
 
 The cases are those where storing pays least: few epochs, few samples, a network so small that reading what is stored
 costs as much as computing it, and little before the first layer that trains.
@@ -28,6 +28,7 @@ from finetune.demo import DigitNet
 
 RESULTS = Path(__file__).parent / "results" / "planning.md"
 ALLOWED = 1.05  # the ratio that is to be kept
+_LEAST_ROUNDS = 5
 
 Pictures = tuple[Tensor, Tensor]
 
@@ -91,12 +92,16 @@ def cases() -> list[Case]:
     ]
 
 
-def measure(case: Case, rounds: int) -> list[tuple[float, float]]:
-    """Return the seconds without a cache and with `"auto"`, round by round, each first in every other round."""
+def measure(case: Case, seconds: float) -> list[tuple[float, float]]:
+    """Return the seconds without a cache and with `"auto"`, round by round, each first in every other round.
+
+    There are as many rounds as take so many seconds: what is short is measured more often, as a tenth of a second is
+    soon lost to something else.
+    """
     pictures = case.pictures()
     both: list[dict[str | bool, float]] = []
-    for number in range(rounds + 1):
-        order: tuple[str | bool, ...] = (False, "auto") if number % 2 else ("auto", False)
+    while len(both) <= _LEAST_ROUNDS or sum(sum(times.values()) for times in both) < seconds:
+        order: tuple[str | bool, ...] = (False, "auto") if len(both) % 2 else ("auto", False)
         both.append({cache: case.seconds(pictures, cache) for cache in order})
     return [(times[False], times["auto"]) for times in both[1:]]  # the first round warms up
 
@@ -109,7 +114,8 @@ def table(measured: dict[Case, list[tuple[float, float]]], threads: int) -> str:
         middle = statistics.median(ratios)
         medians = " | ".join(f"{statistics.median(times):.2f}" for times in zip(*rounds, strict=True))
         lines.append(
-            f"| {case.name} | {case.samples} | {medians} | {middle:.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} "
+            f"| {case.name} | {case.samples} | {len(rounds)} | {medians} | {middle:.2f} "
+            f"| {ratios[0]:.2f} to {ratios[-1]:.2f} "
             f"| {'yes' if middle <= ALLOWED else '**no**'} |"
         )
     return "\n".join([
@@ -119,8 +125,8 @@ def table(measured: dict[Case, list[tuple[float, float]]], threads: int) -> str:
         f"{platform.python_version()}, {processor()}, {threads} thread(s). Whole calls of `fit`, by turns in one "
         f"process. The ratio is that of each round, `\"auto\"` to `False`: its median, and its range.",
         "",
-        f"| case | samples | False, s | auto, s | ratio | range | at most {ALLOWED:.2f} |",
-        "| --- | ---: | ---: | ---: | ---: | --- | --- |",
+        f"| case | samples | rounds | False, s | auto, s | ratio | range | at most {ALLOWED:.2f} |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- |",
         *lines,
     ]) + "\n"  # fmt: skip
 
@@ -128,7 +134,7 @@ def table(measured: dict[Case, list[tuple[float, float]]], threads: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, and write the table as it grows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.planning", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each case")
     parser.add_argument("--case", default="", help="only those whose name begins so")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args(arguments)
@@ -136,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measured: dict[Case, list[tuple[float, float]]] = {}
     for case in cases():
         if case.name.startswith(options.case):
-            measured[case] = measure(case, options.rounds)
+            measured[case] = measure(case, options.seconds)
             print(case.name, [f"{without:.2f} {auto:.2f}" for without, auto in measured[case]], flush=True)
             RESULTS.write_text(table(measured, options.threads))
 

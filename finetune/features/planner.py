@@ -31,6 +31,8 @@ _BUDGET_SHARES = {DEVICE: 0.4, MEMORY: 0.5, DISK: 0.9}
 _LEAST_PASSES = 640
 # The same in passes of a few samples, of which it takes 15 to 20: a small batch may take as long as a large one.
 _LEAST_SMALL_PASSES = 160
+# To read back what is stored takes some time of its own, in small networks about half of such a pass.
+_READING = 0.5
 # Bytes a second that any disk reads; most are much faster, and the system keeps in memory what it can.
 _DISK_SPEED = 200e6
 # What is saved has to be so much of the whole at least, as no measurement is exact.
@@ -87,7 +89,8 @@ def not_sought(need: Need, *, asked: bool) -> str | None:
 
 def too_short(costs: Costs, need: Need) -> str | None:
     """Say why no prefix is sought where what can be spared takes no time; None if one is."""
-    if (costs.load + costs.plain * costs.ahead) * need.reading < _LEAST_SMALL_PASSES * costs.few:
+    spared = costs.load + costs.plain * costs.ahead - _READING * costs.few
+    if spared * need.reading < _LEAST_SMALL_PASSES * costs.few:
         return "there is too little to compute for it to pay"
     return None
 

@@ -77,14 +77,14 @@ def test_what_pays() -> None:
 
 
 def test_what_is_too_short() -> None:
-    """400 batches are to be spared what comes ahead of what trains: 160 passes of a few samples at least."""
+    """What 400 batches are spared, less half a pass of a few samples to read it back, has to be 160 such passes."""
     spared, too_little = need(100 * 32, epochs=5), "there is too little to compute for it to pay"
-    alike = Costs(load=0.0, plain=0.001, few=0.001)
-    assert planner.too_short(alike, spared) is None
-    assert planner.too_short(replace(alike, plain=0.00039), spared) == too_little
-    assert planner.too_short(replace(alike, plain=0.00039, load=0.001), spared) is None
-    assert planner.too_short(replace(alike, ahead=0.41), spared) is None
-    assert planner.too_short(replace(alike, ahead=0.39), spared) == too_little
+    usual = Costs(load=0.0, plain=0.001, few=0.001)
+    assert planner.too_short(replace(usual, plain=0.00091), spared) is None
+    assert planner.too_short(replace(usual, plain=0.00089), spared) == too_little
+    assert planner.too_short(replace(usual, plain=0.00089, load=0.001), spared) is None
+    assert planner.too_short(replace(usual, ahead=0.91), spared) is None
+    assert planner.too_short(replace(usual, ahead=0.89), spared) == too_little
 
 
 def test_what_is_not_sought() -> None:
