@@ -12,12 +12,12 @@ from pathlib import Path
 from finetune.errors import ArgumentError, nearest
 from finetune.model.stages import Stage
 from finetune.training.phases import Phase, check_epochs
-from finetune.training.rates import Rate, scaled
+from finetune.training.rates import Rate
 
 Strategy = Callable[[Sequence[Stage], int, "Rate | None"], list[Phase]]
 
-# What LP-FT's second phase has of the user's own rates, so that the features stay near to what the probe was trained
-# on. The default rates are small enough below the head as they are.
+# What LP-FT's second phase has of one rate for all, so that the features stay near to what the probe was trained on.
+# Rates that fall with depth, as the default ones do, are small enough below the head as they are.
 _SECOND_SHARE = 0.1
 
 # Where the user names none: what is new learns as fast in the first stage as it does elsewhere, or nearly.
@@ -61,11 +61,11 @@ def lp_ft(
 ) -> list[Phase]:
     """Train the head first, then all at a small rate (LP-FT, arXiv 2202.10054). A single epoch is the head's.
 
-    The head has a third of the epochs; with `probe`, a checkpoint in which it is trained already, none. All train at
-    a tenth of `lr`, or without it at the default rates, which are small below the head.
+    The head has a third of the epochs; with `probe`, a checkpoint in which it is trained already, none. Then all
+    train at a tenth of `lr` if that is a number; rates that differ by stage or name stay as they are.
     """
     check_epochs(epochs)
-    small = None if lr is None else scaled(lr, _SECOND_SHARE)
+    small = lr * _SECOND_SHARE if isinstance(lr, (int, float)) else lr
     if probe is not None:
         return [Phase("*", epochs, small, name="finetune", start_from=probe)]
     third = max(1, round(epochs / 3))

@@ -18,6 +18,7 @@ from finetune.callbacks import Callback
 from finetune.errors import ArgumentError, CheckpointError, PatternError
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage
+from finetune.training.rates import LayerDecay, Rate
 
 NAMES = ("linear_probe", "last_stage", "full_finetune", "gradual_unfreezing", "lp_ft", "from_scratch", "lora")
 FIVE = [Stage(name, (f"{name}.weight", f"{name}.bias")) for name in ("stem", "layer1", "layer2", "layer3", "fc")]
@@ -155,7 +156,13 @@ def test_each_strategy_end_to_end(name: str, lr: Any) -> None:
     assert all(set(row["lr"]) for row in history)
 
 
-def test_the_second_phase_of_lp_ft_trains_at_a_tenth_of_the_rate_or_at_the_default_ones() -> None:
+@pytest.mark.parametrize("spread", [(1e-3, 1e-2), {"*": 1e-3, "fc.*": 1e-2}, LayerDecay(1e-2), None])
+def test_lp_ft_trains_at_rates_that_differ_by_stage_or_name_as_they_are(spread: Rate | None) -> None:
+    probe, finetune = strategies.lp_ft(FIVE, 6, spread)
+    assert probe.lr == finetune.lr == spread
+
+
+def test_the_second_phase_of_lp_ft_trains_at_a_tenth_of_one_rate_or_at_the_default_ones() -> None:
     model = Tiny()
     X, y = torch.randn(30, 4), torch.arange(30) % 3
 

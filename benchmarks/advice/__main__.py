@@ -44,7 +44,7 @@ def read(folder: Path) -> list[Row]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.advice", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5, help="repetitions of each situation (default 5)")
+    parser.add_argument("--seeds", type=int, default=10, help="repetitions of each situation (default 10)")
     parser.add_argument("--part", type=part, default=(0, 1), help="such as 0/2: the first of two processes")
     parser.add_argument("--table", action="store_true", help="only write the table from the rows there are")
     parser.add_argument("--out", type=Path, default=RESULTS / "advice", help="folder of the rows")

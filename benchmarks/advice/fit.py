@@ -2,9 +2,10 @@
 
     python -m benchmarks.advice.fit       prints what `finetune/advice/chart.py` holds
 
-A quadrant advises what loses least accuracy over all situations, unless something else loses less in it by more than a
-standard error: what is best in few situations is often so by chance. The lines are those with which most cases are
-right; of equals those that lose least.
+What loses least accuracy over all situations is advised, unless something else loses less on a side of the chart, near
+or far, by more than a standard error, or in a quadrant of that side: what is best in few situations is often so by
+chance. The lines are those with which most cases are within a point of the best of all; of equals those that lose
+least.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.advice.__main__ import RESULTS, read
-from benchmarks.advice.situations import CHOICES, situation_of
+from benchmarks.advice.situations import CHOICES, FASTER, FIRST_SHARE, situation_of
 from benchmarks.advice.table import Outcome, evidence_of, outcomes
 
 # Lines between the measured situations, not through them.
@@ -63,13 +64,17 @@ def fit(cases: Sequence[Case]) -> tuple[float, float, Mapping[Quadrant, tuple[st
 
     def divided(much: float, near: float) -> dict[Quadrant, tuple[str, list[Case]]]:
         found: dict[Quadrant, list[Case]] = {}
+        sides: dict[bool, list[Case]] = {}
         for case in cases:
-            found.setdefault(case.quadrant(much, near), []).append(case)
-        return {place: (choice(part, usual), part) for place, part in found.items()}
+            place = case.quadrant(much, near)
+            found.setdefault(place, []).append(case)
+            sides.setdefault(place[1], []).append(case)
+        of_side = {side: choice(part, usual) for side, part in sides.items()}
+        return {place: (choice(part, of_side[place[1]]), part) for place, part in found.items()}
 
     def worth(lines: tuple[float, float]) -> tuple[float, float]:
         chosen = [(name, case) for name, part in divided(*lines).values() for case in part]
-        right = sum(case.outcome.share_right([name]) for name, case in chosen)
+        right = sum(case.outcome.share_right([name], CHOICES) for name, case in chosen)
         return right, -sum(case.outcome.regret([name]) for name, case in chosen)
 
     much, near = max(itertools.product(_MUCH, _NEAR), key=worth)
@@ -90,9 +95,10 @@ def main() -> None:
         gain = statistics.mean(case.outcome.accuracy[name] - case.outcome.accuracy["linear_probe"] for case in found)
         sure = (share_right(found, name) * len(found) + 1) / (len(found) + 2)  # one case of each kind added
         lost = statistics.mean(case.outcome.regret([name]) for case in found)
+        share = FIRST_SHARE if name.endswith(FASTER) else None
         print(
-            f"({is_much}, {is_near}): {name!r}, gain {gain:.3f}, right {sure:.2f}, lost {lost:.3f}, "
-            f"{len(found)} cases"
+            f"({is_much}, {is_near}): {name.removesuffix(FASTER)!r}, first_share {share}, gain {gain:.3f}, "
+            f"right {sure:.2f}, lost {lost:.3f}, {len(found)} cases"
         )
 
 

@@ -13,10 +13,17 @@ EPOCHS, BATCH_SIZE = 15, 16
 SHOTS = (5, 12, 40)
 IMBALANCED = (12, 8.0)  # pictures a class on average, and how many times as many the largest has as the smallest
 
+STRATEGIES = ("linear_probe", "last_stage", "lp_ft", "gradual_unfreezing", "full_finetune")
+# Rates that do not fall as far below the head's as the default ones: the first stage's as a share of the head's.
+FASTER, FIRST_SHARE = ", faster", 0.1
+HEAD_RATE = 1e-2  # the default of these networks
+
 # What advice chooses from: arguments of `fit` by name.
 CHOICES: dict[str, dict[str, Any]] = {
-    name: {"strategy": name} for name in ("linear_probe", "last_stage", "lp_ft", "gradual_unfreezing", "full_finetune")
-}
+    **{name: {"strategy": name} for name in STRATEGIES},
+    **{name + FASTER: {"strategy": name, "lr": (FIRST_SHARE * HEAD_RATE, HEAD_RATE)}
+       for name in ("lp_ft", "full_finetune")},
+}  # fmt: skip
 
 Row = dict[str, Any]
 

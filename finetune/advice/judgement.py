@@ -57,14 +57,19 @@ class Advice:
         return figure
 
 
-def judge(evidence: Evidence) -> Advice:
-    """Return the advice that follows from measurements: that of the quadrant in which the data lies."""
+def judge(evidence: Evidence, head_rate: float) -> Advice:
+    """Return the advice that follows from measurements: that of the quadrant in which the data lies.
+
+    Args:
+        head_rate: the learning rate that the head has by default, which advised rates begin from.
+    """
     found = quadrant(evidence.samples_per_class, evidence.nearness)
     # Where the probe's spread reaches over the line, the other side may be as true.
     sides = {quadrant(evidence.samples_per_class, evidence.nearness + part * evidence.spread) for part in (-1, 0, 1)}
-    agreed = sum(side.strategy == found.strategy for side in sides) / len(sides)
+    agreed = sum(side.advises_as(found) for side in sides) / len(sides)
     confidence = found.right * agreed
-    return Advice(found.strategy, None, found.name, confidence, _reasons(evidence, found, confidence), evidence)
+    lr = None if found.first_share is None else (found.first_share * head_rate, head_rate)
+    return Advice(found.strategy, lr, found.name, confidence, _reasons(evidence, found, confidence), evidence)
 
 
 def _reasons(evidence: Evidence, found: Quadrant, confidence: float) -> tuple[str, str, str]:
@@ -78,9 +83,10 @@ def _reasons(evidence: Evidence, found: Quadrant, confidence: float) -> tuple[st
     if found.strategy == "linear_probe":
         why = "Where that was so before, training more than the head did not make it more accurate."
     else:
+        rates = "" if found.first_share is None else " at rates that are larger below the head than by default"
         why = (
-            f"Where that was so before, {found.strategy} was {100 * found.gain:.0f} points more accurate than training "
-            f"the head alone."
+            f"Where that was so before, {found.strategy}{rates} was {100 * found.gain:.0f} points more accurate than "
+            f"training the head alone."
         )
     doubt = "" if confidence == found.right else ", less where, as here, the probe's spread reaches to other advice"
     sure = f"It was within a point of the best strategy in {found.right:.0%} of the cases tried{doubt}."

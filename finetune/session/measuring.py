@@ -14,7 +14,7 @@ from finetune.session.session import Session
 from finetune.training.precision import Precision
 from finetune.training.preparation import some_targets
 from finetune.training.range_test import RateSuggestion, range_test, rising
-from finetune.training.rates import Rate, default_rate
+from finetune.training.rates import Rate, default_rate, head_rate
 
 
 class Measuring(Session):
@@ -44,7 +44,8 @@ class Measuring(Session):
             self._look_at(data.train)
             validation = None if data.val is None else self._features(data.val, samples // 4, batch_size)
             total = None if isinstance(data.train, (Loader, Stream)) else len(data.train)
-            return judge(measure(self._features(data.train, samples, batch_size), validation, total))
+            evidence = measure(self._features(data.train, samples, batch_size), validation, total)
+            return judge(evidence, head_rate(self.inner, self._stages()))
 
     def find_lr(
         self,

@@ -78,10 +78,11 @@ def default_rate(optimizer: object, model: nn.Module, stages: Sequence[Stage]) -
     falls = min(_PUBLISHED_DEPTH - 1, max(1, len(stages) - 2))
     decay = (_FIRST_STAGE / _LAST_STAGE) ** (1 / falls)
     step = decay / _LAST_STAGE  # from the stage before the head to the head, where others step by the decay
-    return LayerDecay(_head_rate(model, stages) / step, decay, head=step)
+    return LayerDecay(head_rate(model, stages) / step, decay, head=step)
 
 
-def _head_rate(model: nn.Module, stages: Sequence[Stage]) -> float:
+def head_rate(model: nn.Module, stages: Sequence[Stage]) -> float:
+    """Return the head's rate where the user gives none, with an optimizer like Adam."""
     parameters = dict(model.named_parameters())
     weights = [parameters[name] for stage in stages[-1:] for name in stage.parameters if parameters[name].dim() > 1]
     lowest, highest = _HEAD_RATES

@@ -21,6 +21,8 @@ EVIDENCE = Evidence(
     curve=((40, 0.5), (80, 0.6), (160, 0.7)), probe_of_stages=0.75, probe_on_validation=0.65,
 )  # fmt: skip
 
+HEAD_RATE = 1e-3
+
 
 def at(samples: float, nearness: float, spread: float = 0.0) -> Evidence:
     """Return evidence that lies at a point of the chart."""
@@ -29,10 +31,11 @@ def at(samples: float, nearness: float, spread: float = 0.0) -> Evidence:
 
 @given(st.floats(1, 10_000), st.floats(-0.2, 1))
 def test_every_point_lies_in_one_quadrant_whose_advice_can_be_followed(samples, nearness):
-    advice = judge(at(samples, nearness))
+    advice = judge(at(samples, nearness), HEAD_RATE)
 
     assert advice.quadrant == quadrant(round(4 * samples) / 4, advice.evidence.nearness).name
     assert callable(strategies.get_strategy(advice.strategy))
+    assert advice.lr in (None, (0.1 * HEAD_RATE, HEAD_RATE))
     assert 0 < advice.confidence <= 1
     assert [reason.count(". ") + reason.endswith(".") for reason in advice.reasons] == [1, 1, 1]
 
@@ -47,24 +50,35 @@ def test_the_lines_are_between_the_quadrants():
 def test_advice_is_less_sure_where_the_spread_reaches_to_other_advice():
     for much in (2, 4000):
         here, there = quadrant(much, NEAR - 0.05), quadrant(much, NEAR + 0.05)
-        clear, doubtful = judge(at(much, NEAR - 0.05, 0.01)), judge(at(much, NEAR - 0.05, 0.1))
+        clear, doubtful = (judge(at(much, NEAR - 0.05, spread), HEAD_RATE) for spread in (0.01, 0.1))
         assert clear.confidence == here.right
-        assert (doubtful.confidence < here.right) == (here.strategy != there.strategy)
+        assert (doubtful.confidence < here.right) == (not here.advises_as(there))
+
+
+def test_advised_rates_are_said_and_go_up_to_the_heads_default():
+    far = next(each for each in QUADRANTS if each.first_share is not None)
+    samples, nearness = (2 * MUCH if far.much else 2), (NEAR + 0.1 if far.near else NEAR - 0.1)
+
+    advice = judge(at(samples, nearness), HEAD_RATE)
+
+    assert advice.lr == (far.first_share * HEAD_RATE, HEAD_RATE)
+    assert str(advice).startswith(f"fit(strategy={far.strategy!r}, lr={advice.lr})")
+    assert "rates that are larger below the head" in advice.reasons[1]
 
 
 def test_what_is_printed_has_the_call_the_reasons_and_every_number():
-    said = str(judge(EVIDENCE))
+    said = str(judge(EVIDENCE, HEAD_RATE))
 
     assert said.startswith("fit(strategy=")
-    for reason in judge(EVIDENCE).reasons:
+    for reason in judge(EVIDENCE, HEAD_RATE).reasons:
         assert reason in said
     for number in ("400", "0.700", "± 0.020", "0.750", "0.650", "0.600", "0.500 from 40", "imbalance 1.5", "-0.200"):
         assert number in said
-    assert "on validation" not in str(judge(replace(EVIDENCE, probe_on_validation=None)))
+    assert "on validation" not in str(judge(replace(EVIDENCE, probe_on_validation=None), HEAD_RATE))
 
 
 def test_the_chart_is_drawn_with_the_data_on_it(tmp_path: Path):
-    figure = judge(EVIDENCE).plot(tmp_path / "chart.png")
+    figure = judge(EVIDENCE, HEAD_RATE).plot(tmp_path / "chart.png")
 
     texts = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert "your data" in texts
@@ -85,6 +99,7 @@ def test_fit_takes_what_is_advised(pictures):
     advice = tuner.advise(pictures)
 
     assert isinstance(advice, Advice)
+    assert advice == judge(advice.evidence, HEAD_RATE)  # of 1,280 features: the smallest there is
     tuner.fit(pictures, epochs=2, strategy=advice.strategy, lr=advice.lr, progress=False)
     assert len(tuner.history) == 2
 
