@@ -6,7 +6,7 @@ import platform
 import statistics
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def evidence_of(row: Row) -> Evidence:
 
 def write_table(path: Path, rows: list[Row]) -> None:
     """Write what the rows show."""
-    found = sorted(outcomes(rows), key=lambda each: (each.situation.pair, each.situation.shots, each.situation.imbalance))
+    found = sorted(outcomes(rows), key=lambda outcome: astuple(outcome.situation))
     parts = {
         "held out": [outcome for outcome in found if outcome.situation.held_out],
         "tuned on": [outcome for outcome in found if not outcome.situation.held_out],
