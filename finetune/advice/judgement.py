@@ -68,8 +68,16 @@ def judge(evidence: Evidence, head_rate: float) -> Advice:
     sides = {quadrant(evidence.samples_per_class, evidence.nearness + part * evidence.spread) for part in (-1, 0, 1)}
     agreed = sum(side.advises_as(found) for side in sides) / len(sides)
     confidence = found.right * agreed
-    lr = None if found.first_share is None else (found.first_share * head_rate, head_rate)
-    return Advice(found.strategy, lr, found.name, confidence, _reasons(evidence, found, confidence), evidence)
+    reasons = _reasons(evidence, found, confidence)
+    return Advice(found.strategy, _rates(found, head_rate), found.name, confidence, reasons, evidence)
+
+
+def _rates(found: Quadrant, head_rate: float) -> tuple[float, float] | None:
+    """Return the rates of the first stage and of the head, of two digits, as no measurement is finer."""
+    if found.first_share is None:
+        return None
+    first, last = (float(f"{rate:.2g}") for rate in (found.first_share * head_rate, head_rate))
+    return first, last
 
 
 def _reasons(evidence: Evidence, found: Quadrant, confidence: float) -> tuple[str, str, str]:

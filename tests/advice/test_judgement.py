@@ -59,10 +59,11 @@ def test_advised_rates_are_said_and_go_up_to_the_heads_default():
     far = next(each for each in QUADRANTS if each.first_share is not None)
     samples, nearness = (2 * MUCH if far.much else 2), (NEAR + 0.1 if far.near else NEAR - 0.1)
 
-    advice = judge(at(samples, nearness), HEAD_RATE)
+    advice = judge(at(samples, nearness), 1 / 768)
 
-    assert advice.lr == (far.first_share * HEAD_RATE, HEAD_RATE)
-    assert str(advice).startswith(f"fit(strategy={far.strategy!r}, lr={advice.lr})")
+    assert far.first_share == 0.1
+    assert advice.lr == (0.00013, 0.0013)
+    assert str(advice).startswith(f"fit(strategy={far.strategy!r}, lr=(0.00013, 0.0013))")
     assert "rates that are larger below the head" in advice.reasons[1]
 
 
