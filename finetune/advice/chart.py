@@ -26,7 +26,7 @@ class Quadrant:
     """A part of the chart.
 
     Attributes:
-        strategy: what was right there most often.
+        strategy: what is advised there.
         first_share: the first stage's rate there as a share of the head's; None for the default rates.
         gain: by how much it was more accurate than a linear probe, on average.
         right: how often it was within a point of the best strategy, with one case of each kind added, so that few
