@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from benchmarks.machine import processor
 from benchmarks.shapes import SHAPES
 from finetune import FineTuner
-from finetune.analysis.intervals import half_width
-from finetune.data.transforms import Augmentation, StandardAugmentation, Unaugmented
+from finetune.comparison.statistics import half_width
+from finetune.data.preprocessing.pictures import Augmentation, StandardAugmentation, Unaugmented
 
 RESULTS = Path(__file__).parent / "results" / "views.md"
 SEEDS = range(10, 20)  # the library's default was chosen on others

@@ -1,18 +1,18 @@
 """Transfer learning for PyTorch in three lines.
 
-    from finetune import FineTuner
+from finetune import FineTuner
 
-    tuner = FineTuner("resnet18").replace_head(120)
-    tuner.fit("dogs/train", "dogs/val", epochs=5)
-    tuner.save_checkpoint("dogs.safetensors")
+tuner = FineTuner("resnet18").replace_head(120)
+tuner.fit("dogs/train", "dogs/val", epochs=5)
+tuner.save_checkpoint("dogs.safetensors")
 """
 
 from finetune import callbacks, strategies
 from finetune.advice.judgement import Advice
-from finetune.analysis.comparing import compare
-from finetune.analysis.comparison import Comparison
-from finetune.analysis.ranking import advise
-from finetune.data.transforms import Preprocessing
+from finetune.comparison.advise import advise
+from finetune.comparison.compare import compare
+from finetune.comparison.results import Comparison
+from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.errors import (
     ArgumentError,
     CheckpointError,
@@ -25,8 +25,8 @@ from finetune.errors import (
 from finetune.soup import greedy_soup
 from finetune.training.history import History
 from finetune.training.metrics import StepOutput
-from finetune.training.phases import Phase
-from finetune.training.rates import LayerDecay
+from finetune.training.optim.phases import Phase
+from finetune.training.optim.rates import LayerDecay
 from finetune.tuner import FineTuner
 
 __version__ = "0.1.0"

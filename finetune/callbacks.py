@@ -1,12 +1,12 @@
 """Callbacks for `fit`: the public door to `finetune.training.callbacks`."""
 
-from finetune.training.callbacks.anchoring import L2SP
-from finetune.training.callbacks.averaging import EMA, SWA
 from finetune.training.callbacks.base import Callback
-from finetune.training.callbacks.logs import CSVLogger, TensorBoard
-from finetune.training.callbacks.saving import ModelCheckpoint
-from finetune.training.callbacks.stopping import EarlyStopping
+from finetune.training.callbacks.early_stopping import EarlyStopping
+from finetune.training.callbacks.l2sp import L2SP
+from finetune.training.callbacks.loggers import CSVLogger, TensorBoard
+from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
 from finetune.training.callbacks.targets import ClassWeights, Mixup
+from finetune.training.callbacks.weight_averaging import EMA, SWA
 
 __all__ = [
     "EMA",

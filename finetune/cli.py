@@ -16,13 +16,14 @@ from typing import Annotated
 import typer
 from torch import Tensor
 
-from finetune.analysis.comparing import compare as compare_all
-from finetune.analysis.ranking import advise as advise_on
 from finetune.checkpoint.file import check_writable
-from finetune.data.sources import find_split, open_source
+from finetune.comparison.advise import advise as advise_on
+from finetune.comparison.compare import compare as compare_all
+from finetune.data.sources.folders import find_split
+from finetune.data.sources.open_source import open_source
 from finetune.demo import run_demo
 from finetune.errors import ArgumentError, FineTuneError
-from finetune.training.rates import Rate
+from finetune.training.optim.rates import Rate
 from finetune.tuner import FineTuner
 
 app = typer.Typer(
@@ -66,9 +67,7 @@ def train(
     # What is wrong with the command is said before weights are fetched, and before hours of training.
     check_writable(out)
     rate, outputs = _rate(lr), _number_of_classes(data)
-    tuner = FineTuner(
-        model, weights=_weights(weights), precision=precision, seed=seed
-    ).replace_head(outputs)
+    tuner = FineTuner(model, weights=_weights(weights), precision=precision, seed=seed).replace_head(outputs)
     for pattern in freeze or []:
         tuner.freeze(None if pattern == "backbone" else pattern)
     tuner.fit(

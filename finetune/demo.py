@@ -20,10 +20,10 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor, nn
 
-from finetune.data.base import Source
-from finetune.data.sources import open_source
+from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.sources.base import Source
+from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import few_shot
-from finetune.data.transforms import Preprocessing
 from finetune.errors import ArgumentError
 from finetune.tuner import FineTuner
 

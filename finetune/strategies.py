@@ -11,8 +11,8 @@ from pathlib import Path
 
 from finetune.errors import ArgumentError, nearest
 from finetune.model.stages import Stage
-from finetune.training.phases import Phase, check_epochs
-from finetune.training.rates import Rate
+from finetune.training.optim.phases import Phase, check_epochs
+from finetune.training.optim.rates import Rate
 
 Strategy = Callable[[Sequence[Stage], int, "Rate | None"], list[Phase]]
 
@@ -56,9 +56,7 @@ def gradual_unfreezing(stages: Sequence[Stage], epochs: int, lr: Rate | None) ->
     ]
 
 
-def lp_ft(
-    stages: Sequence[Stage], epochs: int, lr: Rate | None, *, probe: str | Path | None = None
-) -> list[Phase]:
+def lp_ft(stages: Sequence[Stage], epochs: int, lr: Rate | None, *, probe: str | Path | None = None) -> list[Phase]:
     """Train the head first, then all at a small rate (LP-FT, arXiv 2202.10054). A single epoch is the head's.
 
     The head has a third of the epochs; with `probe`, a checkpoint in which it is trained already, none. Then all

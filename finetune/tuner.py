@@ -11,30 +11,31 @@ from torch import Tensor, nn
 
 from finetune.checkpoint import contents, file
 from finetune.data.audit import audit
+from finetune.data.preprocessing.pictures import Augmentation
+from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import seeded
-from finetune.data.sources import open_source
-from finetune.data.transforms import Augmentation
+from finetune.data.sources.open_source import open_source
 from finetune.errors import ArgumentError, DataError, HeadError
-from finetune.model import adapters, families, freezing, head_search, heads
+from finetune.model import families, freezing
+from finetune.model.inspection.summary import Summary, summarize
 from finetune.model.patterns import Patterns
-from finetune.model.summary import Summary, summarize
+from finetune.model.surgery import head_search, heads, peft
 from finetune.model.wrapping import unwrapped
 from finetune.session.measuring import Measuring
 from finetune.strategies import Strategy
 from finetune.training import loop
 from finetune.training.callbacks.base import Callback
-from finetune.training.callbacks.saving import ModelCheckpoint
+from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
 from finetune.training.history import History
 from finetune.training.metrics import Meter, Metrics, build_metrics
-from finetune.training.optim import OptimizerFactory
-from finetune.training.phases import Phase
+from finetune.training.optim.optimizers import OptimizerFactory
+from finetune.training.optim.phases import Phase
+from finetune.training.optim.rates import Rate
+from finetune.training.optim.schedules import Schedule
 from finetune.training.precision import hint_at_bf16
 from finetune.training.progress import ProgressBar
-from finetune.training.rates import Rate
-from finetune.training.schedules import Schedule
 from finetune.training.settings import Settings
 from finetune.training.tasks import Loss
-from finetune.training.views import View, over_views
 
 
 class FineTuner(Measuring):
@@ -144,7 +145,7 @@ class FineTuner(Measuring):
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise HeadError(f"Expected a whole number of outputs from 1 on, but got {n!r}.")
-        adapters.check_changeable(self.inner, HeadError, f"FineTuner(model).replace_head({n})")
+        peft.check_changeable(self.inner, HeadError, f"FineTuner(model).replace_head({n})")
         if layer is not None:
             head_search.check_name(self.inner, layer)
         names = self._head_names() if layer is None else (layer,)

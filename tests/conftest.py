@@ -12,6 +12,8 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
+from tests.helpers.pictures import picture
+
 settings.register_profile("untimed", deadline=None, max_examples=50)  # a busy machine is no failure
 settings.load_profile("untimed")
 
@@ -47,3 +49,17 @@ def _same(left: Any, right: Any) -> bool:
 def same() -> Callable[[Any, Any], bool]:
     """Return a function that tells whether two nestings of dicts and tensors are equal bit for bit."""
     return _same
+
+
+@pytest.fixture
+def class_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that makes a folder with `counts[name]` pictures per class."""
+
+    def make(name: str = "train", **counts: int) -> Path:
+        for k, (label, count) in enumerate(sorted(counts.items())):
+            (tmp_path / name / label).mkdir(parents=True)
+            for i in range(count):
+                picture(100 * k + i).save(tmp_path / name / label / f"{i}.png")
+        return tmp_path / name
+
+    return make

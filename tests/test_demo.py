@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from finetune import FineTuner
-from finetune.data.sources import open_source
+from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import few_shot
 from finetune.demo import SHOTS, DigitNet, Result, run_demo, write_digits
 from finetune.errors import ArgumentError

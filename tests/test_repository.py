@@ -47,28 +47,29 @@ RIGHTS = (
     ),
     Right(
         "a module of the user's model is replaced",
-        ("model/heads.py", "model/families/timm.py"),  # the latter by the model's own method
+        ("model/surgery/heads.py", "model/families/timm.py"),  # the latter by the model's own method
         r"call setattr|set .*\._modules\[\]"
         r"|call .*\.(set_submodule|reset_classifier|reset_head)",
         "setattr(parent, name, layer)",
     ),
     Right(
         "order, augmentation or a split is drawn at random",
-        ("data/batches.py", "data/transforms.py", "data/randomness.py", "data/splitting.py"),
+        ("data/loading/batches.py", "data/preprocessing/pictures.py", "data/randomness.py", "data/splitting.py"),
         r"import (random|numpy\.random)(\..*)?|use numpy\.random\..*"
         r"|call (.*\.)?(randperm|shuffle|permutation|RandomSampler|(Random|TrivialAugment|RandAugment)\w*)",
         "order = torch.randperm(n)",
     ),
     Right(
         "a forward pass is intercepted",
-        ("features/trace.py", "model/recorder.py", "model/stem.py"),  # the stem's stays: see its docstring
+        # the hook of input_channels stays on the model: see its docstring
+        ("caching/prefix/trace.py", "model/inspection/forward_graph.py", "model/surgery/input_channels.py"),
         r"set .*\.forward|call .*\.register_(module_)?forward_(pre_)?hook"
         r"|use .*\.Torch(Dispatch|Function)Mode",
         "module.register_forward_hook(remember)",
     ),
     Right(
         "parameter groups or optimizers are made or changed",
-        ("training/optim.py",),
+        ("training/optim/optimizers.py",),
         r"(use|import) torch\.optim\.(?!Optimizer$).*|call .*\.add_param_group|set .*\.param_groups(\[\])?",
         "optimizer = torch.optim.AdamW(parameters)",
     ),

@@ -18,7 +18,7 @@ from finetune.callbacks import Callback
 from finetune.errors import ArgumentError, CheckpointError, PatternError
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage
-from finetune.training.rates import LayerDecay, Rate
+from finetune.training.optim.rates import LayerDecay, Rate
 
 NAMES = ("linear_probe", "last_stage", "full_finetune", "gradual_unfreezing", "lp_ft", "from_scratch", "lora")
 FIVE = [Stage(name, (f"{name}.weight", f"{name}.bias")) for name in ("stem", "layer1", "layer2", "layer3", "fc")]

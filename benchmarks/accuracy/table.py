@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.accuracy.contenders import CONTENDERS, OURS
 from benchmarks.machine import processor
-from finetune.analysis.intervals import half_width
+from finetune.comparison.statistics import half_width
 
 Row = Mapping[str, Any]
 _SETTINGS = ("shots", "epochs", "batch_size")

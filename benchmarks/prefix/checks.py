@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from benchmarks.coverage.cheap_weights import CheapWeights
 from benchmarks.coverage.workers import failed, versions
 from benchmarks.prefix.suites import load_suite
+from finetune.caching.prefix.cut import cut_prefix
+from finetune.caching.prefix.prefix import Prefix
+from finetune.caching.store.memory import MemoryStore
 from finetune.errors import HeadError
-from finetune.features.cutting import cut_prefix
-from finetune.features.prefix import Prefix
-from finetune.features.store import MemoryStore
-from finetune.model.calling import call, tensors_in
 from finetune.model.freezing import train_mode, train_only
-from finetune.model.head_search import find_head
+from finetune.model.outputs import call, tensors_in
 from finetune.model.stages import stages
+from finetune.model.surgery.head_search import find_head
 
 BOUNDARIES = {
     "head": "the head trains",

@@ -21,7 +21,7 @@ from benchmarks.strategies.plan import (
     Measured,
 )
 from benchmarks.strategies.work import TEST
-from finetune.analysis.intervals import half_width
+from finetune.comparison.statistics import half_width
 
 
 @dataclass(frozen=True)

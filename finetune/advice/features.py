@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.data.base import split_batch
-from finetune.data.device import num_samples_of
-from finetune.model.recorder import watched
+from finetune.data.sources.base import split_batch
+from finetune.model.inspection.forward_graph import watched
+from finetune.nested import num_samples_of
 
 
 @dataclass(frozen=True)

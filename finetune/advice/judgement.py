@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from finetune.advice.chart import Quadrant, draw, quadrant
 from finetune.advice.evidence import Evidence
-from finetune.training.rates import Rate
+from finetune.training.optim.rates import Rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

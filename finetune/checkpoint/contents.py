@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from finetune.checkpoint import file
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, CheckpointError, FineTuneError
-from finetune.model import adapters, catalog, freezing, heads, layers, stem
-from finetune.model.twin import with_same_tensors
+from finetune.model import catalog, freezing
+from finetune.model.surgery import heads, input_channels, layer_specs, peft
+from finetune.model.surgery.structure_copy import with_same_tensors
 from finetune.model.weights import load_state
 
 # A replacement of the head that only the user's own code can repeat.
@@ -28,7 +29,7 @@ def describe_replacement(n: int, names: tuple[str, ...], head: Any, made: nn.Mod
     if head is None or isinstance(head, str):
         kind: Any = head
     else:
-        kind = layers.describe(made) or _CUSTOM
+        kind = layer_specs.describe(made) or _CUSTOM
     return {"n": n, "names": list(names), "head": kind}
 
 
@@ -78,12 +79,12 @@ def repeat(path: Path, model: nn.Module, replacement: Mapping[str, Any]) -> None
     """
     if "in_channels" in replacement:
         try:
-            stem.adapt_input(model, replacement["in_channels"])
+            input_channels.adapt_input(model, replacement["in_channels"])
         except ArgumentError as error:
             raise _other_model(path, model, str(error)) from error
         return
     if "lora_rank" in replacement:
-        adapters.add_lora(model, replacement["layers"], replacement["lora_rank"])
+        peft.add_lora(model, replacement["layers"], replacement["lora_rank"])
         return
     head = replacement["head"]
     if head == _CUSTOM:
@@ -91,7 +92,7 @@ def repeat(path: Path, model: nn.Module, replacement: Mapping[str, Any]) -> None
             f"The head in {path} was a module of your own, which cannot be built from its name. Build the model, "
             f"replace its head in the same way, and pass it as model=."
         )
-    made = layers.build(head) if isinstance(head, Mapping) else head
+    made = layer_specs.build(head) if isinstance(head, Mapping) else head
     try:
         heads.replace_head(model, replacement["n"], tuple(replacement["names"]), made, verify=False)
     except (FineTuneError, AttributeError) as error:
@@ -149,9 +150,7 @@ def starting_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def saved_run(
-    resume_from: str | Path | None, checkpoint_dir: str | Path | None
-) -> tuple[Path, dict[str, Any]] | None:
+def saved_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) -> tuple[Path, dict[str, Any]] | None:
     """Read the checkpoint that a run is to go on from; None to start anew.
 
     Args:

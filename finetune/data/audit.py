@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.base import Arrays, Loader, MapDataset, Source, Stream, target_of
-from finetune.data.device import tensors_of
-from finetune.data.inputs import PICTURE, InputPreprocessing
-from finetune.data.loading import unequal
+from finetune.data.loading.samples import unequal
+from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
 from finetune.data.randomness import seeded
-from finetune.data.raw import Files, RawItems
+from finetune.data.sources.base import Arrays, Loader, MapDataset, Source, Stream, target_of
+from finetune.data.sources.files import Files, RawItems
 from finetune.errors import DataError
+from finetune.nested import tensors_of
 
 logger = logging.getLogger("finetune")
 
@@ -193,14 +193,10 @@ def _check_finite_inputs(source: Arrays) -> None:
 
 
 def _not_finite(name: str) -> DataError:
-    return DataError(
-        f"The input of {name} has values that are NaN or infinite. Correct or remove the sample."
-    )
+    return DataError(f"The input of {name} has values that are NaN or infinite. Correct or remove the sample.")
 
 
-def _inspect(
-    source: MapDataset, num_classes: int | None, role: str, preprocessing: InputPreprocessing | None
-) -> None:
+def _inspect(source: MapDataset, num_classes: int | None, role: str, preprocessing: InputPreprocessing | None) -> None:
     """Load items and look at their shapes, values and, where they aren't known, targets."""
     most = _MOST_INSPECTED if source.targets is None else _FEW_INSPECTED
     indices = np.linspace(0, len(source) - 1, min(len(source), most)).round().astype(int).tolist()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finetune.data.base import Source
 from finetune.data.randomness import seed_of
+from finetune.data.sources.base import Source
 from finetune.errors import ArgumentError, DataError
 
 

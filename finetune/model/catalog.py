@@ -16,7 +16,7 @@ from torch import nn
 
 from finetune.errors import CheckpointError, nearest
 from finetune.model.families import huggingface, timm, torchvision
-from finetune.model.families.contract import CatalogModel
+from finetune.model.families.family import CatalogModel
 from finetune.model.weights import load_weights, read_weights
 
 _PREFIXES: dict[str, ModuleType] = {"timm/": timm, "hf/": huggingface}

@@ -29,9 +29,7 @@ def select(model: nn.Module, patterns: Patterns) -> dict[str, nn.Parameter]:
     for pattern in _as_list(patterns):
         for name, parameter in _select_one(model, pattern).items():
             found.setdefault(id(parameter), (name, parameter))
-    return {
-        found[id(parameter)][0]: parameter for parameter in model.parameters() if id(parameter) in found
-    }
+    return {found[id(parameter)][0]: parameter for parameter in model.parameters() if id(parameter) in found}
 
 
 def covers(pattern: str, name: str) -> bool:

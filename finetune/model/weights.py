@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune.errors import CheckpointError, HeadError, reason
 from finetune.model import families
-from finetune.model.heads import num_outputs, replace_head
+from finetune.model.surgery.heads import num_outputs, replace_head
 
 log = logging.getLogger("finetune")
 

@@ -12,18 +12,19 @@ import torch
 from torch import nn
 
 from finetune.checkpoint import contents
-from finetune.data.transforms import Preprocessing
+from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.errors import HeadError
-from finetune.intake import take_in
-from finetune.model import adapters, families, freezing, head_search, heads
-from finetune.model.examples import samples_of_size
-from finetune.model.recorder import reading_order
+from finetune.model import families, freezing
+from finetune.model.inspection.forward_graph import reading_order
+from finetune.model.inspection.probing import samples_of_size
 from finetune.model.stages import Stage, stages
+from finetune.model.surgery import head_search, heads, peft
 from finetune.model.wrapping import is_synchronized
+from finetune.pretrained import take_in
 from finetune.training.history import History
 from finetune.training.precision import Precision, resolve_device
+from finetune.training.run import Run
 from finetune.training.settings import Settings
-from finetune.training.state import Run
 from finetune.training.steps import Steps
 from finetune.training.tasks import Task
 
@@ -60,7 +61,7 @@ class Anatomy(Steps):
         self._groups: dict[str, tuple[str, float]] | None = None  # as planned last, by parameter
         self._classes_rule = False  # class names from the weights give way to those of training data
         freezing.hold_frozen_in_eval(self.inner)
-        self._scope = adapters.scope(self.inner)
+        self._scope = peft.scope(self.inner)
         self._synchronized = freezing.trainable(self.inner) if is_synchronized(self.model) else None
 
     @property

@@ -6,15 +6,15 @@ from typing import Any
 
 from finetune.advice.evidence import check_classes, measure
 from finetune.advice.judgement import Advice, judge
-from finetune.data.base import Loader, Stream
+from finetune.data.prepare import some_targets
+from finetune.data.preprocessing.pictures import Augmentation
 from finetune.data.randomness import generators_of_loader_preserved
-from finetune.data.transforms import Augmentation
+from finetune.data.sources.base import Loader, Stream
 from finetune.errors import ArgumentError
 from finetune.session.session import Session
+from finetune.training.lr_range_test import RateSuggestion, range_test, rising
+from finetune.training.optim.rates import Rate, default_rate, head_rate
 from finetune.training.precision import Precision
-from finetune.training.preparation import some_targets
-from finetune.training.range_test import RateSuggestion, range_test, rising
-from finetune.training.rates import Rate, default_rate, head_rate
 
 
 class Measuring(Session):

@@ -11,20 +11,20 @@ from typing import NamedTuple
 
 import torch
 
+from finetune.caching.cache import Cache
 from finetune.errors import ArgumentError, nearest
-from finetune.features.cache import Cache
 from finetune.model import compiling, freezing
 from finetune.model.weights import load_state
 from finetune.session.strategy import add_lora, phases_of, starting_weights
 from finetune.session.trial import Trial
 from finetune.strategies import Strategy
 from finetune.training.callbacks.base import Callback
-from finetune.training.optim import build_optimizer
-from finetune.training.phases import Phase
+from finetune.training.optim.optimizers import build_optimizer
+from finetune.training.optim.phases import Phase
+from finetune.training.optim.rates import Rate, default_rate, rates
+from finetune.training.optim.schedules import Schedule
 from finetune.training.precision import warn_of_half_weights
 from finetune.training.progress import describe_phase
-from finetune.training.rates import Rate, default_rate, rates
-from finetune.training.schedules import Schedule
 
 
 class Plan(NamedTuple):

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune.checkpoint import contents, file
-from finetune.data.batches import Batches
+from finetune.data.loading.batches import Batches
 from finetune.errors import CheckpointError
 from finetune.session.rehearsal import Rehearsal
 from finetune.training.history import History
-from finetune.training.phases import Phase
-from finetune.training.state import Run
+from finetune.training.optim.phases import Phase
+from finetune.training.run import Run
 from finetune.training.tasks import Task, task_of_kind
 
 
@@ -44,9 +44,7 @@ class Session(Rehearsal):
             vars(self).clear()
             vars(self).update(before)
 
-    def _make_run(
-        self, phases: list[Phase], train: Batches, val: Batches | None, task: Task, **more: Any
-    ) -> Run:
+    def _make_run(self, phases: list[Phase], train: Batches, val: Batches | None, task: Task, **more: Any) -> Run:
         """Return a run of this model; `more` are attributes of `Run` that `fit` alone has."""
         return Run(
             tuner=self,

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from finetune.checkpoint import contents
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError
-from finetune.model import adapters, catalog
-from finetune.model.fresh import fresh_weights
+from finetune.model import catalog
 from finetune.model.stages import Stage
+from finetune.model.surgery import peft
+from finetune.model.surgery.reinitialize import fresh_weights
 from finetune.strategies import Strategy, get_strategy
-from finetune.training.phases import Phase, check_phases
-from finetune.training.rates import Rate
-from finetune.training.schedules import Schedule, get_schedule
+from finetune.training.optim.phases import Phase, check_phases
+from finetune.training.optim.rates import Rate
+from finetune.training.optim.schedules import Schedule, get_schedule
 
 
 def phases_of(
@@ -42,8 +43,7 @@ def phases_of(
     for phase in phases:
         get_schedule(phase.schedule or schedule)
     return [
-        replace(phase, lr=lr if phase.lr is None else phase.lr, schedule=phase.schedule or schedule)
-        for phase in phases
+        replace(phase, lr=lr if phase.lr is None else phase.lr, schedule=phase.schedule or schedule) for phase in phases
     ]
 
 
@@ -81,7 +81,7 @@ def add_lora(
             f"The model has LoRA adapters of rank {given}, so it cannot have some of rank {rank} too. Use rank "
             f"{given}, or begin with the model without adapters."
         )
-    layers = adapters.lora_targets(model, heads)
+    layers = peft.lora_targets(model, heads)
     with seeded(seed, "lora"):
-        undo = adapters.add_lora(model, layers, rank)
+        undo = peft.add_lora(model, layers, rank)
     return {"lora_rank": rank, "layers": layers}, undo

@@ -10,19 +10,20 @@ import torch
 
 from finetune.advice.features import Features, collect
 from finetune.data.audit import audit, not_accepted
-from finetune.data.base import Loader, Source, Stream, split_batch
-from finetune.data.batches import Batches
-from finetune.data.device import map_tensors
-from finetune.data.inputs import PICTURE
+from finetune.data.loading.batches import Batches
+from finetune.data.prepare import Prepared, open_training, some_targets
+from finetune.data.preprocessing.base import PICTURE
+from finetune.data.preprocessing.pictures import Augmentation, Preprocessing, standard_augmentation
 from finetune.data.randomness import seeded
+from finetune.data.sources.base import Loader, Source, Stream, split_batch
 from finetune.data.splitting import split
-from finetune.data.transforms import Augmentation, Preprocessing, standard_augmentation
 from finetune.errors import DataError, FineTuneError
-from finetune.model import adapters, compiling, freezing, head_search, heads, layout
-from finetune.model.calling import call
+from finetune.model import channels_last, compiling, freezing
+from finetune.model.outputs import call
+from finetune.model.surgery import head_search, heads, peft
+from finetune.nested import map_tensors
 from finetune.session.anatomy import Anatomy
 from finetune.training import loop
-from finetune.training.preparation import Prepared, open_training, some_targets
 from finetune.training.steps import Steps
 from finetune.training.tasks import BINARY, CLASSIFICATION, Task, infer_task
 
@@ -70,7 +71,7 @@ class Trial(Anatomy):
             except Exception as error:
                 raise not_accepted(type(self.inner).__name__, example, error) from error
             if self._may_turn(source):
-                self._turns = layout.same_in_channels_last(self.inner, example, output, trains=trains)
+                self._turns = channels_last.same_in_channels_last(self.inner, example, output, trains=trains)
         head_search.check_results(self.inner, output, self._num_outputs() if self._known_heads() else 0)
         self._looked = True
 
@@ -106,12 +107,13 @@ class Trial(Anatomy):
         """Tell whether another layout of the weights would pay, and no step of the user's own reads the present."""
         few = not isinstance(source, (Loader, Stream)) and len(source) < _FEW_SAMPLES
         plain = self.model is self.inner and not self._own_steps()
-        return plain and not few and layout.gains_from_channels_last(self.inner, self.device, trains_all=trains_all)
+        gains = channels_last.gains_from_channels_last(self.inner, self.device, trains_all=trains_all)
+        return plain and not few and gains
 
     def _laid_out(self, source: Source, *, trains_all: bool = False) -> AbstractContextManager[None]:
         """Return the context for passes over the data, in which nothing is frozen if `trains_all`."""
         turned = self._turns and self._may_turn(source, trains_all=trains_all)
-        return layout.channels_last(self.inner) if turned else nullcontext()
+        return channels_last.channels_last(self.inner) if turned else nullcontext()
 
     def _compiled(self) -> AbstractContextManager[None]:
         """Return the context for calls of the model that are not those of `fit`."""
@@ -180,4 +182,4 @@ class Trial(Anatomy):
     def _tell_model(self, classes: Sequence[str] | None, task: Task) -> None:
         """Let the model itself say what it is trained for, where its family has a place for that."""
         named = classes if classes is not None and len(classes) == self._num_outputs() else None
-        heads.tell_task(adapters.base(self.inner), task.kind, named)
+        heads.tell_task(peft.base(self.inner), task.kind, named)

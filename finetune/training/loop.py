@@ -1,16 +1,16 @@
 """The training loop, whole.
 
-    fit                                                      on_fit_begin
-      for phase in phases:                                   on_phase_begin
-          for epoch in phase:                                on_epoch_begin
-              for window of batches:                         one window = one update
-                  training_step, its loss by its share, backward    (before it, change_batch)
-                  clip, optimizer, schedule                  on_step_end
-                                                             on_evaluate_begin
-              evaluate the validation data                   on_evaluate_end
-              a row of history                               on_epoch_end
-                                                             on_phase_end
-                                                             on_fit_end, always
+fit                                                      on_fit_begin
+  for phase in phases:                                   on_phase_begin
+      for epoch in phase:                                on_epoch_begin
+          for window of batches:                         one window = one update
+              training_step, its loss by its share, backward    (before it, change_batch)
+              clip, optimizer, schedule                  on_step_end
+                                                         on_evaluate_begin
+          evaluate the validation data                   on_evaluate_end
+          a row of history                               on_epoch_end
+                                                         on_phase_end
+                                                         on_fit_end, always
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.data.batches import Batches, num_samples_of
+from finetune.data.loading.batches import Batches
 from finetune.data.randomness import preserved, reseed
 from finetune.errors import ArgumentError, DataError
 from finetune.model.freezing import eval_mode, modes_restored, single_sample, train_mode, train_only
-from finetune.training.allocation import freed_memory_kept
+from finetune.nested import num_samples_of
+from finetune.training.allocator import freed_memory_kept
 from finetune.training.metrics import Meter, StepOutput
 from finetune.training.precision import Precision
-from finetune.training.state import Position, Run
+from finetune.training.run import Position, Run
 
 
 def fit(run: Run) -> None:
@@ -139,9 +140,7 @@ def evaluate(
     return meter.compute()
 
 
-def predict(
-    step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision
-) -> list[Any]:
+def predict(step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision) -> list[Any]:
     """Return what `step` gives for every batch, in order."""
     return [output for _, output in outputs(step, model, batches, precision)]
 

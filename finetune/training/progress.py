@@ -20,8 +20,8 @@ from torch.optim import Optimizer
 from finetune.model.freezing import frozen_modules
 from finetune.model.stages import is_norm
 from finetune.training.callbacks.base import Callback
-from finetune.training.phases import Phase
-from finetune.training.state import Run
+from finetune.training.optim.phases import Phase
+from finetune.training.run import Run
 
 log = logging.getLogger("finetune")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune.errors import ArgumentError
 from finetune.training.metrics import Metrics
-from finetune.training.optim import OptimizerFactory
+from finetune.training.optim.optimizers import OptimizerFactory
 from finetune.training.tasks import Loss
 
 

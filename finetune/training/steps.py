@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from finetune.data.base import split_batch
+from finetune.data.sources.base import split_batch
 from finetune.errors import ArgumentError
-from finetune.model.calling import auxiliary_of, call, logits_of
 from finetune.model.families import loss_weights
+from finetune.model.outputs import auxiliary_of, call, logits_of
 from finetune.model.wrapping import unwrapped
 from finetune.training.history import History
 from finetune.training.metrics import StepOutput

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks.prefix.checks import BOUNDARIES, check_model
 from benchmarks.prefix.table import table
-from finetune.features.prefix import Prefix
+from finetune.caching.prefix.prefix import Prefix
 
 
 class Net(nn.Module):
@@ -45,7 +45,7 @@ def test_what_is_declined_has_its_reason() -> None:
 
 def test_activations_of_other_samples_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     compute = Prefix.compute
-    monkeypatch.setattr("finetune.features.cutting._prove", lambda *_: None)  # which would see it first, as would
+    monkeypatch.setattr("finetune.caching.prefix.cut._prove", lambda *_: None)  # which would see it first, as would
     monkeypatch.setattr(Prefix, "agrees", lambda *_: True)
     monkeypatch.setattr(Prefix, "compute", lambda self, inputs: tuple(x.flip(0) for x in compute(self, inputs)))
     found = check_model(Net(), pictures())

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from finetune.data import audit, check_batch_targets, open_source
+from finetune.data.audit import audit, check_batch_targets
+from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
-
-from .conftest import picture
+from tests.helpers.pictures import picture
 
 MakeFolder = Callable[..., Path]
 
@@ -90,9 +90,7 @@ def test_trap_34_labels_out_of_range_name_the_first_sample(make: Callable[[list[
 def test_trap_34_number_of_classes_and_head_must_agree(class_folder: MakeFolder) -> None:
     folder = open_source(class_folder(a=2, b=3))
     for outputs in (1, 3, 1000):
-        with pytest.raises(
-            DataError, match=rf"2 classes \(a, b\) and the model {outputs} .*replace_head\(2\)"
-        ):
+        with pytest.raises(DataError, match=rf"2 classes \(a, b\) and the model {outputs} .*replace_head\(2\)"):
             audit(folder, num_classes=outputs)
 
 
@@ -159,9 +157,7 @@ def test_large_inputs_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -
 
 def test_targets_that_are_not_finite() -> None:
     for y in ([0.0, 1.0, torch.nan, torch.inf], [[0.0, 1.0], [1.0, 1.0], [0.0, torch.nan], [torch.inf, 0.0]]):
-        with pytest.raises(
-            DataError, match="2 of the 4 targets are not finite; the first is that of sample 2"
-        ):
+        with pytest.raises(DataError, match="2 of the 4 targets are not finite; the first is that of sample 2"):
             audit(open_source((torch.zeros(4, 1), torch.tensor(y))))
         with pytest.raises(DataError, match="the first is that of sample 2"):
             audit(open_source([(torch.zeros(1), torch.tensor(target)) for target in y]))

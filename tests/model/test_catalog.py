@@ -15,8 +15,8 @@ from torchvision import models
 
 from finetune.errors import ArgumentError, CheckpointError
 from finetune.model import catalog
+from tests.helpers.models import Undrawn
 
-from .conftest import Undrawn
 from .test_weights import Touch
 
 

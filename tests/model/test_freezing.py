@@ -18,8 +18,7 @@ from torchvision import models
 from finetune.errors import PatternError
 from finetune.model import freezing
 from finetune.model.patterns import select
-
-from .conftest import TiedLanguageModel, TokenTransformer, modes, small_cnn, states, trees
+from tests.helpers.models import TiedLanguageModel, TokenTransformer, modes, small_cnn, states, trees
 
 
 class Norm2d(nn.BatchNorm2d):

@@ -13,8 +13,7 @@ from torchvision import models
 from finetune.errors import PatternError
 from finetune.model.freezing import freeze
 from finetune.model.patterns import covers, select
-
-from .conftest import TiedLanguageModel, TokenTransformer, trees
+from tests.helpers.models import TiedLanguageModel, TokenTransformer, trees
 
 
 class Stages(nn.Module):

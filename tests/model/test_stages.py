@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from finetune.model.freezing import freeze, set_frozen
+from finetune.model.inspection.forward_graph import reading_order
 from finetune.model.patterns import select
-from finetune.model.recorder import reading_order
 from finetune.model.stages import Stage, stages, trainable_stages
-
-from .conftest import TiedLanguageModel, TokenTransformer, TwoHeads, small_cnn, trees
+from tests.helpers.models import TiedLanguageModel, TokenTransformer, TwoHeads, small_cnn, trees
 
 
 def names(model: nn.Module, *head: str) -> list[str]:

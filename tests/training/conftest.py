@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import callbacks
-from finetune.training.optim import state_by_name
+from finetune.training.optim.optimizers import state_by_name
 
 
 @pytest.fixture

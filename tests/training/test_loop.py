@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from finetune import FineTuner, Phase, StepOutput
 from finetune.callbacks import Callback, ModelCheckpoint
 from finetune.checkpoint import file
-from finetune.data.batches import Batches
+from finetune.data.loading.batches import Batches
 from finetune.data.randomness import seeded
-from finetune.data.sources import open_source
+from finetune.data.sources.open_source import open_source
 from finetune.errors import ArgumentError, DataError, NonFiniteError
 from finetune.training.loop import windows
-from finetune.training.schedules import cosine
+from finetune.training.optim.schedules import cosine
 
 Pair = tuple[Tensor, Tensor]
 
@@ -388,8 +388,17 @@ class Spoiled(FineTuner):
 @pytest.mark.parametrize("interval", [1, 3, 32])  # as on a GPU, where the host reads of it later
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_trap_37_an_update_that_is_not_finite_changes_nothing(
-    net, blobs, state_of, same, watch, how: str, what: str, momentum: float | None, precision: str,
-    interval: int, optimizer: str,
+    net,
+    blobs,
+    state_of,
+    same,
+    watch,
+    how: str,
+    what: str,
+    momentum: float | None,
+    precision: str,
+    interval: int,
+    optimizer: str,
 ) -> None:
     def everything(run: Any) -> Any:
         done = (run.position.epoch, run.position.window, run.position.step)

@@ -352,7 +352,7 @@ def test_the_users_metric_object_is_not_used_up(net, blobs) -> None:
         (lambda y: y.float() * 1.5, lambda: nn.Linear(4, 1)),
         (lambda y: y[:, None], lambda: nn.Linear(4, 3)),
         (lambda y: y.int(), lambda: nn.Linear(4, 3)),
-        (lambda y: (y == 1), lambda: nn.Linear(4, 2)),
+        (lambda y: y == 1, lambda: nn.Linear(4, 2)),
     ],
     ids=["binary", "binary column", "multi-label", "regression", "classes in a column", "int32", "bool"],
 )

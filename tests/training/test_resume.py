@@ -114,9 +114,7 @@ def test_a_random_validation_step_resumes_bit_for_bit(net, blobs, same, state_of
         torch.seed()  # the user's own random state is no part of it
         one.fit(blobs(12), blobs(9), epochs=2, batch_size=4, callbacks=callbacks, resume_from=resume_from)
 
-    assert_each_resumes(
-        lambda: Noisy(net(), device="cpu"), fit, same, state_of, timeless, watch, tmp_path, saved=8
-    )
+    assert_each_resumes(lambda: Noisy(net(), device="cpu"), fit, same, state_of, timeless, watch, tmp_path, saved=8)
 
 
 def test_a_run_cut_off_by_an_error_resumes_from_its_folder(net, blobs, same, state_of, timeless, tmp_path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import ArgumentError, CheckpointError, HeadError, reason
-from finetune.model.families.contract import UNUSUAL, CatalogModel, layers_of_size
+from finetune.model.families.family import UNUSUAL, CatalogModel, layers_of_size
 
 # The library's names for kinds of answers; binary ones with a single label have none.
 _PROBLEM_TYPES = {

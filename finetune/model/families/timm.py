@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from finetune.errors import ArgumentError, CheckpointError, HeadError, nearest, reason
-from finetune.model.families.contract import UNUSUAL, CatalogModel, layers_of_size
-from finetune.model.twin import without_memory
+from finetune.model.families.family import UNUSUAL, CatalogModel, layers_of_size
+from finetune.model.surgery.structure_copy import without_memory
 
 
 def is_one(model: nn.Module) -> bool:

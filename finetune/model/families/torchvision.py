@@ -17,7 +17,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from finetune.errors import ArgumentError, CheckpointError, nearest, reason
-from finetune.model.families.contract import CatalogModel
+from finetune.model.families.family import CatalogModel
 
 # The main head first, then the auxiliary ones, which exist only if the model was built with them.
 _HEADS = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.training.state import Run
+from finetune.training.run import Run
 
 
 class Callback:

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetune.data.base import join_batch, split_batch
-from finetune.data.transforms import mixing
+from finetune.data.preprocessing.pictures import mixing
+from finetune.data.sources.base import join_batch, split_batch
 from finetune.errors import ArgumentError
 from finetune.training.callbacks.base import Callback
-from finetune.training.state import Run
+from finetune.training.run import Run
 from finetune.training.tasks import CLASSIFICATION
 
 

@@ -1,0 +1,1 @@
+"""Frozen-prefix cache: activations computed once per sample, stored, and replayed."""

@@ -1,0 +1,1 @@
+"""The frozen prefix: traced, cut, proved, and replayed from stored activations."""

@@ -1,0 +1,31 @@
+"""Whether two results are the same: bit for bit, or but for rounding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from finetune.nested import same_values
+
+# Kernels for batches of other sizes round otherwise, in half precision so much.
+_ROUNDING = 0.05
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two results are equal bit for bit; off the CPU, where kernels may add in any order, nearly so."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.device.type == "cpu":
+        return same_values(one, other)
+    rounding = 64 * torch.finfo(one.dtype).eps if one.is_floating_point() else 0.0
+    scale = float(one.abs().amax()) if one.numel() and rounding else 0.0
+    return torch.allclose(one, other, rtol=rounding, atol=rounding * scale, equal_nan=True)
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two results are of the same computation, be it by other kernels."""
+    if not one.is_floating_point():
+        return one.equal(other)
+    one, other = one.float(), other.float()
+    scale = float(one.abs().nan_to_num(posinf=0.0).amax()) if one.numel() else 0.0
+    return torch.allclose(one, other, rtol=_ROUNDING, atol=_ROUNDING * scale, equal_nan=True)

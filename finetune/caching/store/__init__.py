@@ -1,0 +1,1 @@
+"""Where cached activations are kept: in memory or on disk."""

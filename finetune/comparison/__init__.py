@@ -1,0 +1,1 @@
+"""Comparisons of models and strategies over several seeds. Uses only the public `FineTuner`."""

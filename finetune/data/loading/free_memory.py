@@ -1,0 +1,35 @@
+"""Free memory of a device, or of the machine within a container's limit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free: of the device, or of the machine, within what a container may take."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_free_of_machine(), _free_of_group())
+
+
+def _free_of_machine() -> int:
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # no Linux
+        pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**20
+        return int(pages * 4096 // 2)
+
+
+def _free_of_group() -> int:
+    """Return what a container may take beyond what it has; files that the system keeps in memory do not count."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        limit, current = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        return limit - current + int(statistics["file"]) - int(statistics.get("shmem", 0))
+    except (OSError, KeyError, ValueError):  # none, or "max"
+        return 1 << 62

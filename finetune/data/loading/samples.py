@@ -1,0 +1,215 @@
+"""From indices to a batch on the host: read, augment, collate. Runs in the process or in workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from finetune.data.preprocessing.base import TEXT, InputPreprocessing, kind_of
+from finetune.data.preprocessing.pictures import Augmentation
+from finetune.data.randomness import preserved, reseed, seed_of
+from finetune.data.sources.base import Arrays, MapDataset, Source
+from finetune.errors import ArgumentError, DataError
+
+Batch = Any
+Keys = list[tuple[int, int]]  # of each sample the epoch, or the view where these are stored, and the index
+
+_OWN_COLLATE = "For a batch of your own making give the data set a `collate_fn`, or pass a DataLoader."
+
+
+@dataclass
+class Failure:
+    """A DataError on its way out of a worker. Raised there, torch would bury it in a traceback's text."""
+
+    message: str
+
+
+@dataclass
+class Samples:
+    """What loads the batch of any (epoch, index) or (view, index) pairs, to the same bits in whichever process.
+
+    Attributes:
+        source: gives samples by index.
+        seed: of the run; with the epoch and the index it decides a sample's augmentation.
+        preprocessing: for raw items; None otherwise.
+        augment: for pictures in training; None otherwise.
+        views: what makes view v of a sample, where there are so many and no more; else none.
+    """
+
+    source: Source
+    seed: int
+    preprocessing: InputPreprocessing | None = None
+    augment: Augmentation | None = None
+    views: tuple[Augmentation, ...] = ()
+
+    def __getitems__(self, keys: Keys) -> Batch | Failure:
+        """Load a batch in a worker; torch's DataLoader calls this with what the batch sampler gave."""
+        try:
+            return self.load(keys)
+        except DataError as error:
+            return Failure(str(error))
+
+    def load(self, keys: Keys) -> Batch:
+        """Load the samples of `keys` and collate them."""
+        with preserved() if self._draws else nullcontext():
+            items = [self._sample(*key) for key in keys]
+        return self.collate(items, [i for _, i in keys], self.source.name)
+
+    def collate(self, items: list[Any], indices: Sequence[int], name: Callable[[int], str]) -> Batch:
+        """Make a batch of items, the user's own way if the data set has one."""
+        if self.source.collate_fn is not None:
+            return self.source.collate_fn(items)
+        try:
+            return default_collate(items) if self.source.kind is None else self._collate_raw(items)
+        except (RuntimeError, TypeError, KeyError) as error:
+            raise unequal(items, indices, name) or DataError(
+                f"{name(indices[0])} to {name(indices[-1])} do not form a batch: {error}. {_OWN_COLLATE}"
+            ) from error
+
+    def prepare(self, item: Any, name: str, epoch: int = 0) -> Any:
+        """Prepare the raw item in `item`, the first of a tuple; other items stay as they are."""
+        if self.source.kind is None:
+            return item
+        try:
+            if isinstance(item, (tuple, list)):
+                return (self._prepared(item[0], epoch), *item[1:])
+            return self._prepared(item, epoch)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+
+    def _collate_raw(self, items: list[Any]) -> Batch:
+        assert self.preprocessing is not None
+        if not isinstance(items[0], tuple):
+            return self.preprocessing.collate(items)
+        inputs, *rest = zip(*items, strict=True)
+        return [self.preprocessing.collate(inputs), *(default_collate(list(values)) for values in rest)]
+
+    def _sample(self, epoch: int, index: int) -> Any:
+        if self._draws:
+            reseed(self.seed, epoch, index)
+        return self.prepare(self.source[index], self.source.name(index), epoch)
+
+    @property
+    def _draws(self) -> bool:
+        """Whether anything random may happen to a sample: in an augmentation, or in the user's data set."""
+        return self.augment is not None or isinstance(self.source, MapDataset)
+
+    def _prepared(self, item: Any, epoch: int) -> Any:
+        assert self.preprocessing is not None
+        augment = self.views[epoch] if self.views else self.augment
+        if augment is None:
+            return self.preprocessing.prepare(item)
+        result = augment(item)
+        if isinstance(result, Image.Image):
+            return self.preprocessing.prepare(result)
+        if isinstance(result, Tensor) and (result.dtype == torch.uint8 or result.is_floating_point()):
+            return result
+        kind = f"a {result.dtype} tensor" if isinstance(result, Tensor) else f"a {type(result).__name__}"
+        raise ArgumentError(
+            f"The augmentation gave {kind}; expected a PIL picture, a uint8 tensor [C, H, W], or a float "
+            "tensor that is already normalized."
+        )
+
+
+class EpochBatches:
+    """A batch sampler that can be pointed at another epoch while the workers stay alive."""
+
+    def __init__(self) -> None:
+        self.batches: list[Keys] = []
+
+    def __iter__(self) -> Iterator[Keys]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class WorkerPool:
+    """Worker processes that load batches of `samples`, kept from one epoch to the next."""
+
+    def __init__(self, samples: Samples, workers: int, pin_memory: bool) -> None:
+        self._sampler = EpochBatches()
+        self._loader: DataLoader[Any] = DataLoader(
+            samples,  # type: ignore[arg-type]
+            batch_sampler=self._sampler,
+            num_workers=workers,
+            collate_fn=_as_loaded,
+            persistent_workers=True,
+            pin_memory=pin_memory,
+            generator=torch.Generator().manual_seed(seed_of(samples.seed, "workers")),  # not the global one
+        )
+
+    def load(self, batches: list[Keys]) -> Iterator[Batch]:
+        """Yield the batches in order. Raises the DataError that a worker met."""
+        self._sampler.batches = batches
+        for batch in self._loader:
+            if isinstance(batch, Failure):
+                raise DataError(batch.message)
+            yield batch
+
+
+def default_workers(source: Source, steps: int) -> int:
+    """Return how many worker processes are worth their start for this source, 0 for none."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(source, Arrays) or source.kind == TEXT or cores <= 2:  # tokenizers have threads of their own
+        return 0
+    return min(8, cores - 1, steps)
+
+
+def unequal(items: Sequence[Any], indices: Sequence[int], name: Callable[[int], str]) -> DataError | None:
+    """Return an error that names the first two items whose tensors differ in shape, or None."""
+    first = shapes_of(items[0])
+    for item, index in zip(items, indices, strict=True):
+        if shapes_of(item) != first:
+            return DataError(
+                f"Samples do not form a batch: {name(indices[0])} has the shape {_readable(first)}, "
+                f"{name(index)} has {_readable(shapes_of(item))}. Resize or pad them to one. {_OWN_COLLATE}"
+            )
+    return None
+
+
+def shapes_of(item: Any) -> Any:
+    """Return `item` with each tensor or array replaced by its shape, each other leaf by its type."""
+    if (kind := kind_of(item)) is not None:
+        return kind  # of any size: that is what a preprocessing is for
+    if hasattr(item, "shape"):
+        return tuple(item.shape)
+    if hasattr(item, "keys"):
+        return {key: shapes_of(item[key]) for key in item.keys()}  # noqa: SIM118
+    if isinstance(item, (list, tuple)):
+        return [shapes_of(value) for value in item]
+    return ()
+
+
+def _readable(shapes: Any) -> str:
+    return str(shapes[0] if isinstance(shapes, list) and shapes else shapes)
+
+
+def _as_loaded(batch: Batch) -> Batch:
+    return batch
+
+
+def collate_stream(samples: Samples) -> Callable[[list[Any]], Batch]:
+    """Return what makes a batch of items that come without an index."""
+    return _StreamCollate(samples)
+
+
+@dataclass
+class _StreamCollate:
+    samples: Samples
+
+    def __call__(self, items: list[Any]) -> Batch | Failure:
+        try:
+            name = "item {} of the batch".format
+            prepared = [self.samples.prepare(item, name(i)) for i, item in enumerate(items)]
+            return self.samples.collate(prepared, range(len(items)), name)
+        except DataError as error:
+            return Failure(str(error))

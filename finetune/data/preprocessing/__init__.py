@@ -1,0 +1,1 @@
+"""Preprocessing: from pictures, texts and sound to model inputs."""

@@ -1,0 +1,38 @@
+"""Test-time augmentation: outputs averaged over several views of the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from finetune.data.sources.base import join_batch, split_batch
+from finetune.errors import ArgumentError
+
+View = Callable[[Tensor], Tensor]
+
+
+def over_views(step: Callable[[Any], Any], views: bool | Sequence[View]) -> Callable[[Any], Any]:
+    """Return a step that gives the mean of what `step` gives for a batch and for each view of it.
+
+    Args:
+        step: batch -> outputs [N, ...].
+        views: functions of the inputs [N, C, H, W]; True for their mirror image, False for none.
+    """
+    if views is False:
+        return step
+    functions = [F.horizontal_flip] if views is True else list(views)
+
+    def averaged(batch: Any) -> Tensor:
+        inputs, targets = split_batch(batch)
+        if not isinstance(inputs, Tensor) or inputs.dim() < 4:
+            raise ArgumentError(
+                "Test-time augmentation is for pictures [N, C, H, W], and these inputs are others. Leave tta out."
+            )
+        others = [join_batch(batch, view(inputs), targets) for view in functions]
+        return torch.stack([step(one) for one in (batch, *others)]).mean(0)
+
+    return averaged

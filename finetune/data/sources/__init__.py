@@ -1,0 +1,1 @@
+"""Data sources: folders, tables, arrays, datasets and loaders behind one protocol."""

@@ -1,1 +1,0 @@
-"""What need not be computed again: the frozen prefix of a model, its results, and whether they pay."""

@@ -1,0 +1,218 @@
+"""Record one forward pass: which operation read which tensors, in which module.
+
+The record is a graph over operations. Heads are found in it by walking back from the output, and
+whatever else must know what a model does, and not only what it is made of, reads the same record.
+Operations are seen below autograd and below modules, so functional code, bare parameters, skips and
+shared layers are all in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from finetune.model.outputs import call, logits_of, results_of
+from finetune.nested import tensors_of
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One operation whose result depends on the model's input.
+
+    `module` is the full name of the innermost module it ran in (`""` is the model itself),
+    `parameters` the full names of those it read, directly or through something computed from
+    parameters alone, and `inputs` the operations whose results it read.
+    """
+
+    module: str
+    parameters: tuple[str, ...]
+    inputs: tuple[Operation, ...]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One forward pass: its result, its operations in order, those that made what its heads gave, and its main one."""
+
+    output: Any
+    operations: tuple[Operation, ...]
+    last: tuple[Operation, ...]
+    main: tuple[Operation, ...]
+
+
+def record(model: nn.Module, inputs: Any) -> Recording:
+    """Run `model` once on `inputs` without gradients and return what happened.
+
+    `inputs` is a tensor, a tuple of positional arguments, or a mapping of keyword ones. The model's
+    modes, statistics and the random state are the caller's to protect.
+    """
+    recorder = _Recorder(model, inputs)
+    with torch.no_grad(), recorder.following_modules(model), recorder:
+        output = call(model, inputs)
+    last = dict.fromkeys(made for tensor in results_of(output) for made in recorder.makers(tensor))
+    main = dict.fromkeys(made for tensor in tensors_of(logits_of(output)) for made in recorder.makers(tensor))
+    return Recording(output, tuple(recorder.operations), tuple(last), tuple(main))
+
+
+def reading_order(model: nn.Module, inputs: Any) -> list[str]:
+    """Run `model` once as `record` does; return the full names of its parameters in the order it reads them."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    aliases = dict(model.named_parameters(remove_duplicate=False))
+    read = (name for operation in record(model, inputs).operations for name in operation.parameters)
+    return list(dict.fromkeys(names[id(aliases[name])] for name in read))
+
+
+def output_shapes(model: nn.Module, inputs: Any) -> dict[str, tuple[int, ...]]:
+    """Run `model` once on `inputs` without gradients; return the shape of every module's last output.
+
+    The shapes are those of one sample. What is the caller's to protect in `record` is so here.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            shapes.update((name, tuple(tensor.shape[1:])) for tensor in tensors_of(output)[:1])
+
+        return hook
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_hook(remember(name)))
+        call(model, inputs)
+    return shapes
+
+
+@contextmanager
+def watched(model: nn.Module, layers: Iterable[str], head: str) -> Iterator[dict[str, Tensor]]:
+    """Keep while it lasts the latest output of each of the layers, and under the head's name what that was given."""
+    seen: dict[str, Tensor] = {}
+
+    def keep_output(name: str) -> Any:
+        return lambda module, args, output: seen.update((name, tensor) for tensor in tensors_of(output)[:1])
+
+    def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
+        seen.update((head, tensor) for tensor in tensors_of((args, kwargs))[:1])
+
+    with ExitStack() as hooks:
+        for name in layers:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(keep_output(name)))
+        hooks.enter_context(model.get_submodule(head).register_forward_pre_hook(keep_input, with_kwargs=True))
+        yield seen
+
+
+def first_input(model: nn.Module, name: str, inputs: Any) -> Tensor:
+    """Run `model` on `inputs` without gradients up to the first call of a layer; return what that was given.
+
+    What is the caller's to protect in `record` is so here.
+    """
+
+    class ReachedError(Exception):
+        pass
+
+    given: list[Tensor] = []
+
+    def stop(module: nn.Module, args: Any, kwargs: Any) -> None:
+        given.extend(tensors_of((args, kwargs))[:1])
+        raise ReachedError
+
+    with (
+        torch.no_grad(),
+        suppress(ReachedError),
+        model.get_submodule(name).register_forward_pre_hook(stop, with_kwargs=True),
+    ):
+        call(model, inputs)
+    return given[0]
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: list[Operation] = []
+        self._running = [""]
+        self._alive = tensors_of(inputs)  # an id is only unique while its tensor lives
+        self._from_input = {id(tensor) for tensor in self._alive}
+        self._parameters: dict[int, tuple[str, ...]] = {
+            id(tensor): (name,) for name, tensor in model.named_parameters()
+        }  # also of what is computed from parameters alone, such as a transposed weight
+        self._filled: dict[int, tuple[str, ...]] = {}  # storage -> the parameters written into it
+        first = {id(tensor): name for name, tensor in model.named_parameters()}
+        self._tied = {
+            (first[id(tensor)], alias.rpartition(".")[0]): alias
+            for alias, tensor in model.named_parameters(remove_duplicate=False)
+        }  # (name, module) -> the name that a tied parameter has in that module
+        self._made: dict[int, Operation] = {}
+        self._written: dict[int, Operation] = {}  # storage -> the last operation that wrote into it
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        written = written_by(func, args, kwargs)
+        self._alive += made + written
+        self._remember(read, made, written)
+        return result
+
+    def makers(self, tensor: Tensor) -> list[Operation]:
+        """Return the operations that determined a tensor's values."""
+        candidates = (self._made.get(id(tensor)), self._written.get(storage_of(tensor)))
+        return [operation for operation in candidates if operation is not None]
+
+    @contextmanager
+    def following_modules(self, model: nn.Module) -> Iterator[None]:
+        """Know the name of the innermost running module while it lasts."""
+        with ExitStack() as hooks:
+            for name, module in model.named_modules():
+                hooks.enter_context(module.register_forward_pre_hook(self._entering(name)))
+                hooks.enter_context(module.register_forward_hook(self._leaving, always_call=True))
+            yield
+
+    def _remember(self, read: list[Tensor], made: list[Tensor], written: list[Tensor]) -> None:
+        inputs = tuple(dict.fromkeys(maker for tensor in read for maker in self.makers(tensor)))
+        parameters = tuple(dict.fromkeys(name for tensor in read for name in self._names(tensor)))
+        if not inputs and not any(id(tensor) in self._from_input for tensor in read):
+            self._parameters.update((id(tensor), parameters) for tensor in made)
+            self._filled.update((storage_of(tensor), parameters) for tensor in written)
+            return
+        module = self._running[-1]
+        operation = Operation(module, tuple(self._tied.get((name, module), name) for name in parameters), inputs)
+        self.operations.append(operation)
+        self._made.update((id(tensor), operation) for tensor in made)
+        self._written.update((storage_of(tensor), operation) for tensor in written)  # all its views depend on it
+
+    def _names(self, tensor: Tensor) -> list[str]:
+        """Return the parameters that a tensor is or was computed from."""
+        return [*self._parameters.get(id(tensor), ()), *self._filled.get(storage_of(tensor), ())]
+
+    def _entering(self, name: str) -> Any:
+        return lambda module, args: self._running.append(name)
+
+    def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._running.pop()
+
+
+def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors that an operation writes into, as its schema says."""
+    if not func._schema.is_mutable:
+        return []
+    arguments = func._schema.arguments
+    given = {**dict(zip((argument.name for argument in arguments), args, strict=False)), **kwargs}
+    changed = [
+        given.get(argument.name) for argument in arguments if argument.alias_info and argument.alias_info.is_write
+    ]
+    return [leaf for leaf in tree_leaves(changed) if isinstance(leaf, Tensor)]
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Return what a tensor shares with its views and with nothing else, as long as one of them lives."""
+    if tensor.layout is not torch.strided:  # a sparse tensor has no single storage
+        return id(tensor)
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,67 @@
+"""How a model is called and what it gives back: tensors, tuples, mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from finetune.nested import tensors_of
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Call `model` with a tensor, a tuple of positional arguments, or a mapping of keyword ones."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)
+
+
+def logits_of(output: Any) -> Any:
+    """Return the main result of a model's output.
+
+    That is the output itself if it is a tensor; else its `logits`, as in Hugging Face's `ModelOutput`
+    and torchvision's GoogLeNet and Inception; else its first tensor. `logits` [N, 1, C], as VideoPrism
+    gives them, become [N, C].
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping) and "logits" in output:
+        return _of_samples(output["logits"])
+    if hasattr(output, "logits"):
+        return _of_samples(output.logits)
+    nested = isinstance(output, (Mapping, tuple, list))
+    tensors = tensors_of(output) if nested else []
+    return tensors[0] if tensors else output
+
+
+def _of_samples(logits: Any) -> Any:
+    return logits.squeeze(1) if isinstance(logits, Tensor) and logits.dim() == 3 else logits
+
+
+def auxiliary_of(output: Any, heads: int = 1) -> list[Tensor]:
+    """Return the logits of the heads beside the main one, where an output has them.
+
+    Those are the fields named `aux...`; and of a model with several `heads`, as a distilled one, the
+    tensors of a plain tuple that have the shape of the first.
+    """
+    if type(output) in (tuple, list) and heads > 1:
+        first, *others = tensors_of(output)
+        return [tensor for tensor in others if tensor.shape == first.shape]
+    fields = getattr(output, "_asdict", None)
+    named = fields() if fields is not None else output if isinstance(output, Mapping) else {}
+    return [value for name, value in named.items() if str(name).startswith("aux") and isinstance(value, Tensor)]
+
+
+def results_of(output: Any) -> list[Tensor]:
+    """Return what heads gave: `logits` and auxiliary ones where the output names them so, else every tensor.
+
+    Of a tuple that begins with a tensor, lists within it are left aside: they hold hidden states.
+    """
+    if hasattr(output, "logits") or (isinstance(output, Mapping) and "logits" in output):
+        return [*tensors_of(logits_of(output)), *auxiliary_of(output)]
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        return [value for value in output if isinstance(value, Tensor)]
+    return tensors_of(output)

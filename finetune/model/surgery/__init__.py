@@ -1,0 +1,1 @@
+"""Changes to a model's modules: heads, input channels, LoRA adapters, fresh weights."""

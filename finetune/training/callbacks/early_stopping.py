@@ -1,0 +1,68 @@
+"""Early stopping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from finetune.training.callbacks.base import Callback
+from finetune.training.callbacks.monitor import check_monitor, monitored
+from finetune.training.run import Run, restore, snapshot
+
+
+class EarlyStopping(Callback):
+    """End a phase when the monitored value has not improved for a while, and restore the best weights.
+
+    Args:
+        monitor: a key of the history's rows.
+        patience: how many epochs without improvement are allowed.
+        min_delta: what counts as improvement.
+        restore_best: put the weights of the phase's best epoch back at its end.
+
+    Raises:
+        ArgumentError: before training, if this run will have no such value.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 3,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+    ) -> None:
+        self.monitor = monitor
+        self.patience = patience
+        self.min_delta = min_delta
+        self.restore_best = restore_best
+        self.best, self.waited = math.inf, 0
+        self.best_weights: Mapping[str, Any] | None = None
+
+    def on_fit_begin(self, run: Run) -> None:
+        check_monitor(self.monitor, run.monitored_names())
+
+    def on_phase_begin(self, run: Run) -> None:
+        if run.position.epoch == 0:  # a resumed phase goes on with what it had
+            self.best, self.waited, self.best_weights = math.inf, 0, None
+
+    def on_epoch_end(self, run: Run) -> None:
+        value = monitored(run, self.monitor)
+        if value < self.best - self.min_delta:
+            self.best, self.waited = value, 0
+            self.best_weights = snapshot(run.model) if self.restore_best else None
+        else:
+            self.waited += 1
+            run.end_phase = run.end_phase or self.waited >= self.patience
+
+    def on_phase_end(self, run: Run) -> None:
+        if self.best_weights is not None:
+            restore(run.model, self.best_weights)
+            self.best_weights = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited, "best_weights": self.best_weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state:
+            self.best, self.waited = state["best"], state["waited"]
+            self.best_weights = state["best_weights"]

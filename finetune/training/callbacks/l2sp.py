@@ -1,0 +1,75 @@
+"""Weights held near to where they started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.errors import ArgumentError
+from finetune.training.callbacks.base import Callback
+from finetune.training.optim.optimizers import decayed, without_decay
+from finetune.training.run import Run
+
+
+class L2SP(Callback):
+    """Pull the pretrained weights to their starting point instead of to zero (L2-SP, arXiv 1802.01483).
+
+    It takes the place of weight decay, and like AdamW's it acts on the weights and not through the gradients: after
+    each update `w -= lr * strength * (w - start)`, with the learning rate of the weight's group. Of the head, which is
+    new, weights are pulled to zero, and norm weights and biases not at all.
+
+    Args:
+        strength: of the pull, 0 or above.
+
+    Raises:
+        ArgumentError: a strength below 0.
+    """
+
+    def __init__(self, strength: float = 0.1) -> None:
+        if not strength >= 0:
+            raise ArgumentError(f"Expected strength to be 0 or above, but got {strength!r}.")
+        self.strength = strength
+        self._start: dict[str, Tensor] = {}
+        self._groups: list[tuple[dict[str, Any], list[Tensor], list[Tensor], list[Tensor]]] = []
+
+    def on_fit_begin(self, run: Run) -> None:
+        if not self._start:  # a resumed run has that of its beginning
+            below = {name: p for name, p in run.model.named_parameters() if not _in_head(run, name)}
+            self._start = {name: parameter.detach().clone() for name, parameter in below.items()}
+
+    def on_phase_begin(self, run: Run) -> None:
+        without_decay(run.optimizer)
+        names = {id(parameter): name for name, parameter in run.model.named_parameters()}
+        decays = decayed(run.model)
+        self._groups = []
+        for group in run.optimizer.param_groups:
+            by_name = {names[id(parameter)]: parameter for parameter in group["params"]}
+            pulled = {name: parameter for name, parameter in by_name.items() if name in self._start}
+            starts = [self._start[name].to(parameter.device) for name, parameter in pulled.items()]
+            shrunk = [parameter for name, parameter in by_name.items() if name not in pulled and name in decays]
+            self._groups.append((group, list(pulled.values()), starts, shrunk))
+
+    @torch.no_grad()
+    def on_step_end(self, run: Run) -> None:
+        for group, pulled, starts, shrunk in self._groups:
+            share = group["lr"] * self.strength
+            if pulled:
+                torch._foreach_lerp_(pulled, starts, share)
+            if shrunk:
+                torch._foreach_mul_(shrunk, 1 - share)
+
+    def on_fit_end(self, run: Run) -> None:
+        self._start, self._groups = {}, []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"start": self._start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._start = dict(state.get("start", {}))
+
+
+def _in_head(run: Run, name: str) -> bool:
+    return any(f"{name}.".startswith(f"{head}.") for head in run.heads)

@@ -1,0 +1,68 @@
+"""Checkpoints kept while a run goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import CheckpointError
+from finetune.training.callbacks.base import Callback
+from finetune.training.callbacks.monitor import check_monitor, monitored
+from finetune.training.run import Run
+
+
+class ModelCheckpoint(Callback):
+    """Keep `last.safetensors` and `best.safetensors` in a folder.
+
+    `last` is written after every epoch and can be resumed from; `best` is the model of the epoch with
+    the best monitored value, a value that is not a number never being one.
+
+    Args:
+        folder: where; it is made if it is not there.
+        monitor: a key of the history's rows; None for `val_loss`, or `loss` without validation data.
+        keep: how many numbered checkpoints to keep beside the two, the newest of them.
+        every_steps: also write `last` after so many updates, so that less is lost.
+    """
+
+    saves_run = True
+
+    def __init__(
+        self, folder: str | Path, monitor: str | None = None, keep: int = 0, every_steps: int | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        self.monitor = monitor
+        self.keep = keep
+        self.every_steps = every_steps
+        self.best = math.inf
+
+    def on_fit_begin(self, run: Run) -> None:
+        if self.monitor is not None:
+            check_monitor(self.monitor, run.monitored_names())
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"Checkpoints cannot be kept in {self.folder}: {error}.") from error
+
+    def on_step_end(self, run: Run) -> None:
+        if self.every_steps and run.position.step % self.every_steps == 0:
+            run.save(self.folder / "last.safetensors")
+
+    def on_epoch_end(self, run: Run) -> None:
+        value = monitored(run, self.monitor or ("loss" if run.val is None else "val_loss"))
+        if value < self.best:
+            self.best = value
+            run.save(self.folder / "best.safetensors", training_state=False)
+        run.save(self.folder / "last.safetensors")
+        if self.keep:
+            run.save(self.folder / f"epoch-{run.epoch:04d}.safetensors")
+            numbered = sorted(self.folder.glob("epoch-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+            for old in numbered[: -self.keep]:
+                old.unlink()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best = state.get("best", self.best)

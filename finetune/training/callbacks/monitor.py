@@ -1,0 +1,30 @@
+"""The value of an epoch that a callback watches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from finetune.errors import ArgumentError, nearest
+from finetune.training.metrics import higher_is_better
+from finetune.training.run import Run
+
+
+def check_monitor(monitor: str, names: Iterable[str]) -> None:
+    """Check that a run has a value of that name.
+
+    Raises:
+        ArgumentError: it has not.
+    """
+    names = list(names)
+    if monitor not in names:
+        raise ArgumentError(
+            f"There is no value {monitor!r} to monitor.{nearest(monitor, names)} This run has {', '.join(names)}; "
+            f"for val_... give fit validation data."
+        )
+
+
+def monitored(run: Run, monitor: str) -> float:
+    """Return the monitored value such that less is better."""
+    check_monitor(monitor, [key for key, value in run.row.items() if isinstance(value, float)])
+    value = float(run.row[monitor])
+    return -value if higher_is_better(monitor, run.metrics) else value

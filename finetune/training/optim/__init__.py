@@ -1,0 +1,1 @@
+"""Optimizers, learning rates, schedules, and the phases that use them."""

@@ -1,0 +1,598 @@
+"""`fit` over a frozen prefix that is computed once: the same results as without, and whole runs where it must be."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from finetune import FineTuner, Phase
+from finetune.caching.prefix.prefix import Prefix
+from finetune.callbacks import Callback
+from finetune.errors import ArgumentError
+
+
+class Net(nn.Module):
+    """Convolutions with batch norms, a dropout, a skip around the last block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.block1 = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.block2 = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Dropout(0.2))
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block1(self.stem(x))
+        x = (x + self.block2(x)).relu_()
+        out: Tensor = self.fc(x.mean((2, 3)))
+        return out
+
+
+X = torch.randn(50, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(50) % 3
+
+FROZEN = {
+    "all but the head": ["stem", "block1", "block2"],
+    "all but the last block": ["stem", "block1"],
+    "in the middle of a block": ["stem", "block1", "block2.0"],
+    "nothing": [],
+    "not the stem": ["block1"],
+}
+
+
+def tuned(frozen: Any = ("stem", "block1"), cls: type[FineTuner] = FineTuner, **settings: Any) -> FineTuner:
+    torch.manual_seed(0)
+    tuner = cls(Net(), device="cpu", **settings)
+    return tuner.freeze(list(frozen)) if frozen else tuner
+
+
+VAL = (X[30:], Y[30:])
+
+
+def fitted(cache: Any, tuner: FineTuner, data: Any = (X, Y), val: Any = VAL, **arguments: Any) -> FineTuner:
+    arguments = {"epochs": 3, "batch_size": 8, "lr": 1e-2, **arguments}
+    tuner.fit(data, val, cache=cache, progress=False, **arguments)
+    return tuner
+
+
+def assert_equal(one: FineTuner, other: FineTuner) -> None:
+    theirs = other.model.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in one.model.state_dict().items())
+    kept = [{k: v for k, v in row.items() if "second" not in k} for row in one.history]
+    assert kept == [{k: v for k, v in row.items() if "second" not in k} for row in other.history]
+
+
+@pytest.mark.parametrize("frozen", FROZEN.values(), ids=FROZEN)
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 3}, {"precision": "bf16"}], ids=str)
+def test_cached_training_equals_uncached_training(frozen: list[str], settings: dict[str, Any]) -> None:
+    assert_equal(fitted(False, tuned(frozen, **settings)), fitted("memory", tuned(frozen, **settings)))
+
+
+def test_each_phase_is_cut_anew() -> None:
+    strategy = [Phase("fc", 2, name="probe"), Phase(["block2", "fc"], 2, name="last"), Phase("*", 1, name="all")]
+    assert_equal(fitted(False, tuned(), strategy=strategy), fitted("memory", tuned(), strategy=strategy))
+
+
+def test_a_run_resumes_over_a_cache(tmp_path: Path) -> None:
+    whole = fitted("memory", tuned(), epochs=4)
+    part = tuned()
+
+    class StopError(Exception):
+        pass
+
+    class Halt(Callback):
+        def on_step_end(self, run: Any) -> None:
+            if run.epoch == 1 and run.position.window == 3:
+                run.save(tmp_path / "run.safetensors")
+                raise StopError
+
+    with pytest.raises(StopError):
+        fitted("memory", part, epochs=4, callbacks=[Halt()])
+    assert_equal(whole, fitted("memory", tuned(), epochs=4, resume_from=tmp_path / "run.safetensors"))
+
+
+# ---------------------------------------------------------------- a step of the user's own
+
+
+class Mixing(FineTuner):
+    """Mixes its pictures by hand before the model sees them."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        pictures, targets = batch
+        mixed = 0.7 * pictures + 0.3 * pictures.flip(0)
+        logits = self.model(mixed)
+        return 0.7 * self.loss(logits, targets) + 0.3 * self.loss(logits, targets.flip(0))
+
+
+class InPlace(FineTuner):
+    """Changes its pictures where they lie."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        pictures, targets = batch
+        return self.loss(self.model(pictures.mul_(-1)), targets)
+
+
+class TwoViews(FineTuner):
+    """Looks at the pictures and at their mirror images."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        pictures, targets = batch
+        return self.loss(self.model(pictures), targets) + self.loss(self.model(pictures.flip(-1)), targets)
+
+
+class HandsOn(FineTuner):
+    """Has a loss of its own over the untouched batch."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        pictures, targets = batch
+        return nn.functional.cross_entropy(self.model(pictures), targets, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("cls", [Mixing, InPlace, TwoViews, HandsOn])
+def test_trap_43_stored_activations_serve_the_untouched_batch_alone(cls: type[FineTuner]) -> None:
+    data = TensorDataset(X.clone(), Y)
+    plain, cached = fitted(False, tuned(cls=cls), data), fitted("memory", tuned(cls=cls), TensorDataset(X.clone(), Y))
+    assert_equal(plain, cached)
+
+
+def sizes_given_to(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the length of what each call of a method is given."""
+    sizes: list[int] = []
+    method = getattr(owner, name)
+
+    def noted(self: Any, given: Any) -> Any:
+        sizes.append(len(given))
+        return method(self, given)
+
+    monkeypatch.setattr(owner, name, noted)
+    return sizes
+
+
+@pytest.mark.parametrize(("cls", "batches"), [(Mixing, 1), (HandsOn, 6)])  # whole ones; the first is measured
+def test_a_step_of_other_inputs_alone_does_not_pay_for_the_prefix(
+    cls: type[FineTuner], batches: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    computed = sizes_given_to(Prefix, "compute", monkeypatch)
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted("memory", tuned(cls=cls), val=False)
+    assert computed.count(8) == batches
+    assert said(caplog).count("not used in the last epoch") == (cls is Mixing)
+
+
+def test_the_librarys_own_step_is_served_without_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first epoch nothing of a picture is read, and no other result comes of it."""
+    from finetune.data.sources.base import Arrays
+
+    gathered = sizes_given_to(Arrays, "gather", monkeypatch)
+    fitted("memory", tuned(), val=False, epochs=5)
+    assert sum(gathered) <= 50 + 8 + 2  # one epoch, the batch that the prefix is cut on, and the look at the data
+
+
+def test_a_callback_that_changes_a_frozen_weight_ends_the_cache() -> None:
+    class Thaw(Callback):
+        def on_epoch_end(self, run: Any) -> None:
+            with torch.no_grad():
+                run.model.stem[0].weight.add_(0.01)
+
+    assert_equal(fitted(False, tuned(), callbacks=[Thaw()]), fitted("memory", tuned(), callbacks=[Thaw()]))
+
+
+# ---------------------------------------------------------------- what is said, and what declines
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for index in range(12):
+            values = torch.randint(256, (20, 20, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(values.numpy()).save(tmp_path / name / f"{index}.png")
+    return tmp_path
+
+
+def said(caplog: pytest.LogCaptureFixture) -> str:
+    return " ".join(record.getMessage() for record in caplog.records if record.getMessage().startswith("cache"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"augment": False}, "is computed once and kept in memory"),
+        ({"augment_views": 0}, "validation data only, as the augmentation makes new"),
+    ],
+)
+def test_pictures(pictures: Path, arguments: Any, expected: str, caplog: pytest.LogCaptureFixture) -> None:
+    runs = []
+    for cache in (False, "memory"):
+        tuner = tuned(preprocessing={"crop_size": 16, "resize_size": 18}).replace_head(2)
+        with caplog.at_level(logging.INFO, "finetune"):
+            runs.append(fitted(cache, tuner, pictures, None, **arguments))
+    assert expected in said(caplog)
+    assert_equal(*runs)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "data", "cache", "expected"),
+    [
+        ([], (X, Y), "auto", "none, as "),
+        (["stem"], TensorDataset(X, Y, Y), "auto", "a data set of your own may give another sample"),
+        (["stem", "block1"], (X[:10], Y[:10]), "auto", "too few samples and epochs"),
+    ],
+)
+def test_what_declines_is_said(
+    frozen: list[str], data: Any, cache: str, expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted(cache, tuned(frozen), data, False)
+    assert expected in said(caplog)
+
+
+def test_without_a_cache_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted(False, tuned())
+    assert said(caplog) == ""
+
+
+def test_too_much_for_memory_is_not_kept(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.caching.planner.free", lambda tier, device: 1000)
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted("memory", tuned())
+    assert "more than half of the 1 kB that are free" in said(caplog)
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [
+        (240_000, "in memory (110 kB for 70 samples)"),
+        (210_000, "in memory (78 kB for 50 samples), training data only, as there is no room for more"),
+        (50_000, "none, as 110 kB for 70 samples is more than half of the 50 kB that are free"),
+    ],
+)
+def test_the_budget_is_that_of_all_stores_together(
+    free: int, expected: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.caching.planner.free", lambda tier, device: free)
+    with caplog.at_level(logging.INFO, "finetune"):
+        cached = fitted("memory", tuned())
+    assert expected in said(caplog)
+    assert_equal(fitted(False, tuned()), cached)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_nothing_is_stored_for_a_single_epoch(cache: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted(cache, tuned(), epochs=1)
+    assert "none, as no picture or sample is seen twice" in said(caplog)
+
+
+def test_auto_trains_the_same_whatever_it_decides(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.caching.planner._LEAST_SMALL_PASSES", 0)
+    many = {"epochs": 14, "batch_size": 25}
+    with caplog.at_level(logging.INFO, "finetune"):
+        assert_equal(fitted(False, tuned(), **many), fitted("auto", tuned(), **many))
+    assert "computed once" in said(caplog) or "takes about as long as to compute it" in said(caplog)
+
+
+def test_auto_goes_to_disk_where_memory_has_no_room(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.caching.planner.free", lambda tier, device: 10**9 if tier == "disk" else 0)
+    monkeypatch.setattr("finetune.caching.planner._LEAST_SMALL_PASSES", 0)
+    monkeypatch.setattr("finetune.caching.planner._LEAST_GAIN", -9.0)  # whatever the clock says
+    many = {"epochs": 14, "batch_size": 25}
+    with caplog.at_level(logging.INFO, "finetune"):
+        assert_equal(fitted(False, tuned(), **many), fitted("auto", tuned(), **many))
+    assert "kept on disk" in said(caplog)
+
+
+def test_auto_does_not_look_for_a_prefix_where_the_first_layers_train(caplog: pytest.LogCaptureFixture) -> None:
+    for frozen, data in ([], (X, Y)), (["block1", "fc"], (X, Y)):
+        with caplog.at_level(logging.INFO, "finetune"):
+            fitted("auto", tuned(frozen), data, epochs=14)
+    assert said(caplog).count("none, as the first layers train") == 2
+
+
+@pytest.mark.parametrize("cache", ["memroy", True, 1, "", None])
+def test_an_unknown_kind_of_cache_is_an_error(cache: Any) -> None:
+    with pytest.raises(ArgumentError, match="Expected cache to be 'auto', 'memory', 'disk', a folder or False"):
+        fitted(cache, tuned())
+
+
+def test_a_folder_that_is_a_file_is_an_error_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", str(tmp_path / "file" / "below")):
+        with pytest.raises(ArgumentError, match="is not a folder"):
+            fitted(folder, tuned())
+
+
+# ---------------------------------------------------------------- on disk
+
+
+class Counting(nn.Conv2d):
+    """Counts the samples that pass through it, in batches of the size that training has."""
+
+    passed = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        Counting.passed += len(input) if len(input) == 8 else 0
+        return super().forward(input)
+
+
+def counted(frozen: Any = ("stem", "block1"), seed: int = 0, change: Any = None) -> FineTuner:
+    """Return a tuner that counts from now on."""
+    torch.manual_seed(0)
+    model = Net()
+    model.stem[0].__class__ = Counting
+    torch.manual_seed(seed)
+    model.fc = nn.Linear(8, 3)
+    if change is not None:
+        change(model)
+    Counting.passed = 0
+    return FineTuner(model, device="cpu").freeze(list(frozen))
+
+
+EVEN = (X[:48], Y[:48])
+
+
+@pytest.mark.parametrize("kind", ["disk", "folder"])
+def test_disk_training_equals_uncached_training(kind: str, tmp_path: Path) -> None:
+    strategy = [Phase("fc", 2, name="probe"), Phase(["block2", "fc"], 2, name="last"), Phase("*", 1, name="all")]
+    plain = fitted(False, tuned(), strategy=strategy)
+    for _ in range(2):
+        cache = "disk" if kind == "disk" else str(tmp_path / "new" / "folder")
+        assert_equal(plain, fitted(cache, tuned(), strategy=strategy))
+
+
+def test_a_sweep_of_50_heads_costs_one_pass(tmp_path: Path) -> None:
+    """Other heads, rates, batch orders and folds of the same data find all that was computed."""
+    passed = []
+    for run in range(50):
+        tuner = counted(["stem", "block1", "block2"], seed=run)
+        fold = torch.arange(48).roll(run % 6 * 8)
+        data = (X[fold[:40]], Y[fold[:40]])
+        fitted(tmp_path, tuner, data, (X[fold[40:]], Y[fold[40:]]), lr=10 ** -(1 + run % 3), epochs=2)
+        passed.append(Counting.passed)
+    assert passed == [48] + 49 * [0]
+
+
+def same_again(folder: Path, **changes: Any) -> int:
+    """Train again; return how many samples went through the frozen layers."""
+    data, frozen = changes.pop("data", EVEN), changes.pop("frozen", ("stem", "block1"))
+    tuner = counted(frozen, change=changes.pop("change", None))
+    plain = copy.deepcopy(tuner)
+    fitted(folder, tuner, data, False, **changes)
+    passed = Counting.passed
+    fitted(False, plain, data, False, **changes)
+    if data[0].dtype == torch.float64:  # its convolutions in channels_last round by a sample's place in the batch
+        torch.testing.assert_close(plain.model.state_dict(), tuner.model.state_dict(), rtol=0, atol=1e-9)
+    else:
+        assert_equal(plain, tuner)
+    return passed
+
+
+def _weight(model: Any) -> None:
+    with torch.no_grad():
+        model.block1[0].weight[0, 0, 0, 0] += 1e-3
+
+
+def _buffer(model: Any) -> None:
+    model.stem[1].running_mean[3] += 1e-3
+
+
+STALE: dict[str, dict[str, Any]] = {
+    "a weight": {"change": _weight},
+    "a buffer": {"change": _buffer},
+    "an epsilon": {"change": lambda model: setattr(model.stem[1], "eps", 1e-3)},
+    "the type": {"change": lambda model: model.double(), "data": (X[:48].double(), Y[:48])},
+    "the size": {"data": (X[:48, :, :14, :14].clone(), Y[:48])},
+    "the samples": {"data": (X[:48] + 1e-3, Y[:48])},
+    "the boundary": {"frozen": ["stem"]},
+}
+
+
+@pytest.mark.parametrize("change", STALE.values(), ids=STALE)
+def test_trap_42_whatever_changes_is_computed_anew(change: dict[str, Any], tmp_path: Path) -> None:
+    assert same_again(tmp_path) == 48
+    assert same_again(tmp_path) == 0
+    assert same_again(tmp_path, **change) == 48
+    assert same_again(tmp_path, lr=1e-3, batch_size=16) == 0
+
+
+def test_trap_42_precision_is_computed_anew(tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16", "bf16"):
+        tuner = tuned(precision=precision)
+        assert_equal(fitted(False, tuned(precision=precision)), fitted(tmp_path, tuner))
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+
+
+def test_only_samples_that_are_new_are_computed(tmp_path: Path) -> None:
+    fitted(tmp_path, counted(), (X[:24], Y[:24]), False)
+    assert Counting.passed == 24
+    fitted(tmp_path, counted(), EVEN, False, epochs=1)
+    assert 24 <= Counting.passed <= 48  # whole batches: some hold samples of both kinds
+
+
+def test_trap_42_pictures(
+    pictures: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other sizes, another augmentation and other bytes in a file are computed anew; a second run is not."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("finetune.caching.store.keys._CLOCK_GRAIN", -1e9)  # as if they had been there for long
+
+    def run(val: Any = 1 / 3, **changes: Any) -> int:
+        preprocessing = {"crop_size": 16, "resize_size": 18, **changes.pop("preprocessing", {})}
+        torch.manual_seed(0)
+        model = Net()
+        model.stem[0].__class__ = Counting
+        passed, both = [], []
+        for cache in (folder, False):
+            tuner = FineTuner(copy.deepcopy(model), device="cpu", preprocessing=preprocessing).replace_head(2)
+            tuner.freeze(["stem", "block1"])
+            Counting.passed = 0
+            both.append(fitted(cache, tuner, pictures, val, epochs=1, **{"augment": False, **changes}))
+            passed.append(Counting.passed)
+        assert_equal(*both)
+        return passed[0]
+
+    assert run() == 24
+    assert run() == 0
+    assert run(val=False, batch_size=24) == 0  # a part that was set aside is found in the whole
+    assert run(preprocessing={"resize_size": 20}) == 24
+    assert run(preprocessing={"interpolation": "bicubic"}) == 24
+    assert run(augment=True) == 16  # training data is another picture each time; validation data is found
+    shutil.copy(pictures / "ant" / "1.png", pictures / "bee" / "2.png")
+    assert run() >= 1
+    assert run() == 0
+
+
+def test_a_temporary_file_is_gone_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    class StopError(BaseException):
+        pass
+
+    class Stop(Callback):
+        def on_epoch_end(self, run: Any) -> None:
+            raise StopError
+
+    fitted("disk", tuned())
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(StopError):
+        fitted("disk", tuned(), callbacks=[Stop()])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_stored_before_a_run_was_broken_off_is_found(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_step_end(self, run: Any) -> None:
+            if run.position.window == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path, counted(), EVEN, False, callbacks=[Stop()])
+    assert Counting.passed == 24
+    fitted(tmp_path, counted(), EVEN, False)
+    assert Counting.passed == 24
+
+
+def test_two_runs_share_a_folder_at_once(tmp_path: Path) -> None:
+    """One that starts while another fills the store trains as without, and finds what the first has marked."""
+    other: list[FineTuner] = []
+
+    class Meanwhile(Callback):
+        def on_epoch_end(self, run: Any) -> None:
+            if not other:
+                other.append(fitted(tmp_path, tuned(), EVEN, False))
+
+    first = fitted(tmp_path, tuned(), EVEN, False, callbacks=[Meanwhile()])
+    assert_equal(first, fitted(False, tuned(), EVEN, False))
+    assert_equal(first, other[0])
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*args: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plain = fitted(False, tuned(), EVEN, False)
+    with monkeypatch.context() as full, caplog.at_level(logging.INFO, "finetune"):
+        full.setattr(os, "posix_fallocate", refuse, raising=False)
+        assert_equal(plain, fitted(tmp_path, tuned(), EVEN, False))
+    assert "cache: none, as the disk of" in said(caplog)
+    caplog.clear()
+
+    class Fill(Callback):
+        def on_step_end(self, run: Any) -> None:
+            monkeypatch.setattr("finetune.caching.store.row_files.write_at", refuse)
+
+    with caplog.at_level(logging.INFO, "finetune"):
+        assert_equal(plain, fitted(tmp_path, tuned(), EVEN, False, callbacks=[Fill()]))
+    assert said(caplog).count("no more is kept, as the disk of") == 1
+
+
+def test_what_is_kept_is_said_with_place_bytes_and_seconds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted(tmp_path, tuned(), EVEN, False)
+        fitted(tmp_path, tuned(), EVEN, False)
+    lines = said(caplog)
+    assert f"kept in '{tmp_path}' (75 kB for 48 samples); an epoch should then take" in lines
+    assert "75 kB for 48 samples, 48 of them there already" in lines
+
+
+# ---------------------------------------------------------------- data sets of the user's own
+
+
+class Own(Dataset[Any]):
+    """Items that are prepared one by one, as with torchvision's ImageFolder."""
+
+    def __init__(self, draws: bool = False) -> None:
+        self.targets, self.draws, self.loaded = Y[:24].tolist(), draws, 0
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.loaded += 1
+        noise = torch.rand(3, 1, 1) if self.draws else 0.0
+        return X[index] + noise, self.targets[index]
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_validation_data_of_any_map_style_data_set_is_stored(draws: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """What is drawn for a validation sample is the same in every epoch."""
+    val = Own(draws)
+    with caplog.at_level(logging.INFO, "finetune"):
+        cached = fitted("memory", tuned(), EVEN, val, epochs=6)
+    assert "in memory" in said(caplog)
+    assert val.loaded < 3 * 24  # the audit, one epoch
+    assert_equal(cached, fitted(False, tuned(), EVEN, Own(draws), epochs=6))
+
+
+def test_training_data_of_ones_own_is_stored_when_asked_and_the_same_twice(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        cached = fitted("memory", tuned(), Own(), False)
+    assert "kept in memory" in said(caplog)
+    assert_equal(cached, fitted(False, tuned(), Own(), False))
+
+
+@pytest.mark.parametrize(
+    ("cache", "data", "reason"),
+    [
+        ("auto", Own(), "cache='memory' if it does not"),
+        ("memory", Own(draws=True), "your data set gives another sample under the same number"),
+        ("memory", DataLoader(Own(), batch_size=8), "samples of a DataLoader or a stream have no numbers"),
+    ],
+    ids=["not asked", "random", "loader"],
+)
+def test_trap_42_data_that_may_differ_is_not_stored(
+    cache: str, data: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        cached = fitted(cache, tuned(), data, False)
+    assert reason in said(caplog)
+    assert_equal(cached, fitted(False, tuned(), data, False))
+
+
+def test_labels_that_are_not_those_of_the_items_are_never_put_in_their_place() -> None:
+    class Relabelled(Own):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            item, label = super().__getitem__(index)
+            return item, 2 - label
+
+    assert_equal(fitted(False, tuned(), Relabelled(), False), fitted("memory", tuned(), Relabelled(), False))

@@ -1,0 +1,69 @@
+"""What is measured before a prefix is sought."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from finetune.caching.costs import forward_costs
+
+
+class Slow(nn.Module):
+    """Waits, then weighs by a parameter of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return x * self.weight
+
+
+class Scaled(nn.Module):
+    """Has a parameter of its own at the very end, as CLIP has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(Slow(0.03), Slow(0.03), Slow(0.0))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.stages(x) * self.scale
+        return out
+
+
+@pytest.mark.parametrize(
+    ("trains", "least", "most"),
+    [
+        ({"stages.0.weight"}, 0.0, 0.1),
+        ({"stages.1.weight", "stages.2.weight"}, 0.3, 0.7),
+        ({"stages.2.weight"}, 0.9, 1.0),
+        ({"stages.0.weight", "scale"}, 1.0, 1.0),
+        (set(), 1.0, 1.0),
+    ],
+)
+def test_how_much_comes_ahead_of_what_trains(trains: set[str], least: float, most: float) -> None:
+    model = Scaled()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trains)
+    costs = forward_costs(model, torch.ones(8, 3), load=0.5)
+    assert least <= costs.ahead <= most
+    assert costs.load == 0.5
+    assert costs.plain >= 0.06
+    assert 0.06 <= costs.few <= costs.plain
+    assert "forward" not in model.stages[0].__dict__
+
+
+def test_measuring_leaves_the_model_and_the_random_state() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 2))
+    model[0].requires_grad_(False)
+    before, seed = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    forward_costs(model, torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), load=0.0)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), seed)
+    assert all(parameter.grad is None for parameter in model.parameters())

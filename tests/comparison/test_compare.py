@@ -1,0 +1,683 @@
+"""`compare`: the runs are those of `fit`, what is broken or was interrupted loses nothing, and the table is true."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import finetune
+from finetune import Comparison, FineTuner, Phase, compare, strategies
+from finetune.comparison.peak_memory import PeakMemory
+from finetune.comparison.results import Row
+from finetune.comparison.statistics import paired_p_value
+from finetune.data.randomness import seeded
+from finetune.errors import ArgumentError, DataError
+from finetune.model.stages import Stage
+
+
+class Net(nn.Module):
+    """Three stages and a head."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.layer1 = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+        self.layer2 = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.layer2(self.layer1(self.stem(x))))
+        return out
+
+
+def net(seed: int = 0, num_classes: int = 3) -> Net:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Net(num_classes)
+
+
+def made() -> nn.Module:
+    """A model of the user's, made by a function, from whatever random state there is."""
+    return Net()
+
+
+def blobs(count: int = 60, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(count) % 3
+    return torch.randn(count, 4, generator=generator) + 1.5 * nn.functional.one_hot(y, 4), y
+
+
+DATA, VAL = blobs(), blobs(45, 1)
+FIXED: dict[str, Any] = {"budget": 2, "batch_size": 10, "lr": 1e-2, "progress": False, "device": "cpu"}
+
+CALLS: list[str] = []  # of the strategies below: one for each run that trains
+
+
+def probe(stages: Sequence[Stage], epochs: int, lr: Any) -> list[Phase]:
+    CALLS.append("probe")
+    return strategies.linear_probe(stages, epochs, lr)
+
+
+def everything(stages: Sequence[Stage], epochs: int, lr: Any) -> list[Phase]:
+    CALLS.append("everything")
+    return strategies.full_finetune(stages, epochs, lr)
+
+
+def at_times(stages: Sequence[Stage], epochs: int, lr: Any) -> list[Phase]:
+    CALLS.append("at_times")
+    if ENDING:
+        raise ENDING.pop()
+    return strategies.last_stage(stages, epochs, lr)
+
+
+ENDING: list[BaseException] = []
+
+
+@pytest.fixture(autouse=True)
+def _uncounted() -> None:
+    CALLS.clear()
+    ENDING.clear()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _little_garbage() -> Iterator[None]:
+    """Spare each run the search for garbage among all that was loaded before."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def compared(models: Any = None, data: Any = DATA, val: Any = VAL, **arguments: Any) -> Comparison:
+    return compare(net() if models is None else models, data, val, **{"seeds": 2, **FIXED, **arguments})
+
+
+def results(comparison: Comparison) -> list[tuple[Any, ...]]:
+    """Return what of the rows is no measurement of time or memory."""
+    return [
+        (row.model, row.strategy, row.seed, row.value, row.trained_parameters, row.error) for row in comparison.rows
+    ]
+
+
+# ---------------------------------------------------------------- the runs
+
+
+@pytest.mark.parametrize("val", [VAL, 0.3, None], ids=["given", "share", "none"])
+def test_each_run_is_that_of_fit(val: Any) -> None:
+    comparison = compared(val=val, strategies=["linear_probe", "lp_ft"], seeds=[3, 7])
+
+    expected = []
+    for seed in (3, 7):
+        for strategy in ("linear_probe", "lp_ft"):
+            tuner = FineTuner(net(), device="cpu", seed=seed)
+            history = tuner.fit(
+                DATA, 0.2 if val is None else val, epochs=2, strategy=strategy, batch_size=10, lr=1e-2, cache=False
+            )
+            trained = 27 if strategy == "linear_probe" else 227
+            expected.append(("Net", strategy, seed, history[-1]["val_accuracy"], trained, None))
+    assert results(comparison) == expected
+    assert comparison.monitor == "accuracy"
+
+
+def test_the_last_epoch_counts_and_not_the_best() -> None:
+    unsteady = {"lr": 0.05, "schedule": "constant", "batch_size": 10}
+    comparison = compared(strategies="full_finetune", seeds=[3], budget=4, **unsteady)
+
+    history = FineTuner(net(), device="cpu", seed=3).fit(DATA, VAL, epochs=4, strategy="full_finetune", **unsteady)
+    values = [row["val_accuracy"] for row in history]
+    assert comparison.rows[0].value == values[-1] < max(values)
+
+
+def test_seeds_come_one_after_the_other_over_all_entries() -> None:
+    comparison = compared({"a": net(), "b": made}, strategies=("linear_probe", "full_finetune"), budget=1)
+
+    assert [(row.seed, row.model, row.strategy) for row in comparison.rows] == [
+        (seed, model, strategy)
+        for seed in (0, 1)
+        for model in ("a", "b")
+        for strategy in ("linear_probe", "full_finetune")
+    ]
+
+
+def test_a_model_of_the_users_own_is_never_changed(same: Any) -> None:
+    model = net(num_classes=5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    compared(model, strategies="full_finetune")
+
+    assert same(dict(model.state_dict()), before)
+    assert model.fc.out_features == 5
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_a_function_makes_depends_on_the_seed_alone() -> None:
+    comparisons = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        comparisons.append(compared(made, strategies="linear_probe"))
+        assert torch.initial_seed() == state
+
+    one, other = (results(comparison) for comparison in comparisons)
+    assert one == other
+
+
+def test_a_head_is_replaced_unless_it_fits() -> None:
+    fitting, other = net(), net(num_classes=10)
+    with torch.no_grad():
+        fitting.fc.weight.zero_()
+        fitting.fc.bias.copy_(torch.tensor([0.0, 0.0, 9.0]))  # so that a kept one shows
+    one_class = (DATA[0], torch.where(DATA[1] == 1, 1, 2))
+
+    kept = compared(fitting, one_class, one_class, strategies="linear_probe", seeds=1, budget=1, lr=1e-9)
+    replaced = compared(other, strategies="full_finetune", seeds=1, budget=1)
+
+    assert kept.rows[0].value == pytest.approx(2 / 3)
+    assert replaced.rows[0].trained_parameters == 227
+
+
+def test_what_trains_and_what_a_checkpoint_takes(tmp_path: Path) -> None:
+    comparison = compared(strategies=["linear_probe", "last_stage", "full_finetune", "gradual_unfreezing"], seeds=1)
+
+    tuner = FineTuner(net(), device="cpu")
+    tuner.fit(DATA, VAL, epochs=2, strategy="full_finetune", batch_size=10, lr=1e-2)
+    size = tuner.save_checkpoint(tmp_path / "model.safetensors").stat().st_size
+    assert [entry.trained_parameters for entry in comparison.entries] == [27, 99, 227, 227]
+    assert all(abs(entry.checkpoint_size - size) < 1000 for entry in comparison.entries)
+    assert all(entry.seconds > 0 and entry.images_per_second > 0 for entry in comparison.entries)
+
+
+def test_a_loss_is_better_where_it_is_less() -> None:
+    X, _ = DATA
+    target = X @ torch.tensor([1.0, -1.0, 2.0, 0.5])
+
+    comparison = compared(net(num_classes=7), (X, target), (X, target), strategies=["linear_probe", "full_finetune"])
+
+    means = {entry.strategy: entry.mean for entry in comparison.entries}
+    assert (comparison.monitor, comparison.higher_is_better) == ("loss", False)
+    assert comparison.best is not None
+    assert means[comparison.best.strategy] == min(means.values())
+
+
+def test_another_value_can_be_compared() -> None:
+    comparison = compared(strategies="linear_probe", monitor="f1", metrics=["accuracy", "f1"], seeds=1)
+
+    tuner = FineTuner(net(), device="cpu", metrics=["accuracy", "f1"])
+    history = tuner.fit(DATA, VAL, epochs=2, strategy="linear_probe", batch_size=10, lr=1e-2)
+    assert comparison.rows[0].value == history[-1]["val_f1"]
+    assert comparison.higher_is_better
+    assert "f1" in str(comparison)
+
+
+def picture_folder(folder: Path, count: int) -> Path:
+    for index, name in enumerate(("ant", "bee")):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (16, 16), (40 * index, 9 * number, 30)).save(folder / name / f"{number}.png")
+    return folder
+
+
+class Conv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.conv(x).relu().mean((2, 3)))
+        return out
+
+
+def test_a_divided_folder_keeps_its_division_and_another_is_divided_by_the_seed(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "data" / "train", 5)
+    picture_folder(tmp_path / "data" / "val", 3)
+    settings = {"preprocessing": {"crop_size": 12, "resize_size": 14}, "augment": False}
+
+    divided = compared(Conv, tmp_path / "data", None, strategies="linear_probe", seeds=[4], **settings)
+    whole = compared(Conv, tmp_path / "data" / "train", None, strategies="linear_probe", seeds=[4], **settings)
+
+    for comparison, data in ((divided, tmp_path / "data"), (whole, tmp_path / "data" / "train")):
+        with seeded(4, "model"):
+            model = Conv()
+        tuner = FineTuner(model, device="cpu", seed=4, preprocessing=settings["preprocessing"]).replace_head(2)
+        history = tuner.fit(data, epochs=2, strategy="linear_probe", batch_size=10, lr=1e-2, augment=False)
+        assert comparison.rows[0].value == history[-1]["val_accuracy"]
+
+
+def fold(seed: int) -> tuple[Any, Any]:
+    chosen = torch.arange(len(DATA[0])) % 4 == seed
+    return (DATA[0][~chosen], DATA[1][~chosen]), (DATA[0][chosen], DATA[1][chosen])
+
+
+def test_data_may_be_a_function_of_the_seed(tmp_path: Path) -> None:
+    comparison = compared(data=fold, val=None, strategies=probe, seeds=3, folder=tmp_path)
+
+    for row, seed in zip(comparison.rows, range(3), strict=True):
+        train, val = fold(seed)
+        history = FineTuner(net(), device="cpu", seed=seed).fit(
+            train, val, epochs=2, strategy="linear_probe", batch_size=10, lr=1e-2
+        )
+        assert row.value == history[-1]["val_accuracy"]
+    CALLS.clear()
+    compared(data=lambda seed: fold(seed) if seed else fold(3), val=None, strategies=probe, seeds=3, folder=tmp_path)
+    assert CALLS == ["probe"]  # of the seed whose data is another
+
+
+# ---------------------------------------------------------------- what may be given
+
+
+def test_labels_say_what_it_is_and_may_be_the_users() -> None:
+    listed = compared(
+        [net(), net(1), made],
+        strategies=["last_stage", probe, partial(strategies.lp_ft, probe=None), [Phase("fc", 1), Phase("*", 1)]],
+        seeds=1,
+    )
+    named = compared({"small": net()}, strategies={"mine": probe, "all": [Phase("*", 2)]}, seeds=1)
+    single = compared(strategies=[Phase("fc", 1, name="head"), Phase("*", 1, name="all")], seeds=1)
+
+    assert list(dict.fromkeys(entry.model for entry in listed.entries)) == ["Net", "Net (2)", "made"]
+    strategies_of_one = [entry.strategy for entry in listed.entries if entry.model == "Net"]
+    assert strategies_of_one == ["last_stage", "probe", "lp_ft(probe=None)", "fit + fit"]
+    assert [(entry.model, entry.strategy) for entry in named.entries] == [("small", "mine"), ("small", "all")]
+    assert [entry.strategy for entry in single.entries] == ["head + all"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategies": ["linear_prob"]}, r"no strategy 'linear_prob'.*'linear_probe'"),
+        ({"strategies": []}, "at least one strategy"),
+        ({"strategies": [3]}, "Expected strategy to be a name or a list of Phase"),
+        ({"strategies": {"mine": [Phase("*", 3)]}}, r"'mine' have 3 epochs.*budget of every run is 2"),
+        ({"models": []}, "at least one model"),
+        ({"models": [3]}, "Expected a model to be a name"),
+        ({"seeds": 0}, "Expected seeds"),
+        ({"seeds": "3"}, "Expected seeds"),
+        ({"seeds": [1, 1]}, "Expected seeds"),
+        ({"seeds": True}, "Expected seeds"),
+        ({"budget": 0}, "Expected budget"),
+        ({"budget": 2.5}, "Expected budget"),
+        ({"batchsize": 3}, r"no argument 'batchsize'.*'batch_size'"),
+        ({"seed": 3}, r"no argument 'seed'.*'seeds'"),
+        ({"epochs": 3}, "no argument 'epochs'"),
+        ({"data": lambda seed: (DATA, VAL)}, "leave out val"),
+        ({"data": lambda seed: DATA[0], "val": None}, r"give a pair \(train, val\)"),
+        ({"val": False}, "without validation data"),
+        ({"val": 3.0}, "fraction is 3.0"),
+    ],
+)
+def test_what_is_wrong_with_all_is_said_before_any_work(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        compared(**{"strategies": [everything], **arguments})
+    assert not CALLS
+
+
+@pytest.mark.parametrize("data", ["no/such/folder", 3, (torch.zeros(4, 2), torch.zeros(3))])
+def test_data_that_cannot_be_used_is_an_error_before_any_work(data: Any) -> None:
+    with pytest.raises(DataError):
+        compared(data=data, strategies=everything)
+    assert not CALLS
+
+
+def test_a_folder_that_is_a_file_is_an_error_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ArgumentError, match=r"taken.* cannot be written"):
+        compared(strategies=everything, folder=tmp_path / "taken")
+    assert not CALLS
+
+
+# ---------------------------------------------------------------- what is broken
+
+
+def wild(stages: Sequence[Stage], epochs: int, lr: Any) -> list[Phase]:
+    return [Phase("*", epochs, 1e30)]
+
+
+def too_long(stages: Sequence[Stage], epochs: int, lr: Any) -> list[Phase]:
+    return [Phase("*", epochs + 1)]
+
+
+def out_of_memory() -> nn.Module:
+    raise torch.OutOfMemoryError("no room")
+
+
+BROKEN = {
+    "no such model": ({"bad": "resnet19"}, "resnet18"),
+    "a model that cannot be made": (out_of_memory, "OutOfMemoryError: no room"),
+    "a model that is none": (lambda: 3, "to make an nn.Module, but it made 3"),
+    "a model for other data": (nn.Sequential(nn.Linear(7, 3)), "DataError"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_model_does_not_lose_the_others(case: str) -> None:
+    given, reason = BROKEN[case]
+    bad = given["bad"] if isinstance(given, dict) else given
+
+    comparison = compared({"good": net(), "bad": bad, "too": net(1)}, strategies=["linear_probe"])
+
+    assert results(comparison)[::3] == results(compared({"good": net()}, strategies=["linear_probe"]))
+    assert [row.error is not None for row in comparison.rows] == [False, True, False] * 2
+    assert all(reason in str(row.error) for row in comparison.failed)
+    assert [entry.model for entry in comparison.entries] == ["good", "too"]
+    assert f"Failed: bad, linear_probe, seed 0: {comparison.failed[0].error}" in str(comparison)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        (wild, "NonFiniteError"),
+        (too_long, "takes 3 epochs, and the budget of every run is 2"),
+        ("surgical:layer9", "PatternError"),
+        ([Phase("fc", 2, lr={"nothing": 1e-3})], "PatternError"),
+    ],
+)
+def test_a_broken_strategy_does_not_lose_the_others(strategy: Any, reason: str) -> None:
+    comparison = compared(strategies={"bad": strategy, "good": "linear_probe"})
+
+    assert [row.error is not None for row in comparison.rows] == [True, False] * 2
+    assert all(reason in str(row.error) for row in comparison.failed)
+    assert results(comparison)[1::2] == results(compared(strategies={"good": "linear_probe"}))
+
+
+def test_an_entry_that_fails_with_some_seeds_keeps_the_others() -> None:
+    ENDING.append(RuntimeError("now and then"))
+    comparison = compared(strategies=["linear_probe", at_times], seeds=3)
+
+    assert [list(entry.values) for entry in comparison.entries] == [[0, 1, 2], [1, 2]]
+    assert comparison.best is comparison.entries[0]
+    assert comparison.entries[1].p_value is not None  # over the two that both have
+
+
+def test_where_nothing_works_it_is_an_error_that_says_why() -> None:
+    with pytest.raises(ArgumentError, match=r"Every run failed: .*layer8.*; .*layer9"):
+        compared(strategies=["surgical:layer8", "surgical:layer9"])
+    with pytest.raises(ArgumentError, match=r"^Every run failed: ArgumentError: There is no value 'val_f2'.*val_loss"):
+        compared(strategies=["linear_probe", "last_stage"], monitor="f2")
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_finished_runs_are_found_again_and_more_seeds_and_entries_only_added(tmp_path: Path) -> None:
+    first = compared(strategies=[probe], folder=tmp_path)
+    assert CALLS == ["probe"] * 2
+    CALLS.clear()
+
+    again = compared(strategies=[probe], folder=tmp_path)
+    assert not CALLS
+    assert again.rows == first.rows
+
+    more = compared({"mine": net()}, strategies={"another": everything, "label": probe}, seeds=3, folder=tmp_path)
+    assert CALLS == ["everything", "everything", "everything", "probe"]
+    assert [row.value for row in more.rows if row.strategy == "label"][:2] == [row.value for row in first.rows]
+    assert [row.model for row in more.rows] == ["mine"] * 6
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"models": net(1)},
+        {"models": made},
+        {"data": (DATA[0] + 1, DATA[1])},
+        {"val": (VAL[0], VAL[1].flip(0))},
+        {"val": 0.2},
+        {"budget": 3},
+        {"lr": 1e-3},
+        {"batch_size": 11},
+        {"monitor": "loss"},
+        {"weight_decay": 0.5},
+        {"seeds": [5, 6]},
+        {"strategies": partial(probe)},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_whatever_decides_a_run_has_it_done_again(changed: dict[str, Any], tmp_path: Path) -> None:
+    compared(strategies=probe, folder=tmp_path)
+    CALLS.clear()
+
+    compared(**{"strategies": probe, "folder": tmp_path, **changed})
+
+    assert CALLS == ["probe"] * 2
+
+
+def test_what_failed_is_tried_again(tmp_path: Path) -> None:
+    ENDING.append(RuntimeError("a passing trouble"))
+    first = compared(strategies=[probe, at_times], folder=tmp_path)
+    assert [row.error is not None for row in first.rows] == [False, True, False, False]
+    CALLS.clear()
+
+    again = compared(strategies=[probe, at_times], folder=tmp_path)
+
+    assert CALLS == ["at_times"]
+    assert not again.failed
+    assert results(again) == results(compared(strategies=[probe, at_times]))
+
+
+def test_an_interrupt_keeps_what_is_done_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    ENDING.append(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        compared(strategies=[probe, everything, at_times], folder=tmp_path)
+    assert CALLS == ["probe", "everything", "at_times"]
+    assert (tmp_path / "cache").is_dir()
+    CALLS.clear()
+
+    comparison = compared(strategies=[probe, everything, at_times], folder=tmp_path)
+
+    assert CALLS == ["at_times", "probe", "everything", "at_times"]
+    assert results(comparison) == results(compared(strategies=[probe, everything, at_times]))
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_damaged_row_is_done_again(tmp_path: Path) -> None:
+    first = compared(strategies=[probe], seeds=3, folder=tmp_path)
+    files = sorted((tmp_path / "runs").iterdir())
+    whole = json.loads(files[0].read_text())
+    files[0].write_text("{")
+    files[1].write_text(json.dumps({**whole, "unknown": 1}))
+    files[2].write_text("[]")
+    CALLS.clear()
+
+    again = compared(strategies=[probe], seeds=3, folder=tmp_path)
+
+    assert CALLS == ["probe"] * 3
+    assert results(again) == results(first)
+    assert sorted((tmp_path / "runs").iterdir()) == files
+
+
+def test_without_a_folder_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+    compared(strategies=["linear_probe"])
+
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- what is frozen is computed once
+
+
+class Counted(nn.Module):
+    """A stage that counts the samples that pass through it, but for the few that a cache looks at."""
+
+    passed = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 5:
+            Counted.passed += len(x)
+        out: Tensor = self.inner(x).relu()
+        return out
+
+
+def counting() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(Counted(), nn.Linear(4, 4), nn.Linear(4, 3))
+
+
+def passed(model: nn.Module, **arguments: Any) -> tuple[int, Comparison]:
+    Counted.passed = 0
+    comparison = compared(model, **arguments)
+    return Counted.passed, comparison
+
+
+def test_what_is_frozen_is_computed_once_for_all_strategies_and_seeds() -> None:
+    once = len(DATA[0]) + len(VAL[0]) - 5  # its last batch
+    strategies_of_one_prefix = {"one": "linear_probe", "other": [Phase("2", 1, lr=0.1), Phase("2", 1, lr=0.01)]}
+
+    alone, _ = passed(counting(), strategies="linear_probe", seeds=1)
+    whole, _ = passed(counting(), strategies="linear_probe", seeds=1, cache=False)
+    shared, comparison = passed(counting(), strategies=strategies_of_one_prefix, seeds=3)
+    by_model, _ = passed({"a": counting(), "b": counting()}, strategies="linear_probe", seeds=2)
+
+    assert alone == shared == by_model == once
+    assert whole > once
+    assert [row.found for row in comparison.rows] == [0, 1, 1, 1, 1, 1]
+    assert "found: " in str(comparison)
+
+
+def test_a_cache_of_the_users_stays_and_is_found(tmp_path: Path) -> None:
+    first, _ = passed(counting(), strategies="linear_probe", seeds=1, cache=tmp_path / "mine")
+    again, comparison = passed(counting(), strategies="linear_probe", seeds=[8], cache=tmp_path / "mine")
+
+    assert (first > 0, again) == (True, 0)
+    assert comparison.rows[0].found == 1
+
+
+def test_a_seed_has_augmented_pictures_of_its_own_and_shares_the_others(tmp_path: Path) -> None:
+    """Four views of each picture are stored, one of them the picture as it is evaluated."""
+    data, val = picture_folder(tmp_path / "train", 6), picture_folder(tmp_path / "val", 4)
+    settings = {"preprocessing": {"crop_size": 12, "resize_size": 14}, "budget": 5}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Conv()
+
+    comparison = compared(model, data, val, strategies={"one": "linear_probe", "other": probe}, **settings)
+
+    pictures, evaluated = 12, 8
+    again = (pictures + evaluated) / (4 * pictures + evaluated)
+    assert [row.found for row in comparison.rows] == [0, 1, pytest.approx(again), 1]
+    assert [row.found for row in compared(model, data, val, strategies="linear_probe", cache=False).rows] == [None] * 2
+
+
+# ---------------------------------------------------------------- what it takes
+
+
+def test_the_peak_of_memory_is_that_of_the_run() -> None:
+    first = PeakMemory(torch.device("cpu"))
+    before = first.bytes()
+    if before is None:
+        pytest.skip("the system does not tell the peak of a process's memory")
+    taken = torch.ones(100 << 18)  # 100 MB
+    del taken
+    peak = first.bytes()
+    later = PeakMemory(torch.device("cpu")).bytes()
+    assert peak is not None
+    assert later is not None
+    assert peak - before > 90 << 20
+    assert peak - later > 90 << 20
+
+
+@pytest.mark.gpu
+def test_the_peak_of_a_device_is_that_of_its_tensors() -> None:
+    device = torch.device("cuda")
+    before = torch.cuda.memory_allocated(device)
+    memory = PeakMemory(device)
+    taken = torch.ones(100 << 18, device=device)
+    del taken
+    peak = memory.bytes()
+    assert peak is not None
+    assert 100 << 20 <= peak - before < 110 << 20
+
+
+# ---------------------------------------------------------------- the table
+
+
+def row(strategy: str, seed: int, value: float | None, **more: Any) -> Row:
+    error = {"error": "RuntimeError: why"} if value is None else {}
+    known = {"monitor": "accuracy", "images_per_second": 1000.0, "seconds": 2.0, "checkpoint_size": 45_000_000}
+    return Row("net", strategy, seed, value=value, **{**known, **error, **more})
+
+
+def test_the_table_says_how_sure_it_is() -> None:
+    values = {"a": [0.5, 0.6, 0.7], "b": [0.61, 0.7, 0.81], "c": [0.6, 0.72, 0.8]}
+    rows = [row(name, seed, one[seed], trained_parameters=1234) for seed in range(3) for name, one in values.items()]
+    comparison = Comparison([*rows, row("d", 0, None), row("a", 3, None)], budget=7)
+
+    a, b, c = comparison.entries
+    assert comparison.best is b
+    assert (a.mean, a.interval) == (pytest.approx(0.6), pytest.approx((0.6 - 0.2484, 0.6 + 0.2484), abs=1e-3))
+    p_values = [paired_p_value(values[name], values["b"]) for name in "ac"]
+    assert [a.p_value, b.p_value, c.p_value] == [pytest.approx(2 * p_values[0]), None, pytest.approx(p_values[1])]
+    said = str(comparison)
+    lines = {line.split()[0]: line for line in said.splitlines() if line and line.split()[0] in "abc"}
+    assert "0.600 ± 0.248" in lines["a"]
+    assert " best " in lines["b"]
+    assert f" {c.p_value:.3f} " in lines["c"]
+    assert all(cell in lines["a"] for cell in (" 1,000 ", " 2.0 ", " 1,234 ", "45 MB"))
+    assert "after the last of 7 epochs, the mean over 4 seeds ± half of its 95 % interval" in said
+    assert "corrected for 2 tests (Holm)" in said
+    assert "Failed: d, seed 0: RuntimeError: why" in said
+    assert "Failed: a, seed 3: RuntimeError: why" in said
+    markdown = comparison.to_markdown()
+    assert "| a | 0.600 ± 0.248 |" in markdown
+    assert markdown.splitlines()[1].startswith("| --- | ---: |")
+    assert "Failed: d, seed 0" in markdown
+
+
+def test_one_seed_has_no_interval_and_no_test() -> None:
+    comparison = Comparison([row("a", 0, 0.5), row("b", 0, 0.4)], budget=1)
+
+    assert all(entry.interval is None and entry.p_value is None for entry in comparison.entries)
+    assert comparison.best is comparison.entries[0]
+    assert "±" not in str(comparison)
+    assert "Holm" not in str(comparison)
+
+
+def test_the_best_is_one_of_those_with_most_seeds() -> None:
+    comparison = Comparison([row("a", 0, 0.5), row("a", 1, 0.6), row("b", 0, 0.9), row("b", 1, None)], budget=1)
+
+    assert comparison.best is comparison.entries[0]
+    assert comparison.entries[1].p_value is None  # of the one pair there is
+
+
+def test_nothing_that_worked_is_a_table_too() -> None:
+    comparison = Comparison([row("a", 0, None)], budget=1)
+
+    assert comparison.best is None
+    assert not comparison.entries
+    assert "Failed: a, seed 0: RuntimeError: why" in str(comparison)
+    assert comparison.plot() is not None
+
+
+def test_the_plot_has_every_entry_and_every_run(tmp_path: Path) -> None:
+    values = {"a": [0.5, 0.6], "b": [0.6, 0.7]}
+    comparison = Comparison([row(name, s, v) for name, one in values.items() for s, v in enumerate(one)], budget=1)
+
+    figure = comparison.plot(tmp_path / "plot.png")
+
+    compared_axes, speed = figure.axes
+    assert [label.get_text() for label in compared_axes.get_yticklabels()] == ["a", "b"]
+    dots = [sorted(map(float, line.get_xdata())) for line in compared_axes.lines if line.get_marker() == "."]
+    assert dots == [[0.5, 0.6], [0.6, 0.7]]
+    assert [bar.get_width() for bar in speed.patches] == [1000.0, 1000.0]
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_the_name_is_that_of_the_function() -> None:
+    assert finetune.compare is compare
+    assert callable(finetune.compare)

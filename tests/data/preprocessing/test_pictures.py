@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import models
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification, VideoClassification
+
+from finetune.data.preprocessing.pictures import Preprocessing, standard_augmentation
+from finetune.data.randomness import seeded
+from finetune.data.sources.picture_files import read_picture, verify_picture, with_channels
+from finetune.errors import ArgumentError, DataError
+from tests.helpers.pictures import picture
+
+PIL_MODES = list(InterpolationMode)
+
+
+def same_as_preset(preset: ImageClassification, image: Image.Image) -> None:
+    ours = Preprocessing.from_torchvision(preset)
+    expected = preset(with_channels(image, 3))
+    assert torch.equal(ours.normalize(ours.geometry(image)[None])[0], expected)
+
+
+@pytest.mark.parametrize("mode", PIL_MODES)
+@pytest.mark.parametrize("size", [(40, 30), (25, 61), (224, 224), (301, 199)])
+def test_equal_to_torchvision_for_every_interpolation(mode: InterpolationMode, size: tuple[int, int]) -> None:
+    same_as_preset(ImageClassification(crop_size=32, resize_size=37, interpolation=mode), picture(1, size))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        models.ResNet18_Weights.IMAGENET1K_V1,
+        models.ResNet50_Weights.IMAGENET1K_V2,
+        models.EfficientNet_B0_Weights.IMAGENET1K_V1,
+        models.EfficientNet_V2_L_Weights.IMAGENET1K_V1,
+        models.Inception_V3_Weights.IMAGENET1K_V1,
+        models.ViT_H_14_Weights.IMAGENET1K_SWAG_E2E_V1,
+        models.ConvNeXt_Tiny_Weights.IMAGENET1K_V1,
+    ],
+)
+def test_equal_to_torchvision_for_real_presets(weights: models.WeightsEnum) -> None:
+    same_as_preset(weights.transforms(), picture(2, (260, 180)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 50), st.integers(1, 50))
+def test_equal_to_torchvision_for_any_size(width: int, height: int, crop: int, resize: int) -> None:
+    same_as_preset(ImageClassification(crop_size=crop, resize_size=resize), picture(3, (width, height)))
+
+
+def test_exact_resize_none_and_grey() -> None:
+    image = picture(4, (50, 40))
+    assert Preprocessing(crop_size=(20, 30), resize_size=(20, 30)).geometry(image).shape == (3, 20, 30)
+    untouched = Preprocessing(crop_size=(40, 50), resize_size=None).geometry(image)
+    assert np.array_equal(untouched.permute(1, 2, 0), np.asarray(image))
+    grey = Preprocessing(crop_size=(8, 8), resize_size=8, channels=1, mean=(0.5,), std=(0.25,))
+    result = grey.normalize(grey.geometry(image)[None])
+    assert result.shape == (1, 1, 8, 8)
+    assert result.dtype == torch.float32
+    assert grey.normalize(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)).item() == 2.0
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "YCbCr", "1", "F", "HSV"])
+def test_every_mode_becomes_rgb_and_grey(mode: str) -> None:
+    image = picture(5, mode="RGB").convert(mode)
+    assert with_channels(image, 3).mode == "RGB"
+    assert with_channels(image, 1).mode == "L"
+    same_as_preset(ImageClassification(crop_size=16, resize_size=20), image)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"), [("png", "P"), ("jpg", "CMYK"), ("png", "LA"), ("gif", "P"), ("webp", "RGBA")]
+)
+def test_files_of_every_mode_are_read(tmp_path: Path, suffix: str, mode: str) -> None:
+    image = picture(6).convert(mode)
+    image.save(tmp_path / f"a.{suffix}")
+    read = read_picture(tmp_path / f"a.{suffix}")
+    assert Preprocessing(crop_size=(9, 9), resize_size=9).geometry(read).shape == (3, 9, 9)
+
+
+def test_palette_with_transparency_keeps_its_colours(tmp_path: Path) -> None:
+    image = picture(6).quantize(8)
+    image.save(tmp_path / "a.png", transparency=bytes([0, 128, 255]))
+    read = with_channels(read_picture(tmp_path / "a.png"), 3)
+    assert np.array_equal(np.asarray(read), np.asarray(image.convert("RGB")))
+
+
+def test_16_bit_png_keeps_its_upper_bits(tmp_path: Path) -> None:
+    values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    grey = with_channels(read_picture(tmp_path / "deep.png"), 1)
+    assert np.array_equal(np.asarray(grey), (values >> 8).astype(np.uint8))
+    colour = with_channels(read_picture(tmp_path / "deep.png"), 3)
+    assert np.array_equal(np.asarray(colour)[..., 2], (values >> 8).astype(np.uint8))
+    wide = with_channels(Image.fromarray(values.astype(np.int32)), 1)
+    assert np.array_equal(np.asarray(wide), np.asarray(grey))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    image = Image.new("RGB", (16, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 4))  # the upper left quarter
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=exif)
+    read = np.asarray(read_picture(tmp_path / "a.png"))[..., 0] > 128
+    where_it_belongs = [(0, 0), (0, -1), (-1, -1), (-1, 0), (0, 0), (0, -1), (-1, -1), (-1, 0)]
+    assert read[where_it_belongs[orientation - 1]]
+    assert read.sum() == 32
+    assert read.shape == ((8, 16) if orientation < 5 else (16, 8))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's, and all that there is to say
+def test_a_damaged_exif_block_is_no_damaged_picture(tmp_path: Path) -> None:
+    picture(7).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00" + struct.pack("<IH", 8, 9000) + b"\x12\x01")
+    assert read_picture(tmp_path / "a.jpg").size == (40, 32)
+
+
+def test_missing_picture_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.png' does not exist"):
+        read_picture(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"gone\.png' does not exist"):
+        verify_picture(tmp_path / "gone.png")
+
+
+def test_round_trip_through_json() -> None:
+    for made in (
+        Preprocessing(),
+        Preprocessing(crop_size=(3, 5), resize_size=(4, 6), interpolation="bicubic"),
+        Preprocessing(channels=1, mean=(0.1,), std=(0.3,), resize_size=None),
+    ):
+        assert Preprocessing.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+def test_an_int_crop_is_square() -> None:
+    assert Preprocessing.from_dict({"crop_size": 96}).crop_size == (96, 96)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"crop": 224}, "no field 'crop'.*Did you mean 'crop_size'"),
+        ({"crop_size": [224]}, "crop_size"),
+        ({"crop_size": [0, 5]}, "crop_size"),
+        ({"resize_size": -1}, "resize_size"),
+        ({"resize_size": [1, 2, 3]}, "resize_size"),
+        ({"interpolation": "bilinaer"}, "Did you mean 'bilinear'"),
+        ({"channels": 2}, "channels"),
+        ({"mean": [0.5]}, "mean"),
+        ({"std": 0.5}, "std"),
+        ({"std": [0.5, 0.0, 0.5]}, "std"),
+        ({"channels": 1}, "Give one number a channel"),
+    ],
+)
+def test_bad_fields_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        Preprocessing.from_dict(values)
+
+
+def test_other_presets_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="Identity is not a torchvision ImageClassification preset"):
+        Preprocessing.from_torchvision(torch.nn.Identity())
+    video = VideoClassification(crop_size=(112, 112), resize_size=(128, 171))
+    assert Preprocessing.from_torchvision(video).resize_size == (128, 171)
+
+
+def test_standard_augmentation_is_bytes_of_the_crop_size_and_random() -> None:
+    preprocessing = Preprocessing(crop_size=(24, 20), resize_size=32)
+    augment = pickle.loads(pickle.dumps(standard_augmentation(preprocessing)))
+    image = picture(8, (60, 50))
+    with seeded(0):
+        first, second = augment(image), augment(image)
+    assert first.shape == (3, 24, 20)
+    assert first.dtype == torch.uint8
+    assert not torch.equal(first, second)
+    with seeded(0):
+        assert torch.equal(augment(image), first)
+    grey = Preprocessing(crop_size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
+    assert standard_augmentation(grey)(image).shape == (1, 8, 8)
+
+
+def test_constants_made_in_inference_mode_can_be_used_in_training() -> None:
+    preprocessing = Preprocessing(mean=(0.11, 0.12, 0.13))
+    pictures = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    with torch.inference_mode():
+        preprocessing.normalize(pictures)
+    weight = torch.ones(1, requires_grad=True)
+    (preprocessing.normalize(pictures) * weight).sum().backward()
+    assert weight.grad is not None

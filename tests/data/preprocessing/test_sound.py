@@ -1,0 +1,212 @@
+"""Sound: `.wav` files, arrays, audio columns, and feature extractors."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import Dataset
+
+from finetune import FineTuner
+from finetune.data.loading.batches import Batches
+from finetune.data.preprocessing.base import Waveform
+from finetune.data.preprocessing.presets import preprocessing_from_dict
+from finetune.data.preprocessing.sound import AudioPreprocessing
+from finetune.data.sources.files import RawItems, WaveFiles
+from finetune.data.sources.open_source import open_source
+from finetune.data.sources.sound_files import read_waveform
+from finetune.errors import ArgumentError, DataError
+
+transformers = pytest.importorskip("transformers")
+
+RATE = 16_000
+
+
+def make_extractor(**options: Any) -> Any:
+    return transformers.Wav2Vec2FeatureExtractor(**{"return_attention_mask": True, **options})
+
+
+def make_model() -> nn.Module:
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8, 8),
+        conv_stride=(20, 16), conv_kernel=(20, 16), num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
+        feat_extract_norm="layer", do_stable_layer_norm=True, classifier_proj_size=8, mask_time_prob=0.0,
+    )  # fmt: skip
+    return transformers.Wav2Vec2ForSequenceClassification(config)
+
+
+def tone(frequency: float, length: int = 1600) -> np.ndarray:
+    return np.sin(2 * np.pi * frequency * np.arange(length) / RATE).astype(np.float32)
+
+
+def write(path: Path, samples: np.ndarray, rate: int = RATE, width: int = 2, channels: int = 1) -> Path:
+    """Write integers [T * channels], channels interleaved, as PCM of `width` bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = samples.astype(np.int64) + (128 if width == 1 else 0)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        file.writeframes(b"".join(int(v).to_bytes(width, "little", signed=width > 1) for v in stored))
+    return path
+
+
+@pytest.fixture
+def tones(tmp_path: Path) -> Path:
+    """Give a folder with two classes of four sound files, and a table of them."""
+    rows = [
+        (write(tmp_path / "tones" / label / f"{i}.wav", 20_000 * tone(f + 20 * i, 1600 + 100 * i)), label)
+        for label, f in (("high", 2000), ("low", 200))
+        for i in range(4)
+    ]
+    listed = [f"{path.relative_to(tmp_path).as_posix()},{label}" for path, label in rows]
+    (tmp_path / "tones.csv").write_text("\n".join(["path,label", *listed]) + "\n")
+    return tmp_path / "tones"
+
+
+# ---------------------------------------------------------------- files
+
+
+@given(st.data(), st.integers(1, 4), st.integers(1, 3))
+def test_pcm_of_every_width_is_read_exactly(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, width: int, channels: int
+) -> None:
+    top = 2 ** (8 * width - 1)
+    values = data.draw(st.lists(st.integers(-top, top - 1), min_size=channels, max_size=12 * channels))
+    values = values[: len(values) // channels * channels]
+    path = write(tmp_path_factory.mktemp("wav") / "x.wav", np.array(values), 8000, width, channels)
+    found = read_waveform(path)
+    expected = (np.array(values).reshape(-1, channels) / top).mean(1)
+    assert found.rate == 8000
+    assert found.samples.dtype == np.float32
+    np.testing.assert_allclose(found.samples, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"not a sound file at all, but some text of more than 44 bytes"])
+def test_what_is_no_sound_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.wav").write_bytes(content)
+    with pytest.raises(DataError, match=r"bad\.wav' cannot be read"):
+        read_waveform(tmp_path / "bad.wav")
+    with pytest.raises(DataError, match=r"gone\.wav' does not exist"):
+        read_waveform(tmp_path / "gone.wav")
+
+
+def test_folder_table_list_and_arrays_are_the_same_data(tones: Path) -> None:
+    folder = open_source(tones, takes="waveform")
+    table = open_source(tones.with_suffix(".csv"), takes="waveform")
+    paths = sorted(tones.rglob("*.wav"))
+    listed = open_source((paths, [path.parent.name for path in paths]))
+    arrays = open_source(([read_waveform(path).samples for path in paths], [0] * 4 + [1] * 4), takes="waveform")
+    assert isinstance(folder, WaveFiles)
+    assert isinstance(arrays, RawItems)
+    assert folder.classes == table.classes == listed.classes == ("high", "low")
+    preprocessing = AudioPreprocessing.from_extractor(make_extractor())
+    batches = [
+        list(Batches(source, batch_size=3, shuffle=False, preprocessing=preprocessing).epoch(0))
+        for source in (folder, table, listed, arrays)
+    ]
+    for other in batches[1:]:
+        for (inputs, targets), (same, labels) in zip(batches[0], other, strict=True):
+            assert torch.equal(inputs["input_values"], same["input_values"])
+            assert torch.equal(targets, labels)
+
+
+# ---------------------------------------------------------------- what is wrong
+
+
+def test_other_rates_and_values_are_refused_before_training(tones: Path) -> None:
+    tuner = FineTuner(make_model(), preprocessing=make_extractor(), device="cpu")
+    other = write(tones / "low" / "other.wav", 20_000 * tone(300), rate=8000)
+    with pytest.raises(DataError, match=r"1 of the 9 sound files .*other\.wav.*has 8000 .*expects 16000. Resample"):
+        tuner.fit(tones, val=False, progress=False)
+    other.write_bytes(b"RIFF")
+    with pytest.raises(DataError, match=r"other\.wav' cannot be read"):
+        tuner.fit(tones, val=False, progress=False)
+    with pytest.raises(DataError, match="sample 1: The sound has values that are NaN"):
+        tuner.fit(([tone(1), np.full(400, np.nan, np.float32)], [0, 1]), progress=False)
+    with pytest.raises(DataError, match=r"sample 1: Expected sound of one channel.*float32 \[2, 5\]"):
+        tuner.fit(([tone(1), np.zeros((2, 5), np.float32)], [0, 1]), progress=False)
+
+
+def test_sound_without_an_extractor_says_what_to_do(tones: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"data is sound, and the model has no preprocessing.*feature extractor"):
+        FineTuner(make_model(), device="cpu").fit(tones.with_suffix(".csv"), progress=False)
+
+
+class Column(Dataset[Any]):
+    """Items as a Hugging Face dataset with an audio column gives them; decoding needs a package of its own."""
+
+    def __init__(self, rate: int = RATE) -> None:
+        self.rate = rate
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        sound = {"array": tone(400 * index + 100, 1600 + index).astype(np.float64), "sampling_rate": self.rate}
+        return {"file": "x.wav", "audio": sound, "label": index % 2}
+
+
+def test_an_audio_column() -> None:
+    tuner = FineTuner(make_model(), preprocessing=make_extractor(), device="cpu")
+    tuner.fit(Column(), progress=False)
+    assert tuner.predict(Column()).shape == (4, 2)
+    with pytest.raises(DataError, match="sample 0: The sound has 8000 samples a second, and the model expects 16000"):
+        tuner.predict(Column(8000))
+
+
+def test_rows_of_an_array_are_waveforms() -> None:
+    rows = np.stack([tone(100), tone(900), tone(1500)])
+    tuner = FineTuner(make_model(), preprocessing=make_extractor(), device="cpu")
+    outputs = tuner.predict(rows)
+    torch.testing.assert_close(tuner.predict(torch.from_numpy(rows)), outputs)
+    torch.testing.assert_close(tuner.predict(list(rows)), outputs)
+    torch.testing.assert_close(tuner.predict(list(rows[:2])), outputs[:2])  # and not a pair (X, y)
+    assert open_source((rows, [0, 1, 0])).kind is None
+
+
+# ---------------------------------------------------------------- extractors
+
+
+def test_padding_does_not_change_results() -> None:
+    tuner = FineTuner(make_model(), preprocessing=make_extractor(), device="cpu")
+    waves = [tone(200, 1600), tone(500, 3200), tone(900, 2400)]
+    alone = torch.cat([tuner.predict([wave]) for wave in waves])
+    torch.testing.assert_close(tuner.predict(waves), alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning")  # AST's own default filters
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [
+        ("Wav2Vec2FeatureExtractor", "input_values", (2, 3200)),
+        ("WhisperFeatureExtractor", "input_features", (2, 80, 3000)),
+        ("SeamlessM4TFeatureExtractor", "input_features", (2, 9, 160)),
+        ("ASTFeatureExtractor", "input_values", (2, 1024, 128)),
+    ],
+)
+def test_every_extractor_gets_the_padding_it_needs(name: str, key: str, shape: tuple[int, ...]) -> None:
+    made = AudioPreprocessing.from_extractor(getattr(transformers, name)())
+    again = preprocessing_from_dict(made.to_dict())
+    assert again == made
+    inputs = again.collate([again.prepare(tone(200, 1600)), again.prepare(Waveform(tone(500, 3200), RATE))])
+    assert tuple(inputs[key].shape) == shape
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_sound_classifier_from_folder_to_checkpoint(tones: Path, tmp_path: Path) -> None:
+    tuner = FineTuner(make_model(), preprocessing=make_extractor(), device="cpu")
+    tuner.fit(tones, tones, epochs=2, progress=False)
+    file = tuner.save_checkpoint(tmp_path / "m.safetensors")
+    again = FineTuner.load_checkpoint(file, model=make_model(), device="cpu")
+    assert again.classes == ("high", "low")
+    assert torch.equal(again.predict(tones), tuner.predict(tones))
+    assert torch.equal(again.predict(sorted(tones.rglob("*.wav"))), tuner.predict(tones))

@@ -1,0 +1,71 @@
+"""Memory that a step frees is there for the next one, while training and no longer."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is that of Linux")
+
+# A process of its own, as what its heap looks like depends on all that was taken and freed before.
+SCRIPT = """
+import json, resource, torch
+from finetune import FineTuner
+from finetune.callbacks import Callback
+from finetune.demo import DigitNet
+from finetune.training.allocator import freed_memory_kept
+
+def pages_cleared():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        blocks = [torch.ones(size * 2**18) for size in (1, 8, 40, 64)]  # megabytes
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+class Count(Callback):
+    def on_epoch_end(self, run):
+        pages_cleared()
+        found["in fit"] = pages_cleared()
+
+found = {"outside": pages_cleared()}
+with freed_memory_kept(torch.device("cpu")):
+    pages_cleared()
+    found["inside"] = pages_cleared()
+data = (torch.randn(20, 1, 8, 8), torch.arange(20) % 5)
+FineTuner(DigitNet(5), device="cpu").fit(data, callbacks=[Count()], progress=False)
+with open("/proc/self/statm") as statm:
+    before = int(statm.read().split()[1])
+with freed_memory_kept(torch.device("cpu")):
+    torch.ones(200 * 2**18)
+with open("/proc/self/statm") as statm:
+    found["left"] = int(statm.read().split()[1]) - before
+print(json.dumps(found))
+"""
+
+
+def measured(**environment: str) -> dict[str, int]:
+    """Return how many pages the system cleared for blocks of 1 to 64 MB, and how many stayed after 200 MB."""
+    given = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=given | environment, capture_output=True, text=True, check=True
+    )
+    found: dict[str, int] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def test_freed_memory_is_taken_again_while_training_and_goes_back_at_the_end() -> None:
+    found = measured()
+
+    assert found["inside"] < found["outside"] / 20
+    assert found["in fit"] < found["outside"] / 20
+    assert found["left"] * os.sysconf("SC_PAGE_SIZE") < 20e6
+
+
+@pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
+def test_who_set_the_allocator_keeps_those_settings(name: str) -> None:
+    found = measured(**{name: "1" if name == "MALLOC_ARENA_MAX" else "glibc.malloc.arena_max=1"})
+
+    assert found["inside"] > found["outside"] / 2
+    assert found["in fit"] > found["outside"] / 2
