@@ -7,27 +7,33 @@ tuner.fit("dogs/train", "dogs/val", epochs=5)
 tuner.save_checkpoint("dogs.safetensors")
 """
 
-from finetune import callbacks, strategies
-from finetune.advice.judgement import Advice
-from finetune.comparison.advise import advise
-from finetune.comparison.compare import compare
-from finetune.comparison.results import Comparison
-from finetune.data.preprocessing.pictures import Preprocessing
-from finetune.errors import (
-    ArgumentError,
-    CheckpointError,
-    DataError,
-    FineTuneError,
-    HeadError,
-    NonFiniteError,
-    PatternError,
-)
-from finetune.soup import greedy_soup
-from finetune.training.history import History
-from finetune.training.metrics import StepOutput
-from finetune.training.optim.phases import Phase
-from finetune.training.optim.rates import LayerDecay
-from finetune.tuner import FineTuner
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune import callbacks, strategies
+    from finetune.advice.judgement import Advice
+    from finetune.comparison.advise import advise
+    from finetune.comparison.compare import compare
+    from finetune.comparison.results import Comparison
+    from finetune.data.preprocessing.pictures import Preprocessing
+    from finetune.errors import (
+        ArgumentError,
+        CheckpointError,
+        DataError,
+        FineTuneError,
+        HeadError,
+        NonFiniteError,
+        PatternError,
+    )
+    from finetune.soup import greedy_soup
+    from finetune.training.history import History
+    from finetune.training.metrics import StepOutput
+    from finetune.training.optim.phases import Phase
+    from finetune.training.optim.rates import LayerDecay
+    from finetune.tuner import FineTuner
 
 __version__ = "0.1.0"
 
@@ -53,3 +59,32 @@ __all__ = [
     "greedy_soup",
     "strategies",
 ]
+
+_HOMES = {
+    "Advice": "finetune.advice.judgement",
+    "Comparison": "finetune.comparison.results",
+    "FineTuner": "finetune.tuner",
+    "History": "finetune.training.history",
+    "LayerDecay": "finetune.training.optim.rates",
+    "Phase": "finetune.training.optim.phases",
+    "Preprocessing": "finetune.data.preprocessing.pictures",
+    "StepOutput": "finetune.training.metrics",
+    "advise": "finetune.comparison.advise",
+    "compare": "finetune.comparison.compare",
+    "greedy_soup": "finetune.soup",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `finetune --help` need not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("callbacks", "strategies"):
+        return import_module(f"finetune.{name}")
+    value = getattr(import_module(_HOMES.get(name, "finetune.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,20 +7,20 @@ the device until it is read once at the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
-import torchmetrics
 from torch import Tensor
-from torchmetrics import classification, regression
-from torchmetrics.utilities import dim_zero_cat
 
 from finetune.errors import ArgumentError, nearest
 from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION, Task, class_indices
 
-MetricSpec = str | torchmetrics.Metric
-Metrics = Mapping[str, MetricSpec] | Sequence[MetricSpec] | MetricSpec | None
+if TYPE_CHECKING:
+    import torchmetrics
+
+MetricSpec: TypeAlias = "str | torchmetrics.Metric"
+Metrics: TypeAlias = "Mapping[str, MetricSpec] | Sequence[MetricSpec] | MetricSpec | None"
 
 _DEFAULT: dict[str | None, tuple[str, ...]] = {
     CLASSIFICATION: ("accuracy",),
@@ -38,11 +38,7 @@ _BY_CLASSES = {
     "auroc": "AUROC",
     "average_precision": "AveragePrecision",
 }
-_BY_VALUES: dict[str, Any] = {
-    "mae": regression.MeanAbsoluteError,
-    "mse": regression.MeanSquaredError,
-    "r2": regression.R2Score,
-}
+_BY_VALUES = {"mae": "MeanAbsoluteError", "mse": "MeanSquaredError", "r2": "R2Score"}
 
 
 class StepOutput(NamedTuple):
@@ -66,7 +62,7 @@ def build_metrics(spec: Metrics, task: Task, num_outputs: int | None) -> dict[st
         return {name: _build(one, task, num_outputs) for name, one in spec.items()}
     if spec is None:
         spec = _DEFAULT[task.kind]
-    listed = [spec] if isinstance(spec, (str, torchmetrics.Metric)) else list(spec)
+    listed = list(spec) if isinstance(spec, Collection) and not isinstance(spec, str) else [spec]
     names = [_name(one) for one in listed]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -160,6 +156,8 @@ def _number(name: str, value: Any) -> float:
 
 
 def _state_of(metric: torchmetrics.Metric) -> dict[str, Any]:
+    from torchmetrics.utilities import dim_zero_cat
+
     state = {
         key: (dim_zero_cat(values) if values else None) if isinstance(values, list) else values
         for key, values in metric.metric_state.items()
@@ -172,6 +170,9 @@ def _name(spec: MetricSpec) -> str:
 
 
 def _build(spec: MetricSpec, task: Task, num_outputs: int | None) -> torchmetrics.Metric:
+    import torchmetrics
+    from torchmetrics import classification, regression
+
     if isinstance(spec, torchmetrics.Metric):
         return spec
     if task.kind in _PREFIX and spec in _BY_CLASSES:
@@ -179,7 +180,7 @@ def _build(spec: MetricSpec, task: Task, num_outputs: int | None) -> torchmetric
         # Checking the values of every batch would make the host wait for the device at every step.
         return make(**_sizes(task, spec, num_outputs), validate_args=False)
     if task.kind == REGRESSION and spec in _BY_VALUES:
-        metric: torchmetrics.Metric = _BY_VALUES[spec]()
+        metric: torchmetrics.Metric = getattr(regression, _BY_VALUES[spec])()
         return metric
     known = [*(_BY_CLASSES if task.kind in _PREFIX else ()), *(_BY_VALUES if task.kind == REGRESSION else ())]
     raise ArgumentError(

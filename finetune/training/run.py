@@ -11,10 +11,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torchmetrics
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -31,6 +30,9 @@ from finetune.training.optim.schedules import get_schedule
 from finetune.training.precision import Precision
 from finetune.training.steps import Steps
 from finetune.training.tasks import Task
+
+if TYPE_CHECKING:
+    import torchmetrics
 
 log = logging.getLogger("finetune")
 

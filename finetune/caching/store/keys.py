@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-import torchvision
 from torch import Tensor
 
 from finetune.caching.prefix.prefix import Prefix
@@ -81,6 +80,8 @@ def fingerprint(prefix: Prefix, **described: Any) -> str | None:
     Raises:
         TypeError: something in `described` is not of JSON.
     """
+    import torchvision
+
     content = hashlib.sha256()
     parts = (
         VERSION,

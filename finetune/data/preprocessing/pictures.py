@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms import functional as F
 
 from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
 from finetune.data.sources.picture_files import with_channels
 from finetune.errors import ArgumentError, DataError, nearest
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 Augmentation = Callable[[Image.Image], "Image.Image | Tensor"]
 
@@ -29,6 +30,8 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 # Crops down to 8 % of the area are for training from scratch through hundreds of epochs. A few
 # epochs on a pretrained model learn more from crops that still show the object: fastai takes 35 %.
 _LEAST_AREA = 0.35
+# The values of torchvision's `InterpolationMode`.
+_INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _RESIZE_MODES = ("stretch", "cover", "contain")
 
 
@@ -78,11 +81,10 @@ class Preprocessing(InputPreprocessing):
             _check_size("resize_size", self.resize_size)
         elif self.resize_size is not None:
             _check_size("resize_size", (self.resize_size, self.resize_size))
-        known = [mode.value for mode in InterpolationMode]
-        if self.interpolation not in known:
+        if self.interpolation not in _INTERPOLATIONS:
             raise ArgumentError(
-                f"interpolation is {self.interpolation!r}; it can be {', '.join(known)}."
-                + nearest(str(self.interpolation), known)
+                f"interpolation is {self.interpolation!r}; it can be {', '.join(_INTERPOLATIONS)}."
+                + nearest(str(self.interpolation), _INTERPOLATIONS)
             )
         if self.resize_mode not in _RESIZE_MODES:
             raise ArgumentError(f"resize_mode is {self.resize_mode!r}; it can be {', '.join(_RESIZE_MODES)}.")
@@ -152,6 +154,9 @@ class Preprocessing(InputPreprocessing):
 
     def geometry(self, picture: Image.Image) -> Tensor:
         """Resize and centre-crop a picture. Returns uint8 [C, H, W]."""
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms import functional as F
+
         picture = with_channels(picture, self.channels)
         if self.resize_size is not None:
             size = self._resized(picture.height, picture.width)
@@ -239,6 +244,8 @@ class Unaugmented:
 
 def mixing(alpha: float, cutmix: float, num_classes: int) -> v2.Transform:
     """Return what mixes the pictures [N, C, H, W] of a batch and their labels, by mixup, CutMix, or one by chance."""
+    from torchvision.transforms import v2
+
     chosen: list[v2.Transform] = []
     if alpha > 0:
         chosen.append(v2.MixUp(alpha=alpha, num_classes=num_classes))
@@ -254,6 +261,8 @@ def standard_augmentation(preprocessing: Preprocessing) -> StandardAugmentation:
 
 @lru_cache(maxsize=8)
 def _crop_and_flip(preprocessing: Preprocessing) -> Callable[[Image.Image], Image.Image]:
+    from torchvision.transforms import InterpolationMode, v2
+
     interpolation = InterpolationMode(preprocessing.interpolation)
     crop = v2.RandomResizedCrop(list(preprocessing.crop_size), (_LEAST_AREA, 1.0), interpolation=interpolation)
     augmentation: Callable[[Image.Image], Image.Image] = v2.Compose([crop, v2.RandomHorizontalFlip()])
@@ -262,12 +271,16 @@ def _crop_and_flip(preprocessing: Preprocessing) -> Callable[[Image.Image], Imag
 
 def _padded(picture: Image.Image, size: tuple[int, int], fill: list[int]) -> Image.Image:
     """Surround a picture that is smaller than `size` with a colour; torchvision's own crop would with black."""
+    from torchvision.transforms import functional as F
+
     down, across = max(0, size[0] - picture.height), max(0, size[1] - picture.width)
     padded: Image.Image = F.pad(picture, [across // 2, down // 2, (across + 1) // 2, (down + 1) // 2], fill)
     return padded
 
 
 def _as_bytes(picture: Image.Image) -> Tensor:
+    from torchvision.transforms import functional as F
+
     tensor: Tensor = F.pil_to_tensor(picture)
     return tensor
 

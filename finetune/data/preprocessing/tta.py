@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from finetune.data.sources.base import join_batch, split_batch
 from finetune.errors import ArgumentError
@@ -24,6 +23,8 @@ def over_views(step: Callable[[Any], Any], views: bool | Sequence[View]) -> Call
     """
     if views is False:
         return step
+    from torchvision.transforms.v2 import functional as F
+
     functions = [F.horizontal_flip] if views is True else list(views)
 
     def averaged(batch: Any) -> Tensor:

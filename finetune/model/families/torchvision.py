@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
 from torch import nn
-from torchvision import models
-from torchvision.models import WeightsEnum
 
 from finetune.errors import ArgumentError, CheckpointError, nearest, reason
 from finetune.model.families.family import CatalogModel
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 # The main head first, then the auxiliary ones, which exist only if the model was built with them.
 _HEADS = {
@@ -71,6 +72,8 @@ def loss_weights(model: nn.Module) -> tuple[float, float]:
 
 def names() -> list[str]:
     """Return the names of the classifiers of images, then those of videos."""
+    from torchvision import models
+
     return [*models.list_models(module=models), *models.list_models(module=models.video)]
 
 
@@ -86,6 +89,8 @@ def published(name: str) -> list[str]:
             f"There is no model {name!r}.{meant} Expected a torchvision classifier such as "
             f"'resnet18', 'timm/NAME', 'hf/NAME', the folder of a Hugging Face model, or an nn.Module."
         )
+    from torchvision import models
+
     return list(models.get_model_weights(name).__members__)
 
 
@@ -94,6 +99,8 @@ def create(name: str, weights: str | None, *, as_pretrained: bool) -> CatalogMod
 
     With `as_pretrained` a random one has the parts that its pretrained weights come with.
     """
+    from torchvision import models
+
     entries = models.get_model_weights(name)
     entry = entries[weights or "DEFAULT"]
     options = _options(name, entry, as_pretrained)
@@ -105,6 +112,8 @@ def create(name: str, weights: str | None, *, as_pretrained: bool) -> CatalogMod
 
 def rebuild(source: Mapping[str, Any]) -> nn.Module:
     """Build the model of a `CatalogModel.source` with random weights."""
+    from torchvision import models
+
     model: nn.Module = models.get_model(source["name"], weights=None, **source["options"])
     return model
 
@@ -120,6 +129,8 @@ def _options(name: str, entry: WeightsEnum, as_pretrained: bool) -> dict[str, An
 
 
 def _pretrained(name: str, entry: WeightsEnum) -> nn.Module:
+    from torchvision import models
+
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(entry.url).path).name
     try:
         # torchvision's builder would run code in a file of the cache; read once with no code allowed, it holds none

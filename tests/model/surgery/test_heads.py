@@ -15,7 +15,8 @@ from finetune import FineTuner
 from finetune.errors import HeadError
 from finetune.model.freezing import freeze
 from finetune.model.inspection.probing import example_inputs
-from finetune.model.outputs import auxiliary_of, logits_of, results_of, tensors_in
+from finetune.model.outputs import auxiliary_of, logits_of, results_of
+from finetune.nested import tensors_of
 from finetune.model.surgery.head_search import accepted_example, check_name, find_head, undisturbed
 from finetune.model.surgery.heads import num_features, num_outputs, replace_head
 from tests.helpers.models import (
@@ -519,8 +520,8 @@ def test_results_are_found_in_any_form() -> None:
     assert results_of([a, b]) == [a, b]
     assert results_of((a, [b, b], None)) == [a]  # logits and hidden states
     assert results_of(([a], b)) == [a, b]
-    assert tensors_in({"x": [a, {"y": (b,)}], "z": 3}) == [a, b]
-    assert tensors_in(None) == []
+    assert tensors_of({"x": [a, {"y": (b,)}], "z": 3}) == [a, b]
+    assert tensors_of(None) == []
 
 
 class Several(nn.Module):
