@@ -15,8 +15,8 @@ from finetune.caching.cached_batches import CachedBatches
 from finetune.caching.prefix.trace import intercepted
 from finetune.data.sources.base import split_batch
 from finetune.model.freezing import trainable
+from finetune.model.inspection.probing import undisturbed
 from finetune.model.outputs import call
-from finetune.model.surgery.head_search import undisturbed
 from finetune.nested import map_tensors, tensors_of
 
 # What takes less is measured again, and the least counts: others run on this machine too.

@@ -15,6 +15,7 @@ from finetune.checkpoint import contents
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.errors import HeadError
 from finetune.model import families, freezing
+from finetune.model.inspection import probing
 from finetune.model.inspection.forward_graph import reading_order
 from finetune.model.inspection.probing import samples_of_size
 from finetune.model.stages import Stage, stages
@@ -134,8 +135,8 @@ class Anatomy(Steps):
         model = self.inner
         if families.depth(model) is not None:
             return []
-        example = head_search.accepted_example(model, self._seen)
-        with head_search.undisturbed(model), suppress(Exception):
+        example = probing.accepted_example(model, self._seen)
+        with probing.undisturbed(model), suppress(Exception):
             freezing.eval_mode(model)
             return reading_order(model, example)
         return []
@@ -148,6 +149,6 @@ class Anatomy(Steps):
             return self._seen
         if isinstance(self.preprocessing, Preprocessing):
             pictures = samples_of_size(self.inner, (self.preprocessing.channels, *self.preprocessing.crop_size))
-            if head_search.accepted_example(self.inner, pictures) is not None:
+            if probing.accepted_example(self.inner, pictures) is not None:
                 return pictures
-        return head_search.accepted_example(self.inner)
+        return probing.accepted_example(self.inner)

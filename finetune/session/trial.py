@@ -19,6 +19,7 @@ from finetune.data.sources.base import Loader, Source, Stream, split_batch
 from finetune.data.splitting import split
 from finetune.errors import DataError, FineTuneError
 from finetune.model import channels_last, compiling, freezing
+from finetune.model.inspection import probing
 from finetune.model.outputs import call
 from finetune.model.surgery import head_search, heads, peft
 from finetune.nested import map_tensors
@@ -63,7 +64,7 @@ class Trial(Anatomy):
         if example is None or type(self).training_step is not Steps.training_step:
             self._looked = True
             return
-        with seeded("look"), head_search.undisturbed(self.inner), self.precision.autocast():
+        with seeded("look"), probing.undisturbed(self.inner), self.precision.autocast():
             freezing.eval_mode(self.inner)
             try:
                 with torch.no_grad():

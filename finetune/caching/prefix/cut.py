@@ -15,8 +15,8 @@ from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.prefix.trace import trace
 from finetune.data.randomness import seeded, torch_generators
 from finetune.model.freezing import trainable
+from finetune.model.inspection.probing import undisturbed
 from finetune.model.outputs import call
-from finetune.model.surgery.head_search import undisturbed
 
 PLACE_COUNTS = "what is frozen gives something else in another place or size of a batch"
 

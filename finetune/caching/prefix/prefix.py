@@ -36,7 +36,7 @@ from finetune.caching.prefix.replay import DivergedError, Filled, Keeper, Pass, 
 from finetune.caching.prefix.trace import intercepted
 from finetune.caching.store.memory import Spec
 from finetune.model.freezing import eval_mode, modes_restored
-from finetune.model.surgery.head_search import undisturbed
+from finetune.model.inspection.probing import undisturbed
 
 __all__ = ["DivergedError", "Prefix", "Spec"]
 

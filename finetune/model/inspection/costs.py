@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from finetune.errors import ArgumentError
 from finetune.model.freezing import eval_mode, single_sample, train_mode
 from finetune.model.inspection.forward_graph import output_shapes, storage_of
+from finetune.model.inspection.probing import undisturbed
 from finetune.model.outputs import call
-from finetune.model.surgery.head_search import undisturbed
 from finetune.nested import tensors_of
 
 

@@ -1,8 +1,12 @@
-"""Guess an input that a model accepts, from the first layer that reads it."""
+"""Try a model without leaving a trace, and find inputs that it accepts.
+
+Example inputs are guessed from the first layer that reads them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,10 +16,62 @@ from torch.utils._pytree import tree_map
 
 from finetune.errors import ArgumentError
 from finetune.model import families
+from finetune.model.freezing import eval_mode, modes_restored, train_mode
+from finetune.model.outputs import call
 
 # Side lengths in the order in which published models use them; the first that runs is taken.
 _SIDES = (224, 32, 64, 28, 128, 256, 299, 384, 16, 8)
 _LENGTHS = (256, 16, 64, 1024, 16000)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Restore modes, buffers and the random state on exit, whatever the model does to them."""
+    buffers = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    with modes_restored(model), torch.random.fork_rng(list(devices)):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for own, name, buffer, value in buffers:
+                    own[name] = buffer  # the model may have put another tensor in its place
+                    # An unchanged buffer keeps its version counter, from which others detect changes.
+                    if not buffer.is_meta and not torch.equal(buffer, value):
+                        buffer.copy_(value)
+
+
+def attempt(
+    run: Callable[[nn.Module, Any], Any], model: nn.Module, inputs: Any, mode: Callable[[nn.Module], None]
+) -> Any | None:
+    """Return `run(model, inputs)` in the given mode, without gradients; None if it raises."""
+    mode(model)
+    try:
+        with torch.no_grad():
+            return run(model, inputs)
+    except Exception:  # models raise anything on a shape they were not built for
+        return None
+
+
+def accepted_example(model: nn.Module, given: Any = None) -> Any:
+    """Return an input that the model accepts: `given`, or else the first guess that works; None if none does.
+
+    Inputs that also work in train mode come first: auxiliary heads run only in that mode and may need
+    larger images than the rest of the model.
+    """
+    fallback = None
+    with undisturbed(model):
+        for example in example_inputs(model) if given is None else (given,):
+            if attempt(call, model, example, eval_mode) is None:
+                continue
+            if attempt(call, model, example, train_mode) is not None:
+                return example
+            fallback = example if fallback is None else fallback
+    return fallback
 
 
 def example_inputs(model: nn.Module, samples: int = 2) -> Iterator[Any]:

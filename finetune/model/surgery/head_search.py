@@ -6,19 +6,17 @@ is the last parametrised layers whose output reaches the model's output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from finetune.errors import HeadError, nearest
 from finetune.model import families
-from finetune.model.freezing import eval_mode, modes_restored, train_mode
+from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.inspection.forward_graph import Operation, record
-from finetune.model.inspection.probing import example_inputs
-from finetune.model.outputs import call, logits_of, results_of
+from finetune.model.inspection.probing import accepted_example, attempt, undisturbed
+from finetune.model.outputs import logits_of, results_of
 from finetune.model.surgery.peft import active_name, base_of, has_adapters
 
 RESIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -67,55 +65,6 @@ def check_results(model: nn.Module, output: Any, outputs: int | None) -> None:
         )
 
 
-def accepted_example(model: nn.Module, given: Any = None) -> Any:
-    """Return an input that the model accepts: `given`, or the first of the guessed ones; None if there is none.
-
-    One that is accepted in train mode too is preferred: auxiliary heads, which run in that mode only,
-    can ask for larger pictures than the rest.
-    """
-    fallback = None
-    with undisturbed(model):
-        for example in example_inputs(model) if given is None else (given,):
-            if _attempt(call, model, example, eval_mode) is None:
-                continue
-            if _attempt(call, model, example, train_mode) is not None:
-                return example
-            fallback = example if fallback is None else fallback
-    return fallback
-
-
-def _attempt(
-    run: Callable[[nn.Module, Any], Any], model: nn.Module, inputs: Any, mode: Callable[[nn.Module], None]
-) -> Any | None:
-    mode(model)
-    try:
-        with torch.no_grad():
-            return run(model, inputs)
-    except Exception:  # whatever a model raises on a shape it was not made for
-        return None
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Give modes, buffers and the random state back at the end, whatever the model did to them."""
-    buffers = [
-        (module._buffers, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    with modes_restored(model), torch.random.fork_rng(list(devices)):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for own, name, buffer, value in buffers:
-                    own[name] = buffer  # a model may have put another in its place
-                    # one that stayed as it was keeps its version, by which others tell whether it changed
-                    if not buffer.is_meta and not torch.equal(buffer, value):
-                        buffer.copy_(value)
-
-
 def _recorded(model: nn.Module, given: Any) -> tuple[str, ...]:
     example = accepted_example(model, given)
     if example is None:
@@ -125,7 +74,7 @@ def _recorded(model: nn.Module, given: Any) -> tuple[str, ...]:
         )
     with undisturbed(model):
         eval_mode(model)
-        recordings = [record(model, example), _attempt(record, model, example, train_mode)]
+        recordings = [record(model, example), attempt(record, model, example, train_mode)]
     done = [recording for recording in recordings if recording]  # auxiliary outputs often come in train mode only
     heads = [head for recording in done for head in _last_operations(recording.last)]
     main = [head for recording in done for head in _last_operations(recording.main)]

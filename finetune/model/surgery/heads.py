@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from finetune.errors import HeadError
 from finetune.model import families
 from finetune.model.freezing import eval_mode, unfreeze
+from finetune.model.inspection.probing import accepted_example, undisturbed
 from finetune.model.outputs import auxiliary_of, call, logits_of
 from finetune.model.patterns import names_above
-from finetune.model.surgery.head_search import RESIZABLE, accepted_example, undisturbed
+from finetune.model.surgery.head_search import RESIZABLE
 
 HeadFactory = Callable[[int], nn.Module]
 

@@ -25,8 +25,8 @@ from torch.utils._pytree import tree_map
 from finetune.errors import ArgumentError
 from finetune.model.freezing import eval_mode
 from finetune.model.inspection.forward_graph import Operation, first_input, record
+from finetune.model.inspection.probing import accepted_example, undisturbed
 from finetune.model.outputs import call
-from finetune.model.surgery.head_search import accepted_example, undisturbed
 from finetune.nested import tensors_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -14,8 +14,9 @@ from finetune import FineTuner
 from finetune.errors import ArgumentError, CheckpointError, HeadError
 from finetune.model import catalog
 from finetune.model.inspection.forward_graph import reading_order
+from finetune.model.inspection.probing import accepted_example
 from finetune.model.stages import stages
-from finetune.model.surgery.head_search import accepted_example, find_head
+from finetune.model.surgery.head_search import find_head
 from finetune.model.surgery.heads import num_outputs
 
 transformers = pytest.importorskip("transformers")

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from finetune import FineTuner
 from finetune.errors import ArgumentError, CheckpointError, HeadError
 from finetune.model import catalog, families
+from finetune.model.inspection.probing import accepted_example
 from finetune.model.stages import stages
-from finetune.model.surgery.head_search import accepted_example, find_head
+from finetune.model.surgery.head_search import find_head
 from finetune.model.surgery.heads import replace_head
 
 timm = pytest.importorskip("timm")

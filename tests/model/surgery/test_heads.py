@@ -14,9 +14,9 @@ from torchvision import models
 from finetune import FineTuner
 from finetune.errors import HeadError
 from finetune.model.freezing import freeze
-from finetune.model.inspection.probing import example_inputs
+from finetune.model.inspection.probing import accepted_example, example_inputs, undisturbed
 from finetune.model.outputs import auxiliary_of, logits_of, results_of
-from finetune.model.surgery.head_search import accepted_example, check_name, find_head, undisturbed
+from finetune.model.surgery.head_search import check_name, find_head
 from finetune.model.surgery.heads import num_features, num_outputs, replace_head
 from finetune.nested import tensors_of
 from tests.helpers.models import (
