@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def measure(name: str, part: str, patterns: list[str], cache: bool, options: arg
     X = torch.randint(256, (options.samples, 3, options.size, options.size), dtype=torch.uint8)
     y = torch.arange(options.samples) % 1000
 
-    def fit(epochs: int, *callbacks: Callback) -> list[Mapping[str, Any]]:
+    def fit(epochs: int, *callbacks: Callback) -> list[dict[str, Any]]:
         history = tuner.fit(
             (X, y), val=False, epochs=epochs, batch_size=options.batch, augment=False, progress=False,
             cache="auto" if cache else False, lr=1e-4, callbacks=callbacks,

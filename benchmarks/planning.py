@@ -69,7 +69,8 @@ class Case:
 def _resnet18() -> nn.Module:
     from torchvision.models import resnet18
 
-    return resnet18(num_classes=10)
+    model: nn.Module = resnet18(num_classes=10)
+    return model
 
 
 def cases() -> list[Case]:

@@ -39,7 +39,7 @@ AXES = {
     "size": (32, 64, 96, 128),  # cost goes with its square
     "depth": (2, 4, 8, 16),
 }
-CACHES = {"memory": "memory", "disk": "disk", "none": False}
+CACHES: dict[str, str | bool] = {"memory": "memory", "disk": "disk", "none": False}
 _LOOK_EVERY = 0.02  # seconds between looks at the memory
 _SMALLEST = {"samples": 64, "epochs": 1, "size": 16, "depth": 1}
 

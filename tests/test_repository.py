@@ -1,8 +1,8 @@
-"""What holds for the repository as a whole: who may do what in the package, and what no file names.
+"""Rules for the repository as a whole: which file may do what, and what no file may mention.
 
-Each room of the package has rights that no other has, so that a reader knows where a thing can
-happen. The rules below are read off the source: every file is turned into plain facts, such as
-`call torch.load` or `set ?.training`, and a rule is a pattern over facts with the files that may.
+Every side effect has its place, so that a reader knows where it can happen. The rules are checked
+against the source: each file is turned into plain facts, such as `call torch.load` or `set ?.training`,
+and a rule is a pattern over facts together with the files in which it may match.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from pathlib import Path
 
 import pytest
 
+import finetune
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "finetune"
 
 
 @dataclass(frozen=True)
 class Right:
-    """`what` may happen only in files `where`; `facts` matches it, as it does in `example`."""
+    """An action that may happen only in the files `where`; `facts` matches it, as it does in `example`."""
 
     what: str
     where: tuple[str, ...]
@@ -116,10 +118,10 @@ RIGHTS = (
 
 
 def facts_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield (line, fact) for all that the rules can see; names are full, whatever they were imported as.
+    """Yield (line, fact) for everything the rules can see, with full names, whatever they were imported as.
 
     Facts are `import a.b`, `use a.b` for anything imported, `call a.b`, and `set a.b` for attributes.
-    What a call or subscript returns is `?`.
+    The result of a call or subscript is `?`.
     """
     imported = dict(_imports(tree))
     for node in ast.walk(tree):
@@ -166,7 +168,7 @@ def _called(node: ast.Call, imported: dict[str, str]) -> str:
 
 
 def breaches(right: Right, source: str) -> list[int]:
-    """Return the lines of `source` where what needs `right` happens."""
+    """Return the lines of `source` that exercise `right`."""
     pattern = re.compile(right.facts)
     return sorted({line for line, fact in facts_of(ast.parse(source)) if pattern.fullmatch(fact)})
 
@@ -252,7 +254,7 @@ def test_files_are_read_as_weights_only() -> None:
 
 
 def _says(call: ast.Call, word: str, value: object) -> bool:
-    """Whether `call` passes `word=value` as a literal."""
+    """Return whether `call` passes `word=value` as a literal."""
     return any(
         given.arg == word and isinstance(given.value, ast.Constant) and given.value.value is value
         for given in call.keywords
@@ -264,7 +266,7 @@ def test_there_is_no_drawer_for_everything() -> None:
     assert not [path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.stem in drawers]
 
 
-# What would tie the project to one machine. Written so that this file does not match itself.
+# Mentions that would tie the project to one machine, written so that this file does not match itself.
 REGISTRY = re.compile(r"index[-_]url|find[-_]links|:[/]{2}\S+/simple\b", re.IGNORECASE)
 MACHINE_PATH = re.compile(r"(?<![\w.~/-])/(?:work|farm|opt|tmp/env)(?![\w-])")
 
@@ -295,7 +297,7 @@ def test_the_patterns_see_what_they_forbid() -> None:
 
 
 def _repository_files() -> list[Path]:
-    """Return what git tracks and what it would add; all that is there in a source archive without git."""
+    """Return the files that git tracks or would add."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout, so there is no list of the repository's files")
@@ -304,12 +306,28 @@ def _repository_files() -> list[Path]:
 
 
 def _text(path: Path) -> str:
-    """Return a file's text, empty for a binary one."""
+    """Return the text of a file, empty if it is binary."""
     content = path.read_bytes()
     return "" if b"\0" in content else content.decode("utf-8", errors="replace")
 
 
-def test_one_version_everywhere() -> None:
-    (written,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert version("torch-finetune") == written, "the installed package is another version: run `make setup`"
-    assert f"## [{written}]" in (ROOT / "CHANGELOG.md").read_text()
+def test_the_version_is_written_once() -> None:
+    release = finetune.__version__
+    assert version("torch-finetune") == release, "the installed package is another version: run `make setup`"
+    assert f"## [{release}]" in (ROOT / "CHANGELOG.md").read_text()
+    assignment = re.compile(rf"version\S*\s*[:=]\s*['\"]?{re.escape(release)}\b", re.IGNORECASE)
+    places = [path.relative_to(ROOT).as_posix() for path in _repository_files() if assignment.search(_text(path))]
+    assert places == ["finetune/__init__.py"]
+
+
+def test_the_workflow_covers_every_version_that_is_promised() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    workflow = (ROOT / ".github" / "workflows" / "check.yml").read_text()
+    promised = re.findall(r"Python :: (3\.\d+)", project)
+    (matrix,) = re.findall(r"^ +python: \[(.+)\]$", workflow, re.MULTILINE)
+    assert re.findall(r"3\.\d+", matrix) == promised
+    lowest = dict(re.findall(r'"(torch|torchvision)>=([\d.]+)"', project))
+    constraints = (ROOT / ".github" / "lowest-torch.txt").read_text()
+    assert dict(re.findall(r"^(\w+)==([\d.]+)\.\*$", constraints, re.MULTILINE)) == lowest
+    assert "make check" in workflow
+    assert "make check" in (ROOT / ".ci" / "run").read_text()

@@ -34,7 +34,7 @@ class Classifier(lightning.LightningModule):
 def train(work: Work, unfreeze_at: float | None = None) -> nn.Module:
     """Train the head, then everything from the callback's own epoch on, or from this share of the budget on."""
     options = {} if unfreeze_at is None else {"unfreeze_backbone_at_epoch": int(work.task.epochs * unfreeze_at)}
-    module = Classifier(*work.split()).train()  # Lightning keeps the modes that it is given
+    module: nn.Module = Classifier(*work.split()).train()  # Lightning keeps the modes that it is given
     with tempfile.TemporaryDirectory() as folder:
         trainer = lightning.Trainer(
             max_epochs=work.task.epochs,

@@ -86,7 +86,7 @@ def _pictures(model_type: str, config: Any, generator: torch.Generator) -> dict[
     side = side[0] if isinstance(side, (list, tuple)) else side
     frames = None if model_type == "perceiver" else getattr(config, "num_frames", None)
     frames = frames or getattr(config, "frames_per_clip", None)
-    shape = (SAMPLES, 3, side, side) if frames is None else (SAMPLES, frames, 3, side, side)
+    shape = [SAMPLES, *([] if frames is None else [frames]), 3, side, side]
     name = "pixel_values_videos" if model_type in ("videoprism_vision_model", "vjepa2") else "pixel_values"
     return {name: torch.randn(shape, generator=generator)}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.peers.work import PARTS, RATE, WEIGHT_DECAY, Work
+from benchmarks.peers.work import PARTS, RATE, WEIGHT_DECAY, Normalised, Work
 
 PACKAGE = "torch"
 
@@ -46,7 +46,7 @@ def _split(network: nn.Module, parts: tuple[str, ...]) -> tuple[nn.Sequential, n
     return nn.Sequential(*layers[:start]), nn.Sequential(*layers[start:])
 
 
-def _normalised(model: nn.Module, X: Tensor, device: torch.device) -> Tensor:
+def _normalised(model: Normalised, X: Tensor, device: torch.device) -> Tensor:
     X = X.to(device, non_blocking=True).to(memory_format=torch.channels_last)
     return (X.float() - model.mean) / model.std
 

@@ -85,12 +85,12 @@ class Work:
         from torchvision.models import resnet18
 
         torch.manual_seed(0)
-        network = resnet18(num_classes=CLASSES)
+        network: nn.Module = resnet18(num_classes=CLASSES)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith(PARTS[self.task.part]))
         return network.to(self.device)
 
-    def model(self, *, autocast: bool = False) -> nn.Module:
+    def model(self, *, autocast: bool = False) -> Normalised:
         """Return the network as the peers take it: uint8 [B, 3, S, S] in, float32 [B, CLASSES] out.
 
         `autocast` is for peers that have none of their own.
@@ -107,7 +107,8 @@ class Work:
             from torchvision.datasets import ImageFolder
             from torchvision.transforms.functional import pil_to_tensor
 
-            return ImageFolder(self.task.folder, pil_to_tensor)
+            pictures: Dataset[Any] = ImageFolder(self.task.folder, pil_to_tensor)
+            return pictures
         return TensorDataset(*self.arrays)
 
     def loader(self) -> DataLoader[Any]:
@@ -133,6 +134,9 @@ class Work:
 class Normalised(nn.Module):
     """A network over bytes, whose frozen children stay in eval mode as a careful user has them."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, parts: tuple[str, ...], *, autocast: bool) -> None:
         super().__init__()
         self.network, self._parts, self._autocast = network, parts, autocast
@@ -150,7 +154,7 @@ class Normalised(nn.Module):
     def forward(self, X: Tensor) -> Tensor:
         X = (X.float() - self.mean) / self.std
         with torch.autocast(X.device.type, torch.bfloat16, enabled=self._autocast):
-            logits = self.network(X)
+            logits: Tensor = self.network(X)
         return logits.float() if self._autocast else logits
 
 

@@ -20,9 +20,10 @@ from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.store.memory import MemoryStore
 from finetune.errors import HeadError
 from finetune.model.freezing import train_mode, train_only
-from finetune.model.outputs import call, tensors_in
+from finetune.model.outputs import call
 from finetune.model.stages import stages
 from finetune.model.surgery.head_search import find_head
+from finetune.nested import tensors_of
 
 BOUNDARIES = {
     "head": "the head trains",
@@ -171,9 +172,9 @@ def _trained(model: nn.Module, prefix: Prefix | None, samples: Any, steps: Seque
         if prefix and store:
             stored = _activations(prefix, store, batch, torch.tensor(indices))
             with prefix.serving(batch, stored, guarded=False):  # the model was put back to where it was, in place
-                outputs = tensors_in(call(model, batch))
+                outputs = tensors_of(call(model, batch))
         else:
-            outputs = tensors_in(call(model, batch))
+            outputs = tensors_of(call(model, batch))
         loss = _loss(outputs, torch.tensor(indices))
         optimizer.zero_grad()
         loss.backward()

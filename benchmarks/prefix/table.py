@@ -99,7 +99,7 @@ def _costs(found: list[Found]) -> str:
 
 
 def _median(cuts: Iterable[Row], field: str) -> float:
-    return statistics.median(cut[field] for cut in cuts)
+    return float(statistics.median(cut[field] for cut in cuts))
 
 
 def _unequal(found: list[Found]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -150,7 +150,7 @@ def small_cnn(classes: int = 5) -> nn.Sequential:
 
 
 _NAMES = ("layer1", "layer10", "layer2", "norm", "bn1", "a", "b[0]", "head")
-_LEAVES = (
+_LEAVES: tuple[Callable[[], nn.Module], ...] = (
     lambda: nn.Linear(2, 2),
     lambda: nn.Linear(2, 3, bias=False),
     lambda: nn.BatchNorm1d(2),
