@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from finetune.checkpoint.schema import InputAdaptation, ModelChange
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.preprocessing.presets import preprocessing_of
@@ -34,7 +35,7 @@ class Intake:
     source: dict[str, Any] | None = None
     classes: tuple[str, ...] | None = None
     preprocessing: InputPreprocessing | None = None
-    changes: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[ModelChange] = field(default_factory=list)
 
 
 def take_in(
@@ -92,7 +93,7 @@ def _adapt_input(taken: Intake, model: nn.Module, in_channels: int) -> None:
     peft.check_changeable(model, ArgumentError, f"FineTuner(model, in_channels={in_channels})")
     normalisation = input_channels.normalisation_within(model)
     input_channels.adapt_input(model, in_channels)
-    taken.changes.append({"in_channels": in_channels})
+    taken.changes.append(InputAdaptation(in_channels))
     known = taken.preprocessing or Preprocessing()
     if in_channels == 1 and isinstance(known, Preprocessing):
         if normalisation and known.channels == 3:  # the model no longer does what came after ImageNet's

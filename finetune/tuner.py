@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.checkpoint import contents, file
+from finetune.checkpoint import restore, schema
+from finetune.checkpoint.record import record_head
+from finetune.checkpoint.resume import find_run
 from finetune.data.audit import audit
 from finetune.data.preprocessing.pictures import Augmentation
 from finetune.data.preprocessing.tta import View, over_views
@@ -153,7 +155,7 @@ class FineTuner(Measuring):
         with seeded(self.settings.seed, "head"):
             self._heads = heads.replace_head(self.inner, n, names, head, verify=verify)
         made = self.inner.get_submodule(names[0])
-        self._replacements.append(contents.describe_replacement(n, names, head, made))
+        self._replacements.append(record_head(n, names, head, made))
         self.classes, self._classes_rule, self._task, self._looked = None, False, None, False
         return self
 
@@ -238,7 +240,7 @@ class FineTuner(Measuring):
             NonFiniteError: the loss or a gradient is NaN or infinite; the model is as before the update.
         """
         with self._as_before_on_error():
-            saved = contents.saved_run(resume_from, checkpoint_dir)
+            saved = find_run(resume_from, checkpoint_dir)
             data = self._open(train, val)
             self._look_at(data.train, trains=True)
             plan = self._plan(strategy, epochs, lr, schedule)
@@ -266,7 +268,7 @@ class FineTuner(Measuring):
                 self.classes, self._classes_rule = training.classes, True
             self._tell_model(training.classes, task)
             if saved is not None:
-                self._resume(run, *saved)
+                self._resume(run, saved)
         hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
         self._run = run
         try:
@@ -348,13 +350,12 @@ class FineTuner(Measuring):
         Raises:
             CheckpointError: the file is damaged, or is not of this model.
         """
-        path = Path(path)
-        content = file.read(path)
-        built = contents.rebuild(path, content) if model is None else model
-        contents.to_repeat(path, unwrapped(built), content)  # of another model nothing is touched
-        kept = {**content["settings"], "preprocessing": content["preprocessing"]}
+        checkpoint = schema.read(Path(path))
+        built = restore.rebuild(checkpoint) if model is None else model
+        restore.missing_changes(unwrapped(built), checkpoint)  # raises before anything of another model changes
+        kept = {**checkpoint.settings, "preprocessing": checkpoint.preprocessing}
         tuner = cls(built, **{**kept, **settings})
-        contents.load_into(path, tuner.inner, content)
-        tuner._source, tuner._replacements = content["model"]["source"], content["replacements"]
-        tuner._recall(content)
+        restore.load_into(tuner.inner, checkpoint)
+        tuner._source, tuner._replacements = checkpoint.model.source, list(checkpoint.replacements)
+        tuner._recall(checkpoint)
         return tuner

@@ -19,19 +19,24 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from torch import Tensor
 
 from finetune.errors import CheckpointError
 
-FORMAT_VERSION = 1
-
 _TENSOR = "$tensor"
 _RESERVED = (_TENSOR, "__metadata__")  # the one stands for a tensor here, the other names safetensors' own part
 _HASH = "sha256"
 _BLANK = "0" * 64
+
+
+class Stored(NamedTuple):
+    """The content of a file and the version of its format."""
+
+    version: int
+    content: dict[str, Any]
 
 
 def check_writable(path: Path) -> None:
@@ -50,7 +55,7 @@ def check_writable(path: Path) -> None:
         raise CheckpointError(f"{path} cannot be written: {error}. Expected the path of a file.") from error
 
 
-def write(path: Path, content: Mapping[str, Any]) -> None:
+def write(path: Path, content: Mapping[str, Any], *, version: int = 1) -> None:
     """Write `content` to `path`; what was there before stays whole until the new file is.
 
     It is staged in the same folder, flushed to the disk and renamed.
@@ -65,7 +70,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{path} cannot be written: {error}.") from error
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(_sealed(_serialized(content)))
+            file.write(_sealed(_serialized(content, version)))
             file.flush()
             os.fsync(file.fileno())
         Path(staged).chmod(0o644)
@@ -78,8 +83,8 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
             Path(staged).unlink()
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return the content of the checkpoint at `path`, with tensors on the CPU.
+def read(path: Path) -> Stored:
+    """Return the content of the file at `path`, with tensors on the CPU, and its version.
 
     Raises:
         CheckpointError: there is no such file, it is no checkpoint, or a byte of it is damaged.
@@ -91,19 +96,13 @@ def read(path: Path) -> dict[str, Any]:
     header = _metadata(path, data)
     if hashlib.sha256(_with_digest(data, header[_HASH], _BLANK)).hexdigest() != header[_HASH]:
         raise CheckpointError(f"{path} is damaged: its bytes are not those that were written. Use another copy.")
-    content = json.loads(header["content"])
-    if content["version"] > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {content['version']}, this package reads up to {FORMAT_VERSION}. Update "
-            f"torch-finetune."
-        )
-    restored: dict[str, Any] = _restored(content["content"], safetensors.torch.load(data))
-    return restored
+    plain = json.loads(header["content"])
+    return Stored(plain["version"], _restored(plain["content"], safetensors.torch.load(data)))
 
 
-def _serialized(content: Mapping[str, Any]) -> bytes:
+def _serialized(content: Mapping[str, Any], version: int) -> bytes:
     tensors: dict[str, Tensor] = {}
-    plain = json.dumps({"version": FORMAT_VERSION, "content": _extracted(content, (), tensors)})
+    plain = json.dumps({"version": version, "content": _extracted(content, (), tensors)})
     metadata = {"format": "pt", "content": plain, _HASH: _BLANK}
     try:
         return safetensors.torch.save(tensors, metadata)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetune.checkpoint import contents
+from finetune.checkpoint.schema import ModelChange
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.errors import HeadError
 from finetune.model import families, freezing
@@ -51,7 +51,7 @@ class Anatomy(Steps):
         self.classes = taken.classes
         self.preprocessing = taken.preprocessing
         self._source = taken.source
-        self._replacements: list[contents.Replacement] = taken.changes  # what loading has to repeat
+        self._replacements: list[ModelChange] = taken.changes  # what loading has to repeat
         self._heads: tuple[str, ...] | None = None
         self._seen: Any = None  # two samples of the data, as the model takes them
         self._looked = False  # the model was tried on data since its head was replaced

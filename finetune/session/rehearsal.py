@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from finetune.caching.cache import Cache
+from finetune.checkpoint.schema import HeadReplacement
 from finetune.errors import ArgumentError, nearest
 from finetune.model import compiling, freezing
 from finetune.model.weights import load_state
@@ -61,7 +62,7 @@ class Rehearsal(Trial):
         for phase in phases:
             if phase.start_from is not None:
                 self._starting_weights(phase.start_from)  # what is wrong with them is said before any work
-        replaced = self._scope is not None or any("head" in replacement for replacement in self._replacements)
+        replaced = self._scope is not None or any(isinstance(change, HeadReplacement) for change in self._replacements)
         head = list(self.head.parameters()) if replaced else []
         head_trains = not head
         with freezing.freeze_state_restored(self.inner):

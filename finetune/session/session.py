@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune.checkpoint import contents, file
+from finetune.checkpoint import restore, schema
+from finetune.checkpoint.record import record_model
+from finetune.checkpoint.schema import Checkpoint
 from finetune.data.loading.batches import Batches
 from finetune.errors import CheckpointError
 from finetune.session.rehearsal import Rehearsal
@@ -63,38 +65,38 @@ class Session(Rehearsal):
 
     def _save(self, path: str | Path, *, training_state: bool = True) -> Path:
         run = self._run if training_state else None
-        content = {
-            "model": contents.describe_model(self.inner, self._source, self._scope),
-            "heads": self._heads,
-            "replacements": self._replacements,
-            "classes": self.classes,
-            "classes_rule": self._classes_rule,
-            "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
-            "settings": self.settings.plain(),
-            "task": self._task and self._task.kind,
-            "history": list(self.history),
-            "training": run and run.state_dict(),
-        }
-        file.write(Path(path), content)
+        checkpoint = Checkpoint(
+            model=record_model(self.inner, self._source, self._scope),
+            heads=self._heads,
+            replacements=tuple(self._replacements),
+            classes=self.classes,
+            classes_rule=self._classes_rule,
+            preprocessing=None if self.preprocessing is None else self.preprocessing.to_dict(),
+            settings=self.settings.plain(),
+            task=None if self._task is None else self._task.kind,
+            history=tuple(self.history),
+            training=None if run is None else run.state_dict(),
+        )
+        schema.write(Path(path), checkpoint)
         return Path(path)
 
-    def _recall(self, content: Mapping[str, Any]) -> None:
+    def _recall(self, checkpoint: Checkpoint) -> None:
         """Take from a checkpoint what is not in the model itself."""
-        self._heads = content["heads"] and tuple(content["heads"])
+        self._heads = checkpoint.heads
         if self._scope is not None:
-            self._scope |= content["model"]["weights"].keys() & dict(self.inner.named_parameters()).keys()
-        self.classes = content["classes"] and tuple(content["classes"])
-        self._classes_rule = content["classes_rule"]
-        self.history = History(content["history"])
-        self._task = content["task"] and task_of_kind(self.settings.loss, content["task"])
+            self._scope |= checkpoint.model.weights.keys() & dict(self.inner.named_parameters()).keys()
+        self.classes, self._classes_rule = checkpoint.classes, checkpoint.classes_rule
+        self.history = History(checkpoint.history)
+        self._task = None if checkpoint.task is None else task_of_kind(self.settings.loss, checkpoint.task)
 
-    def _resume(self, run: Run, path: Path, content: Mapping[str, Any]) -> None:
+    def _resume(self, run: Run, checkpoint: Checkpoint) -> None:
+        assert checkpoint.training is not None  # find_run returns no other
         try:
-            run.load_state_dict(content["training"])
+            run.load_state_dict(checkpoint.training)
         except (KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{path} is of a run with other metrics or callbacks than this one: {error}. Give fit and FineTuner "
-                f"the arguments of the run that wrote it."
+                f"{checkpoint.path} is of a run with other metrics or callbacks than this one: {error}. Give fit and "
+                f"FineTuner the arguments of the run that wrote it."
             ) from error
-        contents.load_into(path, self.inner, content)
-        self._recall(content)
+        restore.load_into(self.inner, checkpoint)
+        self._recall(checkpoint)

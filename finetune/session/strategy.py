@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from finetune.checkpoint import contents
+from finetune.checkpoint import restore
+from finetune.checkpoint.schema import LoraAdapters, ModelChange
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError
 from finetune.model import catalog
@@ -57,14 +58,14 @@ def starting_weights(
         CheckpointError: the file is damaged, or of another model.
     """
     if start_from != "scratch":
-        return contents.starting_weights(Path(start_from), model)
+        return restore.starting_weights(Path(start_from), model)
     with seeded(seed, "scratch"):
         return fresh_weights(model, None if source is None else catalog.rebuild(source))
 
 
 def add_lora(
-    model: nn.Module, heads: Sequence[str], rank: int, done: Sequence[contents.Replacement], seed: int
-) -> tuple[contents.Replacement, Callable[[], None]] | None:
+    model: nn.Module, heads: Sequence[str], rank: int, done: Sequence[ModelChange], seed: int
+) -> tuple[LoraAdapters, Callable[[], None]] | None:
     """Give the model LoRA adapters; return what loading has to repeat and what undoes it, None if it has them.
 
     Args:
@@ -73,7 +74,7 @@ def add_lora(
     Raises:
         ArgumentError: it has adapters of another rank, or PEFT cannot give it any.
     """
-    given = next((change["lora_rank"] for change in done if "lora_rank" in change), None)
+    given = next((change.lora_rank for change in done if isinstance(change, LoraAdapters)), None)
     if given == rank:
         return None
     if given is not None:
@@ -84,4 +85,4 @@ def add_lora(
     layers = peft.lora_targets(model, heads)
     with seeded(seed, "lora"):
         undo = peft.add_lora(model, layers, rank)
-    return {"lora_rank": rank, "layers": layers}, undo
+    return LoraAdapters(rank, tuple(layers)), undo

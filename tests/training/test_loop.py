@@ -444,7 +444,7 @@ def test_trap_37_no_checkpoint_holds_an_update_that_is_not_finite(net, blobs, tm
     tuner.at = 3
     with pytest.raises(NonFiniteError, match="epoch 1, update 3"):
         tuner.fit(blobs(32), batch_size=4, callbacks=[ModelCheckpoint(tmp_path, every_steps=2)])
-    assert file.read(tmp_path / "last.safetensors")["training"]["position"]["step"] == 2
+    assert file.read(tmp_path / "last.safetensors").content["training"]["position"]["step"] == 2
 
 
 def test_trap_37_a_window_is_undone_as_a_whole(net, blobs, state_of, same) -> None:

@@ -263,7 +263,7 @@ def test_a_wrong_argument_leaves_the_model_as_it_was(settings: dict[str, Any], t
 
 def test_a_model_that_this_version_does_not_know_is_an_error(tmp_path: Path) -> None:
     path = FineTuner(NAME, weights=None, device="cpu").save_checkpoint(tmp_path / "f")
-    content = file.read(path)
+    content = file.read(path).content
     content["model"]["source"]["name"] = "resnet19"
     file.write(path, content)
 

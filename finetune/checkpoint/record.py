@@ -1,0 +1,61 @@
+"""Record a model for a checkpoint: its origin, weights and freeze state, and the changes made to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.checkpoint.schema import CUSTOM_HEAD, HeadReplacement, ModelRecord
+from finetune.model.surgery import layer_specs
+
+
+def record_head(n: int, names: tuple[str, ...], head: Any, made: nn.Module) -> HeadReplacement:
+    """Record one call of `replace_head`, so that loading can repeat it.
+
+    Args:
+        n: Number of outputs.
+        names: Full names of the replaced layers.
+        head: The argument of `replace_head`.
+        made: The new head.
+    """
+    if head is not None and not isinstance(head, str):
+        head = layer_specs.describe(made) or CUSTOM_HEAD
+    return HeadReplacement(n, names, head)
+
+
+def record_model(model: nn.Module, source: dict[str, Any] | None, scope: Collection[str] | None = None) -> ModelRecord:
+    """Record a model's origin, weights and freeze state.
+
+    Args:
+        source: Description from which `catalog.rebuild` builds the model.
+        scope: Names of the parameters that PEFT allows to train. If given, only these and the trainable
+            parameters are stored; the rest, the base, is stored as a digest.
+    """
+    base = {} if scope is None else _base(model, scope)
+    return ModelRecord(
+        class_name=type(model).__name__,
+        source=source,
+        frozen=tuple(name for name, parameter in model.named_parameters() if not parameter.requires_grad),
+        weights={name: value for name, value in model.state_dict().items() if name not in base},
+        base=base_digest(base) if base else None,
+    )
+
+
+def base_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {list(values.shape)} ".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _base(model: nn.Module, scope: Collection[str]) -> dict[str, Tensor]:
+    """Return the frozen parameters outside `scope`, tied ones under each of their names."""
+    kept = {id(p) for name, p in model.named_parameters() if p.requires_grad or name in scope}
+    return {name: p for name, p in model.named_parameters(remove_duplicate=False) if id(p) not in kept}

@@ -1,0 +1,151 @@
+"""Restore the model of a checkpoint: build it by its name, repeat the changes made to it, load its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from finetune.checkpoint import schema
+from finetune.checkpoint.record import base_digest
+from finetune.checkpoint.schema import (
+    CUSTOM_HEAD,
+    Checkpoint,
+    HeadReplacement,
+    InputAdaptation,
+    LoraAdapters,
+    ModelChange,
+)
+from finetune.data.randomness import seeded
+from finetune.errors import ArgumentError, CheckpointError, FineTuneError
+from finetune.model import catalog, freezing
+from finetune.model.surgery import heads, input_channels, layer_specs, peft
+from finetune.model.surgery.structure_copy import with_same_tensors
+from finetune.model.weights import load_state
+
+
+def rebuild(checkpoint: Checkpoint) -> nn.Module:
+    """Build the model of a checkpoint by its name, with the changes made to it. No network is used.
+
+    Raises:
+        CheckpointError: If the model has no name, or its head was a module of the user's own.
+    """
+    if checkpoint.model.source is None:
+        raise CheckpointError(
+            f"{checkpoint.path} holds a {checkpoint.model.class_name} of your own, which cannot be built from its "
+            f"name. Build it and pass it as model=."
+        )
+    with seeded("checkpoint"):
+        model = catalog.rebuild(checkpoint.model.source)
+        for change in checkpoint.replacements:
+            _repeat(change, model, checkpoint)
+    return model
+
+
+def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint's weights and freeze state into `model`, all of them or none.
+
+    A model that lacks the checkpoint's head, input channels or adapters gets them first.
+
+    Raises:
+        CheckpointError: If the weights do not fit. The model is then unchanged.
+    """
+    with seeded("checkpoint"):
+        for change in missing_changes(model, checkpoint):
+            _repeat(change, model, checkpoint)
+    load_state(model, checkpoint.model.weights, strict=checkpoint.model.base is None)
+    freezing.set_frozen(model, checkpoint.model.frozen)
+
+
+def missing_changes(model: nn.Module, checkpoint: Checkpoint) -> list[ModelChange]:
+    """Return the changes that `model` lacks for a checkpoint's weights to fit. The model is left alone.
+
+    Raises:
+        CheckpointError: If the weights do not fit, with or without the changes.
+    """
+    misfits = _misfits(model, checkpoint)
+    if not misfits:  # the shapes of weights need not show how many channels the model reads
+        return [change for change in checkpoint.replacements if isinstance(change, InputAdaptation)]
+    changes = [change for change in checkpoint.replacements if not _is_custom_head(change)]
+    if changes:
+        trial = with_same_tensors(model)
+        with seeded("checkpoint"):
+            for change in changes:
+                _repeat(change, trial, checkpoint)
+        misfits = _misfits(trial, checkpoint)
+    if misfits:
+        raise _misfit_error(model, checkpoint, misfits)
+    return changes
+
+
+def starting_weights(path: Path, model: nn.Module) -> Mapping[str, Tensor]:
+    """Read the weights of a checkpoint for a phase to start from.
+
+    Raises:
+        CheckpointError: If the file is damaged or its weights do not fit the model as it is.
+    """
+    checkpoint = schema.read(path)
+    misfits = _misfits(model, checkpoint)
+    if misfits:
+        raise _misfit_error(model, checkpoint, misfits)
+    return checkpoint.model.weights
+
+
+def _repeat(change: ModelChange, model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Make a recorded change to `model`.
+
+    Raises:
+        CheckpointError: If the head was a module of the user's own, or the model has no place for the change.
+    """
+    if isinstance(change, InputAdaptation):
+        try:
+            input_channels.adapt_input(model, change.in_channels)
+        except ArgumentError as error:
+            raise _other_model(model, checkpoint, str(error)) from error
+    elif isinstance(change, LoraAdapters):
+        peft.add_lora(model, change.layers, change.lora_rank)
+    elif change.head == CUSTOM_HEAD:
+        raise CheckpointError(
+            f"The head in {checkpoint.path} was a module of your own, which cannot be built from its name. Build the "
+            f"model, replace its head in the same way, and pass it as model=."
+        )
+    else:
+        head = layer_specs.build(change.head) if isinstance(change.head, Mapping) else change.head
+        try:
+            heads.replace_head(model, change.n, change.names, head, verify=False)
+        except (FineTuneError, AttributeError) as error:
+            raise _other_model(model, checkpoint, str(error)) from error
+
+
+def _is_custom_head(change: ModelChange) -> bool:
+    return isinstance(change, HeadReplacement) and change.head == CUSTOM_HEAD
+
+
+def _misfits(model: nn.Module, checkpoint: Checkpoint) -> list[str]:
+    """Return the names of weights that are missing on either side or differ in shape or, in a PEFT base, in value."""
+    own, weights, base = model.state_dict(), checkpoint.model.weights, checkpoint.model.base
+    wrong = sorted(
+        list(weights.keys() - own.keys())
+        + [name for name in own.keys() & weights.keys() if _shape(own[name]) != _shape(weights[name])]
+    )
+    rest = {name: own[name] for name in own.keys() - weights.keys()}
+    if not rest or (base is not None and base_digest(rest) == base):
+        return wrong
+    return wrong + [f"{name} of the base, to judge by its digest" if base else name for name in sorted(rest)]
+
+
+def _shape(value: Any) -> Any:
+    return getattr(value, "shape", None)  # a module's extra state need not be a tensor
+
+
+def _misfit_error(model: nn.Module, checkpoint: Checkpoint, misfits: list[str]) -> CheckpointError:
+    return _other_model(model, checkpoint, f"{len(misfits)} of its weights do not match, the first {misfits[0]}")
+
+
+def _other_model(model: nn.Module, checkpoint: Checkpoint, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{checkpoint.path} does not belong to this {type(model).__name__}: {why}. Build the model as it was when "
+        f"the checkpoint was saved."
+    )

@@ -1,0 +1,56 @@
+"""Find the checkpoint that a run resumes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune.checkpoint import schema
+from finetune.checkpoint.schema import Checkpoint
+from finetune.errors import ArgumentError, CheckpointError
+
+
+def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) -> Checkpoint | None:
+    """Read the checkpoint that a run resumes from. Return None to start anew.
+
+    Args:
+        resume_from: A file; a folder, for the newest intact checkpoint in it; or `"auto"` for
+            `checkpoint_dir` if that holds a checkpoint.
+        checkpoint_dir: Folder that the run saves to.
+
+    Raises:
+        CheckpointError: If there is no checkpoint, it is damaged, or it holds no training state.
+        ArgumentError: If `resume_from` is `"auto"` and there is no `checkpoint_dir`.
+    """
+    if resume_from is None:
+        return None
+    if resume_from == "auto":
+        if checkpoint_dir is None:
+            raise ArgumentError("resume_from='auto' looks in checkpoint_dir; give fit a checkpoint_dir too.")
+        if not any(Path(checkpoint_dir).glob("*.safetensors")):
+            return None
+        resume_from = checkpoint_dir
+    path = Path(resume_from)
+    if path.is_dir():
+        return _newest(path)
+    checkpoint = schema.read(path)
+    if checkpoint.training is None:
+        raise CheckpointError(
+            f"{path} was saved for use and holds no training state. To go on from its weights, load it with "
+            f"load_checkpoint and call fit; to resume a run, give its last.safetensors."
+        )
+    return checkpoint
+
+
+def _newest(folder: Path) -> Checkpoint:
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in files:
+        try:
+            checkpoint = schema.read(path)
+        except CheckpointError:
+            continue  # damaged; an older one may be intact
+        if checkpoint.training is not None:
+            return checkpoint
+    raise CheckpointError(
+        f"There is no whole checkpoint to resume from in {folder}; looked at {len(files)} files. Expected "
+        f"last.safetensors, as fit(checkpoint_dir=...) writes it."
+    )

@@ -1,0 +1,210 @@
+"""The content of a checkpoint: its fields, the version of its format, and migrations from older versions.
+
+`read` and `write` are the way in and out of a file. `finetune.checkpoint.file` stores any nesting of
+dicts, lists and tensors; only this module knows which keys a checkpoint has.
+
+To change the format, add to `MIGRATIONS` a function that turns the content of the newest version into
+the content of the next. `format_version` follows from the table, and older files are migrated one version
+at a time when they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from finetune.checkpoint import file
+from finetune.errors import CheckpointError
+
+Content = dict[str, Any]
+
+MIGRATIONS: dict[int, Callable[[Content], Content]] = {}
+"""By version, the function that turns content of that version into content of the next."""
+
+CUSTOM_HEAD = "custom"
+"""Stands for a head module that only the user's own code can build."""
+
+
+@dataclass(frozen=True)
+class HeadReplacement:
+    """One call of `replace_head`.
+
+    Attributes:
+        n: Number of outputs.
+        names: Full names of the replaced layers.
+        head: None for a layer like the old one, `"append"` for a layer behind it, `CUSTOM_HEAD`, or the
+            description of standard layers that `layer_specs.build` understands.
+    """
+
+    n: int
+    names: tuple[str, ...]
+    head: str | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class InputAdaptation:
+    """The first layers adapted to another number of channels."""
+
+    in_channels: int
+
+
+@dataclass(frozen=True)
+class LoraAdapters:
+    """LoRA adapters added to layers.
+
+    Attributes:
+        lora_rank: Rank of the adapters.
+        layers: Full names of the adapted layers.
+    """
+
+    lora_rank: int
+    layers: tuple[str, ...]
+
+
+ModelChange = HeadReplacement | InputAdaptation | LoraAdapters
+
+# By the key that only this kind of change has in the file.
+_CHANGES: dict[str, Callable[..., ModelChange]] = {
+    "head": HeadReplacement,
+    "in_channels": InputAdaptation,
+    "lora_rank": LoraAdapters,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ModelRecord:
+    """A model's origin, weights and freeze state.
+
+    Attributes:
+        class_name: Name of the model's class.
+        source: Description from which `catalog.rebuild` builds the model, None for a module of the user's own.
+        frozen: Names of the frozen parameters.
+        weights: The state dict, without the base of a PEFT model.
+        base: Digest of the parameters left out of `weights`, None if none are.
+    """
+
+    class_name: str
+    source: dict[str, Any] | None
+    frozen: tuple[str, ...]
+    weights: Mapping[str, Any]
+    base: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The whole content of a checkpoint.
+
+    Attributes:
+        model: The model's origin, weights and freeze state.
+        heads: Full names of the model's heads, the main head first; None if they were never looked for.
+        replacements: Changes to the model since it was built, in order.
+        classes: Class names by output, None where outputs have none.
+        classes_rule: Whether `classes` come from training data, and so take precedence over those of new data.
+        preprocessing: `Preprocessing.to_dict()` or None.
+        settings: Keyword arguments of `FineTuner` that a file can hold.
+        task: Kind of task, None if it is not known yet.
+        history: One row per epoch.
+        training: `Run.state_dict()`, None in a checkpoint saved outside of `fit`.
+        path: File that the checkpoint was read from; not part of the content.
+    """
+
+    model: ModelRecord
+    heads: tuple[str, ...] | None
+    replacements: tuple[ModelChange, ...]
+    classes: tuple[str, ...] | None
+    classes_rule: bool
+    preprocessing: Mapping[str, Any] | None
+    settings: Mapping[str, Any]
+    task: str | None
+    history: tuple[dict[str, Any], ...]
+    training: Mapping[str, Any] | None = None
+    path: Path | None = None
+
+
+def format_version() -> int:
+    """Return the version of the format that `write` writes: one above the newest that can be migrated."""
+    return 1 + max(MIGRATIONS, default=0)
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint to `path`. A file already there stays whole until the new one is complete.
+
+    Raises:
+        CheckpointError: If the content cannot be stored or the file cannot be written.
+    """
+    file.write(path, to_content(checkpoint), version=format_version())
+
+
+def read(path: Path) -> Checkpoint:
+    """Read the checkpoint at `path`, with tensors on the CPU. Older formats are migrated.
+
+    Raises:
+        CheckpointError: If there is no such file, it is damaged, it is not a checkpoint, or its format is newer.
+    """
+    version, content = file.read(path)
+    newest = format_version()
+    if version > newest:
+        raise CheckpointError(
+            f"{path} has format version {version}, this package reads up to {newest}. Update torch-finetune."
+        )
+    try:
+        for number in range(version, newest):
+            content = MIGRATIONS[number](content)
+        return from_content(content, path)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the fields of a checkpoint in format version {version}: {error}. Expected a file "
+            f"that save_checkpoint or fit(checkpoint_dir=...) wrote."
+        ) from error
+
+
+def to_content(checkpoint: Checkpoint) -> Content:
+    """Return a checkpoint as dicts, lists, tensors and plain values."""
+    content = _own_fields(checkpoint)
+    del content["path"]
+    record = _own_fields(checkpoint.model)
+    return {
+        **content,
+        "model": {"class": record.pop("class_name"), **record},
+        "replacements": [_own_fields(change) for change in checkpoint.replacements],
+    }
+
+
+def from_content(content: Mapping[str, Any], path: Path | None = None) -> Checkpoint:
+    """Return the checkpoint that `to_content` turned into `content`.
+
+    Raises:
+        KeyError, TypeError: If a field is missing or unknown.
+    """
+    record = dict(content["model"])
+    record["frozen"] = tuple(record["frozen"])
+    return Checkpoint(
+        model=ModelRecord(class_name=record.pop("class"), **record),
+        heads=_tuple_or_none(content["heads"]),
+        replacements=tuple(_change(stored) for stored in content["replacements"]),
+        classes=_tuple_or_none(content["classes"]),
+        classes_rule=content["classes_rule"],
+        preprocessing=content["preprocessing"],
+        settings=content["settings"],
+        task=content["task"],
+        history=tuple(content["history"]),
+        training=content["training"],
+        path=path,
+    )
+
+
+def _change(stored: Mapping[str, Any]) -> ModelChange:
+    kind = next((kind for key, kind in _CHANGES.items() if key in stored), None)
+    if kind is None:
+        raise KeyError(f"a change with the keys {', '.join(stored)}")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+
+
+def _own_fields(record: Any) -> Content:
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+def _tuple_or_none(values: list[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)
