@@ -215,7 +215,8 @@ class Cache:
         if type(preparation) not in _OWN_PREPROCESSING:
             raise StoreError("its preprocessing is of a class that is not the library's")
         layout = [list(parameter.stride()) for parameter in model.parameters()]  # decides what a kernel rounds
-        name = fingerprint(prefix, preprocessing=preparation and preparation.to_dict(), layout=layout)
+        described = {"preprocessing": preparation and preparation.to_dict(), "layout": layout}
+        name = fingerprint(prefix, described)
         keys = [keys_of_views(batches) for batches in parts]
         known = [key for key in keys if key is not None]
         if name is None or len(known) < len(keys):

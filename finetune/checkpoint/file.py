@@ -11,7 +11,6 @@ filled with zeros. Whatever byte is changed, lost or added, loading fails.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from torch import Tensor
 
+from finetune.digests import sha256
 from finetune.errors import CheckpointError
 
 _TENSOR = "$tensor"
@@ -94,7 +94,7 @@ def read(path: Path) -> Stored:
     except OSError as error:
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
     header = _metadata(path, data)
-    if hashlib.sha256(_with_digest(data, header[_HASH], _BLANK)).hexdigest() != header[_HASH]:
+    if sha256(_with_digest(data, header[_HASH], _BLANK)) != header[_HASH]:
         raise CheckpointError(f"{path} is damaged: its bytes are not those that were written. Use another copy.")
     plain = json.loads(header["content"])
     return Stored(plain["version"], _restored(plain["content"], safetensors.torch.load(data)))
@@ -159,7 +159,7 @@ def _restored(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 def _sealed(data: bytes) -> bytes:
     """Write the digest of `data`, whose digest is blank, into its place."""
-    return _with_digest(data, _BLANK, hashlib.sha256(data).hexdigest())
+    return _with_digest(data, _BLANK, sha256(data))
 
 
 def _with_digest(data: bytes, old: str, new: str) -> bytes:

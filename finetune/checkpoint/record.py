@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from finetune.checkpoint.schema import CUSTOM_HEAD, HeadReplacement, ModelRecord
+from finetune.digests import sha256
 from finetune.model.surgery import layer_specs
 
 
@@ -47,12 +46,10 @@ def record_model(model: nn.Module, source: dict[str, Any] | None, scope: Collect
 
 def base_digest(tensors: Mapping[str, Tensor]) -> str:
     """Return a digest of names, dtypes, shapes and values."""
-    digest = hashlib.sha256()
+    parts: list[str | Tensor] = []
     for name, tensor in sorted(tensors.items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {list(values.shape)} ".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        parts += [f"{name} {tensor.dtype} {list(tensor.shape)} ", tensor]
+    return sha256(*parts)
 
 
 def _base(model: nn.Module, scope: Collection[str]) -> dict[str, Tensor]:

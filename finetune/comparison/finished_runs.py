@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -17,6 +16,7 @@ from torch import nn
 from finetune.comparison.entries import GivenStrategy
 from finetune.comparison.identity import described
 from finetune.comparison.results import Row
+from finetune.digests import sha256
 from finetune.errors import ArgumentError
 
 
@@ -43,7 +43,7 @@ class Ledger:
             return None
         entry = {"model": described({"model": model}), "strategy": described(strategy)}
         run = {**self._common, **entry, "seed": seed, "data": data}
-        return self._folder / f"{hashlib.sha256(json.dumps(run).encode()).hexdigest()[:32]}.json"
+        return self._folder / f"{sha256(json.dumps(run))[:32]}.json"
 
     def read(self, place: Path | None) -> Row | None:
         """Return the row in a file, None if there is none that is whole."""

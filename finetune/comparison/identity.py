@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
 import types
 from collections.abc import Iterable, Mapping, Set
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.sources.base import Arrays, Source
 from finetune.data.sources.files import Files, RawItems
+from finetune.digests import sha256
 from finetune.errors import ArgumentError
 
 _PACKAGES = ("torch-finetune", "torch", "torchvision", "timm", "transformers", "peft")
@@ -54,19 +54,15 @@ def described(value: Any) -> Any:
 
 def described_data(source: Source) -> Any:
     """Return what JSON holds of data; of a data set of the user's own only its class, length and labels."""
-    digest = hashlib.sha256()
     if isinstance(source, Files):
-        for path in source.paths:
-            digest.update(repr(_stamp(path)).encode())
+        parts = [repr(_stamp(path)) for path in source.paths]
     elif isinstance(source, Arrays):
-        for rows in source.indices.split(_ROWS_AT_ONCE):
-            digest.update(_digest(source.rows(rows)).encode())
+        parts = [_digest(source.rows(rows)) for rows in source.indices.split(_ROWS_AT_ONCE)]
     elif isinstance(source, RawItems):
-        for item in source.raw():
-            digest.update(repr(described(item)).encode())
+        parts = [repr(described(item)) for item in source.raw()]
     else:
-        digest.update(f"{_name(type(getattr(source, 'dataset', source)))} {_length(source)}".encode())
-    return [digest.hexdigest(), described(source.targets), source.classes]
+        parts = [f"{_name(type(getattr(source, 'dataset', source)))} {_length(source)}"]
+    return [sha256(*parts), described(source.targets), source.classes]
 
 
 def _described(value: Any) -> Any:
@@ -121,15 +117,14 @@ def _code(code: types.CodeType) -> Any:
 
 
 def _module(module: nn.Module) -> Any:
-    digest = hashlib.sha256()
+    parts = []
     for name, value in module.state_dict(keep_vars=True).items():
         frozen = isinstance(value, nn.Parameter) and not value.requires_grad
-        digest.update(f"{name} {frozen} {_digest(value) if isinstance(value, Tensor) else described(value)}".encode())
-    digest.update(f"{module}".encode())
+        parts.append(f"{name} {frozen} {_digest(value) if isinstance(value, Tensor) else described(value)}")
+    parts.append(f"{module}")
     for part in module.modules():  # a loss does not print its label smoothing
-        plain = [(name, value) for name, value in vars(part).items() if isinstance(value, _PLAIN)]
-        digest.update(f"{plain}".encode())
-    return [_name(type(module)), digest.hexdigest()]
+        parts.append(f"{[(name, value) for name, value in vars(part).items() if isinstance(value, _PLAIN)]}")
+    return [_name(type(module)), sha256(*parts)]
 
 
 def _path(text: str) -> Any:
@@ -148,11 +143,8 @@ def _stamp(path: Path) -> list[Any]:
 
 
 def _digest(array: Tensor | np.ndarray) -> str:
-    values = array.detach().cpu() if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
-    plain = values.resolve_conj().resolve_neg().contiguous()
-    content = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
-    content.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return content.hexdigest()
+    values = array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
+    return sha256(f"{values.dtype} {tuple(values.shape)}", values)
 
 
 def _name(of: Any) -> str:

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -432,7 +433,8 @@ def test_trap_42_pictures(
 ) -> None:
     """Other sizes, another augmentation and other bytes in a file are computed anew; a second run is not."""
     folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr("finetune.caching.store.keys._CLOCK_GRAIN", -1e9)  # as if they had been there for long
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 60)  # as if the files were a minute old
 
     def run(val: Any = 1 / 3, **changes: Any) -> int:
         preprocessing = {"crop_size": 16, "resize_size": 18, **changes.pop("preprocessing", {})}
