@@ -1,90 +1,90 @@
-"""A name -> a pretrained model, its preprocessing and its class names.
+"""Models by name: pretrained model, preprocessing and class names.
 
-`"resnet18"` is torchvision's, `"timm/resnet18.a1_in1k"` timm's, `"hf/google/vit-base-patch16-224"` Hugging
-Face's, and so is a folder that `save_pretrained` wrote. Weights come from the cache of the library that
-publishes them, from the network if they are not there, or from a local file.
+`"resnet18"` is torchvision's, `"timm/resnet18.a1_in1k"` is timm's, and
+`"hf/google/vit-base-patch16-224"` is Hugging Face's, as is a folder that `save_pretrained` wrote. The
+families are those in the table `FAMILIES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from finetune.errors import CheckpointError, nearest
-from finetune.model.families import huggingface, timm, torchvision
-from finetune.model.families.family import CatalogModel
+from finetune.errors import ArgumentError, CheckpointError, nearest
+from finetune.model.families import FAMILIES, CatalogModel
 from finetune.model.weights import load_weights, read_weights
-
-_PREFIXES: dict[str, ModuleType] = {"timm/": timm, "hf/": huggingface}
-_FAMILIES = {"torchvision": torchvision, "timm": timm, "huggingface": huggingface}
 
 
 def names() -> list[str]:
-    """Return the names of torchvision's classifiers, which need no prefix."""
-    return torchvision.names()
+    """Return the names that need no prefix: torchvision's classifiers."""
+    return [name for family in FAMILIES.values() for name in family.names()]
 
 
 def create(name: str, weights: str | Path | None = "DEFAULT") -> CatalogModel:
-    """Build the model `name`.
+    """Build the model called `name`.
 
     Args:
-        name: of a torchvision classifier; `timm/` and the name of a timm model, with or without the tag
-            of its weights; `hf/` and that of a model on the Hugging Face hub; or a folder of such a model.
-        weights: `"DEFAULT"` for the best published ones, the name of others such as
+        name: Name of a torchvision classifier; `timm/` and the name of a timm model, with or without the
+            tag of its weights; `hf/` and the name of a model on the Hugging Face hub; or a folder with
+            such a model.
+        weights: `"DEFAULT"` for the best published weights, the name of others such as
             `"IMAGENET1K_V1"`, the path of a local state dict (`.pth` or `.safetensors`), or None for
-            random ones.
+            random weights.
 
     Raises:
-        ArgumentError: there is no such model, or the package that has it is not installed.
-        CheckpointError: the weights are neither at hand nor to be had, or do not fit the model.
+        ArgumentError: If there is no such model, or its library is not installed.
+        CheckpointError: If the weights are neither cached nor downloadable, or do not fit the model.
     """
-    family, own_name = _family_of(name)
-    published = family.published(own_name)
+    key, local_name = _locate(name)
+    family = FAMILIES[key]
+    published = family.published(local_name)
     if weights is None or weights in published:
-        created: CatalogModel = family.create(own_name, weights, as_pretrained=weights is not None)
-        return created
-    file = _local_file(name, weights, published)
-    made: CatalogModel = family.create(own_name, None, as_pretrained=True)
-    load_weights(made.model, read_weights(file))
-    return made
+        created = family.create(local_name, weights, as_pretrained=weights is not None)
+    else:
+        file = _local_file(name, weights, published)
+        created = family.create(local_name, None, as_pretrained=True)
+        load_weights(created.model, read_weights(file))
+    return replace(created, origin={"family": key, **created.origin})
 
 
-def rebuild(source: Mapping[str, Any]) -> nn.Module:
-    """Build the model that a `CatalogModel.source` describes, with random weights and no network.
+def rebuild(origin: Mapping[str, Any]) -> nn.Module:
+    """Build the model of a `CatalogModel.origin` with random weights and without the network.
 
     Raises:
-        CheckpointError: this version knows no such model.
+        CheckpointError: If the installed libraries have no such model.
     """
-    family = _FAMILIES.get(source.get("family", ""))
-    try:
-        if family is not None:
-            model: nn.Module = family.rebuild(source)
-            return model
-        cause = None
-    except Exception as error:  # whatever a library raises on a name or an option that it lacks
-        cause = error
+    family, cause = FAMILIES.get(origin.get("family", "")), None
+    if family is not None:
+        try:
+            return family.rebuild(origin)
+        except Exception as error:  # a library can raise anything for an unknown name or option
+            cause = error
     raise CheckpointError(
-        f"The model is a {source.get('family')} {source.get('name')!r}, which is not among the models that can "
-        f"be built by name here{f' ({cause})' if cause else ''}. Build it yourself and pass it as model=."
+        f"The checkpoint's model is {origin.get('name')!r} from {origin.get('family')}, which cannot be built by name "
+        f"here{f' ({cause})' if cause else ''}. Build it yourself and pass it as model=."
     ) from cause
 
 
-def _family_of(name: str) -> tuple[ModuleType, str]:
-    if huggingface.is_folder(name):
-        return huggingface, name
-    prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
-    return _PREFIXES.get(prefix, torchvision), name.removeprefix(prefix)
+def _locate(name: str) -> tuple[str, str]:
+    """Return the key of the family that `name` belongs to, and the family's own name for the model."""
+    for key, family in FAMILIES.items():
+        local_name = family.local_name(name)
+        if local_name is not None:
+            return key, local_name
+    meant = f" Did you mean 'hf/{name}'?" if "/" in name else nearest(name, names())
+    usages = ", ".join(family.usage for family in reversed(FAMILIES.values()))
+    raise ArgumentError(f"There is no model {name!r}.{meant} Expected {usages}, or an nn.Module.")
 
 
 def _local_file(name: str, weights: str | Path, published: list[str]) -> Path:
     path = Path(weights)
     if not path.is_file():
         raise CheckpointError(
-            f"There are no weights {str(weights)!r} for {name}: no file of that path, and not one of the published "
-            f"{', '.join(published)}.{nearest(str(weights), published)} Or go without with weights=None."
+            f"There are no weights {str(weights)!r} for {name}: no such file, and not one of the published "
+            f"{', '.join(published)}.{nearest(str(weights), published)} To start from random weights, pass weights=None."
         )
     return path

@@ -1,31 +1,149 @@
-"""What every family of models gives, and how those that can be made at any size show their head."""
+"""`Family`: how one library names, builds and describes its models."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 # A number of classes that no layer has as its width by chance: the thousandth prime.
-UNUSUAL = 7919
+UNUSUAL_NUM_CLASSES = 7919
 
 
 @dataclass(frozen=True)
 class CatalogModel:
-    """A model by name.
+    """A model built by name.
 
-    `source` is what `catalog.rebuild` needs to make it again, `preset` the preprocessing that is
-    published with its weights, `classes` what its outputs mean, None where they mean nothing yet.
+    Attributes:
+        model: The model.
+        origin: Plain data from which `Family.rebuild` builds the same architecture again.
+        preset: The preprocessing published with the weights, or None.
+        classes: Class names of the outputs, or None if the head is untrained.
     """
 
     model: nn.Module
-    source: dict[str, Any]
-    preset: Any | None
-    classes: tuple[str, ...] | None
+    origin: dict[str, Any]
+    preset: Any | None = None
+    classes: tuple[str, ...] | None = None
 
 
-def layers_of_size(model: nn.Module, size: int) -> tuple[str, ...]:
-    """Return the full names of the modules that hold a parameter with `size` in its shape."""
-    owners = (name.rpartition(".")[0] for name, parameter in model.named_parameters() if size in parameter.shape)
-    return tuple(dict.fromkeys(owners))
+class Family:
+    """One library's models. To support another library, subclass this and add it to `FAMILIES`.
+
+    The defaults suit a model that no library claims, so a subclass overrides only the methods where
+    its library knows more. A family never guesses: where it has no answer it returns the default,
+    and the model is analyzed by its forward pass instead.
+
+    Attributes:
+        prefix: Prefix of the model names that the family builds, such as `"timm/"`.
+        usage: How such a name is written, for the error about an unknown one.
+    """
+
+    prefix: str = ""
+    usage: str = ""
+
+    def owns(self, model: nn.Module) -> bool:
+        """Return whether `model` belongs to this library, without importing the library."""
+        return False
+
+    # ------------------------------------------------------------------ about a model
+
+    def heads(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the full names of the classification heads, the main one first.
+
+        Raises:
+            HeadError: If the architecture is known to have none.
+        """
+        return ()
+
+    def depth(self, model: nn.Module) -> list[list[str]] | None:
+        """Return the parameter names grouped by depth from the stem on, or None without such an order."""
+        return None
+
+    def examples(self, model: nn.Module, samples: int) -> list[Any]:
+        """Return inputs of `samples` samples that the model accepts, on the CPU, the likeliest first."""
+        return []
+
+    def classes(self, model: nn.Module) -> tuple[str, ...] | None:
+        """Return the class names stored in the model, or None."""
+        return None
+
+    def preset(self, model: nn.Module) -> Any | None:
+        """Return the preprocessing stored in the model, or None."""
+        return None
+
+    def loss_weights(self, model: nn.Module) -> tuple[float, float]:
+        """Return the training weights of the main head's loss and of each auxiliary head's loss."""
+        return 1.0, 0.3
+
+    # ------------------------------------------------------------------ changes to a model
+
+    def add_head(self, model: nn.Module, n: int) -> None:
+        """Give a model that was built without a head the head of its architecture, with `n` outputs."""
+
+    def reset(self, model: nn.Module) -> None:
+        """Re-initialise all weights, if the library has its own way of doing so."""
+
+    def tell_outputs(self, model: nn.Module, n: int) -> None:
+        """Record in the model's config that it has `n` outputs of unknown meaning."""
+
+    def tell_task(self, model: nn.Module, kind: str | None, classes: Sequence[str] | None) -> None:
+        """Record the kind of task, and the class names if given, in the model's config."""
+
+    # ------------------------------------------------------------------ models by name
+
+    def local_name(self, name: str) -> str | None:
+        """Return the library's own name for a model, or None if `name` is not one of this family's."""
+        return name.removeprefix(self.prefix) if self.prefix and name.startswith(self.prefix) else None
+
+    def names(self) -> list[str]:
+        """Return the names of the models that need no prefix."""
+        return []
+
+    def published(self, name: str) -> list[str]:
+        """Return the names of the weights published for the model with this local name.
+
+        Raises:
+            ArgumentError: If there is no such model, or the library is not installed.
+        """
+        return ["DEFAULT"]
+
+    def create(self, name: str, weights: str | None, *, as_pretrained: bool) -> CatalogModel:
+        """Build a model by its local name.
+
+        Args:
+            name: Local name of the model.
+            weights: One of the published weights, or None for random ones.
+            as_pretrained: Whether to build the architecture that the published weights have, even
+                with random weights, because weights from a local file are loaded next.
+
+        Raises:
+            ArgumentError: If there is no such model, or the library is not installed.
+            CheckpointError: If the weights are neither cached nor downloadable.
+        """
+        raise NotImplementedError
+
+    def rebuild(self, origin: Mapping[str, Any]) -> nn.Module:
+        """Build the model of a `CatalogModel.origin` with random weights and without the network."""
+        raise NotImplementedError
+
+
+def resized_layers(model: nn.Module, twin: nn.Module) -> tuple[str, ...]:
+    """Return the layers of `model` whose size follows the number of classes.
+
+    A layer that the user has replaced by one of their own counts as a whole.
+
+    Args:
+        model: The model to search.
+        twin: The same architecture with `UNUSUAL_NUM_CLASSES` classes.
+    """
+    follow = (name.rpartition(".")[0] for name, value in twin.named_parameters() if UNUSUAL_NUM_CLASSES in value.shape)
+    modules = dict(model.named_modules())
+    found = []
+    for name in follow:
+        while name not in modules:
+            name = name.rpartition(".")[0]
+        found.append(name)
+    return tuple(dict.fromkeys(found))

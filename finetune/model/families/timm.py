@@ -1,4 +1,4 @@
-"""timm's models, by the contract they all keep: `get_classifier`, `reset_classifier`, `group_matcher`."""
+"""timm's models, through the interface they share: `get_classifier`, `reset_classifier`, `group_matcher`."""
 
 from __future__ import annotations
 
@@ -11,123 +11,103 @@ import torch
 from torch import nn
 
 from finetune.errors import ArgumentError, CheckpointError, HeadError, nearest, reason
-from finetune.model.families.family import UNUSUAL, CatalogModel, layers_of_size
+from finetune.model.families.family import UNUSUAL_NUM_CLASSES, CatalogModel, Family, resized_layers
 from finetune.model.surgery.structure_copy import without_memory
 
 
-def is_one(model: nn.Module) -> bool:
-    """Tell whether a model is one of timm's; one with a forward pass of its own may have another head."""
-    return type(model).forward.__module__.startswith("timm.")
+class Timm(Family):
+    """Models named `timm/NAME`. Weights come from the Hugging Face cache or are downloaded into it."""
+
+    prefix = "timm/"
+    usage = "'timm/NAME'"
+
+    def owns(self, model: nn.Module) -> bool:
+        # not by class: a subclass with its own forward pass may have another head
+        return type(model).forward.__module__.startswith("timm.")
+
+    def heads(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the layers that `reset_classifier` resizes.
+
+        `get_classifier` can return more than those, such as a layer before the last one that keeps
+        its weights. So a copy on the meta device is reset to an unusual number of classes.
+        """
+        if not hasattr(model, "reset_classifier"):
+            raise HeadError(
+                f"timm's {type(model).__name__} is an encoder and has no classifier. Append a head, as in "
+                f"nn.Sequential(model, pooling, nn.Linear(features, n)), or choose an architecture that has one."
+            )
+        twin = without_memory(model)
+        with torch.device("meta"):
+            twin.reset_classifier(UNUSUAL_NUM_CLASSES, **_distillation(twin))  # type: ignore[operator]
+        return resized_layers(model, twin)
+
+    def depth(self, model: nn.Module) -> list[list[str]] | None:
+        try:
+            matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
+        except (AttributeError, AssertionError):  # some architectures have none, or like RDNet none by stage
+            return None
+        groups = _library().models.group_parameters(model, matcher)
+        return [groups[key] for key in sorted(groups)]
+
+    def examples(self, model: nn.Module, samples: int) -> list[Any]:
+        """Return images of the size the model was built for, then of the size it was pretrained on."""
+        size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
+        built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        sizes = [size if built_for is None else (size[0], *built_for), size]
+        generator = torch.Generator().manual_seed(0)
+        return [torch.randn((samples, *size), generator=generator) for size in sizes]
+
+    def preset(self, model: nn.Module) -> dict[str, Any] | None:
+        if not getattr(model, "pretrained_cfg", None):
+            return None
+        config: dict[str, Any] = _library().data.resolve_model_data_config(model)
+        return config
+
+    def loss_weights(self, model: nn.Module) -> tuple[float, float]:
+        """Weigh the class token and the distillation token equally (DeiT, arXiv 2012.12877)."""
+        return 0.5, 0.5
+
+    def add_head(self, model: nn.Module, n: int) -> None:
+        like = next(model.parameters())
+        model.reset_classifier(n)  # type: ignore[operator]
+        model.to(like.device, like.dtype)
+
+    def published(self, name: str) -> list[str]:
+        timm = _library()
+        if not name.startswith(("hf_hub:", "hf-hub:")) and not timm.is_model(name):
+            raise ArgumentError(f"timm has no model {name!r}.{nearest(name, timm.list_models())}")
+        return super().published(name)
+
+    def create(self, name: str, weights: str | None, *, as_pretrained: bool) -> CatalogModel:
+        timm = _library()
+        try:
+            model = timm.create_model(name, pretrained=weights is not None, **_cached(name) if weights else {})
+        except RuntimeError as error:
+            if "tag" not in str(error):
+                raise _not_downloaded(name, error) from error
+            tags = timm.list_pretrained(name.partition(".")[0])
+            raise ArgumentError(f"{str(error).rstrip('.')}.{nearest(name, tags)}") from error
+        except Exception as error:  # the hub has many errors, and a damaged file can fail in any way
+            raise _not_downloaded(name, error) from error
+        config = timm.data.resolve_model_data_config(model)
+        classes = _imagenet_classes(model) if weights else None
+        return CatalogModel(model, {"name": name, "options": {}}, config, classes)
+
+    def rebuild(self, origin: Mapping[str, Any]) -> nn.Module:
+        model: nn.Module = _library().create_model(origin["name"], pretrained=False, **origin["options"])
+        return model
 
 
-def head(model: nn.Module) -> tuple[str, ...]:
-    """Return the layers that take another size when the model's classes do.
-
-    `get_classifier` can give more than those, such as a layer before the last one, which keeps what
-    it learned. So a twin without memory is reset to an unusual number of classes and looked through.
-
-    Raises:
-        HeadError: the architecture has no classifier.
-    """
-    if not hasattr(model, "reset_classifier"):
-        raise HeadError(
-            f"timm's {type(model).__name__} has no classifier: it is an encoder that gives features. Put a head behind "
-            f"it, as nn.Sequential(model, pooling, nn.Linear(features, n)), or take an architecture with one."
-        )
-    twin = without_memory(model)
-    with torch.device("meta"):
-        twin.reset_classifier(UNUSUAL, **_distilled(twin))  # type: ignore[operator]
-    return layers_of_size(twin, UNUSUAL)
-
-
-def examples(model: nn.Module, samples: int) -> list[Any]:
-    """Return pictures of the size that the model was published for, and of the size that it was built for."""
-    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
-    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    sizes = [size if built_for is None else (size[0], *built_for), size]
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn((samples, *size), generator=generator) for size in sizes]
-
-
-def loss_weights(model: nn.Module) -> tuple[float, float]:
-    """Return the weights of the losses of the class and of the distillation token: a half each (arXiv 2012.12877)."""
-    return 0.5, 0.5
-
-
-def add_head(model: nn.Module, n: int) -> None:
-    """Give a model that was made without classes, as with `num_classes=0`, the head of its architecture."""
-    like = next(model.parameters())
-    model.reset_classifier(n)  # type: ignore[operator]
-    model.to(like.device, like.dtype)
-
-
-def depth(model: nn.Module) -> list[list[str]] | None:
-    """Return the parameters' names by stage from the stem on, as the architecture's `group_matcher` says."""
-    try:
-        matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
-    except (AttributeError, AssertionError):  # there is none, or as in RDNet none by stage
-        return None
-    groups = _library().models.group_parameters(model, matcher)
-    return [groups[key] for key in sorted(groups)]
-
-
-def preset(model: nn.Module) -> dict[str, Any] | None:
-    """Return the data config that the model was published with."""
-    if not getattr(model, "pretrained_cfg", None):
-        return None
-    config: dict[str, Any] = _library().data.resolve_model_data_config(model)
-    return config
-
-
-def published(name: str) -> list[str]:
-    """Return the names of the weights that there are for a model.
-
-    Raises:
-        ArgumentError: there is no such model, or no timm.
-    """
-    timm = _library()
-    if not name.startswith(("hf_hub:", "hf-hub:")) and not timm.is_model(name):
-        raise ArgumentError(f"timm has no model {name!r}.{nearest(name, timm.list_models())}")
-    return ["DEFAULT"]
-
-
-def create(name: str, weights: str | None, *, as_pretrained: bool) -> CatalogModel:
-    """Build a model, with its published weights or with random ones.
-
-    Raises:
-        ArgumentError: the tag in the name is not one of this model's.
-        CheckpointError: the weights are neither in the cache nor to be had.
-    """
-    timm = _library()
-    try:
-        model = timm.create_model(name, pretrained=weights is not None, **_cached(name) if weights else {})
-    except RuntimeError as error:
-        if "tag" not in str(error):
-            raise _not_fetched(name, error) from error
-        architecture = name.partition(".")[0]
-        raise ArgumentError(f"{str(error).rstrip('.')}.{nearest(name, timm.list_pretrained(architecture))}") from error
-    except Exception as error:  # the hub's errors are many, and a damaged file can fail in any way
-        raise _not_fetched(name, error) from error
-    source = {"family": "timm", "name": name, "options": {}}
-    config = timm.data.resolve_model_data_config(model)
-    return CatalogModel(model, source, config, _classes(model) if weights else None)
-
-
-def rebuild(source: Mapping[str, Any]) -> nn.Module:
-    """Build the model of a `CatalogModel.source` with random weights."""
-    model: nn.Module = _library().create_model(source["name"], pretrained=False, **source["options"])
-    return model
-
-
-def _distilled(model: nn.Module) -> dict[str, bool]:
-    """Return what `reset_classifier` has to be told for a distilled head not to be dropped, as in RepViT."""
-    asks = "distillation" in inspect.signature(model.reset_classifier).parameters  # type: ignore[arg-type]
-    beside = getattr(model.get_classifier(), "head_dist", None) if asks else None  # type: ignore[operator]
-    return {"distillation": beside is not None and next(beside.parameters(), None) is not None} if asks else {}
+def _distillation(model: nn.Module) -> dict[str, bool]:
+    """Return the argument that keeps `reset_classifier` from dropping a distillation head, as RepViT does."""
+    if "distillation" not in inspect.signature(model.reset_classifier).parameters:  # type: ignore[arg-type]
+        return {}
+    head = getattr(model.get_classifier(), "head_dist", None)  # type: ignore[operator]
+    return {"distillation": head is not None and next(head.parameters(), None) is not None}
 
 
 def _cached(name: str) -> dict[str, Any]:
-    """Say where the hub's cache has the weights, so that they are used without asking the network first."""
+    """Return the option that points timm to the cached weights, so that it does not ask the network first."""
     from huggingface_hub import try_to_load_from_cache
 
     config = _library().models.get_pretrained_cfg(name)
@@ -141,8 +121,8 @@ def _cached(name: str) -> dict[str, Any]:
     return {}
 
 
-def _classes(model: nn.Module) -> tuple[str, ...] | None:
-    """Return the names of the classes that a published head tells apart, where timm has them."""
+def _imagenet_classes(model: nn.Module) -> tuple[str, ...] | None:
+    """Return the class names of a head pretrained on a variant of ImageNet, or None for other data."""
     data = _library().data
     subset = data.infer_imagenet_subset(model)
     if subset is None:
@@ -151,11 +131,11 @@ def _classes(model: nn.Module) -> tuple[str, ...] | None:
     return tuple(info.index_to_description(index) for index in range(info.num_classes()))
 
 
-def _not_fetched(name: str, error: Exception) -> CheckpointError:
+def _not_downloaded(name: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"The pretrained weights of timm's {name} are not in the Hugging Face cache and could not be fetched "
-        f"({reason(error)}). Fetch them where there is a network, give a file with weights='FILE', or go without "
-        f"pretraining with weights=None."
+        f"The pretrained weights of timm's {name} are not in the Hugging Face cache and could not be downloaded "
+        f"({reason(error)}). Download them on a machine with network access, give a file with weights='FILE', or train "
+        f"from random weights with weights=None."
     )
 
 

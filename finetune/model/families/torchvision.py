@@ -1,7 +1,4 @@
-"""torchvision's classifiers, of images and of videos (https://pytorch.org/vision/stable/models.html).
-
-Weights come from the torch hub cache, or from the network if they are not there.
-"""
+"""torchvision's image and video classifiers (https://pytorch.org/vision/stable/models.html)."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from urllib.parse import urlparse
 import torch
 from torch import nn
 
-from finetune.errors import ArgumentError, CheckpointError, nearest, reason
-from finetune.model.families.family import CatalogModel
+from finetune.errors import CheckpointError, reason
+from finetune.model.families.family import CatalogModel, Family
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -45,77 +42,64 @@ _HEADS = {
     "S3D": ("classifier.1",),
 }
 
-# What the papers weigh their auxiliary losses with: arXiv 1409.4842 and 1512.00567.
+# The weights of the auxiliary losses in arXiv 1409.4842 and 1512.00567.
 _AUXILIARY_WEIGHTS = {"GoogLeNet": 0.3, "Inception3": 0.4}
 
 
-def is_one(model: nn.Module) -> bool:
-    """Tell whether a model is one of torchvision's; one with a forward pass of its own may have another head."""
-    return type(model).forward.__module__.startswith("torchvision.models")
+class Torchvision(Family):
+    """Classifiers by their plain name. Weights come from the torch hub cache or are downloaded into it."""
+
+    usage = "a torchvision classifier such as 'resnet18'"
+
+    def owns(self, model: nn.Module) -> bool:
+        return bool(_torchvision_classes(model))
+
+    def heads(self, model: nn.Module) -> tuple[str, ...]:
+        if not type(model).forward.__module__.startswith("torchvision.models"):
+            return ()  # a subclass with its own forward pass may have another head
+        modules = dict(model.named_modules())
+        for cls in _torchvision_classes(model):
+            names = _HEADS.get(cls, ())
+            if names and names[0] in modules:
+                return tuple(name for name in names if name in modules)
+        return ()
+
+    def loss_weights(self, model: nn.Module) -> tuple[float, float]:
+        main, auxiliary = super().loss_weights(model)
+        classes = _torchvision_classes(model)
+        return main, next((_AUXILIARY_WEIGHTS[cls] for cls in classes if cls in _AUXILIARY_WEIGHTS), auxiliary)
+
+    def local_name(self, name: str) -> str | None:
+        return name if name in self.names() else None
+
+    def names(self) -> list[str]:
+        from torchvision import models
+
+        return [*models.list_models(module=models), *models.list_models(module=models.video)]
+
+    def published(self, name: str) -> list[str]:
+        from torchvision import models
+
+        return list(models.get_model_weights(name).__members__)
+
+    def create(self, name: str, weights: str | None, *, as_pretrained: bool) -> CatalogModel:
+        from torchvision import models
+
+        entry = models.get_model_weights(name)[weights or "DEFAULT"]
+        origin = {"name": name, "options": _options(name, entry, as_pretrained)}
+        if weights is None:
+            return CatalogModel(self.rebuild(origin), origin, entry.transforms())
+        return CatalogModel(_pretrained(name, entry), origin, entry.transforms(), tuple(entry.meta["categories"]))
+
+    def rebuild(self, origin: Mapping[str, Any]) -> nn.Module:
+        from torchvision import models
+
+        model: nn.Module = models.get_model(origin["name"], weights=None, **origin["options"])
+        return model
 
 
-def head(model: nn.Module) -> tuple[str, ...]:
-    """Return the heads by the table above; none for what is no classifier."""
-    modules = dict(model.named_modules())
-    for cls in _classes(model):
-        names = _HEADS.get(cls, ())
-        if names and names[0] in modules:
-            return tuple(name for name in names if name in modules)
-    return ()
-
-
-def loss_weights(model: nn.Module) -> tuple[float, float]:
-    """Return the weights of the main loss and of the auxiliary ones: 1 and 0.3 where no paper says."""
-    known = (_AUXILIARY_WEIGHTS[cls] for cls in _classes(model) if cls in _AUXILIARY_WEIGHTS)
-    return 1.0, next(known, 0.3)
-
-
-def names() -> list[str]:
-    """Return the names of the classifiers of images, then those of videos."""
-    from torchvision import models
-
-    return [*models.list_models(module=models), *models.list_models(module=models.video)]
-
-
-def published(name: str) -> list[str]:
-    """Return the names of the weights that there are for a model.
-
-    Raises:
-        ArgumentError: there is no such model.
-    """
-    if name not in names():
-        meant = f" Did you mean 'hf/{name}'?" if "/" in name else nearest(name, names())
-        raise ArgumentError(
-            f"There is no model {name!r}.{meant} Expected a torchvision classifier such as "
-            f"'resnet18', 'timm/NAME', 'hf/NAME', the folder of a Hugging Face model, or an nn.Module."
-        )
-    from torchvision import models
-
-    return list(models.get_model_weights(name).__members__)
-
-
-def create(name: str, weights: str | None, *, as_pretrained: bool) -> CatalogModel:
-    """Build a classifier, with the published `weights` or with random ones.
-
-    With `as_pretrained` a random one has the parts that its pretrained weights come with.
-    """
-    from torchvision import models
-
-    entries = models.get_model_weights(name)
-    entry = entries[weights or "DEFAULT"]
-    options = _options(name, entry, as_pretrained)
-    source = {"family": "torchvision", "name": name, "options": options}
-    if weights is None:
-        return CatalogModel(rebuild(source), source, entry.transforms(), None)
-    return CatalogModel(_pretrained(name, entry), source, entry.transforms(), tuple(entry.meta["categories"]))
-
-
-def rebuild(source: Mapping[str, Any]) -> nn.Module:
-    """Build the model of a `CatalogModel.source` with random weights."""
-    from torchvision import models
-
-    model: nn.Module = models.get_model(source["name"], weights=None, **source["options"])
-    return model
+def _torchvision_classes(model: nn.Module) -> list[str]:
+    return [cls.__name__ for cls in type(model).__mro__ if cls.__module__.startswith("torchvision.models")]
 
 
 def _options(name: str, entry: WeightsEnum, as_pretrained: bool) -> dict[str, Any]:
@@ -133,22 +117,19 @@ def _pretrained(name: str, entry: WeightsEnum) -> nn.Module:
 
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(entry.url).path).name
     try:
-        # torchvision's builder would run code in a file of the cache; read once with no code allowed, it holds none
+        # torchvision's builder would run code from a cached file. Reading it first with weights_only
+        # fails on a file that holds any.
         entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
         model: nn.Module = models.get_model(name, weights=entry)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise CheckpointError(
-            f"The pretrained weights of {name} could not be fetched: {getattr(error, 'reason', error)}. Wanted "
-            f"{entry.url}; looked for {file}. Put the file there, give another with weights='FILE', or go "
-            f"without pretraining with weights=None."
+            f"The pretrained weights of {name} could not be downloaded from {entry.url} "
+            f"({getattr(error, 'reason', error)}) and are not cached as {file}. Put the file there, give another one "
+            f"with weights='FILE', or train from random weights with weights=None."
         ) from error
     except Exception as error:  # a damaged file can make the reader fail in any way
         raise CheckpointError(
-            f"The pretrained weights of {name} in {file} cannot be used: {reason(error)}. Delete the file to fetch it "
-            f"again, or give another with weights='FILE'."
+            f"The pretrained weights of {name} in {file} cannot be used: {reason(error)}. Delete the file to download "
+            f"it again, or give another one with weights='FILE'."
         ) from error
     return model
-
-
-def _classes(model: nn.Module) -> list[str]:
-    return [cls.__name__ for cls in type(model).__mro__ if cls.__module__.startswith("torchvision.models")]

@@ -14,7 +14,7 @@ from torchvision import models
 from finetune.model import families
 from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.inspection.forward_graph import record
-from finetune.model.outputs import tensors_in
+from finetune.nested import tensors_of
 from finetune.model.stages import stages
 from finetune.model.surgery.head_search import (
     _last_operations,
@@ -64,7 +64,7 @@ def in_features(name: str) -> int | None:
 
 def output_shapes(model: nn.Module, pictures: Tensor) -> list[list[int]]:
     with torch.no_grad():
-        return [list(tensor.shape) for tensor in tensors_in(model(pictures))]
+        return [list(tensor.shape) for tensor in tensors_of(model(pictures))]
 
 
 def test_the_head_is_found_and_replaced(family: tuple[str, nn.Module, Tensor]) -> None:
