@@ -15,7 +15,8 @@ from finetune.data.preprocessing.presets import preprocessing_of
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError
-from finetune.model import catalog, families
+from finetune.model import catalog
+from finetune.model.families import family_of
 from finetune.model.surgery import input_channels, peft
 from finetune.model.weights import load_weights, read_weights
 from finetune.model.wrapping import unwrapped
@@ -61,12 +62,12 @@ def _modelled(model: nn.Module | str, weights: str | Path | None, seed: int) -> 
         if weights not in ("DEFAULT", None):
             load_weights(unwrapped(model), read_weights(Path(weights)))
         inner = unwrapped(model)
-        return Intake(model, classes=families.classes(inner)), families.preset(inner)
+        return Intake(model, classes=family_of(inner).classes(inner)), family_of(inner).preset(inner)
     if not isinstance(model, str):
         raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r}.")
     with seeded(seed, "weights"):
         made = catalog.create(model, weights)
-    return Intake(made.model, made.source, made.classes), made.preset
+    return Intake(made.model, made.origin, made.classes), made.preset
 
 
 def _inputs_of(model: nn.Module, preset: Any) -> InputPreprocessing | None:

@@ -18,7 +18,8 @@ from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import seeded
 from finetune.data.sources.open_source import open_source
 from finetune.errors import ArgumentError, DataError, HeadError
-from finetune.model import families, freezing
+from finetune.model import freezing
+from finetune.model.families import family_of
 from finetune.model.inspection.summary import Summary, summarize
 from finetune.model.patterns import Patterns
 from finetune.model.surgery import head_search, heads, peft
@@ -151,7 +152,7 @@ class FineTuner(Measuring):
         if layer is not None:
             head_search.check_name(self.inner, layer)
         names = self._head_names() if layer is None else (layer,)
-        verify = names != families.head(self.inner)
+        verify = names != family_of(self.inner).heads(self.inner)
         with seeded(self.settings.seed, "head"):
             self._heads = heads.replace_head(self.inner, n, names, head, verify=verify)
         made = self.inner.get_submodule(names[0])

@@ -84,7 +84,7 @@ def _local_file(name: str, weights: str | Path, published: list[str]) -> Path:
     path = Path(weights)
     if not path.is_file():
         raise CheckpointError(
-            f"There are no weights {str(weights)!r} for {name}: no such file, and not one of the published "
-            f"{', '.join(published)}.{nearest(str(weights), published)} To start from random weights, pass weights=None."
+            f"There are no weights {str(weights)!r} for {name}: it is neither a file nor one of the published weights "
+            f"{', '.join(published)}.{nearest(str(weights), published)} For random weights, pass weights=None."
         )
     return path

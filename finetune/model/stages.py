@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from finetune.model import families
+from finetune.model.families import family_of
 from finetune.model.freezing import trainable
 from finetune.model.patterns import names_above
 
@@ -52,7 +52,7 @@ def stages(model: nn.Module, head: Iterable[str] = (), order: Sequence[str] = ()
     """
     heads = tuple(head)
     top = [name for name, _ in model.named_parameters() if _is_below(name, heads)]
-    by_family = families.depth(model)
+    by_family = family_of(model).depth(model)
     if by_family is not None:
         groups = _named([[name for name in group if name not in set(top)] for group in by_family], top)
     else:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import CheckpointError, HeadError, reason
-from finetune.model import families
+from finetune.model.families import family_of
 from finetune.model.surgery.heads import num_outputs, replace_head
 
 log = logging.getLogger("finetune")
@@ -50,7 +50,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: nothing matches, a shape differs, or a weight of the backbone is missing.
     """
-    head = families.head(model)
+    head = family_of(model).heads(model)
     state = _without_prefixes(state, model.state_dict())
     _fit_head(model, head, state)
     own = model.state_dict()

@@ -14,7 +14,8 @@ from torch import nn
 from finetune.checkpoint.schema import ModelChange
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.errors import HeadError
-from finetune.model import families, freezing
+from finetune.model import freezing
+from finetune.model.families import family_of
 from finetune.model.inspection import probing
 from finetune.model.inspection.forward_graph import reading_order
 from finetune.model.inspection.probing import samples_of_size
@@ -133,7 +134,7 @@ class Anatomy(Steps):
     def _reading_order(self) -> list[str]:
         """Return the parameters as the forward pass reads them; none where it does not run, or is not needed."""
         model = self.inner
-        if families.depth(model) is not None:
+        if family_of(model).depth(model) is not None:
             return []
         example = probing.accepted_example(model, self._seen)
         with probing.undisturbed(model), suppress(Exception):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from finetune.data.sources.base import split_batch
 from finetune.errors import ArgumentError
-from finetune.model.families import loss_weights
+from finetune.model.families import family_of
 from finetune.model.outputs import auxiliary_of, call, logits_of
 from finetune.model.wrapping import unwrapped
 from finetune.training.history import History
@@ -50,7 +50,7 @@ class Steps:
         loss, or a `StepOutput` with outputs and targets for the training metrics. `batch` is
         `(inputs, targets)`, or what your own data set or loader gives, on the device.
         """
-        return self._step(batch, *loss_weights(self.inner))
+        return self._step(batch, *family_of(self.inner).loss_weights(self.inner))
 
     def validation_step(self, batch: Any) -> Tensor | StepOutput:
         """Return the loss of a batch of validation data, like `training_step`; gradients are off."""

@@ -70,7 +70,7 @@ def test_an_unknown_name_brings_the_nearest() -> None:
 def test_without_weights(name: str) -> None:
     with Undrawn():
         made = catalog.create(name, None)
-        again = catalog.rebuild(json.loads(json.dumps(made.source)))
+        again = catalog.rebuild(json.loads(json.dumps(made.origin)))
     assert made.classes is None
     assert made.preset.crop_size
     assert shapes(again) == shapes(made.model)
@@ -124,7 +124,7 @@ def test_a_cached_file_gives_what_torchvisions_builder_gives(name: str, cache: P
 
     file.unlink()  # a checkpoint needs no network
     with Undrawn():
-        again = catalog.rebuild(json.loads(json.dumps(made.source)))
+        again = catalog.rebuild(json.loads(json.dumps(made.origin)))
     assert shapes(again) == shapes(made.model)
     for attribute in ("aux_logits", "transform_input", "image_size"):
         assert getattr(again, attribute, None) == getattr(theirs, attribute, None)
@@ -134,7 +134,7 @@ def test_without_a_network_the_error_names_the_address_the_file_and_ways_out(cac
     with pytest.raises(CheckpointError) as caught:
         catalog.create("resnet18")
     message = str(caught.value)
-    assert "could not be fetched" in message
+    assert "could not be downloaded" in message
     assert "Connection refused" in message
     assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in message
     assert str(cache / "resnet18-f37072fd.pth") in message
@@ -146,7 +146,7 @@ def test_without_a_network_the_error_names_the_address_the_file_and_ways_out(cac
 def test_a_damaged_cached_file_is_an_error(content: bytes, cache: Path) -> None:
     file = cached(cache, "resnet18", {})
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"cannot be used: .*Delete the file to fetch it again") as caught:
+    with pytest.raises(CheckpointError, match=r"cannot be used: .*Delete the file to download it again") as caught:
         catalog.create("resnet18")
     assert str(file) in str(caught.value)
 
@@ -208,7 +208,7 @@ def test_a_local_inception_keeps_its_auxiliary_head(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weights", ["IMAGENET1K_V3", "default", "nowhere.pth", ".", ""])
 def test_weights_that_are_neither_published_nor_a_file_are_an_error(weights: str) -> None:
-    words = r"no weights .* for resnet50: no file of that path.* IMAGENET1K_V2, DEFAULT"
+    words = r"no weights .* for resnet50: it is neither a file nor one of .* IMAGENET1K_V2, DEFAULT"
     with pytest.raises(CheckpointError, match=words):
         catalog.create("resnet50", weights)
     with pytest.raises(CheckpointError, match="Did you mean 'IMAGENET1K_V"):

@@ -139,11 +139,12 @@ def resized_layers(model: nn.Module, twin: nn.Module) -> tuple[str, ...]:
         model: The model to search.
         twin: The same architecture with `UNUSUAL_NUM_CLASSES` classes.
     """
-    follow = (name.rpartition(".")[0] for name, value in twin.named_parameters() if UNUSUAL_NUM_CLASSES in value.shape)
     modules = dict(model.named_modules())
     found = []
-    for name in follow:
-        while name not in modules:
-            name = name.rpartition(".")[0]
-        found.append(name)
+    for parameter, value in twin.named_parameters():
+        if UNUSUAL_NUM_CLASSES in value.shape:
+            layer = parameter.rpartition(".")[0]
+            while layer not in modules:
+                layer = layer.rpartition(".")[0]
+            found.append(layer)
     return tuple(dict.fromkeys(found))

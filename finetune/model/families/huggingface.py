@@ -179,7 +179,9 @@ def _load(name: str, cls: Any, **options: Any) -> Any:
 
 def _classifier_class(name: str, config: Any) -> tuple[str, Any]:
     """Return the modality and the class: the one the model was saved from if that is a classifier, else the first."""
-    candidates = [(modality, cls) for modality in _PREPROCESSORS for cls in _class_names(modality).get(config.model_type, ())]
+    candidates = [
+        (modality, cls) for modality in _PREPROCESSORS for cls in _class_names(modality).get(config.model_type, ())
+    ]
     saved = [(modality, cls) for modality, cls in candidates if cls in (config.architectures or ())]
     if not candidates:
         raise ArgumentError(

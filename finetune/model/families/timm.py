@@ -134,7 +134,7 @@ def _imagenet_classes(model: nn.Module) -> tuple[str, ...] | None:
 def _not_downloaded(name: str, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"The pretrained weights of timm's {name} are not in the Hugging Face cache and could not be downloaded "
-        f"({reason(error)}). Download them on a machine with network access, give a file with weights='FILE', or train "
+        f"({reason(error)}). Download them on a machine with network access, give a file with weights='FILE', or start "
         f"from random weights with weights=None."
     )
 

@@ -125,7 +125,7 @@ def _pretrained(name: str, entry: WeightsEnum) -> nn.Module:
         raise CheckpointError(
             f"The pretrained weights of {name} could not be downloaded from {entry.url} "
             f"({getattr(error, 'reason', error)}) and are not cached as {file}. Put the file there, give another one "
-            f"with weights='FILE', or train from random weights with weights=None."
+            f"with weights='FILE', or start from random weights with weights=None."
         ) from error
     except Exception as error:  # a damaged file can make the reader fail in any way
         raise CheckpointError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from finetune.errors import ArgumentError
-from finetune.model import families
+from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, modes_restored, train_mode
 from finetune.model.outputs import call
 
@@ -85,7 +85,7 @@ def example_inputs(model: nn.Module, samples: int = 2) -> Iterator[Any]:
     if given is not None:
         yield given
     like = next(model.parameters(), None)
-    for example in families.examples(model, samples):
+    for example in family_of(model).examples(model, samples):
         yield tree_map(partial(_placed, like=like), example)
     first = _first_layer(model)
     for shape in _shapes(first):

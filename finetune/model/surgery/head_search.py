@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from finetune.errors import HeadError, nearest
-from finetune.model import families
+from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.inspection.forward_graph import Operation, record
 from finetune.model.inspection.probing import accepted_example, attempt, undisturbed
@@ -33,7 +33,7 @@ def find_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
     if has_adapters(model):
         prefix, base = base_of(model)
         return tuple(dict.fromkeys(active_name(model, f"{prefix}.{name}") for name in find_head(base, example)))
-    return families.head(model) or _recorded(model, example)
+    return family_of(model).heads(model) or _recorded(model, example)
 
 
 def check_name(model: nn.Module, name: str) -> None:

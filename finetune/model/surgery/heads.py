@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import HeadError
-from finetune.model import families
+from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, unfreeze
 from finetune.model.inspection.probing import accepted_example, undisturbed
 from finetune.model.outputs import auxiliary_of, call, logits_of
@@ -73,7 +73,7 @@ def replace_head(
 
 def tell_task(model: nn.Module, kind: str | None, classes: Sequence[str] | None) -> None:
     """Let the model itself say what its outputs mean, where its family has a place for that."""
-    families.tell_task(model, kind, classes)
+    family_of(model).tell_task(model, kind, classes)
 
 
 def num_features(module: nn.Module) -> int:
@@ -99,8 +99,8 @@ def _made_before(model: nn.Module, n: int, names: tuple[str, ...]) -> tuple[str,
     """Make the head of a model that was built without one; return the heads' names."""
     if not all(isinstance(model.get_submodule(name), nn.Identity) for name in names):
         return names
-    families.add_head(model, n)
-    return families.head(model) or names
+    family_of(model).add_head(model, n)
+    return family_of(model).heads(model) or names
 
 
 def _tell_truth(model: nn.Module, n: int, names: tuple[str, ...]) -> None:
@@ -110,7 +110,7 @@ def _tell_truth(model: nn.Module, n: int, names: tuple[str, ...]) -> None:
         for attribute in ("num_classes", "num_labels"):
             if isinstance(getattr(owner, attribute, None), int):
                 setattr(owner, attribute, n)
-    families.tell_outputs(model, n)
+    family_of(model).tell_outputs(model, n)
 
 
 def _resizable(module: nn.Module) -> list[Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import ArgumentError
-from finetune.model import families
+from finetune.model.families import family_of
 from finetune.model.surgery.peft import has_adapters
 
 
@@ -37,7 +37,7 @@ def fresh_weights(model: nn.Module, like: nn.Module | None = None) -> dict[str, 
             if parameter.is_floating_point():
                 parameter.fill_(torch.nan)  # so that what nothing resets is seen
         twin.apply(_reset)
-        families.reset(twin)
+        family_of(twin).reset(twin)
         state = twin.state_dict()
         for name in state.keys() & made.keys():
             if isinstance(made[name], Tensor) and made[name].shape == state[name].shape:

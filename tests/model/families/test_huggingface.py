@@ -188,7 +188,7 @@ def test_a_folder_brings_model_classes_and_rebuilds(folder: Path) -> None:
     state = made.model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in theirs.state_dict().items())
     assert made.classes == ("cat", "dog")
-    again: Any = catalog.rebuild(json.loads(json.dumps(made.source)))
+    again: Any = catalog.rebuild(json.loads(json.dumps(made.origin)))
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in state.items()}
     assert again.config.id2label == {0: "cat", 1: "dog"}
 
@@ -227,7 +227,7 @@ def test_a_folder_without_weights_is_an_error_but_for_random_ones(folder: Path) 
 
 def test_a_model_that_classifies_nothing_is_an_error(tmp_path: Path) -> None:
     transformers.SamConfig().save_pretrained(tmp_path)
-    with pytest.raises(ArgumentError, match="no class of transformers classifies"):
+    with pytest.raises(ArgumentError, match="transformers has no class that classifies"):
         catalog.create(str(tmp_path), None)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from finetune import FineTuner
 from finetune.errors import ArgumentError, CheckpointError, HeadError
-from finetune.model import catalog, families
+from finetune.model import catalog
+from finetune.model.families import family_of
 from finetune.model.inspection.probing import accepted_example
 from finetune.model.stages import stages
 from finetune.model.surgery.head_search import find_head
@@ -104,14 +105,14 @@ def test_a_model_without_classes_gets_the_head_of_its_architecture(name: str) ->
 def test_an_encoder_without_a_classifier_is_an_error_that_says_so() -> None:
     with torch.device("meta"):
         model = timm.create_model("mobilenetv5_300m_enc")
-    with pytest.raises(HeadError, match="MobileNetV5Encoder has no classifier"):
+    with pytest.raises(HeadError, match="MobileNetV5Encoder is an encoder and has no classifier"):
         find_head(model)
 
 
 def test_a_head_of_the_users_own_is_found_where_it_stands() -> None:
     model = timm.create_model("repvit_m0_9")
     model.head = nn.Sequential(nn.Linear(384, 8), nn.ReLU(), nn.Linear(8, 5))
-    assert families.head(model) == ("head",)
+    assert family_of(model).heads(model) == ("head",)
 
 
 def test_a_subclass_with_a_forward_pass_of_its_own_is_searched() -> None:
@@ -148,7 +149,7 @@ def test_a_name_brings_model_preprocessing_and_rebuilds() -> None:
     assert type(made.model).__module__ == "timm.models.resnet"
     assert made.preset["input_size"] == (3, 176, 176)
     assert made.classes is None
-    again = catalog.rebuild(made.source).state_dict()
+    again = catalog.rebuild(made.origin).state_dict()
     assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in made.model.state_dict().items()}
 
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from finetune.model import families
+from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.inspection.forward_graph import record
-from finetune.nested import tensors_of
 from finetune.model.stages import stages
 from finetune.model.surgery.head_search import (
     _last_operations,
@@ -23,6 +22,7 @@ from finetune.model.surgery.head_search import (
     find_head,
 )
 from finetune.model.surgery.heads import num_features, num_outputs, replace_head
+from finetune.nested import tensors_of
 from tests.helpers.models import layers_of, unfilled
 
 IN_FEATURES = {
@@ -70,7 +70,7 @@ def output_shapes(model: nn.Module, pictures: Tensor) -> list[list[int]]:
 def test_the_head_is_found_and_replaced(family: tuple[str, nn.Module, Tensor]) -> None:
     name, model, pictures = family
     names = find_head(model)
-    assert names == families.head(model)
+    assert names == family_of(model).heads(model)
     check_stages(model, names)
     if name in SEARCHED:
         by_forward = _recorded(model, pictures)
@@ -122,9 +122,10 @@ def test_trap_27_auxiliary_heads_are_replaced_and_weighed_as_in_their_papers() -
     google, inception = unfilled("googlenet"), unfilled("inception_v3")
     assert find_head(google) == ("fc", "aux1.fc2", "aux2.fc2")
     assert find_head(inception) == ("fc", "AuxLogits.fc")
-    assert families.loss_weights(google) == (1, 0.3)
-    assert families.loss_weights(inception) == (1, 0.4)
-    assert families.loss_weights(nn.Linear(1, 1)) == (1, 0.3)
+    assert family_of(google).loss_weights(google) == (1, 0.3)
+    assert family_of(inception).loss_weights(inception) == (1, 0.4)
+    other = nn.Linear(1, 1)
+    assert family_of(other).loss_weights(other) == (1, 0.3)
     for model in (google, inception):
         replace_head(model, 7, find_head(model), verify=False)
         assert {num_outputs(model.get_submodule(name)) for name in find_head(model)} == {7}
@@ -153,7 +154,7 @@ def test_a_subclass_with_a_head_of_its_own_is_searched() -> None:
             return out
 
     model = Own()
-    assert families.head(model) == ()
+    assert family_of(model).heads(model) == ()
     assert find_head(model, torch.zeros(2, 3, 32, 32)) == ("last",)
     assert replace_head(model, 7, ("last",)) == ("last",)
 
@@ -161,7 +162,7 @@ def test_a_subclass_with_a_head_of_its_own_is_searched() -> None:
 def test_another_family_of_torchvision_is_searched() -> None:
     with torch.device("meta"):
         model = models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
-    assert families.head(model) == ()
+    assert family_of(model).heads(model) == ()
     names = find_head(model)
     assert sorted(names) == ["classifier.high_classifier", "classifier.low_classifier"]
     replace_head(model, 7, names)
