@@ -16,13 +16,11 @@ import random
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from PIL import Image, ImageDraw
@@ -32,7 +30,8 @@ from benchmarks.machine import processor
 from benchmarks.shapes import SHAPES
 from finetune import FineTuner
 from finetune.comparison.statistics import half_width
-from finetune.data.preprocessing.pictures import Augmentation, StandardAugmentation, Unaugmented
+from finetune.data.preprocessing.augmentations import AUGMENTATIONS, Augmentation, CropAndFlip, Unaugmented
+from finetune.data.preprocessing.pictures import Preprocessing
 
 RESULTS = Path(__file__).parent / "results" / "views.md"
 SEEDS = range(10, 20)  # the library's default was chosen on others
@@ -40,35 +39,50 @@ EPOCHS = (10, 30)
 SHOTS, PRETRAINING, TEST = 20, 200, 80  # pictures a class
 BATCH_SIZE, LR = 16, 1e-2
 
-StandIns = Callable[[StandardAugmentation], tuple[Augmentation, ...]]
-
 
 @dataclass(frozen=True)
-class Way:
-    """A way to augment: arguments of `fit`, and which views the default has where they are not the library's."""
+class OtherViews:
+    """The library's default augmentation, replaced by other views of each picture where features are cached."""
 
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    stand_ins: StandIns | None = None
+    default: CropAndFlip
+    stand_ins: tuple[Augmentation, ...]
+    uses_pixels_only = True
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        return self.default(picture)
+
+    def describe(self, seed: int, view: int, index: int) -> str:
+        return self.default.describe(seed, view, index)
 
 
-def _picture(own: StandardAugmentation) -> Augmentation:
-    return Unaugmented(own.preprocessing)
+def _with_mirror_image(preprocessing: Preprocessing) -> OtherViews:
+    mirrored = lambda picture: preprocessing.geometry(picture).flip(-1)  # noqa: E731
+    return OtherViews(CropAndFlip(preprocessing), (Unaugmented(preprocessing), mirrored))
 
 
-def _mirrored(own: StandardAugmentation) -> Augmentation:
-    return lambda picture: own.preprocessing.geometry(picture).flip(-1)
+def _with_random(count: int, preprocessing: Preprocessing) -> OtherViews:
+    default = CropAndFlip(preprocessing)
+    return OtherViews(default, (Unaugmented(preprocessing), *count * (default,)))
 
 
-# The first is what the others are held against.
-WAYS = {
-    "new in every epoch": Way({"augment_views": 0}),
-    "none": Way({"augment": False}),
-    "picture, mirror image": Way(stand_ins=lambda own: (_picture(own), _mirrored(own))),
-    "picture, 1 random": Way(stand_ins=lambda own: (_picture(own), own)),
-    "picture, 3 random": Way(),  # the library's default
-    "picture, 5 random": Way(stand_ins=lambda own: (_picture(own), *5 * (own,))),
-    "4 random": Way({"augment_views": 4}),
-    "8 random": Way({"augment_views": 8}),
+AUGMENTATIONS.update(
+    {
+        "picture, mirror image": _with_mirror_image,
+        "picture, 1 random": partial(_with_random, 1),
+        "picture, 5 random": partial(_with_random, 5),
+    }
+)
+
+# Arguments of `fit` for each way to augment. The first is the reference of the others.
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "new in every epoch": {"augment_views": 0},
+    "none": {"augment": False},
+    "picture, mirror image": {"augment": "picture, mirror image"},
+    "picture, 1 random": {"augment": "picture, 1 random"},
+    "picture, 3 random": {},  # the library's default
+    "picture, 5 random": {"augment": "picture, 5 random"},
+    "4 random": {"augment_views": 4},
+    "8 random": {"augment_views": 8},
 }
 
 Draw = Callable[[str, random.Random], Image.Image]
@@ -254,10 +268,8 @@ def measure(transfer: Transfer, weights: dict[str, Tensor], folder: Path, seed: 
         tuner = tuner_of(transfer, seed)
         tuner.model.load_state_dict(weights, strict=False)  # the head stays fresh
         tuner.freeze()
-        arguments = {"cache": "memory", "epochs": epochs, "lr": LR, "batch_size": BATCH_SIZE, **way.arguments}
-        replaced = patch.object(StandardAugmentation, "stand_ins", property(way.stand_ins))
-        with replaced if way.stand_ins else nullcontext():
-            tuner.fit(folder / "train", False, progress=False, **arguments)
+        arguments = {"cache": "memory", "epochs": epochs, "lr": LR, "batch_size": BATCH_SIZE, **way}
+        tuner.fit(folder / "train", False, progress=False, **arguments)
         accuracies.append(tuner.evaluate(folder / "test", batch_size=100)["accuracy"])
     return accuracies
 

@@ -13,7 +13,7 @@ from finetune.checkpoint import restore, schema
 from finetune.checkpoint.record import record_head
 from finetune.checkpoint.resume import find_run
 from finetune.data.audit import audit
-from finetune.data.preprocessing.pictures import Augmentation
+from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import seeded
 from finetune.data.sources.open_source import open_source
@@ -189,7 +189,7 @@ class FineTuner(Measuring):
         lr: Rate | None = None,
         schedule: str | Schedule = "cosine",
         batch_size: int = 32,
-        augment: bool | Augmentation = True,
+        augment: bool | str | Augmentation = True,
         augment_views: int | None = None,
         cache: str | Path | bool = "auto",
         callbacks: Sequence[Callback] = (),
@@ -215,8 +215,8 @@ class FineTuner(Measuring):
             schedule: `"cosine"`, `"linear"`, `"constant"` or `"one_cycle"`, which all warm up over the first
                 5 % (one-cycle 30 %), or a function of the phase's progress in [0, 1] that gives a
                 factor on the rates.
-            augment: for pictures: True for random crops and flips, False for none, or a function of a
-                PIL picture.
+            augment: Augmentation of training pictures: True for random crops and flips, False for none,
+                "randaugment" or "trivialaugment" for these policies on top, or a function of a PIL picture.
             augment_views: how many augmented pictures there are of each sample, one an epoch in turn, so that what
                 follows from them can be stored: an approximation of new ones in every epoch, which 0 asks
                 for. With None there are new ones where the augmentation is a function of yours or where nothing

@@ -56,7 +56,7 @@ RIGHTS = (
     ),
     Right(
         "order, augmentation or a split is drawn at random",
-        ("data/loading/batches.py", "data/preprocessing/pictures.py", "data/randomness.py", "data/splitting.py"),
+        ("data/loading/batches.py", "data/preprocessing/augmentations.py", "data/randomness.py", "data/splitting.py"),
         r"import (random|numpy\.random)(\..*)?|use numpy\.random\..*"
         r"|call (.*\.)?(randperm|shuffle|permutation|RandomSampler|(Random|TrivialAugment|RandAugment)\w*)",
         "order = torch.randperm(n)",

@@ -23,7 +23,7 @@ from finetune.caching.store.keys import fingerprint, keys_of_views
 from finetune.caching.store.memory import MemoryStore, Part, Store, StoreError
 from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.pictures import Preprocessing
-from finetune.data.preprocessing.sound import AudioPreprocessing
+from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.sources.base import split_batch
 from finetune.model.freezing import trainable
@@ -33,7 +33,7 @@ AUTO, FOLDER = "auto", "folder"
 
 # Where activations may go, in the order in which room is sought; a folder of the user's has room or fails.
 _TIERS = {AUTO: (DEVICE, MEMORY, DISK), MEMORY: (DEVICE, MEMORY), DISK: (DISK,)}
-_OWN_PREPROCESSING = (type(None), Preprocessing, TextPreprocessing, AudioPreprocessing)
+_OWN_PREPROCESSING = (type(None), Preprocessing, TextPreprocessing, SoundPreprocessing)
 
 log = logging.getLogger("finetune")
 

@@ -18,7 +18,7 @@ from finetune.caching.prefix.prefix import DivergedError, Prefix
 from finetune.caching.store.memory import Store, StoreError
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.lazy_tensor import Unread
-from finetune.data.preprocessing.base import TEXT, WAVEFORM
+from finetune.data.preprocessing.base import SOUND, TEXT
 from finetune.data.sources.base import Arrays, MapDataset, Source, split_batch
 from finetune.data.sources.files import Files, PictureFiles, RawItems, states_of
 from finetune.digests import checksum
@@ -168,7 +168,7 @@ def same_each_epoch(batches: Batches, *, asked: bool = False) -> str:
     asked for it to be stored: in evaluation what it draws from torch, NumPy or Python is the same each time.
     """
     source = batches.source
-    if source.kind in (TEXT, WAVEFORM):
+    if source.kind in (TEXT, SOUND):
         return "texts and sounds are padded to the longest of their batch"
     if isinstance(source, MapDataset):
         if batches.shuffle and not asked:

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune.comparison.identity import described_data
 from finetune.data.prepare import VALIDATION_SHARE, Prepared, open_training
-from finetune.data.preprocessing.base import TEXT, WAVEFORM
+from finetune.data.preprocessing.base import SOUND, TEXT
 from finetune.data.sources.base import Source
 from finetune.errors import ArgumentError, DataError
 
@@ -66,7 +66,7 @@ def _subject(train: Any, val: Any, known: bool) -> Subject:
 def _opened(train: Any, val: Any) -> Prepared:
     """Open the data, whichever kind of raw item it holds: which one the models take is not known yet."""
     wrong = []
-    for takes in (None, TEXT, WAVEFORM):
+    for takes in (None, TEXT, SOUND):
         try:
             return open_training(train, val, None, 0, takes)
         except DataError as error:

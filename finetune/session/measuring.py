@@ -7,7 +7,7 @@ from typing import Any
 from finetune.advice.evidence import check_classes, measure
 from finetune.advice.judgement import Advice, judge
 from finetune.data.prepare import some_targets
-from finetune.data.preprocessing.pictures import Augmentation
+from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.randomness import generators_of_loader_preserved
 from finetune.data.sources.base import Loader, Stream
 from finetune.errors import ArgumentError
@@ -53,7 +53,7 @@ class Measuring(Session):
         *,
         lr: Rate | None = None,
         batch_size: int = 32,
-        augment: bool | Augmentation = True,
+        augment: bool | str | Augmentation = True,
         steps: int = 100,
     ) -> RateSuggestion:
         """Suggest learning rates for the present freeze state: those at which the loss falls fastest.

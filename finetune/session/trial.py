@@ -12,8 +12,9 @@ from finetune.advice.features import Features, collect
 from finetune.data.audit import audit, not_accepted
 from finetune.data.loading.batches import Batches
 from finetune.data.prepare import Prepared, open_training, some_targets
+from finetune.data.preprocessing.augmentations import Augmentation, chosen_augmentation
 from finetune.data.preprocessing.base import PICTURE
-from finetune.data.preprocessing.pictures import Augmentation, Preprocessing, standard_augmentation
+from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.randomness import seeded
 from finetune.data.sources.base import Loader, Source, Stream, split_batch
 from finetune.data.splitting import split
@@ -142,18 +143,14 @@ class Trial(Anatomy):
         batch_size: int,
         *,
         shuffle: bool = False,
-        augment: bool | Augmentation = False,
+        augment: bool | str | Augmentation = False,
         keep: bool = False,
         views: int | None = None,
     ) -> Batches:
         preprocessing = self.preprocessing
         if source.kind == PICTURE and preprocessing is None:
             preprocessing = self.preprocessing = Preprocessing()
-        chosen: Augmentation | None = None if isinstance(augment, bool) else augment
-        stand_ins: tuple[Augmentation, ...] = ()
-        if augment is True and source.kind == PICTURE and isinstance(preprocessing, Preprocessing):
-            chosen = standard = standard_augmentation(preprocessing)
-            stand_ins = standard.stand_ins if views is None else ()
+        chosen = chosen_augmentation(augment, preprocessing, source.kind, views=views)
         classes = self._num_outputs() if self._task and self._task.kind == CLASSIFICATION else None
         return Batches(
             source,
@@ -162,9 +159,9 @@ class Trial(Anatomy):
             seed=self.settings.seed,
             device=self.device,
             preprocessing=preprocessing,
-            augment=chosen,
+            augment=chosen.augment,
             views=views,
-            stand_ins=stand_ins,
+            stand_ins=chosen.stand_ins,
             num_classes=classes,
             keep=keep,
         )

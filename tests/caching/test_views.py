@@ -20,7 +20,8 @@ from finetune import FineTuner, Phase
 from finetune.caching.cached_batches import same_each_epoch
 from finetune.callbacks import Callback
 from finetune.data.loading.batches import Batches
-from finetune.data.preprocessing.pictures import Preprocessing, standard_augmentation
+from finetune.data.preprocessing.augmentations import CropAndFlip
+from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.sources.base import Arrays
 from finetune.data.sources.files import PictureFiles
 from finetune.data.sources.open_source import open_source
@@ -64,7 +65,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batches_of(folder: Path, **arguments: Any) -> Batches:
     arguments = {"batch_size": 5, "shuffle": True, "preprocessing": PREPROCESSING, "workers": 0, **arguments}
-    return Batches(open_source(folder), **{"augment": standard_augmentation(PREPROCESSING), **arguments})
+    return Batches(open_source(folder), **{"augment": CropAndFlip(PREPROCESSING), **arguments})
 
 
 def by_row(batches: Batches, epoch: int) -> dict[int, bytes]:
@@ -135,7 +136,7 @@ def test_every_epoch_has_all_views_and_every_sample_is_seen_in_each(pictures: Pa
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_stands_in_is_the_picture_and_three_of_the_augmentation(pictures: Path, workers: int) -> None:
-    stand_ins = standard_augmentation(PREPROCESSING).stand_ins
+    stand_ins = CropAndFlip(PREPROCESSING).stand_ins
     online = batches_of(pictures, stand_ins=stand_ins, workers=workers, shuffle=False)
     viewed = online.in_views()
     plain = batches_of(pictures, augment=None, shuffle=False)
@@ -149,7 +150,7 @@ def test_what_stands_in_is_the_picture_and_three_of_the_augmentation(pictures: P
 
 
 def test_what_decides_the_views_is_described(pictures: Path) -> None:
-    stand_ins = standard_augmentation(PREPROCESSING).stand_ins
+    stand_ins = CropAndFlip(PREPROCESSING).stand_ins
 
     def described(**arguments: Any) -> list[list[str]] | None:
         views = batches_of(pictures, **arguments).in_views().described_views()
@@ -318,7 +319,7 @@ def test_the_default_is_views_where_they_are_stored(
     ("arguments", "reason"),
     [
         ({"augment": Rolled()}, "the augmentation makes new pictures in every epoch"),
-        ({"augment": standard_augmentation(PREPROCESSING)}, "the augmentation makes new pictures in every epoch"),
+        ({"augment": CropAndFlip(PREPROCESSING)}, "the augmentation makes new pictures in every epoch"),
         ({"augment_views": 0}, "the augmentation makes new pictures in every epoch"),
         ({"epochs": 4}, "the augmentation makes new pictures in every epoch"),  # as many as the views
     ],

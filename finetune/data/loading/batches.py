@@ -27,8 +27,8 @@ from finetune.data.loading.samples import (
     collate_stream,
     default_workers,
 )
-from finetune.data.preprocessing.base import PICTURE, TEXT, WAVEFORM, InputPreprocessing
-from finetune.data.preprocessing.pictures import Augmentation, StandardAugmentation, Unaugmented
+from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation, not_pictures
+from finetune.data.preprocessing.base import PICTURE, SOUND, TEXT, InputPreprocessing
 from finetune.data.randomness import seed_of, seeded
 from finetune.data.sources.base import Arrays, Loader, Source, Stream, target_of
 from finetune.errors import ArgumentError, DataError
@@ -39,11 +39,11 @@ __all__ = ["Batches", "num_samples_of", "to_device"]
 
 # Of a data set of the user's own, so many samples are loaded twice to see whether they are the same.
 _FIRST = 8
-_PLURALS = {PICTURE: "pictures", TEXT: "text", WAVEFORM: "sound"}
+_PLURALS = {PICTURE: "pictures", TEXT: "text", SOUND: "sound"}
 _MAKERS = {
     PICTURE: "picture size and scale: FineTuner(model, preprocessing=Preprocessing(...))",
     TEXT: "tokenizer: FineTuner(model, preprocessing=AutoTokenizer.from_pretrained(...))",
-    WAVEFORM: "feature extractor: FineTuner(model, preprocessing=AutoFeatureExtractor.from_pretrained(...))",
+    SOUND: "feature extractor: FineTuner(model, preprocessing=AutoFeatureExtractor.from_pretrained(...))",
 }
 
 
@@ -152,7 +152,7 @@ class Batches:
         make it are left to the fingerprint, which has them. Empty without augmentation; None where each epoch
         has new pictures, or nothing is known of the function that makes them, as it is the user's.
         """
-        makers = [maker for maker in self._samples.views if isinstance(maker, (StandardAugmentation, Unaugmented))]
+        makers = [maker for maker in self._samples.views if isinstance(maker, CacheableAugmentation)]
         if self.views is None or len(makers) < len(self._samples.views):
             return None
         return [partial(maker.describe, self.seed, view) for view, maker in enumerate(makers)]
@@ -306,10 +306,7 @@ def _check_arguments(
     if source.kind is not None and (preprocessing is None or preprocessing.kind != source.kind):
         raise ArgumentError(_mismatch(source.kind, preprocessing))
     if augment is not None and source.kind != PICTURE:
-        raise ArgumentError(
-            "An augmentation takes PIL pictures, and this data has none: its items are ready. Augment in the "
-            "data set itself, or give pictures."
-        )
+        raise ArgumentError(not_pictures())
 
 
 def _check_views(source: Source, views: int | None, augment: Augmentation | None) -> None:

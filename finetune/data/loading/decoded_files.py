@@ -14,8 +14,8 @@ from PIL import Image
 
 from finetune.data.loading.free_memory import free_memory
 from finetune.data.loading.picture_cache import BUDGET_SHARE
+from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation
 from finetune.data.preprocessing.base import PICTURE
-from finetune.data.preprocessing.pictures import Augmentation, StandardAugmentation, Unaugmented
 from finetune.data.sources.base import Source
 from finetune.data.sources.files import PictureFiles, Unchanged
 
@@ -129,7 +129,8 @@ def decoded_once(source: Source, augment: Augmentation | None) -> Source:
 
     A function of the user's own may look at more of a picture than its pixels, such as where it came from.
     """
-    if type(source) is not PictureFiles or type(augment) not in (StandardAugmentation, Unaugmented):
+    pixels_only = isinstance(augment, CacheableAugmentation) and augment.uses_pixels_only
+    if type(source) is not PictureFiles or not pixels_only:
         return source
     try:
         return DecodedFiles(source, int(BUDGET_SHARE * free_memory(torch.device("cpu"))))

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.preprocessing.base import TEXT, InputPreprocessing, kind_of
-from finetune.data.preprocessing.pictures import Augmentation
 from finetune.data.randomness import preserved, reseed, seed_of
 from finetune.data.sources.base import Arrays, MapDataset, Source
 from finetune.errors import ArgumentError, DataError

@@ -1,8 +1,8 @@
-"""What raw data is, and what every preprocessing does with it.
+"""Kinds of raw items, and the interface of every preprocessing.
 
-A source says which kind of raw item it holds, a preprocessing which kind it takes: a picture (PIL), a
-text (a str or a `TextPair`), or a waveform (a 1-d array or a `Waveform`). What is none of these is the
-model's input already.
+A raw item is a picture (PIL), a text (a str or a `TextPair`), or sound (a 1-d array, a `Waveform`, or a
+cell of a Hugging Face audio column). A source says which kind it holds, a preprocessing which kind it
+takes. Anything else is model input already.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
-PICTURE, TEXT, WAVEFORM = "picture", "text", "waveform"
+PICTURE, TEXT, SOUND = "picture", "text", "waveform"  # the values stand in checkpoints
 
 
 @dataclass(frozen=True)
@@ -30,32 +30,44 @@ class TextPair:
 
 @dataclass(frozen=True)
 class Waveform:
-    """Sound [T], and the samples a second that it was recorded with."""
+    """Sound with its sampling rate.
+
+    Attributes:
+        samples: Amplitudes [T].
+        rate: Samples per second.
+    """
 
     samples: np.ndarray
     rate: int
 
 
 class InputPreprocessing(ABC):
-    """How raw items of one kind become the model's input; it travels in every checkpoint.
+    """Conversion of one kind of raw item to model input, saved in every checkpoint.
 
-    Samples are prepared and collated on the host, one by one and batch by batch; what arithmetic can
-    wait is done on the device.
+    The host prepares each sample and collates batches; the device does the arithmetic that can wait.
     """
 
     kind: ClassVar[str]
 
     def check(self, item: Any) -> None:
-        """Look at a raw item without preparing it. Raises DataError if it cannot be used."""
+        """Check a raw item without preparing it.
+
+        Raises:
+            DataError: If the item cannot be used.
+        """
         return
 
     def prepare(self, item: Any) -> Any:
-        """Turn a raw item into a sample. Raises DataError if it cannot be used."""
+        """Convert a raw item to a sample.
+
+        Raises:
+            DataError: If the item cannot be used.
+        """
         self.check(item)
         return item
 
     def collate(self, samples: Sequence[Any]) -> Any:
-        """Make the inputs of one batch of samples: a tensor [N, ...] or a dict of them."""
+        """Return the inputs of a batch: a tensor [N, ...] or a dict of tensors."""
         return default_collate(list(samples))
 
     def on_device(self, inputs: Any) -> Any:
@@ -64,25 +76,30 @@ class InputPreprocessing(ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds; `preprocessing_from_dict` makes the same of it again."""
+        """Return the content for a checkpoint, which `preprocessing_from_dict` reads."""
 
 
 def kind_of(item: Any, takes: str | None = None) -> str | None:
-    """Return which kind of raw item this is, None for what is ready; `takes` decides what could be both."""
+    """Return the kind of a raw item, or None for model input.
+
+    Args:
+        item: Item of a data set.
+        takes: Kind that the preprocessing takes. A 1-d float array is sound only where sound is taken.
+    """
     if isinstance(item, Image.Image):
         return PICTURE
     if isinstance(item, (str, TextPair)):
         return TEXT
-    if isinstance(item, Waveform) or is_audio_column(item) or (takes == WAVEFORM and _is_signal(item)):
-        return WAVEFORM
+    if isinstance(item, Waveform) or is_audio_column(item) or (takes == SOUND and _is_signal(item)):
+        return SOUND
     return None
 
 
 def is_audio_column(value: Any) -> bool:
-    """Whether `value` is a cell of a Hugging Face audio column, with `array` and `sampling_rate`."""
+    """Return whether `value` is a cell of a Hugging Face audio column, with `array` and `sampling_rate`."""
     if isinstance(value, Mapping):
         return {"array", "sampling_rate"} <= value.keys()
-    return type(value).__name__ == "AudioDecoder"  # read like a mapping, but it is none
+    return type(value).__name__ == "AudioDecoder"  # reads like a mapping without being one
 
 
 def _is_signal(value: Any) -> bool:

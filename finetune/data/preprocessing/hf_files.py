@@ -1,4 +1,4 @@
-"""Tokenizers and feature extractors of Hugging Face as the files they are saved in, and back."""
+"""Tokenizers and feature extractors of Hugging Face, as the files they are saved in."""
 
 from __future__ import annotations
 
@@ -11,58 +11,61 @@ import torch
 
 from finetune.errors import ArgumentError, CheckpointError
 
-Files = Mapping[str, bytes]
+# The content of each file by its path relative to the saved folder.
+PretrainedFiles = Mapping[str, bytes]
 
 
-def files_of(pretrained: Any) -> Files:
-    """Return what `pretrained.save_pretrained` writes, by path inside its folder."""
+def saved_files(pretrained: Any) -> PretrainedFiles:
+    """Return the files that `pretrained.save_pretrained` writes."""
     with tempfile.TemporaryDirectory() as folder:
         pretrained.save_pretrained(folder)
         written = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in written}
 
 
-def rebuild(auto_class: str, files: Files) -> Any:
-    """Make the object again that `files_of` was given, with no network and no code but transformers' own.
+def load_pretrained(auto_class: str, files: PretrainedFiles) -> Any:
+    """Load a tokenizer or feature extractor from its files, without network access or remote code.
 
     Args:
-        auto_class: the class of transformers that reads such files, as `"AutoTokenizer"`.
+        auto_class: Name of the transformers class that reads such files, for example "AutoTokenizer".
+        files: Files, as returned by `saved_files`.
 
     Raises:
-        ArgumentError: transformers is not installed.
-        CheckpointError: the files cannot be read.
+        ArgumentError: If transformers is not installed.
+        CheckpointError: If the files cannot be read.
     """
     try:
         import transformers
     except ImportError as error:
-        raise ArgumentError("Text and audio need transformers: pip install torch-finetune[hf].") from error
+        raise ArgumentError("Text and sound need transformers: pip install torch-finetune[hf].") from error
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
-            path = Path(folder, _inside(name))
+            path = Path(folder, _safe_path(name))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         try:
             reader = getattr(transformers, auto_class)
             return reader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # the readers of a hundred formats raise as many types
+        except Exception as error:  # each of a hundred formats raises its own type
             raise CheckpointError(
                 f"transformers {transformers.__version__} cannot read the files {', '.join(files)}: {error}. "
-                "Give FineTuner the tokenizer or feature extractor itself as preprocessing=."
+                "Pass the tokenizer or feature extractor itself to FineTuner as preprocessing=."
             ) from error
 
 
-def as_tensors(files: Files) -> dict[str, torch.Tensor]:
-    """Return the files as bytes of a checkpoint: uint8 tensors."""
+def files_to_tensors(files: PretrainedFiles) -> dict[str, torch.Tensor]:
+    """Return the content of each file as a uint8 tensor, for a checkpoint."""
     return {name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in files.items()}
 
 
-def from_tensors(tensors: Mapping[str, torch.Tensor]) -> Files:
+def files_from_tensors(tensors: Mapping[str, torch.Tensor]) -> PretrainedFiles:
+    """Return the files that `files_to_tensors` converted."""
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
-def _inside(name: str) -> PurePosixPath:
-    """Refuse a name that would leave the folder: a checkpoint may come from anywhere."""
+def _safe_path(name: str) -> PurePosixPath:
+    """Return a file name as a path, and refuse one that leaves the folder: checkpoints may be hostile."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise CheckpointError(f"The checkpoint holds a file {name!r}, which would be written outside its folder.")
+        raise CheckpointError(f"The checkpoint contains a file {name!r}, which would be written outside its folder.")
     return path

@@ -1,4 +1,4 @@
-"""How sound becomes the model's input: a Hugging Face feature extractor."""
+"""Preprocessing of sound with a Hugging Face feature extractor."""
 
 from __future__ import annotations
 
@@ -11,51 +11,62 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from finetune.data.preprocessing.base import WAVEFORM, InputPreprocessing, Waveform, is_audio_column
-from finetune.data.preprocessing.hf_files import Files, as_tensors, files_of, from_tensors, rebuild
+from finetune.data.preprocessing.base import SOUND, InputPreprocessing, Waveform, is_audio_column
+from finetune.data.preprocessing.hf_files import (
+    PretrainedFiles,
+    files_from_tensors,
+    files_to_tensors,
+    load_pretrained,
+    saved_files,
+)
 from finetune.errors import DataError
 
 
 @dataclass(frozen=True)
-class AudioPreprocessing(InputPreprocessing):
-    """Waveforms to what an audio model reads; travels in every checkpoint.
+class SoundPreprocessing(InputPreprocessing):
+    """Waveforms to the input of a sound model, by its feature extractor.
 
-    An extractor that pads to a length of its own, as Whisper's 30 seconds, does so here; others pad to the
-    longest waveform of the batch.
+    An extractor with a fixed length, such as Whisper's 30 seconds, pads to that length. Others pad to
+    the longest waveform of the batch.
 
     Attributes:
-        files: the feature extractor's own files, by name.
-        rate: samples a second that the model expects. Nothing is resampled.
+        files: Files of the feature extractor.
+        rate: Samples per second that the model expects. Sound is never resampled.
     """
 
-    files: Files
+    files: PretrainedFiles
     rate: int
-    kind: ClassVar[str] = WAVEFORM
+    kind: ClassVar[str] = SOUND
 
     @classmethod
-    def from_extractor(cls, extractor: Any) -> AudioPreprocessing:
-        """Read a feature extractor of transformers; it is not changed."""
-        return cls(files_of(extractor), int(extractor.sampling_rate))
+    def from_extractor(cls, extractor: Any) -> SoundPreprocessing:
+        """Return the preprocessing of a transformers feature extractor, which stays unchanged."""
+        return cls(saved_files(extractor), int(extractor.sampling_rate))
 
     @cached_property
     def extractor(self) -> Any:
-        """The feature extractor, made from its files on first use. Raises ArgumentError without transformers."""
-        return rebuild("AutoFeatureExtractor", self.files)
+        """The feature extractor, loaded from its files on first use. Raises ArgumentError without transformers."""
+        return load_pretrained("AutoFeatureExtractor", self.files)
 
     def check(self, item: Any) -> None:
-        """Raise DataError for another rate, for more than one channel, for silence without a sample, for NaN."""
+        """Check the rate, the shape and the values of a waveform.
+
+        Raises:
+            DataError: If the rate differs from the model's, or if the sound is empty, has several
+                channels, or holds NaN or infinity.
+        """
         samples, rate = _unpacked(item)
         if rate is not None and rate != self.rate:
             raise DataError(
-                f"The sound has {rate} samples a second, and the model expects {self.rate}. Resample it, for a "
+                f"The sound has {rate} samples per second, but the model expects {self.rate}. Resample it, in a "
                 f"Hugging Face dataset with cast_column('audio', Audio(sampling_rate={self.rate}))."
             )
         if samples.ndim != 1 or len(samples) == 0 or samples.dtype.kind != "f":
             raise DataError(
-                f"Expected sound of one channel, floats [T], but got {samples.dtype} {list(samples.shape)}."
+                f"Expected sound with one channel, floats [T], but got {samples.dtype} {list(samples.shape)}."
             )
         if not np.isfinite(samples).all():
-            raise DataError("The sound has values that are NaN or infinite. Correct or remove the sample.")
+            raise DataError("The sound contains NaN or infinite values. Correct or remove the sample.")
 
     def prepare(self, item: Any) -> np.ndarray:
         """Return the samples, float32 [T]."""
@@ -63,21 +74,21 @@ class AudioPreprocessing(InputPreprocessing):
         return _unpacked(item)[0].astype(np.float32)
 
     def collate(self, samples: Sequence[Any]) -> dict[str, Tensor]:
-        """Return `input_values` [N, T] or `input_features` [N, ...], with a mask where the model has one."""
+        """Return `input_values` [N, T] or `input_features` [N, ...], with a mask if the model takes one."""
         padding = inspect.signature(self.extractor.__call__).parameters.get("padding")
         to_longest = {"padding": True} if padding is not None and padding.default is False else {}
         return dict(self.extractor(list(samples), sampling_rate=self.rate, return_tensors="pt", **to_longest))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "files": as_tensors(self.files), "rate": self.rate}
+        return {"kind": self.kind, "files": files_to_tensors(self.files), "rate": self.rate}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> AudioPreprocessing:
-        return cls(from_tensors(values["files"]), int(values["rate"]))
+    def from_dict(cls, values: Mapping[str, Any]) -> SoundPreprocessing:
+        return cls(files_from_tensors(values["files"]), int(values["rate"]))
 
 
 def _unpacked(item: Any) -> tuple[np.ndarray, int | None]:
-    """Return the samples of a raw item, and their rate where it says one."""
+    """Return the samples of a raw item, and its sampling rate or None."""
     if isinstance(item, Waveform):
         return item.samples, item.rate
     if is_audio_column(item):

@@ -1,4 +1,4 @@
-"""Test-time augmentation: outputs averaged over several views of the same inputs."""
+"""Test-time augmentation: outputs averaged over several views of the same pictures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ View = Callable[[Tensor], Tensor]
 
 
 def over_views(step: Callable[[Any], Any], views: bool | Sequence[View]) -> Callable[[Any], Any]:
-    """Return a step that gives the mean of what `step` gives for a batch and for each view of it.
+    """Return a step that averages its outputs over a batch and views of it.
 
     Args:
-        step: batch -> outputs [N, ...].
-        views: functions of the inputs [N, C, H, W]; True for their mirror image, False for none.
+        step: Function of a batch that returns outputs [N, ...].
+        views: Functions of the inputs [N, C, H, W]. True for a horizontal flip, False for none.
     """
     if views is False:
         return step
@@ -31,7 +31,7 @@ def over_views(step: Callable[[Any], Any], views: bool | Sequence[View]) -> Call
         inputs, targets = split_batch(batch)
         if not isinstance(inputs, Tensor) or inputs.dim() < 4:
             raise ArgumentError(
-                "Test-time augmentation is for pictures [N, C, H, W], and these inputs are others. Leave tta out."
+                "Test-time augmentation is for pictures [N, C, H, W], but these inputs are not. Omit tta."
             )
         others = [join_batch(batch, view(inputs), targets) for view in functions]
         return torch.stack([step(one) for one in (batch, *others)]).mean(0)

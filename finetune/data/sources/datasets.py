@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from finetune.data.preprocessing.base import TEXT, WAVEFORM, kind_of
+from finetune.data.preprocessing.base import SOUND, TEXT, kind_of
 from finetune.data.randomness import seeded
 from finetune.data.sources.base import Loader, MapDataset, Source, Stream, label_key_of
 from finetune.data.sources.columns import text_columns
@@ -62,7 +62,7 @@ def _input_key(first: dict[str, Any], takes: str | None) -> str | None:
     Raises:
         DataError: the item is itself a sound, with its sampling rate beside its label.
     """
-    if takes == WAVEFORM and {"array", "sampling_rate"} <= first.keys():
+    if takes == SOUND and {"array", "sampling_rate"} <= first.keys():
         raise DataError(
             "The items have 'array' and 'sampling_rate' of a sound side by side with the rest. Put the two into a "
             "dictionary of their own, {'audio': {'array': ..., 'sampling_rate': ...}, 'label': ...}."

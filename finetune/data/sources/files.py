@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.preprocessing.base import PICTURE, WAVEFORM
+from finetune.data.preprocessing.base import PICTURE, SOUND
 from finetune.data.sources.base import Indices, Source
 from finetune.data.sources.labels import Classes
 from finetune.data.sources.picture_files import SUFFIXES, is_picture_file, read_picture, verify_picture
@@ -104,7 +104,7 @@ class PictureFiles(Files):
 class WaveFiles(Files):
     """Sound files."""
 
-    kind = WAVEFORM
+    kind = SOUND
     noun = "sound file"
     suffixes = WAVE_SUFFIXES
     is_file = staticmethod(is_wave_file)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from finetune.data.preprocessing.base import WAVEFORM
+from finetune.data.preprocessing.base import SOUND
 from finetune.data.sources.files import Files, PictureFiles, WaveFiles
 from finetune.data.sources.labels import Classes, unknown_class
 from finetune.errors import DataError, nearest
@@ -44,7 +44,7 @@ def open_folder(folder: Path, classes: Classes | None, labelled: bool, takes: st
         DataError: no class folders, an empty one, one the training data doesn't have, or a folder
             that is a training and a validation part.
     """
-    files = WaveFiles if takes == WAVEFORM else PictureFiles
+    files = WaveFiles if takes == SOUND else PictureFiles
     if not labelled:
         return files(list(_files_under(folder, files)), folder=folder)
     split = find_split(folder)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from finetune.data.preprocessing.base import TEXT, WAVEFORM, TextPair, kind_of
+from finetune.data.preprocessing.base import SOUND, TEXT, TextPair, kind_of
 from finetune.data.sources.base import Arrays, Loader, MapDataset, Source, Stream
 from finetune.data.sources.datasets import check_same_numbers, open_dataset, open_loader, open_stream
 from finetune.data.sources.files import Files, PictureFiles, RawItems, files, is_raw_file
@@ -199,7 +199,7 @@ def _is_pair(data: Any) -> bool:
 
 
 def _are_two_waveforms(data: Any, takes: str | None) -> bool:
-    return isinstance(data, list) and takes == WAVEFORM and all(kind_of(part, takes) for part in data)
+    return isinstance(data, list) and takes == SOUND and all(kind_of(part, takes) for part in data)
 
 
 def _is_paths(data: Any) -> bool:

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.samples import default_workers
-from finetune.data.preprocessing.pictures import Preprocessing, standard_augmentation
+from finetune.data.preprocessing.augmentations import CropAndFlip
+from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.sources.base import split_batch
 from finetune.data.sources.open_source import open_source
 from finetune.errors import ArgumentError, DataError
@@ -105,7 +106,7 @@ def test_trap_30_any_number_of_workers_gives_the_same_run(folder: Path) -> None:
     def run(workers: int, start: int = 0) -> list[Any]:
         batches = Batches(
             open_source(folder), batch_size=2, shuffle=True, seed=3, preprocessing=SMALL,
-            augment=standard_augmentation(SMALL), workers=workers,
+            augment=CropAndFlip(SMALL), workers=workers,
         )  # fmt: skip
         return epoch(batches, 0, start) + epoch(batches, 1)
 
@@ -123,7 +124,7 @@ def test_trap_30_no_two_samples_or_epochs_share_their_augmentation() -> None:
         batch_size=3,
         shuffle=False,
         preprocessing=SMALL,
-        augment=standard_augmentation(SMALL),
+        augment=CropAndFlip(SMALL),
         workers=2,
     )
     pictures = torch.cat([x for number in range(3) for x, _ in batches.epoch(number)])
@@ -150,7 +151,7 @@ def test_the_global_generators_are_left_alone(folder: Path, workers: int) -> Non
     def states() -> tuple[Any, ...]:
         return torch.random.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
 
-    augment = standard_augmentation(SMALL)
+    augment = CropAndFlip(SMALL)
     made = [
         Batches(
             open_source(folder),
@@ -476,7 +477,7 @@ def test_a_batch_divides_into_inputs_and_targets() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cuda_gives_what_the_cpu_gives(folder: Path, workers: int) -> None:
     def run(device: str) -> list[Any]:
-        augment = standard_augmentation(SMALL)
+        augment = CropAndFlip(SMALL)
         made = Batches(
             open_source(folder), batch_size=2, shuffle=True, preprocessing=SMALL, augment=augment,
             device=device, workers=workers,

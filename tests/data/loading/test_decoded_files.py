@@ -17,13 +17,13 @@ from torch import Tensor
 from finetune import Preprocessing
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.decoded_files import DecodedFiles, decoded_once
-from finetune.data.preprocessing.pictures import standard_augmentation
+from finetune.data.preprocessing.augmentations import CropAndFlip
 from finetune.data.sources.files import PictureFiles
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
 
 SMALL = Preprocessing(crop_size=(8, 8), resize_size=10)
-AUGMENTATION = standard_augmentation(SMALL)
+AUGMENTATION = CropAndFlip(SMALL)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from torchvision import models
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification, VideoClassification
 
-from finetune.data.preprocessing.pictures import Preprocessing, standard_augmentation
+from finetune.data.preprocessing.augmentations import CropAndFlip
+from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.randomness import seeded
 from finetune.data.sources.picture_files import read_picture, verify_picture, with_channels
 from finetune.errors import ArgumentError, DataError
@@ -159,7 +160,7 @@ def test_an_int_crop_is_square() -> None:
         ({"mean": [0.5]}, "mean"),
         ({"std": 0.5}, "std"),
         ({"std": [0.5, 0.0, 0.5]}, "std"),
-        ({"channels": 1}, "Give one number a channel"),
+        ({"channels": 1}, "Give one number per channel"),
     ],
 )
 def test_bad_fields_are_named(values: dict[str, object], message: str) -> None:
@@ -174,9 +175,9 @@ def test_other_presets_are_refused() -> None:
     assert Preprocessing.from_torchvision(video).resize_size == (128, 171)
 
 
-def test_standard_augmentation_is_bytes_of_the_crop_size_and_random() -> None:
+def test_crop_and_flip_is_bytes_of_the_crop_size_and_random() -> None:
     preprocessing = Preprocessing(crop_size=(24, 20), resize_size=32)
-    augment = pickle.loads(pickle.dumps(standard_augmentation(preprocessing)))
+    augment = pickle.loads(pickle.dumps(CropAndFlip(preprocessing)))
     image = picture(8, (60, 50))
     with seeded(0):
         first, second = augment(image), augment(image)
@@ -186,7 +187,7 @@ def test_standard_augmentation_is_bytes_of_the_crop_size_and_random() -> None:
     with seeded(0):
         assert torch.equal(augment(image), first)
     grey = Preprocessing(crop_size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
-    assert standard_augmentation(grey)(image).shape == (1, 8, 8)
+    assert CropAndFlip(grey)(image).shape == (1, 8, 8)
 
 
 def test_constants_made_in_inference_mode_can_be_used_in_training() -> None:

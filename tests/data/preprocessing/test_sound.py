@@ -18,7 +18,7 @@ from finetune import FineTuner
 from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.base import Waveform
 from finetune.data.preprocessing.presets import preprocessing_from_dict
-from finetune.data.preprocessing.sound import AudioPreprocessing
+from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.sources.files import RawItems, WaveFiles
 from finetune.data.sources.open_source import open_source
 from finetune.data.sources.sound_files import read_waveform
@@ -108,7 +108,7 @@ def test_folder_table_list_and_arrays_are_the_same_data(tones: Path) -> None:
     assert isinstance(folder, WaveFiles)
     assert isinstance(arrays, RawItems)
     assert folder.classes == table.classes == listed.classes == ("high", "low")
-    preprocessing = AudioPreprocessing.from_extractor(make_extractor())
+    preprocessing = SoundPreprocessing.from_extractor(make_extractor())
     batches = [
         list(Batches(source, batch_size=3, shuffle=False, preprocessing=preprocessing).epoch(0))
         for source in (folder, table, listed, arrays)
@@ -130,9 +130,9 @@ def test_other_rates_and_values_are_refused_before_training(tones: Path) -> None
     other.write_bytes(b"RIFF")
     with pytest.raises(DataError, match=r"other\.wav' cannot be read"):
         tuner.fit(tones, val=False, progress=False)
-    with pytest.raises(DataError, match="sample 1: The sound has values that are NaN"):
+    with pytest.raises(DataError, match="sample 1: The sound contains NaN"):
         tuner.fit(([tone(1), np.full(400, np.nan, np.float32)], [0, 1]), progress=False)
-    with pytest.raises(DataError, match=r"sample 1: Expected sound of one channel.*float32 \[2, 5\]"):
+    with pytest.raises(DataError, match=r"sample 1: Expected sound with one channel.*float32 \[2, 5\]"):
         tuner.fit(([tone(1), np.zeros((2, 5), np.float32)], [0, 1]), progress=False)
 
 
@@ -159,7 +159,7 @@ def test_an_audio_column() -> None:
     tuner = FineTuner(make_model(), preprocessing=make_extractor(), device="cpu")
     tuner.fit(Column(), progress=False)
     assert tuner.predict(Column()).shape == (4, 2)
-    with pytest.raises(DataError, match="sample 0: The sound has 8000 samples a second, and the model expects 16000"):
+    with pytest.raises(DataError, match="sample 0: The sound has 8000 samples per second, but the model expects 16000"):
         tuner.predict(Column(8000))
 
 
@@ -194,7 +194,7 @@ def test_padding_does_not_change_results() -> None:
     ],
 )
 def test_every_extractor_gets_the_padding_it_needs(name: str, key: str, shape: tuple[int, ...]) -> None:
-    made = AudioPreprocessing.from_extractor(getattr(transformers, name)())
+    made = SoundPreprocessing.from_extractor(getattr(transformers, name)())
     again = preprocessing_from_dict(made.to_dict())
     assert again == made
     inputs = again.collate([again.prepare(tone(200, 1600)), again.prepare(Waveform(tone(500, 3200), RATE))])
