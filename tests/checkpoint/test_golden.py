@@ -1,0 +1,143 @@
+"""Files that version 0.1.0 wrote load for good: one for each kind of model, and a run that was interrupted.
+
+`golden/expected.json` holds the results of the code that wrote the files. Neither is ever rewritten; a new
+version of the format gets files of its own.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from finetune import CheckpointError, FineTuner
+from finetune.callbacks import EMA, EarlyStopping
+from finetune.checkpoint import file, schema
+from tests.helpers import golden
+
+FOLDER = Path(__file__).parent / "golden"
+EXPECTED: dict[str, Any] = json.loads((FOLDER / "expected.json").read_text())
+
+
+class Case(NamedTuple):
+    """How to load one of the files, None for a model that is built by its name, and what to predict."""
+
+    model: Callable[[], nn.Module] | None
+    inputs: Tensor
+    needs: str = "torch"
+
+
+def with_custom_head() -> nn.Module:
+    return FineTuner(golden.net(), device="cpu").replace_head(3, head=golden.Scaled).model
+
+
+VECTORS = golden.vectors()[0]
+MODELS = {
+    "own_module": Case(golden.net, VECTORS),
+    "own_module_layers_head": Case(golden.net, VECTORS),
+    "own_module_custom_head": Case(with_custom_head, VECTORS),
+    "torchvision": Case(None, golden.inputs(3, 3, 64, 64)),
+    "torchvision_grey": Case(None, golden.inputs(3, 1, 64, 64)),
+    "timm": Case(None, golden.inputs(3, 3, 32, 32), "timm"),
+    "huggingface": Case(None, golden.inputs(3, 3, 32, 32), "transformers"),
+    "lora": Case(golden.net, VECTORS, "peft"),
+    "peft": Case(golden.adapted, VECTORS, "peft"),
+}
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path) -> Callable[[str], Path]:
+    def unpack(name: str) -> Path:
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(gzip.decompress((FOLDER / f"{name}.safetensors.gz").read_bytes()))
+        return path
+
+    return unpack
+
+
+def timeless(history: Any) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in ("seconds", "samples_per_second")} for row in history]
+
+
+def assert_close(actual: Tensor, expected: list[Any]) -> None:
+    torch.testing.assert_close(actual, torch.tensor(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_there_is_a_test_for_every_file() -> None:
+    assert {path.name.split(".")[0] for path in FOLDER.glob("*.gz")} == {*MODELS, "unfinished_run"} == {*EXPECTED}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_comes_back(name: str, unpacked: Callable[[str], Path]) -> None:
+    pytest.importorskip(MODELS[name].needs)
+    build, inputs, _ = MODELS[name]
+    expected = EXPECTED[name]
+    tuner = FineTuner.load_checkpoint(unpacked(name), None if build is None else build(), device="cpu")
+
+    assert_close(tuner.predict(inputs), expected["predictions"])
+    assert list(tuner.classes or ()) == expected["classes"]
+    assert tuner.task is not None
+    assert tuner.task.kind == expected["task"]
+    assert [n for n, p in tuner.inner.named_parameters() if not p.requires_grad] == expected["frozen"]
+    preprocessing = tuner.preprocessing and tuner.preprocessing.to_dict()
+    assert json.loads(json.dumps(preprocessing)) == expected["preprocessing"]
+    assert timeless(tuner.history) == expected["history"]
+
+
+def test_settings_come_back(unpacked: Callable[[str], Path]) -> None:
+    kept = FineTuner.load_checkpoint(unpacked("own_module"), golden.net(), device="cpu").settings
+
+    assert (kept.metrics, kept.optimizer, kept.weight_decay, kept.seed) == (["accuracy"], "sgd", 0.125, 3)
+
+
+def test_a_custom_head_asks_for_the_model(unpacked: Callable[[str], Path]) -> None:
+    with pytest.raises(CheckpointError, match="does not belong to this Net"):
+        FineTuner.load_checkpoint(unpacked("own_module_custom_head"), golden.net(), device="cpu")
+
+
+def test_an_interrupted_run_ends_as_the_run_that_was_not(unpacked: Callable[[str], Path]) -> None:
+    tuner = FineTuner(golden.net(), metrics=["accuracy"], seed=1, device="cpu", precision="fp32")
+    tuner.fit(
+        golden.vectors(), golden.vectors(12), epochs=4, batch_size=8, lr=1e-2, cache=False, progress=False,
+        callbacks=[EMA(decay=0.75), EarlyStopping(patience=3)], resume_from=unpacked("unfinished_run"),
+    )  # fmt: skip
+    expected = EXPECTED["unfinished_run"]
+
+    assert_close(tuner.predict(VECTORS), expected["predictions"])
+    assert list(tuner.classes or ()) == expected["classes"]
+    assert len(tuner.history) == len(expected["history"])
+    for row, target in zip(timeless(tuner.history), expected["history"], strict=True):
+        assert row.pop("phase") == target.pop("phase")
+        assert row == {key: pytest.approx(value, rel=1e-4) for key, value in target.items()}
+
+
+def test_a_run_in_use_is_a_model_too(unpacked: Callable[[str], Path]) -> None:
+    tuner = FineTuner.load_checkpoint(unpacked("unfinished_run"), golden.net(), device="cpu")
+
+    assert tuner.predict(VECTORS).shape == (24, 3)
+    assert len(tuner.history) == 1
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_schema_loses_nothing(name: str, unpacked: Callable[[str], Path]) -> None:
+    version, content = file.read(unpacked(name))
+    again = schema.to_content(schema.from_content(content))
+
+    assert version == 1
+    assert leaves(again) == leaves(content)
+
+
+def leaves(value: Any) -> Any:
+    """Return a nesting with tensors as lists and tuples as lists, to compare."""
+    if isinstance(value, dict):
+        return {key: leaves(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [leaves(item) for item in value]
+    return value.tolist() if isinstance(value, Tensor) else value
