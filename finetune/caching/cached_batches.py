@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from finetune.caching.prefix.prefix import DivergedError, Prefix
 from finetune.caching.store.memory import Store, StoreError
 from finetune.data.loading.batches import Batches
-from finetune.data.loading.lazy_tensor import Unread
+from finetune.data.loading.lazy_tensor import LazyTensor
 from finetune.data.preprocessing.base import SOUND, TEXT
 from finetune.data.sources.base import Arrays, MapDataset, Source, split_batch
 from finetune.data.sources.files import Files, PictureFiles, RawItems, states_of
@@ -146,7 +146,7 @@ class CachedBatches:
         known = self._batches.source.targets
         assert known is not None
         chosen = known[indices.to(known.device)].to(targets.device, targets.dtype)
-        return Unread((len(indices), *inputs.shape[1:]), inputs, load), chosen
+        return LazyTensor((len(indices), *inputs.shape[1:]), inputs, load), chosen
 
 
 def _state(source: Source, *, values: bool) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from finetune.data.loading.lazy_tensor import Unread
+from finetune.data.loading.lazy_tensor import LazyTensor
 from finetune.digests import checksum
 
 
@@ -45,4 +45,7 @@ def versions(leaves: list[Any]) -> list[int | None]:
 def checksums(leaves: list[Any]) -> list[int | None]:
     """Return the checksums of tensors, to tell whether they changed; None of one that nobody has read."""
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    return [None if isinstance(tensor, Unread) and not tensor.was_read else checksum(tensor) for tensor in tensors]
+    return [
+        None if isinstance(tensor, LazyTensor) and not tensor.is_materialized else checksum(tensor)
+        for tensor in tensors
+    ]

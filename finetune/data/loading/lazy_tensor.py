@@ -1,7 +1,7 @@
-"""Inputs that are not loaded until something reads them.
+"""A tensor that loads its values on first use.
 
-A step that only hands its inputs on to a model whose prefix is stored does not pay for decoding them.
-Whatever else a step does with them loads them first, so that they behave as the tensor they stand for.
+Where the frozen prefix of a model is cached, a training step that only passes its inputs on to the
+model need not load them. Any other use loads them first, so that they behave like an ordinary tensor.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-# What reads a tensor's memory without an operation of torch's dispatcher, which would tell of it.
+# Functions that access memory without an operation that torch dispatches.
 _READS_MEMORY = {
     Tensor.numpy,
     Tensor.tolist,
@@ -25,50 +25,50 @@ _READS_MEMORY = {
 _SETS_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 
 
-class Unread(Tensor):
-    """A tensor that is loaded when it is first read; its shape, type and device are known before.
+class LazyTensor(Tensor):
+    """A tensor of known shape, dtype and device whose values are loaded on first use.
 
     Args:
-        size: of the tensor.
-        like: a tensor of its type and device.
-        load: returns it.
+        size: Shape of the tensor.
+        like: Any tensor of its dtype and device.
+        load: Function that returns the values.
     """
 
     _load: Callable[[], Tensor]
     _loaded: Tensor | None
 
     @staticmethod
-    def __new__(cls, size: tuple[int, ...], like: Tensor, load: Callable[[], Tensor]) -> Unread:
-        made: Unread = Tensor._make_wrapper_subclass(cls, size, dtype=like.dtype, device=like.device)
+    def __new__(cls, size: tuple[int, ...], like: Tensor, load: Callable[[], Tensor]) -> LazyTensor:
+        made: LazyTensor = Tensor._make_wrapper_subclass(cls, size, dtype=like.dtype, device=like.device)
         made._load, made._loaded = load, None
         return made
 
     def __init__(self, size: tuple[int, ...], like: Tensor, load: Callable[[], Tensor]) -> None: ...
 
-    def read(self) -> Tensor:
-        """Return the tensor, loaded once."""
+    def materialize(self) -> Tensor:
+        """Return the values as an ordinary tensor, loaded once."""
         if self._loaded is None:
             self._loaded = self._load()
         return self._loaded
 
     @property
-    def was_read(self) -> bool:
-        """Whether it was loaded."""
+    def is_materialized(self) -> bool:
+        """Whether the values are loaded."""
         return self._loaded is not None
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return repr(self.read())
+        return repr(self.materialize())
 
     def __deepcopy__(self, memo: Any) -> Tensor:
-        return self.read().clone()
+        return self.materialize().clone()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.read().__reduce_ex__(protocol)
+        return self.materialize().__reduce_ex__(protocol)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _READS_MEMORY:
-            args, kwargs = tree_map_only(Unread, Unread.read, (args, kwargs))
+            args, kwargs = tree_map_only(LazyTensor, LazyTensor.materialize, (args, kwargs))
         if func == _SETS_DATA:
             args[0]._loaded = args[1].detach()
         with torch._C.DisableTorchFunctionSubclass():
@@ -76,5 +76,5 @@ class Unread(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        args, kwargs = tree_map_only(Unread, Unread.read, (args, kwargs or {}))
+        args, kwargs = tree_map_only(LazyTensor, LazyTensor.materialize, (args, kwargs or {}))
         return func(*args, **kwargs)

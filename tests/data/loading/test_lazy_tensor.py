@@ -1,4 +1,4 @@
-"""Inputs that are loaded when they are read, and behave as the tensor they stand for."""
+"""Lazy tensors load their values on first use, and behave like an ordinary tensor."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from finetune.data.loading.lazy_tensor import Unread
+from finetune.data.loading.lazy_tensor import LazyTensor
 
 VALUES = torch.arange(12, dtype=torch.float32).reshape(4, 3) - 5
 
 
-def unread() -> tuple[Unread, list[int]]:
-    """Return inputs that stand for `VALUES`, and a list that grows by an item with each load."""
+def lazy() -> tuple[LazyTensor, list[int]]:
+    """Return a lazy tensor of `VALUES`, and a list that grows by one item per load."""
     loads: list[int] = []
 
     def load() -> Tensor:
         loads.append(1)
         return VALUES.clone()
 
-    return Unread((4, 3), VALUES[:0], load), loads
+    return LazyTensor((4, 3), VALUES[:0], load), loads
 
 
-def test_what_is_known_without_loading():
-    inputs, loads = unread()
+def test_shape_dtype_and_device_are_known_without_loading():
+    inputs, loads = lazy()
     assert (inputs.shape, inputs.dtype, inputs.device) == (VALUES.shape, VALUES.dtype, VALUES.device)
     assert (len(inputs), inputs.dim(), inputs.size(1), inputs.numel()) == (4, 2, 3, 12)
     assert isinstance(inputs, Tensor)
@@ -62,8 +62,8 @@ READS: dict[str, Callable[[Tensor], object]] = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_reading_loads_once_and_gives_what_the_tensor_gives(read):
-    inputs, loads = unread()
+def test_reading_loads_once_and_equals_the_ordinary_tensor(read):
+    inputs, loads = lazy()
     assert read(inputs) == read(VALUES.clone())
     assert read(inputs) == read(VALUES.clone())
     assert len(loads) == 1
@@ -81,7 +81,7 @@ CHANGES: dict[str, Callable[[Tensor], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_stays_and_shows_in_the_version(change):
-    inputs, _ = unread()
+    inputs, _ = lazy()
     other = VALUES.clone()
     change(inputs), change(other)
     assert torch.equal(inputs + 0, other)
@@ -89,10 +89,10 @@ def test_a_change_stays_and_shows_in_the_version(change):
 
 
 def test_gradients_reach_it():
-    inputs, _ = unread()
+    inputs, _ = lazy()
     other = VALUES.clone().requires_grad_()
     layer = nn.Linear(3, 2)
     layer(inputs.requires_grad_()).square().sum().backward()
     layer(other).square().sum().backward()
     assert torch.equal(inputs.grad, other.grad)
-    assert type(layer(unread()[0])) is Tensor
+    assert type(layer(lazy()[0])) is Tensor
