@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune.advice.advice import Advice, judge
 from finetune.advice.evidence import check_classes, measure
-from finetune.advice.judgement import Advice, judge
 from finetune.data.prepare import some_targets
 from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.randomness import generators_of_loader_preserved
