@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from finetune.checkpoint.schema import InputAdaptation, ModelChange
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.preprocessing.presets import preprocessing_of
@@ -18,6 +17,7 @@ from finetune.errors import ArgumentError
 from finetune.model import catalog
 from finetune.model.families import family_of
 from finetune.model.surgery import input_channels, peft
+from finetune.model.surgery.changes import InputAdaptation, ModelChange
 from finetune.model.weights import load_weights, read_weights
 from finetune.model.wrapping import unwrapped
 

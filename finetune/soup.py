@@ -69,7 +69,7 @@ def _value(tuner: FineTuner, val: Any, monitor: str | None, batch_size: int) -> 
     if name not in values:
         raise ArgumentError(f"There is no value {name!r} to judge by; evaluate gives {', '.join(values)}.")
     assert tuner.task is not None  # evaluate knows it
-    metrics = build_metrics(tuner.settings.metrics, tuner.task, tuner._num_outputs())
+    metrics = build_metrics(tuner.settings.metrics, tuner.task, tuner.network.num_outputs)
     value = -values[name] if higher_is_better(name, metrics) else values[name]
     return float("inf") if math.isnan(value) else value
 

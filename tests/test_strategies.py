@@ -15,6 +15,7 @@ from torch import nn
 
 from finetune import FineTuner, Phase, strategies
 from finetune.callbacks import Callback
+from finetune.checkpoint.starting_weights import starting_weights
 from finetune.errors import ArgumentError, CheckpointError, PatternError
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage
@@ -200,7 +201,7 @@ def fitted(data: Any, strategy: Any, model: nn.Module | None = None, **kwargs: A
 @pytest.mark.parametrize("name", ["lp_ft", "from_scratch", "gradual_unfreezing"])
 def test_a_name_its_function_and_its_list_are_the_same(name: str, data, same) -> None:
     arguments = {"epochs": 5, "lr": 1e-2, "schedule": "linear"}
-    stages = FineTuner(tiny(), device="cpu")._stages_in_scope()
+    stages = FineTuner(tiny(), device="cpu").network.trainable_stages()
     listed = strategies.get_strategy(name)(stages, 5, 1e-2)
 
     runs = [fitted(data, strategy, **arguments) for strategy in (name, getattr(strategies, name), listed)]
@@ -277,7 +278,7 @@ def test_a_reset_of_ones_own_comes_after_those_of_its_parts(data) -> None:
 
 def test_a_model_by_name_starts_from_scratch_as_it_is_made_without_weights() -> None:
     tuner = FineTuner("squeezenet1_1", weights=None, device="cpu", seed=3).replace_head(2)
-    state = tuner._starting_weights("scratch")
+    state = starting_weights(tuner.network, "scratch", seed=3)
 
     final = state["features.0.weight"]  # its constructor draws from a kaiming distribution of bound sqrt(6 / fan_in)
     assert final.abs().max() > 0.4
@@ -296,7 +297,7 @@ def test_a_model_of_transformers_is_reset_in_its_own_way() -> None:
         for parameter in model.parameters():
             parameter.fill_(9.0)
 
-    state = FineTuner(model, device="cpu")._starting_weights("scratch")
+    state = starting_weights(FineTuner(model, device="cpu").network, "scratch", seed=0)
 
     assert all(value.abs().max() < 1.5 for name, value in state.items() if value.is_floating_point())
     assert 0.01 < state["vit.embeddings.cls_token"].std() < 0.04  # initializer_range is 0.02
@@ -416,7 +417,7 @@ def test_a_checkpoint_of_lora_is_whole(data, tmp_path, same) -> None:
     assert set(trainable(again.model)) == set(trainable(tuner.model))
     assert torch.equal(other.predict(data[0]), own.predict(data[0]))
     other.fit(data, strategy="lora")  # the adapters that it has
-    with pytest.raises(ArgumentError, match="has LoRA adapters of rank 8, so it cannot have some of rank 4 too"):
+    with pytest.raises(ArgumentError, match="has LoRA adapters of rank 8, so it cannot also have some of rank 4"):
         other.fit(data, strategy=partial(strategies.lora, rank=4))
 
 

@@ -648,3 +648,20 @@ def test_a_second_look_at_the_model_costs_no_forward_pass_and_says_the_same() ->
         tuner.predict(torch.randn(8, 5))
     with pytest.raises(DataError, match="does not accept"):
         tuner.evaluate((torch.randn(8, 5), torch.arange(8) % 2))
+
+
+@pytest.mark.parametrize("verb", ["fit", "evaluate", "predict"])
+def test_data_that_the_model_does_not_accept_leaves_the_summary_as_it_was(verb: str) -> None:
+    bad = (torch.randn(40, 9), torch.arange(40) % 3)
+    tuner = make()
+    fresh = str(tuner.summary())
+    with pytest.raises(DataError, match="does not accept"):
+        getattr(tuner, verb)(bad if verb != "predict" else bad[0])
+    assert str(tuner.summary()) == fresh
+
+    tuner.fit(data(), epochs=1, progress=False)
+    known, trained = tuner._known, str(tuner.summary())
+    with pytest.raises(DataError, match="does not accept"):
+        getattr(tuner, verb)(bad if verb != "predict" else bad[0])
+    assert tuner._known is known
+    assert str(tuner.summary()) == trained

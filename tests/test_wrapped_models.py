@@ -194,7 +194,7 @@ def test_distributed_data_parallel_trains_what_it_was_made_for_or_says_so(group:
     for change in (lambda t: t.freeze("layer1"), lambda t: t.unfreeze(), lambda t: t.replace_head(5)):
         later = tuned(nn.parallel.DistributedDataParallel(copy.deepcopy(plain.model)))
         change(later)
-        with pytest.raises(ArgumentError, match="wrap the model then"):
+        with pytest.raises(ArgumentError, match="then wrap the model"):
             later.fit((X, Y), progress=False)
 
 

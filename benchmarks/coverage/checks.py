@@ -92,7 +92,7 @@ def check_model(model: nn.Module, inputs: Any, folder: Path | None = None) -> Fi
         tuner = _with_new_head(model, inputs, found)
     if not found.checks["head"]:
         return found
-    heads = tuner._head_names()
+    heads = tuner.network.required_heads()
     with found.check("frozen"):
         tuner.freeze()
         before = _clones(head for name in heads for head in model.get_submodule(name).parameters())

@@ -1,1 +1,1 @@
-"""Advice on how to fine-tune, from the features that a pretrained model extracts from the data."""
+"""What features of the data say about a transfer: measured, judged, and drawn."""

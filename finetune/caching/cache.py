@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -26,6 +27,7 @@ from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.sources.base import split_batch
+from finetune.errors import ArgumentError, nearest
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage
 
@@ -257,3 +259,23 @@ def approximation(batches: Batches, given: Batches) -> str:
         f"{batches.views} views of each picture, one of them as it is evaluated, in turn, an approximation of the new "
         "crops in every epoch that cannot be stored; augment_views=0 asks for these"
     )
+
+
+def cache_place(cache: str | Path | bool) -> str | Path | None:
+    """Return where the `cache` argument of `fit` asks to store activations, or None for no cache.
+
+    Raises:
+        ArgumentError: If it is neither a kind of cache nor a folder, present or to be made.
+    """
+    kinds = ("auto", "memory", "disk")
+    expected = f"Expected cache to be 'auto', 'memory', 'disk', a folder or False, but got {cache!r}."
+    if cache is False or cache in kinds:
+        return None if cache is False else cache
+    if not isinstance(cache, (str, os.PathLike)) or not str(cache):
+        raise ArgumentError(expected)
+    folder = Path(cache).expanduser()
+    meant = nearest(str(cache), kinds) if isinstance(cache, str) and not folder.exists() else ""
+    around = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if meant or not around.is_dir():
+        raise ArgumentError(f"{expected}{meant or f' {str(around)!r} is not a folder.'}")
+    return folder

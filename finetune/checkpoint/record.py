@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from finetune.checkpoint.schema import CUSTOM_HEAD, HeadReplacement, ModelRecord
+from finetune.checkpoint.schema import ModelRecord
 from finetune.digests import sha256
 from finetune.model.surgery import layer_specs
+from finetune.model.surgery.changes import CUSTOM_HEAD, HeadReplacement
 
 
 def record_head(n: int, names: tuple[str, ...], head: Any, made: nn.Module) -> HeadReplacement:

@@ -10,18 +10,12 @@ from torch import Tensor, nn
 
 from finetune.checkpoint import schema
 from finetune.checkpoint.record import base_digest
-from finetune.checkpoint.schema import (
-    CUSTOM_HEAD,
-    Checkpoint,
-    HeadReplacement,
-    InputAdaptation,
-    LoraAdapters,
-    ModelChange,
-)
+from finetune.checkpoint.schema import Checkpoint
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, CheckpointError, FineTuneError
 from finetune.model import catalog, freezing
 from finetune.model.surgery import heads, input_channels, layer_specs, peft
+from finetune.model.surgery.changes import CUSTOM_HEAD, HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
 from finetune.model.surgery.structure_copy import with_same_tensors
 from finetune.model.weights import load_state
 

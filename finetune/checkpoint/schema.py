@@ -17,53 +17,12 @@ from typing import Any
 
 from finetune.checkpoint import file
 from finetune.errors import CheckpointError
+from finetune.model.surgery.changes import HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
 
 Content = dict[str, Any]
 
 MIGRATIONS: dict[int, Callable[[Content], Content]] = {}
 """By version, the function that turns content of that version into content of the next."""
-
-CUSTOM_HEAD = "custom"
-"""Stands for a head module that only the user's own code can build."""
-
-
-@dataclass(frozen=True)
-class HeadReplacement:
-    """One call of `replace_head`.
-
-    Attributes:
-        n: Number of outputs.
-        names: Full names of the replaced layers.
-        head: None for a layer like the old one, `"append"` for a layer behind it, `CUSTOM_HEAD`, or the
-            description of standard layers that `layer_specs.build` understands.
-    """
-
-    n: int
-    names: tuple[str, ...]
-    head: str | Mapping[str, Any] | None
-
-
-@dataclass(frozen=True)
-class InputAdaptation:
-    """The first layers adapted to another number of channels."""
-
-    in_channels: int
-
-
-@dataclass(frozen=True)
-class LoraAdapters:
-    """LoRA adapters added to layers.
-
-    Attributes:
-        lora_rank: Rank of the adapters.
-        layers: Full names of the adapted layers.
-    """
-
-    lora_rank: int
-    layers: tuple[str, ...]
-
-
-ModelChange = HeadReplacement | InputAdaptation | LoraAdapters
 
 # By the key that only this kind of change has in the file.
 _CHANGES: dict[str, Callable[..., ModelChange]] = {

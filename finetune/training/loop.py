@@ -83,7 +83,7 @@ def _fit_epoch(run: Run) -> None:
     run.emit("on_evaluate_begin")
     if run.val is not None:
         meter = Meter(run.metrics, run.task, run.val.device)
-        reseed(run.seed, "evaluate", run.epoch)
+        reseed(run.settings.seed, "evaluate", run.epoch)
         with run.validating():
             values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
         run.row |= {f"val_{name}": value for name, value in values.items()}
@@ -113,7 +113,7 @@ def update(run: Run, window: list[Any]) -> None:
     run.set_rates(run.position.step)
     run.remember_statistics()
     loss = torch.zeros((), device=run.train.device)
-    reseed(run.seed, "step", run.epoch, run.position.window)  # so that a run resumes at any update
+    reseed(run.settings.seed, "step", run.epoch, run.position.window)  # so that a run resumes at any update
     for batch, size in zip(window, sizes, strict=True):
         step = _training_step(run, batch, size)
         whole = torch.promote_types(step.loss.dtype, torch.float32)  # half a float rounds, or overflows scaled
@@ -122,7 +122,7 @@ def update(run: Run, window: list[Any]) -> None:
         loss += share.detach()
         run.meter.update(step, size)
     with run.undone_if_not_finite():
-        stepped = run.precision.step(run.optimizer, loss, run.max_grad_norm)
+        stepped = run.precision.step(run.optimizer, loss, run.settings.max_grad_norm)
     run.position.window += 1
     run.position.step += stepped
 

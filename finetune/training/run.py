@@ -1,34 +1,39 @@
-"""What a training run knows about itself.
+"""One call of `fit`: its state, from the plan to the last epoch.
 
-The loop moves it forward, callbacks read it, and a checkpoint saves what is needed to go on from the
-same update.
+The loop moves it forward, callbacks read it, and a checkpoint saves enough of it to resume at the same
+update.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetune.caching.cache import Cache
+from finetune.checkpoint import schema
+from finetune.checkpoint.schema import Checkpoint
+from finetune.checkpoint.starting_weights import starting_weights
 from finetune.data.loading.batches import Batches
 from finetune.errors import CheckpointError, NonFiniteError
 from finetune.model.compiling import compiled
 from finetune.model.freezing import moving_statistics, trainable
+from finetune.model.network import Network
+from finetune.model.weights import load_state as load_weights
 from finetune.training.history import History
-from finetune.training.metrics import Meter
-from finetune.training.optim.optimizers import carry_state, load_state, state_by_name
+from finetune.training.metrics import Meter, StepOutput
+from finetune.training.optim.optimizers import build_optimizer, carry_state, load_state, planned_rates, state_by_name
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.schedules import get_schedule
 from finetune.training.precision import Precision
-from finetune.training.steps import Steps
+from finetune.training.settings import Settings
 from finetune.training.tasks import Task
 
 if TYPE_CHECKING:
@@ -41,13 +46,33 @@ _NON_FINITE_ADVICE = (
 )
 
 
+class Steps(Protocol):
+    """The part of `FineTuner` that a run calls."""
+
+    @property
+    def history(self) -> History:
+        """Rows of all finished epochs."""
+
+    def training_step(self, batch: Any) -> Tensor | StepOutput:
+        """Return the loss of a training batch."""
+
+    def validation_step(self, batch: Any) -> Tensor | StepOutput:
+        """Return the loss of a validation batch."""
+
+    def checkpoint(self, training: dict[str, Any] | None) -> Checkpoint:
+        """Return the content of a checkpoint, with this training state."""
+
+
 @dataclass
 class Position:
-    """Where in a run we are: all counts are of what is done.
+    """How far a run is; every count is of completed work.
 
-    `phase` indexes the phases, `epoch` counts in the phase, `window` counts updates tried in the
-    epoch, and `step` the optimizer updates in the phase. `tried` is the number, from 0, of the update
-    whose rates the groups show.
+    Attributes:
+        phase: Index of the phase.
+        epoch: Epochs in the phase.
+        window: Updates attempted in the epoch.
+        step: Optimizer updates in the phase.
+        tried: Index of the update whose rates the parameter groups show.
     """
 
     phase: int = 0
@@ -57,56 +82,42 @@ class Position:
     tried: int = 0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Run:
-    """One call of `fit`, from its plan to its end.
+    """One call of `fit`, as callbacks see it.
 
     Attributes:
-        tuner: the `FineTuner`, whose steps are called.
-        phases: the plan.
-        train: training batches.
-        val: validation batches, or None.
-        task: the kind of answer and its loss.
-        metrics: metrics by name, as templates.
-        precision: the number format of the forward pass.
-        build_optimizer: makes the optimizer of a phase over what then trains.
-        load_start: gives the model the weights that a phase starts from.
-        save: writes a checkpoint to a path, with `training_state=False` one for use only.
-        callbacks: called in this order, those that save the run after the others.
-        accumulation: batches an update.
-        max_grad_norm: the norm that gradients are clipped to, or None.
-        seed: of everything random in a step.
-        notes: what the user should be told before it starts, a line each.
-        plan: what each phase does, a line each.
-        heads: full names of the model's heads, the main one first; none where they are not known.
-        num_outputs: of the model, None where that is not known.
-        cache: computes the frozen prefix once; None to run the whole model in every step.
-        backend: of `torch.compile`; None to compile nothing.
-        position: how far it is.
-        row: the row of history of the epoch under way, whole in `on_epoch_end`.
-        end_phase: set it to end the phase after this epoch.
+        tuner: The `FineTuner`, whose steps are called.
+        network: The model with its heads and stages.
+        settings: The tuner's settings: accumulation, clipping, seed and the rest.
+        phases: The phases to train through.
+        train: Training batches.
+        val: Validation batches, or None.
+        task: The task with its loss.
+        metrics: Metrics by name, as templates.
+        precision: Number format of the forward pass.
+        callbacks: Called in this order, those that save the run after the others.
+        notes: Lines for the user to read before training starts.
+        plan: One line per phase.
+        cache: Computes the frozen prefix once; None to run the whole model in every step.
+        position: How far the run is.
+        row: History row of the epoch under way, complete in `on_epoch_end`.
+        end_phase: Set it to True to end the phase after this epoch.
     """
 
     tuner: Steps
+    network: Network
+    settings: Settings
     phases: Sequence[Phase]
     train: Batches
     val: Batches | None
     task: Task
     metrics: Mapping[str, torchmetrics.Metric]
     precision: Precision
-    build_optimizer: Callable[[Phase], Optimizer]
-    load_start: Callable[[str | Path], None]
-    save: Callable[..., Any]
     callbacks: Sequence[Any] = ()
-    accumulation: int = 1
-    max_grad_norm: float | None = None
-    seed: int = 0
     notes: Sequence[str] = ()
     plan: Sequence[str] = ()
-    heads: Sequence[str] = ()
-    num_outputs: int | None = None
     cache: Cache | None = None
-    backend: str | None = None
     position: Position = field(default_factory=Position)
     row: dict[str, Any] = field(default_factory=dict)
     end_phase: bool = False
@@ -115,14 +126,14 @@ class Run:
         self.meter = Meter(self.metrics, self.task, self.train.device)
         batches = self.train.steps
         self.steps_per_epoch = None if not batches else -(-batches // self.accumulation)
-        # A file must hold what every other callback made of the same epoch.
+        # A file must hold the result of every other callback of the same epoch.
         self.callbacks = sorted(self.callbacks, key=lambda callback: getattr(callback, "saves_run", False))
         self._optimizer: Optimizer | None = None
         self._optimizer_state: Mapping[str, Any] = {}
         self._statistics: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         self._remembered: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._warned: set[str] = set()
-        self._views: list[int | None] = []  # of each phase begun, how many pictures there were of a sample
+        self._views: list[int | None] = []  # per phase begun: stored views per picture
 
     @property
     def optimizer(self) -> Optimizer:
@@ -133,12 +144,27 @@ class Run:
 
     @property
     def model(self) -> nn.Module:
-        """The model that trains, without wrappers such as `torch.compile`'s; steps call `run.tuner.model`."""
-        return self.tuner.inner
+        """The model being trained, without wrappers such as `torch.compile`'s; steps call `run.tuner.model`."""
+        return self.network.module
+
+    @property
+    def heads(self) -> Sequence[str]:
+        """Full names of the model's heads, the main one first; empty if they are not known."""
+        return self.network.heads
+
+    @property
+    def num_outputs(self) -> int | None:
+        """Number of outputs of the model, or None if it is not known."""
+        return self.network.num_outputs
+
+    @property
+    def accumulation(self) -> int:
+        """Batches per optimizer update."""
+        return self.settings.gradient_accumulation_steps
 
     @property
     def history(self) -> History:
-        """The rows of the epochs so far, those of earlier calls of `fit` too."""
+        """Rows of all finished epochs, including those of earlier calls of `fit`."""
         return self.tuner.history
 
     @property
@@ -148,49 +174,53 @@ class Run:
 
     @property
     def epoch(self) -> int:
-        """The number of the epoch under way, from 0, over all phases and earlier calls of `fit`."""
+        """Index of the epoch under way, counted over all phases and earlier calls of `fit`."""
         return len(self.history)
 
     def progress(self, step: int) -> float:
-        """Return the progress of the phase in [0, 1] at the middle of its update `step`, from 0."""
+        """Return the progress of the phase, in [0, 1], halfway through its update `step`."""
         epochs = self.phase.epochs
-        if self.steps_per_epoch is None:  # the first epoch over data of unknown length
+        if self.steps_per_epoch is None:  # first epoch over data of unknown length
             return (self.position.epoch + 0.5) / epochs
         return min(1.0, (step + 0.5) / (epochs * self.steps_per_epoch))
 
     @property
     def moves_statistics(self) -> bool:
-        """Whether the model has batch statistics that training moves."""
+        """Whether training updates batch statistics of the model."""
         return bool(self._statistics)
 
     def warn_once(self, message: str) -> None:
-        """Log a warning, the first time it comes up in this run."""
+        """Log a warning, once per run."""
         if message not in self._warned:
             self._warned.add(message)
             log.warning(message)
 
     def where(self) -> str:
-        """Say where the run is, for messages."""
+        """Return the position in words, for messages."""
         return f"epoch {self.epoch + 1}, update {self.position.window + 1}"
 
     def monitored_names(self) -> list[str]:
-        """Return the names of the values that an epoch's row will have to monitor."""
+        """Return the names of the values that every epoch's row will hold."""
         names = ["loss", *self.metrics]
         return names if self.val is None else names + [f"val_{name}" for name in names]
 
     def rates(self) -> dict[str, float]:
-        """Return the present learning rate of every group, by name."""
+        """Return the current learning rate of every parameter group, by name."""
         return {group.get("name", "all"): group["lr"] for group in self.optimizer.param_groups}
 
+    def planned_rates(self) -> dict[str, tuple[str, float]]:
+        """Return each parameter's group name and rate before the schedule; empty before the first phase."""
+        return {} if self._optimizer is None else planned_rates(self._optimizer)
+
     def set_rates(self, step: int) -> None:
-        """Set every group's learning rate for an update of the phase: its own times the schedule's factor."""
+        """Set the learning rates for update `step` of the phase: each group's own rate times the schedule."""
         self.position.tried = step
         factor = get_schedule(self.phase.schedule or "cosine")(self.progress(step))
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
     def remember_statistics(self) -> None:
-        """Copy the batch statistics that this update may move, in case it or one not yet checked fails."""
+        """Copy the batch statistics before an update, in case it or an unchecked one before it fails."""
         failed = self.precision.failed
         for kind, statistics in self._statistics.items():
             now = torch.cat([buffer.reshape(-1) for buffer in statistics])
@@ -199,19 +229,20 @@ class Run:
             self._remembered[kind] = now
 
     def check_finite(self) -> None:
-        """Wait for the device to say that every update so far was finite.
+        """Wait for the device to confirm that every update so far was finite.
 
         Raises:
-            NonFiniteError: one was not; the model is as before it.
+            NonFiniteError: If one was not. The model is as it was before that update.
         """
         with self.undone_if_not_finite(done=1):
             self.precision.check()
 
     @contextmanager
     def undone_if_not_finite(self, done: int = 0) -> Iterator[None]:
-        """Put statistics and position back to where they were before an update that fails, and say which it is.
+        """Restore batch statistics and position if an update fails, and name that update in the error.
 
-        `done` is how many updates the position is ahead of the one tried last.
+        Args:
+            done: Number of updates by which the position is ahead of the last attempted one.
         """
         try:
             yield
@@ -224,13 +255,17 @@ class Run:
             raise NonFiniteError(f"{error} in {self.where()}. {_NON_FINITE_ADVICE}") from None
 
     def begin_phase(self) -> None:
-        """Build the optimizer of the phase under way; what trained before keeps its moments and goes on from there."""
-        before, self._optimizer = self._optimizer, self.build_optimizer(self.phase)
-        if self.phase.start_from is not None and self.position.epoch == self.position.window == 0:
-            self.load_start(self.phase.start_from)
-            before = None  # the moments are those of other weights
+        """Build the optimizer of the phase. Parameters that already trained keep their moments."""
+        network, settings, phase = self.network, self.settings, self.phase
+        before = self._optimizer
+        self._optimizer = build_optimizer(
+            network.module, network.stages(), settings.optimizer, phase.lr, settings.weight_decay
+        )
+        if phase.start_from is not None and self.position.epoch == self.position.window == 0:
+            load_weights(self.model, starting_weights(network, phase.start_from, settings.seed), strict=False)
+            before = None  # its moments belong to other weights
         self.precision.start()
-        self.optimizer.zero_grad(set_to_none=True)  # what an update that was broken off has left
+        self.optimizer.zero_grad(set_to_none=True)  # left by an interrupted update
         if before is not None:
             carry_state(before, self.optimizer)
         load_state(self.optimizer, self.model, self._optimizer_state)
@@ -241,9 +276,9 @@ class Run:
             self._statistics.setdefault((buffer.dtype, buffer.device), []).append(buffer)
 
     def cut_prefix(self) -> None:
-        """Have the batches of this phase served from the model's frozen prefix, where that pays.
+        """Serve this phase's batches from the frozen prefix, if that pays.
 
-        Which pictures a phase shows is decided once: a run that goes on in the middle of it shows the same.
+        A phase decides once which pictures it shows, so a resumed run shows the same ones.
         """
         begun = self._views[self.position.phase :][:1]
         in_views = begun[0] is not None if begun else None
@@ -255,32 +290,45 @@ class Run:
 
     @contextmanager
     def compiled(self) -> Iterator[None]:
-        """Compile the model for this phase: whole, or where training is served from the cache, what comes after it.
+        """Compile the model for this phase: all of it, or only the part behind the cached prefix.
 
-        torch forgets what it compiled before, as it gives up on a module that it has too many versions of.
+        Earlier compilations are dropped first, because torch gives up on a module with too many versions.
         """
-        if self.backend is None:
+        if self.settings.backend is None:
             yield
             return
         torch.compiler.reset()
-        with compiled(self.model, self.backend, _overridden(self.train)):
+        with compiled(self.model, self.settings.backend, _overridden(self.train)):
             yield
 
     def validating(self) -> AbstractContextManager[Any]:
-        """Return the context for validation: what is served from the cache cannot run in a model compiled whole."""
-        apart = self.backend is None or _overridden(self.train) or not _overridden(self.val)
+        """Return the context for validation: batches served from the cache cannot run in a model compiled as one."""
+        apart = self.settings.backend is None or _overridden(self.train) or not _overridden(self.val)
         return nullcontext() if apart else torch.compiler.set_stance("force_eager")
 
     def emit(self, hook: str) -> None:
-        """Call one hook of every callback, in their order."""
+        """Call one hook of every callback, in order."""
         for callback in self.callbacks:
             getattr(callback, hook)(self)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a run of the same plan needs to go on from here; tensors, numbers and strings.
+    def save(self, path: str | Path, *, training_state: bool = True) -> Path:
+        """Write a checkpoint.
+
+        Args:
+            path: File to write. A file already there is replaced as a whole or not at all.
+            training_state: Whether a run can resume from it; False for a smaller file for use only.
 
         Raises:
-            NonFiniteError: an update was not finite.
+            CheckpointError: If it cannot be written.
+        """
+        schema.write(Path(path), self.tuner.checkpoint(self.state_dict() if training_state else None))
+        return Path(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state from which a run of the same plan resumes, as tensors, numbers and strings.
+
+        Raises:
+            NonFiniteError: If an update was not finite.
         """
         self.check_finite()
         return {
@@ -296,10 +344,10 @@ class Run:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take such a state; the next `begin_phase` gives the optimizer its part.
+        """Load a state; the next `begin_phase` passes the optimizer its part.
 
         Raises:
-            CheckpointError: the run was of another plan, so that its position means something else here.
+            CheckpointError: If the run had another plan, so that its position means something else here.
         """
         self.position = Position(**state["position"])
         self._check_plan(state["plan"])
@@ -313,12 +361,12 @@ class Run:
             callback.load_state_dict(state["callbacks"].get(_key(self, callback), {}))
 
     def _plan(self) -> dict[str, Any]:
-        """Describe what gives the position its meaning."""
+        """Describe the plan that gives the position its meaning."""
         names = [phase.name for phase in self.phases]
         return {"phases": names, "batch_size": self.train.batch_size, "accumulation": self.accumulation}
 
     def _check_plan(self, saved: Mapping[str, Any]) -> None:
-        """Allow more epochs and phases than were planned, but no others before the position."""
+        """Check that the phases up to the position are the same; later ones may differ."""
         done, plan = self.position.phase + 1, self._plan()
         before = saved["phases"][:done] != plan["phases"][:done]
         within = [name for name in ("batch_size", "accumulation") if saved[name] != plan[name]]
@@ -331,25 +379,25 @@ class Run:
 
 
 def _overridden(batches: Any) -> Collection[nn.Module]:
-    """Return the modules whose forward pass is overridden while these batches are served from a cache."""
+    """Return the modules whose forward pass is overridden while a cache serves these batches."""
     modules: Collection[nn.Module] = getattr(batches, "overridden", ())
     return modules
 
 
 def _key(run: Run, callback: Any) -> str:
-    """Name a callback in a checkpoint: by its class, and its number among those of that class."""
+    """Return a callback's name in a checkpoint: its class and its index among callbacks of that class."""
     same = [other for other in run.callbacks if type(other) is type(callback)]
     return f"{type(callback).__name__}.{next(i for i, other in enumerate(same) if other is callback)}"
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """Copy what training can change: the trainable parameters and every buffer."""
+    """Copy all that training can change: the trainable parameters and every buffer."""
     changing = {**trainable(model), **dict(model.named_buffers())}
     return {name: tensor.detach().clone() for name, tensor in changing.items()}
 
 
 def restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Put a snapshot's values back into the tensors they came from."""
+    """Copy a snapshot's values back into the tensors they came from."""
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, value in saved.items():

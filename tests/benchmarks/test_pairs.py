@@ -99,7 +99,7 @@ def test_a_backbone_loads_and_its_stages_are_the_librarys(network: str, quick: P
     pair = Pair("test", worlds.FIGURES, worlds.OTHER_SHAPES, network)
     tuner = FineTuner(pair.model(0), device="cpu").replace_head(pair.num_classes)
     layers = [name for name, _ in tuner.model.named_children() if name.startswith("layer")]
-    assert [stage.name for stage in tuner._stages()] == ["stem", *layers, "head"]
+    assert [stage.name for stage in tuner.network.stages()] == ["stem", *layers, "head"]
     data = pair.data(0, shots=2, test=2)
     tuner.fit(data.train, epochs=1, strategy="from_scratch", progress=False)
     assert 0 <= tuner.evaluate(data.test)["accuracy"] <= 1

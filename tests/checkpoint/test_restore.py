@@ -193,7 +193,7 @@ def test_every_head_comes_back_on_a_model_with_its_first_head_or_the_new_one(how
         loaded = FineTuner.load_checkpoint(path, model, device="cpu")
         assert loaded.model is model
         assert torch.equal(loaded.predict(data()[0]), tuner.predict(data()[0]))
-        assert loaded.head is loaded.model.get_submodule(tuner._head_names()[0])
+        assert loaded.head is loaded.model.get_submodule(tuner.network.required_heads()[0])
 
         loaded.replace_head(2)
         second = FineTuner.load_checkpoint(loaded.save_checkpoint(tmp_path / "g"), net(3), device="cpu")

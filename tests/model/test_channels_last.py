@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from finetune.training.steps import StepOutput
 from torch import Tensor, nn
 
 from finetune import FineTuner
 from finetune.callbacks import Callback
-from finetune.training.steps import StepOutput
 
 
 class Plain(FineTuner):

@@ -80,6 +80,12 @@ def parameter_groups(model: nn.Module, stages: Sequence[Stage], lr: Rate, weight
     return list(groups.values())
 
 
+def planned_rates(optimizer: Optimizer) -> dict[str, tuple[str, float]]:
+    """Return the group name and the rate before any schedule, by parameter name."""
+    groups = optimizer.param_groups
+    return {name: (group["name"], group["initial_lr"]) for group in groups for name in group.get("names", ())}
+
+
 def decayed(model: nn.Module) -> set[str]:
     """Return the full names of the parameters that weight decay applies to: not biases, not those of norms.
 

@@ -1,0 +1,33 @@
+"""Weights that a training phase starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from finetune.checkpoint import restore
+from finetune.data.randomness import seeded
+from finetune.model import catalog
+from finetune.model.network import Network
+from finetune.model.surgery.reinitialize import fresh_weights
+
+
+def starting_weights(network: Network, start_from: str | Path, seed: int) -> Mapping[str, Tensor]:
+    """Return the weights a phase starts from, by name.
+
+    Args:
+        network: The model they are for. It is not changed.
+        start_from: A checkpoint's path, or `"scratch"` for random weights.
+        seed: Seed for random weights.
+
+    Raises:
+        ArgumentError: If the model cannot be reinitialized.
+        CheckpointError: If the file is damaged or belongs to another model.
+    """
+    if start_from != "scratch":
+        return restore.starting_weights(Path(start_from), network.module)
+    with seeded(seed, "scratch"):
+        rebuilt = None if network.source is None else catalog.rebuild(network.source)
+        return fresh_weights(network.module, rebuilt)

@@ -1,0 +1,240 @@
+"""The user's module, and everything known about its structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import ArgumentError, DataError, HeadError
+from finetune.model.channels_last import same_in_channels_last
+from finetune.model.families import family_of
+from finetune.model.freezing import eval_mode, trainable
+from finetune.model.inspection.forward_graph import reading_order
+from finetune.model.inspection.probing import accepted_example, samples_of_size, undisturbed
+from finetune.model.outputs import call
+from finetune.model.stages import Stage, stages
+from finetune.model.surgery import heads, peft
+from finetune.model.surgery.changes import ModelChange
+from finetune.model.surgery.head_search import check_results, find_head
+from finetune.model.wrapping import is_synchronized, unwrapped
+from finetune.nested import tensors_of
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A module with its heads, stages and parameter order, each found on first use.
+
+    A `Network` never changes: surgery on the module gives another one, so a failed verb is undone by
+    going back to the one before.
+
+    Attributes:
+        wrapped: The module as the user calls it, perhaps inside DataParallel or `torch.compile`.
+        source: How to build the module by name, for checkpoints; None for a module of the user's.
+        changes: Surgery on the module so far, for checkpoints to repeat.
+        scope: Names of the parameters that PEFT allows to train; None if all may train.
+        synchronized: The parameters whose gradients DistributedDataParallel shares; None without it.
+        example: Inputs of two samples of the user's data; None before data was seen.
+        known_heads: Full names of the heads, the main one first; empty if not known yet.
+        known_order: Parameters in the order the forward pass reads them; empty if not known yet.
+    """
+
+    wrapped: nn.Module
+    source: dict[str, Any] | None = None
+    changes: tuple[ModelChange, ...] = ()
+    scope: frozenset[str] | None = None
+    synchronized: Mapping[str, nn.Parameter] | None = None
+    example: Any = None
+    known_heads: tuple[str, ...] = ()
+    known_order: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, module: nn.Module, source: dict[str, Any] | None = None, changes: Sequence[ModelChange] = ()
+    ) -> Network:
+        """Return the network of a module that the user has just handed over."""
+        inner, scope = unwrapped(module), peft.scope(unwrapped(module))
+        return cls(
+            module,
+            source,
+            tuple(changes),
+            scope=None if scope is None else frozenset(scope),
+            synchronized=trainable(inner) if is_synchronized(module) else None,
+        )
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The module inside all wrappers; parameter and layer names are its own."""
+        return unwrapped(self.wrapped)
+
+    @cached_property
+    def heads(self) -> tuple[str, ...]:
+        """Full names of the heads, the main one first; empty if the model leaves them open."""
+        if not self.known_heads:
+            with suppress(HeadError):
+                return find_head(self.module, self.example)
+        return self.known_heads
+
+    @cached_property
+    def parameter_order(self) -> tuple[str, ...]:
+        """Parameter names in the order the forward pass reads them; empty if it cannot run or the family knows."""
+        if self.known_order or family_of(self.module).depth(self.module) is not None:
+            return self.known_order
+        example = accepted_example(self.module, self.example)
+        with undisturbed(self.module), suppress(Exception):
+            eval_mode(self.module)
+            return tuple(reading_order(self.module, example))
+        return ()
+
+    @property
+    def num_outputs(self) -> int | None:
+        """Number of outputs of the main head, or None if the head does not tell."""
+        with suppress(HeadError):
+            return heads.num_outputs(self.module.get_submodule(self.heads[0])) if self.heads else None
+        return None
+
+    @property
+    def found_heads(self) -> tuple[str, ...]:
+        """The heads found so far, without searching for them."""
+        found: tuple[str, ...] = vars(self).get("heads", self.known_heads)
+        return found
+
+    def required_heads(self) -> tuple[str, ...]:
+        """Return the heads' full names, the main one first.
+
+        Raises:
+            HeadError: If the model leaves open which layer is its head.
+        """
+        return self.heads or find_head(self.module, self.example)
+
+    def stages(self) -> list[Stage]:
+        """Return the stages from the stem to the head, in the order of the forward pass."""
+        return stages(self.module, self.heads, self.parameter_order)
+
+    def trainable_stages(self) -> list[Stage]:
+        """Return the stages restricted to parameters in `scope`; the head may always train.
+
+        Raises:
+            HeadError: If the model leaves open which layer is its head.
+        """
+        self.required_heads()
+        *below, top = self.stages()
+        if self.scope is None:
+            return [*below, top]
+        kept = [replace(s, parameters=tuple(name for name in s.parameters if name in self.scope)) for s in below]
+        return [*(stage for stage in kept if stage.parameters), top]
+
+    def everything(self) -> list[str] | None:
+        """Return the parameters that PEFT allows to train, or None if the whole model may train."""
+        return None if self.scope is None else sorted(self.scope)
+
+    # ------------------------------------------------------------------ the same network, knowing more
+
+    def with_example(self, example: Any) -> Network:
+        """Return the network with an example of the user's data, which may run where no guess did."""
+        return self._knowing(example=example)
+
+    def with_head(self, names: tuple[str, ...], change: ModelChange) -> Network:
+        """Return the network after its heads were replaced."""
+        return self._knowing(known_heads=names, changes=(*self.changes, change))
+
+    def with_adapters(self, change: ModelChange) -> Network:
+        """Return the network after LoRA adapters were added, which renames parameters inside adapted layers."""
+        return self._knowing(known_order=(), changes=(*self.changes, change))
+
+    def with_trainable(self) -> Network:
+        """Return the network with everything that is trainable now in its scope, for checkpoints to hold.
+
+        Raises:
+            ArgumentError: If DistributedDataParallel would not share these parameters' gradients.
+        """
+        training = trainable(self.module)
+        shared = training if self.synchronized is None else self.synchronized
+        if {*map(id, training.values())} != {*map(id, shared.values())}:
+            raise ArgumentError(
+                "DistributedDataParallel shares the gradients of the parameters that were trainable when it was made, "
+                "and others are trainable now. Replace the head and freeze first, then wrap the model."
+            )
+        return self if self.scope is None else self._knowing(scope=self.scope | training.keys())
+
+    def _knowing(self, **changes: Any) -> Network:
+        order = vars(self).get("parameter_order", self.known_order)
+        return replace(self, **{"known_heads": self.found_heads, "known_order": order, **changes})
+
+    # ------------------------------------------------------------------ tried on data
+
+    def try_on(self, example: Any, *, channels_last: bool, trains: bool) -> bool | None:
+        """Run the model once on two samples, in eval mode; modes, buffers and random state stay as they were.
+
+        Args:
+            example: Inputs of two samples.
+            channels_last: Whether to try the channels-last memory format too.
+            trains: Whether that includes a backward pass.
+
+        Returns:
+            Whether the model gives the same in channels-last; None if that was not tried.
+
+        Raises:
+            DataError: If the model does not accept the samples.
+            HeadError: If it returns several results and which ones are the logits is unclear.
+        """
+        same = None
+        with undisturbed(self.module):
+            eval_mode(self.module)
+            try:
+                with torch.no_grad():
+                    output = call(self.module, example)
+            except Exception as error:
+                raise not_accepted(type(self.module).__name__, example, error) from error
+            if channels_last:
+                same = same_in_channels_last(self.module, example, output, trains=trains)
+        check_results(self.module, output, self.num_outputs if self.heads else 0)
+        return same
+
+    def example_of_size(self, size: Sequence[int] | None, picture: tuple[int, ...] | None) -> Any:
+        """Return two samples of `size`; without it samples of the user's data, or guessed ones.
+
+        Args:
+            size: Shape of one sample, without the batch dimension.
+            picture: [C, H, W] that the preprocessing produces, or None.
+
+        Returns:
+            The inputs, or None if the model accepts none of the guesses.
+        """
+        if size is not None:
+            return samples_of_size(self.module, tuple(size))
+        if self.example is not None:
+            return self.example
+        if picture is not None:
+            pictures = samples_of_size(self.module, picture)
+            if accepted_example(self.module, pictures) is not None:
+                return pictures
+        return accepted_example(self.module)
+
+
+def not_accepted(model: str, inputs: Any, error: Exception) -> DataError:
+    """Return the error for a model that raised `error` on samples of the user's data, with the likeliest mend."""
+    tensors = tensors_of(inputs)
+    shown = ", ".join(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in tensors)
+    if isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str):
+        shown = "texts"
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    hint = _hint(shown, tensors[0] if tensors else torch.empty(0))
+    return DataError(f"{model} does not accept the data, two samples of which are {shown}: {said[0]}. {hint}")
+
+
+def _hint(shown: str, first: Tensor) -> str:
+    if shown == "texts":
+        return "Give it its tokenizer: FineTuner(model, preprocessing=tokenizer)."
+    if first.dim() == 4 and first.shape[-1] in (1, 3) and first.shape[1] not in (1, 3):
+        return "They look channels-last; [N, C, H, W] is expected: X.transpose(0, 3, 1, 2)."
+    if first.dtype == torch.uint8:
+        return "Bytes are scaled only with a preprocessing: give FineTuner one, or X as floats."
+    if first.dtype == torch.float64:
+        return "Most models are float32: X.float()."
+    return "Give inputs of the shape and dtype that the model was made for."
