@@ -27,7 +27,7 @@ from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import generators_of_loader_preserved, seeded
-from finetune.data.sources.base import Loader, Source, Stream, split_batch
+from finetune.data.sources.base import Source, split_batch
 from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import split
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError
@@ -510,7 +510,7 @@ class FineTuner:
             check_classes(some_targets(data.train))
             self._try_on(data.train)
             validation = None if data.val is None else self._features(data.val, samples // 4, batch_size)
-            total = None if isinstance(data.train, (Loader, Stream)) else len(data.train)
+            total = len(data.train) if data.train.indexed else None
             evidence = measure(self._features(data.train, samples, batch_size), validation, total)
             return judge(evidence, head_rate(self.inner, self.network.stages()))
 
@@ -720,7 +720,7 @@ class FineTuner:
 
     def _example(self, source: Source) -> Any:
         """Return the inputs of two samples, ready for the model, or None if there are none."""
-        few = source if isinstance(source, (Loader, Stream)) else source.subset(range(min(2, len(source))))
+        few = source.subset(range(min(2, len(source)))) if source.indexed else source
         try:
             batch = next(iter(self._batches(few, batch_size=2).epoch(0)), None)
         except DataError:  # the audit reports it, together with all others of its kind
@@ -766,7 +766,7 @@ class FineTuner:
 
     def _features(self, source: Source, samples: int, batch_size: int) -> Features:
         """Return the inputs of every stage and of the head, for at most `samples` samples, stratified by class."""
-        whole = isinstance(source, (Loader, Stream)) or len(source) <= samples
+        whole = not source.indexed or len(source) <= samples
         part = source if whole else split(source, samples / len(source), self.settings.seed)[1]
         modules = dict(self.inner.named_modules())
         layers = [stage.name for stage in self.network.stages()[:-1] if stage.name and stage.name in modules]
@@ -807,7 +807,7 @@ class FineTuner:
 
     def _gains_from_channels_last(self, source: Source, *, trains_all: bool = False) -> bool:
         """Return whether channels-last pays, and no custom step depends on the present format."""
-        few = not isinstance(source, (Loader, Stream)) and len(source) < _FEW_SAMPLES
+        few = source.indexed and len(source) < _FEW_SAMPLES
         plain = self.model is self.inner and not self._overrides(*_STEPS)
         return (
             plain and not few and channels_last.gains_from_channels_last(self.inner, self.device, trains_all=trains_all)

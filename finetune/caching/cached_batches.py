@@ -19,9 +19,7 @@ from finetune.caching.store.memory import Store, StoreError
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.lazy_tensor import LazyTensor
 from finetune.data.preprocessing.base import SOUND, TEXT
-from finetune.data.sources.base import Arrays, MapDataset, Source, split_batch
-from finetune.data.sources.files import Files, PictureFiles, RawItems, states_of
-from finetune.digests import checksum
+from finetune.data.sources.base import split_batch
 
 log = logging.getLogger("finetune")
 
@@ -49,7 +47,7 @@ class CachedBatches:
         self._wanted = True  # the model was called with the last batch as it is
         self._taken: bool | None = None  # in this epoch, by any call of the model; None before a batch was offered
         self._said_unused = False
-        self._data = _state(batches.source, values=guarded)
+        self._data = batches.source.version(values=guarded)
         self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their rows in the store
 
     def __getattr__(self, name: str) -> Any:
@@ -75,7 +73,7 @@ class CachedBatches:
         except StoreError as error:
             log.warning(_NO_MORE, error)
         held = self._holds  # until a callback changes what is frozen, or the data
-        unchanged = self._data == _state(self._batches.source, values=self._guarded)
+        unchanged = self._data == self._batches.source.version(values=self._guarded)
         self._holds = unchanged and self._prefix.holds(values=self._guarded)
         if held and not self._holds:
             log.warning(_ENDED)
@@ -131,7 +129,7 @@ class CachedBatches:
         if not self._skips or targets is None:
             return
         self._skips = isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor)
-        if self._skips and isinstance(self._batches.source, MapDataset):  # what it gives may be another label
+        if self._skips and self._batches.source.stochastic:  # what it gives may be another label
             self._skips = isinstance(batch[1], Tensor) and torch.equal(batch[1].cpu(), targets[indices])
         self._like = tuple(part[:0] for part in batch) if self._skips else None
 
@@ -149,18 +147,6 @@ class CachedBatches:
         return LazyTensor((len(indices), *inputs.shape[1:]), inputs, load), chosen
 
 
-def _state(source: Source, *, values: bool) -> list[Any]:
-    """Return what is another when inputs in memory are written to; with `values`, in whatever way, and files too.
-
-    A tensor's version does not tell of a change through `.data` or NumPy, and an array has none.
-    """
-    inputs = source.inputs if isinstance(source, Arrays) else None
-    state: list[Any] = [inputs._version if isinstance(inputs, Tensor) and not inputs.is_inference() else None]
-    if values:
-        state += [checksum(inputs), states_of(source).tobytes() if isinstance(source, Files) else None]
-    return state
-
-
 def same_each_epoch(batches: Batches, *, asked: bool = False) -> str:
     """Return why the inputs of these batches may be others in every epoch, `""` if there are few of each sample.
 
@@ -170,7 +156,9 @@ def same_each_epoch(batches: Batches, *, asked: bool = False) -> str:
     source = batches.source
     if source.kind in (TEXT, SOUND):
         return "texts and sounds are padded to the longest of their batch"
-    if isinstance(source, MapDataset):
+    if not source.indexed:
+        return "samples of a DataLoader or a stream have no numbers"
+    if source.stochastic:
         if batches.shuffle and not asked:
             return (
                 "a data set of your own may give another sample under the same number in each epoch; "
@@ -178,8 +166,6 @@ def same_each_epoch(batches: Batches, *, asked: bool = False) -> str:
             )
         if not batches.repeats():
             return "your data set gives another sample under the same number in each epoch"
-    elif not isinstance(source, (Arrays, PictureFiles, RawItems, MapDataset)):
-        return "samples of a DataLoader or a stream have no numbers"
     if batches.views is None:
         return "the augmentation makes new pictures in every epoch; augment_views=4 would keep to 4 of each sample"
     return ""

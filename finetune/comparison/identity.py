@@ -21,14 +21,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from finetune.data.preprocessing.base import InputPreprocessing
-from finetune.data.sources.base import Arrays, Source
-from finetune.data.sources.files import Files, RawItems
+from finetune.data.sources.base import Source
 from finetune.digests import sha256
 from finetune.errors import ArgumentError
 
 _PACKAGES = ("torch-finetune", "torch", "torchvision", "timm", "transformers", "peft")
 _PLAIN = (type(None), bool, int, float, str)
-_ROWS_AT_ONCE = 1024
 _PATHS = ("model", "weights", "start_from", "probe")  # what a string under these names may be
 
 
@@ -54,14 +52,7 @@ def described(value: Any) -> Any:
 
 def described_data(source: Source) -> Any:
     """Return what JSON holds of data; of a data set of the user's own only its class, length and labels."""
-    if isinstance(source, Files):
-        parts = [repr(_stamp(path)) for path in source.paths]
-    elif isinstance(source, Arrays):
-        parts = [_digest(source.rows(rows)) for rows in source.indices.split(_ROWS_AT_ONCE)]
-    elif isinstance(source, RawItems):
-        parts = [repr(described(item)) for item in source.raw()]
-    else:
-        parts = [f"{_name(type(getattr(source, 'dataset', source)))} {_length(source)}"]
+    parts = [repr(described(part)) for part in source.describe()]
     return [sha256(*parts), described(source.targets), source.classes]
 
 
@@ -149,13 +140,6 @@ def _digest(array: Tensor | np.ndarray) -> str:
 
 def _name(of: Any) -> str:
     return f"{of.__module__}.{of.__qualname__}"
-
-
-def _length(source: Source) -> int | None:
-    try:
-        return len(source)
-    except TypeError:
-        return None
 
 
 def _version(package: str) -> str | None:

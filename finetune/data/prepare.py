@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from finetune.data.randomness import seeded
-from finetune.data.sources.base import Loader, Source, Stream, target_of
+from finetune.data.sources.base import Source
 from finetune.data.sources.folders import find_split
 from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import split
@@ -44,7 +42,7 @@ def open_training(train: Any, val: Any, classes: Sequence[str] | None, seed: int
         found = find_split(Path(train))
         train, val = found or (train, val)
     source = open_source(train, classes=classes, takes=takes)
-    if val is False or (val is None and not source.set_aside):
+    if val is False or (val is None and not source.splits):
         return Prepared(source, None, ())
     if val is None or isinstance(val, float):
         share = VALIDATION_SHARE if val is None else val
@@ -62,24 +60,4 @@ def some_targets(source: Source, count: int = 64) -> Tensor | None:
     if source.targets is not None:
         return source.targets
     with seeded("targets"):
-        if isinstance(source, Loader):
-            return _as_tensor(target_of(next(iter(source.loader), None)))
-        items = islice(source.dataset, count) if isinstance(source, Stream) else _first_items(source, count)
-        targets = [_as_tensor(target_of(item)) for item in items]
-    if not targets or any(target is None for target in targets):
-        return None
-    try:
-        return torch.stack([target for target in targets if target is not None])
-    except RuntimeError:  # of unequal shapes: only the user's own collate_fn and loss know
-        return None
-
-
-def _first_items(source: Source, count: int) -> list[Any]:
-    return [source[index] for index in range(min(count, len(source)))]
-
-
-def _as_tensor(target: Any) -> Tensor | None:
-    try:
-        return None if target is None else torch.as_tensor(target).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        return None
+        return source.first_targets(count)

@@ -174,7 +174,7 @@ def test_a_step_of_other_inputs_alone_does_not_pay_for_the_prefix(
 
 def test_the_librarys_own_step_is_served_without_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first epoch nothing of a picture is read, and no other result comes of it."""
-    from finetune.data.sources.base import Arrays
+    from finetune.data.sources.arrays import Arrays
 
     gathered = sizes_given_to(Arrays, "gather", monkeypatch)
     fitted("memory", tuned(), val=False, epochs=5)

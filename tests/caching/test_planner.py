@@ -15,7 +15,7 @@ from finetune.caching import planner
 from finetune.caching.costs import Costs
 from finetune.caching.planner import DEVICE, DISK, MEMORY, Need
 from finetune.data.loading.batches import Batches
-from finetune.data.sources.base import Arrays
+from finetune.data.sources.arrays import Arrays
 
 CPU = torch.device("cpu")
 seconds = st.floats(0, 10)

@@ -22,9 +22,9 @@ from finetune.callbacks import Callback
 from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.augmentations import CropAndFlip
 from finetune.data.preprocessing.pictures import Preprocessing
-from finetune.data.sources.base import Arrays
-from finetune.data.sources.files import PictureFiles
+from finetune.data.sources.arrays import Arrays
 from finetune.data.sources.open_source import open_source
+from finetune.data.sources.picture_files import PictureFiles
 from finetune.errors import ArgumentError
 
 SIZE = {"crop_size": 12, "resize_size": 14}

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from finetune.data.audit import audit, check_batch_targets
+from finetune.data.audit import Audit, audit, check_batch_targets
+from finetune.data.sources.arrays import Arrays
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
 from tests.helpers.pictures import picture
@@ -147,12 +147,11 @@ def test_inputs_that_are_not_finite(tmp_path: Path) -> None:
         audit(open_source([(torch.zeros(2), 0), (torch.full((2,), torch.nan), 1)]))
 
 
-def test_large_inputs_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("finetune.data.audit"), "_CHUNK_BYTES", 24)
+def test_large_inputs_are_read_in_chunks() -> None:
     x = torch.zeros(9, 3)
     x[8, 2] = torch.nan
     with pytest.raises(DataError, match="input of sample 8"):
-        audit(open_source((x, torch.arange(9))))
+        Arrays(x, torch.arange(9)).check(Audit(), chunk_bytes=24)
 
 
 def test_targets_that_are_not_finite() -> None:

@@ -22,31 +22,16 @@ from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.prefix.recipe import kind_of
 from finetune.caching.store.disk import KEY
 from finetune.data.loading.batches import Batches
-from finetune.data.sources.base import Arrays, Source
-from finetune.data.sources.files import PictureFiles
-from finetune.digests import key_of, key_of_file, keys_of_rows, sha256
+from finetune.data.sources.base import Source, type_name
+from finetune.digests import KEY_BYTES, key_of, sha256
 
 VERSION = 2  # of what is stored; another one whenever a prefix comes to store other values, or in another way
 
 
 def keys_of(source: Source) -> np.ndarray | None:
-    """Return the key of each sample of a source, `KEY` [N]; None if it cannot be told what they are.
-
-    Equal keys mean equal samples. A picture file is known by path, size, times of change and number on its
-    disk; by its bytes too as long as it could change again within the grain of the clock. A sample of an
-    array is known by its bytes. Targets do not count. Of a data set of the user's own nothing is known but
-    what it returns.
-    """
-    try:
-        if type(source) is PictureFiles:  # a class of the user's own may read files in its own way
-            keys = list(map(key_of_file, source.paths))
-        elif type(source) is Arrays:
-            keys = list(keys_of_rows(source.inputs, source.indices))
-        else:
-            return None
-    except (OSError, RuntimeError, TypeError):  # a file that is gone, values that are no bytes
-        return None
-    return np.array(keys, KEY)
+    """Return the key of each sample of a source, `KEY` [N], or None if the source has none."""
+    keys = source.keys()
+    return None if keys is None else np.array([_fitted(key, source) for key in keys], KEY)
 
 
 def keys_of_views(batches: Batches) -> np.ndarray | None:
@@ -96,6 +81,11 @@ def fingerprint(prefix: Prefix, described: Mapping[str, Any] | None = None, *, v
 
 def _key_of_view(key: bytes, view: str) -> bytes:
     return key_of(f"view {view}", key.ljust(KEY.itemsize, b"\0"))  # numpy leaves zeros at the end away
+
+
+def _fitted(key: bytes, source: Source) -> bytes:
+    """Return a key of the stored length. The package's own sources have keys of this length."""
+    return key if len(key) == KEY_BYTES else key_of(type_name(source), key)
 
 
 def _precisions() -> list[str]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from finetune.data.audit import check_batch_targets
 from finetune.data.loading.decoded_files import decoded_once
@@ -30,7 +27,7 @@ from finetune.data.loading.samples import (
 from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation, not_pictures
 from finetune.data.preprocessing.base import PICTURE, SOUND, TEXT, InputPreprocessing
 from finetune.data.randomness import seed_of, seeded
-from finetune.data.sources.base import Arrays, Loader, Source, Stream, target_of
+from finetune.data.sources.base import Source, target_of
 from finetune.errors import ArgumentError, DataError
 from finetune.nested import num_samples_of, pinned, same_values, tensors_of, to_device
 
@@ -104,13 +101,13 @@ class Batches:
         self.device = torch.device(device)
         self.preprocessing = preprocessing
         self.num_classes = num_classes
-        self.steps = self._count_steps()
+        self.steps = source.num_batches(batch_size)
         own = () if augment is None or views is None else (augment,) * views
         read = decoded_once(source, augment) if keep else source
         self._samples = Samples(read, seed, preprocessing, augment, own)
         self._stand_ins = tuple(stand_ins) if views is None else ()
-        indexed = not isinstance(source, (Loader, Stream))
-        self.workers = (default_workers(source, self.steps or 0) if indexed else 0) if workers is None else workers
+        automatic = default_workers(source, self.steps or 0) if source.indexed else 0
+        self.workers = automatic if workers is None else workers
         self._pool: WorkerPool | None = None
         self._kept = kept_pictures(source, preprocessing) if keep and augment is None else None
 
@@ -123,11 +120,7 @@ class Batches:
     @property
     def num_samples(self) -> int | None:
         """The samples of an epoch, or None where that is not known beforehand."""
-        if isinstance(self.source, Loader):
-            loader = self.source.loader
-            plain = loader.batch_size is not None and not loader.drop_last
-            return _length(loader.sampler) if plain else None
-        return _length(self.source.dataset) if isinstance(self.source, Stream) else len(self.source)
+        return self.source.num_samples
 
     def order(self, epoch: int) -> Tensor:
         """Return int64 [N], the sample indices in the order of this epoch; a function of (seed, epoch)."""
@@ -199,20 +192,20 @@ class Batches:
         Raises:
             DataError: a picture can't be decoded; samples don't form a batch; a label out of range.
         """
-        if isinstance(self.source, Loader):
-            yield from self._of_loader(self.source, epoch, start)
-            return
         for step, batch in enumerate(self._on_host(epoch, start, keep), start):
             self._check_targets(batch, step)
+            if self.source.batched:
+                yield to_device(batch, self.device)
+                continue
             ready = pinned(batch) if self.device.type == "cuda" else batch  # a pool's are already
             yield self._finished(to_device(ready, self.device))
 
     def _on_host(self, epoch: int, start: int, keep: bool) -> Iterator[Batch]:
-        if isinstance(self.source, Stream):
-            yield from self._of_stream(self.source, epoch, start)
+        if not self.source.indexed:
+            yield from self._of_stream(epoch, start)
             return
         indices = self.indices(epoch)[start:]
-        if isinstance(self.source, Arrays):
+        if self.source.vectorized:
             yield from map(self.source.gather, indices)
             return
         if self._kept is not None and all(map(self._kept.has, indices)):
@@ -247,30 +240,23 @@ class Batches:
         turns = torch.randperm(len(self.source), generator=generator)
         return (epoch + turns) % max(1, len(self._samples.views))
 
-    def _of_stream(self, source: Stream, epoch: int, start: int) -> Iterator[Batch]:
-        _tell_epoch(source.dataset, epoch)
-        loader: DataLoader[Any] = DataLoader(
-            source.dataset,
-            batch_size=self.batch_size,
-            num_workers=self.workers,
+    def _of_stream(self, epoch: int, start: int) -> Iterator[Batch]:
+        self.source.set_epoch(epoch)
+        batches = self.source.batches(
+            self.batch_size,
+            workers=self.workers,
             collate_fn=collate_stream(self._samples),
             generator=torch.Generator().manual_seed(seed_of(self.seed, "stream", epoch)),
         )
-        for batch in self._drawn(loader, epoch, start):
+        for batch in self._drawn(batches, epoch, start):
             if isinstance(batch, Failure):
                 raise DataError(batch.message)
             yield batch
 
-    def _of_loader(self, source: Loader, epoch: int, start: int) -> Iterator[Batch]:
-        _tell_epoch(source.loader.sampler, epoch)
-        for step, batch in enumerate(self._drawn(source.loader, epoch, start), start):
-            self._check_targets(batch, step)
-            yield to_device(batch, self.device)
-
-    def _drawn(self, loader: DataLoader[Any], epoch: int, start: int) -> Iterator[Batch]:
-        """Read a loader with each of its draws a function of (seed, epoch, step), so it can be resumed."""
+    def _drawn(self, stream: Iterable[Batch], epoch: int, start: int) -> Iterator[Batch]:
+        """Read a stream with each of its draws a function of (seed, epoch, step), so it can be resumed."""
         with seeded(self.seed, "loader", epoch):
-            batches = iter(loader)
+            batches = iter(stream)
         for step in itertools.count():
             with seeded(self.seed, "loader", epoch, step):
                 try:
@@ -290,12 +276,6 @@ class Batches:
         if isinstance(batch, (tuple, list)) and batch:
             return type(batch)([self.preprocessing.on_device(batch[0]), *batch[1:]])
         return self.preprocessing.on_device(batch)
-
-    def _count_steps(self) -> int | None:
-        if isinstance(self.source, Loader):
-            return _length(self.source.loader)
-        samples = self.num_samples
-        return None if samples is None else math.ceil(samples / self.batch_size)
 
 
 def _check_arguments(
@@ -317,9 +297,8 @@ def _check_views(source: Source, views: int | None, augment: Augmentation | None
             f"augment_views is {views!r}; expected how many augmented pictures there are of each sample, from 1 on, "
             f"or 0 for new ones in every epoch."
         )
-    if views and (augment is None or isinstance(source, Stream)):
-        stream = isinstance(source, Stream)
-        lacks = "samples have no numbers, as it is read as a stream" if stream else "pictures are not augmented"
+    if views and (augment is None or not source.indexed):
+        lacks = "pictures are not augmented" if source.indexed else "samples have no numbers, as it is read as a stream"
         raise ArgumentError(
             f"augment_views={views} asks for augmented views of each sample, but this data's {lacks}. Leave it out."
         )
@@ -331,17 +310,3 @@ def _mismatch(kind: str, preprocessing: InputPreprocessing | None) -> str:
         f"The data is {_PLURALS[kind]}, and the model has {has}. Give it its {_MAKERS[kind]}, or give data "
         "that is the model's input already."
     )
-
-
-def _length(sized: Any) -> int | None:
-    """Return `len(sized)`, or None for what has none (an iterable data set, a loader of one)."""
-    try:
-        return len(sized)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-def _tell_epoch(shuffled: Any, epoch: int) -> None:
-    """Set the epoch of a distributed sampler or a Hugging Face stream, as their own loops ask for."""
-    if callable(getattr(shuffled, "set_epoch", None)):
-        shuffled.set_epoch(epoch)

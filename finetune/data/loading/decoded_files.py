@@ -17,7 +17,7 @@ from finetune.data.loading.picture_cache import BUDGET_SHARE
 from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation
 from finetune.data.preprocessing.base import PICTURE
 from finetune.data.sources.base import Source
-from finetune.data.sources.files import PictureFiles, Unchanged
+from finetune.data.sources.picture_files import PictureFiles
 
 # By number, as the table of what is there holds them; a palette or depths beyond a byte are decoded anew.
 _MODES = ("", "L", "RGB", "RGBA")
@@ -51,11 +51,14 @@ class DecodedFiles(Source):
     """
 
     kind = PICTURE
+    stochastic = False
 
     def __init__(self, files: PictureFiles, budget: int) -> None:
         self._files = files
         self._budget = budget
-        self._unchanged = Unchanged(files)
+        unchanged = files.watch()
+        assert unchanged is not None
+        self._unchanged = unchanged
         self._pixels = mmap.mmap(-1, budget)
         table = mmap.mmap(-1, 8 * 4 * len(files) + 8)
         self._end = np.frombuffer(table, np.int64, 1)

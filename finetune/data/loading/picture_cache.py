@@ -11,7 +11,6 @@ from finetune.data.loading.free_memory import free_memory
 from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.sources.base import Source
-from finetune.data.sources.files import Files, RawItems, Unchanged
 
 # Of the memory that is free, so much at most is taken without being asked, by training and by validation pictures
 # each. With the half that activations may take, a tenth is left.
@@ -28,7 +27,7 @@ class KeptPictures:
         self._targets = source.targets
         self._pictures = torch.empty(_shape(source, preprocessing), dtype=torch.uint8)
         self._there = torch.zeros(len(source), dtype=torch.bool)
-        self._unchanged = Unchanged(source) if isinstance(source, Files) else None
+        self._unchanged = source.watch()
 
     def has(self, indices: Tensor) -> bool:
         """Tell whether every sample of int64 [B] is here."""
@@ -48,7 +47,7 @@ class KeptPictures:
 
 def kept_pictures(source: Source, preprocessing: InputPreprocessing | None) -> KeptPictures | None:
     """Return a place for the pictures of a source; None where they are something else, or too many."""
-    pictures = source.kind == PICTURE and isinstance(source, (Files, RawItems))
+    pictures = source.kind == PICTURE and source.indexed and not source.stochastic
     if not pictures or not isinstance(preprocessing, Preprocessing):
         return None
     wanted = torch.Size(_shape(source, preprocessing)).numel()

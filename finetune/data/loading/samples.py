@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, default_collate
 from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.preprocessing.base import TEXT, InputPreprocessing, kind_of
 from finetune.data.randomness import preserved, reseed, seed_of
-from finetune.data.sources.base import Arrays, MapDataset, Source
+from finetune.data.sources.base import Source
 from finetune.errors import ArgumentError, DataError
 
 Batch = Any
@@ -100,7 +100,7 @@ class Samples:
     @property
     def _draws(self) -> bool:
         """Whether anything random may happen to a sample: in an augmentation, or in the user's data set."""
-        return self.augment is not None or isinstance(self.source, MapDataset)
+        return self.augment is not None or self.source.stochastic
 
     def _prepared(self, item: Any, epoch: int) -> Any:
         assert self.preprocessing is not None
@@ -159,7 +159,7 @@ class WorkerPool:
 def default_workers(source: Source, steps: int) -> int:
     """Return how many worker processes are worth their start for this source, 0 for none."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(source, Arrays) or source.kind == TEXT or cores <= 2:  # tokenizers have threads of their own
+    if source.vectorized or source.kind == TEXT or cores <= 2:  # tokenizers have threads of their own
         return 0
     return min(8, cores - 1, steps)
 

@@ -1,200 +1,235 @@
-"""One shape for every kind of data: a length, samples by index, targets and class names if known."""
+"""The protocol of data sources: everything the package asks of data, whatever its form."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset
 
-from finetune.data.sources.labels import LABEL_KEYS, Classes, unknown_class
+from finetune.data.sources.labels import LABEL_KEYS, Classes, stacked_targets
+
+if TYPE_CHECKING:
+    from finetune.data.audit import Audit
 
 Indices = Sequence[int] | Tensor
 
 
 class Source(Dataset[Any]):
-    """What `open_source` returns.
+    """Data in one particular form, such as a folder of pictures or a pair of arrays.
+
+    `open_source` returns one for every form that the package recognizes. To add a form, subclass `Source` and pass an
+    instance to `fit`, `evaluate` or `predict`. An indexed source implements `__len__` and `__getitem__`; a stream
+    sets `indexed` to False and implements `batches`. Every other member has a default that holds for any data;
+    override it to let the package do more, e.g. `keys` to cache features on disk.
 
     Attributes:
-        classes: class names by index, or None where there are none or they are not known.
-        targets: all targets, if known without loading the inputs: int64 [N] class indices, float
-            [N] or [N, K]; else None.
-        kind: which kind of raw item the inputs are, still to be preprocessed; None where they are ready.
-        set_aside: a share is for validation where the user gives no validation data.
-        collate_fn: how the user's own data set batches its items, or None for torch's default.
+        classes: Class names by index, or None if there are none or they are unknown.
+        targets: All targets, if they are known without reading the inputs: int64 [N] class indices, or
+            float [N] or [N, K]. None otherwise.
+        kind: Kind of raw item that the preprocessing has to prepare. None if the inputs are ready for the model.
+        collate_fn: Function that makes a batch of samples, or None for torch's default.
+        splits: Whether `fit` holds out a share for validation when it is given no validation data.
+        indexed: Whether samples have a number. False for a stream, which is read from its start.
+        stochastic: Whether two reads of a sample may differ, e.g. because the source augments. Set it to False only
+            if samples are constant and `targets` holds their targets, if they have any.
+        vectorized: Whether `gather` returns a whole batch, so that samples need not be read one by one.
+        batched: Whether a stream comes in batches that are ready for the model, and only moved to its device.
+
+    Example:
+        >>> class Squares(Source):
+        ...     def __len__(self):
+        ...         return 10
+        ...
+        ...     def __getitem__(self, index):
+        ...         return torch.tensor([index, index**2]), index % 2
+        >>> Squares().subset([3, 5])[1]
+        (tensor([ 5, 25]), 1)
     """
 
     classes: Classes | None = None
     targets: Tensor | None = None
     kind: str | None = None
-    set_aside: bool = False
-    collate_fn: Any = None
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    splits: bool = False
+    indexed: bool = True
+    stochastic: bool = True
+    vectorized: bool = False
+    batched: bool = False
+
+    # ------------------------------------------------------------------ indexed sources
 
     def __len__(self) -> int:
-        raise TypeError(f"{type(self).__name__} has no length: it is read as a stream.")
+        raise TypeError(f"{type(self).__name__} has no length because it is read as a stream.")
 
     def __getitem__(self, index: int) -> Any:
-        """Return `(input, target)`, or the input alone where there are no labels."""
-        raise TypeError(f"{type(self).__name__} has no samples by index: it is read as a stream.")
-
-    def name(self, index: int) -> str:
-        """Return what a message calls this sample: its file, or its number in the user's data."""
-        return f"sample {index}"
+        """Return the pair `(input, target)`, the input alone if there are no targets, or a dict of both."""
+        raise TypeError(f"{type(self).__name__} has no samples by index because it is read as a stream.")
 
     def subset(self, indices: Indices) -> Source:
         """Return the samples at `indices`, in that order, as a source that shares the data."""
-        raise TypeError(f"{type(self).__name__} cannot be divided: it is read as a stream.")
-
-
-class Arrays(Source):
-    """Inputs in memory, or memory-mapped: a batch is gathered by index in one call.
-
-    Args:
-        inputs: [N, ...], a tensor on any device or a numpy array; float64 arrays become float32.
-        targets: [N, ...] or None.
-        classes: names of the class indices in `targets`, or None.
-        indices: int64 [M], the samples that count; None for all.
-    """
-
-    def __init__(
-        self,
-        inputs: Tensor | np.ndarray,
-        targets: Tensor | None = None,
-        classes: Classes | None = None,
-        indices: Tensor | None = None,
-    ) -> None:
-        self.inputs = inputs
-        self.classes = classes
-        self.indices = torch.arange(len(inputs)) if indices is None else indices
-        self._all_targets = targets
-        self.targets = targets if targets is None or indices is None else targets[indices.to(targets.device)]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Any:
-        batch = self.gather(torch.tensor([index]))
-        return batch[0] if self.targets is None else (batch[0][0], batch[1][0])
+        return SubsetSource(self, indices)
 
     def gather(self, indices: Tensor) -> Any:
-        """Return the batch at int64 [B]: inputs [B, ...], with targets [B, ...] where there are any."""
-        inputs = self.rows(self.indices[indices])
-        if self.targets is None:
-            return inputs
-        return inputs, self.targets[indices.to(self.targets.device)]
+        """Return the batch of the samples at int64 [B]. Called only if `vectorized`."""
+        raise NotImplementedError
 
-    def rows(self, rows: Tensor) -> Tensor:
-        """Return the inputs at int64 [B], counted in the whole of the user's data."""
-        if isinstance(self.inputs, Tensor):
-            return self.inputs[rows.to(self.inputs.device)]
-        values = np.asarray(self.inputs[rows.numpy()])
-        return torch.from_numpy(values.astype(np.float32) if values.dtype == np.float64 else values)
+    # ------------------------------------------------------------------ streams
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        workers: int,
+        collate_fn: Callable[[list[Any]], Any],
+        generator: torch.Generator,
+    ) -> Iterable[Any]:
+        """Return the batches of one epoch. Called only if not `indexed`.
+
+        Args:
+            batch_size: Samples per batch.
+            workers: Number of processes that read.
+            collate_fn: Function that makes a batch of samples.
+            generator: Generator that draws the seeds of the workers.
+        """
+        raise NotImplementedError
+
+    def set_epoch(self, epoch: int) -> None:
+        """Announce the next epoch to a stream that shuffles itself."""
+
+    # ------------------------------------------------------------------ facts
+
+    @property
+    def num_samples(self) -> int | None:
+        """Number of samples per epoch, or None if it is unknown beforehand."""
+        return len(self)
+
+    def num_batches(self, batch_size: int) -> int | None:
+        """Return the number of batches per epoch, or None if it is unknown beforehand."""
+        samples = self.num_samples
+        return None if samples is None else math.ceil(samples / batch_size)
 
     def name(self, index: int) -> str:
-        return f"sample {int(self.indices[index])}"
+        """Return a name for a sample that its owner recognizes in an error message."""
+        return f"sample {index}"
 
-    def subset(self, indices: Indices) -> Arrays:
-        chosen = self.indices[torch.as_tensor(indices, dtype=torch.int64)]
-        return Arrays(self.inputs, self._all_targets, self.classes, chosen)
+    def first_targets(self, count: int) -> Tensor | None:
+        """Read the targets of the first `count` samples. Return None if they do not form a tensor."""
+        return stacked_targets([target_of(self[index]) for index in range(min(count, len(self)))])
+
+    def describe(self) -> Iterator[Any]:
+        """Yield values that identify the inputs, by which `compare` recognizes a finished run.
+
+        The default yields the name of the class and the number of samples.
+        """
+        yield type_name(self)
+        yield self.num_samples
+
+    # ------------------------------------------------------------------ checks
+
+    def check(self, audit: Audit) -> Source:
+        """Check the inputs before training and return the source without the samples to leave out.
+
+        The default reads up to 2,000 samples. A source that overrides this overrides `subset` as well.
+
+        Raises:
+            DataError: If a sample cannot be used.
+        """
+        audit.read_samples(self)
+        return self
+
+    # ------------------------------------------------------------------ identity and changes, for caches
+
+    def keys(self) -> Iterable[bytes] | None:
+        """Return a key per sample by which a cache on disk recognizes it, or None (default) to keep it out of one.
+
+        Equal keys mean equal inputs, also across sources of the same class. Targets do not count.
+        """
+        return None
+
+    def version(self, *, values: bool) -> Any:
+        """Return a value that changes when the inputs are modified in place, or None (default) if they are not.
+
+        Args:
+            values: Whether to read all values, because code of the user may have modified them unnoticed.
+        """
+        return None
+
+    def watch(self) -> Callable[[int], bool] | None:
+        """Return a function that returns whether a sample is unchanged since this call, or None if all always are."""
+        return None
 
 
-class MapDataset(Source):
-    """The user's own map-style data set, item by item as it gives them.
+class SubsetSource(Source):
+    """The samples of another source at `indices`.
 
     Args:
-        dataset: anything with a length and items by index.
-        targets: int64 [N] or float [N, ...] where they could be had without the inputs.
-        classes: the class names that count: those of the training data where they were given.
-        own_classes: the data set's own class names, which its items' indices mean.
-        renumber: int64, own class index -> index in `classes`, -1 for a stranger; None to leave them.
-        kind: of the inputs in its items.
-        input_key: in items that are dicts, the key of the input; such items become pairs.
-        label_key: in items that are dicts, the key of the label.
+        source: An indexed source.
+        indices: int64 [M], in the order of the subset.
+
+    Raises:
+        TypeError: If the source is a stream.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        *,
-        targets: Tensor | None = None,
-        classes: Classes | None = None,
-        own_classes: Classes | None = None,
-        renumber: Tensor | None = None,
-        kind: str | None = None,
-        input_key: str | None = None,
-        label_key: str | None = None,
-    ) -> None:
-        self.dataset = dataset
-        self.targets = targets
-        self.classes = classes
-        self.own_classes = own_classes
-        self.renumber = renumber
-        self.kind = kind
-        self.input_key = input_key
-        self.label_key = label_key
-        self.indices = torch.arange(len(dataset))
-        self.collate_fn = getattr(dataset, "collate_fn", None)
+    def __init__(self, source: Source, indices: Indices) -> None:
+        if not source.indexed:
+            raise TypeError(f"{type(source).__name__} cannot be divided because it is read as a stream.")
+        self.source = source
+        self.indices = torch.as_tensor(indices, dtype=torch.int64)
+        self.classes, self.kind, self.collate_fn = source.classes, source.kind, source.collate_fn
+        self.stochastic, self.vectorized = source.stochastic, source.vectorized
+        targets = source.targets
+        self.targets = None if targets is None else targets[self.indices.to(targets.device)]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        item = self.dataset[int(self.indices[index])]
-        if self.input_key is not None:
-            value = item[self.input_key]
-            item = value if self.label_key is None else (value, item[self.label_key])
-        return item if self.renumber is None else self._renumbered(item, index)
+        return self.source[int(self.indices[index])]
+
+    def subset(self, indices: Indices) -> SubsetSource:
+        return SubsetSource(self.source, self.indices[torch.as_tensor(indices, dtype=torch.int64)])
+
+    def gather(self, indices: Tensor) -> Any:
+        return self.source.gather(self.indices[indices])
 
     def name(self, index: int) -> str:
-        return f"sample {int(self.indices[index])}"
+        return self.source.name(int(self.indices[index]))
 
-    def subset(self, indices: Indices) -> MapDataset:
-        part = copy.copy(self)
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
-        part.indices = self.indices[chosen]
-        part.targets = None if self.targets is None else self.targets[chosen]
-        return part
+    def describe(self) -> Iterator[Any]:
+        yield from self.source.describe()
+        yield self.indices
 
-    def _renumbered(self, item: Any, index: int) -> Any:
-        """Give an item the training data's index for its class."""
-        assert self.renumber is not None and self.own_classes is not None and self.classes is not None
-        label = target_of(item)
-        if label is None:
-            return item
-        own = int(label)
-        target = int(self.renumber[own])
-        if target < 0:
-            raise unknown_class(self.own_classes[own], self.name(index), self.classes)
-        if isinstance(item, dict):
-            return {**item, label_key_of(item): target}
-        return (item[0], target, *item[2:])
+    def keys(self) -> Iterable[bytes] | None:
+        found = self.source.keys()
+        if found is None:
+            return None
+        keys = list(found)
+        return [keys[index] for index in self.indices.tolist()]
+
+    def version(self, *, values: bool) -> Any:
+        return self.source.version(values=values)
+
+    def watch(self) -> Callable[[int], bool] | None:
+        unchanged = self.source.watch()
+        return None if unchanged is None else lambda index: unchanged(int(self.indices[index]))
 
 
-class Stream(Source):
-    """The user's IterableDataset: no length, its own order, batched here."""
-
-    def __init__(self, dataset: IterableDataset[Any], classes: Classes | None = None) -> None:
-        self.dataset = dataset
-        self.classes = classes
-        self.collate_fn = getattr(dataset, "collate_fn", None)
+def type_name(value: Any) -> str:
+    """Return the qualified name of the type of `value`."""
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-class Loader(Source):
-    """The user's DataLoader: its own batches, order and workers, used as they are."""
-
-    def __init__(self, loader: DataLoader[Any], classes: Classes | None = None) -> None:
-        self.loader = loader
-        self.classes = classes
+# ---------------------------------------------------------------------- inputs and targets of a batch
 
 
 def target_of(batch: Any) -> Any:
-    """Return the targets of a batch, or the target of an item: the second of a pair, the label of a dict.
+    """Return the targets of a batch, or the target of a sample: the second of a pair, or the label in a dict.
 
-    None where there are none.
+    Return None if there are none.
     """
     if isinstance(batch, (tuple, list)):
         return batch[1] if len(batch) > 1 else None
@@ -208,18 +243,10 @@ def label_key_of(keys: Iterable[str]) -> str | None:
     return next((key for key in LABEL_KEYS if key in names), None)
 
 
-def join_batch(batch: Any, inputs: Any, targets: Any) -> Any:
-    """Return a batch like this one with other inputs and targets, as `split_batch` divides them."""
-    if isinstance(batch, (tuple, list)):
-        return (inputs, targets, *batch[2:])
-    key = label_key_of(batch) if hasattr(batch, "keys") else None
-    return inputs if key is None else {**inputs, key: targets}
-
-
 def split_batch(batch: Any) -> tuple[Any, Any]:
-    """Divide a batch into inputs and targets: a pair, or a dict without and with its label.
+    """Split a batch into inputs and targets: a pair into its two, or a dict into the rest and its label.
 
-    Targets are None where there are none.
+    Targets are None if there are none.
     """
     if isinstance(batch, (tuple, list)) and batch:
         return batch[0], target_of(batch)
@@ -227,3 +254,11 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     if key is None:
         return batch, None
     return {name: value for name, value in batch.items() if name != key}, batch[key]
+
+
+def join_batch(batch: Any, inputs: Any, targets: Any) -> Any:
+    """Return a batch of the same structure with other inputs and targets: the inverse of `split_batch`."""
+    if isinstance(batch, (tuple, list)):
+        return (inputs, targets, *batch[2:])
+    key = label_key_of(batch) if hasattr(batch, "keys") else None
+    return inputs if key is None else {**inputs, key: targets}

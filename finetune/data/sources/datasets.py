@@ -1,40 +1,110 @@
-"""Data sets of other libraries: what can be known of their targets and classes without loading inputs."""
+"""Map-style datasets of torch, torchvision and Hugging Face, and any list of samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import Subset
 
 from finetune.data.preprocessing.base import SOUND, TEXT, kind_of
 from finetune.data.randomness import seeded
-from finetune.data.sources.base import Loader, MapDataset, Source, Stream, label_key_of
-from finetune.data.sources.columns import text_columns
-from finetune.data.sources.files import RawItems
+from finetune.data.sources.base import Source, label_key_of, target_of, type_name
+from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes, encode, renumbering, unknown_class
-from finetune.data.sources.tables import texts_of
+from finetune.data.sources.tables import text_columns, texts_of
 from finetune.errors import DataError
 
 
-def open_dataset(dataset: Any, classes: Classes | None, labelled: bool, takes: str | None) -> Source:
-    """Open a map-style data set, of torch, torchvision or Hugging Face, or any list of samples.
+class MapDataset(Source):
+    """A map-style dataset of the user's, whose items stay as they are, except for their class indices.
 
-    Items are what the user made them, but for PIL pictures, Hugging Face's audio columns, and texts and
-    1-d arrays where the preprocessing `takes` these.
+    Args:
+        dataset: Any object with a length and items by index.
+        targets: int64 [N] or float [N, ...], or None if they are unknown without reading the inputs.
+        classes: Class names by index: those of the training data if they are known.
+        own_classes: Class names of the dataset itself, by the index in its items.
+        renumber: int64, the index in `classes` of each own class, or -1 if it is unknown. None to keep all indices.
+        kind: Kind of raw item of the inputs, or None if they are ready for the model.
+        input_key: Key of the input in items that are dicts, which become pairs. None to keep dicts.
+        label_key: Key of the label in such items, or None if they have no label.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        targets: Tensor | None = None,
+        classes: Classes | None = None,
+        own_classes: Classes | None = None,
+        renumber: Tensor | None = None,
+        kind: str | None = None,
+        input_key: str | None = None,
+        label_key: str | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.targets = targets
+        self.classes = classes
+        self.own_classes = own_classes
+        self.renumber = renumber
+        self.kind = kind
+        self.input_key = input_key
+        self.label_key = label_key
+        self.collate_fn = getattr(dataset, "collate_fn", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        item = self.dataset[index]
+        if self.input_key is not None:
+            value = item[self.input_key]
+            item = value if self.label_key is None else (value, item[self.label_key])
+        return item if self.renumber is None else self._renumbered(item, index)
+
+    def describe(self) -> Iterator[Any]:
+        yield type_name(self.dataset)
+        yield len(self)
+
+    def _renumbered(self, item: Any, index: int) -> Any:
+        """Replace the class index in an item with that of the training data."""
+        assert self.renumber is not None and self.own_classes is not None and self.classes is not None
+        label = target_of(item)
+        if label is None:
+            return item
+        own = int(label)
+        target = int(self.renumber[own])
+        if target < 0:
+            raise unknown_class(self.own_classes[own], self.name(index), self.classes)
+        if isinstance(item, dict):
+            return {**item, label_key_of(item): target}
+        return (item[0], target, *item[2:])
+
+
+def open_dataset(dataset: Any, classes: Classes | None, labelled: bool, takes: str | None) -> Source:
+    """Open a map-style dataset.
+
+    Items stay as they are, except for raw items: PIL pictures, Hugging Face's audio columns and, if the preprocessing
+    takes them, texts and 1-d arrays.
+
+    Args:
+        dataset: Any object with a length and items by index.
+        classes: Classes of the training data, or None.
+        labelled: Whether to read labels.
+        takes: Kind of raw item that the preprocessing takes.
 
     Raises:
-        DataError: a sample of a class the training data doesn't have; texts without labels.
+        DataError: If a class is unknown to the training data, or texts have no labels.
     """
     first = _first_item(dataset)
     if takes == TEXT and isinstance(first, dict) and _is_hugging_face(dataset):
         columns = () if _is_tokenized(first) else text_columns(first)
         if columns:
             return _open_texts(dataset, columns, classes, labelled)
-    own = _classes_of(dataset)
+    own = class_names(dataset)
     targets = _targets_of(dataset)
     input_key = label_key = None
     leading = first[0] if isinstance(first, (tuple, list)) and first else first
@@ -57,10 +127,10 @@ def open_dataset(dataset: Any, classes: Classes | None, labelled: bool, takes: s
 
 
 def _input_key(first: dict[str, Any], takes: str | None) -> str | None:
-    """Return the key of the raw item in an item that is a dict; None where its values are ready.
+    """Return the key of the raw item in a dict, or None if its values are ready for the model.
 
     Raises:
-        DataError: the item is itself a sound, with its sampling rate beside its label.
+        DataError: If the dict itself is a sound, with its sampling rate beside its label.
     """
     if takes == SOUND and {"array", "sampling_rate"} <= first.keys():
         raise DataError(
@@ -76,17 +146,17 @@ def _input_key(first: dict[str, Any], takes: str | None) -> str | None:
 
 
 def _is_tokenized(first: dict[str, Any]) -> bool:
-    return "input_ids" in first  # whatever columns of text are still beside it
+    return "input_ids" in first  # even if the columns of texts are still there
 
 
 def _kind_of(value: Any, takes: str | None) -> str | None:
-    """Return the kind of a raw item; a text only where that is what is taken, for it may be an id."""
+    """Return the kind of a raw item. A string is a text only if the preprocessing takes texts: it may be an ID."""
     kind = kind_of(value, takes)
     return None if kind == TEXT != takes else kind
 
 
 def _open_texts(dataset: Any, columns: tuple[str, ...], classes: Classes | None, labelled: bool) -> RawItems:
-    """Open a Hugging Face data set of texts, which are small enough to be read at once."""
+    """Open a Hugging Face dataset of texts, which are small enough to read at once."""
     plain = dataset.with_format(None)
     texts = texts_of([list(plain[column]) for column in columns])
     source = RawItems(texts, TEXT)
@@ -95,37 +165,24 @@ def _open_texts(dataset: Any, columns: tuple[str, ...], classes: Classes | None,
     label = label_key_of(dataset.column_names)
     if label is None:
         raise DataError(
-            f"The data set has the texts {', '.join(columns)} and no labels; its columns are "
-            f"{', '.join(dataset.column_names)}. Call the one of labels 'label'."
+            f"The dataset has the texts {', '.join(columns)} and no labels; its columns are "
+            f"{', '.join(dataset.column_names)}. Name the column of labels 'label'."
         )
-    own = _classes_of(dataset)
+    own = class_names(dataset)
     labels = list(plain[label])
-    if own is not None:  # a class's number stands for its name
+    if own is not None:  # a class index stands for its name
         labels = [own[k] if isinstance(k, int) and 0 <= k < len(own) else None for k in labels]
         classes = own if classes is None else classes
     targets, names = encode(labels, classes, source.name)
     return RawItems(texts, TEXT, targets, names)
 
 
-def open_stream(dataset: IterableDataset[Any], classes: Classes | None) -> Stream:
-    """Open an iterable data set; its items are what the user made them, class indices included."""
-    own = _classes_of(dataset)
-    check_same_numbers(own, classes, "The iterable data set")
-    return Stream(dataset, own if classes is None else classes)
-
-
-def open_loader(loader: DataLoader[Any], classes: Classes | None) -> Loader:
-    """Open a DataLoader, whose batches stay as they are; class indices can't be renumbered in them."""
-    own = _classes_of(loader.dataset)
-    check_same_numbers(own, classes, "The DataLoader's data set")
-    return Loader(loader, own if classes is None else classes)
-
-
-def _classes_of(dataset: Any) -> Classes | None:
+def class_names(dataset: Any) -> Classes | None:
+    """Return the class names that a dataset declares, or None if it declares none."""
     if isinstance(dataset, Subset):
-        return _classes_of(dataset.dataset)
+        return class_names(dataset.dataset)
     if getattr(dataset, "target_transform", None) is not None:
-        return None  # the items' targets are no longer what `.classes` and `.targets` speak of
+        return None  # `.classes` and `.targets` describe the targets before the transform
     names = getattr(dataset, "classes", None)
     if names is None and _is_hugging_face(dataset):
         feature = dataset.features.get(label_key_of(dataset.column_names) or "")
@@ -148,13 +205,13 @@ def _targets_of(dataset: Any) -> Tensor | None:
             return targets
     if _is_hugging_face(dataset):
         key = label_key_of(dataset.column_names)
-        # Without the user's transform, or reading the column would decode every picture.
+        # Without the user's transform, which would decode every picture.
         return None if key is None else _as_targets(list(dataset.with_format(None)[key]), len(dataset))
     return None
 
 
 def _as_targets(values: Any, length: int) -> Tensor | None:
-    """Return `values` as int64 or float32 [N, ...] if they are one number, or row of numbers, a sample."""
+    """Return `values` as int64 or float32 [N, ...] if they are a number, or a row of numbers, per sample."""
     if not isinstance(values, (Sequence, np.ndarray, Tensor)) or isinstance(values, str):
         return None
     try:
@@ -171,7 +228,7 @@ def _is_hugging_face(dataset: Any) -> bool:
 
 
 def _first_item(dataset: Any) -> Any:
-    """Look at one item; its random transforms, if any, leave no mark on the global generators."""
+    """Read one item, or return None if there is none. Random transforms do not touch the global generators."""
     if len(dataset) == 0:
         return None
     with seeded("first item"):
@@ -187,16 +244,3 @@ def _renumbered(source: MapDataset, targets: Tensor) -> Tensor:
         label = source.own_classes[int(targets[first])]
         raise unknown_class(label, source.name(first), source.classes)
     return renumbered
-
-
-def check_same_numbers(own: Classes | None, classes: Classes | None, what: str) -> None:
-    """Raise DataError if a class index means another class in data that can't be renumbered."""
-    if renumbering(own, classes) is None:
-        return
-    assert own is not None and classes is not None
-    k = next(k for k, name in enumerate(own) if k >= len(classes) or classes[k] != name)
-    meant = repr(classes[k]) if k < len(classes) else "none at all"
-    raise DataError(
-        f"{what} numbers the classes in its own way: its class {k} is {own[k]!r}, the training data's is "
-        f"{meant}. Give the data set itself, whose classes can be renumbered, or train with the same classes."
-    )

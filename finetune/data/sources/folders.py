@@ -1,30 +1,63 @@
-"""Folders of pictures or sound: one folder per class, loose pictures, or a training and a validation part."""
+"""Folders and lists of files: one folder per class, loose files, or a training and a validation folder."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from finetune.data.preprocessing.base import SOUND
-from finetune.data.sources.files import Files, PictureFiles, WaveFiles
+from finetune.data.sources.files import FileSource
 from finetune.data.sources.labels import Classes, unknown_class
+from finetune.data.sources.picture_files import PictureFiles
+from finetune.data.sources.sound_files import SoundFiles
 from finetune.errors import DataError, nearest
 
 logger = logging.getLogger("finetune")
+
+# One source per kind of file. A file with none of their suffixes is of the first.
+FILE_SOURCES: tuple[type[FileSource], ...] = (PictureFiles, SoundFiles)
 
 _TRAIN_NAMES = ("train", "training")
 _VAL_NAMES = ("val", "valid", "validation", "dev", "test")
 
 
-def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
-    """Return the training and the validation folder inside `folder`, or None if it isn't so divided.
+def is_sample_file(path: str | os.PathLike[str]) -> bool:
+    """Return whether `path` has the suffix of a kind of file that holds a sample."""
+    return any(source.matches(path) for source in FILE_SOURCES)
 
-    The training part is called train or training; the validation part val, valid, validation, dev or
-    test, the first of these that is there.
+
+def file_source(path: str | os.PathLike[str]) -> type[FileSource]:
+    """Return the source that reads a file, by its suffix."""
+    return next((source for source in FILE_SOURCES if source.matches(path)), FILE_SOURCES[0])
+
+
+def open_files(
+    paths: Sequence[Path],
+    targets: Tensor | None = None,
+    classes: Classes | None = None,
+    folder: Path | None = None,
+) -> FileSource:
+    """Open a list of files of one kind.
+
+    Raises:
+        DataError: If the files are of several kinds.
+    """
+    examples = {file_source(path): path for path in reversed(paths)}  # the first of each kind
+    if len(examples) > 1:
+        shown = " and ".join(f"'{path}' is read as a {source.noun}" for source, path in examples.items())
+        raise DataError(f"The files are of several kinds: {shown}. Expected one kind.")
+    return next(iter(examples), FILE_SOURCES[0])(paths, targets, classes, folder)
+
+
+def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
+    """Return the training and the validation folder inside `folder`, or None if it does not have both.
+
+    The training folder is called train or training, and the validation folder val, valid, validation, dev or
+    test, in this order of preference.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -35,35 +68,39 @@ def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     return (train, val) if train is not None and val is not None else None
 
 
-def open_folder(folder: Path, classes: Classes | None, labelled: bool, takes: str | None) -> Files:
-    """Open a folder with one folder per class, or, unlabelled, any folder of pictures.
+def open_folder(folder: Path, classes: Classes | None, labelled: bool, takes: str | None) -> FileSource:
+    """Open a folder with one folder per class or, unlabelled, with files at any depth.
 
-    They are sound files for a preprocessing that `takes` waveforms.
+    Args:
+        folder: The folder.
+        classes: Classes of the training data, or None for the names of the class folders.
+        labelled: Whether to read labels.
+        takes: Kind of raw item that the preprocessing takes, which selects the kind of files. None for pictures.
 
     Raises:
-        DataError: no class folders, an empty one, one the training data doesn't have, or a folder
-            that is a training and a validation part.
+        DataError: If there are no class folders, one is empty or unknown to the training data, or the folder
+            consists of a training and a validation folder.
     """
-    files = WaveFiles if takes == SOUND else PictureFiles
+    source = next((source for source in FILE_SOURCES if source.kind == takes), FILE_SOURCES[0])
     if not labelled:
-        return files(list(_files_under(folder, files)), folder=folder)
+        return source(list(_files_under(folder, source)), folder=folder)
     split = find_split(folder)
     if split is not None:
         raise DataError(
             f"'{folder}' is divided into parts; they are not classes. "
-            f"Give '{split[0]}' as the training data and '{split[1]}' as the validation data."
+            f"Pass '{split[0]}' as the training data and '{split[1]}' as the validation data."
         )
-    found = {path.name: list(_files_under(path, files)) for path in _folders_in(folder)}
-    _check_class_folders(folder, found, classes, files)
+    found = {path.name: list(_files_under(path, source)) for path in _folders_in(folder)}
+    _check_class_folders(folder, found, classes, source)
     names = tuple(sorted(found)) if classes is None else classes
     index = {name: k for k, name in enumerate(names)}
     paths = [path for name in sorted(found) for path in found[name]]
     targets = [index[name] for name in sorted(found) for _ in found[name]]
-    return files(paths, torch.tensor(targets, dtype=torch.int64), names, folder)
+    return source(paths, torch.tensor(targets, dtype=torch.int64), names, folder)
 
 
 def missing_path(path: Path) -> DataError:
-    """Say that `path` isn't there, what of it is, and which names there are like the missing one."""
+    """Return the error that `path` does not exist, with the part of it that does and the nearest names there."""
     there = path.absolute()
     while not there.parent.exists():
         there = there.parent
@@ -76,15 +113,15 @@ def missing_path(path: Path) -> DataError:
 
 
 def _check_class_folders(
-    folder: Path, found: dict[str, list[Path]], classes: Classes | None, files: type[Files]
+    folder: Path, found: dict[str, list[Path]], classes: Classes | None, source: type[FileSource]
 ) -> None:
-    noun = files.noun
-    loose = [path for path in sorted(folder.iterdir()) if path.is_file() and files.is_file(path)]
+    noun = source.noun
+    loose = [path for path in sorted(folder.iterdir()) if path.is_file() and source.matches(path)]
     if not any(found.values()):
         holds = f"{len(loose)} loose {noun}s" if loose else f"no {noun}s"
         raise DataError(
             f"'{folder}' holds {holds} and no folder per class. Expected '{folder}/<class name>/<{noun}>', "
-            f"a {noun} being one of {', '.join(files.suffixes)}. For other layouts list path and label in a CSV "
+            f"a {noun} being one of {', '.join(source.suffixes)}. For other layouts list path and label in a CSV "
             "file."
         )
     if loose:
@@ -100,11 +137,11 @@ def _folders_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
 
 
-def _files_under(folder: Path, files: type[Files]) -> Iterator[Path]:
-    """Yield the files of one kind in a folder and in all below it, in an order that is the same everywhere."""
+def _files_under(folder: Path, source: type[FileSource]) -> Iterator[Path]:
+    """Yield the files of one kind in a folder and all folders below it, in the same order on every machine."""
     for base, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        yield from (Path(base, name) for name in sorted(names) if files.is_file(name))
+        yield from (Path(base, name) for name in sorted(names) if source.matches(name))
 
 
 def _is_hidden(name: str) -> bool:

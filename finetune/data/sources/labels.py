@@ -1,4 +1,4 @@
-"""Labels as people write them (names, numbers) to targets as a loss takes them."""
+"""Labels as people write them (names or numbers) and the targets that a loss takes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ LABEL_KEYS = (
 
 
 def encode(labels: Sequence[Any], classes: Classes | None, name: Callable[[int], str]) -> tuple[Tensor, Classes | None]:
-    """Turn one label a sample into targets and the class names they index.
+    """Encode labels as targets, and return the class names that these index.
 
-    Names are classes in sorted order, integers are classes in numeric order, floats are regression
-    targets and have no classes. Given `classes` (of the training data), these rule instead.
+    Names become classes in sorted order and integers classes in numeric order, unless `classes` sets the order.
+    Floats are regression targets and have no classes.
 
     Args:
-        labels: names, ints, or floats; one a sample, all of one kind.
-        classes: the training classes, or None to find them here.
-        name: what a message calls sample i.
+        labels: One label per sample: all names, all integers or all floats.
+        classes: Classes of the training data, or None to derive them from the labels.
+        name: Function that names sample i in an error message.
 
     Returns:
-        Targets, int64 [N] (classes) or float32 [N] (regression), and the classes or None.
+        Targets, int64 [N] for classes or float32 [N] for regression, and the classes or None.
 
     Raises:
-        DataError: a label that is missing, or that is none of `classes`.
+        DataError: If a label is missing or not one of `classes`.
     """
     values = [_plain(label, i, name) for i, label in enumerate(labels)]
     if all(isinstance(value, (int, float)) for value in values):
@@ -55,7 +55,7 @@ def encode(labels: Sequence[Any], classes: Classes | None, name: Callable[[int],
 
 
 def numbers_in(texts: Sequence[str]) -> Sequence[str | int | float]:
-    """Read a column of text as ints or floats if every cell is one; `007` is a name, not a number."""
+    """Convert a column of text to ints or floats if every cell is a number. `007` is a name, not a number."""
     try:
         integers = [int(text) for text in texts]
     except ValueError:
@@ -67,21 +67,24 @@ def numbers_in(texts: Sequence[str]) -> Sequence[str | int | float]:
 
 
 def class_targets(labels: Any, classes: Classes | None, name: Callable[[int], str]) -> tuple[Tensor, Classes | None]:
-    """Turn the y of a pair (X, y) into targets: names are encoded, numbers stand as they are.
+    """Convert the y of a pair (X, y) to targets: names are encoded, numbers stay as they are.
 
     Args:
-        labels: a tensor, array or list; [N] class indices or names, [N] or [N, K] numbers.
-        classes: the training classes, or None.
-        name: what a message calls sample i.
+        labels: Tensor, array or list: [N] class indices or names, or [N] or [N, K] numbers.
+        classes: Classes of the training data, or None.
+        name: Function that names sample i in an error message.
 
     Returns:
-        Targets (int64, or float32 where they were float64) and the classes or None.
+        Targets, int64 or floating point (float64 arrays become float32), and the classes or None.
+
+    Raises:
+        DataError: If the labels do not form an array, or one is missing or not one of `classes`.
     """
     if not isinstance(labels, Tensor):
         try:
             array = np.array(labels)
         except ValueError as error:
-            raise DataError(f"The labels do not form an array: {error}. Expected one a sample.") from error
+            raise DataError(f"The labels do not form an array: {error}. Expected one label per sample.") from error
         if array.dtype.kind in "USO":
             return encode(array.astype("U").tolist() if array.dtype.kind == "S" else array.tolist(), classes, name)
         labels = torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
@@ -91,9 +94,9 @@ def class_targets(labels: Any, classes: Classes | None, name: Callable[[int], st
 
 
 def renumbering(own: Classes | None, classes: Classes | None) -> Tensor | None:
-    """Return int64 [len(own)] that maps own class indices to those of the training classes.
+    """Return int64 [len(own)], the index in `classes` of each of a dataset's own classes, or -1 if it is unknown.
 
-    A class the training data does not know maps to -1. None where nothing has to change.
+    Return None if all indices stay the same.
     """
     if own is None or classes is None or own == classes[: len(own)]:
         return None
@@ -101,7 +104,49 @@ def renumbering(own: Classes | None, classes: Classes | None) -> Tensor | None:
     return torch.tensor([index.get(c, -1) for c in own], dtype=torch.int64)
 
 
+def check_numbering(own: Classes | None, classes: Classes | None, data: str) -> None:
+    """Check that class indices that cannot be renumbered stand for the classes of the training data.
+
+    Args:
+        own: Classes that the indices stand for, or None if they are unknown.
+        classes: Classes of the training data, or None.
+        data: Name of the data in the error message.
+
+    Raises:
+        DataError: If an index stands for another class.
+    """
+    if renumbering(own, classes) is None:
+        return
+    assert own is not None and classes is not None
+    k = next(k for k, name in enumerate(own) if k >= len(classes) or classes[k] != name)
+    meant = repr(classes[k]) if k < len(classes) else "none at all"
+    raise DataError(
+        f"{data} numbers the classes in its own way: its class {k} is {own[k]!r}, the training data's is "
+        f"{meant}. Pass the dataset itself, whose classes can be renumbered, or train with the same classes."
+    )
+
+
+def target_tensor(target: Any) -> Tensor | None:
+    """Return a target as a tensor on the CPU, or None if there is none or it is not numeric."""
+    try:
+        return None if target is None else torch.as_tensor(target).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def stacked_targets(targets: Sequence[Any]) -> Tensor | None:
+    """Stack one target per sample, or return None if one is missing or they do not form a tensor."""
+    tensors = [tensor for target in targets if (tensor := target_tensor(target)) is not None]
+    if not tensors or len(tensors) < len(targets):
+        return None
+    try:
+        return torch.stack(tensors)
+    except RuntimeError:  # unequal shapes, which only the user's collate_fn and loss understand
+        return None
+
+
 def unknown_class(label: str, where: str, classes: Classes) -> DataError:
+    """Return the error that a sample has a class that the training data does not have."""
     shown = ", ".join(classes[:20]) + (f", ... ({len(classes)} in all)" if len(classes) > 20 else "")
     return DataError(
         f"{where} has the class {label!r}, which the training data does not have. "
@@ -111,7 +156,7 @@ def unknown_class(label: str, where: str, classes: Classes) -> DataError:
 
 
 def _plain(label: Any, i: int, name: Callable[[int], str]) -> str | int | float:
-    """Unwrap numpy's scalars; refuse a missing label."""
+    """Convert a NumPy scalar to Python. Raise DataError if the label is missing."""
     value = label.item() if isinstance(label, (np.generic, Tensor)) else label
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{name(i)} has no label. Every sample needs one: fill it in, or remove the sample.")

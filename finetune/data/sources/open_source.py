@@ -1,33 +1,27 @@
-"""From whatever the user has to one kind of source: a folder, a table, arrays, a data set, a loader."""
+"""From any form of data to a source: `open_source` and the table of forms that it recognizes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from finetune.data.preprocessing.base import SOUND, TEXT, TextPair, kind_of
-from finetune.data.sources.base import Arrays, Loader, MapDataset, Source, Stream
-from finetune.data.sources.datasets import check_same_numbers, open_dataset, open_loader, open_stream
-from finetune.data.sources.files import Files, PictureFiles, RawItems, files, is_raw_file
-from finetune.data.sources.folders import find_split, missing_path, open_folder
-from finetune.data.sources.labels import Classes, class_targets
-from finetune.data.sources.picture_files import SUFFIXES
-from finetune.data.sources.sound_files import WAVE_SUFFIXES
+from finetune.data.sources.arrays import Arrays, as_inputs
+from finetune.data.sources.base import Source
+from finetune.data.sources.datasets import open_dataset
+from finetune.data.sources.folders import FILE_SOURCES, is_sample_file, missing_path, open_files, open_folder
+from finetune.data.sources.items import RawItems
+from finetune.data.sources.labels import Classes, check_numbering, class_targets
+from finetune.data.sources.streams import open_loader, open_stream
 from finetune.data.sources.tables import TABLE_SUFFIXES, open_table
-from finetune.data.splitting import split
 from finetune.errors import DataError
-
-__all__ = [
-    "Arrays", "Files", "Loader", "MapDataset", "PictureFiles", "RawItems", "Source", "Stream",
-    "find_split", "open_source", "split",
-]  # fmt: skip
 
 _ACCEPTED = (
     "Accepted are: a folder with one folder per class; a CSV or Parquet file of path, or text, and "
@@ -37,201 +31,268 @@ _ACCEPTED = (
 _ACCEPTED_UNLABELLED = "; and to predict also a picture's path, a list of paths, a folder of pictures, or X alone."
 
 
+@dataclass(frozen=True)
+class Request:
+    """How data is to be opened.
+
+    Attributes:
+        classes: Classes of the training data, or None to derive them from the data.
+        labelled: Whether labels are needed.
+        takes: Kind of raw item that the preprocessing takes, or None.
+    """
+
+    classes: Classes | None = None
+    labelled: bool = True
+    takes: str | None = None
+
+
 def open_source(
     data: Any, *, classes: Sequence[str] | None = None, labelled: bool = True, takes: str | None = None
 ) -> Source:
-    """Open the user's data, in any of the forms the package accepts.
+    """Open data in any of the forms that the package accepts.
+
+    Only the list of files and the targets are read.
+
+    With `takes="text"`, every str in a list is a text, and so is a single str unless it ends like a table. Otherwise
+    the first str of a list decides: if it ends like a picture or sound file, or exists, all are paths, else texts.
+    A `Path` is always a path.
 
     Args:
-        data: a folder with one folder per class; a CSV or Parquet file of path and label; a pair
-            (X, y) of tensors, arrays or lists, X [N, ...], y [N] or [N, K]; a map-style or iterable
-            Dataset; a DataLoader; a Hugging Face dataset. Without labels also one picture's path, a
-            list of paths, a folder of pictures, or X alone. Files may be sound (`.wav`) too. X may be
-            texts or, where waveforms are taken, 1-d arrays or a float array [N, T].
-        classes: the training data's classes, for validation data: targets are indices into these.
-        labelled: False to predict. Files and arrays then give their inputs alone; the items of a data
-            set or loader stay as they are.
-        takes: the kind of raw item that the preprocessing takes. It decides what could be either: with
-            "text" every str in a list is a text and never a path, and a str alone is one too unless it
-            ends as a table does; a `Path` is always a path. Otherwise the first str of a list decides:
-            they are paths if it ends as a picture or sound file does, or exists, else texts.
+        data: A folder with one folder per class; a CSV or Parquet file of path and label; a pair (X, y) of tensors,
+            arrays or lists, X [N, ...], y [N] or [N, K]; a map-style or iterable Dataset; a DataLoader; a Hugging
+            Face dataset; a `Source`. Without labels also a path, a list of paths, a folder of files, or X alone.
+            Files are pictures or sound (`.wav`). X may hold texts or, if the preprocessing takes waveforms, 1-d
+            arrays or a float array [N, T].
+        classes: Classes of the training data, which targets then index. None to derive them from the data.
+        labelled: Whether labels are needed. Without them, files and arrays return inputs alone; the items of a
+            dataset or DataLoader stay as they are.
+        takes: Kind of raw item that the preprocessing takes.
 
     Returns:
-        The source; nothing but the file lists and the targets is read yet.
+        The source.
 
     Raises:
-        DataError: a missing path, a form that is not accepted, labels that are missing, that differ
-            in number from the inputs, or that name a class not in `classes`.
+        DataError: If a path does not exist, the form is not accepted, labels are missing, differ in number from the
+            inputs, or name a class that is not one of `classes`.
     """
-    known = None if classes is None else tuple(classes)
-    if isinstance(data, Source):
-        check_same_numbers(data.classes, known, "The source")
-        return data
-    if isinstance(data, str) and takes == TEXT and not data.lower().endswith(TABLE_SUFFIXES):
-        data = [data]
-    if isinstance(data, (str, os.PathLike)):
-        return _open_path(Path(data).expanduser(), known, labelled, takes)
-    if isinstance(data, DataLoader):
-        return open_loader(data, known)
-    if isinstance(data, IterableDataset):
-        return open_stream(data, known)
-    source = _open_in_memory(data, known, labelled, takes)
-    if source is not None:
-        return source
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, dict):
-        return open_dataset(data, known, labelled, takes)
+    request = Request(None if classes is None else tuple(classes), labelled, takes)
+    if hasattr(data, "to_numpy"):  # a column of pandas or polars
+        data = data.to_numpy()
+    for recognizes, opener in _FORMS:
+        if recognizes(data, request):
+            return opener(data, request)
     accepted = _ACCEPTED + ("." if labelled else _ACCEPTED_UNLABELLED)
     raise DataError(f"Data of type {type(data).__name__} cannot be used. {accepted}")
 
 
-def _open_in_memory(data: Any, classes: Classes | None, labelled: bool, takes: str | None) -> Source | None:
-    """Open arrays and lists, as a pair or alone; None for what is neither."""
-    if hasattr(data, "to_numpy"):  # a column of pandas or polars
-        data = data.to_numpy()
-    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
-        data = data.tensors  # gathered in one call
-    if _is_pair(data) and not _are_two_waveforms(data, takes):
-        return _open_pair(data[0], data[1] if labelled else None, classes, takes)
-    if _is_texts(data, takes):
-        return _open_unlabelled(data, labelled, f"Texts alone have no labels: {_shown(data)}", takes)
-    if isinstance(data, (Tensor, np.ndarray)):
-        what = f"X alone has no labels: an array of shape {tuple(data.shape)}"
-        return _open_unlabelled(data, labelled, what, takes)
-    if _is_paths(data):
-        return _open_paths(data, labelled)
-    if not labelled and _is_rows(data):
-        return _open_pair(data, None, classes, takes)
-    return None
+# ---------------------------------------------------------------------- openers
 
 
-def _open_path(path: Path, classes: Classes | None, labelled: bool, takes: str | None) -> Source:
+def _open_opened(data: Source, request: Request) -> Source:
+    check_numbering(data.classes, request.classes, "The source")
+    return data
+
+
+def _open_path(data: str | os.PathLike[str], request: Request) -> Source:
+    path = Path(data).expanduser()
     if not path.exists():
         raise missing_path(path)
     if path.is_dir():
-        return open_folder(path, classes, labelled, takes)
+        return open_folder(path, request.classes, request.labelled, request.takes)
     if path.suffix.lower() in TABLE_SUFFIXES:
-        return open_table(path, classes, labelled, takes)
-    if is_raw_file(path):
-        return _open_paths([path], labelled)
-    raise DataError(
-        f"'{path}' is neither a table ({', '.join(TABLE_SUFFIXES)}) nor a picture ({', '.join(SUFFIXES)}) nor "
-        f"sound ({', '.join(WAVE_SUFFIXES)}). {_ACCEPTED}."
-    )
+        return open_table(path, request.classes, request.labelled, request.takes)
+    if is_sample_file(path):
+        return _open_paths([path], request)
+    kinds = " nor ".join(f"a {source.noun} ({', '.join(source.suffixes)})" for source in FILE_SOURCES)
+    raise DataError(f"'{path}' is neither a table ({', '.join(TABLE_SUFFIXES)}) nor {kinds}. {_ACCEPTED}.")
 
 
-def _open_paths(paths: Sequence[str | os.PathLike[str]], labelled: bool) -> Files:
-    if labelled:
+def _open_paths(data: Sequence[str | os.PathLike[str]], request: Request) -> Source:
+    if request.labelled:
         raise DataError(
-            f"Paths alone have no labels: {_shown(paths)}. Give the pair (paths, labels), a folder with one "
+            f"Paths alone have no labels: {_shown(data)}. Pass the pair (paths, labels), a folder with one "
             "folder per class, or a CSV file of path and label."
         )
-    found = [Path(path).expanduser() for path in paths]
-    for file in found:
-        if not file.exists():
-            raise missing_path(file)
-    return files(found)
+    return open_files(_existing(data))
 
 
-def _open_pair(inputs: Any, labels: Any, classes: Classes | None, takes: str | None) -> Source:
-    """Open (X, y), or X alone where `labels` is None."""
-    if labels is not None and len(inputs) != len(labels):
+def _open_tensor_dataset(data: TensorDataset, request: Request) -> Source:
+    return _open_pair(data.tensors, request)
+
+
+def _open_pair(data: Sequence[Any], request: Request) -> Source:
+    inputs, labels = data
+    if request.labelled and len(inputs) != len(labels):
         raise DataError(
-            f"The pair (X, y) has {len(inputs)} inputs and {len(labels)} labels. Expected one label an input."
+            f"The pair (X, y) has {len(inputs)} inputs and {len(labels)} labels. Expected one label per input."
         )
+    return _open_inputs(inputs, labels if request.labelled else None, request)
+
+
+def _open_text(data: str, request: Request) -> Source:
+    return _open_texts([data], request)
+
+
+def _open_texts(data: Any, request: Request) -> Source:
+    _require_no_labels(request, f"Texts alone have no labels: {_shown(data)}")
+    return _open_inputs(data, None, request)
+
+
+def _open_array(data: Tensor | np.ndarray, request: Request) -> Source:
+    _require_no_labels(request, f"X alone has no labels: an array of shape {tuple(data.shape)}")
+    return _open_inputs(data, None, request)
+
+
+def _open_rows(data: list[Any], request: Request) -> Source:
+    return _open_inputs(data, None, request)
+
+
+def _open_loader(data: DataLoader[Any], request: Request) -> Source:
+    return open_loader(data, request.classes)
+
+
+def _open_stream(data: IterableDataset[Any], request: Request) -> Source:
+    return open_stream(data, request.classes)
+
+
+def _open_dataset(data: Any, request: Request) -> Source:
+    return open_dataset(data, request.classes, request.labelled, request.takes)
+
+
+def _open_inputs(inputs: Any, labels: Any, request: Request) -> Source:
+    """Open X with the labels y, or with none if they are None."""
     inputs = inputs.to_numpy() if hasattr(inputs, "to_numpy") else inputs
-    kind = _raw_kind(inputs, takes)
-    paths = kind is None and _is_paths(inputs)
+    kind = _raw_kind(inputs, request)
+    paths = kind is None and _are_paths(inputs, request)
 
     def name(index: int) -> str:
         return f"'{inputs[index]}'" if paths else f"sample {index}"
 
-    targets, names = (None, classes) if labels is None else class_targets(labels, classes, name)
+    targets, classes = (None, request.classes) if labels is None else class_targets(labels, request.classes, name)
     if paths:
-        return files(_open_paths(inputs, labelled=False).paths, targets, names)
+        return open_files(_existing(inputs), targets, classes)
     if kind == TEXT:
         inputs = [TextPair(*text) if isinstance(text, (tuple, list)) else text for text in inputs]
     if kind is not None:
-        return RawItems(inputs, kind, targets, names)
-    return Arrays(_as_inputs(inputs), targets, names)
+        return RawItems(inputs, kind, targets, classes)
+    return Arrays(as_inputs(inputs), targets, classes)
 
 
-def _raw_kind(inputs: Any, takes: str | None) -> str | None:
-    """Return the kind of raw item that X holds, None for paths and for inputs that are ready."""
-    if _is_texts(inputs, takes):
+def _existing(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    found = [Path(path).expanduser() for path in paths]
+    for file in found:
+        if not file.exists():
+            raise missing_path(file)
+    return found
+
+
+def _require_no_labels(request: Request, problem: str) -> None:
+    if request.labelled:
+        raise DataError(f"{problem}. Pass the pair (X, y), with one y per sample.")
+
+
+def _raw_kind(inputs: Any, request: Request) -> str | None:
+    """Return the kind of raw item that X holds, or None if X holds paths or is ready for the model."""
+    if _are_texts(inputs, request):
         return TEXT
     first = inputs[0] if len(inputs) else None
-    return None if isinstance(first, str) else kind_of(first, takes)
+    return None if isinstance(first, str) else kind_of(first, request.takes)
 
 
-def _open_unlabelled(inputs: Any, labelled: bool, what: str, takes: str | None) -> Source:
-    if labelled:
-        raise DataError(f"{what}. Give the pair (X, y), y one a sample.")
-    return _open_pair(inputs, None, None, takes)
+def _shown(values: Sequence[Any]) -> str:
+    return ", ".join(f"'{value}'" for value in values[:3]) + (", ..." if len(values) > 3 else "")
 
 
-def _as_inputs(inputs: Any) -> Tensor | np.ndarray:
-    """Return a tensor that shares memory with `inputs` where it can; a memory map stays one."""
-    if isinstance(inputs, Tensor):
-        return inputs
-    if isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], Tensor):
-        try:
-            return torch.stack(list(inputs))
-        except RuntimeError as error:
-            raise DataError(f"The tensors of X do not have one shape: {error}. Pad or crop them.") from error
-    try:
-        array = inputs if isinstance(inputs, np.ndarray) else np.asarray(inputs)
-        if array.dtype.kind not in "biufc":
-            raise ValueError(f"its dtype is {array.dtype}")
-    except ValueError as error:
-        raise DataError(f"X is not an array of numbers: {error}. Expected shape [N, ...].") from error
-    shares = array.flags.writeable and all(stride >= 0 for stride in array.strides)
-    if isinstance(array, np.memmap) or not shares:
-        return array
-    return torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
+# ---------------------------------------------------------------------- recognizers
 
 
-def _is_pair(data: Any) -> bool:
+def _is_source(data: Any, request: Request) -> bool:
+    return isinstance(data, Source)
+
+
+def _is_text(data: Any, request: Request) -> bool:
+    return isinstance(data, str) and request.takes == TEXT and not data.lower().endswith(TABLE_SUFFIXES)
+
+
+def _is_path(data: Any, request: Request) -> bool:
+    return isinstance(data, (str, os.PathLike))
+
+
+def _is_loader(data: Any, request: Request) -> bool:
+    return isinstance(data, DataLoader)
+
+
+def _is_stream(data: Any, request: Request) -> bool:
+    return isinstance(data, IterableDataset)
+
+
+def _is_tensor_dataset(data: Any, request: Request) -> bool:
+    return isinstance(data, TensorDataset) and len(data.tensors) == 2
+
+
+def _is_pair(data: Any, request: Request) -> bool:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return False
-    if isinstance(data, list):  # a list of two is a pair only where it can't be two samples
-        return all(isinstance(part, (Tensor, np.ndarray)) and part.ndim > 0 for part in data)
-    return all(hasattr(part, "__len__") and not isinstance(part, (str, dict)) for part in data)
+    if isinstance(data, tuple):
+        return all(hasattr(part, "__len__") and not isinstance(part, (str, dict)) for part in data)
+    # A list of two is a pair only if it cannot be two samples.
+    arrays = all(isinstance(part, (Tensor, np.ndarray)) and part.ndim > 0 for part in data)
+    return arrays and not (request.takes == SOUND and all(kind_of(part, SOUND) for part in data))
 
 
-def _are_two_waveforms(data: Any, takes: str | None) -> bool:
-    return isinstance(data, list) and takes == SOUND and all(kind_of(part, takes) for part in data)
-
-
-def _is_paths(data: Any) -> bool:
-    return (
-        isinstance(data, (list, tuple)) and len(data) > 0 and all(isinstance(path, (str, os.PathLike)) for path in data)
-    )
-
-
-def _is_texts(data: Any, takes: str | None) -> bool:
-    """Whether `data` is a list of texts, or of pairs of them; of what could be paths, see `open_source`."""
+def _are_texts(data: Any, request: Request) -> bool:
+    """Return whether `data` is a list of texts or of pairs of texts, by the rules in `open_source`."""
     if isinstance(data, np.ndarray) and data.dtype.kind in "UO":
         data = data.tolist()
-    if type(data) not in (list, tuple) or not data:  # a subclass may be a data set, and to load from it costs
+    if type(data) not in (list, tuple) or not data:  # a subclass may be a dataset, whose items are expensive to read
         return False
-    if takes == TEXT and all(isinstance(row, (tuple, list)) for row in data):
+    if request.takes == TEXT and all(isinstance(row, (tuple, list)) for row in data):
         return all(len(row) == 2 and all(isinstance(text, str) for text in row) for row in data)
     if not isinstance(data[0], str):
         return False
-    return takes == TEXT or not (is_raw_file(data[0]) or _exists(data[0]))
+    return request.takes == TEXT or not (is_sample_file(data[0]) or _exists(data[0]))
+
+
+def _is_array(data: Any, request: Request) -> bool:
+    return isinstance(data, (Tensor, np.ndarray))
+
+
+def _are_paths(data: Any, request: Request) -> bool:
+    paths = isinstance(data, (list, tuple)) and len(data) > 0
+    return paths and all(isinstance(path, (str, os.PathLike)) for path in data)
+
+
+def _are_rows(data: Any, request: Request) -> bool:
+    """Return whether `data` is the X of a prediction as a list of arrays, lists or numbers."""
+    rows = isinstance(data, list) and bool(data) and not request.labelled
+    return rows and isinstance(data[0], (Tensor, np.ndarray, list, int, float))
+
+
+def _is_dataset(data: Any, request: Request) -> bool:
+    return hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, dict)
 
 
 def _exists(path: str) -> bool:
     try:
         return Path(path).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long for a path, or with characters that none can have
+    except (OSError, ValueError, RuntimeError):  # too long for a path, or with characters that a path cannot have
         return False
 
 
-def _is_rows(data: Any) -> bool:
-    """Whether `data` is the X of a prediction as a list: of arrays, of lists, or of numbers."""
-    return isinstance(data, list) and bool(data) and isinstance(data[0], (Tensor, np.ndarray, list, int, float))
+# ---------------------------------------------------------------------- forms
 
-
-def _shown(paths: Sequence[Any]) -> str:
-    return ", ".join(f"'{path}'" for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+# How to recognize each form of data, and how to open it. The first that matches counts.
+_FORMS: tuple[tuple[Callable[[Any, Request], bool], Callable[[Any, Request], Source]], ...] = (
+    (_is_source, _open_opened),
+    (_is_text, _open_text),
+    (_is_path, _open_path),
+    (_is_loader, _open_loader),
+    (_is_stream, _open_stream),
+    (_is_tensor_dataset, _open_tensor_dataset),
+    (_is_pair, _open_pair),
+    (_are_texts, _open_texts),
+    (_is_array, _open_array),
+    (_are_paths, _open_paths),
+    (_are_rows, _open_rows),
+    (_is_dataset, _open_dataset),
+)

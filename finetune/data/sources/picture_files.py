@@ -1,58 +1,51 @@
-"""Picture files: which they are, and how one is read whatever its format, depth or colour mode."""
+"""Picture files of any format, bit depth and color mode."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from finetune.data.preprocessing.base import PICTURE
+from finetune.data.sources.files import FileSource
+from finetune.digests import key_of_file
 from finetune.errors import DataError
-
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp",
-    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif",
-)  # fmt: skip
-
-
-def is_picture_file(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` has the suffix of a picture, in any case, and is not hidden."""
-    name = os.path.basename(os.fspath(path))
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def read_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """Read the first frame of a picture file, turned the way its EXIF orientation asks for.
+    """Read the first frame of a picture file and apply its EXIF orientation.
 
     Raises:
-        DataError: the file is missing or cannot be decoded; the message names it.
+        DataError: If the file is missing or cannot be decoded. The message names it.
     """
     try:
         with Image.open(path) as picture:
             picture.load()
-            _turn_upright(picture)
+            _orient(picture)
             return picture
-    except Exception as error:  # Pillow's decoders raise a dozen types on a damaged file
-        raise undecodable(path, error) from error
+    except Exception as error:  # Pillow raises a dozen types of errors on damaged files
+        raise _undecodable(path, error) from error
 
 
 def verify_picture(path: str | os.PathLike[str]) -> None:
-    """Decode a picture file to the end and drop it; JPEG at an eighth of its size, which is quicker.
+    """Decode a picture file to the end and discard it. A JPEG is decoded at an eighth of its size, which is faster.
 
     Raises:
-        DataError: as `read_picture`.
+        DataError: If the file is missing or cannot be decoded. The message names it.
     """
     try:
         with Image.open(path) as picture:
             picture.draft(None, (max(1, picture.width // 8), max(1, picture.height // 8)))
             picture.load()
     except Exception as error:
-        raise undecodable(path, error) from error
+        raise _undecodable(path, error) from error
 
 
-def undecodable(path: str | os.PathLike[str], error: Exception) -> DataError:
+def _undecodable(path: str | os.PathLike[str], error: Exception) -> DataError:
     path = Path(path)
     if not path.exists():
         return DataError(f"The picture '{path}' does not exist. Correct its path, or leave it out.")
@@ -63,9 +56,9 @@ def undecodable(path: str | os.PathLike[str], error: Exception) -> DataError:
 
 
 def with_channels(picture: Image.Image, channels: int) -> Image.Image:
-    """Return `picture` with 8 bits in each of 3 channels (RGB) or 1 (grey); alpha is dropped.
+    """Return `picture` with 3 channels (RGB) or 1 (grayscale) of 8 bits, and without alpha.
 
-    16-bit pictures keep their upper 8 bits; Pillow's own conversion would clip all above 255 to white.
+    16-bit pictures keep their upper 8 bits. Pillow's own conversion would clip all values above 255 to white.
     """
     mode = "RGB" if channels == 3 else "L"
     if picture.mode == mode:
@@ -74,11 +67,34 @@ def with_channels(picture: Image.Image, channels: int) -> Image.Image:
         values = np.asarray(picture).astype(np.int64).clip(0, 65535)
         picture = Image.fromarray((values >> 8).astype(np.uint8))
     elif picture.mode in ("P", "PA") and "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # straight to RGB, Pillow warns and maps the colours the same
+        picture = picture.convert("RGBA")  # converting to RGB directly gives the same colors and a warning
     return picture.convert(mode)
 
 
-def _turn_upright(picture: Image.Image) -> None:
-    """Apply the EXIF orientation; a picture whose EXIF block is damaged is still a picture."""
+def _orient(picture: Image.Image) -> None:
+    """Apply the EXIF orientation, or nothing if the EXIF block is damaged."""
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(picture, in_place=True)
+
+
+class PictureFiles(FileSource):
+    """Picture files, read as PIL pictures."""
+
+    kind = PICTURE
+    noun = "picture"
+    problem = "decoded"
+    suffixes = (
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp",
+        ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif",
+    )  # fmt: skip
+    read = staticmethod(read_picture)
+    verify = staticmethod(verify_picture)
+
+    def keys(self) -> Iterable[bytes] | None:
+        """Return a digest of each file's path, size and times of change, or None if a file is gone."""
+        if type(self) is not PictureFiles:
+            return None  # a subclass may read its files differently
+        try:
+            return [key_of_file(path) for path in self.paths]
+        except OSError:
+            return None

@@ -1,4 +1,4 @@
-"""Sound files: PCM `.wav`, read by the standard library."""
+"""Sound files: PCM `.wav`, read with the standard library."""
 
 from __future__ import annotations
 
@@ -8,25 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data.preprocessing.base import Waveform
+from finetune.data.preprocessing.base import SOUND, Waveform
+from finetune.data.sources.files import FileSource
 from finetune.errors import DataError
 
-WAVE_SUFFIXES = (".wav",)
-
-_UNSIGNED = 1  # bytes: 8-bit samples are unsigned, wider ones signed (Microsoft's RIFF specification)
-
-
-def is_wave_file(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` has the suffix of a sound file, in any case, and is not hidden."""
-    name = os.path.basename(os.fspath(path))
-    return name.lower().endswith(WAVE_SUFFIXES) and not name.startswith(".")
+_UNSIGNED = 1  # bytes per sample; 8-bit samples are unsigned, wider ones signed (Microsoft's RIFF specification)
 
 
 def read_waveform(path: str | os.PathLike[str]) -> Waveform:
-    """Read a PCM `.wav` file of 8 to 32 bits as float32 [T] in [-1, 1]; the mean of its channels.
+    """Read a PCM `.wav` file of 8 to 32 bits as float32 [T] in [-1, 1], averaged over its channels.
 
     Raises:
-        DataError: the file is missing, or is not such a file; the message names it.
+        DataError: If the file is missing or is not PCM. The message names it.
     """
     try:
         with wave.open(os.fspath(path), "rb") as file:
@@ -46,7 +39,17 @@ def read_waveform(path: str | os.PathLike[str]) -> Waveform:
 def _as_floats(content: bytes, width: int) -> np.ndarray:
     if width == _UNSIGNED:
         return (np.frombuffer(content, np.uint8).astype(np.float32) - 128) / 128
-    # Each sample becomes the upper bytes of 32 bits, for 24 bits are no type of numpy's.
+    # NumPy has no 24-bit type, so each sample becomes the upper bytes of 32 bits.
     wide = np.zeros((len(content) // width, 4), np.uint8)
     wide[:, 4 - width :] = np.frombuffer(content, np.uint8).reshape(-1, width)
     return (wide.view("<i4")[:, 0] / np.float64(2**31)).astype(np.float32)
+
+
+class SoundFiles(FileSource):
+    """Sound files, read as waveforms."""
+
+    kind = SOUND
+    noun = "sound file"
+    suffixes = (".wav",)
+    read = staticmethod(read_waveform)
+    verify = staticmethod(read_waveform)

@@ -1,10 +1,11 @@
-"""CSV and Parquet files with a label a row, and the path of a picture or sound, or a text."""
+"""CSV and Parquet files with the path of a file, or a text, and a label per row."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,52 @@ from torch import Tensor
 
 from finetune.data.preprocessing.base import TEXT, TextPair
 from finetune.data.sources.base import Source, label_key_of
-from finetune.data.sources.columns import PATH_KEYS, text_columns
-from finetune.data.sources.files import RawItems, files, is_raw_file
+from finetune.data.sources.folders import is_sample_file, open_files
+from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes, encode, numbers_in
-from finetune.data.sources.picture_files import is_picture_file
+from finetune.data.sources.picture_files import PictureFiles
 from finetune.errors import DataError
 
+logger = logging.getLogger("finetune")
+
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+
+PATH_KEYS = (
+    "path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "imagepath",
+    "img", "img_path", "image_file", "picture", "images", "paths", "files", "audio", "audio_path", "wav",
+)  # fmt: skip
+
+TEXT_KEYS = (
+    "text", "sentence", "review", "content", "comment", "tweet", "message", "document", "article", "headline",
+    "utterance", "question", "query", "texts", "sentences", "description", "body", "title",
+)  # fmt: skip
+
+PAIR_KEYS = (
+    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"),
+    ("text_a", "text_b"), ("question", "sentence"), ("question", "context"), ("question", "passage"),
+    ("query", "passage"), ("query", "document"),
+)  # fmt: skip
 
 Table = dict[str, Sequence[Any]]
 
 
 def open_table(path: Path, classes: Classes | None, labelled: bool, takes: str | None) -> Source:
-    """Open a table of path and label, or of text and label. Relative paths are relative to its own folder.
+    """Open a table of path and label, or of text and label. Paths are relative to the folder of the table.
 
-    The columns are found by their usual names, or are the only two. Several numeric columns called
-    `label_...` or `target_...` are one regression target each. Two columns such as `premise` and
-    `hypothesis` are a pair of texts. Where there are paths and texts, `takes` decides.
+    Columns are recognized by their usual names, or because there are only two. Several numeric columns called
+    `label_...` or `target_...` are one regression target each. Two columns such as `premise` and `hypothesis` are a
+    pair of texts.
+
+    Args:
+        path: The table.
+        classes: Classes of the training data, or None to derive them from the labels.
+        labelled: Whether to read labels.
+        takes: Kind of raw item that the preprocessing takes, which decides between paths and texts if the table
+            has both.
 
     Raises:
-        DataError: an unreadable file, columns that can't be told, missing files or labels, or a
-            class the training data doesn't have.
+        DataError: If the file cannot be read, the columns cannot be told apart, files or labels are missing, or a
+            class is unknown to the training data.
     """
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     columns, kind = _input_columns(path, table, takes)
@@ -47,14 +73,39 @@ def open_table(path: Path, classes: Classes | None, labelled: bool, takes: str |
 
     targets, names = _targets(path, table, columns, classes, name) if labelled else (None, None)
     if kind is None:
-        return files(paths, targets, names, path)
+        return open_files(paths, targets, names, path)
     return RawItems(texts_of([table[column] for column in columns]), kind, targets, names, table=path)
 
 
 def texts_of(columns: Sequence[Sequence[Any]]) -> list[Any]:
-    """Return one text a row of one column, or a pair of texts a row of two; what is missing stays None."""
+    """Return one text per row of one column, or a pair of texts per row of two. Missing cells stay None."""
     cells = [[cell if cell is None else str(cell) for cell in column] for column in columns]
     return cells[0] if len(cells) == 1 else [TextPair(*row) for row in zip(*cells, strict=True)]
+
+
+def text_columns(first: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the column of texts, the two columns of a pair of texts, or nothing if the names do not tell.
+
+    Columns are recognized by their usual names. A single column of strings beside the label counts as well.
+
+    Args:
+        first: First cell of each column.
+    """
+    strings = {name.lower(): name for name, cell in first.items() if isinstance(cell, str)}
+    label = label_key_of(strings)
+    named = [key for key in TEXT_KEYS if key in strings]
+    pair = next((pair for pair in PAIR_KEYS if set(pair) <= strings.keys()), None)
+    if pair is not None and "text" not in strings:
+        return strings[pair[0]], strings[pair[1]]
+    others = [
+        key for key, name in strings.items() if key not in (label, *PATH_KEYS) and not is_sample_file(first[name])
+    ]
+    found = named[:1] or (others if len(others) == 1 else [])
+    unused = [strings[key] for key in others if key not in found]
+    if found and unused:
+        ignored = ", ".join(map(repr, unused))
+        logger.warning("Reading texts from column %r; ignored: %s.", strings[found[0]], ignored)
+    return tuple(strings[key] for key in found)
 
 
 def _read_csv(path: Path) -> Table:
@@ -67,15 +118,17 @@ def _read_csv(path: Path) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         rows = [row for row in reader if row]
-    except csv.Error as error:  # as a quote that is never closed, which would swallow the rows behind it
+    except csv.Error as error:  # e.g. a quote that is never closed and would swallow all later rows
         raise DataError(
             f"'{path}', line {reader.line_num} cannot be read as CSV: {error}. Put cells that hold a quote or the "
             "delimiter in quotes, and double the quotes inside."
         ) from error
     if not rows:
-        raise DataError(f"'{path}' is empty. Expected a row of column names, then a path or text and a label a row.")
+        raise DataError(
+            f"'{path}' is empty. Expected a row of column names, then a row per sample with a path or text and a label."
+        )
     header = [cell.strip() for cell in rows[0]]
-    if any(is_raw_file(cell) for cell in header):  # no header: the first row is a sample already
+    if any(is_sample_file(cell) for cell in header):  # no header: the first row is a sample
         header = [f"column {k}" for k in range(1, len(header) + 1)]
     else:
         del rows[0]
@@ -104,7 +157,7 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _input_columns(path: Path, table: Table, takes: str | None) -> tuple[tuple[str, ...], str | None]:
-    """Return the column of paths and None, or the column or columns of text and their kind."""
+    """Return the column of paths and None, or the column or columns of texts and their kind."""
     texts = text_columns({name: next(filter(None, cells), "") for name, cells in table.items()})
     lower = {column.lower(): column for column in table}
     paths = next((lower[key] for key in PATH_KEYS if key in lower), None) or _column_of_files(table)
@@ -114,20 +167,20 @@ def _input_columns(path: Path, table: Table, takes: str | None) -> tuple[tuple[s
         return texts, TEXT
     raise DataError(
         f"Cannot tell which columns of '{path}' are the picture's path, or the text, and the label; it has "
-        f"{', '.join(table)}. Call them 'path', or 'text', and 'label'. (For a table of numbers, give the pair "
+        f"{', '.join(table)}. Call them 'path', or 'text', and 'label'. (For a table of numbers, pass the pair "
         "(X, y).)"
     )
 
 
 def _column_of_files(table: Table) -> str | None:
     """Return the first column whose first cell is the name of a picture or sound file."""
-    return next((c for c, cells in table.items() if len(cells) and is_raw_file(str(cells[0]))), None)
+    return next((c for c, cells in table.items() if len(cells) and is_sample_file(str(cells[0]))), None)
 
 
 def _check_files(path: Path, paths: list[Path]) -> None:
     missing = [row for row, file in enumerate(paths) if not file.is_file()]
     if missing:
-        noun = "pictures" if is_picture_file(paths[missing[0]]) else "files"
+        noun = "pictures" if PictureFiles.matches(paths[missing[0]]) else "files"
         shown = ", ".join(f"'{paths[row]}' (row {row + 1})" for row in missing[:5])
         raise DataError(
             f"'{path}' names {len(missing)} of {len(paths)} {noun} that do not exist: {shown}. "
@@ -138,7 +191,7 @@ def _check_files(path: Path, paths: list[Path]) -> None:
 def _targets(
     path: Path, table: Table, inputs: tuple[str, ...], classes: Classes | None, name: Callable[[int], str]
 ) -> tuple[Tensor, Classes | None]:
-    """Return the targets in the column of labels, or in the several columns of numbers."""
+    """Return the targets in the column of labels, or in several columns of numbers, and the classes or None."""
     rest = [column for column in table if column not in inputs]
     label = label_key_of([column.lower() for column in rest])
     several = [column for column in rest if column.lower().startswith(("label_", "target_"))]

@@ -28,8 +28,9 @@ from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.store.disk import KEY
 from finetune.caching.store.keys import VERSION, fingerprint, keys_of
 from finetune.data.preprocessing.pictures import Preprocessing
-from finetune.data.sources.base import Arrays, MapDataset
-from finetune.data.sources.files import PictureFiles
+from finetune.data.sources.arrays import Arrays
+from finetune.data.sources.datasets import MapDataset
+from finetune.data.sources.picture_files import PictureFiles
 from finetune.model.freezing import train_mode, train_only
 
 PICTURES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

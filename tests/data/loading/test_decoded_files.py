@@ -18,8 +18,8 @@ from finetune import Preprocessing
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.decoded_files import DecodedFiles, decoded_once
 from finetune.data.preprocessing.augmentations import CropAndFlip
-from finetune.data.sources.files import PictureFiles
 from finetune.data.sources.open_source import open_source
+from finetune.data.sources.picture_files import PictureFiles
 from finetune.errors import DataError
 
 SMALL = Preprocessing(crop_size=(8, 8), resize_size=10)

@@ -16,7 +16,7 @@ from torch import nn
 from finetune import FineTuner, Preprocessing
 from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.base import PICTURE
-from finetune.data.sources.files import RawItems
+from finetune.data.sources.items import RawItems
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
 

@@ -19,9 +19,9 @@ from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.base import Waveform
 from finetune.data.preprocessing.presets import preprocessing_from_dict
 from finetune.data.preprocessing.sound import SoundPreprocessing
-from finetune.data.sources.files import RawItems, WaveFiles
+from finetune.data.sources.items import RawItems
 from finetune.data.sources.open_source import open_source
-from finetune.data.sources.sound_files import read_waveform
+from finetune.data.sources.sound_files import SoundFiles, read_waveform
 from finetune.errors import ArgumentError, DataError
 
 transformers = pytest.importorskip("transformers")
@@ -105,7 +105,7 @@ def test_folder_table_list_and_arrays_are_the_same_data(tones: Path) -> None:
     paths = sorted(tones.rglob("*.wav"))
     listed = open_source((paths, [path.parent.name for path in paths]))
     arrays = open_source(([read_waveform(path).samples for path in paths], [0] * 4 + [1] * 4), takes="waveform")
-    assert isinstance(folder, WaveFiles)
+    assert isinstance(folder, SoundFiles)
     assert isinstance(arrays, RawItems)
     assert folder.classes == table.classes == listed.classes == ("high", "low")
     preprocessing = SoundPreprocessing.from_extractor(make_extractor())

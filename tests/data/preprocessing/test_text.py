@@ -18,7 +18,7 @@ from finetune.data.preprocessing.base import TextPair
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.preprocessing.presets import preprocessing_from_dict
 from finetune.data.preprocessing.text import TextPreprocessing
-from finetune.data.sources.files import RawItems
+from finetune.data.sources.items import RawItems
 from finetune.data.sources.open_source import open_source
 from finetune.errors import ArgumentError, CheckpointError, DataError
 from finetune.model.outputs import logits_of

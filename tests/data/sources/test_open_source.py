@@ -17,11 +17,13 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import FakeData, ImageFolder
 
-from finetune.data.sources.base import Arrays, Loader, MapDataset, Stream
-from finetune.data.sources.files import PictureFiles
+from finetune.data.sources.arrays import Arrays
+from finetune.data.sources.datasets import MapDataset
 from finetune.data.sources.folders import find_split
 from finetune.data.sources.labels import encode
 from finetune.data.sources.open_source import open_source
+from finetune.data.sources.picture_files import PictureFiles
+from finetune.data.sources.streams import Loader, Stream
 from finetune.data.splitting import few_shot, split
 from finetune.errors import ArgumentError, DataError
 from tests.helpers.pictures import picture

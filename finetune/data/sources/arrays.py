@@ -1,0 +1,138 @@
+"""Inputs as one array: a tensor, a NumPy array or a memory map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.data.sources.base import Indices, Source
+from finetune.data.sources.labels import Classes
+from finetune.digests import checksum, keys_of_rows
+from finetune.errors import DataError
+
+if TYPE_CHECKING:
+    from finetune.data.audit import Audit
+
+_CHUNK_BYTES = 2**26  # the inputs may be larger than memory, so they are read in chunks
+_ROWS_DESCRIBED = 1024
+
+
+class Arrays(Source):
+    """Inputs in memory or in a memory map, from which a batch is gathered in one call.
+
+    Args:
+        inputs: [N, ...], a tensor on any device or a NumPy array. float64 arrays become float32.
+        targets: [N, ...] or None.
+        classes: Class names by index, or None.
+        indices: int64 [M], the rows that belong to this source. None for all.
+    """
+
+    stochastic = False
+    vectorized = True
+
+    def __init__(
+        self,
+        inputs: Tensor | np.ndarray,
+        targets: Tensor | None = None,
+        classes: Classes | None = None,
+        indices: Tensor | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.classes = classes
+        self.indices = torch.arange(len(inputs)) if indices is None else indices
+        self._all_targets = targets
+        self.targets = targets if targets is None or indices is None else targets[indices.to(targets.device)]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        batch = self.gather(torch.tensor([index]))
+        return batch[0] if self.targets is None else (batch[0][0], batch[1][0])
+
+    def gather(self, indices: Tensor) -> Any:
+        """Return the batch at int64 [B]: inputs [B, ...], with targets [B, ...] if there are any."""
+        inputs = self.rows(self.indices[indices])
+        if self.targets is None:
+            return inputs
+        return inputs, self.targets[indices.to(self.targets.device)]
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Return the inputs at int64 [B], numbered as in the whole array."""
+        if isinstance(self.inputs, Tensor):
+            return self.inputs[rows.to(self.inputs.device)]
+        values = np.asarray(self.inputs[rows.numpy()])
+        return torch.from_numpy(values.astype(np.float32) if values.dtype == np.float64 else values)
+
+    def name(self, index: int) -> str:
+        return f"sample {int(self.indices[index])}"
+
+    def subset(self, indices: Indices) -> Arrays:
+        chosen = self.indices[torch.as_tensor(indices, dtype=torch.int64)]
+        return Arrays(self.inputs, self._all_targets, self.classes, chosen)
+
+    def check(self, audit: Audit, *, chunk_bytes: int = _CHUNK_BYTES) -> Arrays:
+        """Check that all inputs are finite, reading `chunk_bytes` at once.
+
+        Raises:
+            DataError: If an input is NaN or infinite.
+        """
+        floats = self.inputs.is_floating_point() if isinstance(self.inputs, Tensor) else self.inputs.dtype.kind == "f"
+        if floats:
+            row_bytes = max(1, self.inputs[:1].nbytes)
+            for indices in torch.arange(len(self)).split(max(1, chunk_bytes // row_bytes)):
+                finite = self.rows(self.indices[indices]).isfinite().reshape(len(indices), -1).all(1)
+                if not finite.all():
+                    raise audit.not_finite(self.name(int(indices[int((~finite).nonzero()[0])])))
+        return self
+
+    def describe(self) -> Iterator[Any]:
+        for rows in self.indices.split(_ROWS_DESCRIBED):
+            yield self.rows(rows)
+
+    def keys(self) -> Iterable[bytes] | None:
+        """Return a digest of each sample's bytes, or None if they cannot be read."""
+        if type(self) is not Arrays:
+            return None  # a subclass may return other inputs
+        try:
+            return list(keys_of_rows(self.inputs, self.indices))
+        except (RuntimeError, TypeError):
+            return None
+
+    def version(self, *, values: bool) -> Any:
+        """Return the version that torch counts; with `values` also a checksum.
+
+        The version misses a change through `.data` or NumPy, and a NumPy array has none.
+        """
+        counted = isinstance(self.inputs, Tensor) and not self.inputs.is_inference()
+        version = self.inputs._version if counted else None  # type: ignore[union-attr]
+        return (version, checksum(self.inputs)) if values else version
+
+
+def as_inputs(inputs: Any) -> Tensor | np.ndarray:
+    """Return a tensor that shares memory with `inputs` if possible. A memory map stays one.
+
+    Raises:
+        DataError: If `inputs` are not numbers, or tensors of different shapes.
+    """
+    if isinstance(inputs, Tensor):
+        return inputs
+    if isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], Tensor):
+        try:
+            return torch.stack(list(inputs))
+        except RuntimeError as error:
+            raise DataError(f"The tensors of X do not have one shape: {error}. Pad or crop them.") from error
+    try:
+        array = inputs if isinstance(inputs, np.ndarray) else np.asarray(inputs)
+        if array.dtype.kind not in "biufc":
+            raise ValueError(f"its dtype is {array.dtype}")
+    except ValueError as error:
+        raise DataError(f"X is not an array of numbers: {error}. Expected shape [N, ...].") from error
+    shares = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+    if isinstance(array, np.memmap) or not shares:
+        return array
+    return torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)

@@ -1,0 +1,75 @@
+"""Raw items in memory: texts, pictures and waveforms that the preprocessing has to prepare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from finetune.data.sources.base import Indices, Source
+from finetune.data.sources.labels import Classes
+
+if TYPE_CHECKING:
+    from finetune.data.audit import Audit
+
+
+class RawItems(Source):
+    """Raw items in memory.
+
+    Args:
+        items: [N], all of one kind: strings, `TextPair`s, PIL pictures or 1-d arrays.
+        kind: Kind of the items.
+        targets: [N, ...] or None.
+        classes: Class names by index, or None.
+        table: File that the items were read from, or None.
+        rows: Positions in `items` that belong to this source. None for all.
+    """
+
+    stochastic = False
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        kind: str,
+        targets: Tensor | None = None,
+        classes: Classes | None = None,
+        *,
+        table: Path | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        self.items = items
+        self.kind: str = kind
+        self.targets = targets
+        self.classes = classes
+        self.table = table
+        self.splits = table is not None
+        self._rows = range(len(items)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Any:
+        item = self.items[self._rows[index]]
+        return item if self.targets is None else (item, self.targets[index])
+
+    def name(self, index: int) -> str:
+        row = self._rows[index]
+        return f"sample {row}" if self.table is None else f"row {row + 1} of '{self.table}'"
+
+    def subset(self, indices: Indices) -> RawItems:
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        targets = None if self.targets is None else self.targets[chosen.to(self.targets.device)]
+        rows = [self._rows[i] for i in chosen.tolist()]
+        return RawItems(self.items, self.kind, targets, self.classes, table=self.table, rows=rows)
+
+    def check(self, audit: Audit) -> RawItems:
+        """Raise DataError if the preprocessing cannot use an item."""
+        for index, row in enumerate(self._rows):
+            audit.check_item(self.items[row], self.name(index))
+        return self
+
+    def describe(self) -> Iterator[Any]:
+        return (self.items[row] for row in self._rows)

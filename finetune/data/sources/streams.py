@@ -1,0 +1,141 @@
+"""Data without sample numbers: iterable datasets and the user's own DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from finetune.data.sources.base import Source, target_of, type_name
+from finetune.data.sources.datasets import class_names
+from finetune.data.sources.labels import Classes, check_numbering, stacked_targets, target_tensor
+
+
+class Stream(Source):
+    """An iterable dataset: it has an order of its own and is batched here.
+
+    Args:
+        dataset: The dataset, whose items are samples.
+        classes: Class names by index, or None.
+    """
+
+    indexed = False
+
+    def __init__(self, dataset: IterableDataset[Any], classes: Classes | None = None) -> None:
+        self.dataset = dataset
+        self.classes = classes
+        self.collate_fn = getattr(dataset, "collate_fn", None)
+
+    @property
+    def num_samples(self) -> int | None:
+        return _length(self.dataset)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        workers: int,
+        collate_fn: Callable[[list[Any]], Any],
+        generator: torch.Generator,
+    ) -> Iterable[Any]:
+        return DataLoader(
+            self.dataset,
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=collate_fn,
+            generator=generator,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        _set_epoch(self.dataset, epoch)
+
+    def first_targets(self, count: int) -> Tensor | None:
+        return stacked_targets([target_of(item) for item in islice(self.dataset, count)])
+
+    def describe(self) -> Iterator[Any]:
+        yield type_name(self.dataset)
+        yield self.num_samples
+
+
+class Loader(Source):
+    """A DataLoader of the user's, with its own batches, order and workers.
+
+    Args:
+        loader: The DataLoader.
+        classes: Class names by index, or None.
+    """
+
+    indexed = False
+    batched = True
+
+    def __init__(self, loader: DataLoader[Any], classes: Classes | None = None) -> None:
+        self.loader = loader
+        self.classes = classes
+
+    @property
+    def num_samples(self) -> int | None:
+        fixed = self.loader.batch_size is not None and not self.loader.drop_last
+        return _length(self.loader.sampler) if fixed else None
+
+    def num_batches(self, batch_size: int) -> int | None:
+        return _length(self.loader)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        workers: int,
+        collate_fn: Callable[[list[Any]], Any],
+        generator: torch.Generator,
+    ) -> Iterable[Any]:
+        return self.loader
+
+    def set_epoch(self, epoch: int) -> None:
+        _set_epoch(self.loader.sampler, epoch)
+
+    def first_targets(self, count: int) -> Tensor | None:
+        return target_tensor(target_of(next(iter(self.loader), None)))
+
+    def describe(self) -> Iterator[Any]:
+        yield type_name(self.loader.dataset)
+        yield self.num_samples
+
+
+def open_stream(dataset: IterableDataset[Any], classes: Classes | None) -> Stream:
+    """Open an iterable dataset. Its items stay as they are, including their class indices.
+
+    Raises:
+        DataError: If a class index stands for another class than in the training data.
+    """
+    own = class_names(dataset)
+    check_numbering(own, classes, "The iterable dataset")
+    return Stream(dataset, own if classes is None else classes)
+
+
+def open_loader(loader: DataLoader[Any], classes: Classes | None) -> Loader:
+    """Open a DataLoader. Its batches stay as they are, including their class indices.
+
+    Raises:
+        DataError: If a class index stands for another class than in the training data.
+    """
+    own = class_names(loader.dataset)
+    check_numbering(own, classes, "The DataLoader's dataset")
+    return Loader(loader, own if classes is None else classes)
+
+
+def _length(sized: Any) -> int | None:
+    """Return `len(sized)`, or None for an iterable dataset, or a loader of one, without a length."""
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _set_epoch(shuffled: Any, epoch: int) -> None:
+    """Set the epoch of a distributed sampler or a Hugging Face stream, which their own loops do as well."""
+    if callable(getattr(shuffled, "set_epoch", None)):
+        shuffled.set_epoch(epoch)
