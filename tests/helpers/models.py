@@ -114,6 +114,18 @@ class LastResidual(nn.Module):
         return out
 
 
+class LayerBehind(nn.Module):
+    """A classifier `fc` whose output passes through another layer."""
+
+    def __init__(self, behind: nn.Module) -> None:
+        super().__init__()
+        self.body, self.fc, self.behind = nn.Linear(6, 8), nn.Linear(8, 5), behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.behind(self.fc(self.body(x).relu()))
+        return out
+
+
 class TiedLanguageModel(nn.Module):
     """The output layer shares its weight with the embedding."""
 

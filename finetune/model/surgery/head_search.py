@@ -1,7 +1,7 @@
 """Find the head of a model.
 
-The model's family is asked first. Every other model is known by what its forward pass does: the head
-is the last parametrised layers whose output reaches the model's output.
+A model of a known family has known heads. In any other model, the head is found in a recorded forward
+pass: the last layers with parameters whose output reaches the output of the model.
 """
 
 from __future__ import annotations
@@ -25,22 +25,52 @@ RESIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def find_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
     """Return the full names of the model's heads, the main one first.
 
-    `example` is an input that the model accepts; without one, inputs are guessed from its first layer.
+    Args:
+        model: The model to search.
+        example: An input that the model accepts. Without one, inputs are guessed from its first layer.
 
     Raises:
-        HeadError: it has none, or what the model does leaves it open which layer that is.
+        HeadError: If the model has no head, or its head is ambiguous.
+
+    >>> find_head(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+    ('2',)
     """
     if has_adapters(model):
         prefix, base = base_of(model)
         return tuple(dict.fromkeys(active_name(model, f"{prefix}.{name}") for name in find_head(base, example)))
-    return family_of(model).heads(model) or _recorded(model, example)
+    return family_of(model).heads(model) or recorded_head(model, example)
+
+
+def recorded_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
+    """Return the heads that a forward pass reveals, without asking the model's family.
+
+    Raises:
+        HeadError: If the model accepts no example, or its head is ambiguous.
+    """
+    example = accepted_example(model, example)
+    if example is None:
+        raise HeadError(
+            f"The head of {type(model).__name__} cannot be found: the model accepted none of the guessed inputs. "
+            f"{_candidates(model)}"
+        )
+    with undisturbed(model):
+        eval_mode(model)
+        recordings = [record(model, example), attempt(record, model, example, train_mode)]
+    done = [recording for recording in recordings if recording]  # auxiliary outputs often exist in train mode only
+    heads = [operation for recording in done for operation in last_parametrised(recording.last)]
+    main = [operation for recording in done for operation in last_parametrised(recording.main)]
+    if _layers_before(main).issuperset(set(_layers(heads)) - set(_layers(main))):
+        heads = main  # the outputs beside the logits are features that the logits are computed from
+    names = _layers(heads)
+    _check_unambiguous(model, names, _layers_before(heads))
+    return names
 
 
 def check_name(model: nn.Module, name: str) -> None:
     """Check that `name` is a layer of the model.
 
     Raises:
-        HeadError: it is not.
+        HeadError: If it is not.
     """
     modules = dict(model.named_modules())
     if not name or name not in modules:
@@ -48,10 +78,15 @@ def check_name(model: nn.Module, name: str) -> None:
 
 
 def check_results(model: nn.Module, output: Any, outputs: int | None) -> None:
-    """Check that a model's main result are its logits; `outputs` is what its head gives, 0 if that is not known.
+    """Check that the first of a model's results are its logits.
+
+    Args:
+        model: The model.
+        output: Its output for a batch.
+        outputs: Number of outputs of its head, 0 if unknown, or None to accept any number.
 
     Raises:
-        HeadError: the model gives several results, and the first is not what the head gave.
+        HeadError: If the model returns several results and the first does not fit the head.
     """
     main, results = logits_of(output), results_of(output)
     shapes = [list(tensor.shape) for tensor in results]
@@ -59,34 +94,14 @@ def check_results(model: nn.Module, output: Any, outputs: int | None) -> None:
     fits = outputs is None or (bool(outputs) and outputs in (1, *width))
     if len(results) > 1 and shapes != shapes[:1] * len(shapes) and not fits:
         raise HeadError(
-            f"{type(model).__name__} gives several results, of shapes {', '.join(map(str, shapes))}, and it is not "
-            f"clear that the first are the logits. Return the logits first or in a dictionary under 'logits', name "
-            f"their layer with replace_head(n, layer=...), or override training_step."
+            f"{type(model).__name__} returns several results of shapes {', '.join(map(str, shapes))}, and the first "
+            f"may not be the logits. Return the logits first, or in a dictionary under 'logits'; or name the layer "
+            f"that computes them with replace_head(n, layer=...); or override training_step."
         )
 
 
-def _recorded(model: nn.Module, given: Any) -> tuple[str, ...]:
-    example = accepted_example(model, given)
-    if example is None:
-        raise HeadError(
-            f"Which layer of {type(model).__name__} is its head is not clear: the model accepted none of the "
-            f"inputs it was tried on. {_candidates(model)}"
-        )
-    with undisturbed(model):
-        eval_mode(model)
-        recordings = [record(model, example), attempt(record, model, example, train_mode)]
-    done = [recording for recording in recordings if recording]  # auxiliary outputs often come in train mode only
-    heads = [head for recording in done for head in _last_operations(recording.last)]
-    main = [head for recording in done for head in _last_operations(recording.main)]
-    before_main = _all_before(main)
-    if before_main.issuperset(set(_names(heads)) - set(_names(main))):
-        heads = main  # what is given beside the logits are features that they are made from
-    _check_clear(model, _names(heads), _all_before(heads))
-    return _names(heads)
-
-
-def _last_operations(last: Iterable[Operation]) -> list[Operation]:
-    """Walk back from the output to the first operations that read a parameter."""
+def last_parametrised(last: Iterable[Operation]) -> list[Operation]:
+    """Walk back from the operations `last` to the nearest ones that read a parameter."""
     found: list[Operation] = []
     todo = list(last)
     seen = set(todo)
@@ -100,40 +115,37 @@ def _last_operations(last: Iterable[Operation]) -> list[Operation]:
     return found
 
 
-def _names(heads: Iterable[Operation]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(layer for head in heads for layer in _layers_of(head)))
-
-
-def _all_before(heads: Iterable[Operation]) -> set[str]:
-    return {layer for head in heads for layer in _layers_before(head)}
-
-
-def _layers_of(operation: Operation) -> list[str]:
+def layers_read(operation: Operation) -> list[str]:
+    """Return the full names of the layers whose parameters an operation reads."""
     return [name.rpartition(".")[0] for name in operation.parameters]
 
 
-def _layers_before(operation: Operation) -> set[str]:
-    """Return the layers that an operation's result depends on, its own left out."""
-    todo = list(operation.inputs)
+def _layers(operations: Iterable[Operation]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(layer for operation in operations for layer in layers_read(operation)))
+
+
+def _layers_before(operations: Iterable[Operation]) -> set[str]:
+    """Return the layers that the operations' results depend on, except for their own."""
+    todo = [before for operation in operations for before in operation.inputs]
     seen = set(todo)
     while todo:
         new = [before for before in todo.pop().inputs if before not in seen]
         seen.update(new)
         todo += new
-    return {layer for before in seen for layer in _layers_of(before)}
+    return {layer for before in seen for layer in layers_read(before)}
 
 
-def _check_clear(model: nn.Module, names: tuple[str, ...], before: set[str]) -> None:
+def _check_unambiguous(model: nn.Module, names: tuple[str, ...], before: set[str]) -> None:
     layers = {name: model.get_submodule(name) for name in names}
     widths = {layer.weight.shape[0] if isinstance(layer, RESIZABLE) else None for layer in layers.values()}
-    in_a_row = len(names) > 1 and not before.isdisjoint(names)  # as where the last layer has a skip around it
+    in_a_row = len(names) > 1 and not before.isdisjoint(names)  # the last layer has a skip connection around it
     if len(widths) == 1 and None not in widths and not in_a_row:
         return
     described = ", ".join(f"{name or 'the model itself'} ({type(layer).__name__})" for name, layer in layers.items())
     raise HeadError(
-        f"Which layer of {type(model).__name__} is its head is not clear: its output comes from "
+        f"The head of {type(model).__name__} is ambiguous: its output comes from "
         f"{described or 'no layer with parameters'}. Expected one linear or convolutional layer, or several "
-        f"with equally many outputs, none of which feeds another. {_candidates(model)}"
+        f"with the same number of outputs, none of which feeds another. {_candidates(model)}"
     )
 
 
@@ -144,4 +156,4 @@ def _candidates(model: nn.Module) -> str:
         if name and isinstance(module, RESIZABLE)
     ]
     last = ", ".join(layers[-5:]) or "none"
-    return f"Name the layer with replace_head(n, layer=...); the last ones are: {last}."
+    return f"Name it with replace_head(n, layer=...); the last layers are: {last}."

@@ -15,12 +15,7 @@ from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.inspection.forward_graph import record
 from finetune.model.stages import stages
-from finetune.model.surgery.head_search import (
-    _last_operations,
-    _layers_of,
-    _recorded,
-    find_head,
-)
+from finetune.model.surgery.head_search import find_head, last_parametrised, layers_read, recorded_head
 from finetune.model.surgery.heads import num_features, num_outputs, replace_head
 from finetune.nested import tensors_of
 from tests.helpers.models import layers_of, unfilled
@@ -73,7 +68,7 @@ def test_the_head_is_found_and_replaced(family: tuple[str, nn.Module, Tensor]) -
     assert names == family_of(model).heads(model)
     check_stages(model, names)
     if name in SEARCHED:
-        by_forward = _recorded(model, pictures)
+        by_forward = recorded_head(model, pictures)
         assert by_forward[0] == names[0]
         assert sorted(by_forward) == sorted(names)
 
@@ -96,7 +91,7 @@ def test_the_head_is_found_and_replaced(family: tuple[str, nn.Module, Tensor]) -
     eval_mode(model)
     recording = record(model, pictures)
     assert list(recording.output.shape) == [2, 7]
-    last = [layer for operation in _last_operations(recording.last) for layer in _layers_of(operation)]
+    last = [layer for operation in last_parametrised(recording.last) for layer in layers_read(operation)]
     assert set(last) == {names[0]}  # what the forward pass says is what the table says
     if len(names) > 1:  # auxiliary heads give results in train mode only
         train_mode(model)
