@@ -128,5 +128,5 @@ def test_none_and_three_leave_the_model_alone() -> None:
         model = net()
         weight = model[0].weight
         assert FineTuner(model, in_channels=channels, device="cpu").model[0].weight is weight
-    with pytest.raises(ArgumentError, match="from 1 on"):
+    with pytest.raises(ArgumentError, match="a positive integer"):
         FineTuner(net(), in_channels=0)

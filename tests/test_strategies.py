@@ -253,7 +253,9 @@ def test_what_cannot_be_reset_is_named_before_any_work(data, same) -> None:
     model = WithToken()
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
-    with pytest.raises(ArgumentError, match="1 parameters cannot be reset, the first 'token' of a WithToken"):
+    with pytest.raises(
+        ArgumentError, match="1 parameters cannot be re-initialised, the first is 'token' of a WithToken"
+    ):
         fitted(data, [Phase("fc", 1), Phase("*", 1, start_from="scratch")], model)
 
     assert same(dict(model.state_dict()), before)
@@ -457,11 +459,11 @@ def test_a_plan_that_fails_takes_the_adapters_away_again(data) -> None:
 def test_without_peft_lora_says_what_to_install(data, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
 
-    with pytest.raises(ArgumentError, match="needs the package peft: pip install peft"):
+    with pytest.raises(ArgumentError, match=r"peft is not installed. Run `pip install peft`"):
         fitted(data, "lora")
 
 
 def test_a_model_without_a_layer_to_adapt_is_refused(data) -> None:
     pytest.importorskip("peft")
-    with pytest.raises(ArgumentError, match="no linear layer and no convolution beside its head"):
+    with pytest.raises(ArgumentError, match="no linear layer and no convolution outside its head"):
         fitted(data, "lora", nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)))

@@ -16,7 +16,7 @@ from finetune.errors import ArgumentError, CheckpointError, FineTuneError
 from finetune.model import catalog, freezing
 from finetune.model.surgery import heads, input_channels, layer_specs, peft
 from finetune.model.surgery.changes import CUSTOM_HEAD, HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
-from finetune.model.surgery.structure_copy import with_same_tensors
+from finetune.model.surgery.copies import shared_copy
 from finetune.model.weights import load_state
 
 
@@ -64,7 +64,7 @@ def missing_changes(model: nn.Module, checkpoint: Checkpoint) -> list[ModelChang
         return [change for change in checkpoint.replacements if isinstance(change, InputAdaptation)]
     changes = [change for change in checkpoint.replacements if not _is_custom_head(change)]
     if changes:
-        trial = with_same_tensors(model)
+        trial = shared_copy(model)
         with seeded("checkpoint"):
             for change in changes:
                 _repeat(change, trial, checkpoint)

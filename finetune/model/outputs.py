@@ -1,4 +1,4 @@
-"""How a model is called and what it gives back: tensors, tuples, mappings."""
+"""Call a model, and find the logits in its output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune.nested import tensors_of
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Call `model` with a tensor, a tuple of positional arguments, or a mapping of keyword ones."""
+    """Call `model` with a tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, (tuple, list)):
@@ -20,11 +20,15 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def logits_of(output: Any) -> Any:
-    """Return the main result of a model's output.
+    """Return the main result in a model's output.
 
     That is the output itself if it is a tensor; else its `logits`, as in Hugging Face's `ModelOutput`
-    and torchvision's GoogLeNet and Inception; else its first tensor. `logits` [N, 1, C], as VideoPrism
-    gives them, become [N, C].
+    and torchvision's GoogLeNet and Inception; else its first tensor. VideoPrism's logits [N, 1, C]
+    become [N, C].
+
+    >>> import torch
+    >>> logits_of({"features": torch.zeros(2, 8), "logits": torch.zeros(2, 3)}).shape
+    torch.Size([2, 3])
     """
     if isinstance(output, Tensor):
         return output
@@ -42,9 +46,9 @@ def _of_samples(logits: Any) -> Any:
 
 
 def auxiliary_of(output: Any, heads: int = 1) -> list[Tensor]:
-    """Return the logits of the heads beside the main one, where an output has them.
+    """Return the logits of auxiliary heads in a model's output.
 
-    Those are the fields named `aux...`; and of a model with several `heads`, as a distilled one, the
+    Those are the fields named `aux...` and, for a model with several `heads` such as a distilled one, the
     tensors of a plain tuple that have the shape of the first.
     """
     if type(output) in (tuple, list) and heads > 1:
@@ -56,9 +60,9 @@ def auxiliary_of(output: Any, heads: int = 1) -> list[Tensor]:
 
 
 def results_of(output: Any) -> list[Tensor]:
-    """Return what heads gave: `logits` and auxiliary ones where the output names them so, else every tensor.
+    """Return the results of all heads: `logits` and auxiliary logits if the output names them, else every tensor.
 
-    Of a tuple that begins with a tensor, lists within it are left aside: they hold hidden states.
+    Lists inside a tuple that starts with a tensor are ignored, because they hold hidden states.
     """
     if hasattr(output, "logits") or (isinstance(output, Mapping) and "logits" in output):
         return [*tensors_of(logits_of(output)), *auxiliary_of(output)]

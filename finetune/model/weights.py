@@ -1,4 +1,4 @@
-"""Foreign weights files: read them without running code, load them without losing any in silence."""
+"""Weights files from other tools: read them without running code, and load them without silent losses."""
 
 from __future__ import annotations
 
@@ -18,37 +18,41 @@ from finetune.model.surgery.heads import num_outputs, replace_head
 
 log = logging.getLogger("finetune")
 
-# What training scripts and wrappers put around a model's own names.
+# Keys that training scripts put around a state dict, and prefixes that wrappers put before its names.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a `.safetensors` or a `torch.save` file; no code in it is run.
+    """Read a state dict from a `.safetensors` or a `torch.save` file, without running any code in it.
 
     Raises:
-        CheckpointError: the file is damaged, holds more than tensors, or holds no state dict.
+        CheckpointError: If the file is damaged, is not a state dict, or holds anything but tensors.
     """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file of another kind can make the reader fail in any way
+    except Exception as error:  # a file of another format can make the reader fail in any way
         raise CheckpointError(
-            f"{path} cannot be read as a weights file: {reason(error)}. Expected a safetensors file or a state dict of "
-            f"tensors, as torch.save(model.state_dict(), path) writes it."
+            f"{path} cannot be read as a weights file: {reason(error)}. Expected a safetensors file, or a state dict "
+            f"as written by torch.save(model.state_dict(), path)."
         ) from error
     return _unwrapped(loaded, path)
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load `state` into `model`, whose head takes the size it has in there.
+    """Load `state` into `model`, after resizing the head to match.
 
-    Weights for the head alone may be missing (then it stays random), and there may be some that the
-    model has no place for; both are counted in a warning.
+    Missing head weights, which stay random, and unexpected weights are counted in a warning.
 
     Raises:
-        CheckpointError: nothing matches, a shape differs, or a weight of the backbone is missing.
+        CheckpointError: If nothing matches, a shape differs, or a weight of the backbone is missing.
+
+    >>> model = nn.Linear(2, 2)
+    >>> load_weights(model, {"module.weight": torch.ones(2, 2), "module.bias": torch.zeros(2)})
+    >>> model.weight.sum().item()
+    4.0
     """
     head = family_of(model).heads(model)
     state = _without_prefixes(state, model.state_dict())
@@ -62,19 +66,18 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     counts = f"{len(matched)} of {len(own)} matched, {len(missing)} missing, {len(unexpected)} unexpected"
     if not matched or wrong or lost:
         raise CheckpointError(
-            f"These weights do not belong to {type(model).__name__}: {counts}, {len(wrong)} of another shape. "
-            f"First of them: {_some(wrong or lost or unexpected)}."
+            f"These weights do not fit {type(model).__name__}: {counts}, {len(wrong)} of another shape. "
+            f"The first are: {_some(wrong or lost or unexpected)}."
         )
     if missing or unexpected:
-        log.warning("weights: %s. First of them: %s.", counts, _some(missing + unexpected))
+        log.warning("weights: %s. The first are: %s.", counts, _some(missing + unexpected))
     load_state(model, state, strict=False)
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
-    """Load a state dict that is of the model's own version.
+    """Load a state dict written by the same version of the model's layers.
 
-    A file of tensors alone does not hold the versions of the layers that wrote it, and some, as MNASNet,
-    refuse to load without.
+    A file of plain tensors does not record layer versions, and MNASNet for one refuses to load without.
     """
     versioned = OrderedDict(state)
     versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
@@ -86,15 +89,15 @@ def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not loaded:
-        raise CheckpointError(f"{path} holds a {type(loaded).__name__}; expected a state dict of tensors.")
+        raise CheckpointError(f"{path} holds a {type(loaded).__name__}. Expected a state dict of tensors.")
     strange = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
     if strange:
-        raise CheckpointError(f"{path} is no state dict: {_some(strange)} are not tensors.")
+        raise CheckpointError(f"{path} is not a state dict: {_some(strange)} are not tensors.")
     return dict(loaded)
 
 
 def _without_prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Take off what wrappers put before every name, until names are those of the model."""
+    """Strip the prefixes that wrappers put before every name, until some name is the model's own."""
     while own.keys().isdisjoint(state):
         prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in state)), None)
         if prefix is None or not state:
@@ -104,10 +107,11 @@ def _without_prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
 
 
 def _fit_head(model: nn.Module, head: tuple[str, ...], state: Mapping[str, Tensor]) -> None:
+    """Give the head the number of outputs that it has in `state`."""
     weight = state.get(f"{head[0]}.weight") if head else None
     if weight is None:
         return
-    with suppress(HeadError):  # the comparison of names and shapes will say it
+    with suppress(HeadError):  # the comparison of names and shapes reports it
         if weight.shape[0] != num_outputs(model.get_submodule(head[0])):
             replace_head(model, weight.shape[0], head, verify=False)
 

@@ -1,4 +1,4 @@
-"""Weights files of others: read without running code, loaded without losing any in silence."""
+"""Weights files from other tools: read without running code, loaded without silent losses."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FORMS: dict[str, Callable[[State], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_training_scripts_wrap_is_unwrapped(form: str, tmp_path: Path) -> None:
+def test_keys_and_prefixes_of_training_scripts_are_stripped(form: str, tmp_path: Path) -> None:
     state, model = small().state_dict(), small()
     load_weights(model, read_weights(saved(tmp_path / "w.pth", FORMS[form](state))))
     assert same(model, state)
@@ -82,7 +82,7 @@ def test_safetensors(prefix: str, tmp_path: Path) -> None:
     assert same(model, state)
 
 
-def test_a_prefix_that_is_the_models_own_stays(tmp_path: Path) -> None:
+def test_a_prefix_of_the_model_itself_is_kept(tmp_path: Path) -> None:
     class Holder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -94,7 +94,7 @@ def test_a_prefix_that_is_the_models_own_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n", [3, 5, 1000])
-def test_the_head_takes_the_size_it_has_in_the_file(n: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_head_is_resized_to_match_the_file(n: int, caplog: pytest.LogCaptureFixture) -> None:
     state, model = small(n).state_dict(), small()
     load_weights(model, state)
     assert same(model, state)
@@ -102,7 +102,7 @@ def test_the_head_takes_the_size_it_has_in_the_file(n: int, caplog: pytest.LogCa
     assert not caplog.records
 
 
-# ---------------------------------------------------------------- what is missing or strange
+# ---------------------------------------------------------------- missing and unexpected weights
 
 
 def test_trap_23_weights_that_match_nothing_are_an_error_with_counts() -> None:
@@ -113,7 +113,7 @@ def test_trap_23_weights_that_match_nothing_are_an_error_with_counts() -> None:
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, {"a": torch.zeros(1), "b": torch.zeros(1)})
     message = str(caught.value)
-    assert "do not belong to ResNet" in message
+    assert "do not fit ResNet" in message
     assert f"0 of {count} matched, {missing} missing, 2 unexpected, 0 of another shape" in message
     assert same(model, before)
     with pytest.raises(CheckpointError, match="0 of"):
@@ -125,7 +125,7 @@ def test_trap_23_a_missing_weight_of_the_backbone_is_an_error() -> None:
     del state["layer1.0.conv1.weight"]
     model = small()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"1 missing, 0 unexpected.*First of them: layer1.0.conv1.weight\."):
+    with pytest.raises(CheckpointError, match=r"1 missing, 0 unexpected.*The first are: layer1.0.conv1.weight\."):
         load_weights(model, state)
     assert same(model, before)
 
@@ -137,12 +137,12 @@ def test_trap_23_a_missing_head_and_unexpected_weights_are_counted(caplog: pytes
     with caplog.at_level(logging.WARNING, "finetune"):
         load_weights(model, {**state, "extra.weight": torch.zeros(1)})
     (record,) = caplog.records
-    assert "matched, 2 missing, 1 unexpected. First of them: extra.weight, fc.bias, fc.weight." in record.getMessage()
+    assert "matched, 2 missing, 1 unexpected. The first are: extra.weight, fc.bias, fc.weight." in record.getMessage()
     assert torch.equal(model.fc.weight, head)
     assert torch.equal(model.conv1.weight, state["conv1.weight"])
 
 
-def test_counters_of_batches_may_be_missing(caplog: pytest.LogCaptureFixture) -> None:
+def test_batch_counters_may_be_missing(caplog: pytest.LogCaptureFixture) -> None:
     state = {name: value for name, value in small().state_dict().items() if "num_batches" not in name}
     load_weights(small(), state)
     assert not caplog.records
@@ -151,16 +151,16 @@ def test_counters_of_batches_may_be_missing(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.parametrize("name", ["conv1.weight", "fc.weight", "bn1.bias"])
 def test_another_shape_is_an_error(name: str) -> None:
     state = {**small().state_dict(), name: torch.zeros(5, 3)}
-    with pytest.raises(CheckpointError, match=rf"1 of another shape. First of them: {name}"):
+    with pytest.raises(CheckpointError, match=rf"1 of another shape. The first are: {name}"):
         load_weights(small(), state)
 
 
-def test_a_model_without_a_head_leaves_out_that_of_the_file(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_without_a_head_ignores_that_of_the_file(caplog: pytest.LogCaptureFixture) -> None:
     state, model = small().state_dict(), small()
     model.fc = nn.Identity()
     with caplog.at_level(logging.WARNING, "finetune"):
         load_weights(model, state)
-    assert "0 missing, 2 unexpected. First of them: fc.bias, fc.weight." in caplog.records[0].getMessage()
+    assert "0 missing, 2 unexpected. The first are: fc.bias, fc.weight." in caplog.records[0].getMessage()
     assert torch.equal(model.conv1.weight, state["conv1.weight"])
 
 
@@ -169,11 +169,11 @@ def test_a_model_of_no_family_needs_every_weight() -> None:
     load_weights(model, model.state_dict())
     with pytest.raises(CheckpointError, match=r"1 missing"):
         load_weights(model, {name: value for name, value in model.state_dict().items() if name != "1.bias"})
-    with pytest.raises(CheckpointError, match=r"2 of another shape. First of them: 1.bias, 1.weight"):
+    with pytest.raises(CheckpointError, match=r"2 of another shape. The first are: 1.bias, 1.weight"):
         load_weights(model, nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 4)).state_dict())
 
 
-# ---------------------------------------------------------------- what must not be read
+# ---------------------------------------------------------------- unsafe and damaged files
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
@@ -200,20 +200,20 @@ def test_trap_24_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ([torch.zeros(1)], "holds a list; expected a state dict"),
-        (torch.zeros(1), "holds a Tensor; expected a state dict"),
-        ({}, "holds a dict; expected a state dict"),
-        ({"state_dict": {}}, "holds a dict; expected a state dict"),
+        ([torch.zeros(1)], "holds a list. Expected a state dict"),
+        (torch.zeros(1), "holds a Tensor. Expected a state dict"),
+        ({}, "holds a dict. Expected a state dict"),
+        ({"state_dict": {}}, "holds a dict. Expected a state dict"),
         ({"a": torch.zeros(1), "b": 3, "c": "x", "d": None, "e": 1.5}, "b, c, d and 1 more are not tensors"),
     ],
 )
-def test_what_is_no_state_dict_is_an_error(content: Any, words: str, tmp_path: Path) -> None:
+def test_anything_but_a_state_dict_is_an_error(content: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=words):
         read_weights(saved(tmp_path / "w.pth", content))
 
 
 @given(st.binary(max_size=60), st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04", b"\x08\0\0\0\0\0\0\0{"]))
-def test_no_damaged_file_raises_anything_else(
+def test_every_damaged_file_raises_a_checkpoint_error(
     tmp_path_factory: pytest.TempPathFactory, tail: bytes, head: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("damaged")
@@ -225,7 +225,7 @@ def test_no_damaged_file_raises_anything_else(
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 @pytest.mark.parametrize("share", [0.3, 0.99])
-def test_a_cut_off_file_is_an_error(name: str, share: float, tmp_path: Path) -> None:
+def test_a_truncated_file_is_an_error(name: str, share: float, tmp_path: Path) -> None:
     path = saved(tmp_path / name, nn.Linear(20, 20).state_dict())
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
@@ -233,14 +233,14 @@ def test_a_cut_off_file_is_an_error(name: str, share: float, tmp_path: Path) -> 
         read_weights(path)
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     for name in ("w.pth", "w.safetensors"):
         with pytest.raises(CheckpointError, match=name):
             read_weights(tmp_path / name)
 
 
-def test_a_layer_that_asks_for_its_version_is_loaded(tmp_path: Path) -> None:
-    """MNASNet refuses a state dict without the version of its layers, which no file of tensors alone holds."""
+def test_a_layer_that_requires_its_version_is_loaded(tmp_path: Path) -> None:
+    """MNASNet refuses a state dict without layer versions, which a file of plain tensors does not hold."""
     theirs = models.mnasnet0_5(weights=None)
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "w.safetensors")
     model = models.mnasnet0_5(weights=None)

@@ -12,7 +12,7 @@ from torch import nn
 
 from finetune.errors import ArgumentError, CheckpointError, HeadError, nearest, reason
 from finetune.model.families.family import UNUSUAL_NUM_CLASSES, CatalogModel, Family, resized_layers
-from finetune.model.surgery.structure_copy import without_memory
+from finetune.model.surgery.copies import meta_copy
 
 
 class Timm(Family):
@@ -36,7 +36,7 @@ class Timm(Family):
                 f"timm's {type(model).__name__} is an encoder and has no classifier. Append a head, as in "
                 f"nn.Sequential(model, pooling, nn.Linear(features, n)), or choose an architecture that has one."
             )
-        twin = without_memory(model)
+        twin = meta_copy(model)
         with torch.device("meta"):
             twin.reset_classifier(UNUSUAL_NUM_CLASSES, **_distillation(twin))  # type: ignore[operator]
         return resized_layers(model, twin)

@@ -1,19 +1,21 @@
-"""Adapt a model to pictures with another number of channels.
+"""Adapt a model to images with another number of channels.
 
-The layers that read the picture are found in a record of a forward pass and get filters for the new
-channels: for one channel their sum, so that a grey picture gives what its RGB copy gave; else the
-filters there are in turn, scaled so that their sum is what it was. timm does the same with published
-weights (https://huggingface.co/docs/timm/models); here it is any model whose first layers are
-convolutions or linear.
+The layers that read the image are found in a recorded forward pass and get filters for the new
+channels. For one channel these are the sum of the old filters, so that a grey image has the output of
+its RGB copy. For more channels the old filters are repeated in turn and scaled to keep their sum.
+timm does the same with published weights (https://huggingface.co/docs/timm/models); this works for any
+model whose first layers are convolutions or linear.
 
-Layers stay the modules they are and only get a new weight, so that classes, settings and hooks are
-kept. A layer that standardises its weight at each call (as in BiT and NFNet) would do so with the sum
-too, and blow up filters that see colour alone; for one channel it keeps its weight and is shown copies.
+Layers stay the same modules and only get a new weight, which keeps their class, settings and hooks. A
+layer that standardises its weight at each call, as in BiT and NFNet, would also standardise the sum and
+amplify filters that respond to colour alone. For one channel such a layer keeps its weight, and a hook
+repeats the channel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,76 +33,99 @@ from finetune.nested import tensors_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-# What modules and their configs call the number of channels they read.
+# Attributes of modules and configs that hold the number of input channels.
 _COUNTS = ("in_channels", "in_chans", "num_channels")
 
-_Change = tuple[dict[str, Any], str, Any]  # the namespace of a module or config, a name in it, its value
+_Change = tuple[dict[str, Any], str, Any]  # the namespace of a module or config, a name in it, the new value
 
 
 def adapt_input(model: nn.Module, in_channels: int, example: Any = None) -> None:
-    """Make `model` read pictures of `in_channels` channels, in place.
+    """Adapt `model` in place to images with `in_channels` channels.
 
-    What it says of its input follows: `in_channels`, `in_chans`, `config.num_channels`, timm's
-    `pretrained_cfg`. A model that has that many channels is left as it is.
+    Its records of the number of channels follow: `in_channels`, `in_chans`, `config.num_channels`, and
+    timm's `pretrained_cfg`. A model that already has that many channels is not changed.
 
     Args:
-        example: an input that the model accepts; without one, inputs are guessed from its first layer.
+        model: The model.
+        in_channels: Number of channels of its images.
+        example: An input that the model accepts. Without one, inputs are guessed from its first layer.
 
     Raises:
-        ArgumentError: what reads the picture cannot be adapted; the model is as before.
+        ArgumentError: If the layers that read the image cannot be adapted. The model is unchanged then.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
+    >>> adapt_input(model, 1)
+    >>> model[0]
+    Conv2d(1, 8, kernel_size=(3, 3), stride=(1, 1))
     """
     if not isinstance(in_channels, int) or isinstance(in_channels, bool) or in_channels < 1:
-        raise ArgumentError(f"Expected in_channels to be a whole number from 1 on, but got {in_channels!r}.")
-    example = accepted_example(model, _stated(model) if example is None else example)
-    picture = next((tensor for tensor in tensors_of(example) if _is_picture(tensor)), None)
-    if picture is None:
-        raise _cannot(model, in_channels, "it accepted no picture that it was tried on")
+        raise ArgumentError(f"Expected in_channels to be a positive integer, but got {in_channels!r}.")
+    example = accepted_example(model, _stored_example(model) if example is None else example)
+    image = next((tensor for tensor in tensors_of(example) if tensor.is_floating_point() and tensor.dim() > 2), None)
+    if image is None:
+        raise _cannot_adapt(model, in_channels, "it accepted none of the guessed images")
     layers = _first_layers(model, example)
-    axis = _channel_axis(picture, layers.values())
-    if picture.shape[axis] == in_channels:
+    given = _Input(example, image, _channel_axis(image, layers.values()))
+    if given.channels == in_channels:
         return
-    shape = (*picture.shape[:axis], in_channels, *picture.shape[axis + 1 :])
-    wanted = _with(example, picture, torch.zeros(shape, dtype=picture.dtype, device=picture.device))
-    copied = [layers[name] for name in layers if in_channels == 1 and _standardises(model, name, example)]
-    before = _set(_changes(model, layers, copied, example, picture, axis, in_channels))
-    show = partial(_shown_copies, copies=picture.shape[axis])
-    hooks = [layer.register_forward_pre_hook(show) for layer in copied if not _is_shown_copies(layer)]
+    repeating = [layers[name] for name in layers if in_channels == 1 and _standardises(model, name, example)]
+    before = _apply(_changes(model, layers, repeating, given, in_channels))
+    repeat = partial(_repeat_channel, times=given.channels)
+    hooks = [layer.register_forward_pre_hook(repeat) for layer in repeating if not _repeats_channel(layer)]
     try:
         with undisturbed(model), torch.no_grad():
             eval_mode(model)
-            call(model, wanted)
+            call(model, given.with_image(given.blank(in_channels)))
     except Exception as error:
-        _set(before)
+        _apply(before)
         for hook in hooks:
             hook.remove()
-        raise _cannot(model, in_channels, f"with its first layers adapted it fails: {error}") from error
+        raise _cannot_adapt(model, in_channels, f"it fails with adapted first layers: {error}") from error
 
 
 def normalisation_within(model: nn.Module) -> tuple[float, float] | None:
-    """Return the mean and std, of values in [0, 1], that a model gives its RGB input by itself; None if it does not.
+    """Return the mean and std, for values in [0, 1], that the model itself applies to RGB inputs, or None.
 
-    torchvision's GoogLeNet and Inception with `transform_input` undo ImageNet's normalisation of three
-    channels and apply this one; `adapt_input` turns that off.
+    With `transform_input`, torchvision's GoogLeNet and Inception replace ImageNet's normalisation of the
+    three channels by this one. `adapt_input` turns that off.
     """
     return (0.5, 0.5) if getattr(model, "transform_input", None) is True else None
 
 
-def _stated(model: nn.Module) -> Tensor | None:
-    """Return an input of the size that timm keeps with a model."""
+@dataclass(frozen=True)
+class _Input:
+    """An example input, the image in it, and the image's channel axis."""
+
+    example: Any
+    image: Tensor
+    axis: int
+
+    @property
+    def channels(self) -> int:
+        return self.image.shape[self.axis]
+
+    def blank(self, channels: int) -> Tensor:
+        """Return a black image of the same size with `channels` channels."""
+        shape = (*self.image.shape[: self.axis], channels, *self.image.shape[self.axis + 1 :])
+        return torch.zeros(shape, dtype=self.image.dtype, device=self.image.device)
+
+    def with_image(self, image: Tensor) -> Any:
+        """Return the example with another image in it."""
+        return tree_map(lambda leaf: image if leaf is self.image else leaf, self.example)
+
+
+def _stored_example(model: nn.Module) -> Tensor | None:
+    """Return an input of the size stored in a timm model, or None."""
     size = (vars(model).get("pretrained_cfg") or {}).get("input_size")
     return None if size is None else torch.zeros(2, *size).to(next(model.parameters()))
 
 
-def _is_picture(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dim() > 2
-
-
 def _first_layers(model: nn.Module, example: Any) -> dict[str, nn.Module]:
-    """Return the layers with parameters that nothing else with parameters stands before, by full name."""
+    """Return the first layers with parameters on each path from the input, by full name."""
     with undisturbed(model):
         eval_mode(model)
         operations = record(model, example).operations
-    raw: set[Operation] = set()  # they hold the picture, however it was cut and moved
+    raw: set[Operation] = set()  # operations that only cut and move the image
     names: dict[str, None] = {}
     for operation in operations:
         if raw.issuperset(operation.inputs):
@@ -111,45 +136,23 @@ def _first_layers(model: nn.Module, example: Any) -> dict[str, nn.Module]:
     return {name: model.get_submodule(name) for name in names}
 
 
-def _channel_axis(picture: Tensor, layers: Iterable[nn.Module]) -> int:
-    """Return the axis of the channels: 1, but 2 where frames come first, and the last where it is theirs."""
+def _channel_axis(image: Tensor, layers: Iterable[nn.Module]) -> int:
+    """Return the channel axis: 1, or 2 for videos with frames first, or the last for channels-last inputs."""
     read = {getattr(layer, "in_channels", None) for layer in layers}
-    axes = (1, 2, picture.dim() - 1)
-    return next((axis for axis in axes if picture.shape[axis] in read), 1)
+    axes = (1, 2, image.dim() - 1)
+    return next((axis for axis in axes if image.shape[axis] in read), 1)
 
 
 def _changes(
-    model: nn.Module,
-    layers: dict[str, nn.Module],
-    copied: list[nn.Module],
-    example: Any,
-    picture: Tensor,
-    axis: int,
-    new: int,
+    model: nn.Module, layers: dict[str, nn.Module], repeating: list[nn.Module], given: _Input, new: int
 ) -> list[_Change]:
-    old = picture.shape[axis]
+    """Return the changes that adapt `layers`, except for the weights of those in `repeating`."""
     changes: list[_Change] = []
     for name, layer in layers.items():
-        changes += [(owner, key, new) for owner in _around(model, name) for key in _COUNTS if owner.get(key) == old]
-        if layer in copied:
-            continue
-        if not isinstance(layer, (*_CONVOLUTIONS, nn.Linear)) or layer._parameters.get("weight") is None:
-            raise _cannot(model, new, f"{name or 'the model itself'} ({type(layer).__name__}) reads the picture")
-        run = _run_length(model, name, example, picture, axis)
-        if run is None:
-            raise _cannot(model, new, f"its channels are mixed before {name} reads them")
-        groups = getattr(layer, "groups", 1)
-        if groups > 1 and (new > 1 or layer.in_channels != old):
-            raise _cannot(model, new, f"{name} reads its channels in {groups} groups")
-        weight = layer.weight.detach()
-        # [outputs, places, channels, places, ...]: a group of filters reads equal channels, so its sum is enough
-        weight = weight.sum(1, keepdim=True) if groups > 1 else _adapted(weight.unflatten(1, (-1, old, run)), new)
-        count = "in_features" if isinstance(layer, nn.Linear) else "in_channels"
-        changes += [
-            (layer._parameters, "weight", nn.Parameter(weight, layer.weight.requires_grad)),
-            (vars(layer), count, weight.shape[1]),
-        ]
-        changes += [(vars(layer), "groups", 1)] if groups > 1 else []
+        owners = _around(model, name)
+        changes += [(owner, key, new) for owner in owners for key in _COUNTS if owner.get(key) == given.channels]
+        if layer not in repeating:
+            changes += _weight_changes(model, name, layer, given, new)
     if normalisation_within(model):
         changes.append((vars(model), "transform_input", False))
     for key in ("pretrained_cfg", "default_cfg"):
@@ -159,8 +162,31 @@ def _changes(
     return changes
 
 
+def _weight_changes(model: nn.Module, name: str, layer: nn.Module, given: _Input, new: int) -> list[_Change]:
+    """Return the changes that give a layer filters for `new` channels."""
+    if not isinstance(layer, (*_CONVOLUTIONS, nn.Linear)) or layer._parameters.get("weight") is None:
+        raise _cannot_adapt(model, new, f"{name or 'the model itself'} ({type(layer).__name__}) reads the image")
+    run = _run_length(model, name, given)
+    if run is None:
+        raise _cannot_adapt(model, new, f"its channels are mixed before {name} reads them")
+    groups = getattr(layer, "groups", 1)
+    if groups > 1 and (new > 1 or layer.in_channels != given.channels):
+        raise _cannot_adapt(model, new, f"{name} reads its channels in {groups} groups")
+    weight = layer.weight.detach()
+    if groups > 1:
+        weight = weight.sum(1, keepdim=True)  # all filters of a group read the same grey channel
+    else:
+        weight = _adapted(weight.unflatten(1, (-1, given.channels, run)), new)
+    count = "in_features" if isinstance(layer, nn.Linear) else "in_channels"
+    changes: list[_Change] = [
+        (layer._parameters, "weight", nn.Parameter(weight, layer.weight.requires_grad)),
+        (vars(layer), count, weight.shape[1]),
+    ]
+    return [*changes, (vars(layer), "groups", 1)] if groups > 1 else changes
+
+
 def _adapted(weight: Tensor, new: int) -> Tensor:
-    """Give filters [outputs, places, channels, places, ...] `new` channels; return [outputs, inputs, ...]."""
+    """Give filters [outputs, positions, channels, positions, ...] `new` channels; return [outputs, inputs, ...]."""
     old = weight.shape[2]
     summed = new == 1
     filters = weight.sum(2, keepdim=True) if summed else weight[:, :, torch.arange(new) % old] * (old / new)
@@ -168,7 +194,7 @@ def _adapted(weight: Tensor, new: int) -> Tensor:
 
 
 def _standardises(model: nn.Module, name: str, example: Any) -> bool:
-    """Tell whether a convolution computes with something else than its weight: twice that gives not twice as much."""
+    """Return whether a convolution transforms its weight, in which case it is not linear in it."""
     layer = model.get_submodule(name)
     if not isinstance(layer, _CONVOLUTIONS) or layer._parameters.get("weight") is None:
         return False
@@ -179,63 +205,57 @@ def _standardises(model: nn.Module, name: str, example: Any) -> bool:
     return bool((twice - 2 * once + none).norm() > 0.01 * (once - none).norm())
 
 
-def _shown_copies(layer: nn.Module, args: tuple[Tensor, ...], copies: int) -> tuple[Tensor, ...]:
-    return (args[0].expand(-1, copies, *args[0].shape[2:]), *args[1:])
+def _repeat_channel(layer: nn.Module, args: tuple[Tensor, ...], times: int) -> tuple[Tensor, ...]:
+    return (args[0].expand(-1, times, *args[0].shape[2:]), *args[1:])
 
 
-def _is_shown_copies(layer: nn.Module) -> bool:
-    return any(getattr(hook, "func", None) is _shown_copies for hook in layer._forward_pre_hooks.values())
+def _repeats_channel(layer: nn.Module) -> bool:
+    return any(getattr(hook, "func", None) is _repeat_channel for hook in layer._forward_pre_hooks.values())
 
 
-def _run_length(model: nn.Module, name: str, example: Any, picture: Tensor, axis: int) -> int | None:
-    """Return how many features in a row a layer reads from the same channel; None if that has no order.
+def _run_length(model: nn.Module, name: str, given: _Input) -> int | None:
+    """Return the number of consecutive input features that come from the same channel, or None if they have no order.
 
-    It is 1 where a layer reads the picture as it is, the pixels of a patch where that was laid out
-    channel by channel, and 1 again where it was laid out pixel by pixel.
+    It is 1 for a layer that reads the image itself, the number of pixels for patches laid out channel by
+    channel, and 1 for patches laid out pixel by pixel.
     """
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(picture.shape, generator=generator).to(picture)
-    blank = torch.zeros_like(picture)
+    noise = torch.randn(given.image.shape, generator=generator).to(given.image)
     seen = []
     with undisturbed(model):
         eval_mode(model)
-        for channel in (None, *range(picture.shape[axis])):
-            shown = blank.clone()
+        for channel in (None, *range(given.channels)):
+            image = given.blank(given.channels)
             if channel is not None:
-                shown.select(axis, channel).copy_(noise.select(axis, channel))
-            seen.append(first_input(model, name, _with(example, picture, shown)))
+                image.select(given.axis, channel).copy_(noise.select(given.axis, channel))
+            seen.append(first_input(model, name, given.with_image(image)))
     features = -1 if isinstance(model.get_submodule(name), nn.Linear) else 1
     depends = torch.stack([(one != seen[0]).movedim(features, 0).flatten(1).any(1) for one in seen[1:]])
     order = depends.int().argmax(0)
     run = int((order == 0).int().cumprod(0).sum())
-    expected = torch.arange(len(order), device=order.device) // max(run, 1) % picture.shape[axis]
+    expected = torch.arange(len(order), device=order.device) // max(run, 1) % given.channels
     return run if bool((depends.sum(0) == 1).all()) and torch.equal(order, expected) else None
 
 
 def _around(model: nn.Module, name: str) -> list[dict[str, Any]]:
-    """Return the namespaces of the modules around a layer and of their configs, each once."""
+    """Return the namespaces of the modules around a layer and of their configs, without duplicates."""
     parts = name.split(".")
     owners: list[Any] = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
     owners += [owner.config for owner in owners if hasattr(owner, "config")]
     return list({id(owner): vars(owner) for owner in owners if hasattr(owner, "__dict__")}.values())
 
 
-def _with(example: Any, picture: Tensor, other: Tensor) -> Any:
-    """Return the example with another picture in its place."""
-    return tree_map(lambda leaf: other if leaf is picture else leaf, example)
-
-
-def _set(changes: list[_Change]) -> list[_Change]:
-    """Make the changes, and return those that undo them."""
+def _apply(changes: list[_Change]) -> list[_Change]:
+    """Apply the changes and return those that undo them."""
     before = [(owner, key, owner[key]) for owner, key, _ in changes]
     for owner, key, value in changes:
         owner[key] = value
     return before
 
 
-def _cannot(model: nn.Module, in_channels: int, why: str) -> ArgumentError:
+def _cannot_adapt(model: nn.Module, in_channels: int, why: str) -> ArgumentError:
     return ArgumentError(
-        f"{type(model).__name__} cannot be given in_channels={in_channels}: {why}. Expected a model whose first "
-        f"layers are convolutions or linear layers that read the picture. Adapt it yourself, or put a layer of "
-        f"yours in front: nn.Sequential(nn.Conv2d({in_channels}, 3, 1), model)."
+        f"{type(model).__name__} cannot be adapted to in_channels={in_channels}: {why}. Expected a model whose first "
+        f"layers are convolutions or linear layers that read the image. Adapt it yourself, or put a layer in front: "
+        f"nn.Sequential(nn.Conv2d({in_channels}, 3, 1), model)."
     )

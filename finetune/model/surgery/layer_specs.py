@@ -1,7 +1,7 @@
-"""Standard torch.nn layers as plain data, and back.
+"""Convert standard torch.nn layers to plain data and back.
 
-A checkpoint holds no pickled objects; this is how it can still rebuild a head that was given as a
-`Sequential` of ordinary layers.
+Checkpoints hold no pickled objects. With these specs they can still rebuild a head that was given as a
+`Sequential` of standard layers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-_STANDARD = {
+STANDARD_LAYERS = {
     layer.__name__: layer
     for layer in (
         nn.Linear, nn.Bilinear, nn.Identity, nn.Flatten, nn.Conv1d, nn.Conv2d, nn.Conv3d,
@@ -25,36 +25,45 @@ _STANDARD = {
 
 
 def describe(module: nn.Module) -> dict[str, Any] | None:
-    """Return what `build` needs to make such a module again; None if a part is not a standard layer."""
+    """Return the spec from which `build` makes the same module again, or None if a part is not a standard layer.
+
+    >>> describe(nn.Dropout(0.2))
+    {'type': 'Dropout', 'arguments': {'p': 0.2, 'inplace': False}}
+    >>> build(describe(nn.Sequential(nn.Linear(4, 2), nn.ReLU())))
+    Sequential(
+      (0): Linear(in_features=4, out_features=2, bias=True)
+      (1): ReLU()
+    )
+    """
     if type(module) is nn.Sequential:
         if len(list(module.named_parameters(remove_duplicate=False))) > len(list(module.parameters())):
-            return None  # layers that share weights would come back with weights of their own
-        # not `named_children`, which leaves out a layer's second place, such as that of one ReLU used twice
+            return None  # shared weights would come back as separate ones
+        # named_children would skip the second place of a layer used twice
         children = {name: describe(child) for name, child in module._modules.items() if child is not None}
         return {"type": "Sequential", "children": children} if None not in children.values() else None
-    if _STANDARD.get(type(module).__name__) is not type(module):
+    if STANDARD_LAYERS.get(type(module).__name__) is not type(module):
         return None
     return {"type": type(module).__name__, "arguments": _arguments(module)}
 
 
 def build(description: Mapping[str, Any]) -> nn.Module:
-    """Make the module that `describe` described, with fresh weights.
+    """Build the module that `describe` described, with random weights.
 
     Raises:
-        KeyError: the description names a layer that is not a standard one.
+        KeyError: If the description names a layer that is not a standard one.
     """
     if description["type"] == "Sequential":
         sequential = nn.Sequential()
         for name, child in description["children"].items():
             sequential.add_module(name, build(child))
         return sequential
-    return _STANDARD[description["type"]](**description["arguments"])
+    return STANDARD_LAYERS[description["type"]](**description["arguments"])
 
 
 def _arguments(module: nn.Module) -> dict[str, Any]:
-    """Read a layer's constructor arguments back from its attributes, which bear the same names."""
+    """Read a layer's constructor arguments from its attributes, which have the same names."""
     names = inspect.signature(type(module).__init__).parameters
     values = {name: getattr(module, name) for name in names if hasattr(module, name)}
     if "bias" in values:
-        values["bias"] = values["bias"] is not None  # the argument is a flag, the attribute a tensor
+        values["bias"] = values["bias"] is not None  # a flag as argument, a tensor as attribute
     return values

@@ -1,10 +1,10 @@
-"""Models that PEFT has given adapters, as by `get_peft_model(model, LoraConfig())` (https://huggingface.co/docs/peft).
+"""Adapters of PEFT (https://huggingface.co/docs/peft): models that come with them, and LoRA added to a model.
 
-PEFT freezes the model it is given and trains what it added: adapters, and copies of the modules named by
-`modules_to_save`. PEFT is imported only for a model of its making, and where LoRA is asked for.
+`get_peft_model(model, config)` freezes a model and adds trainable parameters: adapters, and copies of the
+modules listed in `modules_to_save`. Most functions here deal with such a model. `add_lora` in contrast puts
+PEFT's LoRA layers into the user's own model, where they are layers like any others.
 
-`add_lora` has PEFT put its LoRA layers into the model itself, which so stays the user's own object; to all else here
-they are layers like any others.
+PEFT is imported only for models that it made and when LoRA is requested.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch import nn
 from finetune.errors import ArgumentError, HeadError
 from finetune.model.freezing import freeze_state_restored, trainable
 
-# What LoRA's paper calls alpha / r, the factor on an adapter's output (arXiv 2106.09685).
+# alpha / r in the LoRA paper, the scale of an adapter's output (arXiv 2106.09685).
 _LORA_SCALE = 2
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Tell whether PEFT made this model."""
+    """Return whether the model is a `PeftModel`."""
     return any(cls.__name__ == "PeftModel" and cls.__module__.split(".")[0] == "peft" for cls in type(model).__mro__)
 
 
 def scope(model: nn.Module) -> set[str] | None:
-    """Return the full names of all that "everything" means: what PEFT trains and what trains now; None without PEFT."""
+    """Return the full names of the parameters that may train: PEFT's and the trainable ones. None without PEFT."""
     if not has_adapters(model):
         return None
     return saved_by_peft(model) | trainable(model).keys()
 
 
 def saved_by_peft(model: nn.Module) -> set[str]:
-    """Return the full names of the parameters that PEFT saves of its active adapter."""
+    """Return the full names of the parameters that PEFT saves for its active adapter."""
     from peft import get_peft_model_state_dict
 
     state = model.state_dict(keep_vars=True)
@@ -43,18 +43,18 @@ def saved_by_peft(model: nn.Module) -> set[str]:
 
 
 def base(model: nn.Module) -> nn.Module:
-    """Return the model beneath PEFT's adapters; the model itself where there are none."""
+    """Return the model beneath the adapters, or the model itself if it has none."""
     return base_of(model)[1] if has_adapters(model) else model
 
 
 def base_of(model: nn.Module) -> tuple[str, nn.Module]:
-    """Return the full name of the model that PEFT was given, and that model."""
+    """Return the full name of the model beneath the adapters, and that model."""
     base = model.get_base_model()  # type: ignore[operator]
     return next((name, module) for name, module in model.named_modules() if module is base)
 
 
 def active_name(model: nn.Module, name: str) -> str:
-    """Return the full name of what runs in the place of a module: an adapted layer, or the copy that trains."""
+    """Return the full name of the module that runs in place of another: its adapted layer or its trainable copy."""
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
         around = ".".join(parts[:depth])
@@ -68,58 +68,73 @@ def active_name(model: nn.Module, name: str) -> str:
 
 
 def check_changeable(model: nn.Module, error: type[ArgumentError] | type[HeadError], argument: str) -> None:
-    """Refuse to change the base of a model with adapters, which PEFT does not save.
+    """Refuse to change the model beneath PEFT's adapters, because PEFT does not save it.
+
+    Args:
+        model: The model.
+        error: The type of error to raise.
+        argument: The code that makes the change, for the message.
 
     Raises:
-        ArgumentError, HeadError: as `error` says, if PEFT made the model.
+        ArgumentError, HeadError: If the model is a `PeftModel`.
     """
     if has_adapters(model):
         raise error(
-            f"The model has PEFT's adapters, which PEFT saves without the model beneath them; changing that now would "
-            f"be lost. Change it first: get_peft_model({argument}.model, config)."
+            f"The model has PEFT adapters, which PEFT saves without the model beneath them, so a change to that model "
+            f"would be lost. Change it first: get_peft_model({argument}.model, config)."
         )
 
 
 def lora_targets(model: nn.Module, heads: Sequence[str]) -> list[str]:
-    """Return the full names of the layers that get LoRA: all linear ones but the heads, else the convolutions.
+    """Return the full names of the layers to adapt: all linear layers outside the heads, else the convolutions.
 
     Raises:
-        ArgumentError: there are neither.
+        ArgumentError: If there are neither.
+
+    >>> lora_targets(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), heads=["1"])
+    ['0']
     """
     found: dict[type[nn.Module], list[str]] = {nn.Linear: [], nn.Conv2d: []}
     for name, module in model.named_modules():
         in_head = any(f"{name}.".startswith(f"{head}.") for head in heads)
-        if type(module) in found and not in_head and getattr(module, "groups", 1) == 1:  # depthwise ones are small
+        if (
+            type(module) in found and not in_head and getattr(module, "groups", 1) == 1
+        ):  # depthwise ones are small
             found[type(module)].append(name)
     names = found[nn.Linear] or found[nn.Conv2d]
     if not names:
         raise ArgumentError(
-            f"{type(model).__name__} has no linear layer and no convolution beside its head for LoRA to adapt. Choose "
+            f"{type(model).__name__} has no linear layer and no convolution outside its head for LoRA to adapt. Choose "
             f"another strategy."
         )
     return names
 
 
 def add_lora(model: nn.Module, layers: Sequence[str], rank: int) -> Callable[[], None]:
-    """Give layers of the model LoRA adapters of a rank, which change no output yet; return what undoes it.
+    """Add LoRA adapters to layers of the model and return a function that removes them.
 
-    The weights that were there keep their freeze state; names within an adapted layer change, as from `weight` to
-    `base_layer.weight`.
+    New adapters change no output. The present weights keep their freeze state. Names within an adapted
+    layer change, such as from `weight` to `base_layer.weight`.
+
+    Args:
+        model: The model, changed in place.
+        layers: Full names of the layers.
+        rank: Rank of the adapters.
 
     Raises:
-        ArgumentError: PEFT is not installed, or does not adapt these layers.
+        ArgumentError: If PEFT is not installed or cannot adapt these layers.
     """
     try:
         from peft import LoraConfig
         from peft.tuners.lora import LoraModel
     except ImportError as error:
-        raise ArgumentError("LoRA needs the package peft: pip install peft.") from error
+        raise ArgumentError("peft is not installed. Run `pip install peft`.") from error
     config = LoraConfig(r=rank, lora_alpha=_LORA_SCALE * rank, target_modules=list(layers))
     with freeze_state_restored(model):
         try:
             added = LoraModel(model, config, "default")
         except ValueError as error:
-            raise ArgumentError(f"PEFT cannot give {type(model).__name__} LoRA adapters: {error}") from error
+            raise ArgumentError(f"PEFT cannot add LoRA adapters to {type(model).__name__}: {error}") from error
 
     def undo() -> None:
         with freeze_state_restored(model):

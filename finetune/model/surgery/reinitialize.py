@@ -1,4 +1,4 @@
-"""Random weights for a model that has trained ones, as it would have been made without them."""
+"""Re-initialise a pretrained model as if it had been built without pretrained weights."""
 
 from __future__ import annotations
 
@@ -13,29 +13,34 @@ from finetune.model.surgery.peft import has_adapters
 
 
 def fresh_weights(model: nn.Module, like: nn.Module | None = None) -> dict[str, Tensor]:
-    """Return a state dict of new random weights, and of running statistics as before training.
+    """Return a state dict with random weights and initial running statistics. `model` is not changed.
 
-    Weights are drawn by each module's own `reset_parameters`, and by the model's family where that has its
-    own way. `model` is not changed.
+    Weights are drawn by each module's `reset_parameters`, or by the model's family if it has its own way.
 
     Args:
-        like: the same architecture made without pretraining; what it has under the same name and of
-            the same shape is taken from it.
+        model: The model.
+        like: The same architecture built without pretraining, whose weights are preferred if the name and
+            shape match.
 
     Raises:
-        ArgumentError: a parameter has nothing that resets it, or the model has adapters.
+        ArgumentError: If a parameter cannot be re-initialised, or the model has adapters.
+
+    >>> norm = nn.BatchNorm1d(2)
+    >>> _ = norm.running_mean.fill_(5)
+    >>> fresh_weights(norm)["running_mean"]
+    tensor([0., 0.])
     """
     if has_adapters(model):
         raise ArgumentError(
-            "A model with PEFT's adapters cannot start from scratch: they are made for the weights beneath them. Give "
-            "FineTuner the model without adapters."
+            "A model with PEFT adapters cannot start from scratch, because its adapters belong to the present weights. "
+            "Pass FineTuner the model without adapters."
         )
     twin = copy.deepcopy(model)
     made = {} if like is None else like.state_dict()
     with torch.no_grad():
         for parameter in twin.parameters():
             if parameter.is_floating_point():
-                parameter.fill_(torch.nan)  # so that what nothing resets is seen
+                parameter.fill_(torch.nan)  # marks the parameters that nothing resets
         twin.apply(_reset)
         family_of(twin).reset(twin)
         state = twin.state_dict()
@@ -57,7 +62,7 @@ def _check_all_reset(model: nn.Module) -> None:
     if left:
         owner = type(model.get_submodule(left[0].rpartition(".")[0])).__name__
         raise ArgumentError(
-            f"{len(left)} parameters cannot be reset, the first {left[0]!r} of a {owner} without reset_parameters. "
-            f"Give that class a reset_parameters() of its own, or make the model anew and train it with "
-            f"'full_finetune'."
+            f"{len(left)} parameters cannot be re-initialised, the first is {left[0]!r} of a {owner} without "
+            f"reset_parameters. Add a reset_parameters() method to that class, or build a new model and train it with "
+            f"strategy='full_finetune'."
         )

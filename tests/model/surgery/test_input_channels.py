@@ -1,4 +1,4 @@
-"""Models adapted to pictures of other channels."""
+"""Adapt models to images with another number of channels."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def assert_grey_is_its_rgb_copy(model: nn.Module, grey: Tensor, axis: int = 1) -> nn.Module:
-    """Adapt a copy to one channel, compare, and return it."""
+    """Adapt a copy to one channel, compare its outputs, and return it."""
     torch.manual_seed(3)
-    with torch.no_grad():  # heads that begin at zero would answer the same to all
+    with torch.no_grad():  # heads initialised to zero would hide differences
         for parameter in model.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.1)
@@ -43,7 +43,7 @@ def assert_grey_is_its_rgb_copy(model: nn.Module, grey: Tensor, axis: int = 1) -
 
 
 class Patches(nn.Module):
-    """Cuts `[N, 3, H, W]` into patches that a linear layer reads, laid out as `form` says."""
+    """Cuts `[N, 3, H, W]` into patches for a linear layer, laid out as in `form`."""
 
     def __init__(self, form: str = "channel by channel", channels: int = 3) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Patches(nn.Module):
 
 
 class Branches(nn.Module):
-    """Two layers read the picture, one of them a smaller copy of it."""
+    """Two layers read the image, one of them a smaller copy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Branches(nn.Module):
 
 
 class Standardised(nn.Conv2d):
-    """Standardises its filters at each call, as BiT's does."""
+    """Standardises its filters at each call, as in BiT."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
@@ -86,7 +86,7 @@ class Standardised(nn.Conv2d):
 
 
 class Video(nn.Module):
-    """Reads `[N, T, C, H, W]`, as Hugging Face's video models do."""
+    """Reads `[N, T, C, H, W]`, as Hugging Face video models do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def beginning_with(layer: nn.Module) -> nn.Sequential:
         ),
     ],
 )  # fmt: skip
-def test_a_grey_picture_gives_what_its_rgb_copy_gave(build: Callable[[], nn.Module], size: tuple[int, int]) -> None:
+def test_a_grey_image_has_the_output_of_its_rgb_copy(build: Callable[[], nn.Module], size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = build()
     if isinstance(model[0] if isinstance(model, nn.Sequential) else None, nn.PixelUnshuffle):
@@ -172,8 +172,8 @@ def test_hugging_face(family: str) -> None:
     assert adapted.config.num_channels == 1
     with pytest.raises((ValueError, RuntimeError), match="channel"):
         adapted(torch.randn(2, 3, 32, 32))
-    again = type(adapted)(type(config).from_dict(adapted.config.to_dict()))  # as its own `save_pretrained` keeps it
-    if family != "Bit":  # which keeps its weight and is shown copies
+    again = type(adapted)(type(config).from_dict(adapted.config.to_dict()))  # as after save_pretrained
+    if family != "Bit":  # keeps its weight; a hook repeats the channel
         again.load_state_dict(adapted.state_dict())
 
 
@@ -184,18 +184,18 @@ def test_videos_with_frames_first() -> None:
 
 
 @given(old=st.integers(1, 5), new=st.integers(1, 7), dims=st.integers(1, 3), bias=st.booleans())
-def test_equal_channels_give_the_same_however_many_there_are(old: int, new: int, dims: int, bias: bool) -> None:
+def test_equal_channels_give_the_same_output_for_any_number(old: int, new: int, dims: int, bias: bool) -> None:
     model = nn.Sequential(CONVOLUTIONS[dims](old, 4, 3, bias=bias), nn.Flatten(2))
     adapted = copy.deepcopy(model)
     picture = torch.randn(2, 1, *(5,) * dims)
     adapt_input(adapted, new, torch.zeros(2, old, *(5,) * dims))
     assert adapted[0].in_channels == new == adapted[0].weight.shape[1]
-    if new == 1 or new % old == 0:  # else the channels that come once more weigh more
+    if new == 1 or new % old == 0:  # else the repeated channels weigh more
         expected = outputs(model, picture.expand(-1, old, *picture.shape[2:]))
         torch.testing.assert_close(outputs(adapted, picture.expand(-1, new, *picture.shape[2:])), expected)
 
 
-def test_more_channels_get_the_filters_in_turn_as_in_timm() -> None:
+def test_more_channels_repeat_the_filters_as_in_timm() -> None:
     helpers = pytest.importorskip("timm.models._manipulate")
     model = small_cnn()
     weight = model[0].weight.detach().clone()
@@ -203,7 +203,7 @@ def test_more_channels_get_the_filters_in_turn_as_in_timm() -> None:
     torch.testing.assert_close(model[0].weight.detach(), helpers.adapt_input_conv(5, weight))
 
 
-def test_the_layer_stays_and_all_that_it_is() -> None:
+def test_the_layer_keeps_its_class_and_settings() -> None:
     class Own(nn.Conv2d):
         pass
 
@@ -219,7 +219,7 @@ def test_the_layer_stays_and_all_that_it_is() -> None:
     assert layer.bias.requires_grad
 
 
-def test_as_many_channels_as_there_are_change_nothing() -> None:
+def test_the_same_number_of_channels_changes_nothing() -> None:
     model = small_cnn()
     weight = model[0].weight
     adapt_input(model, 3)
@@ -238,7 +238,7 @@ def test_adapting_twice_is_adapting_once() -> None:
         assert torch.equal(outputs(pickle.loads(pickle.dumps(model)) if build is small_cnn else model, grey), once)
 
 
-def test_a_model_that_takes_its_channels_apart_stops_to() -> None:
+def test_a_model_that_normalises_its_input_no_longer_does() -> None:
     model = models.googlenet(weights=None, transform_input=True, aux_logits=False, init_weights=False)
     assert normalisation_within(model) == (0.5, 0.5)
     original = copy.deepcopy(model)
@@ -253,24 +253,26 @@ def test_a_model_that_takes_its_channels_apart_stops_to() -> None:
 @pytest.mark.parametrize(
     ("model", "channels", "why"),
     [
-        pytest.param(TokenTransformer(), 1, "linear|picture", id="tokens"),
-        pytest.param(nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)), 1, "no picture", id="no picture"),
+        pytest.param(TokenTransformer(), 1, "linear|guessed images", id="tokens"),
+        pytest.param(
+            nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)), 1, "none of the guessed images", id="no picture"
+        ),
         pytest.param(nn.Sequential(nn.BatchNorm2d(3), small_cnn()), 1, r"0 \(BatchNorm2d\) reads", id="a norm first"),
         pytest.param(Patches("mixed"), 1, "mixed before embed", id="mixed"),
         pytest.param(beginning_with(nn.Conv2d(3, 6, 3, groups=3)), 2, "3 groups", id="groups"),
-        pytest.param(small_cnn(), 0, "from 1 on", id="none"),
-        pytest.param(small_cnn(), True, "from 1 on", id="a flag"),
-        pytest.param(small_cnn(), 1.0, "from 1 on", id="a float"),
+        pytest.param(small_cnn(), 0, "a positive integer", id="none"),
+        pytest.param(small_cnn(), True, "a positive integer", id="a flag"),
+        pytest.param(small_cnn(), 1.0, "a positive integer", id="a float"),
     ],
 )
-def test_what_cannot_be_adapted_is_said_and_left(model: nn.Module, channels: Any, why: str) -> None:
+def test_a_model_that_cannot_be_adapted_is_an_error_and_unchanged(model: nn.Module, channels: Any, why: str) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ArgumentError, match=why):
         adapt_input(model, channels)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_model_that_insists_on_its_channels_is_as_before() -> None:
+def test_a_model_that_fails_when_adapted_is_restored() -> None:
     class Insisting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -283,14 +285,14 @@ def test_a_model_that_insists_on_its_channels_is_as_before() -> None:
 
     model = Insisting()
     weight = model.other.weight
-    with pytest.raises(ArgumentError, match="it fails: index 2 is out of bounds"):
+    with pytest.raises(ArgumentError, match="it fails with adapted first layers: index 2 is out of bounds"):
         adapt_input(model, 1)
     assert model.other.weight is weight
     assert model.other.in_channels == model.in_chans == 3
     assert not model.conv._forward_pre_hooks
 
 
-def test_modes_statistics_and_the_random_state_stay() -> None:
+def test_modes_statistics_and_the_random_state_are_kept() -> None:
     model = small_cnn().train()
     statistics = [buffer.clone() for buffer in model.buffers()]
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Standard layers as plain data, and back."""
+"""Convert standard layers to plain data and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from finetune.model.surgery.layer_specs import _STANDARD, build, describe
+from finetune.model.surgery.layer_specs import STANDARD_LAYERS, build, describe
 
 flag, size = st.booleans(), st.integers(1, 4)
 small = st.floats(0.01, 0.9)
@@ -81,7 +81,7 @@ nested = st.recursive(
 
 
 def facts(module: nn.Module) -> list[Any]:
-    """Return all that makes a module what it is but its weights' values; lists and tuples are alike."""
+    """Return a module's type and attributes, with weights as shapes and lists as tuples."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -96,7 +96,7 @@ def facts(module: nn.Module) -> list[Any]:
 
 
 @given(nested)
-def test_a_described_module_is_built_alike_also_by_way_of_json(module: nn.Module) -> None:
+def test_a_described_module_is_rebuilt_even_through_json(module: nn.Module) -> None:
     description = describe(module)
     assert description is not None
     for again in (build(description), build(json.loads(json.dumps(description)))):
@@ -114,11 +114,11 @@ def test_every_standard_layer_keeps_its_arguments(layer: type[nn.Module], data: 
     assert repr(again) == repr(module)
 
 
-def test_every_standard_layer_is_tried() -> None:
-    assert set(_STANDARD.values()) == set(ARGUMENTS)
+def test_every_standard_layer_is_tested() -> None:
+    assert set(STANDARD_LAYERS.values()) == set(ARGUMENTS)
 
 
-def test_a_layer_used_twice_keeps_both_its_places() -> None:
+def test_a_layer_used_twice_keeps_both_places() -> None:
     relu = nn.ReLU()
     module = nn.Sequential(nn.Linear(2, 2), relu, nn.Linear(2, 2), relu)
     again = build(describe(module) or {})
@@ -129,7 +129,7 @@ def test_a_layer_used_twice_keeps_both_its_places() -> None:
 
 
 class Mine(nn.Linear):
-    """A layer of the user's own."""
+    """A custom layer."""
 
 
 def tied() -> nn.Sequential:
@@ -158,10 +158,10 @@ def shared() -> nn.Sequential:
         shared(),
     ],
 )
-def test_what_is_not_standard_is_not_described(module: nn.Module) -> None:
+def test_a_custom_layer_is_not_described(module: nn.Module) -> None:
     assert describe(module) is None
 
 
-def test_a_layer_that_is_not_standard_is_not_built() -> None:
+def test_a_custom_layer_is_not_built() -> None:
     with pytest.raises(KeyError, match="GRU"):
         build({"type": "GRU", "arguments": {}})
