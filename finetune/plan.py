@@ -12,7 +12,7 @@ from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError
 from finetune.model import freezing
 from finetune.model.network import Network
-from finetune.model.surgery import peft
+from finetune.model.surgery import adapters
 from finetune.model.surgery.changes import HeadReplacement, LoraAdapters
 from finetune.strategies import Strategy, get_strategy
 from finetune.training.optim.optimizers import build_optimizer, planned_rates
@@ -150,9 +150,9 @@ def _with_adapters(
             f"The model has LoRA adapters of rank {present}, so it cannot also have some of rank {rank}. Use rank "
             f"{present}, or start from the model without adapters."
         )
-    layers = peft.lora_targets(network.module, network.required_heads())
+    layers = adapters.lora_targets(network.module, network.required_heads())
     with seeded(seed, "lora"):
-        on_error(peft.add_lora(network.module, layers, rank))
+        on_error(adapters.add_lora(network.module, layers, rank))
     return network.with_adapters(LoraAdapters(rank, tuple(layers)))
 
 

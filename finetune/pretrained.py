@@ -16,7 +16,7 @@ from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError
 from finetune.model import catalog
 from finetune.model.families import family_of
-from finetune.model.surgery import input_channels, peft
+from finetune.model.surgery import adapters, input_channels
 from finetune.model.surgery.changes import InputAdaptation, ModelChange
 from finetune.model.weights import load_weights, read_weights
 from finetune.model.wrapping import unwrapped
@@ -91,7 +91,7 @@ def _positions(model: nn.Module, config: Any) -> int | None:
 
 def _adapt_input(taken: Intake, model: nn.Module, in_channels: int) -> None:
     """Have the model read pictures of so many channels; those of one are grey."""
-    peft.check_changeable(model, ArgumentError, f"FineTuner(model, in_channels={in_channels})")
+    adapters.check_changeable(model, ArgumentError, f"FineTuner(model, in_channels={in_channels})")
     normalisation = input_channels.normalisation_within(model)
     input_channels.adapt_input(model, in_channels)
     taken.changes.append(InputAdaptation(in_channels))

@@ -37,7 +37,7 @@ from finetune.model.inspection.summary import Summary, summarize
 from finetune.model.network import Network
 from finetune.model.outputs import auxiliary_of, call, logits_of
 from finetune.model.patterns import Patterns
-from finetune.model.surgery import head_search, heads, peft
+from finetune.model.surgery import adapters, head_search, heads
 from finetune.model.wrapping import unwrapped
 from finetune.nested import map_tensors
 from finetune.plan import make_plan
@@ -287,7 +287,7 @@ class FineTuner:
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise HeadError(f"Expected a whole number of outputs from 1 on, but got {n!r}.")
-        peft.check_changeable(self.inner, HeadError, f"FineTuner(model).replace_head({n})")
+        adapters.check_changeable(self.inner, HeadError, f"FineTuner(model).replace_head({n})")
         if layer is not None:
             head_search.check_name(self.inner, layer)
         names = self.network.required_heads() if layer is None else (layer,)
@@ -778,7 +778,7 @@ class FineTuner:
     def _tell_model(self, classes: Sequence[str] | None, task: Task) -> None:
         """Record task and class names in the model itself, if its family has a place for them."""
         named = classes if classes is not None and len(classes) == self.network.num_outputs else None
-        heads.tell_task(peft.base(self.inner), task.kind, named)
+        heads.tell_task(adapters.base(self.inner), task.kind, named)
 
     # ------------------------------------------------------------------ passes over data
 

@@ -14,7 +14,7 @@ from finetune.checkpoint.schema import Checkpoint
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, CheckpointError, FineTuneError
 from finetune.model import catalog, freezing
-from finetune.model.surgery import heads, input_channels, layer_specs, peft
+from finetune.model.surgery import adapters, heads, input_channels, layer_specs
 from finetune.model.surgery.changes import CUSTOM_HEAD, HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
 from finetune.model.surgery.copies import shared_copy
 from finetune.model.weights import load_state
@@ -99,7 +99,7 @@ def _repeat(change: ModelChange, model: nn.Module, checkpoint: Checkpoint) -> No
         except ArgumentError as error:
             raise _other_model(model, checkpoint, str(error)) from error
     elif isinstance(change, LoraAdapters):
-        peft.add_lora(model, change.layers, change.lora_rank)
+        adapters.add_lora(model, change.layers, change.lora_rank)
     elif change.head == CUSTOM_HEAD:
         raise CheckpointError(
             f"The head in {checkpoint.path} was a module of your own, which cannot be built from its name. Build the "

@@ -19,7 +19,7 @@ from finetune.model.inspection.forward_graph import reading_order
 from finetune.model.inspection.probing import accepted_example, samples_of_size, undisturbed
 from finetune.model.outputs import call
 from finetune.model.stages import Stage, stages
-from finetune.model.surgery import heads, peft
+from finetune.model.surgery import adapters, heads
 from finetune.model.surgery.changes import ModelChange
 from finetune.model.surgery.head_search import check_results, find_head
 from finetune.model.wrapping import is_synchronized, unwrapped
@@ -58,7 +58,7 @@ class Network:
         cls, module: nn.Module, source: dict[str, Any] | None = None, changes: Sequence[ModelChange] = ()
     ) -> Network:
         """Return the network of a module that the user has just handed over."""
-        inner, scope = unwrapped(module), peft.scope(unwrapped(module))
+        inner, scope = unwrapped(module), adapters.scope(unwrapped(module))
         return cls(
             module,
             source,

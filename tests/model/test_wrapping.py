@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from finetune import FineTuner
-from finetune.model.surgery.peft import has_adapters
+from finetune.model.surgery.adapters import has_adapters
 from finetune.model.wrapping import is_synchronized, unwrapped
 
 

@@ -17,7 +17,7 @@ from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.inspection.forward_graph import Operation, record
 from finetune.model.inspection.probing import accepted_example, attempt, undisturbed
 from finetune.model.outputs import logits_of, results_of
-from finetune.model.surgery.peft import active_name, base_of, has_adapters
+from finetune.model.surgery.adapters import active_name, base_of, has_adapters
 
 RESIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

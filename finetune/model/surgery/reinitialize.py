@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from finetune.errors import ArgumentError
 from finetune.model.families import family_of
-from finetune.model.surgery.peft import has_adapters
+from finetune.model.surgery.adapters import has_adapters
 
 
 def fresh_weights(model: nn.Module, like: nn.Module | None = None) -> dict[str, Tensor]:

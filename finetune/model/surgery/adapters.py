@@ -97,9 +97,7 @@ def lora_targets(model: nn.Module, heads: Sequence[str]) -> list[str]:
     found: dict[type[nn.Module], list[str]] = {nn.Linear: [], nn.Conv2d: []}
     for name, module in model.named_modules():
         in_head = any(f"{name}.".startswith(f"{head}.") for head in heads)
-        if (
-            type(module) in found and not in_head and getattr(module, "groups", 1) == 1
-        ):  # depthwise ones are small
+        if type(module) in found and not in_head and getattr(module, "groups", 1) == 1:  # depthwise ones are small
             found[type(module)].append(name)
     names = found[nn.Linear] or found[nn.Conv2d]
     if not names:
