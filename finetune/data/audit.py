@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.loading.samples import unequal
+from finetune.data.loading.samples import shape_error
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.randomness import seeded
 from finetune.data.sources.base import Source, target_of
@@ -67,7 +67,7 @@ class Audit:
             with seeded("audit", index):
                 item = source[index]
             first = item if first is None else first
-            if source.collate_fn is None and (error := unequal([first, item], [indices[0], index], source.name)):
+            if source.collate_fn is None and (error := shape_error([first, item], [indices[0], index], source.name)):
                 raise error
             inputs = item[0] if isinstance(item, (tuple, list)) and item else item
             if self.preprocessing is not None:

@@ -438,7 +438,7 @@ class Stream(IterableDataset[Any]):
 
 @pytest.mark.parametrize("views", [-1, 1.5, True, "all"])
 def test_what_is_no_number_of_views(pictures: Path, views: Any) -> None:
-    with pytest.raises(ArgumentError, match="expected how many augmented pictures"):
+    with pytest.raises(ArgumentError, match="expected the number of augmented views per sample"):
         fitted(tuned(), pictures, augment_views=views)
 
 

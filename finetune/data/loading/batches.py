@@ -1,4 +1,4 @@
-"""Batches on the device, in an order and with an augmentation that depend on (seed, epoch) only."""
+"""Batches on the device, whose order and augmentation depend on (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -13,31 +13,19 @@ import torch
 from torch import Tensor
 
 from finetune.data.audit import check_batch_targets
-from finetune.data.loading.decoded_files import decoded_once
-from finetune.data.loading.picture_cache import kept_pictures
-from finetune.data.loading.samples import (
-    Batch,
-    Failure,
-    Keys,
-    Samples,
-    WorkerPool,
-    collate_stream,
-    default_workers,
-)
+from finetune.data.loading.picture_cache import cache_decoded, cache_prepared
+from finetune.data.loading.samples import Batch, Failure, Keys, Samples, StreamCollate, WorkerPool, default_workers
 from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation, not_pictures
 from finetune.data.preprocessing.base import PICTURE, SOUND, TEXT, InputPreprocessing
 from finetune.data.randomness import seed_of, seeded
 from finetune.data.sources.base import Source, target_of
 from finetune.errors import ArgumentError, DataError
-from finetune.nested import num_samples_of, pinned, same_values, tensors_of, to_device
+from finetune.nested import pinned, same_values, tensors_of, to_device
 
-__all__ = ["Batches", "num_samples_of", "to_device"]
+_NUM_COMPARED = 8  # samples that `repeats` loads twice
 
-
-# Of a data set of the user's own, so many samples are loaded twice to see whether they are the same.
-_FIRST = 8
-_PLURALS = {PICTURE: "pictures", TEXT: "text", SOUND: "sound"}
-_MAKERS = {
+_NOUNS = {PICTURE: "pictures", TEXT: "text", SOUND: "sound"}
+_FIXES = {
     PICTURE: "picture size and scale: FineTuner(model, preprocessing=Preprocessing(...))",
     TEXT: "tokenizer: FineTuner(model, preprocessing=AutoTokenizer.from_pretrained(...))",
     SOUND: "feature extractor: FineTuner(model, preprocessing=AutoFeatureExtractor.from_pretrained(...))",
@@ -45,35 +33,34 @@ _MAKERS = {
 
 
 class Batches:
-    """The batches of a source, epoch by epoch, on the device.
+    """The batches of a source, epoch by epoch, on a device.
 
-    Raw items are prepared as the preprocessing says. Pictures travel as bytes and are normalized on the
-    device; so is any other uint8 [N, C, H, W].
-    A `DataLoader` of the user's is used as it is: its batches are only moved. Torch's global
-    generators are never drawn from.
+    The host prepares raw items; the device normalizes pictures, as it does any other uint8 [N, C, H, W]. The
+    batches of a `DataLoader` are only moved. Torch's global generators stay untouched.
 
     Args:
-        source: from `open_source`.
-        batch_size: samples a batch; the last one may be shorter. A DataLoader has its own.
-        shuffle: a new order each epoch. A DataLoader and an iterable data set have their own.
-        seed: of order and augmentation.
-        device: where the batches go.
-        preprocessing: how raw items become input; needed where the source has such.
-        augment: picture -> picture, uint8 tensor [C, H, W], or float tensor that is final.
-        views: how many augmented pictures there are of each sample, one an epoch in turn, where one sample is
-            at its first, the next is at its second; None for a new one in every epoch.
-        stand_ins: without `views`, what may take the place of `augment` where pictures are stored, by `in_views`:
-            view v of a sample is what the one numbered v makes of it.
-        workers: processes that load; None for as many as are worth it. Any number gives the same run,
-            but for an iterable data set, which splits its items among workers itself.
-        num_classes: where targets could not be looked at beforehand, the labels that are allowed are
-            0 to `num_classes` - 1; None for no check.
-        keep: keep pictures in memory, up to a fifth of what is free: those that are the same in every epoch
-            decoded and resized, if all fit; those that the library itself augments decoded, as many as fit.
+        source: Source from `open_source`.
+        batch_size: Samples per batch; the last batch may be smaller. A DataLoader keeps its own.
+        shuffle: Whether each epoch has a new order. A DataLoader and an iterable data set keep their own.
+        seed: Seed for the order and the augmentation.
+        device: Device of the batches.
+        preprocessing: Preprocessing of raw items, required if the source has any.
+        augment: Function of a PIL picture that returns a PIL picture, uint8 [C, H, W], or a float tensor
+            that is already normalized.
+        views: Number of fixed augmented views per sample, cycled one per epoch. In each epoch, equal parts of
+            the samples show each view. None draws a new view every epoch.
+        stand_ins: Augmentations for the views of `in_views`, one per view, if `views` is None.
+        workers: Number of processes that load, or None for a suitable number. Results do not depend
+            on it, except for an iterable data set that divides its items among workers.
+        num_classes: Number of classes to check labels against that are unknown before loading. None skips
+            the check.
+        keep: Whether to keep pictures in memory: prepared if they are the same in every epoch and all fit,
+            otherwise decoded, as many as fit, if the augmentation is the library's.
+        budget: Most bytes to take for that. None takes a fifth of the free memory.
 
     Raises:
-        ArgumentError: a batch size below 1; raw items without a preprocessing, or with one for another
-            kind; an augmentation for what is no picture; views of what is not augmented, or has no numbers.
+        ArgumentError: If the batch size is below 1, the preprocessing does not match the source, data other
+            than pictures is augmented, or views are requested without augmentation or of a stream.
     """
 
     def __init__(
@@ -91,6 +78,7 @@ class Batches:
         workers: int | None = None,
         num_classes: int | None = None,
         keep: bool = False,
+        budget: int | None = None,
     ) -> None:
         _check_arguments(source, batch_size, preprocessing, augment)
         _check_views(source, views, augment)
@@ -102,76 +90,84 @@ class Batches:
         self.preprocessing = preprocessing
         self.num_classes = num_classes
         self.steps = source.num_batches(batch_size)
-        own = () if augment is None or views is None else (augment,) * views
-        read = decoded_once(source, augment) if keep else source
-        self._samples = Samples(read, seed, preprocessing, augment, own)
+        fixed = () if augment is None or views is None else (augment,) * views
+        read = cache_decoded(source, augment, budget) if keep else source
+        self._samples = Samples(read, seed, preprocessing, augment, fixed)
         self._stand_ins = tuple(stand_ins) if views is None else ()
         automatic = default_workers(source, self.steps or 0) if source.indexed else 0
         self.workers = automatic if workers is None else workers
         self._pool: WorkerPool | None = None
-        self._kept = kept_pictures(source, preprocessing) if keep and augment is None else None
+        self._prepared = cache_prepared(source, preprocessing, budget) if keep and augment is None else None
 
     def __len__(self) -> int:
-        """Return the batches of an epoch. Raises TypeError where the data has no length."""
+        """Return the number of batches per epoch.
+
+        Raises:
+            TypeError: If it is unknown.
+        """
         if self.steps is None:
-            raise TypeError("The number of batches is not known: the data is an iterable without a length.")
+            raise TypeError("The number of batches is unknown because the data is an iterable without a length.")
         return self.steps
 
     @property
     def num_samples(self) -> int | None:
-        """The samples of an epoch, or None where that is not known beforehand."""
+        """Number of samples per epoch, or None if it is unknown beforehand."""
         return self.source.num_samples
 
     def order(self, epoch: int) -> Tensor:
-        """Return int64 [N], the sample indices in the order of this epoch; a function of (seed, epoch)."""
+        """Return the sample indices int64 [N] in the order of an epoch, a function of (seed, epoch)."""
         if not self.shuffle:
             return torch.arange(len(self.source))
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
         return torch.randperm(len(self.source), generator=generator)
 
     def indices(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return int64 [B] for each batch of this epoch: the numbers of its samples."""
+        """Return the sample indices int64 [B] of each batch of an epoch."""
         return self.order(epoch).split(self.batch_size) if len(self.source) else ()
+
+    # ------------------------------------------------------------------ views, for the feature cache
 
     @property
     def views(self) -> int | None:
-        """How many inputs there are of each sample, one an epoch in turn; None where each epoch has new ones."""
+        """Number of different inputs per sample, cycled one per epoch. None if every epoch has new ones."""
         return 1 if self._samples.augment is None else len(self._samples.views) or None
 
-    def described_views(self) -> list[Callable[[int], str]] | None:
-        """Return for each view what says of a sample's index what decides its picture, beside the preprocessing.
+    def rows(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return the row int64 [B] of each input in a store of all views, per batch of an epoch.
 
-        A random view is decided by its number and the sample's index too. The versions of the packages that
-        make it are left to the fingerprint, which has them. Empty without augmentation; None where each epoch
-        has new pictures, or nothing is known of the function that makes them, as it is the user's.
+        The row of a view is `view * num_samples + index`. Only if `views` is not None.
         """
-        makers = [maker for maker in self._samples.views if isinstance(maker, CacheableAugmentation)]
-        if self.views is None or len(makers) < len(self._samples.views):
+        assert self.views is not None
+        rows = self._views_shown(epoch) * len(self.source) + torch.arange(len(self.source))
+        return tuple(rows[indices] for indices in self.indices(epoch))
+
+    def described_views(self) -> list[Callable[[int], str]] | None:
+        """Return a function per view that describes the augmentation of the sample at an index.
+
+        The preprocessing and the versions of packages are not included. The list is empty without
+        augmentation. Return None if every epoch has new pictures, or the augmentation is a custom function.
+        """
+        cacheable = [augment for augment in self._samples.views if isinstance(augment, CacheableAugmentation)]
+        if self.views is None or len(cacheable) < len(self._samples.views):
             return None
-        return [partial(maker.describe, self.seed, view) for view, maker in enumerate(makers)]
+        return [partial(augment.describe, self.seed, view) for view, augment in enumerate(cacheable)]
 
     def repeats(self) -> bool:
-        """Tell whether the first samples of a data set come twice alike: in two epochs, or that show the same view.
+        """Return whether the first samples are the same when they are loaded again.
 
-        In evaluation there is one epoch, again and again.
+        In training, they are loaded for two epochs or for the same view; in evaluation, for the same epoch.
         """
-        few = range(min(_FIRST, len(self.source)))
+        few = range(min(_NUM_COMPARED, len(self.source)))
         again = 1 if self.shuffle and not self._samples.views else 0
         one, other = (self._samples.load([(epoch, index) for index in few]) for epoch in (0, again))
         pairs = list(zip(tensors_of(one), tensors_of(other), strict=False))
         return bool(pairs) and all(map(same_values, *zip(*pairs, strict=True)))
 
-    def rows(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return int64 [B] for each batch of this epoch: view * samples + index, a number for each input there is.
-
-        Only where `views` is known.
-        """
-        assert self.views is not None
-        rows = self._shown(epoch) * len(self.source) + torch.arange(len(self.source))
-        return tuple(rows[indices] for indices in self.indices(epoch))
-
     def in_views(self, stored: bool = True) -> Batches:
-        """Return the same batches with few views of each sample, or again without; itself where the user chose."""
+        """Return the same batches with the stand-ins as views, or without them if not `stored`.
+
+        Without stand-ins, return these batches.
+        """
         views = self._stand_ins if stored else ()
         if not self._stand_ins or views == self._samples.views:
             return self
@@ -180,44 +176,49 @@ class Batches:
         return other
 
     def serving(self, batch: Batch) -> AbstractContextManager[None]:
-        """Return the context for a step on a batch of these: here none is needed."""
+        """Return a context for the step on a batch. It does nothing here; cached batches serve features in it."""
         return nullcontext()
 
-    def epoch(self, epoch: int, start: int = 0, *, keep: bool = True) -> Iterator[Batch]:
-        """Yield the batches of an epoch, from batch number `start` on.
+    # ------------------------------------------------------------------ loading
 
-        What lies before `start` is not loaded, except of streams and loaders, which are read past it.
-        With `keep=False` nothing is kept for the next epoch.
+    def epoch(self, epoch: int, start: int = 0, *, keep: bool = True) -> Iterator[Batch]:
+        """Yield the batches of an epoch.
+
+        Args:
+            epoch: Number of the epoch.
+            start: Number of the first batch. Earlier ones are not loaded, except from streams and
+                loaders, which are read past them.
+            keep: Whether to keep prepared pictures for the next epoch.
 
         Raises:
-            DataError: a picture can't be decoded; samples don't form a batch; a label out of range.
+            DataError: If a picture cannot be decoded, samples do not form a batch, or a label is out of range.
         """
-        for step, batch in enumerate(self._on_host(epoch, start, keep), start):
+        for step, batch in enumerate(self._host_batches(epoch, start, keep), start):
             self._check_targets(batch, step)
             if self.source.batched:
                 yield to_device(batch, self.device)
                 continue
-            ready = pinned(batch) if self.device.type == "cuda" else batch  # a pool's are already
+            ready = pinned(batch) if self.device.type == "cuda" else batch  # workers have pinned theirs
             yield self._finished(to_device(ready, self.device))
 
-    def _on_host(self, epoch: int, start: int, keep: bool) -> Iterator[Batch]:
+    def _host_batches(self, epoch: int, start: int, keep: bool) -> Iterator[Batch]:
         if not self.source.indexed:
-            yield from self._of_stream(epoch, start)
+            yield from self._read_stream(epoch, start)
             return
         indices = self.indices(epoch)[start:]
         if self.source.vectorized:
             yield from map(self.source.gather, indices)
             return
-        if self._kept is not None and all(map(self._kept.has, indices)):
-            self._pool = None  # which ends its processes
-            yield from map(self._kept.get, indices)
+        if self._prepared is not None and all(map(self._prepared.has, indices)):
+            self._pool = None  # ends its processes
+            yield from map(self._prepared.get, indices)
             return
-        for numbers, batch in zip(indices, self._loaded(epoch, indices), strict=True):
-            if self._kept is not None and keep:
-                self._kept.put(numbers, batch)
+        for numbers, batch in zip(indices, self._load(epoch, indices), strict=True):
+            if self._prepared is not None and keep:
+                self._prepared.put(numbers, batch)
             yield batch
 
-    def _loaded(self, epoch: int, indices: Sequence[Tensor]) -> Iterator[Batch]:
+    def _load(self, epoch: int, indices: Sequence[Tensor]) -> Iterator[Batch]:
         keys = self._keys(epoch)
         batches = [[keys[i] for i in batch.tolist()] for batch in indices]
         if self.workers == 0:
@@ -228,33 +229,33 @@ class Batches:
         yield from self._pool.load(batches)
 
     def _keys(self, epoch: int) -> Keys:
-        shown = self._shown(epoch).tolist() if self._samples.views else itertools.repeat(epoch)
+        shown = self._views_shown(epoch).tolist() if self._samples.views else itertools.repeat(epoch)
         return list(zip(shown, range(len(self.source)), strict=False))
 
-    def _shown(self, epoch: int) -> Tensor:
-        """Return the view [N] that each sample shows in an epoch.
+    def _views_shown(self, epoch: int) -> Tensor:
+        """Return the view int64 [N] that each sample shows in an epoch.
 
-        All views in equal parts, so that no epoch is odd; and which are together has to do with nothing.
+        Every epoch mixes all views in equal parts, at random, so that epochs do not differ systematically.
         """
         generator = torch.Generator().manual_seed(seed_of(self.seed, "views"))
         turns = torch.randperm(len(self.source), generator=generator)
         return (epoch + turns) % max(1, len(self._samples.views))
 
-    def _of_stream(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _read_stream(self, epoch: int, start: int) -> Iterator[Batch]:
         self.source.set_epoch(epoch)
-        batches = self.source.batches(
+        stream = self.source.batches(
             self.batch_size,
             workers=self.workers,
-            collate_fn=collate_stream(self._samples),
+            collate_fn=StreamCollate(self._samples),
             generator=torch.Generator().manual_seed(seed_of(self.seed, "stream", epoch)),
         )
-        for batch in self._drawn(batches, epoch, start):
+        for batch in self._seeded(stream, epoch, start):
             if isinstance(batch, Failure):
                 raise DataError(batch.message)
             yield batch
 
-    def _drawn(self, stream: Iterable[Batch], epoch: int, start: int) -> Iterator[Batch]:
-        """Read a stream with each of its draws a function of (seed, epoch, step), so it can be resumed."""
+    def _seeded(self, stream: Iterable[Batch], epoch: int, start: int) -> Iterator[Batch]:
+        """Yield a stream from `start` on, each draw seeded by (seed, epoch, step), so that it can be resumed."""
         with seeded(self.seed, "loader", epoch):
             batches = iter(stream)
         for step in itertools.count():
@@ -282,9 +283,13 @@ def _check_arguments(
     source: Source, batch_size: int, preprocessing: InputPreprocessing | None, augment: Augmentation | None
 ) -> None:
     if batch_size < 1:
-        raise ArgumentError(f"batch_size is {batch_size}; expected 1 or more.")
+        raise ArgumentError(f"batch_size is {batch_size}; expected at least 1.")
     if source.kind is not None and (preprocessing is None or preprocessing.kind != source.kind):
-        raise ArgumentError(_mismatch(source.kind, preprocessing))
+        has = "no preprocessing" if preprocessing is None else f"a preprocessing for {_NOUNS[preprocessing.kind]}"
+        raise ArgumentError(
+            f"The data is {_NOUNS[source.kind]}, and the model has {has}. Give it its {_FIXES[source.kind]}, or give "
+            "data that is the model's input already."
+        )
     if augment is not None and source.kind != PICTURE:
         raise ArgumentError(not_pictures())
 
@@ -294,19 +299,9 @@ def _check_views(source: Source, views: int | None, augment: Augmentation | None
         return
     if not isinstance(views, int) or isinstance(views, bool) or views < 0:
         raise ArgumentError(
-            f"augment_views is {views!r}; expected how many augmented pictures there are of each sample, from 1 on, "
-            f"or 0 for new ones in every epoch."
+            f"augment_views is {views!r}; expected the number of augmented views per sample, at least 1, or 0 for "
+            "new ones in every epoch."
         )
     if views and (augment is None or not source.indexed):
-        lacks = "pictures are not augmented" if source.indexed else "samples have no numbers, as it is read as a stream"
-        raise ArgumentError(
-            f"augment_views={views} asks for augmented views of each sample, but this data's {lacks}. Leave it out."
-        )
-
-
-def _mismatch(kind: str, preprocessing: InputPreprocessing | None) -> str:
-    has = "no preprocessing" if preprocessing is None else f"a preprocessing for {_PLURALS[preprocessing.kind]}"
-    return (
-        f"The data is {_PLURALS[kind]}, and the model has {has}. Give it its {_MAKERS[kind]}, or give data "
-        "that is the model's input already."
-    )
+        lacks = "its pictures are not augmented" if source.indexed else "it is read as a stream, without sample numbers"
+        raise ArgumentError(f"augment_views={views} asks for fixed views of each sample of data, but {lacks}. Omit it.")

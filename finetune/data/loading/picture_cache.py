@@ -1,59 +1,228 @@
-"""Pictures that are decoded and resized once: as bytes they stay in memory for the epochs to come."""
+"""Two caches that keep pictures in memory from the first epoch on.
+
+`PreparedPictures` keeps the result of the preprocessing, where that is the same in every epoch: later
+epochs gather whole batches and load nothing. `DecodedPictures` keeps the pixels of decoded files, where a
+random augmentation makes a new picture of them in every epoch. Both take memory as they fill, and read
+a file again once it has changed.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import mmap
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from finetune.data.loading.free_memory import free_memory
+from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation
 from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.sources.base import Source
 
-# Of the memory that is free, so much at most is taken without being asked, by training and by validation pictures
-# each. With the half that activations may take, a tenth is left.
-BUDGET_SHARE = 0.2
+# Share of the free memory that each of the training and the validation pictures take by default. Features
+# may take half, so that a tenth stays free.
+_BUDGET_SHARE = 0.2
+
+# Modes of cached pixels; their index is stored. Other modes, such as palettes, are decoded each time.
+_MODES = ("", "L", "RGB", "RGBA")
+_LOCK_TIMEOUT = 1.0  # seconds; a process usually holds the lock for microseconds
 
 
-class KeptPictures:
-    """The pictures of a source as the device gets them, uint8 [N, C, H, W], put in as their batches pass by.
+def default_budget() -> int:
+    """Return the number of bytes that a cache takes at most by default."""
+    return int(_BUDGET_SHARE * free_memory(torch.device("cpu")))
 
-    Memory is taken as it is filled. A file that changed since is read anew.
-    """
+
+# ---------------------------------------------------------------------- prepared pictures
+
+
+class PreparedPictures:
+    """Prepared pictures uint8 [N, C, H, W] of a source, added batch by batch as they are loaded."""
 
     def __init__(self, source: Source, preprocessing: Preprocessing) -> None:
         self._targets = source.targets
         self._pictures = torch.empty(_shape(source, preprocessing), dtype=torch.uint8)
-        self._there = torch.zeros(len(source), dtype=torch.bool)
+        self._filled = torch.zeros(len(source), dtype=torch.bool)
         self._unchanged = source.watch()
 
     def has(self, indices: Tensor) -> bool:
-        """Tell whether every sample of int64 [B] is here."""
-        there = bool(self._there[indices].all())
-        return there and (self._unchanged is None or all(map(self._unchanged, indices.tolist())))
+        """Return whether all samples at int64 [B] are cached and unchanged."""
+        filled = bool(self._filled[indices].all())
+        return filled and (self._unchanged is None or all(map(self._unchanged, indices.tolist())))
 
     def put(self, indices: Tensor, batch: Any) -> None:
-        """Keep the pictures of a batch, the samples at int64 [B]."""
+        """Add the pictures of a batch, the samples at int64 [B]."""
         self._pictures[indices] = batch if self._targets is None else batch[0]
-        self._there[indices] = True
+        self._filled[indices] = True
 
     def get(self, indices: Tensor) -> Any:
-        """Return the batch of the samples at int64 [B], the same as when it was loaded."""
+        """Return the batch of the samples at int64 [B], equal to the loaded one."""
         pictures = self._pictures[indices]
         return pictures if self._targets is None else [pictures, self._targets[indices]]
 
 
-def kept_pictures(source: Source, preprocessing: InputPreprocessing | None) -> KeptPictures | None:
-    """Return a place for the pictures of a source; None where they are something else, or too many."""
-    pictures = source.kind == PICTURE and source.indexed and not source.stochastic
-    if not pictures or not isinstance(preprocessing, Preprocessing):
+def cache_prepared(
+    source: Source, preprocessing: InputPreprocessing | None, budget: int | None = None
+) -> PreparedPictures | None:
+    """Return an empty cache for the prepared pictures of a source.
+
+    Args:
+        source: An indexed source.
+        preprocessing: Preprocessing of its items.
+        budget: Most bytes to take. None for the default.
+
+    Returns:
+        The cache, or None if the pictures differ between epochs, are not pictures, or exceed the budget.
+    """
+    if not _constant_pictures(source) or not isinstance(preprocessing, Preprocessing):
         return None
-    wanted = torch.Size(_shape(source, preprocessing)).numel()
-    fits = wanted <= BUDGET_SHARE * free_memory(torch.device("cpu"))
-    return KeptPictures(source, preprocessing) if fits else None
+    needed = torch.Size(_shape(source, preprocessing)).numel()
+    fits = needed <= (default_budget() if budget is None else budget)
+    return PreparedPictures(source, preprocessing) if fits else None
+
+
+def _constant_pictures(source: Source) -> bool:
+    return source.kind == PICTURE and source.indexed and not source.stochastic and source.collate_fn is None
 
 
 def _shape(source: Source, preprocessing: Preprocessing) -> tuple[int, ...]:
     return len(source), preprocessing.channels, *preprocessing.crop_size
+
+
+# ---------------------------------------------------------------------- decoded pictures
+
+
+class _Slot(NamedTuple):
+    """Location of the pixels of a picture in the shared memory."""
+
+    mode: str
+    width: int
+    height: int
+    start: int
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return self.width * self.height * len(self.mode)
+
+    @property
+    def span(self) -> slice:
+        return slice(self.start, self.start + self.size)
+
+
+class DecodedPictures(Source):
+    """A source of pictures that keeps their pixels once they are decoded.
+
+    Forked worker processes share the memory. Once it is full, further pictures are decoded each time. A
+    copy in a spawned process is the original source, because it cannot share the memory.
+
+    Args:
+        source: A source of picture files.
+        budget: Most bytes to take.
+        unchanged: Function that returns whether the file of a sample is unchanged.
+    """
+
+    kind = PICTURE
+    stochastic = False
+
+    def __init__(self, source: Source, *, budget: int, unchanged: Callable[[int], bool]) -> None:
+        self._source = source
+        self._budget = budget
+        self._unchanged = unchanged
+        self._pixels = mmap.mmap(-1, budget)
+        table = mmap.mmap(-1, 8 * 4 * len(source) + 8)
+        self._end = np.frombuffer(table, np.int64, 1)
+        self._slots = np.frombuffer(table, np.int64, offset=8).reshape(len(source), 4)
+        self._lock = multiprocessing.Lock()
+
+    def __reduce__(self) -> Any:
+        return _identity, (self._source,)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Any:
+        picture = self._picture(index)
+        return picture if self._source.targets is None else (picture, self._source.targets[index])
+
+    def name(self, index: int) -> str:
+        return self._source.name(index)
+
+    def _picture(self, index: int) -> Image.Image:
+        slot = self._slot(index)
+        if slot is not None and self._unchanged(index):
+            return Image.frombytes(slot.mode, (slot.width, slot.height), self._pixels[slot.span])
+        item = self._source[index]
+        picture: Image.Image = item if self._source.targets is None else item[0]
+        self._add(index, picture)
+        return picture
+
+    def _slot(self, index: int) -> _Slot | None:
+        """Return the slot of a picture, or None if it is not cached.
+
+        On every processor, the lock also orders the write of the pixels before this read.
+        """
+        with self._try_lock() as locked:
+            mode, *numbers = self._slots[index].tolist() if locked else (0,)
+        return _Slot(_MODES[mode], *numbers) if mode else None
+
+    def _add(self, index: int, picture: Image.Image) -> None:
+        slot = self._reserve(picture) if self._unchanged(index) else None
+        if slot is None:
+            return
+        self._pixels[slot.span] = picture.tobytes()
+        with self._try_lock() as locked:
+            if locked:
+                self._slots[index] = _MODES.index(slot.mode), *slot[1:]
+
+    def _reserve(self, picture: Image.Image) -> _Slot | None:
+        """Reserve memory for a picture. Return None if the mode is not cached or the memory is full."""
+        with self._try_lock() as locked:
+            slot = _Slot(picture.mode, picture.width, picture.height, int(self._end[0]))
+            if not locked or slot.mode not in _MODES or slot.start + slot.size > self._budget:
+                return None
+            self._end[0] += slot.size
+            return slot
+
+    @contextmanager
+    def _try_lock(self) -> Iterator[bool]:
+        """Hold the lock if it is available: a killed process never releases it."""
+        locked = self._lock.acquire(timeout=_LOCK_TIMEOUT)
+        try:
+            yield locked
+        finally:
+            if locked:
+                self._lock.release()
+
+
+def cache_decoded(source: Source, augment: Augmentation | None, budget: int | None = None) -> Source:
+    """Return a source that decodes each picture file once.
+
+    Args:
+        source: Any source.
+        augment: Augmentation of its pictures. A custom function may use more than the pixels, such as
+            the file name, and so gets the pictures of the original source.
+        budget: Most bytes to take. None for the default.
+
+    Returns:
+        The caching source, or the original one if its pictures are in memory already or may differ
+        between epochs, if the augmentation may use more than pixels, or if no memory is available.
+    """
+    pixels_only = isinstance(augment, CacheableAugmentation) and augment.uses_pixels_only
+    unchanged = source.watch() if pixels_only and _constant_pictures(source) else None
+    if unchanged is None:
+        return source
+    try:
+        return DecodedPictures(source, budget=default_budget() if budget is None else budget, unchanged=unchanged)
+    except (OSError, ValueError, ImportError):  # no memory, or a platform without locks
+        return source
+
+
+def _identity(source: Source) -> Source:
+    return source

@@ -1,4 +1,4 @@
-"""From indices to a batch on the host: read, augment, collate. Runs in the process or in workers."""
+"""Batches on the host: samples read, augmented and collated, in this process or in workers."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from finetune.data.sources.base import Source
 from finetune.errors import ArgumentError, DataError
 
 Batch = Any
-Keys = list[tuple[int, int]]  # of each sample the epoch, or the view where these are stored, and the index
+# The epoch of each sample and its index; where views are fixed, the view takes the place of the epoch.
+Keys = list[tuple[int, int]]
 
-_OWN_COLLATE = "For a batch of your own making give the data set a `collate_fn`, or pass a DataLoader."
+_COLLATE_HINT = "To batch such samples, give the data set a `collate_fn`, or pass a DataLoader."
 
 
 @dataclass
 class Failure:
-    """A DataError on its way out of a worker. Raised there, torch would bury it in a traceback's text."""
+    """A DataError on its way out of a worker, where torch would bury a raised one in a traceback."""
 
     message: str
 
 
 @dataclass
 class Samples:
-    """What loads the batch of any (epoch, index) or (view, index) pairs, to the same bits in whichever process.
+    """Loads the batch of any (epoch, index) or (view, index) pairs, bit for bit the same in every process.
 
     Attributes:
-        source: gives samples by index.
-        seed: of the run; with the epoch and the index it decides a sample's augmentation.
-        preprocessing: for raw items; None otherwise.
-        augment: for pictures in training; None otherwise.
-        views: what makes view v of a sample, where there are so many and no more; else none.
+        source: Indexed source of the samples, or a stream whose items are only prepared and collated.
+        seed: Seed of the run. A sample's augmentation is seeded by it, the epoch and the index.
+        preprocessing: Preprocessing of raw items, or None.
+        augment: Augmentation of pictures, or None.
+        views: Augmentation of each view, where the number of views per sample is fixed. Empty otherwise.
     """
 
     source: Source
@@ -51,7 +52,7 @@ class Samples:
     views: tuple[Augmentation, ...] = ()
 
     def __getitems__(self, keys: Keys) -> Batch | Failure:
-        """Load a batch in a worker; torch's DataLoader calls this with what the batch sampler gave."""
+        """Load a batch in a worker, for torch's DataLoader."""
         try:
             return self.load(keys)
         except DataError as error:
@@ -61,21 +62,21 @@ class Samples:
         """Load the samples of `keys` and collate them."""
         with preserved() if self._draws else nullcontext():
             items = [self._sample(*key) for key in keys]
-        return self.collate(items, [i for _, i in keys], self.source.name)
+        return self.collate(items, [index for _, index in keys], self.source.name)
 
     def collate(self, items: list[Any], indices: Sequence[int], name: Callable[[int], str]) -> Batch:
-        """Make a batch of items, the user's own way if the data set has one."""
+        """Collate prepared items into a batch, with the source's own `collate_fn` if it has one."""
         if self.source.collate_fn is not None:
             return self.source.collate_fn(items)
         try:
             return default_collate(items) if self.source.kind is None else self._collate_raw(items)
         except (RuntimeError, TypeError, KeyError) as error:
-            raise unequal(items, indices, name) or DataError(
-                f"{name(indices[0])} to {name(indices[-1])} do not form a batch: {error}. {_OWN_COLLATE}"
+            raise shape_error(items, indices, name) or DataError(
+                f"{name(indices[0])} to {name(indices[-1])} do not form a batch: {error}. {_COLLATE_HINT}"
             ) from error
 
     def prepare(self, item: Any, name: str, epoch: int = 0) -> Any:
-        """Prepare the raw item in `item`, the first of a tuple; other items stay as they are."""
+        """Prepare the raw item in `item`, the first of a tuple, and leave the others as they are."""
         if self.source.kind is None:
             return item
         try:
@@ -99,7 +100,7 @@ class Samples:
 
     @property
     def _draws(self) -> bool:
-        """Whether anything random may happen to a sample: in an augmentation, or in the user's data set."""
+        """Whether the augmentation or the source may draw random numbers."""
         return self.augment is not None or self.source.stochastic
 
     def _prepared(self, item: Any, epoch: int) -> Any:
@@ -114,13 +115,13 @@ class Samples:
             return result
         kind = f"a {result.dtype} tensor" if isinstance(result, Tensor) else f"a {type(result).__name__}"
         raise ArgumentError(
-            f"The augmentation gave {kind}; expected a PIL picture, a uint8 tensor [C, H, W], or a float "
+            f"The augmentation returned {kind}; expected a PIL picture, a uint8 tensor [C, H, W], or a float "
             "tensor that is already normalized."
         )
 
 
 class EpochBatches:
-    """A batch sampler that can be pointed at another epoch while the workers stay alive."""
+    """A batch sampler that can be set to another epoch while the workers stay alive."""
 
     def __init__(self) -> None:
         self.batches: list[Keys] = []
@@ -133,22 +134,26 @@ class EpochBatches:
 
 
 class WorkerPool:
-    """Worker processes that load batches of `samples`, kept from one epoch to the next."""
+    """Worker processes that load batches of `samples` and persist between epochs."""
 
-    def __init__(self, samples: Samples, workers: int, pin_memory: bool) -> None:
+    def __init__(self, samples: Samples, workers: int, *, pin_memory: bool) -> None:
         self._sampler = EpochBatches()
         self._loader: DataLoader[Any] = DataLoader(
             samples,  # type: ignore[arg-type]
             batch_sampler=self._sampler,
             num_workers=workers,
-            collate_fn=_as_loaded,
+            collate_fn=_unchanged,
             persistent_workers=True,
             pin_memory=pin_memory,
             generator=torch.Generator().manual_seed(seed_of(samples.seed, "workers")),  # not the global one
         )
 
     def load(self, batches: list[Keys]) -> Iterator[Batch]:
-        """Yield the batches in order. Raises the DataError that a worker met."""
+        """Yield the batches in order.
+
+        Raises:
+            DataError: If a worker raised it.
+        """
         self._sampler.batches = batches
         for batch in self._loader:
             if isinstance(batch, Failure):
@@ -157,29 +162,29 @@ class WorkerPool:
 
 
 def default_workers(source: Source, steps: int) -> int:
-    """Return how many worker processes are worth their start for this source, 0 for none."""
+    """Return the number of worker processes that are worth their start for a source, or 0."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if source.vectorized or source.kind == TEXT or cores <= 2:  # tokenizers have threads of their own
+    if source.vectorized or source.kind == TEXT or cores <= 2:  # tokenizers have their own threads
         return 0
     return min(8, cores - 1, steps)
 
 
-def unequal(items: Sequence[Any], indices: Sequence[int], name: Callable[[int], str]) -> DataError | None:
+def shape_error(items: Sequence[Any], indices: Sequence[int], name: Callable[[int], str]) -> DataError | None:
     """Return an error that names the first two items whose tensors differ in shape, or None."""
     first = shapes_of(items[0])
     for item, index in zip(items, indices, strict=True):
         if shapes_of(item) != first:
             return DataError(
                 f"Samples do not form a batch: {name(indices[0])} has the shape {_readable(first)}, "
-                f"{name(index)} has {_readable(shapes_of(item))}. Resize or pad them to one. {_OWN_COLLATE}"
+                f"{name(index)} has {_readable(shapes_of(item))}. Resize or pad them to one shape. {_COLLATE_HINT}"
             )
     return None
 
 
 def shapes_of(item: Any) -> Any:
-    """Return `item` with each tensor or array replaced by its shape, each other leaf by its type."""
+    """Return `item` with tensors and arrays replaced by their shapes and raw items by their kind."""
     if (kind := kind_of(item)) is not None:
-        return kind  # of any size: that is what a preprocessing is for
+        return kind  # raw items may have any size: the preprocessing makes them equal
     if hasattr(item, "shape"):
         return tuple(item.shape)
     if hasattr(item, "keys"):
@@ -193,17 +198,14 @@ def _readable(shapes: Any) -> str:
     return str(shapes[0] if isinstance(shapes, list) and shapes else shapes)
 
 
-def _as_loaded(batch: Batch) -> Batch:
+def _unchanged(batch: Batch) -> Batch:
     return batch
 
 
-def collate_stream(samples: Samples) -> Callable[[list[Any]], Batch]:
-    """Return what makes a batch of items that come without an index."""
-    return _StreamCollate(samples)
-
-
 @dataclass
-class _StreamCollate:
+class StreamCollate:
+    """The `collate_fn` of a stream: prepares items that have no index, and collates them."""
+
     samples: Samples
 
     def __call__(self, items: list[Any]) -> Batch | Failure:

@@ -1,26 +1,32 @@
-"""Pictures that are the same in every epoch are decoded once, and every number stays what it was."""
+"""Pictures kept in memory, prepared or decoded: later epochs read no file, and every number stays the same."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from finetune import FineTuner, Preprocessing
 from finetune.data.loading.batches import Batches
+from finetune.data.loading.picture_cache import DecodedPictures, cache_decoded, cache_prepared
+from finetune.data.preprocessing.augmentations import CropAndFlip
 from finetune.data.preprocessing.base import PICTURE
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.open_source import open_source
+from finetune.data.sources.picture_files import PictureFiles
 from finetune.errors import DataError
 
 SMALL = Preprocessing(crop_size=(8, 8), resize_size=10)
+AUGMENTATION = CropAndFlip(SMALL)
 
 
 @pytest.fixture
@@ -38,6 +44,13 @@ def same(left: list[Any], right: list[Any]) -> bool:
     return all(type(one) is type(other) and one.dtype == other.dtype and one.equal(other) for one, other in pairs)
 
 
+def pictures(batches: Batches, epoch: int, start: int = 0) -> Tensor:
+    return torch.cat([batch[0] for batch in batches.epoch(epoch, start)])
+
+
+# ---------------------------------------------------------------- prepared pictures
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_later_epochs_are_the_same_and_read_no_file(folder: Path, workers: int) -> None:
     again = made(folder)
@@ -50,7 +63,7 @@ def test_later_epochs_are_the_same_and_read_no_file(folder: Path, workers: int) 
     assert same(list(keeping.epoch(1, start=2)), expected[1][2:])
 
 
-def test_a_first_epoch_in_part_is_made_up_for_in_the_next(folder: Path) -> None:
+def test_a_partial_first_epoch_is_completed_by_the_next(folder: Path) -> None:
     expected = list(made(folder).epoch(2))
     keeping = made(folder, keep=True)
     list(keeping.epoch(0, start=3))
@@ -74,7 +87,7 @@ def test_nothing_is_kept_unless_asked_or_where_it_is_random(folder: Path, worker
             list(one.epoch(1))
 
 
-def test_a_file_that_changed_is_read_anew(folder: Path) -> None:
+def test_a_changed_file_is_read_again(folder: Path) -> None:
     keeping = made(folder, keep=True)
     before = list(keeping.epoch(1))
     path = next(folder.rglob("*.png"))
@@ -89,37 +102,159 @@ def test_a_file_that_changed_is_read_anew(folder: Path) -> None:
         assert same(changed, list(made(folder).epoch(1)))
 
 
-def test_pictures_beyond_the_budget_are_decoded_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_beyond_the_budget_are_loaded_each_time(folder: Path) -> None:
     needed = 9 * 3 * 8 * 8
-    for free, keeps in ((5 * needed, True), (5 * needed - 1, False)):
-        monkeypatch.setattr("finetune.data.loading.picture_cache.free_memory", lambda device, free=free: free)
-        assert (made(folder, keep=True)._kept is not None) == keeps
+    for budget, keeps in ((needed, True), (needed - 1, False)):
+        assert (cache_prepared(open_source(folder), SMALL, budget) is not None) == keeps
+        batches = made(folder, keep=True, budget=budget)
+        assert (batches._prepared is not None) == keeps
 
 
 def test_pictures_in_memory_and_without_targets(folder: Path) -> None:
-    pictures = [Image.open(path).copy() for path in sorted(folder.rglob("*.png"))]
-    source = RawItems(pictures, PICTURE)
+    images = [Image.open(path).copy() for path in sorted(folder.rglob("*.png"))]
+    source = RawItems(images, PICTURE)
     once, plain = (
         Batches(source, batch_size=4, shuffle=False, preprocessing=SMALL, keep=keep) for keep in (True, False)
     )
     list(once.epoch(0))
-    assert once._kept is not None
+    assert once._prepared is not None
     assert all(map(torch.equal, once.epoch(1), plain.epoch(1)))
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_run_that_keeps_pictures_is_the_same_bit_for_bit(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool
-) -> None:
-    def run() -> dict[str, Any]:
+def test_a_run_that_keeps_pictures_is_the_same_bit_for_bit(folder: Path, frozen: bool) -> None:
+    def run(data: Any) -> dict[str, Any]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         tuner = FineTuner(model, device="cpu", preprocessing=SMALL)
         if frozen:
             tuner.freeze("0")
-        tuner.fit(folder, folder, epochs=3, batch_size=4, augment=False, progress=False)
+        tuner.fit(data, data, epochs=3, batch_size=4, augment=False, progress=False)
         return model.state_dict()
 
-    kept = run()
-    monkeypatch.setattr("finetune.data.loading.picture_cache.free_memory", lambda device: 0)
-    torch.testing.assert_close(run(), kept, rtol=0, atol=0)
+    source = open_source(folder)
+    custom = [(picture, int(target)) for picture, target in map(source.__getitem__, range(len(source)))]
+    assert open_source(custom).stochastic  # the pictures of a custom data set are never kept
+    torch.testing.assert_close(run(custom), run(folder), rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------- decoded pictures
+
+
+def augmented(folder: Path, **arguments: Any) -> Batches:
+    return made(folder, **{"augment": AUGMENTATION, "keep": True, **arguments})
+
+
+def decoded(source: PictureFiles, budget: int = 10_000) -> DecodedPictures:
+    return DecodedPictures(source, budget=budget, unchanged=source.watch())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("views", [None, 3])
+def test_later_augmented_epochs_are_the_same_and_read_no_file(folder: Path, workers: int, views: int | None) -> None:
+    again = augmented(folder, keep=False, views=views)
+    expected = [pictures(again, number) for number in range(3)]
+    assert not expected[0].equal(expected[1])  # the augmentation is at work
+    batches = augmented(folder, workers=workers, views=views)
+    first = pictures(batches, 0)
+    shutil.rmtree(folder)
+    later = [pictures(batches, number) for number in (1, 2)]
+    assert all(map(torch.equal, [first, *later], expected))
+    assert pictures(batches, 1, start=2).equal(expected[1][4:])
+
+
+def test_stand_ins_share_the_decoded_pictures(folder: Path) -> None:
+    batches = augmented(folder, stand_ins=AUGMENTATION.stand_ins)
+    expected = pictures(augmented(folder, keep=False, stand_ins=AUGMENTATION.stand_ins).in_views(), 1)
+    pictures(batches, 0)
+    shutil.rmtree(folder)
+    assert pictures(batches.in_views(), 1).equal(expected)
+
+
+@pytest.mark.parametrize("arguments", [{"keep": False}, {"augment": SMALL.geometry}])
+def test_nothing_is_decoded_once_unless_asked_or_where_a_function_may_want_the_file(
+    folder: Path, arguments: dict[str, Any]
+) -> None:
+    batches = augmented(folder, **arguments)
+    pictures(batches, 0)
+    shutil.rmtree(folder)
+    with pytest.raises(DataError, match="does not exist"):
+        pictures(batches, 1)
+
+
+def files(folder: Path, *modes: str) -> PictureFiles:
+    rng = np.random.default_rng(0)
+    paths = []
+    for number, mode in enumerate(modes):
+        pixels = rng.integers(0, 256, (5 + number, 7, 4), dtype=np.uint8)
+        path = folder / f"{number}.png"
+        picture = Image.fromarray(pixels[..., 0].astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(pixels)
+        (picture if mode == "I;16" else picture.convert(mode)).save(path)
+        paths.append(path)
+    return PictureFiles(paths)
+
+
+def test_pictures_keep_their_mode_and_size(tmp_path: Path) -> None:
+    source = files(tmp_path, "RGB", "L", "RGBA", "RGB")
+    cached = decoded(source)
+    expected = [source[index] for index in range(4)]
+    for _ in range(2):
+        found = [cached[index] for index in reversed(range(4))][::-1]
+        assert [(one.mode, one.size, one.tobytes()) for one in found] == [
+            (one.mode, one.size, one.tobytes()) for one in expected
+        ]
+        shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+@pytest.mark.parametrize("mode", ["P", "I;16", "CMYK"])
+def test_other_modes_are_decoded_each_time(tmp_path: Path, mode: str) -> None:
+    if mode == "CMYK":
+        Image.new("CMYK", (7, 5)).save(tmp_path / "0.jpg")
+        source = PictureFiles([tmp_path / "0.jpg"])
+    else:
+        source = files(tmp_path, mode)
+    cached = decoded(source)
+    assert [cached[0].mode for _ in range(2)] == [source[0].mode] * 2
+    shutil.rmtree(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        cached[0]
+
+
+def test_beyond_the_budget_pictures_are_decoded_each_time(tmp_path: Path) -> None:
+    source = files(tmp_path, "RGB", "RGB", "RGB")
+    sizes = [3 * 7 * (5 + number) for number in range(3)]
+    cached = decoded(source, sum(sizes[:2]))
+    expected = [cached[index].tobytes() for index in range(3)]
+    assert [cached[index].tobytes() for index in range(3)] == expected
+    shutil.rmtree(tmp_path)
+    assert [cached[index].tobytes() for index in range(2)] == expected[:2]
+    with pytest.raises(DataError, match="does not exist"):
+        cached[2]
+
+
+def test_a_changed_file_is_decoded_again(tmp_path: Path) -> None:
+    cached = decoded(files(tmp_path, "RGB"))
+    assert cached[0].getpixel((0, 0)) != (255, 0, 0)
+    Image.new("RGB", cached[0].size, "red").save(tmp_path / "0.png")
+    for _ in range(2):
+        assert cached[0].getpixel((0, 0)) == (255, 0, 0)
+    Image.new("RGB", cached[0].size, "blue").save(tmp_path / "0.png")
+    assert cached[0].getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_spawned_process_has_the_plain_files(tmp_path: Path) -> None:
+    cached = decoded(files(tmp_path, "RGB"))
+    copy = pickle.loads(pickle.dumps(cached))
+    assert type(copy) is PictureFiles
+    assert copy[0].tobytes() == cached[0].tobytes()
+
+
+def test_without_memory_the_source_stays_as_it_is(tmp_path: Path) -> None:
+    source = files(tmp_path, "RGB")
+    assert isinstance(cache_decoded(source, AUGMENTATION), DecodedPictures)
+    assert cache_decoded(source, AUGMENTATION, budget=0) is source
+
+
+def test_pictures_in_memory_are_not_decoded(folder: Path) -> None:
+    in_memory = RawItems([Image.open(path).copy() for path in folder.rglob("*.png")], PICTURE)
+    assert cache_decoded(in_memory, AUGMENTATION) is in_memory
