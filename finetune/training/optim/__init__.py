@@ -1,1 +1,1 @@
-"""Optimizers, learning rates, schedules, and the phases that use them."""
+"""Optimizers, learning rates, schedules, and the phases that combine them."""

@@ -1,4 +1,4 @@
-"""A strategy is a list of phases; a phase says what trains, for how long, and at which rates."""
+"""Phases of training: a strategy is a list of them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,29 @@ from finetune.training.optim.schedules import Schedule
 
 @dataclass(frozen=True)
 class Phase:
-    """One part of a training run with one set of trainable parameters.
+    """One part of a training run, with its own trainable parameters, length and learning rates.
 
     Attributes:
-        train: patterns of what is trainable, everything else is frozen; None leaves the freeze state
-            as it stands.
-        epochs: how many, at least 1.
-        lr: learning rates as `fit` takes them; None for those that `fit` was given.
-        schedule: a name or a function of progress over this phase; None for what `fit` was given.
-        name: what history and progress call it.
-        start_from: the weights to begin with: a checkpoint that `save_checkpoint` wrote, or `"scratch"` for
-            random ones; None to go on with those there are.
-        lora_rank: give the model LoRA adapters of this rank, which `train` then names `"*lora_*"`.
+        train: Patterns of the trainable parameters; everything else is frozen. None keeps the current freeze state.
+        epochs: Number of epochs, at least 1.
+        lr: Learning rates as in `fit`; None for those passed to `fit`.
+        schedule: Name of a schedule, or a function of progress through this phase; None for that of `fit`.
+        name: Name in the history and the progress display.
+        start_from: Weights to start from: the path of a checkpoint, or `"scratch"` to re-initialize the model. None
+            continues from the current weights.
+        lora_rank: Rank of LoRA adapters to add, which `train` can name with `"*lora_*"`; None adds none.
 
     Raises:
-        ArgumentError: epochs or rank are no whole number from 1 on.
+        ArgumentError: If `epochs` or `lora_rank` is not a whole number of at least 1.
+
+    Example:
+        >>> import torch
+        >>> from finetune import FineTuner
+        >>> tuner = FineTuner(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), device="cpu")
+        >>> phases = [Phase("1", epochs=1, lr=1e-2, name="head"), Phase("*", epochs=2, lr=(1e-4, 1e-3), name="all")]
+        >>> history = tuner.fit((torch.randn(8, 4), torch.arange(8) % 2), strategy=phases)
+        >>> [row["phase"] for row in history]
+        ['head', 'all', 'all']
     """
 
     train: str | Iterable[str] | None = None
@@ -43,24 +51,26 @@ class Phase:
             object.__setattr__(self, "train", tuple(self.train))
         check_epochs(self.epochs)
         if self.lora_rank is not None and (not isinstance(self.lora_rank, int) or self.lora_rank < 1):
-            raise ArgumentError(f"Expected lora_rank to be a whole number from 1 on, but got {self.lora_rank!r}.")
+            raise ArgumentError(
+                f"Expected lora_rank to be a whole number of at least 1, or None, but got {self.lora_rank!r}."
+            )
 
 
 def check_epochs(epochs: int) -> None:
     """Check a number of epochs.
 
     Raises:
-        ArgumentError: it is no whole number from 1 on.
+        ArgumentError: If it is not a whole number of at least 1.
     """
     if not isinstance(epochs, int) or epochs < 1:
-        raise ArgumentError(f"Expected epochs to be a whole number from 1 on, but got {epochs!r}.")
+        raise ArgumentError(f"Expected epochs to be a whole number of at least 1, but got {epochs!r}.")
 
 
 def check_phases(phases: Iterable[Phase]) -> list[Phase]:
     """Return the phases of a strategy as a list.
 
     Raises:
-        ArgumentError: it is empty, or holds something else.
+        ArgumentError: If there are none, or one is not a `Phase`.
     """
     listed: list[Phase] = list(phases) if isinstance(phases, Iterable) else []
     if not listed or not all(isinstance(phase, Phase) for phase in listed):

@@ -1,4 +1,4 @@
-"""The learning rate of every parameter: one number, spread over the depth, or by name."""
+"""Learning rates per parameter: one number, a spread over the depth of the model, or a rate per pattern."""
 
 from __future__ import annotations
 
@@ -12,36 +12,45 @@ from finetune.model.freezing import trainable
 from finetune.model.patterns import select
 from finetune.model.stages import Stage, trainable_stages
 
-# With Adam, whose updates have the size of the rate whatever the gradient's, the head's rate where the user names
-# none is one over the features that it reads, within these bounds: one update then moves a logit by about one, be the
-# features 64 or 768. What is pretrained has this share of it in its last stage and in its first, and falls between:
-# by 0.75 a block in a transformer of 12, as published, and to a hundredth, as fastai does.
-# benchmarks/results/accuracy.md compares this with other libraries' defaults.
+# The default rate of the head is one over its number of input features, within these bounds. Updates of Adam have the
+# size of the rate whatever the gradient, so one update then moves a logit by about one, with 64 features as with 768.
+# The pretrained stages get this share of the head's rate in the last and in the first stage, geometric in between:
+# a factor of 0.75 per block in a transformer of 12 blocks, as published, down to a hundredth, as in fastai.
+# benchmarks/results/accuracy.md compares these defaults with those of other libraries.
 _HEAD_RATES = (1e-3, 1e-2)
 _LAST_STAGE, _FIRST_STAGE = 10**-0.5, 0.01
 
-# With SGD, the rates of the first stage that trains and of the head.
+# Default rates of SGD for the first trainable stage and for the head.
 _SGD_RATES = (1e-3, 1e-2)
 
-# The decays that papers publish, 0.65 to 0.75, are for the 12 blocks of a ViT-B or BERT and their embedding. Over
-# the 60 layers of a deep net the same factor would freeze the stem in effect: 0.75 ** 59 is 4e-8.
+# Papers publish decays of 0.65 to 0.75 for a ViT-B or BERT: 12 blocks and an embedding. Over the 60 layers of a deep
+# network the same factor would in effect freeze the stem: 0.75 ** 59 is 4e-8.
 _PUBLISHED_DEPTH = 13
 
 
 @dataclass(frozen=True)
 class LayerDecay:
-    """A learning rate that falls by a factor from stage to stage, from the head down to the stem.
+    """Learning rates that decay by a constant factor per stage, from the head down to the stem.
 
-    In a model with more than 14 stages the factor is taken to a power, so that the stem's rate is
-    `lr * decay ** 13` however deep the model is.
+    In a model with more than 14 stages the decay is weakened so that the stem trains at `lr * decay ** 13`, however
+    deep the model.
 
     Attributes:
-        lr: of the head, before its multiple; the stage before it has `lr * decay`.
-        decay: the factor from a stage to the one before it, in (0, 1].
-        head: the head's rate as a multiple of `lr`.
+        lr: Base learning rate: the head trains at `lr * head`, the stage before it at `lr * decay`.
+        decay: Factor from each stage to the one before it, in (0, 1].
+        head: Multiple of `lr` for the head.
 
     Raises:
-        ArgumentError: a value out of its range.
+        ArgumentError: If a value is out of range.
+
+    Example:
+        >>> import torch
+        >>> from finetune import FineTuner
+        >>> tuner = FineTuner(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)), device="cpu")
+        >>> data = torch.randn(8, 4), torch.arange(8) % 2
+        >>> history = tuner.fit(data, lr=LayerDecay(0.1, decay=0.5), schedule=lambda progress: 1.0)
+        >>> history[0]["lr"]
+        {'0': 0.025, '1': 0.05, '2': 0.1}
     """
 
     lr: float
@@ -56,7 +65,11 @@ class LayerDecay:
             raise ArgumentError(f"Expected head to be a multiple above 0, but got {self.head!r}.")
 
     def rate(self, depth: int, stages: int) -> float:
-        """Return the rate of the stage at `depth`, 0 being the stem, of `stages` in all."""
+        """Return the rate of the stage at `depth`, counted from 0 at the stem, of `stages` in total.
+
+        >>> LayerDecay(0.1, decay=0.5).rate(0, stages=3)
+        0.025
+        """
         if depth == stages - 1:
             return self.lr * self.head
         below = stages - 1 - depth
@@ -66,23 +79,25 @@ class LayerDecay:
 Rate = float | tuple[float, float] | Mapping[str, float] | LayerDecay
 
 
-def default_rate(optimizer: object, model: nn.Module, stages: Sequence[Stage]) -> Rate:
-    """Return the rates used where the user gives none.
+def depth_aware_rates(model: nn.Module, stages: Sequence[Stage]) -> LayerDecay:
+    """Return the default rates for an optimizer like Adam.
 
     Args:
-        optimizer: a name, or a factory, which is taken for one like Adam.
-        stages: all of the model's, from the stem to the head.
+        stages: All stages of the model, stem first.
     """
-    if optimizer == "sgd":
-        return _SGD_RATES
     falls = min(_PUBLISHED_DEPTH - 1, max(1, len(stages) - 2))
     decay = (_FIRST_STAGE / _LAST_STAGE) ** (1 / falls)
-    step = decay / _LAST_STAGE  # from the stage before the head to the head, where others step by the decay
+    step = decay / _LAST_STAGE  # from the head to the stage before it; from there on the step is the decay
     return LayerDecay(head_rate(model, stages) / step, decay, head=step)
 
 
+def sgd_rates(model: nn.Module, stages: Sequence[Stage]) -> tuple[float, float]:
+    """Return the default rates for SGD, spread from the first trainable stage to the head."""
+    return _SGD_RATES
+
+
 def head_rate(model: nn.Module, stages: Sequence[Stage]) -> float:
-    """Return the head's rate where the user gives none, with an optimizer like Adam."""
+    """Return the default rate of the head for an optimizer like Adam."""
     parameters = dict(model.named_parameters())
     weights = [parameters[name] for stage in stages[-1:] for name in stage.parameters if parameters[name].dim() > 1]
     lowest, highest = _HEAD_RATES
@@ -99,16 +114,16 @@ def scaled(lr: Rate, factor: float) -> Rate:
 
 
 def rates(model: nn.Module, stages: Sequence[Stage], lr: Rate) -> dict[str, tuple[str, float]]:
-    """Return the group's name and the learning rate of every trainable parameter, by full name.
+    """Return the group name and the learning rate of every trainable parameter, keyed by full name.
 
     Args:
-        stages: all of the model's, from the stem to the head.
-        lr: one rate; a pair `(first, last)` spread geometrically over the stages that train; a
-            `LayerDecay` over all stages; or a mapping of pattern to rate, the last that matches wins.
+        stages: All stages of the model, stem first.
+        lr: One rate; a pair `(first, last)`, spread geometrically over the trainable stages; a `LayerDecay` over all
+            stages; or a mapping of pattern to rate, in which the last match wins.
 
     Raises:
-        ArgumentError: a rate makes no sense, or a trainable parameter has none.
-        PatternError: a pattern matches nothing.
+        ArgumentError: If a rate is invalid, or a trainable parameter has none.
+        PatternError: If a pattern matches nothing.
     """
     if isinstance(lr, Mapping):
         return _rates_by_pattern(model, lr)
@@ -126,7 +141,7 @@ def _spread(training: Sequence[Stage], lr: float | tuple[float, float]) -> dict[
     if not isinstance(lr, (tuple, list)) or len(lr) != 2:
         raise ArgumentError(
             f"Expected lr to be a number, a pair (first stage, head), a LayerDecay, or a mapping of pattern to "
-            f"number, but got {lr!r}. To set more than two rates, name them: lr={{'layer4': 1e-4, 'fc': 1e-3}}."
+            f"number, but got {lr!r}. For more than two rates, use a mapping: lr={{'layer4': 1e-4, 'fc': 1e-3}}."
         )
     first, last = (_checked(rate) for rate in lr)
     steps = max(1, len(training) - 1)
@@ -146,8 +161,8 @@ def _rates_by_pattern(model: nn.Module, lr: Mapping[str, float]) -> dict[str, tu
     missing = [name for name in training if name not in chosen]
     if missing:
         raise ArgumentError(
-            f"lr gives no rate to {len(missing)} trainable parameters, the first {missing[0]!r}. Name them, freeze "
-            f"them, or begin the mapping with a rate for all the rest: {{'*': 1e-4, ...}}."
+            f"lr gives no rate to {len(missing)} trainable parameters, the first {missing[0]!r}. Add a pattern for "
+            f"them, freeze them, or start the mapping with a rate for everything else: {{'*': 1e-4, ...}}."
         )
     return {name: chosen[name] for name in training}
 

@@ -15,16 +15,21 @@ from hypothesis import strategies as st
 from torch import nn
 
 from finetune import FineTuner, Phase
+from finetune.callbacks import Callback
 from finetune.errors import ArgumentError, PatternError
 from finetune.model.stages import Stage, stages, trainable_stages
 from finetune.training.optim.optimizers import (
+    OPTIMIZERS,
+    NamedOptimizer,
+    ParameterGroups,
     build_optimizer,
     carry_state,
+    default_rate,
     load_state,
     parameter_groups,
     state_by_name,
 )
-from finetune.training.optim.rates import default_rate, rates
+from finetune.training.optim.rates import rates
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(4, 4),
@@ -438,3 +443,93 @@ def test_momentum_carries_over_into_a_group_that_new_parameters_join(net, blobs,
     for tuner in (fused, plain):
         tuner.fit(blobs(), strategy=phases, batch_size=8)
     torch.testing.assert_close(state_of(fused.model), state_of(plain.model))
+
+
+# ---------------------------------------------------------------------- new optimizers
+
+
+class SignSGD(torch.optim.Optimizer):
+    """Step by the sign of the gradient."""
+
+    def __init__(self, groups: ParameterGroups) -> None:
+        super().__init__(groups, {"lr": 1e-3})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
+
+
+def test_a_new_optimizer_is_one_entry_with_its_own_default_rates(net, blobs, monkeypatch) -> None:
+    rates = {"*": 1e-3, "6": 1e-2}
+    monkeypatch.setitem(OPTIMIZERS, "sign_sgd", NamedOptimizer(SignSGD, default_lr=lambda model, stages: rates))
+    start, tuner = net(), FineTuner(net(), device="cpu", optimizer="sign_sgd")
+
+    history = tuner.fit(blobs(), batch_size=24, schedule=lambda progress: 1.0)
+
+    assert history[0]["lr"] == {"*": 1e-3, "6": 1e-2}
+    for name, before in start.named_parameters():
+        moved = (tuner.model.get_parameter(name) - before).abs().max().item()
+        assert moved == pytest.approx(1e-2 if name.startswith("6") else 1e-3, rel=1e-3)
+    with pytest.raises(ArgumentError, match=r"Did you mean 'sign_sgd'.*'adamw', 'sgd', 'sign_sgd', or a function"):
+        FineTuner(net(), device="cpu", optimizer="signsgd").fit(blobs())
+
+
+class Muon(torch.optim.Optimizer):
+    """Step by the momentum with its singular values set near to 1."""
+
+    def __init__(self, groups: ParameterGroups) -> None:
+        super().__init__(groups, {"lr": 1e-2})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["momentum"] = state.get("momentum", torch.zeros_like(parameter)).lerp(parameter.grad, 0.05)
+                update = state["momentum"] / state["momentum"].norm().clamp(min=1e-7)
+                for _ in range(5):  # Newton-Schulz iterations
+                    update = 1.5 * update - 0.5 * update @ update.T @ update
+                parameter.sub_(update, alpha=group["lr"])
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for matrices and AdamW for everything else, as one optimizer with one state."""
+
+    def __init__(self, groups: ParameterGroups) -> None:
+        split = [
+            {**group, "params": chosen, "matrices": matrices}
+            for group in groups
+            for matrices in (True, False)
+            if (chosen := [parameter for parameter in group["params"] if (parameter.dim() == 2) == matrices])
+        ]
+        self.parts = {
+            matrices: kind([group for group in split if group["matrices"] is matrices])
+            for matrices, kind in ((True, Muon), (False, torch.optim.AdamW))
+        }
+        super().__init__([group for part in self.parts.values() for group in part.param_groups], {})
+
+    def step(self, closure: Any = None) -> None:
+        for matrices, part in self.parts.items():
+            part.state = self.state
+            part.param_groups = [group for group in self.param_groups if group["matrices"] is matrices]
+            part.step()
+
+
+def test_one_entry_may_step_two_optimizers(net, blobs, state_of, same, monkeypatch, tmp_path) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "muon", NamedOptimizer(MuonWithAdamW))
+
+    class Cut(Callback):
+        def on_step_end(self, run: Any) -> None:
+            if run.epoch == 1 and run.position.window == 2:
+                run.save(tmp_path / "cut.safetensors")
+
+    whole, resumed = (FineTuner(net(), device="cpu", optimizer="muon") for _ in range(2))
+    data = {"train": blobs(), "epochs": 4, "batch_size": 8, "lr": 0.05}
+
+    history = whole.fit(**data, callbacks=[Cut()])
+    resumed.fit(**data, resume_from=tmp_path / "cut.safetensors")
+
+    assert history[-1]["loss"] < 0.85 * history[0]["loss"]
+    assert same(state_of(whole.model), state_of(resumed.model))

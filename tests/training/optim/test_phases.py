@@ -21,9 +21,9 @@ from finetune.training.settings import Settings
 
 @pytest.mark.parametrize("epochs", [0, -1, 1.5, "3", None, math.nan])
 def test_epochs_are_a_whole_number_from_one_on(net, blobs, epochs: Any) -> None:
-    with pytest.raises(ArgumentError, match="Expected epochs to be a whole number from 1 on"):
+    with pytest.raises(ArgumentError, match="Expected epochs to be a whole number of at least 1"):
         Phase(epochs=epochs)
-    with pytest.raises(ArgumentError, match="Expected epochs to be a whole number from 1 on"):
+    with pytest.raises(ArgumentError, match="Expected epochs to be a whole number of at least 1"):
         FineTuner(net(), device="cpu").fit(blobs(), epochs=epochs)
 
 
