@@ -1,13 +1,14 @@
-"""Loss and metrics over a whole pass, exact for any batch size.
+"""The loss and the metrics over a whole pass, exact for any batch size.
 
-Losses are summed with their number of samples; metrics are torchmetrics', whose states accumulate
-over batches, so that an F1 is that of the data set and no mean of batch values. Everything stays on
-the device until it is read once at the end.
+`METRICS` is the table of names; a new metric is one entry. Losses are weighted by the number of samples. Metrics are
+those of torchmetrics, whose state accumulates over batches: an F1 is that of the data set, not a mean over batches.
+Everything stays on the device until it is read once at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
@@ -22,6 +23,110 @@ if TYPE_CHECKING:
 MetricSpec: TypeAlias = "str | torchmetrics.Metric"
 Metrics: TypeAlias = "Mapping[str, MetricSpec] | Sequence[MetricSpec] | MetricSpec | None"
 
+
+class StepOutput(NamedTuple):
+    """The result of `training_step` or `validation_step`.
+
+    Attributes:
+        loss: Scalar loss.
+        outputs: Outputs of the model, [N, ...], for the metrics; None to skip the metrics.
+        targets: Targets, [N, ...], for the metrics; None to skip the metrics.
+
+    Example:
+        >>> from finetune import FineTuner
+        >>> class Focal(FineTuner):
+        ...     def training_step(self, batch):
+        ...         inputs, targets = batch
+        ...         logits = self.model(inputs)
+        ...         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        ...         return StepOutput(((1 - (-losses).exp()) ** 2 * losses).mean(), logits, targets)
+        >>> history = Focal(torch.nn.Linear(4, 2), device="cpu").fit((torch.randn(8, 4), torch.arange(8) % 2))
+        >>> list(history[0])[:4]
+        ['epoch', 'phase', 'loss', 'accuracy']
+    """
+
+    loss: Tensor
+    outputs: Any = None
+    targets: Any = None
+
+
+@dataclass(frozen=True)
+class NamedMetric:
+    """A metric that `FineTuner(metrics=...)` accepts by name.
+
+    Attributes:
+        build: Function from the task's kind and the number of outputs, None if unknown, to a torchmetrics object. It
+            is updated with probabilities, or values for regression, and targets.
+        kinds: Kinds of task that the metric applies to.
+
+    Example:
+        >>> from torchmetrics.classification import MulticlassMatthewsCorrCoef
+        >>> METRICS["mcc"] = NamedMetric(lambda kind, n: MulticlassMatthewsCorrCoef(n), kinds=(CLASSIFICATION,))
+        >>> from finetune import FineTuner
+        >>> tuner = FineTuner(torch.nn.Linear(4, 2), metrics=["accuracy", "mcc"], device="cpu")
+        >>> list(tuner.evaluate((torch.randn(8, 4), torch.arange(8) % 2)))
+        ['loss', 'accuracy', 'mcc']
+        >>> del METRICS["mcc"]
+    """
+
+    build: Callable[[str, int | None], torchmetrics.Metric]
+    kinds: Collection[str]
+
+
+_FAMILIES = {CLASSIFICATION: "Multiclass", BINARY: "Binary", MULTILABEL: "Multilabel"}
+
+
+def _classification_metric(suffix: str) -> NamedMetric:
+    """Return the entry of a metric that torchmetrics has in a multiclass, a binary and a multilabel form."""
+
+    def build(kind: str, num_outputs: int | None) -> torchmetrics.Metric:
+        from torchmetrics import classification
+
+        name = _FAMILIES[kind] + suffix
+        metric: type[torchmetrics.Metric] = getattr(classification, name)
+        # Validating the values of every batch would make the host wait for the device at every step.
+        return metric(**_sizes(kind, name, num_outputs), validate_args=False)
+
+    return NamedMetric(build, kinds=tuple(_FAMILIES))
+
+
+def _regression_metric(name: str) -> NamedMetric:
+    def build(kind: str, num_outputs: int | None) -> torchmetrics.Metric:
+        from torchmetrics import regression
+
+        metric: torchmetrics.Metric = getattr(regression, name)()
+        return metric
+
+    return NamedMetric(build, kinds=(REGRESSION,))
+
+
+def _sizes(kind: str, name: str, num_outputs: int | None) -> dict[str, Any]:
+    """Return the arguments that depend on the number of outputs."""
+    if kind == BINARY:
+        return {}
+    if name == "MulticlassAccuracy":  # micro-averaged, so the number of classes does not matter
+        return {"num_classes": num_outputs or 2, "average": "micro"}
+    size = "num_labels" if kind == MULTILABEL else "num_classes"
+    if num_outputs is None:
+        raise ArgumentError(
+            f"The metric {name} needs the number of outputs, and the model's head does not reveal it. Pass a "
+            f"torchmetrics object instead: metrics=[{name}({size}=5)]."
+        )
+    return {size: num_outputs} if kind == MULTILABEL else {size: num_outputs, "average": "macro"}
+
+
+METRICS: dict[str, NamedMetric] = {
+    "accuracy": _classification_metric("Accuracy"),
+    "f1": _classification_metric("F1Score"),
+    "precision": _classification_metric("Precision"),
+    "recall": _classification_metric("Recall"),
+    "auroc": _classification_metric("AUROC"),
+    "average_precision": _classification_metric("AveragePrecision"),
+    "mae": _regression_metric("MeanAbsoluteError"),
+    "mse": _regression_metric("MeanSquaredError"),
+    "r2": _regression_metric("R2Score"),
+}
+
 _DEFAULT: dict[str | None, tuple[str, ...]] = {
     CLASSIFICATION: ("accuracy",),
     BINARY: ("accuracy",),
@@ -29,34 +134,19 @@ _DEFAULT: dict[str | None, tuple[str, ...]] = {
     REGRESSION: ("mae",),
     None: (),
 }
-_PREFIX: dict[str | None, str] = {CLASSIFICATION: "Multiclass", BINARY: "Binary", MULTILABEL: "Multilabel"}
-_BY_CLASSES = {
-    "accuracy": "Accuracy",
-    "f1": "F1Score",
-    "precision": "Precision",
-    "recall": "Recall",
-    "auroc": "AUROC",
-    "average_precision": "AveragePrecision",
-}
-_BY_VALUES = {"mae": "MeanAbsoluteError", "mse": "MeanSquaredError", "r2": "R2Score"}
-
-
-class StepOutput(NamedTuple):
-    """What a step returns: its loss (a scalar), and outputs and targets for the metrics if it has them."""
-
-    loss: Tensor
-    outputs: Any = None
-    targets: Any = None
 
 
 def build_metrics(spec: Metrics, task: Task, num_outputs: int | None) -> dict[str, torchmetrics.Metric]:
-    """Return fresh metrics by name; for None those that go with the task.
+    """Return new metrics by name.
 
     Args:
-        spec: names, torchmetrics objects, a list of either, or a mapping of name to either.
+        spec: Names from `METRICS`, torchmetrics objects, a list of either, or a mapping of name to either. None for
+            the default metrics of the task.
+        task: Task that the metrics are computed for.
+        num_outputs: Number of outputs of the model; None if unknown.
 
     Raises:
-        ArgumentError: there is no such metric for this task, or two have one name.
+        ArgumentError: If the task has no such metric, or two metrics share a name.
     """
     if isinstance(spec, Mapping):
         return {name: _build(one, task, num_outputs) for name, one in spec.items()}
@@ -64,19 +154,27 @@ def build_metrics(spec: Metrics, task: Task, num_outputs: int | None) -> dict[st
         spec = _DEFAULT[task.kind]
     listed = list(spec) if isinstance(spec, Collection) and not isinstance(spec, str) else [spec]
     names = [_name(one) for one in listed]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
         raise ArgumentError(
-            f"Two metrics would be called {twice[0]!r}. Name them in a mapping, as metrics={{'top1': ..., "
+            f"Two metrics would be called {repeated[0]!r}. Name them in a mapping: metrics={{'top1': ..., "
             f"'top5': ...}}."
         )
     return {name: _build(one, task, num_outputs) for name, one in zip(names, listed, strict=True)}
 
 
 class Meter:
-    """The loss and the metrics of one pass over data.
+    """Accumulates the loss and the metrics over one pass through the data.
 
-    A metric is left out of a pass whose steps return a loss only.
+    Metrics stay out of a pass in which every step returned a loss only.
+
+    Args:
+        metrics: Metrics by name, cloned before use.
+        task: Task that turns outputs into probabilities.
+        device: Device that the values are accumulated on.
+
+    Attributes:
+        samples: Number of samples so far.
     """
 
     def __init__(self, metrics: Mapping[str, torchmetrics.Metric], task: Task, device: torch.device) -> None:
@@ -87,14 +185,14 @@ class Meter:
         self.samples = 0
 
     def update(self, step: StepOutput, samples: int) -> None:
-        """Add one batch of `samples` samples."""
+        """Add a batch of `samples` samples."""
         self._loss += step.loss.detach().to(self._loss.dtype) * samples
         self.samples += samples
         if isinstance(step.outputs, Tensor) and isinstance(step.targets, Tensor):
             self._update_metrics(step.outputs.detach(), step.targets.detach())
 
     def compute(self) -> dict[str, float]:
-        """Return `loss` first, then the metrics, as numbers."""
+        """Return the values by name, `loss` first. This waits for the device."""
         values = {"loss": float(self._loss) / max(1, self.samples)}
         seen = {name: metric for name, metric in self._metrics.items() if metric.update_called}
         return values | {name: _number(name, metric.compute()) for name, metric in seen.items()}
@@ -107,7 +205,7 @@ class Meter:
             metric.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is accumulated so far; the values seen are joined where a metric keeps them all."""
+        """Return the accumulated state as tensors and numbers; lists of tensors are concatenated."""
         return {
             "loss": self._loss,
             "samples": self.samples,
@@ -115,7 +213,7 @@ class Meter:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from such a state."""
+        """Continue from a state that `state_dict` returned."""
         self.reset()
         self._loss += state["loss"].to(self._loss.device)
         self.samples = state["samples"]
@@ -141,7 +239,7 @@ class Meter:
 
 
 def higher_is_better(name: str, metrics: Mapping[str, torchmetrics.Metric]) -> bool:
-    """Tell which way a monitored value, such as `val_accuracy` or `loss`, gets better."""
+    """Return whether a monitored value, such as `val_accuracy` or `loss`, improves by rising."""
     metric = metrics.get(name.removeprefix("val_"))
     return bool(metric is not None and metric.higher_is_better)
 
@@ -151,7 +249,7 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     raise ArgumentError(
-        f"The metric {name!r} should give one number, but gives {got}. Set its average, as average='macro'."
+        f"The metric {name!r} should return one number, but returned {got}. Set how it averages, as in average='macro'."
     )
 
 
@@ -171,34 +269,13 @@ def _name(spec: MetricSpec) -> str:
 
 def _build(spec: MetricSpec, task: Task, num_outputs: int | None) -> torchmetrics.Metric:
     import torchmetrics
-    from torchmetrics import classification, regression
 
     if isinstance(spec, torchmetrics.Metric):
         return spec
-    if task.kind in _PREFIX and spec in _BY_CLASSES:
-        make: type[torchmetrics.Metric] = getattr(classification, _PREFIX[task.kind] + _BY_CLASSES[spec])
-        # Checking the values of every batch would make the host wait for the device at every step.
-        return make(**_sizes(task, spec, num_outputs), validate_args=False)
-    if task.kind == REGRESSION and spec in _BY_VALUES:
-        metric: torchmetrics.Metric = getattr(regression, _BY_VALUES[spec])()
-        return metric
-    known = [*(_BY_CLASSES if task.kind in _PREFIX else ()), *(_BY_VALUES if task.kind == REGRESSION else ())]
-    raise ArgumentError(
-        f"There is no metric {spec!r} for {task.kind or 'a loss of your own'}.{nearest(str(spec), known)} Expected "
-        f"one of {', '.join(known) or 'no name'}, or a torchmetrics object."
-    )
-
-
-def _sizes(task: Task, spec: str, num_outputs: int | None) -> dict[str, Any]:
-    if task.kind == BINARY:
-        return {}
-    if task.kind == CLASSIFICATION and spec == "accuracy":  # the share that is right, for any number of classes
-        return {"num_classes": num_outputs or 2, "average": "micro"}
-    if num_outputs is None:
+    known = {name: metric for name, metric in METRICS.items() if task.kind in metric.kinds}
+    if task.kind is None or spec not in known:
         raise ArgumentError(
-            f"The metric {spec!r} needs the number of outputs, which the model's head does not tell. Give a "
-            f"torchmetrics object instead, as metrics={{'accuracy': MulticlassAccuracy(num_classes=5)}}."
+            f"There is no metric {spec!r} for {task.kind or 'a custom loss'}.{nearest(str(spec), known)} Expected "
+            f"{'one of ' + ', '.join(known) + ', or ' if known else ''}a torchmetrics object."
         )
-    if task.kind == MULTILABEL:
-        return {"num_labels": num_outputs}
-    return {"num_classes": num_outputs, "average": "macro"}
+    return known[spec].build(task.kind, num_outputs)

@@ -18,8 +18,9 @@ from torchmetrics import classification as tm
 from torchmetrics import regression as tr
 
 from finetune import FineTuner, StepOutput
+from finetune.callbacks import EarlyStopping
 from finetune.errors import ArgumentError
-from finetune.training.metrics import Meter, build_metrics, higher_is_better
+from finetune.training.metrics import METRICS, Meter, NamedMetric, build_metrics, higher_is_better
 from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION, Task, task_of_kind
 
 CPU = torch.device("cpu")
@@ -223,7 +224,7 @@ def test_two_metrics_of_one_name_are_an_error(spec: Any) -> None:
         ("acuracy", CLASSIFICATION, "no metric 'acuracy' for classification. Did you mean 'accuracy'"),
         ("mae", BINARY, "no metric 'mae' for binary"),
         ("accuracy", REGRESSION, "no metric 'accuracy' for regression.* Expected one of mae, mse, r2"),
-        ("accuracy", None, "for a loss of your own.* Expected one of no name, or a torchmetrics object"),
+        ("accuracy", None, "for a custom loss.* Expected a torchmetrics object"),
     ],
 )
 def test_a_metric_that_does_not_fit_is_an_error(name: str, kind: str | None, message: str) -> None:
@@ -247,7 +248,7 @@ def test_a_metric_that_gives_no_number_is_an_error(metric: torchmetrics.Metric, 
     outputs, targets = answers(CLASSIFICATION)
     task = task_of_kind(None, CLASSIFICATION)
 
-    with pytest.raises(ArgumentError, match=f"The metric 'own' should give one number, but gives {got}"):
+    with pytest.raises(ArgumentError, match=f"The metric 'own' should return one number, but returned {got}"):
         metered(Meter({"own": metric}, task, CPU), task, outputs, targets, 8)
 
 
@@ -369,3 +370,24 @@ def test_each_task_end_to_end(blobs, targets: Callable[[Tensor], Tensor], make: 
     assert tuner.evaluate(loader) == pytest.approx({k: history[-1][f"val_{k}"] for k in ("loss", name)}, rel=1e-5)
     if name == "accuracy":
         assert history[-1]["val_accuracy"] > 0.6
+
+
+# ---------------------------------------------------------------------- new metrics
+
+
+def test_a_new_metric_is_one_entry(net, blobs, monkeypatch) -> None:
+    def build(kind: str, num_outputs: int | None) -> torchmetrics.Metric:
+        return tm.MulticlassMatthewsCorrCoef(num_outputs)
+
+    monkeypatch.setitem(METRICS, "mcc", NamedMetric(build, kinds={CLASSIFICATION}))
+    X, y = blobs(9, seed=1)
+    tuner = FineTuner(net(), device="cpu", metrics=["accuracy", "mcc"])
+
+    history = tuner.fit(blobs(), (X, y), epochs=6, lr=0.02, callbacks=[EarlyStopping("val_mcc")])
+
+    best = max(row["val_mcc"] for row in history)
+    assert sklearn_metrics.matthews_corrcoef(y, tuner.predict(X).argmax(1)) == pytest.approx(best)
+    with pytest.raises(ArgumentError, match=r"no metric 'mc' for classification\. Did you mean 'mcc'"):
+        build_metrics("mc", task_of_kind(None, CLASSIFICATION), 3)
+    with pytest.raises(ArgumentError, match="no metric 'mcc' for regression"):
+        build_metrics("mcc", task_of_kind(None, REGRESSION), 1)
