@@ -1,11 +1,12 @@
-"""Callbacks for `fit`: the public door to `finetune.training.callbacks`."""
+"""Callbacks for `fit`."""
 
 from finetune.training.callbacks.base import Callback
+from finetune.training.callbacks.class_weights import ClassWeights
 from finetune.training.callbacks.early_stopping import EarlyStopping
 from finetune.training.callbacks.l2sp import L2SP
-from finetune.training.callbacks.loggers import CSVLogger, TensorBoard
+from finetune.training.callbacks.loggers import CSVLogger, Logger, TensorBoard
+from finetune.training.callbacks.mixup import Mixup
 from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
-from finetune.training.callbacks.targets import ClassWeights, Mixup
 from finetune.training.callbacks.weight_averaging import EMA, SWA
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Callback",
     "ClassWeights",
     "EarlyStopping",
+    "Logger",
     "Mixup",
     "ModelCheckpoint",
     "TensorBoard",

@@ -49,9 +49,9 @@ from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
 from finetune.training.history import History
 from finetune.training.lr_range_test import RateSuggestion, range_test, rising
 from finetune.training.metrics import Meter, Metrics, StepOutput, build_metrics
-from finetune.training.optim.optimizers import OptimizerFactory
+from finetune.training.optim.optimizers import OptimizerFactory, default_rate
 from finetune.training.optim.phases import Phase
-from finetune.training.optim.rates import Rate, default_rate, head_rate
+from finetune.training.optim.rates import Rate, head_rate
 from finetune.training.optim.schedules import Schedule
 from finetune.training.precision import Precision, hint_at_bf16, resolve_device
 from finetune.training.progress import ProgressBar

@@ -49,8 +49,8 @@ CONSTRUCTOR = [
 PROPERTIES = ["head", "inner", "loss", "task"]
 ATTRIBUTES = ["classes", "device", "history", "model", "precision", "preprocessing", "settings"]
 CALLBACKS = [
-    "CSVLogger", "Callback", "ClassWeights", "EMA", "EarlyStopping", "L2SP", "Mixup", "ModelCheckpoint", "SWA",
-    "TensorBoard",
+    "CSVLogger", "Callback", "ClassWeights", "EMA", "EarlyStopping", "L2SP", "Logger", "Mixup", "ModelCheckpoint",
+    "SWA", "TensorBoard",
 ]  # fmt: skip
 
 

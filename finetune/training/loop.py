@@ -121,6 +121,7 @@ def update(run: Run, window: list[Any]) -> None:
         run.precision.backward(share)
         loss += share.detach()
         run.meter.update(step, size)
+    run.loss = loss
     with run.undone_if_not_finite():
         stepped = run.precision.step(run.optimizer, loss, run.settings.max_grad_norm)
     run.position.window += 1

@@ -102,6 +102,7 @@ class Run:
         cache: Computes the frozen prefix once; None to run the whole model in every step.
         position: How far the run is.
         row: History row of the epoch under way, complete in `on_epoch_end`.
+        loss: Training loss of the last update, a detached scalar on the device. Reading it waits for the device.
         end_phase: Set it to True to end the phase after this epoch.
     """
 
@@ -120,6 +121,7 @@ class Run:
     cache: Cache | None = None
     position: Position = field(default_factory=Position)
     row: dict[str, Any] = field(default_factory=dict)
+    loss: Tensor = field(default_factory=lambda: torch.full((), torch.nan))
     end_phase: bool = False
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
-"""What kind of answer the model gives, and the loss that goes with it.
+"""The kinds of task, inferred from loss or targets, and their default losses.
 
-Class indices mean classification and cross-entropy; a row of zeros and ones a sample means
-multi-label, and a single output for zeros and ones binary classification, both with binary
-cross-entropy on logits; other floats mean regression and mean squared error.
+Targets that are class indices mean classification with cross-entropy. Rows of zeros and ones mean multi-label
+classification, and zeros and ones for a single output binary classification, both with binary cross-entropy on logits.
+Other floats mean regression with mean squared error.
 """
 
 from __future__ import annotations
@@ -23,38 +23,51 @@ CLASSIFICATION, BINARY, MULTILABEL, REGRESSION = "classification", "binary", "mu
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of answer with its loss.
+    """A kind of task with its loss.
 
-    `kind` is one of the four kinds, or None where only the user's own loss knows.
+    Attributes:
+        kind: `"classification"`, `"binary"`, `"multilabel"` or `"regression"`; None if only a custom loss knows.
+        loss: Function of outputs and targets that returns a scalar.
+
+    Example:
+        >>> import torch
+        >>> task = infer_task(None, torch.tensor([0, 2, 1]), num_outputs=3)
+        >>> task.kind, task.loss.__name__
+        ('classification', 'cross_entropy')
     """
 
     kind: str | None
     loss: Loss
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """Turn logits [N, C] into what metrics read: probabilities, or values for regression."""
+        """Convert logits [N, C] to the input of metrics: probabilities, or the values themselves for regression.
+
+        >>> import torch
+        >>> Task("binary", F.binary_cross_entropy_with_logits).probabilities(torch.zeros(2, 1))
+        tensor([[0.5000], [0.5000]])
+        """
         if self.kind == CLASSIFICATION:
             return outputs.softmax(1)
         return outputs.sigmoid() if self.kind in (BINARY, MULTILABEL) else outputs
 
 
 def infer_task(loss: str | Loss | None, targets: Tensor | None, num_outputs: int | None) -> Task:
-    """Return the task that the loss names, or else the one that the targets show.
+    """Infer the task from the loss, or from the targets if the loss does not determine it.
 
     Args:
         loss: `"cross_entropy"`, `"bce"`, `"mse"`, a function of outputs and targets, or None.
-        targets: some or all targets, [N] or [N, K]; None if they are not known.
-        num_outputs: how many outputs the model gives; None if that is not known.
+        targets: Some or all targets, [N] or [N, K]; None if unknown.
+        num_outputs: Number of outputs of the model; None if unknown.
 
     Raises:
-        ArgumentError: there is no such loss.
-        DataError: targets and outputs do not go together.
+        ArgumentError: If the loss is unknown, or is not a mean over the batch.
+        DataError: If the targets do not match the number of outputs.
     """
     kind = _kind_of_loss(loss, num_outputs) or _kind_of_targets(targets, num_outputs)
     if getattr(loss, "reduction", "mean") != "mean":
         raise ArgumentError(
-            f"The loss has reduction={getattr(loss, 'reduction', None)!r}, so that it depends on the batch size. "
-            f"Expected reduction='mean': batches are weighted by their samples here."
+            f"The loss has reduction={getattr(loss, 'reduction', None)!r}, so it depends on the batch size. Expected "
+            f"reduction='mean': the library weights each batch by its number of samples."
         )
     if callable(loss):
         return Task(kind, _aligned(loss))
@@ -62,31 +75,52 @@ def infer_task(loss: str | Loss | None, targets: Tensor | None, num_outputs: int
 
 
 def task_of_kind(loss: str | Loss | None, kind: str) -> Task:
-    """Return the task of this kind, with the user's own loss if it is a function."""
+    """Return a task of the given kind, with the custom loss if there is one."""
     return Task(kind, _aligned(loss) if callable(loss) else _LOSSES[kind])
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of logits [N, C] against class indices [N] or probabilities [N, C]."""
+    """Compute the cross-entropy of logits [N, C] with class indices [N] or probabilities [N, C]."""
     soft = targets.is_floating_point() and targets.shape == outputs.shape
     return F.cross_entropy(outputs.float(), targets if soft else class_indices(targets, outputs))
 
 
 def class_indices(targets: Tensor, outputs: Tensor) -> Tensor:
-    """Return int64 class indices, the likeliest where `targets` are probabilities; [N, 1] becomes [N]."""
+    """Return int64 class indices [N]: the likeliest class for probabilities [N, C], flattened for a column [N, 1]."""
     if targets.is_floating_point() and targets.shape == outputs.shape:
         return targets.argmax(1)
     column = targets.dim() == outputs.dim() == 2 and targets.shape[1] == 1
     return (targets[:, 0] if column else targets).long()
 
 
+def as_labels(targets: Tensor) -> Tensor:
+    """Return class indices as int64 [N]; probabilities [N, C] are returned unchanged."""
+    if targets.is_floating_point():
+        return targets
+    return (targets.flatten() if targets.dim() == 2 and targets.shape[1] == 1 else targets).long()
+
+
+def number_of_classes(task: Task, num_outputs: int | None, callback: str) -> int:
+    """Return the number of classes, for a callback that requires classification.
+
+    Raises:
+        ArgumentError: If the task is not classification, or the number of outputs is unknown.
+    """
+    if task.kind != CLASSIFICATION or num_outputs is None:
+        raise ArgumentError(
+            f"{callback} is for classification by a model with one output per class, but this is "
+            f"{task.kind or 'a custom loss'}. Remove the callback."
+        )
+    return num_outputs
+
+
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy of logits against zeros and ones; [N, 1] goes with [N]."""
+    """Compute the binary cross-entropy of logits with zeros and ones; [N, 1] matches [N]."""
     return F.binary_cross_entropy_with_logits(outputs.float(), _shaped(targets, outputs).float())
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error; [N, 1] goes with [N]."""
+    """Compute the mean squared error; [N, 1] matches [N]."""
     return F.mse_loss(outputs.float(), _shaped(targets, outputs).float())
 
 
@@ -129,14 +163,14 @@ def _kind_of_targets(targets: Tensor | None, num_outputs: int | None) -> str | N
         return BINARY
     raise DataError(
         f"The model has one output, but the labels are class indices up to {int(targets.max())}. Expected 0 and 1. "
-        f"Give the model one output a class with replace_head({int(targets.max()) + 1}), or use float targets."
+        f"Give the model one output per class with replace_head({int(targets.max()) + 1}), or use float targets."
     )
 
 
 def _aligned(loss: Loss) -> Loss:
-    """Keep [N, 1] and [N] from broadcasting to [N, N] in a loss of the user's own."""
+    """Wrap a custom loss so that [N, 1] and [N] do not broadcast to [N, N]."""
 
-    def of_same_shape(outputs: Any, targets: Any) -> Tensor:
+    def aligned_loss(outputs: Any, targets: Any) -> Tensor:
         both = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
         shapes = {tuple(outputs.shape), tuple(targets.shape)} if both else set()
         if both and shapes == {(len(targets),), (len(targets), 1)}:
@@ -144,7 +178,7 @@ def _aligned(loss: Loss) -> Loss:
             targets = targets if targets.is_floating_point() else targets.float()
         return loss(outputs, targets)
 
-    return of_same_shape
+    return aligned_loss
 
 
 def _shaped(targets: Tensor, outputs: Tensor) -> Tensor:
@@ -154,5 +188,5 @@ def _shaped(targets: Tensor, outputs: Tensor) -> Tensor:
         return targets.reshape(outputs.shape)
     raise DataError(
         f"The model gives outputs of shape {list(outputs.shape)}, but the targets have shape {list(targets.shape)}. "
-        f"Expected the same shape; set the number of outputs with replace_head(n)."
+        f"Expected the same shape. Set the number of outputs with replace_head(n)."
     )

@@ -1,1 +1,1 @@
-"""What may be added to a run without touching the loop; the public door is `finetune.callbacks`."""
+"""Callbacks, one per file; users import them from `finetune.callbacks`."""

@@ -1,8 +1,4 @@
-"""The base of callbacks: what happens at the edges of epochs and steps, without touching the loop.
-
-Hooks have Keras's names where Keras has them. Each gets the `Run`: `run.row` is the epoch's row of
-history, `run.history` all of them, `run.model` the model, and `run.end_phase = True` ends the phase.
-"""
+"""The base class of callbacks."""
 
 from __future__ import annotations
 
@@ -13,54 +9,69 @@ from finetune.training.run import Run
 
 
 class Callback:
-    """Base class; override the hooks you need, each `(self, run) -> None`.
+    """Base class for callbacks, which act at fixed points of a run; override the hooks you need.
+
+    Hooks are named as in Keras where Keras has them, and run in the order of `finetune.training.loop`. Each gets the
+    `Run`: `run.row` is the current epoch's row of the history, `run.history` holds all rows, `run.model` is the model,
+    and `run.end_phase = True` ends the phase after this epoch.
 
     Attributes:
-        saves_run: it writes the run to a file, so its hooks come after those of the other callbacks.
-        changes_inputs: its `change_batch`, if it has one, changes inputs and not targets alone, so that nothing
-            computed of the unchanged ones may be used in their place.
+        saves_run: Whether the callback writes the run to a file. Its hooks then run after those of the other callbacks.
+        changes_inputs: Whether `change_batch`, if overridden, changes inputs and not only targets. Cached features of
+            the unchanged inputs are then not used.
+
+    Example:
+        >>> import torch
+        >>> from finetune import FineTuner
+        >>> class StopWhenPerfect(Callback):
+        ...     def on_epoch_end(self, run):
+        ...         run.end_phase = run.row["accuracy"] == 1.0
+        >>> X = torch.arange(-8.0, 8.0)[:, None]
+        >>> tuner = FineTuner(torch.nn.Linear(1, 2), device="cpu")
+        >>> len(tuner.fit((X, (X[:, 0] >= 0).long()), epochs=200, lr=0.1, callbacks=[StopWhenPerfect()])) < 200
+        True
     """
 
     saves_run = False
     changes_inputs = True
 
     def on_fit_begin(self, run: Run) -> None:
-        """Run before anything is trained."""
+        """Called before training starts."""
 
     def on_phase_begin(self, run: Run) -> None:
-        """Run when a phase's optimizer is ready."""
+        """Called once the optimizer of a phase exists."""
 
     def on_epoch_begin(self, run: Run) -> None:
-        """Run before the first batch of an epoch."""
+        """Called before the first batch of an epoch."""
 
     def on_step_end(self, run: Run) -> None:
-        """Run after every optimizer update. Reading a tensor here makes the host wait for the device."""
+        """Called after every optimizer update. Reading a tensor here, such as `run.loss`, waits for the device."""
 
     def change_batch(self, run: Run, batch: Any) -> Any:
-        """Return what `training_step` gets instead of a batch, of as many samples.
+        """Return the batch that `training_step` gets in place of `batch`, with the same number of samples.
 
-        Random numbers drawn from the global generators are a function of the seed and the update here.
+        The global random generators are seeded before every update, so random changes made here are reproducible.
         """
         return batch
 
     def on_evaluate_begin(self, run: Run) -> None:
-        """Run after an epoch's last update, and before the validation data, if there is any, is evaluated."""
+        """Called after the last update of an epoch, before any evaluation on validation data."""
 
     def on_evaluate_end(self, run: Run) -> None:
-        """Run when the epoch's validation values are in `run.row`."""
+        """Called once the epoch's validation values are in `run.row`."""
 
     def on_epoch_end(self, run: Run) -> None:
-        """Run when the epoch's row is in the history."""
+        """Called once the epoch's row is in the history."""
 
     def on_phase_end(self, run: Run) -> None:
-        """Run after the last epoch of a phase."""
+        """Called after the last epoch of a phase."""
 
     def on_fit_end(self, run: Run) -> None:
-        """Run at the end of `fit`, also after an error."""
+        """Called at the end of `fit`, also after an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs: tensors, numbers, strings, and lists and dicts of them."""
+        """Return the state that a resumed run needs: tensors, numbers, strings, and lists and dicts of these."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take such a state back."""
+        """Restore a state that `state_dict` returned."""

@@ -12,16 +12,24 @@ from finetune.training.run import Run, restore, snapshot
 
 
 class EarlyStopping(Callback):
-    """End a phase when the monitored value has not improved for a while, and restore the best weights.
+    """End a phase once the monitored value has stopped improving, and restore the best weights.
+
+    Whether a value improves by falling or by rising follows from the metric. Every phase starts afresh.
 
     Args:
-        monitor: a key of the history's rows.
-        patience: how many epochs without improvement are allowed.
-        min_delta: what counts as improvement.
-        restore_best: put the weights of the phase's best epoch back at its end.
+        monitor: Value to monitor, a key of the history's rows.
+        patience: Number of epochs without improvement after which the phase ends.
+        min_delta: Smallest change that counts as an improvement.
+        restore_best: Whether to restore the weights of the phase's best epoch at its end.
 
     Raises:
-        ArgumentError: before training, if this run will have no such value.
+        ArgumentError: At the start of `fit`, if the run has no such value.
+
+    Example:
+        >>> import torch
+        >>> from finetune import FineTuner
+        >>> tuner, data = FineTuner(torch.nn.Linear(4, 2), device="cpu"), (torch.randn(20, 4), torch.arange(20) % 2)
+        >>> history = tuner.fit(data, val=0.5, epochs=9, callbacks=[EarlyStopping("val_accuracy", patience=1)])
     """
 
     def __init__(
@@ -42,7 +50,7 @@ class EarlyStopping(Callback):
         check_monitor(self.monitor, run.monitored_names())
 
     def on_phase_begin(self, run: Run) -> None:
-        if run.position.epoch == 0:  # a resumed phase goes on with what it had
+        if run.position.epoch == 0:  # otherwise a resumed phase continues
             self.best, self.waited, self.best_weights = math.inf, 0, None
 
     def on_epoch_end(self, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Weights held near to where they started."""
+"""L2-SP regularization."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from finetune.training.run import Run
 
 
 class L2SP(Callback):
-    """Pull the pretrained weights to their starting point instead of to zero (L2-SP, arXiv 1802.01483).
+    """Decay the pretrained weights toward their starting point instead of zero (L2-SP, arXiv 1802.01483).
 
-    It takes the place of weight decay, and like AdamW's it acts on the weights and not through the gradients: after
-    each update `w -= lr * strength * (w - start)`, with the learning rate of the weight's group. Of the head, which is
-    new, weights are pulled to zero, and norm weights and biases not at all.
+    Replaces weight decay and is decoupled from the gradients, as in AdamW: after each update
+    `w -= lr * strength * (w - start)`, with the learning rate of the weight's group. The head is new, so its weights
+    decay toward zero, and its biases and norm weights not at all.
 
     Args:
-        strength: of the pull, 0 or above.
+        strength: Strength of the decay, 0 or above.
 
     Raises:
-        ArgumentError: a strength below 0.
+        ArgumentError: If `strength` is negative.
+
+    Example:
+        >>> from finetune import FineTuner
+        >>> tuner, data = FineTuner(torch.nn.Linear(4, 2), device="cpu"), (torch.randn(8, 4), torch.arange(8) % 2)
+        >>> history = tuner.fit(data, callbacks=[L2SP(strength=0.1)])
     """
 
     def __init__(self, strength: float = 0.1) -> None:
@@ -36,7 +41,7 @@ class L2SP(Callback):
         self._groups: list[tuple[dict[str, Any], list[Tensor], list[Tensor], list[Tensor]]] = []
 
     def on_fit_begin(self, run: Run) -> None:
-        if not self._start:  # a resumed run has that of its beginning
+        if not self._start:  # a resumed run has restored its starting point
             below = {name: p for name, p in run.model.named_parameters() if not _in_head(run, name)}
             self._start = {name: parameter.detach().clone() for name, parameter in below.items()}
 

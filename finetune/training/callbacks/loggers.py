@@ -1,4 +1,4 @@
-"""The history written to a file as it grows."""
+"""Loggers: callbacks that write the numbers of a run elsewhere."""
 
 from __future__ import annotations
 
@@ -7,39 +7,116 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from finetune.errors import ArgumentError
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run
 
 
-class CSVLogger(Callback):
-    """Write the history to a CSV file, a line an epoch; rates become columns `lr/GROUP`.
+class Logger(Callback):
+    """Base class for loggers; override `log_epoch`, `log_step` or both.
+
+    Attributes:
+        every_n_steps: Number of optimizer updates from one `log_step` to the next. None (default) never calls it.
+        step: Number of optimizer updates so far, over all phases. It continues in a resumed run.
+
+    Example:
+        >>> import torch
+        >>> from finetune import FineTuner
+        >>> class StepLosses(Logger):
+        ...     every_n_steps = 2
+        ...     losses = {}
+        ...     def log_step(self, step, loss, lr):
+        ...         self.losses[step] = loss
+        >>> logger, data = StepLosses(), (torch.randn(16, 4), torch.arange(16) % 2)
+        >>> history = FineTuner(torch.nn.Linear(4, 2), device="cpu").fit(data, batch_size=4, callbacks=[logger])
+        >>> list(logger.losses)
+        [2, 4]
+    """
+
+    every_n_steps: int | None = None
+    step = 0
+
+    def log_epoch(self, row: Mapping[str, Any]) -> None:
+        """Log an epoch.
+
+        Args:
+            row: Row of the history without nesting: the learning rates are columns `lr/GROUP`.
+        """
+
+    def log_step(self, step: int, loss: Tensor, lr: Mapping[str, float]) -> None:
+        """Log an optimizer update.
+
+        Args:
+            step: Number of updates so far, from 1.
+            loss: Scalar training loss, detached and still on the device. `float(loss)` waits for the device, so keep
+                the tensors and read them together where that is possible.
+            lr: Learning rates of this update by parameter group.
+        """
+
+    def on_step_end(self, run: Run) -> None:
+        self.step += 1
+        if self.every_n_steps and self.step % self.every_n_steps == 0:
+            self.log_step(self.step, run.loss, run.rates())
+
+    def on_epoch_end(self, run: Run) -> None:
+        self.log_epoch(flat_row(run.row))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step = state.get("step", 0)
+
+
+class CSVLogger(Logger):
+    """Write the history to a CSV file, one line per epoch.
 
     Args:
-        path: the file; it is written anew with every epoch, so that it is always whole.
+        path: Path of the file. The whole file is rewritten after every epoch, because later epochs can add columns.
+
+    Example:
+        >>> import torch
+        >>> from finetune import FineTuner
+        >>> data = torch.randn(8, 4), torch.arange(8) % 2
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> history = FineTuner(model, device="cpu").fit(data, callbacks=[CSVLogger("run/log.csv")])
+        >>> Path("run/log.csv").read_text().splitlines()[0]
+        'epoch,phase,loss,accuracy,seconds,samples_per_second,lr/0,lr/1'
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._rows: list[Mapping[str, Any]] = []
 
-    def on_epoch_end(self, run: Run) -> None:
-        rows = [_flat(row) for row in run.history]
-        columns = dict.fromkeys(key for row in rows for key in row)
+    def on_fit_begin(self, run: Run) -> None:
+        self._rows = [flat_row(row) for row in run.history]  # epochs of earlier fits and of a resumed run
+
+    def log_epoch(self, row: Mapping[str, Any]) -> None:
+        self._rows.append(row)
+        columns = dict.fromkeys(key for row in self._rows for key in row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(self._rows)
 
 
-class TensorBoard(Callback):
-    """Write every number of the history to TensorBoard's event files; needs the package `tensorboard`.
+class TensorBoard(Logger):
+    """Write every number of the history to TensorBoard event files. Requires the `tensorboard` package.
 
     Args:
-        folder: where the event files go.
+        folder: Folder of the event files.
 
     Raises:
-        ArgumentError: tensorboard is not installed.
+        ArgumentError: If tensorboard is not installed.
+
+    Example:
+        >>> import torch
+        >>> from finetune import FineTuner
+        >>> data = torch.randn(8, 4), torch.arange(8) % 2
+        >>> history = FineTuner(torch.nn.Linear(4, 2), device="cpu").fit(data, callbacks=[TensorBoard("run")])
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -51,16 +128,17 @@ class TensorBoard(Callback):
             ) from error
         self.writer = SummaryWriter(str(folder))
 
-    def on_epoch_end(self, run: Run) -> None:
-        for key, value in _flat(run.row).items():
+    def log_epoch(self, row: Mapping[str, Any]) -> None:
+        for key, value in row.items():
             if isinstance(value, (int, float)) and key != "epoch":
-                self.writer.add_scalar(key, value, run.row["epoch"])
+                self.writer.add_scalar(key, value, row["epoch"])
         self.writer.flush()
 
     def on_fit_end(self, run: Run) -> None:
-        self.writer.close()  # it opens a new file should there be another fit
+        self.writer.close()  # another fit opens a new file
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the history without nesting: `lr` becomes columns `lr/GROUP`."""
     rates = {f"lr/{name}": rate for name, rate in row["lr"].items()}
     return {key: value for key, value in row.items() if key != "lr"} | rates

@@ -1,4 +1,4 @@
-"""Checkpoints kept while a run goes on."""
+"""Checkpoints during training."""
 
 from __future__ import annotations
 
@@ -16,14 +16,26 @@ from finetune.training.run import Run
 class ModelCheckpoint(Callback):
     """Keep `last.safetensors` and `best.safetensors` in a folder.
 
-    `last` is written after every epoch and can be resumed from; `best` is the model of the epoch with
-    the best monitored value, a value that is not a number never being one.
+    `last` is written after every epoch and can be resumed from. `best` holds the model of the epoch with the best
+    monitored value; NaN is never the best.
 
     Args:
-        folder: where; it is made if it is not there.
-        monitor: a key of the history's rows; None for `val_loss`, or `loss` without validation data.
-        keep: how many numbered checkpoints to keep beside the two, the newest of them.
-        every_steps: also write `last` after so many updates, so that less is lost.
+        folder: Folder of the checkpoints; created if missing.
+        monitor: Value to monitor, a key of the history's rows; None for `val_loss`, or `loss` without validation data.
+        keep: Number of additional checkpoints to keep, the most recent ones, named by epoch.
+        every_steps: Number of optimizer updates after which `last` is also written; None writes it per epoch only.
+
+    Raises:
+        ArgumentError: At the start of `fit`, if the run has no value `monitor`.
+        CheckpointError: At the start of `fit`, if the folder cannot be created.
+
+    Example:
+        >>> import torch
+        >>> from finetune import FineTuner
+        >>> tuner, data = FineTuner(torch.nn.Linear(4, 2), device="cpu"), (torch.randn(8, 4), torch.arange(8) % 2)
+        >>> history = tuner.fit(data, epochs=3, callbacks=[ModelCheckpoint("checkpoints", keep=1)])
+        >>> sorted(path.name for path in Path("checkpoints").iterdir())
+        ['best.safetensors', 'epoch-0003.safetensors', 'last.safetensors']
     """
 
     saves_run = True
@@ -43,7 +55,9 @@ class ModelCheckpoint(Callback):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(f"Checkpoints cannot be kept in {self.folder}: {error}.") from error
+            raise CheckpointError(
+                f"Checkpoints cannot be kept in {self.folder}: {error}. Choose a writable folder."
+            ) from error
 
     def on_step_end(self, run: Run) -> None:
         if self.every_steps and run.position.step % self.every_steps == 0:

@@ -1,4 +1,4 @@
-"""The value of an epoch that a callback watches."""
+"""Monitored values: the number per epoch that a callback watches."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from finetune.training.run import Run
 
 
 def check_monitor(monitor: str, names: Iterable[str]) -> None:
-    """Check that a run has a value of that name.
+    """Check that a run has the value to monitor.
 
     Raises:
-        ArgumentError: it has not.
+        ArgumentError: If it does not.
     """
     names = list(names)
     if monitor not in names:
         raise ArgumentError(
-            f"There is no value {monitor!r} to monitor.{nearest(monitor, names)} This run has {', '.join(names)}; "
-            f"for val_... give fit validation data."
+            f"There is no value {monitor!r} to monitor.{nearest(monitor, names)} This run has {', '.join(names)}. "
+            f"Values named val_... require validation data."
         )
 
 
 def monitored(run: Run, monitor: str) -> float:
-    """Return the monitored value such that less is better."""
+    """Return the monitored value of the current epoch, negated if higher is better."""
     check_monitor(monitor, [key for key, value in run.row.items() if isinstance(value, float)])
     value = float(run.row[monitor])
     return -value if higher_is_better(monitor, run.metrics) else value

@@ -1,7 +1,7 @@
-"""Averages of the weights over the updates or the epochs of a phase.
+"""Weight averaging over the updates or the epochs of a phase.
 
-The average stands beside the weights that train. From the end of each epoch's training to the beginning of the next
-it stands in their place, so that what is evaluated, kept as the best and left at the end is the average.
+The average is kept beside the training weights. It is swapped in at the end of each epoch's training and out at the
+beginning of the next, so that evaluation, checkpoints and the final model all see the average.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from finetune.training.run import Run
 
 
 class _Average(Callback):
-    """What both averages share: the tensors that take part, and the exchange with those of the model."""
+    """The averaged tensors, and swapping them with those of the model."""
 
     def __init__(self) -> None:
-        self._own: dict[str, Tensor] = {}  # the model's, in place
+        self._own: dict[str, Tensor] = {}  # the tensors of the model itself
         self._average: dict[str, Tensor] = {}
-        self._set_aside: dict[str, Tensor] = {}  # the weights that train, while the average stands in their place
+        self._set_aside: dict[str, Tensor] = {}  # the training weights while the average is swapped in
         self._count = 0
 
     def on_phase_begin(self, run: Run) -> None:
-        self._own = _changing(run.model)
+        self._own = _averaged(run.model)
         if run.position.epoch == run.position.window == 0:
             self._average, self._set_aside, self._count = {}, {}, 0
-        else:  # a resumed phase goes on with what it had
+        else:  # a resumed phase continues
             self._average = {name: value.to(self._own[name].device) for name, value in self._average.items()}
 
     def on_epoch_begin(self, run: Run) -> None:
@@ -50,35 +50,40 @@ class _Average(Callback):
         if state:
             self._average, self._set_aside, self._count = state["average"], state["set_aside"], state["count"]
 
-    def _exchange(self) -> None:
-        """Put the average in the place of the weights."""
+    def _swap_in(self) -> None:
+        """Put the average into the model and set its training weights aside."""
         self._set_aside = _copies(self._own)
         _copy(self._average, self._own)
 
-    def _approach(self, share: float) -> None:
-        """Move the average towards the present weights by a share of the way."""
+    def _update(self, fraction: float) -> None:
+        """Move the average toward the current weights by a fraction of the distance."""
         if not self._average:
             self._average = _copies(self._own)
-        torch._foreach_lerp_([self._average[name] for name in self._own], list(self._own.values()), share)
+        torch._foreach_lerp_([self._average[name] for name in self._own], list(self._own.values()), fraction)
         self._count += 1
 
 
 class EMA(_Average):
-    """Evaluate, keep and leave an exponential moving average of the weights (Polyak averaging).
+    """Train with an exponential moving average of the weights, and evaluate, save and return the average.
 
-    It takes part of the weights that train and of the batch statistics that move with them. Its memory grows with
-    the number of updates, as `min(decay, (1 + n) / (10 + n))`, so that a short run is not held at its beginning.
+    Averages the trainable weights and the batch-norm statistics. The decay after update n is
+    `min(decay, (1 + n) / (10 + n))`, so that a short run does not stay near its initial weights.
 
     Args:
-        decay: what part of the average an update leaves, in (0, 1).
+        decay: Fraction of the running average kept at each update, in (0, 1).
 
     Raises:
-        ArgumentError: a decay out of its range.
+        ArgumentError: If `decay` is out of range.
+
+    Example:
+        >>> from finetune import FineTuner
+        >>> tuner, data = FineTuner(nn.Linear(4, 2), device="cpu"), (torch.randn(8, 4), torch.arange(8) % 2)
+        >>> history = tuner.fit(data, epochs=2, callbacks=[EMA(decay=0.99)])
     """
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 < decay < 1:
-            raise ArgumentError(f"Expected decay to be between 0 and 1, as 0.999, but got {decay!r}.")
+            raise ArgumentError(f"Expected decay to be between 0 and 1, such as 0.999, but got {decay!r}.")
         super().__init__()
         self.decay = decay
 
@@ -89,28 +94,34 @@ class EMA(_Average):
 
     @torch.no_grad()
     def on_step_end(self, run: Run) -> None:
-        self._approach(1 - min(self.decay, (1 + self._count) / (10 + self._count)))
+        self._update(1 - min(self.decay, (1 + self._count) / (10 + self._count)))
 
     def on_evaluate_begin(self, run: Run) -> None:
-        self._exchange()
+        self._swap_in()
 
 
 class SWA(_Average):
-    """Evaluate, keep and leave the mean of the weights after each of a phase's last epochs (arXiv 1803.05407).
+    """Average the weights over the last epochs of a phase, and evaluate, save and return the average (SWA).
 
-    The batch statistics of the mean are computed anew in a pass over the training data. It goes with a rate that
-    does not fall to zero, as `schedule="constant"`: else the last epochs' weights are all the same.
+    Stochastic weight averaging (arXiv 1803.05407). The batch-norm statistics of the average are recomputed in a pass
+    over the training data. Use a learning rate that does not decay to zero, as with `schedule="constant"`; otherwise
+    the weights of the last epochs hardly differ.
 
     Args:
-        start: the share of a phase's epochs after which averaging begins, from 0 up to but not including 1.
+        start: Fraction of the phase's epochs after which averaging starts, in [0, 1).
 
     Raises:
-        ArgumentError: a start out of its range.
+        ArgumentError: If `start` is out of range.
+
+    Example:
+        >>> from finetune import FineTuner
+        >>> tuner, data = FineTuner(nn.Linear(4, 2), device="cpu"), (torch.randn(8, 4), torch.arange(8) % 2)
+        >>> history = tuner.fit(data, epochs=4, schedule="constant", callbacks=[SWA(start=0.5)])
     """
 
     def __init__(self, start: float = 0.75) -> None:
         if not 0 <= start < 1:
-            raise ArgumentError(f"Expected start to be from 0 up to, but not including, 1, but got {start!r}.")
+            raise ArgumentError(f"Expected start to be at least 0 and below 1, but got {start!r}.")
         super().__init__()
         self.start = start
 
@@ -118,14 +129,14 @@ class SWA(_Average):
     def on_evaluate_begin(self, run: Run) -> None:
         if (run.position.epoch + 1) / run.phase.epochs <= self.start:
             return
-        self._approach(1 / (self._count + 1))
-        self._exchange()
+        self._update(1 / (self._count + 1))
+        self._swap_in()
         if self._count > 1 and run.moves_statistics:
-            _renew_statistics(run)
+            _recompute_statistics(run)
 
 
-def _changing(model: nn.Module) -> dict[str, Tensor]:
-    """Return by name what training changes and an average makes sense of: weights, and floating statistics."""
+def _averaged(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors to average by name: the trainable parameters and the floating-point statistics."""
     moving = {id(buffer) for buffer in moving_statistics(model)}
     statistics = {n: b for n, b in model.named_buffers() if id(b) in moving and b.is_floating_point()}
     return {**{name: parameter.detach() for name, parameter in trainable(model).items()}, **statistics}
@@ -141,18 +152,18 @@ def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
         torch._foreach_copy_([target[name] for name in source], [value.to(target[n]) for n, value in source.items()])
 
 
-def _renew_statistics(run: Run) -> None:
-    """Compute the batch statistics of the weights there are over the training data, each batch counting the same."""
+def _recompute_statistics(run: Run) -> None:
+    """Recompute the batch-norm statistics of the current weights over the training data; all batches weigh the same."""
     norms = [module for module in run.model.modules() if isinstance(module, _BatchNorm) and module.training]
     norms = [norm for norm in norms if norm.running_mean is not None]
     momenta: Sequence[float | None] = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
+        norm.momentum = None  # a plain mean over all batches
     try:
         for batch in run.train.epoch(run.epoch):
             with run.precision.autocast(), run.train.serving(batch):
-                if num_samples_of(batch) > 1:  # one sample has no statistics
+                if num_samples_of(batch) > 1:  # a single sample has no statistics
                     run.tuner.training_step(batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune import FineTuner, Phase, StepOutput
-from finetune.callbacks import Callback, CSVLogger, EarlyStopping, ModelCheckpoint, TensorBoard
+from finetune.callbacks import Callback, CSVLogger, EarlyStopping, Logger, ModelCheckpoint, TensorBoard
 from finetune.errors import ArgumentError, CheckpointError
 
 
@@ -170,7 +171,9 @@ def test_trap_17_a_monitored_value_that_will_be_missing_is_an_error_before_any_s
 
 
 def test_trap_17_without_validation_data_val_loss_is_missing(net, blobs) -> None:
-    with pytest.raises(ArgumentError, match=r"This run has loss, accuracy; for val_\.\.\. give fit validation data"):
+    with pytest.raises(
+        ArgumentError, match=r"run has loss, accuracy\. Values named val_\.\.\. require validation data"
+    ):
         FineTuner(net(), device="cpu").fit(blobs(), callbacks=[EarlyStopping()])
 
 
@@ -329,6 +332,74 @@ def test_tensorboard_gets_every_number(net, blobs, tmp_path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("val_loss")] == [
         (row["epoch"], pytest.approx(row["val_loss"])) for row in tuner.history
     ]
+
+
+class Wandb(Logger):
+    """Collect what would be sent to a tracking service."""
+
+    every_n_steps = 2
+
+    def __init__(self) -> None:
+        self.steps: dict[int, tuple[Tensor, dict[str, float]]] = {}
+        self.epochs: dict[int, dict[str, Any]] = {}
+
+    def log_step(self, step: int, loss: Tensor, lr: Mapping[str, float]) -> None:
+        self.steps[step] = loss, dict(lr)
+
+    def log_epoch(self, row: Mapping[str, Any]) -> None:
+        self.epochs[self.step] = dict(row)
+
+
+def test_a_new_logger_gets_the_loss_and_the_rates_of_every_step_it_asks_for(net, blobs, watch, tmp_path) -> None:
+    class Losses(FineTuner):
+        losses: tuple[Tensor, ...] = ()
+
+        def training_step(self, batch: Any) -> StepOutput:
+            output = super().training_step(batch)
+            self.losses += (output.loss.detach(),)
+            return output
+
+    logger, seen, tuner = Wandb(), watch(), Losses(net(), device="cpu", gradient_accumulation_steps=2)
+    phases = [Phase("6", 1), Phase("*", 1)]
+
+    history = tuner.fit(blobs(), strategy=phases, batch_size=4, callbacks=[logger, seen], checkpoint_dir=tmp_path)
+
+    losses = torch.stack(tuner.losses).reshape(-1, 2).mean(1)
+    assert list(logger.steps) == [2, 4, 6]
+    for step, (loss, lr) in logger.steps.items():
+        assert not loss.requires_grad
+        torch.testing.assert_close(loss, losses[step - 1])
+        assert lr == seen.rates[step - 1]
+    assert list(logger.epochs) == [3, 6]
+    assert [row["loss"] for row in logger.epochs.values()] == [row["loss"] for row in history]
+    assert all(row["lr/6"] == kept["lr"]["6"] for row, kept in zip(logger.epochs.values(), history, strict=True))
+
+    resumed = Wandb()
+    FineTuner(net(), device="cpu", gradient_accumulation_steps=2).fit(
+        blobs(), strategy=[*phases, Phase("*", 1)], batch_size=4, callbacks=[resumed], resume_from=tmp_path
+    )
+    assert list(resumed.steps) == [8]
+
+
+class Forbidden(TorchDispatchMode):
+    """Forbid every operation on tensors."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{func} was called")
+
+
+def test_logging_a_step_does_not_wait_for_the_device(net, blobs) -> None:
+    class Guarded(Wandb):
+        every_n_steps = 1
+
+        def on_step_end(self, run: Any) -> None:
+            with Forbidden():
+                super().on_step_end(run)
+
+    logger = Guarded()
+    FineTuner(net(), device="cpu").fit(blobs(), batch_size=8, callbacks=[logger])
+
+    assert list(logger.steps) == [1, 2, 3]
 
 
 # ---------------------------------------------------------------------- one's own

@@ -235,7 +235,7 @@ def test_a_callback_that_changes_labels_alone_leaves_the_prefix_stored(cache: An
 
 
 def test_what_cannot_be_mixed_is_refused(net, blobs) -> None:
-    with pytest.raises(ArgumentError, match="mixes batches of pictures"):
+    with pytest.raises(ArgumentError, match="mixes batches of images"):
         FineTuner(net(), device="cpu").fit(blobs(), callbacks=[Mixup()])
     with pytest.raises(ArgumentError, match=r"Mixup is for classification .* this is regression"):
         FineTuner(net(1), device="cpu").fit((torch.randn(8, 4), torch.randn(8)), callbacks=[Mixup()])
