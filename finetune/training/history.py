@@ -1,4 +1,4 @@
-"""What a run looked like, epoch by epoch."""
+"""The history of training, one row per epoch."""
 
 from __future__ import annotations
 
@@ -9,58 +9,82 @@ from typing import TYPE_CHECKING, Any, overload
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Row = dict[str, Any]
+HistoryRow = dict[str, Any]
 
-# What a row holds beside its losses and metrics.
-_OTHER = ("epoch", "phase", "lr", "seconds", "samples_per_second")
+# Keys of a row that are neither losses nor metrics.
+BOOKKEEPING = ("epoch", "phase", "lr", "seconds", "samples_per_second")
 
 
-class History(Sequence[Row]):
-    """A sequence of one row an epoch.
+class History(Sequence[HistoryRow]):
+    """A sequence of rows, one per epoch.
 
-    A row holds `epoch` (from 1), `phase`, `loss`, the training metrics, `val_loss` and the validation
-    metrics where there is validation data, `lr` (a mapping of group to rate at the last update),
+    The keys of a row are `epoch` (from 1), `phase`, `loss` and the training metrics, `val_loss` and the validation
+    metrics if there is validation data, `lr` (learning rate by parameter group at the epoch's last update), and
     `seconds` and `samples_per_second` of training.
+
+    Args:
+        rows: Rows to start with.
+
+    Example:
+        >>> import torch
+        >>> from finetune import FineTuner
+        >>> tuner = FineTuner(torch.nn.Linear(4, 2), device="cpu")
+        >>> history = tuner.fit((torch.randn(20, 4), torch.arange(20) % 2), val=0.2, epochs=3)
+        >>> history
+        History(3 epochs)
+        >>> best = min(history, key=lambda row: row["val_loss"])
+        >>> best["epoch"] in (1, 2, 3)
+        True
     """
 
-    def __init__(self, rows: Iterable[Row] = ()) -> None:
+    def __init__(self, rows: Iterable[HistoryRow] = ()) -> None:
         self._rows = list(rows)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> HistoryRow: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+    def __getitem__(self, index: slice) -> list[HistoryRow]: ...
+    def __getitem__(self, index: int | slice) -> HistoryRow | list[HistoryRow]:
         return self._rows[index]
 
     def __repr__(self) -> str:
         return f"History({len(self)} epochs)"
 
-    def append(self, row: Row) -> None:
-        """Add the row of an epoch."""
+    def append(self, row: HistoryRow) -> None:
+        """Add the row of an epoch.
+
+        >>> history = History()
+        >>> history.append({"epoch": 1, "loss": 0.5})
+        >>> history[-1]["loss"]
+        0.5
+        """
         self._rows.append(row)
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Draw losses and metrics by epoch, training and validation together.
+        """Plot losses and metrics by epoch, training and validation in the same axes.
 
         Args:
-            path: where to write the picture as well; the format follows the suffix.
+            path: Path to also save the figure to; the suffix sets the format.
 
         Returns:
             The matplotlib figure.
+
+        Example:
+            >>> history = History([{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.5}])
+            >>> figure = history.plot("history.png")
         """
         from matplotlib.figure import Figure
 
-        names = self._drawn()
+        names = self._plotted()
         figure = Figure(figsize=(4.5 * max(1, len(names)), 3.5), layout="constrained")
         for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=False):
             for key, label in ((name, "training"), (f"val_{name}", "validation")):
-                drawn = [(row["epoch"], row[key]) for row in self._rows if key in row]
-                if drawn:
-                    axes.plot(*zip(*drawn, strict=True), marker="o", markersize=3, label=label)
+                points = [(row["epoch"], row[key]) for row in self._rows if key in row]
+                if points:
+                    axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
             axes.set(xlabel="epoch", title=name)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
@@ -68,6 +92,6 @@ class History(Sequence[Row]):
             figure.savefig(path, dpi=120)
         return figure
 
-    def _drawn(self) -> list[str]:
-        names = (key.removeprefix("val_") for row in self._rows for key in row if key not in _OTHER)
+    def _plotted(self) -> list[str]:
+        names = (key.removeprefix("val_") for row in self._rows for key in row if key not in BOOKKEEPING)
         return list(dict.fromkeys(names))

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune import FineTuner, Phase
 from finetune.callbacks import Callback
-from finetune.training import progress
 from finetune.training.progress import ProgressBar, SeriesProgress
 
 
@@ -36,15 +35,15 @@ def test_a_terminal_shows_the_plan_and_a_line_an_epoch(net, blobs, terminal) -> 
     history = tuner.fit(blobs(), blobs(9), strategy=phases, batch_size=8, callbacks=[ProgressBar(terminal)])
 
     shown = text_of(terminal)
-    norms = ["1 of 1 norms in eval mode", "0 of 1 norms in eval mode"]
+    norms = ["1 of 1 norm layers in eval mode", "0 of 1 norm layers in eval mode"]
     assert shown.splitlines()[:4] == [
-        "plan: 2 phases, 3 epochs",
+        "Plan: 2 phases, 3 epochs",
         f"probe: 1 epoch, training 6 (21 of 131 parameters), lr 0.001, {norms[0]}, fp32 on cpu",
-        f"all: 2 epochs, training 0 to 6 (131 of 131 parameters), lr 0.0001 (0) 0.00032 (4) 0.001 (6), {norms[1]}, "
+        f"all: 2 epochs, training 0 to 6 (131 of 131 parameters), lr 0.0001 (0), 0.00032 (4), 0.001 (6), {norms[1]}, "
         f"fp32 on cpu",
-        "phase 1 of 2: probe",
+        "Phase 1 of 2: probe",
     ]
-    assert "phase 2 of 2: all" in shown
+    assert "Phase 2 of 2: all" in shown
     for number, row in zip(("1/1", "1/2", "2/2"), history, strict=True):
         values = "  ".join(f"{key} {row[key]:.4f}" for key in ("loss", "accuracy", "val_loss", "val_accuracy"))
         assert f"epoch {number}  {values}  " in shown
@@ -57,9 +56,7 @@ def test_notes_come_first(net, blobs, terminal) -> None:
     assert text_of(terminal).startswith("No validation data was given: 6 of 30 samples were set aside")
 
 
-def test_the_bar_follows_the_updates(net, blobs, terminal, monkeypatch) -> None:
-    monkeypatch.setattr(progress, "_INTERVAL", -1.0)
-
+def test_the_bar_follows_the_updates(net, blobs, terminal) -> None:
     class Look(Callback):
         saves_run = True  # after the bar
         seen: list[Any]
@@ -68,7 +65,7 @@ def test_the_bar_follows_the_updates(net, blobs, terminal, monkeypatch) -> None:
             task = bar._bar.tasks[-1]
             self.seen = [*getattr(self, "seen", []), (task.description, task.completed, task.total)]
 
-    bar, look = ProgressBar(terminal), Look()
+    bar, look = ProgressBar(terminal, interval=-1.0), Look()
     FineTuner(net(), device="cpu").fit(blobs(), epochs=2, batch_size=8, callbacks=[bar, look])
 
     assert look.seen == [(f"epoch {epoch}/2", done, 3) for epoch in (1, 2) for done in (1, 2, 3)]
@@ -145,9 +142,7 @@ class NoTensors(TorchDispatchMode):
         raise AssertionError(f"{func} was called")
 
 
-def test_a_step_reads_no_tensor(net, blobs, terminal, monkeypatch) -> None:
-    monkeypatch.setattr(progress, "_INTERVAL", -1.0)
-
+def test_a_step_reads_no_tensor(net, blobs, terminal) -> None:
     class Guarded(ProgressBar):
         guarded = 0
 
@@ -158,7 +153,7 @@ def test_a_step_reads_no_tensor(net, blobs, terminal, monkeypatch) -> None:
 
     with pytest.raises(AssertionError, match="was called"), NoTensors():
         torch.ones(1).item()
-    bar = Guarded(terminal)
+    bar = Guarded(terminal, interval=-1.0)
     FineTuner(net(), device="cpu").fit(blobs(), batch_size=8, callbacks=[bar])
 
     assert bar.guarded == 3
