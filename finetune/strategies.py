@@ -1,7 +1,8 @@
-"""Named strategies: pure functions of the stages, the epochs and the rates to a list of phases.
+"""Fine-tuning strategies: functions of stages, epochs and learning rates that return a list of phases.
 
-Each is a few lines that read like its paper. `fit(strategy=...)` takes a name, such a function of one's own, or a list
-of `Phase`; `functools.partial` sets the options of those that have some.
+Each takes a few lines that read like its paper. `fit(strategy=...)` accepts the name of a strategy, such a function of
+your own, or a list of `Phase`. Use `functools.partial` to set the options of a strategy. To add a name, add an entry to
+`STRATEGIES`.
 """
 
 from __future__ import annotations
@@ -16,35 +17,80 @@ from finetune.training.optim.rates import Rate
 
 Strategy = Callable[[Sequence[Stage], int, "Rate | None"], list[Phase]]
 
-# What LP-FT's second phase has of one rate for all, so that the features stay near to what the probe was trained on.
-# Rates that fall with depth, as the default ones do, are small enough below the head as they are.
-_SECOND_SHARE = 0.1
+# Factor on a single rate in the second phase of LP-FT, so that the features stay close to those that the probe saw.
+# Rates that fall with depth, such as the defaults, are small enough below the head without it.
+_LP_FT_FACTOR = 0.1
 
-# Where the user names none: what is new learns as fast in the first stage as it does elsewhere, or nearly.
+# Default rates where the weights are new: they learn at full speed in the first stage too, or nearly so.
 _SCRATCH_RATE = 1e-3
 _ADAPTER_RATES = (1e-4, 1e-3)
 
 
 def linear_probe(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
-    """Train the head alone."""
+    """Train the head on frozen features.
+
+    Args:
+        stages: Stages of the model, stem first.
+        epochs: Number of epochs.
+        lr: Learning rates as in `fit`; None for the defaults.
+
+    Example:
+        >>> stages = [Stage("backbone", ("backbone.weight",)), Stage("head", ("head.weight",))]
+        >>> linear_probe(stages, epochs=3, lr=1e-2)
+        [Phase(train=('head.weight',), epochs=3, lr=0.01, schedule=None, name='linear_probe', ...)]
+    """
     return [Phase(_from(stages, -1), epochs, lr, name="linear_probe")]
 
 
 def last_stage(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
-    """Train the head and the stage before it."""
+    """Train the head and the last stage before it.
+
+    Args:
+        stages: Stages of the model, stem first.
+        epochs: Number of epochs.
+        lr: Learning rates as in `fit`; None for the defaults.
+
+    Example:
+        >>> stages = [Stage(name, (f"{name}.weight",)) for name in ("stem", "layer1", "head")]
+        >>> last_stage(stages, epochs=3, lr=None)[0].train
+        ('layer1.weight', 'head.weight')
+    """
     return [Phase(_from(stages, -2), epochs, lr, name="last_stage")]
 
 
 def full_finetune(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
-    """Train everything."""
+    """Train the whole model.
+
+    Args:
+        stages: Stages of the model, stem first.
+        epochs: Number of epochs.
+        lr: Learning rates as in `fit`; None for the defaults.
+
+    Example:
+        >>> full_finetune([Stage("head", ("head.weight",))], epochs=3, lr=(1e-4, 1e-3))[0].train
+        '*'
+    """
     return [Phase("*", epochs, lr, name="full_finetune")]
 
 
 def gradual_unfreezing(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
-    """Train the head, then one stage more at a time (ULMFiT, arXiv 1801.06146).
+    """Train the head, then unfreeze one more stage at a time (ULMFiT, arXiv 1801.06146).
 
-    The epochs are shared out over the depths; with fewer epochs than stages, several stages join at
-    once, and all train in the last phase. A single epoch is the head's.
+    The epochs are divided evenly among the depths. With fewer epochs than stages, several stages are unfrozen at once,
+    and the last phase trains the whole model. A single epoch trains the head only.
+
+    Args:
+        stages: Stages of the model, stem first.
+        epochs: Number of epochs in total.
+        lr: Learning rates as in `fit`; None for the defaults.
+
+    Raises:
+        ArgumentError: If `epochs` is not a whole number of at least 1.
+
+    Example:
+        >>> stages = [Stage(name, (name,)) for name in ("stem", "layer1", "head")]
+        >>> [phase.train for phase in gradual_unfreezing(stages, epochs=3, lr=None)]
+        [('head',), ('layer1', 'head'), ('stem', 'layer1', 'head')]
     """
     check_epochs(epochs)
     count = min(epochs, len(stages))
@@ -57,13 +103,27 @@ def gradual_unfreezing(stages: Sequence[Stage], epochs: int, lr: Rate | None) ->
 
 
 def lp_ft(stages: Sequence[Stage], epochs: int, lr: Rate | None, *, probe: str | Path | None = None) -> list[Phase]:
-    """Train the head first, then all at a small rate (LP-FT, arXiv 2202.10054). A single epoch is the head's.
+    """Train the head, then the whole model at a small learning rate (LP-FT, arXiv 2202.10054).
 
-    The head has a third of the epochs; with `probe`, a checkpoint in which it is trained already, none. Then all
-    train at a tenth of `lr` if that is a number; rates that differ by stage or name stay as they are.
+    The head gets a third of the epochs; a single epoch trains the head only. The second phase trains at a tenth of
+    `lr` if that is a number; rates by stage or by name are used unchanged.
+
+    Args:
+        stages: Stages of the model, stem first.
+        epochs: Number of epochs in total.
+        lr: Learning rates as in `fit`; None for the defaults.
+        probe: Path of a checkpoint with a trained head, which replaces the first phase.
+
+    Raises:
+        ArgumentError: If `epochs` is not a whole number of at least 1.
+
+    Example:
+        >>> stages = [Stage("backbone", ("backbone.weight",)), Stage("head", ("head.weight",))]
+        >>> [(phase.name, phase.epochs, phase.lr) for phase in lp_ft(stages, epochs=6, lr=0.1)]
+        [('linear_probe', 2, 0.1), ('finetune', 4, 0.01...)]
     """
     check_epochs(epochs)
-    small = lr * _SECOND_SHARE if isinstance(lr, (int, float)) else lr
+    small = lr * _LP_FT_FACTOR if isinstance(lr, (int, float)) else lr
     if probe is not None:
         return [Phase("*", epochs, small, name="finetune", start_from=probe)]
     third = max(1, round(epochs / 3))
@@ -72,21 +132,51 @@ def lp_ft(stages: Sequence[Stage], epochs: int, lr: Rate | None, *, probe: str |
 
 
 def from_scratch(stages: Sequence[Stage], epochs: int, lr: Rate | None) -> list[Phase]:
-    """Train everything from random weights: what the pretrained ones are worth."""
+    """Train the whole model from random weights, to measure the benefit of pretraining.
+
+    Args:
+        stages: Stages of the model, stem first.
+        epochs: Number of epochs.
+        lr: Learning rates as in `fit`; None for 1e-3 throughout.
+
+    Example:
+        >>> from_scratch([Stage("head", ("head.weight",))], epochs=3, lr=None)[0].start_from
+        'scratch'
+    """
     return [Phase("*", epochs, _SCRATCH_RATE if lr is None else lr, name="from_scratch", start_from="scratch")]
 
 
 def lora(stages: Sequence[Stage], epochs: int, lr: Rate | None, *, rank: int = 8) -> list[Phase]:
-    """Train the head and adapters of a low rank beside the layers, through PEFT (LoRA, arXiv 2106.09685)."""
+    """Train the head and low-rank adapters added to the layers with PEFT (LoRA, arXiv 2106.09685).
+
+    Args:
+        stages: Stages of the model, stem first.
+        epochs: Number of epochs.
+        lr: Learning rates as in `fit`; None for 1e-4 in the first stage up to 1e-3 in the head.
+        rank: Rank of the adapters.
+
+    Example:
+        >>> from functools import partial
+        >>> partial(lora, rank=4)([Stage("head", ("head.weight",))], epochs=3, lr=None)[0].lora_rank
+        4
+    """
     rates = _ADAPTER_RATES if lr is None else lr
     return [Phase(("*lora_*", *_from(stages, -1)), epochs, rates, name="lora", lora_rank=rank)]
 
 
 def surgical(block: str | Iterable[str]) -> Strategy:
-    """Return the strategy that trains one block and the head (surgical fine-tuning, arXiv 2210.11466).
+    """Return a strategy that trains one block and the head (surgical fine-tuning, arXiv 2210.11466).
 
     Args:
-        block: its name, such as `"layer1"`, or a pattern or several as `freeze` takes them.
+        block: Name of the block, such as `"layer1"`, or one or more patterns as in `freeze`.
+
+    Returns:
+        The strategy, a function of stages, epochs and learning rates.
+
+    Example:
+        >>> stages = [Stage(name, (f"{name}.weight",)) for name in ("stem", "layer1", "head")]
+        >>> surgical("layer1")(stages, 3, None)[0].train
+        ('layer1', 'head.weight')
     """
     named = (block,) if isinstance(block, str) else tuple(block)
 
@@ -103,10 +193,14 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def get_strategy(name: str) -> Strategy:
-    """Return the strategy of that name; `"surgical:layer1"` is `surgical("layer1")`.
+    """Look up a strategy by name; `"surgical:layer1"` is `surgical("layer1")`.
 
     Raises:
-        ArgumentError: there is none.
+        ArgumentError: If the name is unknown.
+
+    Example:
+        >>> get_strategy("lp_ft") is lp_ft
+        True
     """
     first, _, block = name.partition(":")
     if first == "surgical" and block:
@@ -114,11 +208,12 @@ def get_strategy(name: str) -> Strategy:
     if name not in STRATEGIES:
         raise ArgumentError(
             f"There is no strategy {name!r}.{nearest(name, [*STRATEGIES, 'surgical'])} Expected one of "
-            f"{', '.join(STRATEGIES)}, 'surgical:' and the name of a block as 'surgical:layer1', or a list of Phase."
+            f"{', '.join(STRATEGIES)}, 'surgical:' with the name of a block as in 'surgical:layer1', or a list of "
+            f"Phase."
         )
     return STRATEGIES[name]
 
 
 def _from(stages: Sequence[Stage], start: int) -> tuple[str, ...]:
-    """Return the parameters of the stages from `start`, counted from the end, to the head."""
+    """Return the parameter names of the stages from index `start` to the head."""
     return tuple(name for stage in stages[start:] for name in stage.parameters)

@@ -1,7 +1,7 @@
-"""The learning-rate range test: train a little at rates that rise, see where the loss falls, leave no trace.
+"""The learning-rate range test (Smith, arXiv 1506.01186, with the rate on a logarithmic scale).
 
-The factor on the rates of all groups rises exponentially, so that the ratios between the groups are kept (Smith,
-arXiv 1506.01186, with the rate on a logarithmic scale).
+The model trains for a few updates while the rates of all groups rise exponentially by the same factor, which keeps the
+ratios between groups. Afterwards the model is restored.
 """
 
 from __future__ import annotations
@@ -27,22 +27,31 @@ from finetune.training.run import Run, restore, snapshot
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The range of the fastest group's rate.
+# Range of the rate of the fastest group.
 _LOWEST, _HIGHEST = 1e-7, 10.0
 
-# The loss is averaged over this share of the test to either side before its slope is taken.
-_SMOOTHED = 0.05
+# Half the width of the moving average over the losses, as a fraction of the test.
+_SMOOTHING = 0.05
 
 
 @dataclass(frozen=True)
 class RateSuggestion:
-    """What a range test found.
+    """The result of a learning-rate range test.
 
     Attributes:
-        lr: the rates at which the loss fell fastest, in the form of those the test was given; for `fit(lr=...)`.
-        rates: of the fastest group, at each update.
-        losses: of each update's batches.
-        suggested: the one of `rates` that `lr` belongs to.
+        lr: Suggested learning rates, at which the loss fell fastest, in the form that the test was given. Pass them to
+            `fit(lr=...)`.
+        rates: Learning rate of the fastest group at each update.
+        losses: Training loss at each update.
+        suggested: Suggested rate of the fastest group, one of `rates`.
+
+    Example:
+        >>> import torch
+        >>> from finetune import FineTuner
+        >>> tuner = FineTuner(nn.Linear(1, 1), device="cpu", loss="mse")
+        >>> X = torch.randn(32, 1)
+        >>> suggestion = tuner.find_lr((X, 3 * X), lr=1e-3)
+        >>> history = tuner.fit((X, 3 * X), lr=suggestion.lr)
     """
 
     lr: Rate
@@ -51,13 +60,17 @@ class RateSuggestion:
     suggested: float
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Draw the loss by rate, and the rate suggested.
+        """Plot the loss by learning rate, and the suggested rate.
 
         Args:
-            path: where to write the picture as well; the format follows the suffix.
+            path: Path to also save the figure to; the suffix sets the format.
 
         Returns:
             The matplotlib figure.
+
+        Example:
+            >>> suggestion = RateSuggestion(1e-3, rates=(1e-4, 1e-3, 1e-2), losses=(2.0, 1.0, 0.9), suggested=1e-3)
+            >>> figure = suggestion.plot("rates.png")
         """
         from matplotlib.figure import Figure
 
@@ -74,26 +87,27 @@ class RateSuggestion:
 
 
 def rising(progress: float) -> float:
-    """Return the factor on a rate of `_HIGHEST` at this progress of the test."""
+    """Schedule of the test: the factor on the highest rate at a progress in [0, 1]."""
     return float((_LOWEST / _HIGHEST) ** (1 - progress))
 
 
 def range_test(run: Run, lr: Rate, steps: int) -> RateSuggestion:
-    """Train for so many updates at rising rates, and suggest the rates at which the loss fell fastest.
+    """Train at rising learning rates, and suggest those at which the loss fell fastest.
 
-    Model, gradients, modes and random state are as before at the end, whatever happens.
+    Model, gradients, modes and random state are restored at the end, also after an error.
 
     Args:
-        run: of one phase with the schedule `rising`.
-        lr: the phase's own, of which the ratios between the groups count.
+        run: Run of a single phase with the schedule `rising`.
+        lr: Learning rates of that phase, of which the test keeps the ratios between groups.
+        steps: Number of optimizer updates.
 
     Raises:
-        ArgumentError: the loss fell at no rate.
+        ArgumentError: If the loss fell at no rate.
     """
     run.steps_per_epoch = steps
     rates: list[float] = []
     losses: list[float] = []
-    with _untouched(run.model), modes_restored(run.model), preserved():
+    with _restored(run.model), modes_restored(run.model), preserved():
         run.begin_phase()
         own = max(group["initial_lr"] for group in run.optimizer.param_groups)
         for group in run.optimizer.param_groups:
@@ -114,20 +128,20 @@ def range_test(run: Run, lr: Rate, steps: int) -> RateSuggestion:
 
 
 def _steepest(rates: list[float], losses: list[float]) -> float:
-    """Return the rate of the steepest fall of the smoothed loss over the logarithm of the rate."""
+    """Return the rate at which the smoothed loss falls most steeply on a logarithmic scale."""
     if len(rates) > 2:
         slopes = np.gradient(_smoothed(np.array(losses)), np.log(rates))
         steepest = int(slopes.argmin())
         if slopes[steepest] < 0:
             return rates[steepest]
     raise ArgumentError(
-        f"The loss fell at no rate from {_LOWEST} to {_HIGHEST} in {len(rates)} updates. More steps or a larger "
-        f"batch_size make it less noisy; that nothing is learned at any rate may also lie in the data or the loss."
+        f"The loss fell at no rate from {_LOWEST} to {_HIGHEST} in {len(rates)} updates. Increase steps or batch_size "
+        f"for a less noisy loss. If it still does not fall, check the data and the loss function."
     )
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    window = np.ones(2 * max(1, round(_SMOOTHED * len(values))) + 1)
+    window = np.ones(2 * max(1, round(_SMOOTHING * len(values))) + 1)
     if len(window) > len(values):
         return values
     return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
@@ -144,8 +158,8 @@ def _endless(batches: Batches) -> Iterator[Any]:
 
 
 @contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Put parameters, buffers and gradients back to what they were."""
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Restore parameters, buffers and gradients at the end of the block."""
     saved, gradients = snapshot(model), [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
         yield

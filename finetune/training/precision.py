@@ -1,4 +1,4 @@
-"""In which number format the forward pass runs, and what that asks of the backward pass."""
+"""Mixed precision: the number format of the forward pass, loss scaling, and the check that updates are finite."""
 
 from __future__ import annotations
 
@@ -19,32 +19,40 @@ log = logging.getLogger("finetune")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-# So many updates are tried on a GPU before the host waits to hear whether they were finite.
+# Number of updates on a GPU after which the host waits for the device, to check that they were finite.
 _INTERVAL = 32
 
-# A smaller model spends its time elsewhere than in multiplications.
+# Below this number of parameters, matrix products do not dominate the time and bf16 would not help.
 _LARGE = 1_000_000
 
-# Gradients that overflow at a smaller scale are not finite by themselves.
+# Gradients that overflow even at this scale are not finite for another reason.
 _SMALLEST_SCALE = 2.0**-10
 
 
 class Precision:
-    """One of `"fp32"`, `"bf16"` and `"fp16"`, on one device.
+    """The number format of the forward pass on a device.
 
-    `"auto"` is bf16 on a GPU that has it, fp16 with gradient scaling on an older one, and fp32 on a
-    CPU. Weights stay as they are; only the operations that autocast lists run in the format.
+    `"auto"` is bf16 on a GPU that supports it, fp16 with gradient scaling on an older GPU, and fp32 on a CPU. Weights
+    keep their format; only the operations that autocast covers change theirs.
 
-    The host does not wait for a GPU to know whether an update is finite. A fused optimizer leaves out the
-    first that is not, and all that come after it, until the host has read so.
+    The host does not wait for a GPU to learn whether an update is finite. A fused optimizer skips the first update that
+    is not, and every later one, until the host checks.
+
+    Args:
+        name: `"fp32"`, `"bf16"`, `"fp16"` or `"auto"`.
+        device: Device that the model trains on.
 
     Attributes:
-        interval: how many updates may be tried between two readings.
-        failed: on the device, bool: whether one of the updates tried was not finite; None where each is
-            read at once.
+        interval: Number of updates between two checks by the host.
+        failed: Boolean tensor on the device: whether an update since the last check was not finite. None if the host
+            checks every update.
 
     Raises:
-        ArgumentError: there is no such precision.
+        ArgumentError: If there is no such precision.
+
+    Example:
+        >>> Precision("auto", torch.device("cpu")).name
+        'fp32'
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -54,26 +62,26 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type) if self.name == "fp16" else None
         self.interval = _INTERVAL if device.type == "cuda" else 1
         self.failed: Tensor | None = None
-        self._unread: list[Tensor] = []  # bool [2] an update: whether its loss, and that and its gradients, are finite
+        self._unread: list[Tensor] = []  # per update, bool [2]: the loss is finite; the loss and the gradients are
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context for a forward pass."""
+        """Return the autocast context for a forward pass."""
         if self.name == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradients of `loss`, scaled where the format needs it."""
+        """Accumulate the gradients of `loss`, scaled if the format requires it."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def step(self, optimizer: Optimizer, loss: Tensor, max_grad_norm: float | None) -> bool:
-        """Clip the gradients, let the optimizer step, and drop them; tell whether it stepped.
+        """Clip the gradients, step the optimizer and clear the gradients. Return whether the optimizer stepped.
 
-        With fp16 an update whose gradients overflowed is skipped and the scale lowered.
+        With fp16, an update whose gradients overflow is skipped and the loss scale is lowered.
 
         Raises:
-            NonFiniteError: the loss or a gradient is NaN or infinite, with gradient scaling at every
-                scale. The optimizer has not stepped since.
+            NonFiniteError: If the loss or a gradient is NaN or infinite, with gradient scaling at every scale. The
+                optimizer has not stepped since then.
         """
         try:
             if self.scaler is not None:
@@ -91,27 +99,27 @@ class Precision:
             optimizer.zero_grad(set_to_none=True)
 
     def start(self) -> None:
-        """Forget the updates of a run that was broken off."""
+        """Discard unchecked updates of an interrupted run."""
         self._unread, self.failed = [], None
 
     def check(self) -> None:
-        """Wait for the device to say whether the updates tried so far were finite.
+        """Wait for the device and check that the updates so far were finite.
 
         Raises:
-            NonFiniteError: one was not; it and those after it were left out.
+            NonFiniteError: If one was not. That update and all later ones were skipped.
         """
         read = torch.stack(self._unread).tolist() if self._unread else []
         self._unread, self.failed = [], None
-        for number, (loss, all_of_it) in enumerate(read):
-            if not all_of_it:
+        for number, (loss, whole_update) in enumerate(read):
+            if not whole_update:
                 error = NonFiniteError(f"The {'norm of the gradients' if loss else 'loss'} became NaN or infinite")
                 error.updates_since = len(read) - 1 - number
                 raise error
 
     def _watch(self, optimizer: Optimizer, loss: Tensor, norm: Tensor) -> None:
-        """Check that an update is finite, or have the optimizer leave it out on the device if it is not."""
-        together = loss if self.scaler is not None else loss + norm.to(loss.device)
-        finite = torch.stack([loss, together]).isfinite()
+        """Check that an update is finite, or make the optimizer skip it on the device if it is not."""
+        total = loss if self.scaler is not None else loss + norm.to(loss.device)
+        finite = torch.stack([loss, total]).isfinite()
         self._unread.append(finite)
         guards = self.interval > 1 and self.scaler is None and getattr(optimizer, "_step_supports_amp_scaling", False)
         if guards:
@@ -128,14 +136,14 @@ class Precision:
         lowered = scaler.get_scale()
         if lowered < min(scale, _SMALLEST_SCALE):
             raise NonFiniteError("The norm of the gradients stays NaN or infinite at every gradient scale")
-        return lowered >= scale  # it is lowered exactly when the update was skipped
+        return lowered >= scale  # the scaler lowers the scale exactly when it skips an update
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the gradient scaler's state; empty without one."""
+        """Return the state of the gradient scaler; empty if there is none."""
         return {} if self.scaler is None else self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the gradient scaler's state back."""
+        """Restore the state of the gradient scaler."""
         if self.scaler is not None and state:
             self.scaler.load_state_dict(state)
 
@@ -154,10 +162,10 @@ def _resolve(name: str, device: torch.device) -> str:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device of that name; `"auto"` is a GPU if there is one.
+    """Return a device by name; `"auto"` selects a GPU if there is one.
 
     Raises:
-        ArgumentError: there is no such device.
+        ArgumentError: If the device is not available.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -167,24 +175,24 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ArgumentError(
-            f"The device {device!r} cannot be used: {error} Expected 'auto', 'cpu', 'cuda' or such as 'cuda:1'."
+            f"The device {device!r} cannot be used: {error} Expected 'auto', 'cpu', 'cuda' or an index as in 'cuda:1'."
         ) from error
 
 
-def hint_at_bf16(precision: Precision, weights: int) -> None:
-    """Say so where bf16 would save time: on a CPU that multiplies it by itself, for a model of so many weights."""
-    if precision.device.type != "cpu" or precision.name != "fp32" or weights < _LARGE:
+def hint_at_bf16(precision: Precision, parameters: int) -> None:
+    """Log a hint if bf16 would save time: on a CPU with native bf16, for a model of that many parameters."""
+    if precision.device.type != "cpu" or precision.name != "fp32" or parameters < _LARGE:
         return
     known = torch.cpu.get_capabilities()
     if known.get("avx512_bf16") or known.get("amx_bf16") or known.get("arm_bf16"):
-        log.info("This CPU computes in bf16 too: FineTuner(..., precision='bf16') usually trains in half the time.")
+        log.info("This CPU supports bf16: FineTuner(..., precision='bf16') usually halves the training time.")
 
 
 def warn_of_half_weights(parameters: Iterable[Tensor], stacklevel: int) -> None:
-    """Warn where weights that train are themselves in half precision."""
+    """Warn if trainable weights are stored in half precision."""
     if {parameter.dtype for parameter in parameters} & {torch.float16, torch.bfloat16}:
         warnings.warn(
-            "The weights that train are in half precision, in which most updates are too small to change them. "
-            "Give the model as model.float(); with precision='bf16' only the computation is in half precision.",
+            "The trainable weights are in half precision, in which most updates are too small to change them. Pass "
+            "model.float() instead; with precision='bf16' only the computation runs in half precision.",
             stacklevel=stacklevel,
         )
