@@ -1,4 +1,4 @@
-"""Tensors in any nesting of tuples, lists, mappings and dataclasses: mapped, moved, counted."""
+"""Map, move and count the tensors in nested tuples, lists, mappings and dataclasses."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ from finetune.errors import DataError
 
 
 def to_device(batch: Any, device: torch.device | str) -> Any:
-    """Return `batch` with every tensor in it on `device`; what is no tensor stays as it is.
+    """Return `batch` with its tensors on `device`. Other values are left alone.
 
-    Looks into lists, tuples and named tuples, dicts and other mappings (a `BatchEncoding`), and
-    dataclasses; an object with a `to` method of its own is asked. From pinned memory to CUDA the copy
-    runs beside the host.
+    Descends into lists, tuples and named tuples, dicts and other mappings (such as `BatchEncoding`), and
+    dataclasses, and calls the `to` method of other objects. Copies from pinned memory to CUDA are asynchronous.
     """
     device = torch.device(device)
-    # To the host a non-blocking copy could be read before it has arrived.
-    beside = device.type == "cuda"
-    return map_tensors(lambda tensor: tensor.to(device, non_blocking=beside), batch, device)
+    non_blocking = device.type == "cuda"  # a copy to the host could be read before it is complete
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking), batch, device)
 
 
 def pinned(batch: Any) -> Any:
-    """Return `batch` with its host tensors in page-locked memory, from which CUDA copies by itself."""
+    """Return `batch` with its host tensors in page-locked memory, from which copies to CUDA are asynchronous."""
     return map_tensors(lambda t: t.pin_memory() if t.device.type == "cpu" else t, batch, None)
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], batch: Any, device: torch.device | None) -> Any:
-    """Rebuild `batch` with `change` applied to its tensors; `device` for objects that move themselves."""
+    """Return `batch` with `change` applied to its tensors. Objects with a `to` method move to `device`."""
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, Mapping):
         return _map_mapping(change, batch, device)
-    if callable(getattr(batch, "to", None)):  # a PackedSequence, a graph; also named tuples that know better
+    if callable(getattr(batch, "to", None)):  # a PackedSequence, a graph, or a named tuple with its own rules
         return batch if device is None else batch.to(device)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(map_tensors(change, value, device) for value in batch))
@@ -55,29 +53,29 @@ def _map_mapping(
     moved = {key: map_tensors(change, value, device) for key, value in batch.items()}
     if type(batch) is dict or not isinstance(batch, MutableMapping):
         return moved
-    result = copy.copy(batch)  # keeps the type, and what the object carries beside its items
+    result = copy.copy(batch)  # keeps the type and any attributes beside the items
     for key, value in moved.items():
         result[key] = value
     return result
 
 
 def num_samples_of(batch: Any) -> int:
-    """Return the leading dimension of the first tensor in `batch` that has one.
+    """Return the number of samples: the leading dimension of the first tensor in `batch` that has one.
 
     Raises:
-        DataError: there is none, so the batch's size can't be told.
+        DataError: If no tensor has a leading dimension.
     """
     for tensor in tensors_of(batch):
         if tensor.dim() > 0:
             return len(tensor)
     raise DataError(
-        f"A batch of type {type(batch).__name__} holds no tensor with a leading dimension, so its size is "
-        "not known. Expected a tensor, or a tuple, list or dict of tensors [N, ...]."
+        f"A batch of type {type(batch).__name__} has no tensor with a leading dimension, so its size is unknown. "
+        f"Expected a tensor, or a tuple, list or dict of tensors [N, ...]."
     )
 
 
 def tensors_of(nested: Any) -> list[Tensor]:
-    """Return the tensors in `nested`, in order."""
+    """Return the tensors in `nested` in order."""
     if isinstance(nested, Tensor):
         return [nested]
     if isinstance(nested, Mapping):
@@ -92,7 +90,7 @@ def tensors_of(nested: Any) -> list[Tensor]:
 
 
 def same_values(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors have the same shape and values, where NaN is the same as NaN."""
+    """Return whether two tensors have the same shape and values, counting NaN as equal to NaN."""
     if one.shape != other.shape:
         return False
     return one.equal(other) or bool(((one == other) | (one.isnan() & other.isnan())).all())

@@ -1,4 +1,4 @@
-"""One model of several fine-tuned ones: the mean of their weights."""
+"""Average the weights of several fine-tuned models into one."""
 
 from __future__ import annotations
 
@@ -27,21 +27,35 @@ def greedy_soup(
     batch_size: int = 32,
     **settings: Any,
 ) -> FineTuner:
-    """Average the weights of checkpoints of one architecture, of those that help (greedy soup, arXiv 2203.05482).
+    """Average the weights of fine-tuned checkpoints, keeping those that help (greedy soup, arXiv 2203.05482).
 
-    From the best on, a checkpoint joins if the mean with it is at least as good on `val`; so the soup is never worse
-    there than its best ingredient. Running statistics are averaged like weights.
+    Starting from the best checkpoint, the next one is added if the average with it is at least as good on `val`. The
+    soup is therefore never worse on `val` than its best ingredient. Running statistics are averaged like weights.
 
     Args:
-        checkpoints: files that `save_checkpoint` wrote, of runs from the same pretrained weights.
-        val: data to judge by, as `evaluate` takes it; what was trained on it would mislead.
-        model: the module, where it was one of your own.
-        monitor: which value of `evaluate` to judge by; None for the first metric, or the loss without one.
-        settings: keyword arguments of `FineTuner` to take instead of the saved ones.
+        checkpoints: Files written by `save_checkpoint`, from runs that started at the same pretrained weights.
+        val: Data for choosing the checkpoints, in any form that `evaluate` accepts. Must not be training data.
+        model: The module, if the model was not built by name.
+        monitor: Value of `evaluate` to compare. None for the first metric, or the loss if there is no metric.
+        batch_size: Samples per batch.
+        settings: Keyword arguments of `FineTuner` that replace the saved ones.
+
+    Returns:
+        A tuner of the averaged model.
 
     Raises:
-        ArgumentError: there is no checkpoint, or no such value.
-        CheckpointError: a file is damaged, or of another model.
+        ArgumentError: If there are no checkpoints, or `evaluate` returns no value named `monitor`.
+        CheckpointError: If a file is damaged or belongs to another model.
+
+    Examples:
+        >>> X, y = torch.randn(12, 4), torch.arange(12) % 2
+        >>> def trained(seed: int) -> Path:
+        ...     tuner = FineTuner(nn.Linear(4, 2), seed=seed)
+        ...     tuner.fit((X, y), progress=False)
+        ...     return tuner.save_checkpoint(f"seed{seed}.safetensors")
+        >>> soup = greedy_soup([trained(0), trained(1)], val=(X, y), model=nn.Linear(4, 2))
+        >>> soup.predict(X).shape
+        torch.Size([12, 2])
     """
     paths = [Path(path) for path in checkpoints]
     if not paths:
@@ -63,11 +77,11 @@ def greedy_soup(
 
 
 def _value(tuner: FineTuner, val: Any, monitor: str | None, batch_size: int) -> float:
-    """Return the monitored value such that less is better; what is no number is worst."""
+    """Return the monitored value such that lower is better. NaN is worst."""
     values = tuner.evaluate(val, batch_size=batch_size)
     name = next((name for name in values if name != "loss"), "loss") if monitor is None else monitor
     if name not in values:
-        raise ArgumentError(f"There is no value {name!r} to judge by; evaluate gives {', '.join(values)}.")
+        raise ArgumentError(f"There is no value {name!r} to monitor; evaluate returns {', '.join(values)}.")
     assert tuner.task is not None  # evaluate knows it
     metrics = build_metrics(tuner.settings.metrics, tuner.task, tuner.network.num_outputs)
     value = -values[name] if higher_is_better(name, metrics) else values[name]
@@ -79,7 +93,7 @@ def _copied(model: nn.Module) -> _State:
 
 
 def _mean(states: Sequence[_State]) -> _State:
-    """Return the mean of each tensor; counters and the like are the first's."""
+    """Return the mean of each tensor. Integers, such as counters, are those of the first state."""
     return {
         name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
         for name, value in states[0].items()

@@ -89,5 +89,5 @@ def test_a_soup_of_one_kind_is_that_kind_and_a_mean_of_two_is_the_mean(tmp_path:
 def test_a_soup_needs_an_ingredient_and_something_to_judge_it_by(checkpoints: list[Path]) -> None:
     with pytest.raises(ArgumentError, match="at least one checkpoint"):
         greedy_soup([], pictures(6, 0))
-    with pytest.raises(ArgumentError, match=r"no value 'acuracy'.*loss, accuracy"):
+    with pytest.raises(ArgumentError, match=r"no value 'acuracy' to monitor.*loss, accuracy"):
         greedy_soup(checkpoints, pictures(6, 0), model=net(0), monitor="acuracy", device="cpu")

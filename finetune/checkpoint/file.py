@@ -1,12 +1,11 @@
-"""One file for a whole checkpoint: safetensors with a JSON header, written whole and verified on load.
+"""Store nested dicts, lists and tensors in a single safetensors file, written atomically and verified on load.
 
-The content is a nesting of dicts and lists over tensors, numbers, strings and None. Tensors become the
-tensors of a safetensors file (https://huggingface.co/docs/safetensors), named by their path; the rest
-is JSON in its metadata, with the tensors' names where they stood. No pickle is involved, so that
-loading runs no code.
+Tensors become the tensors of a safetensors file (https://huggingface.co/docs/safetensors), named by their
+path. Everything else becomes JSON in its metadata, which refers to the tensors by name. There is no pickle,
+so loading runs no code.
 
-A digest over every byte of the file stands in the metadata, computed with the digest's own place
-filled with zeros. Whatever byte is changed, lost or added, loading fails.
+The metadata also has a SHA-256 over all bytes of the file, computed with zeros in its own place. If any byte
+changes, is lost or is added, loading fails.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from finetune.digests import sha256
 from finetune.errors import CheckpointError
 
 _TENSOR = "$tensor"
-_RESERVED = (_TENSOR, "__metadata__")  # the one stands for a tensor here, the other names safetensors' own part
+_RESERVED = (_TENSOR, "__metadata__")  # our mark for a tensor, and the key of the metadata
 _HASH = "sha256"
 _BLANK = "0" * 64
 
@@ -40,10 +39,10 @@ class Stored(NamedTuple):
 
 
 def check_writable(path: Path) -> None:
-    """Find out now, and not after training, whether a checkpoint can be written to `path`.
+    """Check that a checkpoint can be written to `path`, before any time is spent on training.
 
     Raises:
-        CheckpointError: it cannot.
+        CheckpointError: If it cannot.
     """
     try:
         if path.is_dir():
@@ -56,12 +55,16 @@ def check_writable(path: Path) -> None:
 
 
 def write(path: Path, content: Mapping[str, Any], *, version: int = 1) -> None:
-    """Write `content` to `path`; what was there before stays whole until the new file is.
+    """Write `content` to `path`. A file already there stays intact until the new one is complete.
 
-    It is staged in the same folder, flushed to the disk and renamed.
+    The new file is staged in the same folder, flushed to disk and renamed.
+
+    Args:
+        content: Dicts and lists of tensors, numbers, strings and None.
+        version: Version of the format of `content`.
 
     Raises:
-        CheckpointError: the content cannot be stored, or the file cannot be written.
+        CheckpointError: If the content cannot be stored or the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,10 +87,10 @@ def write(path: Path, content: Mapping[str, Any], *, version: int = 1) -> None:
 
 
 def read(path: Path) -> Stored:
-    """Return the content of the file at `path`, with tensors on the CPU, and its version.
+    """Read the file at `path`, with tensors on the CPU.
 
     Raises:
-        CheckpointError: there is no such file, it is no checkpoint, or a byte of it is damaged.
+        CheckpointError: If the file is missing, damaged or not a checkpoint.
     """
     try:
         data = path.read_bytes()
@@ -106,12 +109,12 @@ def _serialized(content: Mapping[str, Any], version: int) -> bytes:
     metadata = {"format": "pt", "content": plain, _HASH: _BLANK}
     try:
         return safetensors.torch.save(tensors, metadata)
-    except (KeyError, ValueError) as error:  # a dtype or a name that the format does not know
+    except (KeyError, ValueError) as error:  # a dtype or a name that the format does not support
         raise CheckpointError(f"The tensors cannot be stored in the safetensors format: {error}.") from error
 
 
 def _extracted(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
-    """Move the tensors of `value` to `tensors` and leave their names in their place."""
+    """Move the tensors of `value` to `tensors`, and put their names in their place."""
     if isinstance(value, Tensor):
         name = _name(path)
         tensors[name] = _stored(value, name)
@@ -135,13 +138,13 @@ def _extracted(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) ->
 
 
 def _name(path: tuple[str, ...]) -> str:
-    """Join keys to one name, no two paths to the same (as JSON Pointer does, RFC 6901)."""
+    """Join keys to a name that is unique to their path, as in JSON Pointer (RFC 6901)."""
     return "/".join(key.replace("~", "~0").replace("/", "~1") for key in path)
 
 
 def _stored(tensor: Tensor, name: str) -> Tensor:
     try:
-        # Tied weights share memory, which the format does not allow: each name gets its own copy.
+        # The format does not allow shared memory, so each name of a tied weight gets its own copy.
         return tensor.detach().to("cpu", copy=True).contiguous()
     except (RuntimeError, NotImplementedError) as error:  # sparse, or on the meta device
         raise CheckpointError(f"The tensor {name} cannot be stored: {error}") from error
@@ -158,7 +161,7 @@ def _restored(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _sealed(data: bytes) -> bytes:
-    """Write the digest of `data`, whose digest is blank, into its place."""
+    """Return `data` with its digest in the place of the blank one."""
     return _with_digest(data, _BLANK, sha256(data))
 
 
@@ -181,7 +184,7 @@ def _metadata(path: Path, data: bytes) -> dict[str, str]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable, where the system lets a folder be flushed."""
+    """Make a rename in `folder` durable, on systems that can flush a folder."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -25,7 +25,7 @@ def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) 
         return None
     if resume_from == "auto":
         if checkpoint_dir is None:
-            raise ArgumentError("resume_from='auto' looks in checkpoint_dir; give fit a checkpoint_dir too.")
+            raise ArgumentError("resume_from='auto' looks in checkpoint_dir; pass a checkpoint_dir to fit too.")
         if not any(Path(checkpoint_dir).glob("*.safetensors")):
             return None
         resume_from = checkpoint_dir
@@ -35,8 +35,8 @@ def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) 
     checkpoint = schema.read(path)
     if checkpoint.training is None:
         raise CheckpointError(
-            f"{path} was saved for use and holds no training state. To go on from its weights, load it with "
-            f"load_checkpoint and call fit; to resume a run, give its last.safetensors."
+            f"{path} was saved for use and has no training state. To continue from its weights, load it with "
+            f"load_checkpoint and call fit; to resume a run, pass its last.safetensors."
         )
     return checkpoint
 
@@ -51,6 +51,6 @@ def _newest(folder: Path) -> Checkpoint:
         if checkpoint.training is not None:
             return checkpoint
     raise CheckpointError(
-        f"There is no whole checkpoint to resume from in {folder}; looked at {len(files)} files. Expected "
-        f"last.safetensors, as fit(checkpoint_dir=...) writes it."
+        f"There is no intact checkpoint to resume from in {folder}; looked at {len(files)} files. Expected a "
+        f"last.safetensors, as written by fit(checkpoint_dir=...)."
     )

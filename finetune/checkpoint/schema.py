@@ -1,11 +1,11 @@
 """The content of a checkpoint: its fields, the version of its format, and migrations from older versions.
 
-`read` and `write` are the way in and out of a file. `finetune.checkpoint.file` stores any nesting of
-dicts, lists and tensors; only this module knows which keys a checkpoint has.
+`finetune.checkpoint.file` stores any nesting of dicts, lists and tensors. Only this module knows the keys
+of a checkpoint.
 
-To change the format, add to `MIGRATIONS` a function that turns the content of the newest version into
-the content of the next. `format_version` follows from the table, and older files are migrated one version
-at a time when they are read.
+To change the format, change the fields and add a function to `MIGRATIONS` that converts the content of the
+current version to the next. The version number follows from the table. Older files are migrated on read, one
+version at a time.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from finetune.model.surgery.changes import HeadReplacement, InputAdaptation, Lor
 Content = dict[str, Any]
 
 MIGRATIONS: dict[int, Callable[[Content], Content]] = {}
-"""By version, the function that turns content of that version into content of the next."""
+"""Functions that convert the content of one version of the format to the next, by version."""
 
-# By the key that only this kind of change has in the file.
+# By the key that no other kind of change has.
 _CHANGES: dict[str, Callable[..., ModelChange]] = {
     "head": HeadReplacement,
     "in_channels": InputAdaptation,
@@ -83,12 +83,12 @@ class Checkpoint:
 
 
 def format_version() -> int:
-    """Return the version of the format that `write` writes: one above the newest that can be migrated."""
+    """Return the current version of the format: one above the newest that has a migration."""
     return 1 + max(MIGRATIONS, default=0)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to `path`. A file already there stays whole until the new one is complete.
+    """Write a checkpoint to `path`. A file already there stays intact until the new one is complete.
 
     Raises:
         CheckpointError: If the content cannot be stored or the file cannot be written.
@@ -100,7 +100,7 @@ def read(path: Path) -> Checkpoint:
     """Read the checkpoint at `path`, with tensors on the CPU. Older formats are migrated.
 
     Raises:
-        CheckpointError: If there is no such file, it is damaged, it is not a checkpoint, or its format is newer.
+        CheckpointError: If the file is missing, damaged, not a checkpoint, or of a newer format.
     """
     version, content = file.read(path)
     newest = format_version()
@@ -114,8 +114,8 @@ def read(path: Path) -> Checkpoint:
         return from_content(content, path)
     except (KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path} does not hold the fields of a checkpoint in format version {version}: {error}. Expected a file "
-            f"that save_checkpoint or fit(checkpoint_dir=...) wrote."
+            f"{path} does not have the fields of a checkpoint of format version {version}: {error}. Expected a file "
+            f"written by save_checkpoint or fit(checkpoint_dir=...)."
         ) from error
 
 

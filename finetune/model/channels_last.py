@@ -1,8 +1,8 @@
-"""The layout of convolutional models: with the channels of a pixel side by side, convolutions are faster.
+"""Run convolutional models in the channels_last memory format, in which convolutions are faster.
 
-Only weights are laid out so (`torch.channels_last`). Every convolution hands its layout on to its result,
-and the first takes pictures in either, so that inputs stay as the user knows them. Values do not change,
-but sums are taken in another order, and so results in the last digits.
+Only the weights change their layout (`torch.channels_last`). Every convolution passes its layout on to its
+output, and the first accepts images in either layout, so inputs stay as they are. Sums are taken in another
+order, so results differ in the last digits.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.outputs import call
 from finetune.nested import tensors_of
 
-# A kernel that takes an input for contiguous without asking gives results that are off by far more.
+# Relative error. A kernel that assumes a contiguous input is off by far more.
 _ROUNDING = 0.1
 
 
 def gains_from_channels_last(model: nn.Module, device: torch.device, *, trains_all: bool = False) -> bool:
-    """Tell whether the model has convolutions that run faster so; one that only cuts into patches does not.
+    """Return whether the model has convolutions that are faster in channels_last on this device.
+
+    Convolutions of size 1, and those that only cut an image into patches, gain nothing.
 
     Args:
-        trains_all: gradients go back through all of it. On CPUs with AVX2 and no more the backward pass is slower
-            so, by about what the forward pass gains: 2.5 against 2.2 s for 32 pictures of 160 pixels with ResNet-18,
-            and 0.9 against 1.2 s forward.
+        trains_all: Whether gradients flow through the whole model. On CPUs with AVX2 but not AVX-512, the backward
+            pass loses about as much time as the forward pass gains: 2.5 s instead of 2.2 s for ResNet-18 on 32
+            images of 160 pixels, against 0.9 s instead of 1.2 s.
     """
     if device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device) >= (7, 0)  # those with tensor cores
+        fast = torch.cuda.get_device_capability(device) >= (7, 0)  # has tensor cores
     else:
         fast = device.type == "cpu" and torch.backends.mkldnn.is_available()
         fast = fast and not (trains_all and torch.backends.cpu.get_cpu_capability() == "AVX2")
@@ -41,9 +43,9 @@ def gains_from_channels_last(model: nn.Module, device: torch.device, *, trains_a
 
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
-    """Hold the weights of 2-d convolutions in channels_last; at the end they are where they were before.
+    """Keep the weights of 2-d convolutions in channels_last, and move them back to their memory on exit.
 
-    Parameters stay the same objects. What else refers to their memory sees their values at the end.
+    Parameters stay the same objects. Other references to their memory see the new values after the exit.
     """
     before = [(p, p.data) for p in model.parameters() if type(p.data) is Tensor and _turns(p)]
     for parameter, data in before:
@@ -56,14 +58,15 @@ def channels_last(model: nn.Module) -> Iterator[None]:
 
 
 def same_in_channels_last(model: nn.Module, example: Any, output: Any, *, trains: bool) -> bool:
-    """Tell whether the model can be laid out so: a `view` of a result, or a kernel of one's own, may be in the way.
+    """Return whether the model gives the same results in channels_last.
 
-    Draws random numbers, and leaves modes and buffers as the model does.
+    A `view` of an activation or a custom kernel may need the contiguous layout. The trial draws random numbers and
+    may change modes and buffers; the caller restores them.
 
     Args:
-        example: inputs that the model accepts, two samples.
-        output: what it gives for them in eval mode as it is laid out now.
-        trains: also try a step, forward and backward.
+        example: Two samples that the model accepts.
+        output: Output of the model for `example` in eval mode and its current layout.
+        trains: Whether to try a forward and backward pass in train mode too.
     """
     try:
         with channels_last(model):
@@ -74,14 +77,14 @@ def same_in_channels_last(model: nn.Module, example: Any, output: Any, *, trains
                 train_mode(model)
                 with torch.enable_grad():
                     _try_backward(model, example)
-    except Exception:  # whatever a model raises on results that are laid out in another way
+    except Exception:  # models raise anything on an unexpected layout
         return False
     expected = tensors_of(output)
     return len(results) == len(expected) and all(map(_near, results, expected))
 
 
 def _try_backward(model: nn.Module, example: Any) -> None:
-    """Let gradients flow back through all of the model, whatever of it is frozen now."""
+    """Run a backward pass through the whole model, frozen or not."""
     zero = torch.zeros((), requires_grad=True, device=next(model.parameters()).device)
     results = tensors_of(call(model, _plus(example, zero)))
     total = torch.stack([result.float().sum() for result in results if result.requires_grad]).sum()
@@ -97,7 +100,7 @@ def _plus(inputs: Any, zero: Tensor) -> Any:
 
 
 def _turns(parameter: Tensor) -> bool:
-    """Tell whether channels_last is another order in memory than the present one."""
+    """Return whether channels_last differs from the current order in memory."""
     plain = parameter.dim() == 4 and parameter.is_contiguous()
     return plain and not parameter.is_contiguous(memory_format=torch.channels_last)
 

@@ -1,7 +1,7 @@
-"""`torch.compile` for a model that stays the user's own object: modules are compiled in place, for a while.
+"""Compile a model in place with `torch.compile`, temporarily, so that it stays the user's own object.
 
-Whatever overrides the `forward` of modules, as the replay of a frozen prefix does, and what is compiled
-do not see each other: the modules around those that are overridden run as they are, the others compiled.
+Compiled code does not see a `forward` that is overridden, as when cached activations replace a frozen
+prefix. The modules around overridden ones therefore run eagerly, and the others compiled.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import nn
 
 @contextmanager
 def compiled(model: nn.Module, backend: str, overridden: Collection[nn.Module] = ()) -> Iterator[None]:
-    """Have calls of the model compiled, or where modules of it are overridden, those of the largest parts apart.
+    """Compile the model, or if some modules are overridden, the largest parts without any of them.
 
     Args:
-        backend: of `torch.compile`, such as "inductor".
-        overridden: modules of the model, with it all that are called by way of something else.
+        backend: Backend of `torch.compile`, such as "inductor".
+        overridden: Modules whose `forward` is overridden.
     """
     before = [(part, part._compiled_call_impl) for part in _parts(model, set(overridden))]
     try:
@@ -32,12 +32,12 @@ def compiled(model: nn.Module, backend: str, overridden: Collection[nn.Module] =
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Tell whether the user compiled the model or a part of it in place."""
+    """Return whether the user has compiled the model or a part of it in place."""
     return any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
 
 
 def _parts(model: nn.Module, overridden: set[nn.Module]) -> Iterator[nn.Module]:
-    """Yield the largest modules that hold nothing overridden; a single layer gains nothing by itself."""
+    """Yield the largest modules without overridden parts. A single layer alone gains nothing."""
     if not overridden:
         yield model
         return

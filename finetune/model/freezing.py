@@ -1,11 +1,11 @@
-"""Freeze, unfreeze, and the train mode that keeps what is frozen in eval.
+"""Freeze and unfreeze parameters, and keep frozen modules in eval mode.
 
-The freeze state is the model's own `requires_grad` and nothing beside it, so a model frozen by hand
-is frozen here too. What follows from it, which module runs in eval mode, is derived at each
-`train()` and never stored.
+The freeze state is `requires_grad` and nothing else, so a model frozen by hand is frozen here too. Which
+modules run in eval mode is derived from it at each `train()` and never stored.
 
-A frozen batch norm in train mode still moves its statistics, and a frozen dropout still adds noise;
-so frozen modules stay in eval mode, as Keras does (https://keras.io/guides/transfer_learning/).
+In train mode a frozen batch norm would still update its running statistics, and a frozen dropout would
+still add noise. Frozen modules therefore stay in eval mode, as in Keras
+(https://keras.io/guides/transfer_learning/).
 """
 
 from __future__ import annotations
@@ -22,68 +22,68 @@ from finetune.model.patterns import Patterns, select
 
 
 def freeze(model: nn.Module, patterns: Patterns) -> None:
-    """Freeze what `patterns` name: no gradient, no update, eval mode."""
+    """Freeze the parameters that match `patterns`: no gradients, no updates, eval mode."""
     for parameter in select(model, patterns).values():
-        _set_trains(parameter, False)
+        _set_trainable(parameter, False)
 
 
 def freeze_all_but(model: nn.Module, patterns: Patterns) -> None:
-    """Freeze everything that `patterns` do not name, and leave what they name as it is."""
+    """Freeze every parameter that does not match `patterns`, and leave the others alone."""
     kept = {id(parameter) for parameter in select(model, patterns).values()}
     for parameter in model.parameters():
         if id(parameter) not in kept:
-            _set_trains(parameter, False)
+            _set_trainable(parameter, False)
 
 
 def unfreeze(model: nn.Module, patterns: Patterns | None = None) -> None:
-    """Make what `patterns` name trainable; everything if None."""
+    """Make the parameters that match `patterns` trainable, or all parameters if None."""
     chosen = model.parameters() if patterns is None else select(model, patterns).values()
     for parameter in chosen:
-        _set_trains(parameter, True)
+        _set_trainable(parameter, True)
 
 
 def train_only(model: nn.Module, patterns: Patterns) -> None:
-    """Make exactly what `patterns` name trainable, and freeze every other parameter."""
+    """Make the parameters that match `patterns` trainable and freeze all others."""
     unfreeze(model, patterns)
     freeze_all_but(model, patterns)
 
 
 @contextmanager
 def freeze_state_restored(model: nn.Module) -> Iterator[None]:
-    """Give every parameter its present `requires_grad` back at the end."""
+    """Restore the `requires_grad` of every parameter on exit."""
     states = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         yield
     finally:
         for parameter, requires_grad in states:
-            _set_trains(parameter, requires_grad)
+            _set_trainable(parameter, requires_grad)
 
 
 def set_frozen(model: nn.Module, names: Iterable[str]) -> None:
-    """Freeze exactly the parameters of these full names, as a checkpoint remembers them."""
+    """Freeze the parameters with these full names and make all others trainable."""
     frozen = set(names)
     for name, parameter in model.named_parameters():
-        _set_trains(parameter, name not in frozen)
+        _set_trainable(parameter, name not in frozen)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters by full name, each once."""
+    """Return the trainable parameters by full name, tied parameters once."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that must stay in eval mode at the present freeze state.
+    """Return the modules that have to stay in eval mode at the current freeze state.
 
-    A module that holds parameters, its own or below it, is frozen when all of them are. One that
-    holds none follows its surroundings: the nearest module around it that does, if that is wholly
-    frozen or wholly trainable. In between, what keeps statistics (a batch norm with `affine=False`)
-    belongs to the layer before it, and what regularises (a dropout) to the layer it feeds.
+    A module with parameters, including those of its submodules, is frozen if all of them are. A module
+    without parameters follows the nearest enclosing module that has some, if that is entirely frozen or
+    entirely trainable. In a partly frozen module, a layer with statistics (a batch norm with
+    `affine=False`) follows the layer before it, and a regularizer (a dropout) the layer it feeds.
     """
     return list(_frozen_below(model, fallback=False))
 
 
 def moving_statistics(model: nn.Module) -> list[Tensor]:
-    """Return the buffers that a forward pass in train mode may move."""
+    """Return the buffers that a forward pass in train mode may update."""
     frozen = set(frozen_modules(model))
     moving = (module for module in model.modules() if module not in frozen)
     return [buffer for module in moving for buffer in module.buffers(recurse=False)]
@@ -92,13 +92,13 @@ def moving_statistics(model: nn.Module) -> list[Tensor]:
 def hold_frozen_in_eval(model: nn.Module) -> None:
     """Make every later `model.train()` leave the frozen modules in eval mode.
 
-    The override is an attribute of this one instance; it survives `deepcopy` and pickling.
+    The override is an attribute of this instance alone. It survives `deepcopy` and pickling.
     """
     model.train = partial(_train, model)  # type: ignore[method-assign]
 
 
 def train_mode(model: nn.Module) -> None:
-    """Put what trains in train mode and what is frozen in eval mode."""
+    """Put the model in train mode, with its frozen modules in eval mode."""
     _train(model)
 
 
@@ -109,7 +109,7 @@ def eval_mode(model: nn.Module) -> None:
 
 @contextmanager
 def modes_restored(model: nn.Module) -> Iterator[None]:
-    """Give every module its present train or eval mode back at the end, also after an exception."""
+    """Restore the train or eval mode of every module on exit, also after an exception."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -120,9 +120,9 @@ def modes_restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def single_sample(model: nn.Module) -> Iterator[None]:
-    """Let a batch of one pass: batch norms in train mode use their running statistics meanwhile.
+    """Allow a batch of one sample: batch norms in train mode use their running statistics meanwhile.
 
-    One sample has no batch statistics; torch raises where it also has no spatial extent.
+    A single sample has no batch statistics, and torch raises an error if it has no spatial extent either.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     norms = [norm for norm in norms if norm.running_mean is not None]
@@ -135,11 +135,11 @@ def single_sample(model: nn.Module) -> Iterator[None]:
             norm.training = True
 
 
-def _set_trains(parameter: nn.Parameter, trains: bool) -> None:
-    differentiable = parameter.is_floating_point() or parameter.is_complex()  # integers are quantised weights
-    parameter.requires_grad_(trains and differentiable)
-    if not trains:
-        parameter.grad = None  # a zero gradient would still let weight decay and momentum move it
+def _set_trainable(parameter: nn.Parameter, trainable: bool) -> None:
+    differentiable = parameter.is_floating_point() or parameter.is_complex()  # integers are quantized weights
+    parameter.requires_grad_(trainable and differentiable)
+    if not trainable:
+        parameter.grad = None  # with a zero gradient, weight decay and momentum would still move the parameter
 
 
 def _train(model: nn.Module, mode: bool = True) -> nn.Module:
@@ -151,7 +151,7 @@ def _train(model: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def _frozen_below(module: nn.Module, fallback: bool) -> Iterator[nn.Module]:
-    """Yield the frozen modules of this tree; `fallback` holds where no parameter decides."""
+    """Yield the frozen modules of this tree. Without any parameters, `fallback` decides."""
     state = _state(module)
     frozen = fallback if state is None else state == {False}
     if frozen:
@@ -165,17 +165,17 @@ def _frozen_below(module: nn.Module, fallback: bool) -> Iterator[nn.Module]:
 
 
 def _state(module: nn.Module) -> set[bool] | None:
-    """Return which values `requires_grad` takes below a module; None if it holds no parameter."""
+    """Return the values of `requires_grad` within a module, None if it has no parameters."""
     return {parameter.requires_grad for parameter in module.parameters()} or None
 
 
 def _neighbour_is_frozen(children: list[nn.Module], position: int) -> bool:
-    """Decide for a child without parameters inside a partly frozen module."""
+    """Return whether a child without parameters, in a partly frozen module, is next to a frozen layer."""
     keeps_statistics = any(True for _ in children[position].buffers())
     before, after = children[:position][::-1], children[position + 1 :]
     nearest = [(child, -1) for child in before], [(child, 0) for child in after]
     for neighbour, edge in chain(*nearest) if keeps_statistics else chain(*reversed(nearest)):
         own = [module for module in neighbour.modules() if next(module.parameters(recurse=False), None) is not None]
-        if own:  # of several layers the one that is next to it
+        if own:  # of several layers, the closest
             return not any(parameter.requires_grad for parameter in own[edge].parameters(recurse=False))
     return False

@@ -1,8 +1,8 @@
-"""Which parameters a pattern names.
+"""Select parameters by pattern.
 
-A pattern is a glob over the full dotted names of modules and parameters, and a name covers all that
-lies below it: `layer1` is that stage and never `layer10`, `*.bn1` every batch norm of that name,
-`*bias` every bias. As in a shell's globs for plain strings, `*` also crosses dots.
+A pattern is a glob over the full dotted names of modules and parameters. A name covers everything below it:
+`layer1` matches that stage but not `layer10`, `*.bn1` matches every batch norm of that name, and `*bias`
+every bias. `*` also matches dots.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Patterns = str | Iterable[str]
 
 
 def select(model: nn.Module, patterns: Patterns) -> dict[str, nn.Parameter]:
-    """Return the parameters that `patterns` name, by full name, in the model's order.
+    """Return the parameters that match `patterns` by full name, in the model's order.
 
-    A tied parameter is found under each of its names and returned once.
+    A tied parameter matches under each of its names and is returned once.
 
     Raises:
-        PatternError: a pattern names nothing, or only modules that hold no parameter.
+        PatternError: If a pattern matches nothing, or only modules without parameters.
     """
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for pattern in _as_list(patterns):
@@ -33,14 +33,14 @@ def select(model: nn.Module, patterns: Patterns) -> dict[str, nn.Parameter]:
 
 
 def covers(pattern: str, name: str) -> bool:
-    """Tell whether `pattern` names `name` itself or something above it; a full name always names itself."""
+    """Return whether `pattern` matches `name` or a module around it. A full name always matches itself."""
     parts = name.split(".")
     above = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
     return any(part == pattern or fnmatchcase(part, pattern) for part in above)
 
 
 def names_above(name: str) -> list[str]:
-    """Return the full names of the modules around `name`, the outermost, `""`, first."""
+    """Return the full names of the modules around `name`, outermost (`""`) first."""
     parts = name.split(".")
     return [".".join(parts[:depth]) for depth in range(len(parts))]
 
@@ -57,12 +57,12 @@ def _nothing_matched(model: nn.Module, pattern: str, parameters: Iterable[str]) 
     modules = [name for name, _ in model.named_modules() if name]
     if any(fnmatchcase(name, pattern) for name in modules):
         return (
-            f"{pattern!r} names only modules without parameters, so there is nothing to freeze or train in "
-            f"it; they follow the layers beside them. Name a module that holds parameters."
+            f"{pattern!r} matches only modules without parameters, so there is nothing to freeze or train; their "
+            f"mode follows the layers next to them. Name a module with parameters."
         )
     children = ", ".join(name for name, _ in model.named_children()) or "none"
     return (
-        f"{pattern!r} matches no module and no parameter of {type(model).__name__}."
+        f"{pattern!r} matches no module or parameter of {type(model).__name__}."
         f"{nearest(pattern, [*modules, *parameters])} Expected a glob over full dotted names; "
         f"the top-level names are: {children}."
     )
@@ -73,6 +73,6 @@ def _as_list(patterns: Patterns) -> list[str]:
     if not listed or not all(isinstance(pattern, str) and pattern for pattern in listed):
         raise PatternError(
             f"Expected a name or glob such as 'layer4', or a list of them, but got {patterns!r}. "
-            f"To take everything, leave the argument out."
+            f"To select everything, leave the argument out."
         )
     return listed

@@ -1,13 +1,12 @@
-"""The depth order of a model: stem ... head.
+"""Divide a model into stages, from the stem to the head.
 
-A stage is what a person would freeze, train or give a learning rate as one: ResNet's `layer3`, one
-block of a transformer, the head. Every parameter is in exactly one.
+A stage is a part that one would freeze, train or give a learning rate as a whole: ResNet's `layer3`, a
+transformer block, the head. Every parameter is in exactly one stage.
 
-Three things decide. What belongs together is what the family says (timm's `group_matcher`), else the
-modules themselves: the elements of a model's lists of layers, and the parts of containers. What comes
-first is what the forward pass uses first, where a recording of it is at hand, else what was
-registered first. And a norm, or a parameter directly on a container, is no stage by itself: it joins
-the stage before it.
+The model's family defines the stages if it can (timm's `group_matcher`). Otherwise they are the elements of
+the model's lists of layers and the parts of its containers, in the order in which the forward pass reads
+them, or without a recording of it, in the order of registration. Norms, and parameters directly on a
+container, join the stage before them.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from finetune.model.families import family_of
 from finetune.model.freezing import trainable
 from finetune.model.patterns import names_above
 
-# Containers are opened until there are this many stages and none holds more than this share of the
-# parameter tensors: `features` is no stage of VGG, while `layer3` is one of ResNet-152 (0.71).
+# Containers are opened until there are this many stages and none has more than this share of the
+# parameter tensors: VGG's `features` is opened, while `layer3` of ResNet-152 (0.71) is a stage.
 _FEWEST_STAGES = 3
 _LARGEST_SHARE = 0.75
 
-# A list of layers is opened if at least this share of the parameter tensors is in it: BERT's encoder, or
-# the decoder of T5, but not the branches of one block.
+# A list of layers is opened if it has at least this share of the parameter tensors: BERT's encoder and
+# T5's decoder are, the branches of a single block are not.
 _LIST_SHARE = 0.2
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
-Groups = dict[str, list[str]]
+_Groups = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A named part of the model and the full names of its parameters."""
+    """A named part of a model, with the full names of its parameters."""
 
     name: str
     parameters: tuple[str, ...]
@@ -47,8 +46,8 @@ def stages(model: nn.Module, head: Iterable[str] = (), order: Sequence[str] = ()
     """Return the stages of `model` from the stem to the head.
 
     Args:
-        head: full names of the head's modules, which are the last stage.
-        order: full names of parameters in the order in which the forward pass reads them.
+        head: Full names of the head's modules, which form the last stage.
+        order: Full names of the parameters in the order in which the forward pass reads them.
     """
     heads = tuple(head)
     top = [name for name, _ in model.named_parameters() if _is_below(name, heads)]
@@ -65,14 +64,14 @@ def stages(model: nn.Module, head: Iterable[str] = (), order: Sequence[str] = ()
 
 
 def trainable_stages(model: nn.Module, all_stages: Iterable[Stage]) -> list[Stage]:
-    """Return the stages that hold a trainable parameter, with those parameters only."""
+    """Return the stages with trainable parameters, reduced to those."""
     training = trainable(model)
     kept = [Stage(stage.name, tuple(name for name in stage.parameters if name in training)) for stage in all_stages]
     return [stage for stage in kept if stage.parameters]
 
 
-def _opened(model: nn.Module, heads: tuple[str, ...]) -> Groups:
-    """Group the parameters by module: containers around the head and lists of layers are opened, then the largest."""
+def _opened(model: nn.Module, heads: tuple[str, ...]) -> _Groups:
+    """Group the parameters by module. Open containers around the head and lists of layers, then the largest."""
     opened = {"", *(parent for name in heads for parent in names_above(name)), *_layer_lists(model)}
     while True:
         groups = _grouped(model, opened, heads)
@@ -86,7 +85,7 @@ def _opened(model: nn.Module, heads: tuple[str, ...]) -> Groups:
 
 
 def _layer_lists(model: nn.Module) -> set[str]:
-    """Return the outermost `ModuleList`s that hold much of the model, and all that is around them."""
+    """Return the outermost `ModuleList`s with a large share of the model, and the modules around them."""
     tensors = len(list(model.parameters()))
     lists: list[str] = []
     for name, module in model.named_modules():
@@ -96,9 +95,9 @@ def _layer_lists(model: nn.Module) -> set[str]:
     return {part for name in lists for part in (*names_above(name), name)}
 
 
-def _grouped(model: nn.Module, opened: set[str], heads: tuple[str, ...]) -> Groups:
-    """Give every parameter but the head's to the outermost module around it that is not opened."""
-    groups: Groups = {}
+def _grouped(model: nn.Module, opened: set[str], heads: tuple[str, ...]) -> _Groups:
+    """Assign every parameter outside the head to the outermost unopened module around it."""
+    groups: _Groups = {}
     for name, _ in model.named_parameters():
         if not _is_below(name, heads):
             stage = next(part for part in (*names_above(name), name) if part not in opened)
@@ -106,10 +105,10 @@ def _grouped(model: nn.Module, opened: set[str], heads: tuple[str, ...]) -> Grou
     return groups
 
 
-def _named(groups: Iterable[list[str]], top: list[str]) -> Groups:
-    """Name each group after the outermost module that holds most of it and nothing of another, or of the head."""
+def _named(groups: Iterable[list[str]], top: list[str]) -> _Groups:
+    """Name each group after the outermost module with most of its parameters and none of another group or the head."""
     filled = [group for group in groups if group]
-    named: Groups = {}
+    named: _Groups = {}
     for group in filled:
         others = {name for other in (*filled, top) if other is not group for name in other}
         name = ""
@@ -121,21 +120,21 @@ def _named(groups: Iterable[list[str]], top: list[str]) -> Groups:
     return named
 
 
-def _in_order(groups: Groups, order: Sequence[str]) -> Groups:
-    """Sort the groups by the first use of a parameter of theirs; what is never used stays by its neighbour."""
+def _in_order(groups: _Groups, order: Sequence[str]) -> _Groups:
+    """Sort the groups by the first use of their parameters. Unused groups stay next to their neighbor."""
     position = {name: place for place, name in enumerate(order)}
     first: dict[str, tuple[int, bool]] = {}
-    neighbour = -1
+    neighbor = -1
     for stage, parameters in groups.items():
         used = [position[name] for name in parameters if name in position]
-        neighbour = min(used, default=neighbour)
-        first[stage] = (neighbour, bool(used))  # before the neighbour, so that its norm still follows it
+        neighbor = min(used, default=neighbor)
+        first[stage] = (neighbor, bool(used))  # before the neighbor, whose norm still has to follow it
     return {stage: groups[stage] for stage in sorted(groups, key=first.__getitem__)}
 
 
-def _joined(model: nn.Module, groups: Mapping[str, list[str]]) -> Groups:
-    """Let norms and single parameters join the stage before them; those before the first stage join it."""
-    joined: Groups = {}
+def _joined(model: nn.Module, groups: Mapping[str, list[str]]) -> _Groups:
+    """Merge norms and single parameters into the stage before them, or into the first stage."""
+    joined: _Groups = {}
     waiting: list[str] = []
     for stage, parameters in groups.items():
         if not _stands_alone(model, stage, parameters):
@@ -152,19 +151,19 @@ def _joined(model: nn.Module, groups: Mapping[str, list[str]]) -> Groups:
 
 
 def _stands_alone(model: nn.Module, stage: str, parameters: Sequence[str]) -> bool:
-    """Tell whether this is more than norms and parameters directly on a container."""
+    """Return whether a group is more than norms and parameters directly on a container."""
     owners = (model.get_submodule(name.rpartition(".")[0]) for name in parameters)
     return stage not in parameters and any(not is_norm(owner) and not _has_parts(owner) for owner in owners)
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell whether a module is a normalisation layer, of torch's or of another library."""
+    """Return whether a module is a normalization layer, from torch or another library."""
     by_name = "norm" in type(module).__name__.lower() and all(weight.dim() < 2 for weight in module.parameters())
     return isinstance(module, _NORMS) or (by_name and not _has_parts(module))
 
 
 def _has_parts(module: nn.Module) -> bool:
-    """Tell whether a module holds others with parameters."""
+    """Return whether a module has submodules with parameters."""
     return any(next(child.parameters(), None) is not None for child in module.children())
 
 

@@ -69,7 +69,7 @@ def test_a_missing_field_is_an_error_that_names_it(missing: str, tmp_path: Path)
     del content[missing]
     file.write(tmp_path / "f", content)
 
-    with pytest.raises(CheckpointError, match=f"does not hold the fields of a checkpoint.*'{missing}'"):
+    with pytest.raises(CheckpointError, match=f"does not have the fields of a checkpoint.*'{missing}'"):
         schema.read(tmp_path / "f")
 
 

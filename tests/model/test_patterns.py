@@ -132,7 +132,7 @@ def test_no_part_of_a_name_is_a_name(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["pool", "act", "[pa]*[lt]"])
 def test_modules_without_parameters_are_told_apart_from_no_modules(pattern: str) -> None:
-    with pytest.raises(PatternError, match="names only modules without parameters"):
+    with pytest.raises(PatternError, match="matches only modules without parameters"):
         select(Stages(), pattern)
 
 

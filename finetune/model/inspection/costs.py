@@ -1,4 +1,4 @@
-"""What one forward pass costs: output shapes, multiply-adds, and the activations kept for the backward pass."""
+"""Measure the costs of one sample: output shapes, multiply-adds, and activations kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from finetune.nested import tensors_of
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What one sample costs.
+class SampleCosts:
+    """Costs of one sample.
 
     Attributes:
-        sizes: the size of each tensor of one sample that was tried.
-        shapes: of every module's output, by full name, without the batch.
-        multiply_adds: of a forward pass in eval mode.
-        activations: bytes that autograd keeps for the backward pass of a training step; None if the model
-            did not run in train mode.
+        sizes: Shape of each input tensor, without the batch dimension.
+        shapes: Output shape of every module by full name, without the batch dimension.
+        multiply_adds: Multiply-adds of a forward pass in eval mode.
+        activations: Bytes that autograd keeps for the backward pass of a training step, None if the model did not
+            run in train mode.
     """
 
     sizes: tuple[tuple[int, ...], ...]
@@ -40,28 +40,30 @@ class Costs:
     activations: int | None
 
 
-def measure(model: nn.Module, inputs: Any) -> Costs:
-    """Run `model` on `inputs` once in eval mode and once as in training, and return what one sample costs.
+def measure_costs(model: nn.Module, inputs: Any) -> SampleCosts:
+    """Run `model` once in eval mode and once as in training, and return the costs of one sample.
 
-    `inputs` is a batch: a tensor, a tuple of positional arguments, or a mapping of keyword ones, all with
-    the samples first. Two samples are better than one, which batch norms in train mode cannot use. What
-    the samples share, such as the statistics of a batch, counts by its share. Modes, buffers, gradients
-    and the random state are as before.
+    Modes, buffers, gradients and the random state are restored.
 
-    Multiply-adds are those of convolutions, matrix products, attention and recurrent layers, as papers
-    count them. Not counted: element-wise operations, norms, pooling, embeddings, biases, products of a
-    matrix and a single vector, `nn.Bilinear`, Fourier transforms, sparse and quantised products, and
-    custom kernels.
+    Multiply-adds are counted for convolutions, matrix products, attention and recurrent layers, as papers
+    do. Not counted: element-wise operations, norms, pooling, embeddings, biases, products of a matrix and a
+    single vector, `nn.Bilinear`, Fourier transforms, sparse and quantized products, and custom kernels.
 
-    Activations are the tensors that autograd saves in the model's own precision, the input among them,
-    each memory once, without parameters, buffers and sparse tensors. What lies before the first
-    trainable parameter keeps none.
+    Activations are the tensors that autograd saves, in the model's own precision and including the input.
+    Memory that several tensors share counts once; parameters, buffers and sparse tensors do not count. Layers
+    before the first trainable parameter keep no activations. Memory that the samples share, such as batch
+    statistics, is divided among them.
+
+    Args:
+        inputs: A batch: a tensor, a tuple of positional arguments, or a mapping of keyword arguments, with the
+            samples along the first dimension. Preferably two samples, because batch norms in train mode do not
+            accept one.
 
     Raises:
-        ArgumentError: the model does not accept the inputs.
+        ArgumentError: If the model does not accept the inputs.
     """
-    if isinstance(original := getattr(model, "_orig_mod", None), nn.Module):  # what torch.compile compiled
-        costs = measure(original, inputs)
+    if isinstance(original := getattr(model, "_orig_mod", None), nn.Module):  # compiled by torch.compile
+        costs = measure_costs(original, inputs)
         return replace(costs, shapes={f"_orig_mod.{name}": shape for name, shape in costs.shapes.items()})
     tensors = tensors_of(inputs)
     sizes = tuple(tuple(tensor.shape[1:]) for tensor in tensors)
@@ -77,12 +79,12 @@ def measure(model: nn.Module, inputs: Any) -> Costs:
         train_mode(model)
         kept = _kept_for_backward(model, inputs, samples)
     multiply_adds = counter.get_total_flops() // 2 // max(1, samples)
-    return Costs(sizes, shapes, multiply_adds, None if kept is None else kept // max(1, samples))
+    return SampleCosts(sizes, shapes, multiply_adds, None if kept is None else kept // max(1, samples))
 
 
 @contextmanager
 def _fused_layers_opened() -> Iterator[None]:
-    """Have layers that some devices run as one kernel run as the products they are made of, which are counted."""
+    """Run fused layers as separate matrix products, which the counter sees."""
     mha, mkldnn = torch.backends.mha, torch.backends.mkldnn
     fast_encoders, one_dnn = mha.get_fastpath_enabled(), mkldnn.enabled
     mha.set_fastpath_enabled(False)  # encoder layers in eval mode
@@ -96,15 +98,15 @@ def _fused_layers_opened() -> Iterator[None]:
 
 
 def _kept_for_backward(model: nn.Module, inputs: Any, samples: int) -> int | None:
-    """Return the bytes of what autograd saves in one forward pass; None if the pass fails."""
-    lasting = {storage_of(tensor) for tensor in chain(model.parameters(), model.buffers())}
-    given = {storage_of(tensor): tensor.nbytes for tensor in tensors_of(inputs)}  # views of a whole data set, maybe
+    """Return the bytes that autograd saves in one forward pass, None if the pass fails."""
+    permanent = {storage_of(tensor) for tensor in chain(model.parameters(), model.buffers())}
+    given = {storage_of(tensor): tensor.nbytes for tensor in tensors_of(inputs)}  # may be views of a whole dataset
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        alone = tensor.detach()  # the tensor itself would hold its own graph
+        alone = tensor.detach()  # the tensor itself would keep its graph alive
         if alone.layout is torch.strided:
-            kept.setdefault(storage_of(alone), alone)  # an id is only unique while its memory lives
+            kept.setdefault(storage_of(alone), alone)  # an id is unique only while its memory is alive
         return alone
 
     with ExitStack() as stack:
@@ -114,10 +116,10 @@ def _kept_for_backward(model: nn.Module, inputs: Any, samples: int) -> int | Non
             stack.enter_context(single_sample(model))
         try:
             call(model, inputs)
-        except Exception:  # what runs in eval mode only has no training step
+        except Exception:  # the model runs in eval mode only
             return None
     return sum(
         given.get(storage, tensor.untyped_storage().nbytes())
         for storage, tensor in kept.items()
-        if storage not in lasting
+        if storage not in permanent
     )

@@ -1,9 +1,7 @@
-"""Record one forward pass: which operation read which tensors, in which module.
+"""Record the operations of one forward pass as a graph.
 
-The record is a graph over operations. Heads are found in it by walking back from the output, and
-whatever else must know what a model does, and not only what it is made of, reads the same record.
-Operations are seen below autograd and below modules, so functional code, bare parameters, skips and
-shared layers are all in it.
+Heads are found in it by walking back from the output. Operations are recorded below autograd and below
+modules, so the graph includes functional code, bare parameters, skip connections and shared layers.
 """
 
 from __future__ import annotations
@@ -24,11 +22,13 @@ from finetune.nested import tensors_of
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """One operation whose result depends on the model's input.
+    """An operation whose result depends on the model's input.
 
-    `module` is the full name of the innermost module it ran in (`""` is the model itself),
-    `parameters` the full names of those it read, directly or through something computed from
-    parameters alone, and `inputs` the operations whose results it read.
+    Attributes:
+        module: Full name of the innermost module that it ran in; `""` is the model.
+        parameters: Full names of the parameters that it read, directly or through values computed from
+            parameters alone.
+        inputs: Operations whose results it read.
     """
 
     module: str
@@ -38,7 +38,14 @@ class Operation:
 
 @dataclass(frozen=True)
 class Recording:
-    """One forward pass: its result, its operations in order, those that made what its heads gave, and its main one."""
+    """A recorded forward pass.
+
+    Attributes:
+        output: Output of the model.
+        operations: All operations in order.
+        last: Operations that produced the outputs of the heads.
+        main: Operations that produced the logits.
+    """
 
     output: Any
     operations: tuple[Operation, ...]
@@ -47,10 +54,12 @@ class Recording:
 
 
 def record(model: nn.Module, inputs: Any) -> Recording:
-    """Run `model` once on `inputs` without gradients and return what happened.
+    """Run `model` once without gradients and record its operations.
 
-    `inputs` is a tensor, a tuple of positional arguments, or a mapping of keyword ones. The model's
-    modes, statistics and the random state are the caller's to protect.
+    The caller restores the model's modes, statistics and the random state; see `probing.undisturbed`.
+
+    Args:
+        inputs: A tensor, a tuple of positional arguments, or a mapping of keyword arguments.
     """
     recorder = _Recorder(model, inputs)
     with torch.no_grad(), recorder.following_modules(model), recorder:
@@ -61,7 +70,7 @@ def record(model: nn.Module, inputs: Any) -> Recording:
 
 
 def reading_order(model: nn.Module, inputs: Any) -> list[str]:
-    """Run `model` once as `record` does; return the full names of its parameters in the order it reads them."""
+    """Run `model` as `record` does, and return the full names of its parameters in the order of their first use."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     aliases = dict(model.named_parameters(remove_duplicate=False))
     read = (name for operation in record(model, inputs).operations for name in operation.parameters)
@@ -69,10 +78,7 @@ def reading_order(model: nn.Module, inputs: Any) -> list[str]:
 
 
 def output_shapes(model: nn.Module, inputs: Any) -> dict[str, tuple[int, ...]]:
-    """Run `model` once on `inputs` without gradients; return the shape of every module's last output.
-
-    The shapes are those of one sample. What is the caller's to protect in `record` is so here.
-    """
+    """Run `model` as `record` does, and return the shape of every module's last output for one sample."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def remember(name: str) -> Any:
@@ -90,7 +96,7 @@ def output_shapes(model: nn.Module, inputs: Any) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def watched(model: nn.Module, layers: Iterable[str], head: str) -> Iterator[dict[str, Tensor]]:
-    """Keep while it lasts the latest output of each of the layers, and under the head's name what that was given."""
+    """Collect the latest output of each layer, and under the head's name its latest input."""
     seen: dict[str, Tensor] = {}
 
     def keep_output(name: str) -> Any:
@@ -107,10 +113,7 @@ def watched(model: nn.Module, layers: Iterable[str], head: str) -> Iterator[dict
 
 
 def first_input(model: nn.Module, name: str, inputs: Any) -> Tensor:
-    """Run `model` on `inputs` without gradients up to the first call of a layer; return what that was given.
-
-    What is the caller's to protect in `record` is so here.
-    """
+    """Run `model` as `record` does up to the first call of a layer, and return the input of that layer."""
 
     class ReachedError(Exception):
         pass
@@ -135,11 +138,11 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self._running = [""]
-        self._alive = tensors_of(inputs)  # an id is only unique while its tensor lives
+        self._alive = tensors_of(inputs)  # an id is unique only while its tensor is alive
         self._from_input = {id(tensor) for tensor in self._alive}
         self._parameters: dict[int, tuple[str, ...]] = {
             id(tensor): (name,) for name, tensor in model.named_parameters()
-        }  # also of what is computed from parameters alone, such as a transposed weight
+        }  # and of values computed from parameters alone, such as a transposed weight
         self._filled: dict[int, tuple[str, ...]] = {}  # storage -> the parameters written into it
         first = {id(tensor): name for name, tensor in model.named_parameters()}
         self._tied = {
@@ -168,7 +171,7 @@ class _Recorder(TorchDispatchMode):
 
     @contextmanager
     def following_modules(self, model: nn.Module) -> Iterator[None]:
-        """Know the name of the innermost running module while it lasts."""
+        """Keep track of the innermost running module."""
         with ExitStack() as hooks:
             for name, module in model.named_modules():
                 hooks.enter_context(module.register_forward_pre_hook(self._entering(name)))
@@ -189,7 +192,7 @@ class _Recorder(TorchDispatchMode):
         self._written.update((storage_of(tensor), operation) for tensor in written)  # all its views depend on it
 
     def _names(self, tensor: Tensor) -> list[str]:
-        """Return the parameters that a tensor is or was computed from."""
+        """Return the parameters that a tensor is, or was computed from."""
         return [*self._parameters.get(id(tensor), ()), *self._filled.get(storage_of(tensor), ())]
 
     def _entering(self, name: str) -> Any:
@@ -200,7 +203,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Return the tensors that an operation writes into, as its schema says."""
+    """Return the tensors that an operation writes into, according to its schema."""
     if not func._schema.is_mutable:
         return []
     arguments = func._schema.arguments
@@ -212,7 +215,7 @@ def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list
 
 
 def storage_of(tensor: Tensor) -> int:
-    """Return what a tensor shares with its views and with nothing else, as long as one of them lives."""
+    """Return a number that a tensor shares with its views alone, unique while one of them is alive."""
     if tensor.layout is not torch.strided:  # a sparse tensor has no single storage
         return id(tensor)
     return int(tensor.untyped_storage()._cdata)

@@ -1,6 +1,6 @@
-"""Try a model without leaving a trace, and find inputs that it accepts.
+"""Try out a model without side effects, and find inputs that it accepts.
 
-Example inputs are guessed from the first layer that reads them.
+Example inputs are guessed from the first layer that states what it reads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, modes_restored, train_mode
 from finetune.model.outputs import call
 
-# Side lengths in the order in which published models use them; the first that runs is taken.
+# Side lengths, those most common in published models first. The first that runs is used.
 _SIDES = (224, 32, 64, 28, 128, 256, 299, 384, 16, 8)
 _LENGTHS = (256, 16, 64, 1024, 16000)
 
@@ -75,11 +75,11 @@ def accepted_example(model: nn.Module, given: Any = None) -> Any:
 
 
 def example_inputs(model: nn.Module, samples: int = 2) -> Iterator[Any]:
-    """Yield inputs of `samples` samples that `model` may accept, the likeliest first.
+    """Yield inputs of `samples` samples that `model` may accept, most likely first.
 
-    What the model says of itself comes first (`example_input_array` as in Lightning), then what its
-    family does, then shapes that fit its first layer: `[N, C, H, W]` before a 2-d convolution, `[N, F]`
-    or `[N, T, F]` before a linear layer, integer `[N, T]` before an embedding, and so on.
+    The order is the model's own `example_input_array` (as in Lightning), the examples of its family, and shapes
+    that fit its first layer: `[N, C, H, W]` for a 2-d convolution, `[N, F]` or `[N, T, F]` for a linear layer,
+    integer `[N, T]` for an embedding, and so on.
     """
     given = getattr(model, "example_input_array", None)
     if given is not None:
@@ -93,25 +93,25 @@ def example_inputs(model: nn.Module, samples: int = 2) -> Iterator[Any]:
 
 
 def samples_of_size(model: nn.Module, size: Sequence[int], samples: int = 2) -> Tensor:
-    """Return samples that are each of `size`, of the type that the model's first layer reads.
+    """Return random samples of shape `size` and of the type that the model's first layer reads.
 
     Raises:
-        ArgumentError: `size` is none.
+        ArgumentError: If `size` is not a sequence of positive integers.
     """
     if not all(isinstance(side, int) and side > 0 for side in size):
         raise ArgumentError(
-            f"Expected the size of one sample in whole numbers from 1 on, as (3, 224, 224), but got {size!r}."
+            f"Expected the size of one sample as integers of at least 1, such as (3, 224, 224), but got {size!r}."
         )
     return _sample(_first_layer(model), (samples, *size))
 
 
 def _first_layer(model: nn.Module) -> nn.Module:
-    """Return the first layer that says what it reads; the model if there is none."""
+    """Return the first layer whose input shape is known, or else the model."""
     return next((module for module in model.modules() if _shapes(module)), model)
 
 
 def _shapes(layer: nn.Module) -> list[tuple[int, ...]]:
-    """Return shapes, without the batch dimension, that `layer` reads; none if it says nothing."""
+    """Return shapes without the batch dimension that `layer` accepts, none if they are unknown."""
     if isinstance(layer, nn.Conv2d):
         return [(layer.in_channels, side, side) for side in _SIDES]
     if isinstance(layer, nn.Conv1d):
@@ -132,7 +132,7 @@ def _shapes(layer: nn.Module) -> list[tuple[int, ...]]:
 
 
 def _sample(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    generator = torch.Generator().manual_seed(0)  # the caller's random state stays as it is
+    generator = torch.Generator().manual_seed(0)  # leaves the global random state alone
     if isinstance(layer, nn.Embedding):
         values = torch.randint(layer.num_embeddings, shape, generator=generator)
     else:
@@ -141,7 +141,7 @@ def _sample(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
 
 
 def _placed(values: Tensor, like: Tensor | None) -> Tensor:
-    """Put values on the device of a parameter, floats in its dtype."""
+    """Move values to the device of a parameter, and floats to its dtype."""
     if like is None:
         return values
     return values.to(like.device, like.dtype) if values.is_floating_point() else values.to(like.device)

@@ -1,4 +1,4 @@
-"""The table a person reads: what is frozen, what trains, what it costs."""
+"""Summarize a model as a table: stages, parameters, freeze state and costs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from finetune.model.inspection.costs import Costs, measure
-from finetune.model.inspection.summary_rows import Groups, Row, Rows
+from finetune.model.inspection.costs import SampleCosts, measure_costs
+from finetune.model.inspection.summary_rows import RateGroups, RowBuilder, SummaryRow
 from finetune.model.stages import Stage
 
 _WIDTH = 120
@@ -22,48 +22,57 @@ _WIDTH = 120
 
 @dataclass(frozen=True)
 class Summary:
-    """The stages of a model from the stem to the head, and its totals. `str()` gives the table.
+    """The stages of a model from the stem to the head, and totals. `str()` returns the table.
 
     Attributes:
-        title: the model's class.
-        rows: a row for each stage.
-        costs: what one sample costs; None where no input was known.
-        statistics: how many norm layers keep running statistics.
-        moving_statistics: how many of them move theirs in training; the others' stand.
-        modes: what the model is in now: `"training"` where that is what the rows say, else `"train"`, `"eval"` or
-            `"mixed"`.
+        title: Class name of the model.
+        rows: One row per stage.
+        costs: Costs of one sample, None without an example input.
+        statistics: Number of norm layers with running statistics.
+        moving_statistics: Number of norm layers whose running statistics are updated in training.
+        modes: Current modes: `"training"` if every module is in the mode that its row shows, else `"train"`,
+            `"eval"` or `"mixed"`.
+
+    Examples:
+        >>> from finetune import FineTuner
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> summary = FineTuner(model).freeze().summary()
+        >>> summary.parameters, summary.trainable
+        (58, 18)
+        >>> [row.stage for row in summary.rows]
+        ['0', '2']
     """
 
     title: str
-    rows: tuple[Row, ...]
-    costs: Costs | None
+    rows: tuple[SummaryRow, ...]
+    costs: SampleCosts | None
     statistics: int
     moving_statistics: int
     modes: str
 
     @property
     def parameters(self) -> int:
-        """How many numbers the model learns in all, shared ones once."""
+        """Number of parameters, shared ones counted once."""
         return sum(row.parameters for row in self.rows)
 
     @property
     def trainable(self) -> int:
-        """How many of them train at the present freeze state."""
+        """Number of trainable parameters."""
         return sum(row.trainable for row in self.rows)
 
     @property
     def multiply_adds(self) -> int | None:
-        """Multiply-adds of one sample's forward pass; `finetune.model.inspection.costs.measure` says what counts."""
+        """Multiply-adds per sample in a forward pass; see `finetune.model.inspection.costs.measure_costs`."""
         return None if self.costs is None else self.costs.multiply_adds
 
     @property
     def activations(self) -> int | None:
-        """Bytes a sample that a training step keeps for its backward pass at the present freeze state."""
+        """Bytes per sample that a training step keeps for its backward pass."""
         return None if self.costs is None else self.costs.activations
 
     def __str__(self) -> str:
         page = StringIO()
-        # plain text wherever it runs, and names in brackets are no markup
+        # Plain text in every environment, and no markup: names may contain brackets.
         console = Console(
             file=page, width=_WIDTH, color_system=None, force_terminal=False, force_jupyter=False, markup=False
         )
@@ -75,21 +84,21 @@ class Summary:
 
 
 def summarize(
-    model: nn.Module, stages: Sequence[Stage], groups: Groups | None = None, inputs: Any = None, depth: int = 0
+    model: nn.Module, stages: Sequence[Stage], groups: RateGroups | None = None, inputs: Any = None, depth: int = 0
 ) -> Summary:
-    """Summarise `model` by stages.
+    """Summarize `model` by stages.
 
     Args:
-        stages: the model's, from the stem to the head.
-        groups: by parameter, the name and the rate of its learning-rate group, where training is planned.
-        inputs: a batch that the model accepts; with it come output shapes and costs.
-        depth: how many levels of layers to list below each stage.
+        stages: The model's stages from the stem to the head.
+        groups: Name and rate of the learning-rate group of each parameter, if training has been planned.
+        inputs: A batch that the model accepts, to measure output shapes and costs. None to leave them out.
+        depth: Levels of layers to list below each stage.
 
     Raises:
-        ArgumentError: the model does not accept the inputs.
+        ArgumentError: If the model does not accept the inputs.
     """
-    costs = None if inputs is None else measure(model, inputs)
-    rows = Rows(model, groups or {}, {} if costs is None else costs.shapes)
+    costs = None if inputs is None else measure_costs(model, inputs)
+    rows = RowBuilder(model, groups or {}, {} if costs is None else costs.shapes)
     norms = [
         module
         for module in model.modules()
@@ -114,7 +123,7 @@ def _table(summary: Summary) -> Table:
         shown.remove("lr group")
     for name in shown:
         justify: Literal["left", "right"] = "right" if name in ("parameters", "trainable") else "left"
-        # where it gets narrow, what a layer is made of breaks into lines, and what is longer still
+        # In a narrow table the layer column wraps first, and very long stage names too.
         wraps = name in ("layer", "lr group") or max((len(row.stage) for row in summary.rows), default=0) > _WIDTH // 3
         table.add_column(name, justify=justify, overflow="fold", no_wrap=not wraps)
     for row in summary.rows:
@@ -126,8 +135,8 @@ def _table(summary: Summary) -> Table:
     return table
 
 
-def _cells(row: Row, above: str = "", level: int = 0) -> Iterator[dict[str, str]]:
-    """Yield the cells of a row by column, then those of its layers, which are set in below it."""
+def _cells(row: SummaryRow, above: str = "", level: int = 0) -> Iterator[dict[str, str]]:
+    """Yield the cells of a row by column, then those of its layers, indented."""
     name = row.layer.removeprefix(_shared(row.layer, above))
     rates = [f"{rate:.2g}" if group == row.stage else f"{group}: {rate:.2g}" for group, rate in row.groups]
     yield {
@@ -145,29 +154,29 @@ def _cells(row: Row, above: str = "", level: int = 0) -> Iterator[dict[str, str]
 
 
 def _shared(name: str, above: str) -> str:
-    """Return how a layer's name begins that needs no saying below `above`."""
+    """Return the prefix that a layer's name shares with the row `above`, which need not be repeated."""
     parts = name.split(".")[:-1]
     same = takewhile(lambda pair: pair[0] == pair[1], zip(parts, above.split("."), strict=False))
     return "".join(f"{part}." for part, _ in same)
 
 
 def _notes(summary: Summary) -> Iterator[str]:
-    """Yield what is said below the table, a line each."""
+    """Yield the lines below the table."""
     if summary.costs is not None:
         sizes = ", ".join(str(list(size)) for size in summary.costs.sizes)
         done = _scaled(summary.costs.multiply_adds, {"": 1, "M": 10**6, "G": 10**9})
-        yield f"A sample of size {sizes}: {done} multiply-adds{_kept(summary.costs.activations)}."
+        yield f"Per sample of size {sizes}: {done} multiply-adds{_kept(summary.costs.activations)}."
     now = {
-        "training": "the model is in it now",
-        "train": "now all of the model is in train mode",
-        "eval": "now all of the model is in eval mode",
-        "mixed": "now the model is in others",
+        "training": ", in which the model is now",
+        "train": "; the whole model is in train mode now",
+        "eval": "; the whole model is in eval mode now",
+        "mixed": "; the model is in other modes now",
     }[summary.modes]
-    yield f"The mode is the one in training; {now}."
+    yield f"Modes are those during training{now}."
     if summary.statistics:
         moving = f"{summary.moving_statistics:,} of {summary.statistics:,}"
-        yield f"Running statistics: {moving} norm layers move theirs in training; a frozen layer's stand still."
-    yield "Norm weights and biases take no weight decay."
+        yield f"Running statistics: training updates those of {moving} norm layers; frozen layers keep theirs."
+    yield "Weight decay does not apply to norm weights and biases."
 
 
 def _kept(activations: int | None) -> str:
@@ -177,6 +186,6 @@ def _kept(activations: int | None) -> str:
 
 
 def _scaled(number: int, units: Mapping[str, int]) -> str:
-    """Return a number in the largest unit of which it has one or more."""
+    """Return a number in the largest unit that does not exceed it."""
     unit, size = max(((unit, size) for unit, size in units.items() if size <= max(1, number)), key=lambda pair: pair[1])
     return f"{number / size:,.{0 if size == 1 else 2}f} {unit}".rstrip()

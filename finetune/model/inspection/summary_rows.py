@@ -1,4 +1,4 @@
-"""What each stage and layer of a model is, as rows: its kind, its parameters, what trains and in which mode."""
+"""Describe the stages and layers of a model as rows: kind, parameters, freeze state and mode."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from finetune.model.freezing import frozen_modules
 from finetune.model.patterns import names_above
 from finetune.model.stages import Stage
 
-Groups = Mapping[str, tuple[str, float]]
+RateGroups = Mapping[str, tuple[str, float]]
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """One stage, or one layer of a stage.
 
     Attributes:
-        stage: the stage's name.
-        layer: the layer's full name; empty for the stage as a whole.
-        kind: what it is made of, as `"2 x BasicBlock"`.
-        parameters: how many numbers it learns, those it shares with an earlier layer left out.
-        trainable: how many of them train at the present freeze state.
-        mode: `"train"`, `"eval"` or `"mixed"`: what it runs in during training; empty for a bare parameter.
-        groups: the names and rates of the learning-rate groups that train it.
-        shape: that of its output for one sample, None where it is not known.
-        layers: the layers in it, as far as they were asked for.
+        stage: Name of the stage.
+        layer: Full name of the layer, empty for a whole stage.
+        kind: Classes of its modules, such as `"2 x BasicBlock"`.
+        parameters: Number of parameters, without those shared with an earlier layer.
+        trainable: Number of trainable parameters.
+        mode: Mode during training: `"train"`, `"eval"` or `"mixed"`; empty for a bare parameter.
+        groups: Names and rates of the learning-rate groups that train it.
+        shape: Output shape for one sample, None if unknown.
+        layers: Rows of its layers, down to the requested depth.
     """
 
     stage: str
@@ -40,25 +40,25 @@ class Row:
     mode: str
     groups: tuple[tuple[str, float], ...] = ()
     shape: tuple[int, ...] | None = None
-    layers: tuple[Row, ...] = ()
+    layers: tuple[SummaryRow, ...] = ()
 
     @property
     def state(self) -> str:
-        """`"frozen"`, `"training"`, or `"partly frozen"`; empty for what has no parameters."""
+        """Freeze state: `"frozen"`, `"training"` or `"partly frozen"`; empty without parameters."""
         if not self.parameters:
             return ""
         return {0: "frozen", self.parameters: "training"}.get(self.trainable, "partly frozen")
 
 
-class Rows:
-    """Makes the rows of one model at its present freeze state.
+class RowBuilder:
+    """Builds the rows of a model at its current freeze state.
 
     Args:
-        groups: by parameter, the name and the rate of its learning-rate group.
-        shapes: by module, that of its output.
+        groups: Name and rate of the learning-rate group of each parameter.
+        shapes: Output shape of each module for one sample.
     """
 
-    def __init__(self, model: nn.Module, groups: Groups, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, model: nn.Module, groups: RateGroups, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.model = model
         self.groups = groups
         self.shapes = shapes
@@ -66,8 +66,8 @@ class Rows:
         self.modules = dict(model.named_modules())
         self.frozen = set(frozen_modules(model))
 
-    def of_stage(self, stage: Stage, depth: int) -> Row:
-        """Return a stage's row, with those of its layers down to `depth` levels."""
+    def of_stage(self, stage: Stage, depth: int) -> SummaryRow:
+        """Return the row of a stage, with rows of its layers down to `depth` levels."""
         tops = _outermost(self.parameters, stage)
         if len(tops) == 1 and tops[0] in self.modules:
             kind, layers = _kind(self.modules[tops[0]]), self._inside(tops[0])
@@ -79,12 +79,12 @@ class Rows:
         return self._row(stage.name, "", kind, stage.parameters, tops, shape, listed)
 
     def present_modes(self) -> str:
-        """Say what the model is in now."""
+        """Return the current modes: `"training"` if they are those of the rows, else `"train"`, `"eval"` or `"mixed"`."""
         if all(module.training is (module not in self.frozen) for module in self.modules.values()):
             return "training"
         return _mode({module.training for module in self.modules.values()})
 
-    def _layers(self, stage: Stage, names: Sequence[str], depth: int) -> tuple[Row, ...]:
+    def _layers(self, stage: Stage, names: Sequence[str], depth: int) -> tuple[SummaryRow, ...]:
         if depth < 1:
             return ()
         rows = []
@@ -95,7 +95,7 @@ class Rows:
         return tuple(rows)
 
     def _inside(self, name: str) -> list[str]:
-        """Return the full names of a module's bare parameters and of the modules right below it."""
+        """Return the full names of a module's own parameters and of its direct submodules."""
         if name not in self.modules:
             return []
         module, before = self.modules[name], f"{name}." if name else ""
@@ -112,12 +112,12 @@ class Rows:
         names: Sequence[str],
         parts: Sequence[str],
         shape: tuple[int, ...] | None,
-        layers: tuple[Row, ...],
-    ) -> Row:
+        layers: tuple[SummaryRow, ...],
+    ) -> SummaryRow:
         own = [self.parameters[name] for name in names]
         training = [name for name in names if self.parameters[name].requires_grad and name in self.groups]
         modules = [module for part in parts if part in self.modules for module in self.modules[part].modules()]
-        return Row(
+        return SummaryRow(
             stage=stage,
             layer=layer,
             kind=kind,
@@ -138,7 +138,7 @@ def _mode(training: set[bool]) -> str:
 
 
 def _outermost(parameters: Iterable[str], stage: Stage) -> list[str]:
-    """Return the outermost modules of which all parameters are the stage's, and its parameters in none of them."""
+    """Return the outermost modules whose parameters all belong to the stage, and the stage's remaining parameters."""
     total = Counter(around for name in parameters for around in names_above(name))
     held = Counter(around for name in stage.parameters for around in names_above(name))
     whole = {around for around in held if held[around] == total[around]} - set(names_above(stage.name))
@@ -147,7 +147,7 @@ def _outermost(parameters: Iterable[str], stage: Stage) -> list[str]:
 
 
 def _kind(module: nn.Module) -> str:
-    """Say what a module is: its class, or for a plain container what it contains."""
+    """Return a module's class name, or for a plain container those of its parts."""
     if type(module) in (nn.Sequential, nn.ModuleList, nn.ModuleDict) and any(True for _ in module.children()):
         return _listed([_kind(child) for child in module.children()])
     return type(module).__name__
