@@ -334,9 +334,9 @@ def test_a_checkpoint_without_training_state_cannot_be_resumed(tmp_path: Path) -
     path = FineTuner(net(outputs=3), device="cpu").save_checkpoint(tmp_path / "f.safetensors")
     tuner = FineTuner(net(outputs=3), device="cpu")
 
-    with pytest.raises(CheckpointError, match=r"saved for use and holds no training state.*last\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"saved for use and has no training state.*last\.safetensors"):
         tuner.fit(data(), resume_from=path)
-    with pytest.raises(CheckpointError, match=r"no whole checkpoint to resume from in .*; looked at 1 files"):
+    with pytest.raises(CheckpointError, match=r"no intact checkpoint to resume from in .*; looked at 1 files"):
         tuner.fit(data(), resume_from=tmp_path)
     with pytest.raises(ArgumentError, match="checkpoint_dir"):
         tuner.fit(data(), resume_from="auto")

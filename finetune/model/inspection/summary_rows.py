@@ -79,7 +79,7 @@ class RowBuilder:
         return self._row(stage.name, "", kind, stage.parameters, tops, shape, listed)
 
     def present_modes(self) -> str:
-        """Return the current modes: `"training"` if they are those of the rows, else `"train"`, `"eval"` or `"mixed"`."""
+        """Return the current modes, `"training"` if they are those of the rows; see `Summary.modes`."""
         if all(module.training is (module not in self.frozen) for module in self.modules.values()):
             return "training"
         return _mode({module.training for module in self.modules.values()})
