@@ -14,24 +14,24 @@ from torch import Tensor, nn
 from finetune.advice.evidence import check_classes, measure
 from finetune.advice.features import Features, collect
 from finetune.advice.judgement import Advice, judge
-from finetune.caching.cache import Cache, cache_place
+from finetune.caching.cache import open_cache
 from finetune.checkpoint import restore, schema
 from finetune.checkpoint.record import record_head, record_model
 from finetune.checkpoint.resume import find_run
 from finetune.checkpoint.schema import Checkpoint
-from finetune.data.audit import audit
 from finetune.data.loading.batches import Batches
-from finetune.data.prepare import Prepared, open_training, some_targets
-from finetune.data.preprocessing.augmentations import Augmentation, chosen_augmentation
-from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
+from finetune.data.pipeline import Pipeline, preprocessing_for
+from finetune.data.prepare import Prepared, some_targets
+from finetune.data.preprocessing.augmentations import Augmentation
+from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source, split_batch
-from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import split
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError
-from finetune.model import channels_last, compiling, freezing
+from finetune.model import compiling, freezing
+from finetune.model.channels_last import channels_last
 from finetune.model.families import family_of
 from finetune.model.inspection.summary import Summary, summarize
 from finetune.model.network import Network
@@ -39,12 +39,11 @@ from finetune.model.outputs import auxiliary_of, call, logits_of
 from finetune.model.patterns import Patterns
 from finetune.model.surgery import adapters, head_search, heads
 from finetune.model.wrapping import unwrapped
-from finetune.nested import map_tensors
-from finetune.plan import make_plan
+from finetune.plan import Plan, make_plan
 from finetune.pretrained import take_in
 from finetune.strategies import Strategy
 from finetune.training import loop
-from finetune.training.callbacks.base import Callback
+from finetune.training.callbacks.base import Callback, are_custom, change_inputs
 from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
 from finetune.training.history import History
 from finetune.training.lr_range_test import RateSuggestion, range_test, rising
@@ -63,9 +62,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _STEPS = ("training_step", "validation_step", "predict_step")
-
-# A pass over fewer samples is over before another memory format of the weights has paid off.
-_FEW_SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -99,36 +95,42 @@ class FineTuner:
     """A model with the verbs to fine-tune it.
 
     Args:
-        model: an `nn.Module`, used in place, or the name of a torchvision classifier.
-        weights: for a name, `"DEFAULT"` for the best published weights, the name of others, or None for
-            random ones. For both, the path of a local state dict (`.pth` or `.safetensors`).
-        in_channels: of the pictures, where they are not the model's own: the layers that read them are
-            adapted, so that with 1 a grey picture gives what its RGB copy gave. None leaves them alone.
-        preprocessing: how pictures, texts or sound become the model's input: a `Preprocessing` or its
-            fields, or a tokenizer, feature extractor or image processor of transformers. None for what
-            comes with the weights, and for pictures else ImageNet's at 224 pixels.
-        loss: `"cross_entropy"`, `"bce"`, `"mse"` or a function of outputs and targets; None to go by
-            the targets.
-        metrics: names, torchmetrics objects, or a mapping of name to either; None for those of the task.
+        model: An `nn.Module`, used in place, or the name of a model: `"resnet18"`, `"timm/NAME"`, `"hf/NAME"`.
+        weights: For a name, `"DEFAULT"` for the best published weights, the name of others, or None for
+            random ones. In either case, the path of a local state dict (`.pth` or `.safetensors`).
+        in_channels: Channels of the pictures, if not the model's own. The first layers are adapted, so that
+            with 1 a grey picture gives the same as its RGB copy. None leaves them alone.
+        preprocessing: From pictures, texts or sound to inputs: a `Preprocessing` or its fields, or a
+            tokenizer, feature extractor or image processor of transformers. None for the one published with the
+            weights, and otherwise, for pictures, ImageNet's at 224 pixels.
+        loss: `"cross_entropy"`, `"bce"`, `"mse"` or a function of outputs and targets; None to infer it
+            from the targets.
+        metrics: Names, torchmetrics objects, or a mapping from name to either; None for the task's defaults.
         optimizer: `"adamw"`, `"sgd"`, or a function of parameter groups such as `torch.optim.Adam`.
-        weight_decay: of weights; norm weights and biases take none.
-        max_grad_norm: clip the gradients' norm to this, once an update.
-        gradient_accumulation_steps: batches an update.
-        device: where to train; `"auto"` takes a GPU if there is one.
-        precision: `"fp32"`, `"bf16"`, `"fp16"`, or `"auto"`: the best the GPU has, fp32 on a CPU.
-        compile: compile the model with `torch.compile` while it trains, evaluates or predicts; the name of a
-            backend for another than `"inductor"`. The first batches take longer, up to minutes.
-        seed: of everything random: fresh weights and heads, splits, order, augmentation, dropout.
+        weight_decay: Weight decay; norm weights and biases are exempt.
+        max_grad_norm: Norm to clip the gradients to, at every update.
+        gradient_accumulation_steps: Batches per optimizer update.
+        device: Device to train on; `"auto"` takes a GPU if there is one.
+        precision: `"fp32"`, `"bf16"`, `"fp16"`, or `"auto"`: the best the GPU supports, fp32 on a CPU.
+        compile: Whether to run the model through `torch.compile`; a string names a backend other than
+            `"inductor"`. The first batches then take longer, up to minutes.
+        seed: Seed for every random choice: fresh weights and heads, splits, order, augmentation, dropout.
 
     Attributes:
-        model: the module that was given, never swapped for another.
-        classes: class names by output, or None where outputs have none.
-        history: a row for each epoch trained so far.
-        device: where the model is.
+        device: Where the model is.
 
     Raises:
-        ArgumentError: a value that cannot work.
-        CheckpointError: the weights are not to be had, or do not fit.
+        ArgumentError: If an argument cannot work.
+        CheckpointError: If the weights cannot be found, or do not fit.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> X, y = torch.randn(30, 4), torch.arange(30) % 3
+        >>> tuner = FineTuner(model, device="cpu")
+        >>> tuner.fit((X, y), epochs=2, progress=False)[-1]["epoch"]
+        2
+        >>> tuner.predict(X).shape
+        torch.Size([30, 3])
     """
 
     def __init__(
@@ -182,7 +184,8 @@ class FineTuner:
 
     @model.setter
     def model(self, model: nn.Module) -> None:
-        self._learn(network=replace(self.network, wrapped=model))
+        same = unwrapped(model) is self.inner
+        self._learn(network=replace(self.network, wrapped=model) if same else Network.of(model))
 
     @property
     def inner(self) -> nn.Module:
@@ -242,14 +245,22 @@ class FineTuner:
     # ------------------------------------------------------------------ verbs on the model
 
     def freeze(self, pattern: Patterns | None = None) -> Self:
-        """Freeze what `pattern` names, as `"layer[123]"` or `["conv1", "*.bn1"]`; None: all but the head.
+        """Freeze the matching layers and parameters.
 
-        Frozen parameters take no gradient, no update and no weight decay; frozen batch norms and
-        dropouts stay in eval mode.
+        Frozen parameters take no gradient, no update and no weight decay. Frozen batch norms and dropouts
+        stay in eval mode, whatever calls `train()`.
+
+        Args:
+            pattern: A glob such as `"layer[123]"` over full names, or several; None for all but the head.
 
         Raises:
-            PatternError: it names nothing.
-            HeadError: `pattern` is None and which layer is the head is not clear.
+            PatternError: If a pattern matches nothing.
+            HeadError: If `pattern` is None and the model leaves open which layer is its head.
+
+        Example:
+            >>> tuner = FineTuner("resnet18", device="cpu").replace_head(3).freeze()
+            >>> [name for name, p in tuner.model.named_parameters() if p.requires_grad]
+            ['fc.weight', 'fc.bias']
         """
         if pattern is None:
             freezing.freeze_all_but(self.inner, self.network.required_heads())
@@ -258,10 +269,18 @@ class FineTuner:
         return self
 
     def unfreeze(self, names: Patterns | None = None) -> Self:
-        """Make what `names` name trainable; None: everything, with PEFT everything that PEFT trains.
+        """Make the matching layers and parameters trainable.
+
+        Args:
+            names: Patterns as `freeze` takes them; None for everything, which with PEFT is all that PEFT trains.
 
         Raises:
-            PatternError: they name nothing.
+            PatternError: If a pattern matches nothing.
+
+        Example:
+            >>> tuner = FineTuner("resnet18", device="cpu").replace_head(3).freeze().unfreeze("layer4.1")
+            >>> tuner.model.layer4[1].conv1.weight.requires_grad
+            True
         """
         freezing.unfreeze(self.inner, self.network.everything() if names is None else names)
         return self
@@ -273,17 +292,23 @@ class FineTuner:
         head: nn.Module | heads.HeadFactory | str | None = None,
         layer: str | None = None,
     ) -> Self:
-        """Give the model a new head with `n` outputs, auxiliary heads included; the new head trains.
+        """Give the model a new, trainable head with `n` outputs; auxiliary heads are replaced with it.
 
         With `n=1` the loss decides between binary classification and regression.
 
         Args:
-            head: a module; a function of `num_features` that makes one; `"append"` for a layer behind the
-                outputs there are; None for a layer like the old one.
-            layer: the full name of the layer to replace, where the model leaves it open.
+            n: Number of outputs.
+            head: A module; a function from `num_features` to a module; `"append"` for a layer behind the
+                present outputs; None for a layer like the old one.
+            layer: Full name of the layer to replace, if the model leaves that open.
 
         Raises:
-            HeadError: the head cannot be found or made; the model is as before.
+            HeadError: If the head cannot be found or built. The model is unchanged.
+
+        Example:
+            >>> tuner = FineTuner("resnet18", device="cpu").replace_head(120)
+            >>> tuner.head
+            Linear(in_features=512, out_features=120, bias=True)
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise HeadError(f"Expected a whole number of outputs from 1 on, but got {n!r}.")
@@ -300,19 +325,23 @@ class FineTuner:
         return self
 
     def summary(self, input_size: Sequence[int] | None = None, *, depth: int = 0) -> Summary:
-        """Return the table of stages: what is frozen, what trains, at which rate, and what it costs.
+        """Return a table of the stages: parameters, freeze state, learning rates and costs.
 
-        Output shapes, multiply-adds and the memory of activations are those of one sample. Without
-        `input_size`, as `(3, 224, 224)`, one is made that suits the preprocessing or the model's first
-        layer; where the model accepts none of these, the table goes without. Rates are there once
-        training was planned.
+        Output shapes, multiply-adds and activation memory are per sample. Learning rates appear once
+        training has been planned.
 
         Args:
-            input_size: of one sample, without the batch.
-            depth: how many levels of layers to list below each stage.
+            input_size: Shape of one sample, such as `(3, 224, 224)`. None for the data last seen, or for an
+                input guessed from the preprocessing and the first layer; without either the table has no costs.
+            depth: Levels of layers to list below each stage.
 
         Raises:
-            ArgumentError: the model does not accept that size.
+            ArgumentError: If the model does not accept that size.
+
+        Example:
+            >>> summary = FineTuner(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), device="cpu").summary()
+            >>> summary.parameters, summary.multiply_adds
+            (67, 56)
         """
         pictures = self.preprocessing if isinstance(self.preprocessing, Preprocessing) else None
         picture = None if pictures is None else (pictures.channels, *pictures.crop_size)
@@ -341,51 +370,57 @@ class FineTuner:
         skip_corrupt: bool = False,
         progress: bool = True,
     ) -> History:
-        """Train on `train`, evaluate on `val` after every epoch, and return the history.
+        """Train, evaluate after every epoch, and return the history.
 
         Args:
-            train: a folder with a folder per class, a CSV or Parquet file of path or text and label, a
-                pair `(X, y)`, a Dataset or a DataLoader.
-            val: the same, or a share such as 0.1 to set aside, or False for none. With None a fifth of a
-                folder or table is set aside, stratified by class; other data goes without.
-            epochs: passes over the training data, shared out over the phases of a strategy; a list has its own.
-            strategy: a name or a function of `finetune.strategies`, or a list of `Phase`; None for one phase
-                with the freeze state as it stands.
-            lr: a rate; a pair `(first stage, head)` with the stages between spread geometrically; a
-                `LayerDecay`; or a mapping of pattern to rate. None for rates that suit the optimizer: with Adam
-                one over the number of features for the head, within 1e-3 and 1e-2, a third of it for the stage before
-                and a hundredth for the first.
-            schedule: `"cosine"`, `"linear"`, `"constant"` or `"one_cycle"`, which all warm up over the first
-                5 % (one-cycle 30 %), or a function of the phase's progress in [0, 1] that gives a
-                factor on the rates.
+            train: Training data: a folder with one folder per class, a CSV or Parquet file of path or text and
+                label, a pair `(X, y)`, a Dataset or a DataLoader.
+            val: Validation data in the same forms, a share such as 0.1 to set aside, or False for none. None
+                sets aside a fifth of a folder or table, stratified by class, and nothing of other data.
+            epochs: Passes over the training data, divided among the phases of a strategy. A list of phases
+                has its own.
+            strategy: Name or function from `finetune.strategies`, or a list of `Phase`; None for one phase with
+                the present freeze state.
+            lr: Learning rate; a pair `(first stage, head)`, spread geometrically over the stages between; a
+                `LayerDecay`; or a mapping from pattern to rate. None for the optimizer's defaults: with Adam the
+                head's is one over its number of features, between 1e-3 and 1e-2, a third of that for the stage
+                before it, and a hundredth for the first.
+            schedule: `"cosine"`, `"linear"`, `"constant"` or `"one_cycle"`, all with warm-up over the first
+                5 % (one-cycle: 30 %), or a function from the phase's progress in [0, 1] to a factor.
+            batch_size: Samples per batch.
             augment: Augmentation of training pictures: True for random crops and flips, False for none,
                 `"randaugment"` or `"trivialaugment"` for these policies on top, or a function of a PIL picture.
-            augment_views: how many augmented pictures there are of each sample, one an epoch in turn, so that what
-                follows from them can be stored: an approximation of new ones in every epoch, which 0 asks
-                for. With None there are new ones where the augmentation is a function of yours or where nothing
-                is stored; else the library's own gives way to 4 views, the picture as it is evaluated and 3
-                random ones.
-            cache: `"auto"` computes what comes before the first trainable parameter once for each sample and
-                keeps it on the device, in memory or on disk, where that gives the same result and pays;
-                `"memory"` and `"disk"`, a temporary file, wherever it gives the same result. A folder's path
-                keeps it there for runs to come, which find what they share: another head, rate or fold
-                computes nothing again; whatever else changes, as a weight or a picture, is computed anew. The
-                folder is yours to delete. False never. The log says what came of it.
-            callbacks: called at the edges of phases, epochs and updates, in this order.
-            checkpoint_dir: where to keep `last.safetensors` and `best.safetensors`.
-            resume_from: a checkpoint file, a folder of them, or `"auto"` for the one in `checkpoint_dir`
-                if there is one.
-            skip_corrupt: leave out pictures that cannot be decoded, and say how many, instead of stopping.
-            progress: show the plan and the progress where there is a terminal, else log them.
+            augment_views: Number of fixed augmented versions to keep per picture, cycled one per epoch, so that
+                frozen features can be cached. 0 draws a fresh augmentation every epoch. None draws fresh ones
+                unless the cache is active and the augmentation is built in; then it keeps 4: the picture as
+                evaluated and 3 random versions.
+            cache: Where to keep the activations of the frozen layers, computed once per sample: `"auto"` on
+                the device, in memory or on disk if that pays and gives the same result; `"memory"` or
+                `"disk"` (a temporary file) whenever it gives the same result; a folder to share between runs;
+                False for no cache. A run finds in a folder all that did not change, such as for another head,
+                rate or fold. The folder is yours to delete.
+            callbacks: Callbacks, called in this order.
+            checkpoint_dir: Folder for `last.safetensors` and `best.safetensors`.
+            resume_from: A checkpoint file, a folder of them, or `"auto"` for the one in `checkpoint_dir` if
+                there is one.
+            skip_corrupt: Whether to leave out pictures that cannot be decoded, with a warning, instead of
+                raising.
+            progress: Whether to show plan and progress in a terminal; elsewhere they are logged.
 
         Raises:
-            ArgumentError, PatternError, DataError, CheckpointError: something given cannot work; said
-                before the first update.
-            NonFiniteError: the loss or a gradient is NaN or infinite; the model is as before the update.
+            ArgumentError, PatternError, DataError, CheckpointError: If an argument or the data cannot work;
+                raised before the first update.
+            NonFiniteError: If the loss or a gradient is NaN or infinite. The model is as before that update.
+
+        Example:
+            >>> tuner = FineTuner("resnet18", device="cpu", preprocessing={"crop_size": 32}).replace_head(3)
+            >>> history = tuner.freeze().fit("dogs/train", "dogs/val", epochs=2, progress=False)
+            >>> tuner.classes
+            ('beagle', 'husky', 'pug')
         """
         with self._undone_on_error() as on_error:
             saved = find_run(resume_from, checkpoint_dir)
-            data = self._open(train, val)
+            data = self._open_training(train, val)
             self._try_on(data.train, trains=True)
             plan = make_plan(
                 self.network,
@@ -397,38 +432,43 @@ class FineTuner:
                 precision=self.precision,
                 on_error=on_error,
             )
-            task = infer_task(self.settings.loss, some_targets(data.train), plan.network.num_outputs)
-            self._learn(network=plan.network, rates=plan.rates, task=task)
-            training = self._audited(data.train, "training", skip_corrupt=skip_corrupt)
-            validation = None if data.val is None else self._audited(data.val, "validation", skip_corrupt=skip_corrupt)
-            keep = sum(phase.epochs for phase in plan.phases) > 1
+            self._learn(network=plan.network, rates=plan.rates)
+            task = self._learn_task(data.train)
+            train_batches, val_batches = self._pipeline.training_batches(
+                data,
+                batch_size,
+                augment=augment,
+                views=augment_views,
+                keep=sum(phase.epochs for phase in plan.phases) > 1,
+                num_classes=self._num_classes,
+                skip_corrupt=skip_corrupt,
+            )
             writer = [] if checkpoint_dir is None else [ModelCheckpoint(checkpoint_dir)]
-            run = Run(
-                tuner=self,
-                network=plan.network,
-                settings=self.settings,
-                phases=plan.phases,
-                train=self._batches(
-                    training, batch_size, shuffle=True, augment=augment, views=augment_views, keep=keep
-                ),
-                val=None if validation is None else self._batches(validation, batch_size, keep=keep),
-                task=task,
-                metrics=build_metrics(self.settings.metrics, task, plan.network.num_outputs),
-                precision=self.precision,
+            run = self._new_run(
+                plan,
+                train_batches,
+                val_batches,
+                metrics=build_metrics(self.settings.metrics, task, self.network.num_outputs),
                 callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
                 notes=data.notes,
-                plan=plan.lines,
-                cache=self._cache(cache, callbacks),
+                cache=open_cache(
+                    cache,
+                    self.network,
+                    self.precision.autocast,
+                    changed=change_inputs(callbacks),
+                    guarded=self._overrides(*_STEPS) or are_custom(callbacks),
+                ),
             )
-            if training.classes is not None:
-                self._learn(classes=training.classes, classes_from_data=True)
+            classes = train_batches.source.classes
+            if classes is not None:
+                self._learn(classes=classes, classes_from_data=True)
             if saved is not None:
                 self._resume(run, saved)
-        self._tell_model(training.classes, task)
+        self._tell_model(classes, task)
         hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
         self._run = run
         try:
-            with self._memory_format(training, trains_all=plan.trains_all):
+            with self._memory_format(train_batches.source, trains_all=plan.trains_all):
                 loop.fit(run)
         finally:
             self._run = None
@@ -438,44 +478,57 @@ class FineTuner:
         return self.history
 
     def evaluate(self, data: Any, *, batch_size: int = 32) -> dict[str, float]:
-        """Return the loss, first, and the metrics over `data`, each sample counted once.
+        """Return the loss and then the metrics over `data`, each sample counted once.
 
-        Takes what `fit` takes. Every module's mode is as before at the end.
+        Args:
+            data: Labelled data, as `fit` takes it.
+            batch_size: Samples per batch.
 
         Raises:
-            DataError: the data cannot be used, or has a class that the training data has not.
+            DataError: If the data cannot be used, or has a class that the training data lacks.
+
+        Example:
+            >>> tuner = FineTuner(nn.Linear(4, 3), device="cpu")
+            >>> list(tuner.evaluate((torch.randn(12, 4), torch.arange(12) % 3)))
+            ['loss', 'accuracy']
         """
         with self._undone_on_error():
-            source = open_source(data, classes=self.classes, takes=self._takes)
+            source = self._open(data, classes=self.classes)
             self._try_once(source)
-            outputs = self.network.num_outputs
-            task = self.task or infer_task(self.settings.loss, some_targets(source), outputs)
-            self._learn(task=task)
-            batches = self._batches(self._audited(source, "evaluation"), batch_size)
-            meter = Meter(build_metrics(self.settings.metrics, task, outputs), task, self.device)
+            task = self.task or self._learn_task(source)
+            audited = self._pipeline.audited(source, "evaluation", num_classes=self._num_classes)
+            batches = self._pipeline.batches(audited, batch_size, num_classes=self._num_classes)
+            metrics = build_metrics(self.settings.metrics, task, self.network.num_outputs)
             with self._passes(source):
+                meter = Meter(metrics, task, self.device)
                 return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
     def predict(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
-        """Return the model's outputs on the CPU, a row a sample, in the data's order.
+        """Return the model's outputs on the CPU, one row per sample, in the order of the data.
 
-        They are what the model gives, for classes the logits: `.softmax(1)` makes probabilities of them,
-        and `tuner.classes` has the names.
+        These are raw outputs, for classes the logits: `.softmax(1)` turns them into probabilities, and
+        `tuner.classes` has the names.
 
         Args:
-            data: what `fit` takes, with or without labels; or one picture's path, a list of paths, a
-                folder of pictures, or X alone, as a list of texts.
-            tta: test-time augmentation: the mean of the outputs for the inputs as they are and for other
-                views of them, each a function of a batch [N, C, H, W]; True for their mirror images.
+            data: Data as `fit` takes it, with or without labels; or the path of one picture, a list of
+                paths, a folder of pictures, or X alone, such as a list of texts.
+            batch_size: Samples per batch.
+            tta: Test-time augmentation: True to average the outputs with those of the mirrored pictures, or
+                functions of a batch [N, C, H, W], one per further view.
 
         Raises:
-            DataError: the data cannot be used.
-            ArgumentError: `predict_step` gives no tensor.
+            DataError: If the data cannot be used.
+            ArgumentError: If `predict_step` returns no tensor.
+
+        Example:
+            >>> tuner = FineTuner("resnet18", device="cpu", preprocessing={"crop_size": 32})
+            >>> tuner.predict(["dog.png", "dog.png"]).shape
+            torch.Size([2, 1000])
         """
         with self._undone_on_error():
-            source = open_source(data, labelled=False, takes=self._takes)
+            source = self._open(data, labelled=False)
             self._try_once(source)
-            batches = self._batches(audit(source, role="prediction", preprocessing=self.preprocessing), batch_size)
+            batches = self._pipeline.batches(self._pipeline.audited(source, "prediction"), batch_size)
             with self._passes(source):
                 outputs = loop.predict(over_views(self.predict_step, tta), self.inner, batches, self.precision)
         if not outputs:
@@ -488,25 +541,32 @@ class FineTuner:
         return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs])
 
     def advise(self, train: Any, val: Any = None, *, samples: int = 2000, batch_size: int = 32) -> Advice:
-        """Measure which strategy suits the data, and at which rates; nothing is trained or changed.
+        """Estimate which strategy suits the data, and at which rates; nothing is trained or changed.
 
-        The model runs once over a sample of the data. What it makes of them is scored: how well a linear probe and
-        the nearest neighbours tell the classes apart, what more data adds, and what earlier stages know besides.
+        The model runs once over a sample of the data. Its features are scored: how well a linear probe and
+        nearest neighbours separate the classes, the gain from more data, and the value of earlier stages.
 
         Args:
-            train: what `fit` takes, with a class for each sample; the head need not fit it yet.
-            val: what `fit` takes; with None the same share is set aside as `fit` would.
-            samples: how many to look at, of each class its share.
+            train: Training data as `fit` takes it, with one class per sample; the head need not fit it yet.
+            val: Validation data as `fit` takes it; None sets aside the same share as `fit`.
+            samples: Number of samples to look at, stratified by class.
+            batch_size: Samples per batch.
 
         Returns:
-            Advice with `.strategy` and `.lr` to pass to `fit`, the reasons and the numbers, and `.plot()`.
+            Advice with `.strategy` and `.lr` to pass to `fit`, reasons, measurements and `.plot()`.
 
         Raises:
-            DataError: the data cannot be used, or holds fewer than two classes with two samples each.
-            HeadError: which layer is the head is not clear.
+            DataError: If the data cannot be used, or has fewer than two classes with two samples each.
+            HeadError: If the model leaves open which layer is its head.
+
+        Example:
+            >>> y = torch.arange(60) % 3
+            >>> advice = FineTuner(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))).advise((torch.randn(60, 4), y))
+            >>> advice.strategy in ("lp_ft", "last_stage")
+            True
         """
         with self._as_before(), generators_of_loader_preserved(train):
-            data = self._open(train, val)
+            data = self._open_training(train, val)
             check_classes(some_targets(data.train))
             self._try_on(data.train)
             validation = None if data.val is None else self._features(data.val, samples // 4, batch_size)
@@ -525,26 +585,34 @@ class FineTuner:
     ) -> RateSuggestion:
         """Suggest learning rates for the present freeze state: those at which the loss falls fastest.
 
-        Trains for some updates at rising rates and takes everything back: a later `fit` is the same bit for
-        bit as without it.
+        Trains for some updates at rising rates and takes everything back, so that a later `fit` is the same,
+        bit for bit, as without it (Smith, arXiv 1506.01186).
 
         Args:
-            train: what `fit` takes.
-            lr: as `fit` takes it; of these the ratios between the groups count, and are kept.
-            steps: updates, over which the fastest group's rate rises from 1e-7 to 10. Fewer where the
-                loss grows without bounds before.
+            train: Training data as `fit` takes it.
+            lr: Rates as `fit` takes them; only their ratios count, and are kept.
+            batch_size: Samples per batch.
+            augment: Augmentation as `fit` takes it.
+            steps: Updates over which the fastest group's rate rises from 1e-7 to 10; fewer if the loss diverges.
 
         Returns:
             A suggestion with `.lr` to pass to `fit`, and `.plot()`.
 
         Raises:
-            ArgumentError: something given cannot work, or the loss falls at no rate.
-            DataError: the data cannot be used.
+            ArgumentError: If an argument cannot work, or the loss falls at no rate.
+            DataError: If the data cannot be used.
+
+        Example:
+            >>> y = torch.arange(90) % 3
+            >>> X = torch.eye(3)[y] + torch.randn(90, 3, generator=torch.Generator().manual_seed(0)) / 9
+            >>> found = FineTuner(nn.Linear(3, 3), device="cpu").find_lr((X, y), lr=1.0)
+            >>> 1e-7 < found.lr < 10
+            True
         """
         if not isinstance(steps, int) or steps < 10:
             raise ArgumentError(f"Expected steps to be a whole number from 10 on, but got {steps!r}.")
         with self._as_before(), generators_of_loader_preserved(train):
-            source = self._open(train, False).train
+            source = self._open_training(train, False).train
             self._try_on(source)
             plan = make_plan(
                 self.network,
@@ -556,20 +624,14 @@ class FineTuner:
                 precision=self.precision,
                 on_error=lambda undo: None,
             )
-            task = infer_task(self.settings.loss, some_targets(source), plan.network.num_outputs)
-            self._learn(network=plan.network, task=task)
-            batches = self._batches(self._audited(source, "training"), batch_size, shuffle=True, augment=augment)
-            run = Run(
-                tuner=self,
-                network=plan.network,
-                settings=self.settings,
-                phases=plan.phases,
-                train=batches,
-                val=None,
-                task=task,
-                metrics={},
-                precision=Precision(self.settings.precision, self.device),  # its gradient scale is its own
+            self._learn(network=plan.network)
+            self._learn_task(source)
+            audited = self._pipeline.audited(source, "training", num_classes=self._num_classes)
+            batches = self._pipeline.batches(
+                audited, batch_size, shuffle=True, augment=augment, num_classes=self._num_classes
             )
+            own_precision = Precision(self.settings.precision, self.device)  # with its own gradient scale
+            run = self._new_run(plan, batches, None, metrics={}, precision=own_precision)
             if lr is None:
                 lr = default_rate(self.settings.optimizer, self.inner, self.network.stages())
             return range_test(run, lr, steps)
@@ -577,29 +639,41 @@ class FineTuner:
     # ------------------------------------------------------------------ verbs on the result
 
     def save_checkpoint(self, path: str | Path) -> Path:
-        """Write one safetensors file with weights, classes, preprocessing, freeze state and history.
+        """Write weights, classes, preprocessing, freeze state and history into one safetensors file.
 
-        While `fit` is running it also holds what a run needs to go on from there.
+        While `fit` is running, the file also holds all that a run needs to resume.
+
+        Args:
+            path: File to write.
 
         Raises:
-            CheckpointError: it cannot be written; a file that was there before is untouched.
+            CheckpointError: If it cannot be written. A file already there stays whole.
+
+        Example:
+            >>> FineTuner(nn.Linear(4, 3), device="cpu").save_checkpoint("model.safetensors").name
+            'model.safetensors'
         """
-        run = self._run
-        if run is not None:
-            return run.save(path)
+        if self._run is not None:
+            return self._run.save(path)
         schema.write(Path(path), self.checkpoint())
         return Path(path)
 
     @classmethod
     def load_checkpoint(cls, path: str | Path, model: nn.Module | None = None, **settings: Any) -> Self:
-        """Load what `save_checkpoint` wrote, after checking every byte of it. No network is used.
+        """Load a checkpoint after verifying every byte of it; nothing is downloaded.
 
         Args:
-            model: the module, where it was one of your own; a torchvision model by name is built here.
-            settings: keyword arguments of `FineTuner` to take instead of the saved ones.
+            path: File that `save_checkpoint` wrote.
+            model: The module, if it was one of your own. A model by name is built here.
+            settings: Keyword arguments of `FineTuner` that replace the saved ones.
 
         Raises:
-            CheckpointError: the file is damaged, or is not of this model.
+            CheckpointError: If the file is damaged, or belongs to another model.
+
+        Example:
+            >>> path = FineTuner(nn.Linear(4, 3), device="cpu").save_checkpoint("model.safetensors")
+            >>> FineTuner.load_checkpoint(path, nn.Linear(4, 3)).predict(torch.zeros(2, 4)).shape
+            torch.Size([2, 3])
         """
         checkpoint = schema.read(Path(path))
         built = restore.rebuild(checkpoint) if model is None else model
@@ -682,30 +756,31 @@ class FineTuner:
 
     # ------------------------------------------------------------------ data, tried on the model
 
-    def _open(self, train: Any, val: Any) -> Prepared:
-        """Open training and validation data; classes that the model already knows keep their order."""
-        ruling = self.classes if self._known.classes_from_data else None
-        data = open_training(train, val, ruling, self.settings.seed, self._takes)
-        found = data.train.classes
-        if ruling is None and self.classes and found and found != self.classes and {*found} <= {*self.classes}:
-            data = open_training(train, val, self.classes, self.settings.seed, self._takes)
+    @property
+    def _pipeline(self) -> Pipeline:
+        return Pipeline(self.preprocessing, self.settings.seed, self.device)
+
+    def _open(self, data: Any, *, classes: Sequence[str] | None = None, labelled: bool = True) -> Source:
+        source = self._pipeline.open(data, classes=classes, labelled=labelled)
+        self._learn(preprocessing=preprocessing_for(source, self.preprocessing))
+        return source
+
+    def _open_training(self, train: Any, val: Any) -> Prepared:
+        known = self._known
+        data = self._pipeline.open_training(train, val, classes=known.classes, from_data=known.classes_from_data)
+        self._learn(preprocessing=preprocessing_for(data.train, known.preprocessing))
         return data
 
-    @property
-    def _takes(self) -> str | None:
-        """The kind of raw item that the preprocessing takes."""
-        return None if self.preprocessing is None else self.preprocessing.kind
-
     def _try_on(self, source: Source, *, trains: bool = False) -> None:
-        """Try the model on two samples, and find its head and memory format by them.
+        """Try the model on two samples, and learn its head and memory format from them.
 
-        With a custom training step only the samples are kept, since the step may call the model on anything.
+        With a custom training step the samples are only remembered, since it may call the model on anything.
 
         Raises:
             DataError: If the model does not accept them.
             HeadError: If it returns several results and which ones are the logits is unclear.
         """
-        example, same = self._example(source), None
+        example, same = self._pipeline.example(source), None
         network = self.network.with_example(example)
         if example is not None and not self._overrides("training_step"):
             with seeded("look"), self.precision.autocast():
@@ -718,51 +793,17 @@ class FineTuner:
         if not known.tried or (known.channels_last is None and self._gains_from_channels_last(source)):
             self._try_on(source)
 
-    def _example(self, source: Source) -> Any:
-        """Return the inputs of two samples, ready for the model, or None if there are none."""
-        few = source.subset(range(min(2, len(source)))) if source.indexed else source
-        try:
-            batch = next(iter(self._batches(few, batch_size=2).epoch(0)), None)
-        except DataError:  # the audit reports it, together with all others of its kind
-            return None
-        return map_tensors(lambda tensor: tensor[:2], split_batch(batch)[0], None)
+    def _learn_task(self, source: Source) -> Task:
+        """Infer the task from the loss, the targets and the number of outputs."""
+        task = infer_task(self.settings.loss, some_targets(source), self.network.num_outputs)
+        self._learn(task=task)
+        return task
 
-    def _audited(self, source: Source, role: str, *, skip_corrupt: bool = False) -> Source:
-        """Check data against the model's outputs."""
+    @property
+    def _num_classes(self) -> int | None:
+        """Number of classes that labels may name, or None if targets are not class indices."""
         kind = None if self.task is None else self.task.kind
-        outputs = {CLASSIFICATION: self.network.num_outputs, BINARY: 2}.get(kind or "")
-        return audit(
-            source, num_classes=outputs, role=role, skip_corrupt=skip_corrupt, preprocessing=self.preprocessing
-        )
-
-    def _batches(
-        self,
-        source: Source,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        augment: bool | str | Augmentation = False,
-        keep: bool = False,
-        views: int | None = None,
-    ) -> Batches:
-        preprocessing = self.preprocessing
-        if source.kind == PICTURE and preprocessing is None:
-            preprocessing = Preprocessing()
-            self._learn(preprocessing=preprocessing)
-        chosen = chosen_augmentation(augment, preprocessing, source.kind, views=views)
-        return Batches(
-            source,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            seed=self.settings.seed,
-            device=self.device,
-            preprocessing=preprocessing,
-            augment=chosen.augment,
-            views=views,
-            stand_ins=chosen.stand_ins,
-            num_classes=self.network.num_outputs if self.task and self.task.kind == CLASSIFICATION else None,
-            keep=keep,
-        )
+        return {CLASSIFICATION: self.network.num_outputs, BINARY: 2}.get(kind or "")
 
     def _features(self, source: Source, samples: int, batch_size: int) -> Features:
         """Return the inputs of every stage and of the head, for at most `samples` samples, stratified by class."""
@@ -770,7 +811,7 @@ class FineTuner:
         part = source if whole else split(source, samples / len(source), self.settings.seed)[1]
         modules = dict(self.inner.named_modules())
         layers = [stage.name for stage in self.network.stages()[:-1] if stage.name and stage.name in modules]
-        batches = self._batches(audit(part, role="training", preprocessing=self.preprocessing), batch_size)
+        batches = self._pipeline.batches(self._pipeline.audited(part, "training"), batch_size)
         with self._passes(part):
             passes = loop.outputs(self.predict_step, self.inner, batches, self.precision)
             return collect(self.inner, layers, self.network.required_heads()[0], passes, samples)
@@ -803,49 +844,34 @@ class FineTuner:
     def _memory_format(self, source: Source, *, trains_all: bool = False) -> AbstractContextManager[None]:
         """Return the context in which the weights are channels-last, if that is faster and gives the same."""
         turned = self._known.channels_last and self._gains_from_channels_last(source, trains_all=trains_all)
-        return channels_last.channels_last(self.inner) if turned else nullcontext()
+        return channels_last(self.inner) if turned else nullcontext()
 
     def _gains_from_channels_last(self, source: Source, *, trains_all: bool = False) -> bool:
         """Return whether channels-last pays, and no custom step depends on the present format."""
-        few = source.indexed and len(source) < _FEW_SAMPLES
-        plain = self.model is self.inner and not self._overrides(*_STEPS)
-        return (
-            plain and not few and channels_last.gains_from_channels_last(self.inner, self.device, trains_all=trains_all)
-        )
+        samples = len(source) if source.indexed else None
+        gains = self.network.gains_from_channels_last(self.device, samples, trains_all=trains_all)
+        return gains and not self._overrides(*_STEPS)
 
     def _overrides(self, *names: str) -> bool:
         """Return whether a subclass overrides one of these methods."""
         return any(getattr(type(self), name) is not getattr(FineTuner, name) for name in names)
 
-    def _cache(self, cache: str | Path | bool, callbacks: Sequence[Callback]) -> Cache | None:
-        """Return the cache of the frozen prefix, or None without one.
+    # ------------------------------------------------------------------ runs and checkpoints
 
-        Raises:
-            ArgumentError: If `cache` is neither a kind of cache nor a folder, present or to be made.
-        """
-        where = cache_place(cache)
-        if where is None:
-            return None
-        changed = any(c.changes_inputs and type(c).change_batch is not Callback.change_batch for c in callbacks)
-        foreign = any(type(c).__module__.split(".")[0] != "finetune" for c in callbacks)
-        return Cache(
-            where,
-            self.network.stages,
-            self.precision.autocast,
-            changed=changed,
-            declined=self._not_to_be_cut(),
-            guarded=foreign or self._overrides(*_STEPS),
+    def _new_run(self, plan: Plan, train: Batches, val: Batches | None, **options: Any) -> Run:
+        assert self.task is not None
+        given = {"precision": self.precision, **options}
+        return Run(
+            tuner=self,
+            network=plan.network,
+            settings=self.settings,
+            phases=plan.phases,
+            plan=plan.lines,
+            train=train,
+            val=val,
+            task=self.task,
+            **given,
         )
-
-    def _not_to_be_cut(self) -> str:
-        """Return why the forward pass cannot be split, or `""`."""
-        if self.model is not self.inner:
-            return f"the model is wrapped in {type(self.model).__name__}, which may compile or divide its forward pass"
-        if compiling.is_compiled(self.inner):
-            return "the model came compiled; FineTuner(model, compile=True) compiles only the parts that are needed"
-        return ""
-
-    # ------------------------------------------------------------------ checkpoints
 
     def checkpoint(self, training: dict[str, Any] | None = None) -> Checkpoint:
         """Return the content of a checkpoint.

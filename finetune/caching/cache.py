@@ -28,7 +28,9 @@ from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.sources.base import split_batch
 from finetune.errors import ArgumentError, nearest
+from finetune.model.compiling import is_compiled
 from finetune.model.freezing import trainable
+from finetune.model.network import Network
 from finetune.model.stages import Stage
 
 AUTO, FOLDER = "auto", "folder"
@@ -261,12 +263,38 @@ def approximation(batches: Batches, given: Batches) -> str:
     )
 
 
-def cache_place(cache: str | Path | bool) -> str | Path | None:
-    """Return where the `cache` argument of `fit` asks to store activations, or None for no cache.
+def open_cache(
+    cache: str | Path | bool, network: Network, autocast: Any, *, changed: bool, guarded: bool
+) -> Cache | None:
+    """Return the cache that the `cache` argument of `fit` asks for, or None for no cache.
+
+    Args:
+        cache: `"auto"`, `"memory"`, `"disk"`, a folder or False.
+        network: The model.
+        autocast: Makes the context of the forward pass.
+        changed: Whether a callback changes the inputs of training batches.
+        guarded: Whether custom steps or callbacks may change the model or a batch.
 
     Raises:
-        ArgumentError: If it is neither a kind of cache nor a folder, present or to be made.
+        ArgumentError: If `cache` is neither a kind of cache nor a folder, present or to be made.
     """
+    where = _place(cache)
+    if where is None:
+        return None
+    return Cache(where, network.stages, autocast, changed=changed, declined=_not_to_be_cut(network), guarded=guarded)
+
+
+def _not_to_be_cut(network: Network) -> str:
+    """Return why the forward pass cannot be split, or `""`."""
+    if network.wrapped is not network.module:
+        wrapper = type(network.wrapped).__name__
+        return f"the model is wrapped in {wrapper}, which may compile or divide its forward pass"
+    if is_compiled(network.module):
+        return "the model came compiled; FineTuner(model, compile=True) compiles only the parts that are needed"
+    return ""
+
+
+def _place(cache: str | Path | bool) -> str | Path | None:
     kinds = ("auto", "memory", "disk")
     expected = f"Expected cache to be 'auto', 'memory', 'disk', a folder or False, but got {cache!r}."
     if cache is False or cache in kinds:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import ArgumentError, DataError, HeadError
-from finetune.model.channels_last import same_in_channels_last
+from finetune.model.channels_last import gains_from_channels_last, same_in_channels_last
 from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, trainable
 from finetune.model.inspection.forward_graph import reading_order
@@ -24,6 +24,9 @@ from finetune.model.surgery.changes import ModelChange
 from finetune.model.surgery.head_search import check_results, find_head
 from finetune.model.wrapping import is_synchronized, unwrapped
 from finetune.nested import tensors_of
+
+# A pass over fewer samples is over before another memory format of the weights has paid off.
+_FEW_SAMPLES = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +198,17 @@ class Network:
                 same = same_in_channels_last(self.module, example, output, trains=trains)
         check_results(self.module, output, self.num_outputs if self.heads else 0)
         return same
+
+    def gains_from_channels_last(self, device: torch.device, samples: int | None, *, trains_all: bool = False) -> bool:
+        """Return whether channels-last weights make passes over the data faster.
+
+        Args:
+            device: Where the model runs.
+            samples: Samples per pass, or None if that is not known.
+            trains_all: Whether gradients reach the first stage.
+        """
+        plain = self.wrapped is self.module and (samples is None or samples >= _FEW_SAMPLES)
+        return plain and gains_from_channels_last(self.module, device, trains_all=trains_all)
 
     def example_of_size(self, size: Sequence[int] | None, picture: tuple[int, ...] | None) -> Any:
         """Return two samples of `size`; without it samples of the user's data, or guessed ones.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from finetune.training.run import Run
@@ -75,3 +75,13 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""
+
+
+def change_inputs(callbacks: Iterable[Callback]) -> bool:
+    """Return whether one of the callbacks changes the inputs of training batches."""
+    return any(c.changes_inputs and type(c).change_batch is not Callback.change_batch for c in callbacks)
+
+
+def are_custom(callbacks: Iterable[Callback]) -> bool:
+    """Return whether one of the callbacks is not the library's, and may change model or data."""
+    return any(type(callback).__module__.split(".")[0] != "finetune" for callback in callbacks)

@@ -1,0 +1,165 @@
+"""The way from the user's data to batches on the device: opened, tried, audited, loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from finetune.data.audit import audit
+from finetune.data.loading.batches import Batches
+from finetune.data.prepare import Prepared, open_training
+from finetune.data.preprocessing.augmentations import Augmentation, chosen_augmentation
+from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
+from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.sources.base import Source, split_batch
+from finetune.data.sources.open_source import open_source
+from finetune.errors import DataError
+from finetune.nested import map_tensors
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything that decides how the user's data becomes batches.
+
+    Attributes:
+        preprocessing: Turns raw items into inputs; None if the data holds inputs.
+        seed: Seed for splits, order and augmentation.
+        device: Where the batches go.
+
+    Example:
+        >>> pipeline = Pipeline(seed=1)
+        >>> source = pipeline.open((torch.zeros(5, 3), torch.arange(5)))
+        >>> [len(inputs) for inputs, _ in pipeline.batches(source, 2).epoch(0)]
+        [2, 2, 1]
+    """
+
+    preprocessing: InputPreprocessing | None = None
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def takes(self) -> str | None:
+        """Kind of raw item that the preprocessing takes."""
+        return None if self.preprocessing is None else self.preprocessing.kind
+
+    def open(self, data: Any, *, classes: Sequence[str] | None = None, labelled: bool = True) -> Source:
+        """Open data in any of the forms the package accepts, as `open_source` does."""
+        return open_source(data, classes=classes, labelled=labelled, takes=self.takes)
+
+    def open_training(
+        self, train: Any, val: Any, *, classes: Sequence[str] | None = None, from_data: bool = False
+    ) -> Prepared:
+        """Open training and validation data.
+
+        Args:
+            train: Training data.
+            val: Validation data, a share of `train`, False for none, or None for the default of the form of data.
+            classes: Class names that are already known.
+            from_data: Whether earlier training data named them, so that other classes are an error. Classes
+                of pretrained weights only keep their order, if the data has no others.
+
+        Raises:
+            DataError: If the data cannot be opened, or holds an unknown class.
+        """
+        data = open_training(train, val, classes if from_data else None, self.seed, self.takes)
+        found = data.train.classes
+        if not from_data and classes and found and found != classes and {*found} <= {*classes}:
+            return open_training(train, val, classes, self.seed, self.takes)
+        return data
+
+    def example(self, source: Source) -> Any:
+        """Return the inputs of two samples, ready for the model, or None if they cannot be read."""
+        few = source.subset(range(min(2, len(source)))) if source.indexed else source
+        try:
+            batch = next(iter(self.batches(few, 2).epoch(0)), None)
+        except DataError:  # the audit reports it, together with all others of its kind
+            return None
+        return map_tensors(lambda tensor: tensor[:2], split_batch(batch)[0], None)
+
+    def audited(
+        self, source: Source, role: str, *, num_classes: int | None = None, skip_corrupt: bool = False
+    ) -> Source:
+        """Check data and return it, without corrupt files if these may be skipped.
+
+        Args:
+            source: The data.
+            role: Name of the data in messages, such as `"training"`.
+            num_classes: Number of classes that the model tells apart, or None.
+            skip_corrupt: Whether to leave out files that cannot be decoded.
+
+        Raises:
+            DataError: If a sample cannot be used.
+        """
+        return audit(
+            source, num_classes=num_classes, role=role, skip_corrupt=skip_corrupt, preprocessing=self.preprocessing
+        )
+
+    def batches(
+        self,
+        source: Source,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        augment: bool | str | Augmentation = False,
+        views: int | None = None,
+        keep: bool = False,
+        num_classes: int | None = None,
+    ) -> Batches:
+        """Return the batches of a source.
+
+        Args:
+            source: The data.
+            batch_size: Samples per batch.
+            shuffle: Whether each epoch has its own order.
+            augment: Augmentation of pictures, as `fit` takes it.
+            views: Fixed augmented versions per picture; None for the default of the augmentation.
+            keep: Whether decoded pictures may stay in memory for the next epoch.
+            num_classes: Number of classes, to check labels that cannot be audited beforehand.
+        """
+        chosen = chosen_augmentation(augment, self.preprocessing, source.kind, views=views)
+        return Batches(
+            source,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            device=self.device,
+            preprocessing=self.preprocessing,
+            augment=chosen.augment,
+            views=views,
+            stand_ins=chosen.stand_ins,
+            num_classes=num_classes,
+            keep=keep,
+        )
+
+    def training_batches(
+        self,
+        data: Prepared,
+        batch_size: int,
+        *,
+        augment: bool | str | Augmentation = True,
+        views: int | None = None,
+        keep: bool = False,
+        num_classes: int | None = None,
+        skip_corrupt: bool = False,
+    ) -> tuple[Batches, Batches | None]:
+        """Audit training and validation data and return their batches; arguments as for `audited` and `batches`.
+
+        Raises:
+            DataError: If a sample cannot be used.
+        """
+        checks: dict[str, Any] = {"num_classes": num_classes, "skip_corrupt": skip_corrupt}
+        train = self.audited(data.train, "training", **checks)
+        val = None if data.val is None else self.audited(data.val, "validation", **checks)
+        loading: dict[str, Any] = {"keep": keep, "num_classes": num_classes}
+        return (
+            self.batches(train, batch_size, shuffle=True, augment=augment, views=views, **loading),
+            None if val is None else self.batches(val, batch_size, **loading),
+        )
+
+
+def preprocessing_for(source: Source, known: InputPreprocessing | None) -> InputPreprocessing | None:
+    """Return the preprocessing for a source: the known one, or ImageNet's for pictures that have none."""
+    return Preprocessing() if known is None and source.kind == PICTURE else known
