@@ -1,62 +1,157 @@
-"""From what the user passes to `fit` to sources that are checked, and a word on what was done."""
+"""From the arguments of `fit` to training and validation data: opened, split and checked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from finetune.data.audit import audit
+from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.randomness import seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.folders import find_split
 from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import split
 
-# Without a validation set of its own, this share of a folder or table is set aside.
+# The share of a folder or table to hold out if no validation data is given.
 VALIDATION_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Training and validation data, and the notes that the user should read."""
+    """Training and validation data.
+
+    Attributes:
+        train: Training data.
+        val: Validation data, or None.
+        notes: Sentences that the user should read, e.g. how much was held out.
+    """
 
     train: Source
-    val: Source | None
-    notes: tuple[str, ...]
+    val: Source | None = None
+    notes: tuple[str, ...] = ()
+
+    def audited(
+        self,
+        *,
+        num_classes: int | None = None,
+        preprocessing: InputPreprocessing | None = None,
+        skip_corrupt: bool = False,
+    ) -> Prepared:
+        """Check both parts and return them, without damaged files if `skip_corrupt`. See `audit`.
+
+        Args:
+            num_classes: Number of outputs of the model, or None if targets are not class indices.
+            preprocessing: Preprocessing of the raw items.
+            skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising.
+
+        Raises:
+            DataError: If the data would stop or spoil a run.
+        """
+
+        def checked(source: Source, role: str) -> Source:
+            return audit(
+                source, role=role, num_classes=num_classes, preprocessing=preprocessing, skip_corrupt=skip_corrupt
+            )
+
+        val = None if self.val is None else checked(self.val, "validation")
+        return replace(self, train=checked(self.train, "training"), val=val)
 
 
-def open_training(train: Any, val: Any, classes: Sequence[str] | None, seed: int, takes: str | None = None) -> Prepared:
-    """Open training and validation data; the training classes rule.
+def prepare(
+    train: Any,
+    val: Any = None,
+    preprocessing: InputPreprocessing | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    model_classes: Sequence[str] | None = None,
+    seed: int = 0,
+    num_classes: int | None = None,
+    skip_corrupt: bool = False,
+) -> Prepared:
+    """Open, split and check training and validation data.
 
-    `val` is data like `train`, a share between 0 and 1 to set aside, False for none, or None: then
-    files and tables are split, and nothing else is. `takes` is the kind of raw item that the
-    preprocessing takes.
+    Args:
+        train: Training data, in any form that `open_source` accepts.
+        val: Validation data in any such form, a share between 0 and 1 to hold out, False for none, or None to hold
+            out a fifth of files and tables and nothing of other data.
+        preprocessing: Preprocessing of the raw items, which decides how ambiguous data is opened.
+        classes: Classes of earlier training data, which targets index. None to derive them from `train`.
+        model_classes: Classes that the model was trained on. Data with a part of them keeps their order.
+        seed: Seed of the split.
+        num_classes: Number of outputs of the model, or None if targets are not class indices.
+        skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising.
+
+    Returns:
+        The data, and notes on it.
 
     Raises:
-        DataError: either cannot be opened, or validation data has a class that training data has not.
+        DataError: If data cannot be opened, would stop or spoil a run, or validation data has a class that the
+            training data does not have.
+        ArgumentError: If `val` is a number that is not between 0 and 1.
+
+    Example:
+        >>> data = prepare("dogs/train", 0.25, seed=1)
+        >>> len(data.train), len(data.val), data.train.classes
+        (9, 3, ('beagle', 'husky', 'pug'))
+    """
+    takes = None if preprocessing is None else preprocessing.kind
+    data = open_training(train, val, classes, seed, takes, model_classes=model_classes)
+    return data.audited(num_classes=num_classes, preprocessing=preprocessing, skip_corrupt=skip_corrupt)
+
+
+def open_training(
+    train: Any,
+    val: Any,
+    classes: Sequence[str] | None,
+    seed: int,
+    takes: str | None = None,
+    *,
+    model_classes: Sequence[str] | None = None,
+) -> Prepared:
+    """Open and split training and validation data, without checking it. See `prepare`.
+
+    Args:
+        train: Training data, in any form that `open_source` accepts.
+        val: Validation data, a share, False or None, as in `prepare`.
+        classes: Classes of earlier training data, which targets index. None to derive them from `train`.
+        seed: Seed of the split.
+        takes: Kind of raw item that the preprocessing takes.
+        model_classes: Classes that the model was trained on. Data with a part of them keeps their order.
+
+    Raises:
+        DataError: If data cannot be opened, or validation data has a class that the training data does not have.
+        ArgumentError: If `val` is a number that is not between 0 and 1.
     """
     if val is None and isinstance(train, (str, Path)) and Path(train).is_dir():
-        found = find_split(Path(train))
-        train, val = found or (train, val)
+        train, val = find_split(train) or (train, val)
     source = open_source(train, classes=classes, takes=takes)
+    if classes is None and model_classes and source.classes:
+        known = tuple(model_classes)
+        if source.classes != known and {*source.classes} <= {*known}:
+            source = open_source(train, classes=known, takes=takes)
     if val is False or (val is None and not source.splits):
-        return Prepared(source, None, ())
+        return Prepared(source)
     if val is None or isinstance(val, float):
-        share = VALIDATION_SHARE if val is None else val
-        part, held_out = split(source, share, seed)
-        note = (
-            f"No validation data was given: {len(held_out)} of {len(source)} samples were set aside for it, "
-            f"stratified by class, with seed {seed}. Pass val=False to train on all."
-        )
-        return Prepared(part, held_out, (note,))
-    return Prepared(source, open_source(val, classes=source.classes, takes=takes), ())
+        return _split(source, VALIDATION_SHARE if val is None else val, seed)
+    return Prepared(source, open_source(val, classes=source.classes, takes=takes))
+
+
+def _split(source: Source, share: float, seed: int) -> Prepared:
+    train, val = split(source, share, seed)
+    note = (
+        f"No validation data was given: {len(val)} of {len(source)} samples were set aside for it, "
+        f"stratified by class, with seed {seed}. Pass val=False to train on all."
+    )
+    return Prepared(train, val, (note,))
 
 
 def some_targets(source: Source, count: int = 64) -> Tensor | None:
-    """Return the targets, or those of the first samples where they are not known; None if there are none."""
+    """Return all targets if they are known, else those of the first `count` samples, or None if there are none."""
     if source.targets is not None:
         return source.targets
     with seeded("targets"):

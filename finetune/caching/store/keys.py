@@ -22,7 +22,7 @@ from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.prefix.recipe import kind_of
 from finetune.caching.store.disk import KEY
 from finetune.data.loading.batches import Batches
-from finetune.data.sources.base import Source, type_name
+from finetune.data.sources.base import Source
 from finetune.digests import KEY_BYTES, key_of, sha256
 
 VERSION = 2  # of what is stored; another one whenever a prefix comes to store other values, or in another way
@@ -31,7 +31,9 @@ VERSION = 2  # of what is stored; another one whenever a prefix comes to store o
 def keys_of(source: Source) -> np.ndarray | None:
     """Return the key of each sample of a source, `KEY` [N], or None if the source has none."""
     keys = source.keys()
-    return None if keys is None else np.array([_fitted(key, source) for key in keys], KEY)
+    if keys is None:
+        return None
+    return np.array([key if len(key) == KEY_BYTES else key_of("source", key) for key in keys], KEY)
 
 
 def keys_of_views(batches: Batches) -> np.ndarray | None:
@@ -81,11 +83,6 @@ def fingerprint(prefix: Prefix, described: Mapping[str, Any] | None = None, *, v
 
 def _key_of_view(key: bytes, view: str) -> bytes:
     return key_of(f"view {view}", key.ljust(KEY.itemsize, b"\0"))  # numpy leaves zeros at the end away
-
-
-def _fitted(key: bytes, source: Source) -> bytes:
-    """Return a key of the stored length. The package's own sources have keys of this length."""
-    return key if len(key) == KEY_BYTES else key_of(type_name(source), key)
 
 
 def _precisions() -> list[str]:

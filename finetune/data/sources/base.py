@@ -146,7 +146,7 @@ class Source(Dataset[Any]):
     def keys(self) -> Iterable[bytes] | None:
         """Return a key per sample by which a cache on disk recognizes it, or None (default) to keep it out of one.
 
-        Equal keys mean equal inputs, also across sources of the same class. Targets do not count.
+        Equal keys mean equal inputs, in whichever source, so a key says where its sample is from. Targets do not count.
         """
         return None
 
