@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import copy
 import random
-from collections import OrderedDict, UserDict, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +21,6 @@ from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.sources.base import split_batch
 from finetune.data.sources.open_source import open_source
 from finetune.errors import ArgumentError, DataError
-from finetune.nested import num_samples_of, to_device
 from tests.helpers.pictures import picture
 
 MakeFolder = Callable[..., Path]
@@ -392,75 +387,6 @@ def test_memory_maps_are_gathered(tmp_path: Path) -> None:
     batches = Batches(source, batch_size=4, shuffle=True)
     for x, y in batches.epoch(0):
         assert torch.equal(x[:, 0], 2.0 * y)
-
-
-class Pair(NamedTuple):
-    x: Tensor
-    y: Any
-
-
-@dataclass
-class Record:
-    x: Tensor
-    note: str = ""
-
-
-class Encoding(UserDict[str, Any]):
-    """As transformers' BatchEncoding: a mapping that carries more than its items."""
-
-    extra = "kept"
-
-
-class Mover:
-    def __init__(self, device: str = "cpu") -> None:
-        self.device = device
-
-    def to(self, device: torch.device) -> Mover:
-        return Mover(str(device))
-
-
-def nested() -> dict[str, Any]:
-    t = torch.ones(2)
-    return {
-        "list": [t, "text"], "tuple": (t, 1), "named": Pair(t, {"z": t}), "record": Record(t, "n"),
-        "ordered": OrderedDict(a=t), "default": defaultdict(list, a=t), "encoding": Encoding(a=t),
-        "frozen": MappingProxyType({"a": t}), "none": None, "class": Record,
-    }  # fmt: skip
-
-
-def test_to_device_reaches_every_tensor_and_keeps_every_type() -> None:
-    before = nested()
-    kept = copy.copy(before["encoding"])
-    after = to_device(before, "meta")
-    for key, value in before.items():
-        assert type(after[key]) is type(value) or key == "frozen"
-    reached = [
-        after["list"][0], after["tuple"][0], after["named"].x, after["named"].y["z"], after["record"].x,
-        after["ordered"]["a"], after["default"]["a"], after["encoding"]["a"], after["frozen"]["a"],
-    ]  # fmt: skip
-    assert all(t.device.type == "meta" for t in reached)
-    assert before["encoding"]["a"].device.type == "cpu"
-    assert after["encoding"].extra == kept.extra
-    assert after["default"].default_factory is list
-    assert after["record"].note == "n"
-    assert to_device(Mover(), "meta").device == "meta"
-
-
-def test_num_samples_is_that_of_the_first_tensor() -> None:
-    t = torch.zeros(3, 2)
-    for batch in (
-        t,
-        (t, 1),
-        [torch.tensor(1.0), t],
-        {"a": "text", "b": t},
-        Pair(t, None),
-        Record(t),
-        Encoding(a=t),
-    ):
-        assert num_samples_of(batch) == 3
-    for batch in (1, "text", [], {"a": 1}, torch.tensor(1.0), Record):
-        with pytest.raises(DataError, match="holds no tensor"):
-            num_samples_of(batch)
 
 
 def test_a_batch_divides_into_inputs_and_targets() -> None:

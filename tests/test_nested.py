@@ -1,0 +1,115 @@
+"""Tensors in nested containers are mapped, moved and counted."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict, UserDict, defaultdict
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from finetune.errors import DataError
+from finetune.nested import map_tensors, num_samples_of, same_values, tensors_of, to_device
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Any
+
+
+@dataclass
+class Record:
+    x: Tensor
+    note: str = ""
+
+
+class Encoding(UserDict[str, Any]):
+    """Like transformers' BatchEncoding, a mapping with attributes beside its items."""
+
+    extra = "kept"
+
+
+class Mover:
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+
+    def to(self, device: torch.device) -> Mover:
+        return Mover(str(device))
+
+
+def nested() -> dict[str, Any]:
+    t = torch.ones(2)
+    return {
+        "list": [t, "text"], "tuple": (t, 1), "named": Pair(t, {"z": t}), "record": Record(t, "n"),
+        "ordered": OrderedDict(a=t), "default": defaultdict(list, a=t), "encoding": Encoding(a=t),
+        "frozen": MappingProxyType({"a": t}), "none": None, "class": Record,
+    }  # fmt: skip
+
+
+def test_to_device_reaches_every_tensor_and_keeps_every_type() -> None:
+    before = nested()
+    kept = copy.copy(before["encoding"])
+    after = to_device(before, "meta")
+    for key, value in before.items():
+        assert type(after[key]) is type(value) or key == "frozen"
+    reached = [
+        after["list"][0], after["tuple"][0], after["named"].x, after["named"].y["z"], after["record"].x,
+        after["ordered"]["a"], after["default"]["a"], after["encoding"]["a"], after["frozen"]["a"],
+    ]  # fmt: skip
+    assert all(t.device.type == "meta" for t in reached)
+    assert before["encoding"]["a"].device.type == "cpu"
+    assert after["encoding"].extra == kept.extra
+    assert after["default"].default_factory is list
+    assert after["record"].note == "n"
+    assert to_device(Mover(), "meta").device == "meta"
+
+
+def test_num_samples_is_the_length_of_the_first_tensor() -> None:
+    t = torch.zeros(3, 2)
+    for batch in (
+        t,
+        (t, 1),
+        [torch.tensor(1.0), t],
+        {"a": "text", "b": t},
+        Pair(t, None),
+        Record(t),
+        Encoding(a=t),
+    ):
+        assert num_samples_of(batch) == 3
+    for batch in (1, "text", [], {"a": 1}, torch.tensor(1.0), Record):
+        with pytest.raises(DataError, match="has no tensor"):
+            num_samples_of(batch)
+
+
+leaves = st.sampled_from([torch.zeros(2), torch.ones(3, 1), 1, "text", None])
+nestings = st.recursive(
+    leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+
+
+@given(nestings)
+def test_map_tensors_reaches_the_tensors_that_tensors_of_returns(nesting: Any) -> None:
+    mapped = map_tensors(lambda tensor: tensor + 1, nesting, None)
+
+    for before, after in zip(tensors_of(nesting), tensors_of(mapped), strict=True):
+        assert torch.equal(before + 1, after)
+
+
+def test_objects_with_a_to_method_are_left_alone_without_a_device() -> None:
+    mover = Mover()
+
+    assert map_tensors(lambda tensor: tensor, [mover], None)[0] is mover
+
+
+def test_same_values_counts_nan_as_equal() -> None:
+    nan = torch.tensor([1.0, float("nan")])
+
+    assert same_values(nan, nan.clone())
+    assert not same_values(nan, torch.tensor([float("nan"), 1.0]))
+    assert not same_values(torch.zeros(2), torch.zeros(1, 2))
