@@ -10,9 +10,15 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
-from torch import Tensor
+from torch import Tensor, nn
 
+from finetune import Phase
+from finetune.callbacks import Callback
+from tests.helpers.callbacks import Watch
+from tests.helpers.models import small_mlp
 from tests.helpers.pictures import picture
+from tests.helpers.tensors import gaussian_blobs
+from tests.helpers.tuners import ScriptedTuner
 
 settings.register_profile("untimed", deadline=None, max_examples=50)  # a busy machine is no failure
 settings.load_profile("untimed")
@@ -63,3 +69,49 @@ def class_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def blobs() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return `gaussian_blobs`: a function that makes inputs [n, 4] in three clusters, and class indices [n]."""
+    return gaussian_blobs
+
+
+@pytest.fixture
+def net() -> Callable[..., nn.Sequential]:
+    """Return `small_mlp`: a function that makes a network with batch norm and dropout for `blobs`."""
+    return small_mlp
+
+
+@pytest.fixture
+def watch() -> type[Watch]:
+    """Return the callback class that records a run."""
+    return Watch
+
+
+@pytest.fixture
+def scripted() -> Callable[..., ScriptedTuner]:
+    """Return a function that fits with the given validation values, one per epoch, in batches of 20 samples."""
+
+    def fit(values: list[float], *callbacks: Callback, phases: int = 1, **kwargs: Any) -> ScriptedTuner:
+        tuner = ScriptedTuner(small_mlp(), device="cpu")
+        tuner.script = iter(values)
+        plan = [Phase("*", len(values), 1e-2, "constant") for _ in range(phases)]
+        data = {"train": gaussian_blobs(), "val": gaussian_blobs(20, seed=5)}
+        tuner.fit(**data, strategy=plan, batch_size=20, callbacks=callbacks, **kwargs)
+        return tuner
+
+    return fit
+
+
+@pytest.fixture
+def state_of() -> Callable[[nn.Module], dict[str, Tensor]]:
+    """Return a function that copies the parameters and buffers of a model."""
+    return lambda model: {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture
+def timeless() -> Callable[[Any], list[dict[str, Any]]]:
+    """Return a function that returns the rows of a history without times and speeds."""
+    clocks = ("seconds", "samples_per_second")
+    return lambda history: [{key: value for key, value in row.items() if key not in clocks} for row in history]

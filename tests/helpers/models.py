@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 
+from finetune.model.stages import Stage, stages
+
 
 class Unfilled(TorchFunctionMode):
     """Make modules without memory, as `torch.device("meta")` does, but let models compute their own sizes."""
@@ -159,6 +161,41 @@ def small_cnn(classes: int = 5) -> nn.Sequential:
         nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Dropout(0.5), nn.Linear(4, classes),
     )  # fmt: skip
+
+
+def plain_cnn() -> nn.Sequential:
+    """Return a convolution, pooling and a linear head for 3 classes, the same weights every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+def small_mlp(outputs: int = 3, features: int = 4, dropout: float = 0.3, seed: int = 0) -> nn.Sequential:
+    """Return a network with batch norm and dropout, the same weights for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(features, 8),
+            nn.BatchNorm1d(8),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(8, 6),
+            nn.ReLU(),
+            nn.Linear(6, outputs),
+        )
+
+
+def with_stages(model: nn.Module, head: tuple[str, ...]) -> tuple[nn.Module, list[Stage]]:
+    """Return the model and its stages, with the head of that name."""
+    return model, stages(model, head)
+
+
+def linear_layers(*names: str) -> nn.Sequential:
+    """Return a model with one linear layer [2, 2] per name."""
+    model = nn.Sequential()
+    for name in names:
+        model.add_module(name, nn.Linear(2, 2))
+    return model
 
 
 _NAMES = ("layer1", "layer10", "layer2", "norm", "bn1", "a", "b[0]", "head")

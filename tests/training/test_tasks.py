@@ -196,7 +196,7 @@ def test_a_task_of_a_kind_takes_the_users_loss() -> None:
 
 
 def test_the_loss_is_not_known_before_targets_are_seen(net) -> None:
-    with pytest.raises(ArgumentError, match="The loss follows the targets"):
+    with pytest.raises(ArgumentError, match="The loss depends on the targets"):
         _ = FineTuner(net(), device="cpu").loss
 
 
@@ -270,3 +270,14 @@ def test_targets_of_a_loader_that_cannot_be_stacked_are_left_to_the_users_loss(b
 def test_a_loss_that_depends_on_the_batch_size_is_refused(reduction: str) -> None:
     with pytest.raises(ArgumentError, match="reduction='mean'"):
         infer_task(nn.CrossEntropyLoss(reduction=reduction), None, 3)
+
+
+def test_label_smoothing_is_an_argument_of_the_loss(net, blobs) -> None:
+    tuner = FineTuner(net(dropout=0.0), device="cpu", loss=nn.CrossEntropyLoss(label_smoothing=0.1))
+    tuner.fit(blobs(), blobs(9), lr=1e-3)
+    X, y = blobs(9)
+
+    smoothed = F.cross_entropy(tuner.predict(X), y, label_smoothing=0.1).item()
+
+    assert tuner.history[0]["val_loss"] == pytest.approx(smoothed, rel=1e-5)
+    assert "val_accuracy" in tuner.history[0]

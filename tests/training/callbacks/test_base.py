@@ -1,0 +1,82 @@
+"""Custom callbacks, and callbacks together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.transforms import v2
+
+from finetune import FineTuner, Phase, callbacks
+from finetune.callbacks import EMA, L2SP, Callback, ClassWeights, EarlyStopping, Mixup
+from tests.helpers.models import plain_cnn
+from tests.helpers.pictures import labelled_images
+from tests.helpers.tuners import BatchRecorder
+
+
+def test_a_custom_callback_sees_the_run_and_may_end_a_phase(net, blobs) -> None:
+    class Custom(Callback):
+        best = 0.0
+        notes: list[str]
+
+        def on_fit_begin(self, run: Any) -> None:
+            self.notes = [type(run.model).__name__, str(len(run.phases))]
+
+        def on_epoch_end(self, run: Any) -> None:
+            self.best = max(self.best, run.row["accuracy"])
+            assert run.history[-1] is run.row
+            run.end_phase = True
+
+    custom = Custom()
+    history = FineTuner(net(), device="cpu").fit(
+        blobs(), strategy=[Phase("6", 3, name="a"), Phase("*", 3, name="b")], callbacks=[custom]
+    )
+
+    assert custom.notes == ["Sequential", "2"]
+    assert [row["phase"] for row in history] == ["a", "b"]
+    assert custom.best == max(row["accuracy"] for row in history)
+
+
+def test_a_custom_callback_may_change_the_batch(state_of) -> None:
+    class Custom(Callback):
+        def change_batch(self, run: Any, batch: Any) -> Any:
+            return v2.MixUp(num_classes=3)(*batch)
+
+    tuner = BatchRecorder(plain_cnn(), device="cpu")
+    tuner.fit(labelled_images(), batch_size=12, callbacks=[Custom()])
+
+    assert tuner.batches[0][1].shape == (12, 3)
+
+
+def test_two_callbacks_of_one_class_keep_their_own_state(net, blobs, tmp_path) -> None:
+    class Counter(Callback):
+        def __init__(self, start: int) -> None:
+            self.count = start
+
+        def on_epoch_end(self, run: Any) -> None:
+            self.count += 1
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"count": self.count}
+
+        def load_state_dict(self, state: Any) -> None:
+            self.count = state.get("count", self.count)
+
+    FineTuner(net(), device="cpu").fit(blobs(), epochs=1, callbacks=[Counter(10), Counter(20)], checkpoint_dir=tmp_path)
+    again = [Counter(0), Counter(0), Counter(7)]
+
+    FineTuner(net(), device="cpu").fit(blobs(), epochs=2, callbacks=again, resume_from=tmp_path)
+
+    assert [counter.count for counter in again] == [12, 22, 8]
+
+
+def test_callbacks_combine() -> None:
+    tuner = FineTuner(plain_cnn(), device="cpu", loss=nn.CrossEntropyLoss(label_smoothing=0.1))
+    added = [Mixup(0.4, 1.0), ClassWeights(), L2SP(), EMA(), EarlyStopping(patience=2)]
+
+    history = tuner.fit(labelled_images(), labelled_images(), strategy="lp_ft", epochs=4, batch_size=4, callbacks=added)
+
+    assert len(history) == 4
+    assert all(torch.isfinite(value).all() for value in tuner.model.state_dict().values())
+    assert set(callbacks.__all__) >= {"EMA", "L2SP", "SWA", "ClassWeights", "Mixup"}
