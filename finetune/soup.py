@@ -60,35 +60,34 @@ def greedy_soup(
     paths = [Path(path) for path in checkpoints]
     if not paths:
         raise ArgumentError("Expected at least one checkpoint to average, but got none.")
-    judged: list[tuple[float, Path, _State]] = []
+    scored: list[tuple[float, Path, _State]] = []
     for path in paths:
         tuner = FineTuner.load_checkpoint(path, model, **settings)
-        judged.append((_value(tuner, val, monitor, batch_size), path, _copied(tuner.inner)))
-    judged.sort(key=lambda one: one[0])
-    best, path, first = judged[0]
-    tuner, chosen = FineTuner.load_checkpoint(path, model, **settings), [first]
-    for _, _, state in judged[1:]:
-        load_state(tuner.inner, _mean([*chosen, state]))
-        value = _value(tuner, val, monitor, batch_size)
-        if value <= best:
-            best, chosen = value, [*chosen, state]
-    load_state(tuner.inner, _mean(chosen))
+        scored.append((_score(tuner, val, monitor, batch_size), path, _copied_state(tuner.inner)))
+    (best, path, first), *others = sorted(scored, key=lambda candidate: candidate[0])
+    tuner, ingredients = FineTuner.load_checkpoint(path, model, **settings), [first]
+    for _, _, state in others:
+        load_state(tuner.inner, _mean([*ingredients, state]))
+        score = _score(tuner, val, monitor, batch_size)
+        if score <= best:
+            best, ingredients = score, [*ingredients, state]
+    load_state(tuner.inner, _mean(ingredients))
     return tuner
 
 
-def _value(tuner: FineTuner, val: Any, monitor: str | None, batch_size: int) -> float:
+def _score(tuner: FineTuner, val: Any, monitor: str | None, batch_size: int) -> float:
     """Return the monitored value such that lower is better. NaN is worst."""
     values = tuner.evaluate(val, batch_size=batch_size)
     name = next((name for name in values if name != "loss"), "loss") if monitor is None else monitor
     if name not in values:
         raise ArgumentError(f"There is no value {name!r} to monitor; evaluate returns {', '.join(values)}.")
-    assert tuner.task is not None  # evaluate knows it
+    assert tuner.task is not None  # known after evaluate
     metrics = build_metrics(tuner.settings.metrics, tuner.task, tuner.network.num_outputs)
     value = -values[name] if higher_is_better(name, metrics) else values[name]
     return float("inf") if math.isnan(value) else value
 
 
-def _copied(model: nn.Module) -> _State:
+def _copied_state(model: nn.Module) -> _State:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 

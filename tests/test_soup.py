@@ -1,4 +1,4 @@
-"""Test-time augmentation, and soups of checkpoints."""
+"""Test-time augmentation and model soups."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pictures(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("tta", [True, [lambda x: x.flip(-1)], [lambda x: x.flip(-1), lambda x: 2 * x]])
-def test_outputs_are_the_mean_over_the_views(tta: Any) -> None:
+def test_outputs_are_averaged_over_the_views(tta: Any) -> None:
     tuner = FineTuner(net(0), device="cpu")
     X, y = pictures(7, 0)
 
@@ -40,7 +40,7 @@ def test_outputs_are_the_mean_over_the_views(tta: Any) -> None:
     assert torch.equal(tuner.predict(X, tta=False), tuner.predict(X))
 
 
-def test_what_is_no_picture_has_no_views() -> None:
+def test_test_time_augmentation_is_for_images_only() -> None:
     with pytest.raises(ArgumentError, match="Test-time augmentation is for pictures"):
         FineTuner(nn.Linear(4, 2), device="cpu").predict(torch.randn(3, 4), tta=True)
 
@@ -67,8 +67,8 @@ def test_a_soup_is_never_worse_than_its_best_ingredient(checkpoints: list[Path],
     assert value <= min(alone) + 1e-6 if name == "loss" else value >= max(alone)
 
 
-def test_a_soup_of_one_kind_is_that_kind_and_a_mean_of_two_is_the_mean(tmp_path: Path) -> None:
-    """Two models, wrong on opposite sides, of which the mean is right."""
+def test_a_soup_averages_different_models_and_leaves_equal_ones_unchanged(tmp_path: Path) -> None:
+    """Two models with opposite errors, so that their mean is better."""
     X = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     target = X @ torch.tensor([1.0, -1.0, 2.0, 0.5])
     paths = []
@@ -86,7 +86,7 @@ def test_a_soup_of_one_kind_is_that_kind_and_a_mean_of_two_is_the_mean(tmp_path:
     torch.testing.assert_close(alone.model.weight.detach()[0, 0], torch.tensor(0.6))
 
 
-def test_a_soup_needs_an_ingredient_and_something_to_judge_it_by(checkpoints: list[Path]) -> None:
+def test_a_soup_needs_a_checkpoint_and_a_known_value_to_monitor(checkpoints: list[Path]) -> None:
     with pytest.raises(ArgumentError, match="at least one checkpoint"):
         greedy_soup([], pictures(6, 0))
     with pytest.raises(ArgumentError, match=r"no value 'acuracy' to monitor.*loss, accuracy"):

@@ -159,7 +159,7 @@ def _frozen_below(module: nn.Module, fallback: bool) -> Iterator[nn.Module]:
     children = list(module.children())
     for position, child in enumerate(children):
         if state is not None and len(state) == 2 and _state(child) is None:
-            yield from _frozen_below(child, _neighbour_is_frozen(children, position))
+            yield from _frozen_below(child, _neighbor_is_frozen(children, position))
         else:
             yield from _frozen_below(child, frozen)
 
@@ -169,13 +169,13 @@ def _state(module: nn.Module) -> set[bool] | None:
     return {parameter.requires_grad for parameter in module.parameters()} or None
 
 
-def _neighbour_is_frozen(children: list[nn.Module], position: int) -> bool:
+def _neighbor_is_frozen(children: list[nn.Module], position: int) -> bool:
     """Return whether a child without parameters, in a partly frozen module, is next to a frozen layer."""
     keeps_statistics = any(True for _ in children[position].buffers())
     before, after = children[:position][::-1], children[position + 1 :]
     nearest = [(child, -1) for child in before], [(child, 0) for child in after]
-    for neighbour, edge in chain(*nearest) if keeps_statistics else chain(*reversed(nearest)):
-        own = [module for module in neighbour.modules() if next(module.parameters(recurse=False), None) is not None]
+    for neighbor, edge in chain(*nearest) if keeps_statistics else chain(*reversed(nearest)):
+        own = [module for module in neighbor.modules() if next(module.parameters(recurse=False), None) is not None]
         if own:  # of several layers, the closest
             return not any(parameter.requires_grad for parameter in own[edge].parameters(recurse=False))
     return False

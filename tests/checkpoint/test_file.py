@@ -1,4 +1,4 @@
-"""The file of a checkpoint: what goes in comes out, and no damage goes unseen."""
+"""The file of a checkpoint: content is restored exactly, and damage is always detected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DTYPES = (
 
 
 def same(left: Any, right: Any) -> bool:
-    """Tell whether two nestings are equal to the bit, in types and order too."""
+    """Return whether two nestings are equal bit for bit, including types and order."""
     if type(left) is not type(right):
         return False
     if isinstance(left, torch.Tensor):
@@ -72,14 +72,14 @@ def whole(tmp_path: Path) -> tuple[Path, bytes]:
 
 @QUICK
 @given(content=contents)
-def test_what_is_written_is_read(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_content_is_restored_exactly(tmp_path: Path, content: dict[str, Any]) -> None:
     path = tmp_path / "any.safetensors"
     file.write(path, content)
 
     assert same(file.read(path).content, content)
 
 
-def test_keys_with_slashes_do_not_fall_together(tmp_path: Path) -> None:
+def test_keys_with_slashes_do_not_collide(tmp_path: Path) -> None:
     content = {"a/b": torch.zeros(1), "a": {"b": torch.ones(2)}, "a~1b": torch.full((3,), 2.0)}
     file.write(tmp_path / "f", content)
 
@@ -92,7 +92,7 @@ def test_a_tuple_comes_back_as_a_list(tmp_path: Path) -> None:
     assert file.read(tmp_path / "f").content == {"classes": ["cat", "dog"]}
 
 
-def test_tied_and_strided_tensors_come_back_with_their_values(tmp_path: Path) -> None:
+def test_tied_and_strided_tensors_are_restored(tmp_path: Path) -> None:
     tied = nn.Linear(3, 3)
     model = nn.Sequential(tied, tied)
     picture = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
@@ -107,13 +107,13 @@ def test_tied_and_strided_tensors_come_back_with_their_values(tmp_path: Path) ->
     assert torch.equal(read["grown"], half.expand(2, 3))
 
 
-def test_a_read_tensor_can_be_written_to(whole: tuple[Path, bytes]) -> None:
+def test_loaded_tensors_are_writable(whole: tuple[Path, bytes]) -> None:
     file.read(whole[0]).content["w"].add_(1)
 
     assert whole[0].read_bytes() == whole[1]
 
 
-def test_the_file_is_plain_safetensors_and_no_pickle(tmp_path: Path) -> None:
+def test_the_file_is_plain_safetensors_without_pickle(tmp_path: Path) -> None:
     file.write(tmp_path / "f", {"model": {"fc.weight": torch.ones(2, 2)}, "history": [{"loss": 1.5}]})
 
     assert torch.equal(safetensors.torch.load_file(tmp_path / "f")["model/fc.weight"], torch.ones(2, 2))
@@ -127,7 +127,7 @@ def test_the_file_is_plain_safetensors_and_no_pickle(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- damage
 
 
-def test_trap_24_every_flipped_bit_is_seen(whole: tuple[Path, bytes], tmp_path: Path) -> None:
+def test_trap_24_every_flipped_bit_is_detected(whole: tuple[Path, bytes], tmp_path: Path) -> None:
     path = tmp_path / "damaged"
     for bit in range(8 * len(whole[1])):
         damaged = bytearray(whole[1])
@@ -137,7 +137,7 @@ def test_trap_24_every_flipped_bit_is_seen(whole: tuple[Path, bytes], tmp_path: 
             file.read(path)
 
 
-def test_every_truncation_is_seen(whole: tuple[Path, bytes], tmp_path: Path) -> None:
+def test_every_truncation_is_detected(whole: tuple[Path, bytes], tmp_path: Path) -> None:
     path = tmp_path / "damaged"
     for length in range(len(whole[1])):
         path.write_bytes(whole[1][:length])
@@ -147,7 +147,7 @@ def test_every_truncation_is_seen(whole: tuple[Path, bytes], tmp_path: Path) -> 
 
 @settings(QUICK, max_examples=300)
 @given(data=st.data())
-def test_any_damage_is_seen(whole: tuple[Path, bytes], tmp_path: Path, data: st.DataObject) -> None:
+def test_any_damage_is_detected(whole: tuple[Path, bytes], tmp_path: Path, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(whole[1])))
     end = data.draw(st.integers(start, min(len(whole[1]), start + 80)))
     damaged = whole[1][:start] + data.draw(st.binary(max_size=80)) + whole[1][end:]
@@ -178,7 +178,7 @@ def test_any_bytes_are_an_error(tmp_path: Path, data: bytes) -> None:
         '{"__metadata__": {"content": "{}", "sha256": "' + "\\ud800" * 64 + '"}}', "[" * 9999,
     ],
 )  # fmt: skip
-def test_a_header_of_another_form_is_an_error(tmp_path: Path, header: str) -> None:
+def test_a_malformed_header_is_an_error(tmp_path: Path, header: str) -> None:
     path = tmp_path / "other"
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
 
@@ -186,27 +186,27 @@ def test_a_header_of_another_form_is_an_error(tmp_path: Path, header: str) -> No
         file.read(path)
 
 
-def test_a_foreign_safetensors_file_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_another_safetensors_file_is_an_error_with_advice(tmp_path: Path) -> None:
     safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "foreign", {"format": "pt"})
 
     with pytest.raises(CheckpointError, match=r"not a checkpoint of this package.*weights='FILE'"):
         file.read(tmp_path / "foreign")
 
 
-def test_the_version_of_the_format_is_kept(tmp_path: Path) -> None:
+def test_the_version_is_restored(tmp_path: Path) -> None:
     file.write(tmp_path / "f", {}, version=3)
 
     assert file.read(tmp_path / "f").version == 3
 
 
-def test_a_file_that_is_not_there_or_a_folder_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none\.safetensors cannot be read: No such file"):
         file.read(tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="cannot be read"):
         file.read(tmp_path)
 
 
-# ---------------------------------------------------------------------- writing fails
+# ---------------------------------------------------------------------- failing to write
 
 
 @pytest.mark.filterwarnings("ignore:Sparse")
@@ -224,7 +224,7 @@ def test_a_file_that_is_not_there_or_a_folder_is_an_error(tmp_path: Path) -> Non
         ({"\ud800": torch.zeros(2)}, "cannot be stored"),
     ],
 )
-def test_what_cannot_be_stored_is_named_and_nothing_is_left(
+def test_a_value_that_cannot_be_stored_is_named_and_no_file_is_left(
     whole: tuple[Path, bytes], content: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(CheckpointError, match=words):
@@ -234,8 +234,8 @@ def test_what_cannot_be_stored_is_named_and_nothing_is_left(
     assert whole[0].read_bytes() == whole[1]
 
 
-def test_trap_39_a_full_disk_and_a_killed_process_leave_the_file_there_before(whole: tuple[Path, bytes]) -> None:
-    """A limit on the size of files stands for a full disk."""
+def test_trap_39_a_full_disk_or_a_killed_process_leaves_the_previous_file(whole: tuple[Path, bytes]) -> None:
+    """A limit on file sizes simulates a full disk."""
     script = f"""
         import os, resource, signal
         from pathlib import Path
@@ -266,7 +266,7 @@ def test_trap_39_a_full_disk_and_a_killed_process_leave_the_file_there_before(wh
     assert list(whole[0].parent.glob("*.safetensors")) == [whole[0]]
 
 
-def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
         file.write(tmp_path / "plain" / "f", {})
@@ -285,7 +285,7 @@ def test_a_folder_without_permission_is_an_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
 
-def test_folders_on_the_way_are_made_and_others_may_read(tmp_path: Path) -> None:
+def test_parent_folders_are_created_and_others_may_read_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "f"
     file.write(path, {})
 
@@ -293,7 +293,7 @@ def test_folders_on_the_way_are_made_and_others_may_read(tmp_path: Path) -> None
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_whether_it_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_detected_beforehand(tmp_path: Path) -> None:
     file.check_writable(tmp_path / "new" / "model.safetensors")
     assert list((tmp_path / "new").iterdir()) == []
     (tmp_path / "a file").write_text("")

@@ -1,7 +1,7 @@
-"""Files that version 0.1.0 wrote load for good: one for each kind of model, and a run that was interrupted.
+"""Checkpoints written by version 0.1.0 load forever: one per kind of model, and an interrupted run.
 
-`golden/expected.json` holds the results of the code that wrote the files. Neither is ever rewritten; a new
-version of the format gets files of its own.
+`golden/expected.json` has the results of the code that wrote the files. They are never rewritten; a new version
+of the format adds files of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXPECTED: dict[str, Any] = json.loads((FOLDER / "expected.json").read_text())
 
 
 class Case(NamedTuple):
-    """How to load one of the files, None for a model that is built by its name, and what to predict."""
+    """The model to load a file into, None to build it by name, and inputs for predictions."""
 
     model: Callable[[], nn.Module] | None
     inputs: Tensor
@@ -75,7 +75,7 @@ def test_there_is_a_test_for_every_file() -> None:
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_comes_back(name: str, unpacked: Callable[[str], Path]) -> None:
+def test_a_model_is_restored(name: str, unpacked: Callable[[str], Path]) -> None:
     pytest.importorskip(MODELS[name].needs)
     build, inputs, _ = MODELS[name]
     expected = EXPECTED[name]
@@ -91,18 +91,18 @@ def test_a_model_comes_back(name: str, unpacked: Callable[[str], Path]) -> None:
     assert timeless(tuner.history) == expected["history"]
 
 
-def test_settings_come_back(unpacked: Callable[[str], Path]) -> None:
+def test_settings_are_restored(unpacked: Callable[[str], Path]) -> None:
     kept = FineTuner.load_checkpoint(unpacked("own_module"), golden.net(), device="cpu").settings
 
     assert (kept.metrics, kept.optimizer, kept.weight_decay, kept.seed) == (["accuracy"], "sgd", 0.125, 3)
 
 
-def test_a_custom_head_asks_for_the_model(unpacked: Callable[[str], Path]) -> None:
+def test_a_custom_head_needs_the_model(unpacked: Callable[[str], Path]) -> None:
     with pytest.raises(CheckpointError, match="does not belong to this Net"):
         FineTuner.load_checkpoint(unpacked("own_module_custom_head"), golden.net(), device="cpu")
 
 
-def test_an_interrupted_run_ends_as_the_run_that_was_not(unpacked: Callable[[str], Path]) -> None:
+def test_an_interrupted_run_resumes_to_the_same_result(unpacked: Callable[[str], Path]) -> None:
     tuner = FineTuner(golden.net(), metrics=["accuracy"], seed=1, device="cpu", precision="fp32")
     tuner.fit(
         golden.vectors(), golden.vectors(12), epochs=4, batch_size=8, lr=1e-2, cache=False, progress=False,
@@ -118,7 +118,7 @@ def test_an_interrupted_run_ends_as_the_run_that_was_not(unpacked: Callable[[str
         assert row == {key: pytest.approx(value, rel=1e-4) for key, value in target.items()}
 
 
-def test_a_run_in_use_is_a_model_too(unpacked: Callable[[str], Path]) -> None:
+def test_the_checkpoint_of_a_run_loads_as_a_model(unpacked: Callable[[str], Path]) -> None:
     tuner = FineTuner.load_checkpoint(unpacked("unfinished_run"), golden.net(), device="cpu")
 
     assert tuner.predict(VECTORS).shape == (24, 3)
@@ -126,7 +126,7 @@ def test_a_run_in_use_is_a_model_too(unpacked: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_the_schema_loses_nothing(name: str, unpacked: Callable[[str], Path]) -> None:
+def test_the_schema_preserves_all_content(name: str, unpacked: Callable[[str], Path]) -> None:
     version, content = file.read(unpacked(name))
     again = schema.to_content(schema.from_content(content))
 
@@ -135,7 +135,7 @@ def test_the_schema_loses_nothing(name: str, unpacked: Callable[[str], Path]) ->
 
 
 def leaves(value: Any) -> Any:
-    """Return a nesting with tensors as lists and tuples as lists, to compare."""
+    """Return a nesting with its tensors and tuples as lists."""
     if isinstance(value, dict):
         return {key: leaves(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The fields of a checkpoint go to a file and come back, and older formats are migrated."""
+"""The fields of a checkpoint are restored from its file, and older formats are migrated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checkpoint(**values: Any) -> Checkpoint:
     return Checkpoint(**{**defaults, **values})
 
 
-def test_every_field_comes_back(tmp_path: Path) -> None:
+def test_every_field_is_restored(tmp_path: Path) -> None:
     path = tmp_path / "f.safetensors"
     written = checkpoint()
     schema.write(path, written)
@@ -56,7 +56,7 @@ def test_a_field_may_be_none(field: str, tmp_path: Path) -> None:
     assert getattr(schema.read(tmp_path / "f"), field) is None
 
 
-def test_a_model_without_a_digest_of_its_base_is_read() -> None:
+def test_the_digest_of_the_base_is_optional() -> None:
     content = schema.to_content(checkpoint())
     del content["model"]["base"]
 
@@ -96,8 +96,8 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
-def older(path: Path, written: Path) -> None:
-    """Write the checkpoint as a format 1 that calls the classes `labels`."""
+def write_older(path: Path, written: Path) -> None:
+    """Write a checkpoint in an imaginary format 1, in which the classes are called `labels`."""
     content = file.read(written).content
     content["labels"] = content.pop("classes")
     file.write(path, content, version=1)
@@ -111,7 +111,7 @@ def test_a_new_version_is_one_entry_in_the_table_of_migrations(tmp_path: Path, m
     first, second = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
     tuner = FineTuner(net(), device="cpu")
     tuner.fit((X, ["cat", "dog", "cat"]), progress=False)
-    older(first, tuner.save_checkpoint(second))
+    write_older(first, tuner.save_checkpoint(second))
 
     monkeypatch.setitem(schema.MIGRATIONS, 1, renamed)
 
@@ -134,7 +134,7 @@ def test_migrations_run_one_version_after_the_other(tmp_path: Path, monkeypatch:
         return {**content, "task": "binary"}
 
     schema.write(tmp_path / "now", checkpoint())
-    older(tmp_path / "f", tmp_path / "now")
+    write_older(tmp_path / "f", tmp_path / "now")
     monkeypatch.setitem(schema.MIGRATIONS, 1, renamed)
     monkeypatch.setitem(schema.MIGRATIONS, 2, with_task)
 

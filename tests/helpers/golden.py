@@ -1,6 +1,6 @@
 """Models and inputs of the golden checkpoints in `tests/checkpoint/golden`.
 
-Everything here is a formula, so that a model is the same bit for bit on every machine.
+All values come from formulas, so models are equal bit for bit on every machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ CLASSES = ("bird", "cat", "dog")
 
 
 class Net(nn.Module):
-    """A layer with batch norm, and a head."""
+    """A stem with batch norm, a hidden layer and a head."""
 
     def __init__(self, outputs: int = 3) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Net(nn.Module):
 
 
 class Scaled(nn.Module):
-    """A head that is not made of standard layers."""
+    """A head that does not consist of standard layers."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Scaled(nn.Module):
 
 
 def patterned(model: nn.Module) -> nn.Module:
-    """Fill weights with a short repeating pattern, which compresses well, and biases with zeros."""
+    """Fill weights with a short repeating pattern, which compresses well, and zero the biases."""
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):
             if parameter.dim() > 1:
@@ -60,14 +60,14 @@ def layers_head(features: int) -> nn.Module:
 
 
 def adapted() -> nn.Module:
-    """Return the net with LoRA adapters by PEFT."""
+    """Return the net with LoRA adapters from PEFT."""
     import peft
 
     return peft.get_peft_model(net(), peft.LoraConfig(r=2, target_modules=["hidden"], modules_to_save=["fc"]))
 
 
 def inputs(*shape: int) -> Tensor:
-    """Return samples between -1 and 1, no two alike."""
+    """Return distinct samples between -1 and 1."""
     count = torch.Size(shape).numel()
     return ((torch.arange(count) * 7 % 31 - 15) / 16 + torch.arange(count) / count / 8).reshape(shape)
 

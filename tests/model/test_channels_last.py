@@ -1,4 +1,4 @@
-"""Convolutional models are laid out in channels_last while they run, where nothing of the user's own minds."""
+"""Convolutional models run in channels_last unless custom code needs another memory format."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from finetune.callbacks import Callback
 
 
 class Plain(FineTuner):
-    """The same step, but as a user's own, for which nothing is laid out."""
+    """The same training step as an override, which keeps the layout of the weights."""
 
     def training_step(self, batch: Any) -> Tensor | StepOutput:
         return super().training_step(batch)
 
 
 class Layouts(Callback):
-    """Note after each update whether the first convolution is in channels_last."""
+    """Records after each update whether the first convolution is in channels_last."""
 
     def __init__(self) -> None:
         self.seen: set[bool] = set()
@@ -62,25 +62,25 @@ def values(model: nn.Module) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def fast_backward(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a CPU on which training gains from it too, whatever this one is."""
+    """Pretend that the CPU is one on which training in channels_last is faster too."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
 
 
-def test_without_avx512_only_what_is_not_trained_whole_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_avx512_only_partly_frozen_models_run_in_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert fitted(FineTuner, convolutional())[1] == {False}
     assert fitted(FineTuner, convolutional(), strategy="gradual_unfreezing", epochs=2)[1] == {True}
 
 
-def test_training_in_channels_last_gives_the_same_model_but_for_rounding() -> None:
+def test_training_in_channels_last_gives_the_same_model_up_to_rounding() -> None:
     turned, layouts = fitted(FineTuner, convolutional(), optimizer="sgd")
-    plain, other = fitted(Plain, convolutional(), optimizer="sgd")  # Adam makes much of rounding
+    plain, other = fitted(Plain, convolutional(), optimizer="sgd")  # Adam amplifies rounding errors
     assert (layouts, other) == ({True}, {False})
     assert not torch.equal(values(turned.model), values(convolutional()))
     torch.testing.assert_close(values(turned.model), values(plain.model), rtol=1e-3, atol=1e-4)
 
 
-def test_weights_are_where_they_were_before_after_every_verb() -> None:
+def test_weights_keep_their_memory_and_layout_after_every_verb() -> None:
     model = convolutional()
     before = [(p, p.data_ptr(), p.stride()) for p in model.parameters()]
     referred = model.state_dict()
@@ -91,7 +91,7 @@ def test_weights_are_where_they_were_before_after_every_verb() -> None:
     assert all(torch.equal(referred[name], value) for name, value in tuner.model.state_dict().items())
 
 
-def test_weights_are_where_they_were_before_after_an_error() -> None:
+def test_weights_keep_their_memory_and_layout_after_an_error() -> None:
     class Stop(Callback):
         def on_step_end(self, run: Any) -> None:
             raise KeyboardInterrupt
@@ -104,7 +104,7 @@ def test_weights_are_where_they_were_before_after_an_error() -> None:
 
 
 class Viewing(nn.Module):
-    """A user's layer that asks for contiguous results."""
+    """A user-defined layer that needs contiguous activations."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.view(len(x), -1).view_as(x)
@@ -132,7 +132,7 @@ class ViewingGradient(nn.Module):
 
 
 class ReadingMemory(nn.Module):
-    """A kernel of one's own that takes its input for contiguous."""
+    """A custom kernel that assumes a contiguous input."""
 
     def forward(self, x: Tensor) -> Tensor:
         _, c, h, w = x.shape
@@ -140,7 +140,7 @@ class ReadingMemory(nn.Module):
 
 
 @pytest.mark.parametrize("layer", [Viewing, ViewingInTraining, ViewingGradient, ReadingMemory])
-def test_a_model_that_needs_contiguous_results_is_left_alone(layer: type[nn.Module]) -> None:
+def test_a_model_that_needs_contiguous_activations_is_left_alone(layer: type[nn.Module]) -> None:
     tuner, layouts = fitted(FineTuner, convolutional(layer()))
     plain, _ = fitted(Plain, convolutional(layer()))
     assert layouts == {False}
@@ -150,11 +150,11 @@ def test_a_model_that_needs_contiguous_results_is_left_alone(layer: type[nn.Modu
 
 
 @pytest.mark.parametrize(("model", "n"), [(convolutional(patches=True), 48), (convolutional(), 31)])
-def test_nothing_is_laid_out_where_it_does_not_pay(model: nn.Module, n: int) -> None:
+def test_models_and_data_without_a_gain_are_left_alone(model: nn.Module, n: int) -> None:
     assert fitted(FineTuner, model, n)[1] == {False}
 
 
-def test_a_layout_of_the_users_own_stays() -> None:
+def test_a_layout_chosen_by_the_user_is_kept() -> None:
     model = convolutional().to(memory_format=torch.channels_last)
     tuner, layouts = fitted(Plain, model)
     assert layouts == {True}
@@ -174,7 +174,7 @@ def test_a_run_in_channels_last_resumes_bit_for_bit(tmp_path: Path, optimizer: s
     assert torch.equal(values(whole.model), values(resumed.model))
 
 
-def test_a_cached_run_in_channels_last_is_the_uncached_one_bit_for_bit() -> None:
+def test_cached_and_uncached_runs_in_channels_last_are_equal_bit_for_bit() -> None:
     def run(cache: str | bool) -> Tensor:
         tuner = FineTuner(convolutional(), device="cpu").freeze(["0", "1"])
         layouts = Layouts()
@@ -185,7 +185,7 @@ def test_a_cached_run_in_channels_last_is_the_uncached_one_bit_for_bit() -> None
     assert torch.equal(run("memory"), run(False))
 
 
-def test_evaluation_and_prediction_give_the_same_but_for_rounding() -> None:
+def test_evaluation_and_prediction_are_the_same_up_to_rounding() -> None:
     tuner, plain = FineTuner(convolutional(), device="cpu"), Plain(convolutional(), device="cpu")
     assert tuner.evaluate(pictures()) == pytest.approx(plain.evaluate(pictures()), rel=1e-4)
     torch.testing.assert_close(tuner.predict(pictures()[0]), plain.predict(pictures()[0]))

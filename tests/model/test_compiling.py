@@ -1,4 +1,4 @@
-"""`compile=True` computes the same, on the user's own object, apart from what a cache overrides."""
+"""`compile=True` gives the same results on the user's own object, with and without a cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from finetune import FineTuner, Phase
 from finetune.callbacks import Callback
 
-EAGER = "aot_eager"  # traces and differentiates as inductor does, without its code for the machine
+EAGER = "aot_eager"  # traces and differentiates like inductor, without generating code
 
 
 def block(width: int) -> nn.Sequential:
@@ -30,7 +30,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 class OwnData(Dataset[Any]):
-    """Of which nothing can be cached."""
+    """A dataset that cannot be cached."""
 
     def __len__(self) -> int:
         return 46
@@ -40,7 +40,7 @@ class OwnData(Dataset[Any]):
 
 
 class Compiled(Callback):
-    """Note which modules are compiled at each update."""
+    """Records which modules are compiled at each update."""
 
     def __init__(self) -> None:
         self.seen: list[set[str]] = []
@@ -70,14 +70,14 @@ def assert_same(one: FineTuner, other: FineTuner) -> None:
     torch.testing.assert_close(one.predict(data()[0]), other.predict(data()[0]), rtol=1e-4, atol=1e-5)
 
 
-def test_a_compiled_run_is_the_same_but_for_rounding() -> None:
+def test_a_compiled_run_is_the_same_up_to_rounding() -> None:
     compiled, seen = fitted(network(), EAGER, cache=False)
     eager, nothing = fitted(network(), False, cache=False)
     assert (seen, nothing) == ([{""}], [set()])
     assert_same(compiled, eager)
 
 
-def test_the_model_is_the_users_own_and_as_it_was() -> None:
+def test_the_model_stays_the_users_object_and_is_not_compiled_afterwards() -> None:
     model = network()
     tuner, _ = fitted(model, EAGER)
     tuner.predict(data()[0])
@@ -86,7 +86,7 @@ def test_the_model_is_the_users_own_and_as_it_was() -> None:
     assert all(module._compiled_call_impl is None for module in model.modules())
 
 
-def test_a_model_that_the_user_compiled_stays_so() -> None:
+def test_a_model_compiled_by_the_user_stays_compiled() -> None:
     model = network()
     model.compile(backend="eager")
     call = model._compiled_call_impl
@@ -94,7 +94,7 @@ def test_a_model_that_the_user_compiled_stays_so() -> None:
     assert model._compiled_call_impl is call
 
 
-def test_validation_is_served_from_the_cache_where_training_is_compiled_whole() -> None:
+def test_validation_uses_the_cache_while_training_compiles_the_whole_model() -> None:
     def run(compile: bool | str, cache: bool | str) -> tuple[FineTuner, list[set[str]]]:
         model, noted = network(), Compiled()
         tuner = FineTuner(model, device="cpu", compile=compile, optimizer="sgd").freeze(["0", "1"])
@@ -107,7 +107,7 @@ def test_validation_is_served_from_the_cache_where_training_is_compiled_whole() 
     assert_same(compiled, eager)
 
 
-def test_what_is_compiled_follows_what_trains() -> None:
+def test_the_compiled_modules_follow_the_trainable_ones() -> None:
     phases = [Phase("3", 2), Phase(["2", "3"], 2), Phase("*")]
     compiled, seen = fitted(network(), EAGER, strategy=phases, cache="memory")
     eager, _ = fitted(network(), False, strategy=phases, cache=False)
@@ -116,7 +116,7 @@ def test_what_is_compiled_follows_what_trains() -> None:
 
 
 @pytest.mark.slow
-def test_the_code_that_inductor_makes_computes_the_same() -> None:
+def test_code_generated_by_inductor_gives_the_same_results() -> None:
     compiled, _ = fitted(network(), True)
     eager, _ = fitted(network(), False)
     assert_same(compiled, eager)

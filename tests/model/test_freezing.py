@@ -1,4 +1,4 @@
-"""Freezing, and the train mode that keeps what is frozen in eval mode."""
+"""Freezing parameters, and keeping frozen modules in eval mode."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.helpers.models import TiedLanguageModel, TokenTransformer, modes, sma
 
 
 class Norm2d(nn.BatchNorm2d):
-    """A batch norm of the user's own."""
+    """A user-defined batch norm."""
 
 
 class Noisy(nn.Module):
-    """Frozen batch norms of every kind and dropouts of both kinds, before a dropout and a head that train."""
+    """Frozen batch norms and dropouts, followed by a trainable dropout and head."""
 
     def __init__(self, norm: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Noisy(nn.Module):
 
 
 class FunctionalDropout(nn.Module):
-    """Holds a parameter, and drops out by its own `training`."""
+    """A module with a parameter and a dropout that depends on its own `training`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def pickled(model: nn.Module) -> nn.Module:
 
 
 class Wrapper(nn.Module):
-    """Holds its model under `module`, as DataParallel and DistributedDataParallel do."""
+    """Wraps a model as `module`, like DataParallel and DistributedDataParallel."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -107,21 +107,21 @@ TRAINS: dict[str, Callable[[nn.Module], tuple[nn.Module, nn.Module]]] = {
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("train", TRAINS)
-def test_trap_04_frozen_norms_stand_still_after_every_train(norm: str, train: str) -> None:
+def test_trap_04_frozen_norms_keep_their_statistics_after_every_train(norm: str, train: str) -> None:
     _, model = TRAINS[train](frozen(norm))
     assert isinstance(model, Noisy)
     assert model.training
     assert {name for name, training in modes(model).items() if training} == {"", "dropout", "head"}
     before = copy.deepcopy(model.state_dict())
     x = torch.randn(4, 3, 8, 8)
-    if norm == "SyncBatchNorm":  # in train mode it needs a process group; in eval mode it runs anywhere
+    if norm == "SyncBatchNorm":  # needs a process group in train mode, but not in eval mode
         assert not model.norm.training
     first, second = model.features(x), model.features(x)
-    assert torch.equal(first, second)  # no dropout and no statistics of the batch
+    assert torch.equal(first, second)  # no dropout and no batch statistics
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_model_that_is_held_trains_again_once_unfrozen() -> None:
+def test_an_unfrozen_model_goes_back_to_train_mode() -> None:
     model = frozen("BatchNorm2d")
     assert not model.train().norm.training
     freezing.unfreeze(model)
@@ -129,7 +129,7 @@ def test_a_model_that_is_held_trains_again_once_unfrozen() -> None:
     assert not any(modes(model.eval()).values())
 
 
-def test_a_deep_copy_is_held_by_itself() -> None:
+def test_a_deep_copy_follows_its_own_freeze_state() -> None:
     model = frozen("BatchNorm2d")
     twin = copy.deepcopy(model)
     freezing.unfreeze(twin)
@@ -139,7 +139,7 @@ def test_a_deep_copy_is_held_by_itself() -> None:
     assert not model.norm.training
 
 
-def test_a_train_of_the_models_own_is_respected() -> None:
+def test_an_overridden_train_method_is_respected() -> None:
     class Own(nn.Sequential):
         def train(self, mode: bool = True) -> Own:
             super().train(mode)
@@ -151,7 +151,7 @@ def test_a_train_of_the_models_own_is_respected() -> None:
     assert modes(model.train()) == {"": True, "0": True, "1": False, "2": True}
 
 
-def test_norms_without_running_statistics_are_not_given_any() -> None:
+def test_norms_without_running_statistics_get_none() -> None:
     model = frozen("BatchNorm2d")
     model.norm = nn.BatchNorm2d(4, track_running_stats=False)
     freezing.freeze(model, "norm")
@@ -162,7 +162,7 @@ def test_norms_without_running_statistics_are_not_given_any() -> None:
     assert model.backbone[1].track_running_stats is True
 
 
-def test_dropout_before_a_head_that_trains_is_on() -> None:
+def test_dropout_before_a_trainable_head_is_active() -> None:
     model = frozen("BatchNorm2d")
     model.train()
     torch.manual_seed(0)
@@ -174,7 +174,7 @@ def test_dropout_before_a_head_that_trains_is_on() -> None:
     ("name", "dropouts"),
     [("vgg11", {"classifier.5"}), ("mobilenet_v3_small", {"classifier.2"}), ("efficientnet_b0", {"classifier.0"})],
 )
-def test_only_the_dropout_that_feeds_the_head_is_on(name: str, dropouts: set[str]) -> None:
+def test_only_the_dropout_that_feeds_the_head_is_active(name: str, dropouts: set[str]) -> None:
     with torch.device("meta"):
         model = models.get_model(name, weights=None)
     last = next(reversed(dict(model.named_parameters()))).rpartition(".")[0]
@@ -184,7 +184,7 @@ def test_only_the_dropout_that_feeds_the_head_is_on(name: str, dropouts: set[str
     assert running == dropouts
 
 
-def test_between_frozen_and_trained_a_norm_follows_what_is_before_it_and_a_dropout_what_is_behind() -> None:
+def test_between_frozen_and_trainable_layers_a_norm_follows_the_one_before_and_a_dropout_the_one_after() -> None:
     def parts() -> list[nn.Module]:
         norm, drop = nn.BatchNorm1d(2, affine=False), nn.Sequential(nn.ReLU(), nn.Dropout())
         return [nn.Linear(2, 2), norm, drop, nn.Linear(2, 2)]
@@ -199,12 +199,12 @@ def test_between_frozen_and_trained_a_norm_follows_what_is_before_it_and_a_dropo
     assert modes(model) == {"": True, "0": True, "1": True, "2": False, "2.0": False, "2.1": False, "3": False}
     model = nn.Sequential(nn.ReLU(), *parts()[::3], nn.Dropout())
     freezing.freeze(model, "2")
-    assert model[3] in freezing.frozen_modules(model)  # nothing behind it: what is before
+    assert model[3] in freezing.frozen_modules(model)  # without a layer after it, the one before it decides
     assert model[0] not in freezing.frozen_modules(model)
 
 
-def test_beside_a_list_of_layers_the_nearest_of_them_counts() -> None:
-    """As in GPT-2: a dropout behind the embeddings feeds the first block, whichever of the blocks train."""
+def test_next_to_a_list_of_layers_the_closest_layer_decides() -> None:
+    """As in GPT-2, where a dropout after the embeddings feeds the first block, even if only later blocks train."""
     model = nn.Sequential(
         nn.Embedding(3, 2), nn.Dropout(), nn.ModuleList(nn.Linear(2, 2) for _ in range(3)),
         nn.BatchNorm1d(2, affine=False), nn.Dropout(), nn.Linear(2, 2),
@@ -239,7 +239,7 @@ def modes_after(model: nn.Module) -> dict[str, bool]:
 
 
 @given(trees(), st.data())
-def test_what_is_wholly_frozen_is_in_eval_and_what_trains_is_not(model: nn.Module, data: st.DataObject) -> None:
+def test_frozen_modules_are_in_eval_mode_and_the_others_are_not(model: nn.Module, data: st.DataObject) -> None:
     chosen = data.draw(st.sets(st.sampled_from(sorted(states(model)) or [""])))
     freezing.set_frozen(model, chosen)
     freezing.train_mode(model)
@@ -255,11 +255,11 @@ def test_what_is_wholly_frozen_is_in_eval_and_what_trains_is_not(model: nn.Modul
     assert not any(modes(model).values())
 
 
-# ---------------------------------------------------------------- what trains
+# ---------------------------------------------------------------- trainable parameters
 
 
 @given(trees(), st.data())
-def test_unfreezing_what_was_frozen_restores(model: nn.Module, data: st.DataObject) -> None:
+def test_unfreeze_reverses_freeze(model: nn.Module, data: st.DataObject) -> None:
     before = states(model)
     assume(before)
     parts = [part for name in sorted(before) for part in (name, name.split(".")[0], name.rpartition(".")[0] or name)]
@@ -274,7 +274,7 @@ def test_unfreezing_what_was_frozen_restores(model: nn.Module, data: st.DataObje
 
 
 @given(trees(), st.data())
-def test_the_verbs_agree_on_what_trains(model: nn.Module, data: st.DataObject) -> None:
+def test_the_functions_agree_on_the_trainable_parameters(model: nn.Module, data: st.DataObject) -> None:
     names = list(dict(model.named_parameters()))
     assume(names)
     chosen = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
@@ -303,7 +303,7 @@ def test_trap_05_bare_and_packed_parameters_freeze_too() -> None:
     assert vit.conv_proj.weight.requires_grad
 
 
-def test_freezing_drops_gradients_and_what_trains_keeps_them() -> None:
+def test_freezing_drops_the_gradients_of_frozen_parameters_alone() -> None:
     for verb in (
         lambda m: freezing.freeze(m, "0"),
         lambda m: freezing.freeze_all_but(m, "1"),
@@ -318,7 +318,7 @@ def test_freezing_drops_gradients_and_what_trains_keeps_them() -> None:
         assert model[1].weight.grad is not None
 
 
-def test_freeze_all_but_leaves_what_it_keeps_as_it_is() -> None:
+def test_freeze_all_but_leaves_the_matching_parameters_alone() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     freezing.freeze(model, "1.bias")
     freezing.freeze_all_but(model, "1")
@@ -337,7 +337,7 @@ def test_a_wrong_pattern_changes_nothing(verb: Callable[[nn.Module, str], None])
     assert states(model) == before
 
 
-def test_integer_parameters_never_train_and_complex_ones_do() -> None:
+def test_integer_parameters_are_never_trainable_and_complex_ones_are() -> None:
     model = nn.Module()
     model.packed = nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False)
     model.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
@@ -355,10 +355,10 @@ def test_a_tied_parameter_freezes_under_either_name() -> None:
     assert not model.out.bias.requires_grad
 
 
-# ---------------------------------------------------------------- restored
+# ---------------------------------------------------------------- restoring
 
 
-def test_modes_and_the_freeze_state_come_back_also_after_an_exception() -> None:
+def test_modes_and_the_freeze_state_are_restored_after_an_exception() -> None:
     model = small_cnn()
     freezing.freeze(model, "0")
     model.eval()
@@ -377,10 +377,10 @@ def test_modes_and_the_freeze_state_come_back_also_after_an_exception() -> None:
         spoil()
     assert modes(model) == before
     assert states(model) == trains
-    assert model[0].weight.grad is None  # frozen again: nothing of a rehearsal stays
+    assert model[0].weight.grad is None  # frozen again, so its gradient is gone
 
 
-def test_moving_statistics_are_those_of_norms_that_train() -> None:
+def test_moving_statistics_are_those_of_trainable_norms() -> None:
     model = small_cnn()
     norm = model[1]
     assert {id(b) for b in freezing.moving_statistics(model)} >= {id(norm.running_mean), id(norm.running_var)}
@@ -388,7 +388,7 @@ def test_moving_statistics_are_those_of_norms_that_train() -> None:
     assert freezing.moving_statistics(model) == []
 
 
-def test_a_single_sample_passes_and_leaves_no_trace() -> None:
+def test_a_single_sample_runs_without_side_effects() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.Dropout(0.5))
     freezing.freeze(model, "2")
     freezing.train_mode(model)
@@ -403,7 +403,7 @@ def test_a_single_sample_passes_and_leaves_no_trace() -> None:
     assert model[1].weight.grad is not None
 
 
-def test_a_single_sample_leaves_other_norms_alone_and_comes_back_after_an_exception() -> None:
+def test_single_sample_leaves_other_norms_alone_and_is_undone_after_an_exception() -> None:
     model = nn.Sequential(
         nn.BatchNorm2d(2), nn.BatchNorm2d(2, track_running_stats=False), nn.InstanceNorm2d(2, track_running_stats=True)
     )

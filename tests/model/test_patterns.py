@@ -1,4 +1,4 @@
-"""Which parameters a pattern names."""
+"""Selecting parameters by pattern."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.models import TiedLanguageModel, TokenTransformer, trees
 
 
 class Stages(nn.Module):
-    """Stages 1 to 10, and one without parameters."""
+    """Stages 1 to 10, and a layer without parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,11 +42,11 @@ class Stages(nn.Module):
         ((f"layer{i}.0.bias" for i in (1, 2)), {"layer1.0.bias", "layer2.0.bias"}),
     ],
 )
-def test_a_glob_over_full_names_covers_what_is_below(pattern: Any, expected: set[str]) -> None:
+def test_a_glob_over_full_names_covers_everything_below(pattern: Any, expected: set[str]) -> None:
     assert set(select(Stages(), pattern)) == expected
 
 
-def test_a_star_crosses_dots() -> None:
+def test_a_star_matches_dots() -> None:
     model = Stages()
     everything = dict(model.named_parameters())
     assert list(select(model, "*")) == list(everything)
@@ -55,36 +55,36 @@ def test_a_star_crosses_dots() -> None:
 
 
 @given(st.integers(1, 10))
-def test_trap_02_a_stage_is_never_another_whose_name_it_begins(i: int) -> None:
+def test_trap_02_a_stage_does_not_match_another_with_its_name_as_a_prefix(i: int) -> None:
     assert {name.split(".")[0] for name in select(Stages(), f"layer{i}")} == {f"layer{i}"}
 
 
-def test_the_models_order_holds_whatever_the_order_of_patterns() -> None:
+def test_parameters_are_in_the_models_order() -> None:
     model = Stages()
     assert list(select(model, ["layer2", "layer1"])) == list(select(model, ["layer1", "layer2"]))
 
 
-def test_a_bare_parameter_is_a_name() -> None:
+def test_a_bare_parameter_can_be_selected() -> None:
     model = TokenTransformer()
     assert select(model, "cls") == {"cls": model.cls}
     assert list(select(model, ["position", "cls"])) == ["cls", "position"]
 
 
-def test_a_tied_parameter_has_each_of_its_names_and_comes_once() -> None:
+def test_a_tied_parameter_matches_under_each_name_and_is_returned_once() -> None:
     model = TiedLanguageModel()
     assert select(model, "embed") == {"embed.weight": model.out.weight}
     assert select(model, "out") == {"out.weight": model.embed.weight, "out.bias": model.out.bias}
     assert len(select(model, ["out", "embed"])) == 2
 
 
-def test_a_full_name_with_brackets_names_itself() -> None:
+def test_a_full_name_with_brackets_matches_itself() -> None:
     model = nn.ModuleDict({"conv[3]": nn.Linear(1, 1), "conv3": nn.Linear(1, 1)})
     assert set(select(model, "conv[3]")) == {"conv[3].weight", "conv[3].bias", "conv3.weight", "conv3.bias"}
     assert set(select(model, "conv[3].weight")) >= {"conv[3].weight"}
 
 
 @given(trees(), st.data())
-def test_every_full_name_selects_exactly_what_is_below_it(model: nn.Module, data: st.DataObject) -> None:
+def test_every_full_name_selects_exactly_the_parameters_below_it(model: nn.Module, data: st.DataObject) -> None:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     assume(parameters)
     name = data.draw(st.sampled_from(sorted(parameters)))
@@ -96,7 +96,7 @@ def test_every_full_name_selects_exactly_what_is_below_it(model: nn.Module, data
 
 
 @given(st.text(alphabet="ab.*?", min_size=1, max_size=6), st.text(alphabet="ab", min_size=1, max_size=3))
-def test_what_covers_a_module_covers_all_below_it(pattern: str, name: str) -> None:
+def test_a_pattern_that_covers_a_module_covers_everything_below_it(pattern: str, name: str) -> None:
     if covers(pattern, name):
         assert covers(pattern, f"{name}.weight")
         assert covers(pattern, f"{name}.a.b")
@@ -117,7 +117,7 @@ def test_trap_01_a_pattern_that_matches_nothing_is_an_error_with_the_nearest_nam
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_one_wrong_pattern_among_right_ones_changes_nothing() -> None:
+def test_one_wrong_pattern_in_a_list_changes_nothing() -> None:
     model = Stages()
     with pytest.raises(PatternError, match="nope"):
         freeze(model, ["layer1", "nope"])
@@ -125,19 +125,19 @@ def test_one_wrong_pattern_among_right_ones_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["layer", "Layer1", "ayer1", "layer1.", ".layer1", "layer1.0.weight.x", "layer11"])
-def test_no_part_of_a_name_is_a_name(pattern: str) -> None:
+def test_a_part_of_a_name_does_not_match(pattern: str) -> None:
     with pytest.raises(PatternError, match="matches no module"):
         select(Stages(), pattern)
 
 
 @pytest.mark.parametrize("pattern", ["pool", "act", "[pa]*[lt]"])
-def test_modules_without_parameters_are_told_apart_from_no_modules(pattern: str) -> None:
+def test_matching_only_modules_without_parameters_has_an_error_of_its_own(pattern: str) -> None:
     with pytest.raises(PatternError, match="matches only modules without parameters"):
         select(Stages(), pattern)
 
 
 @pytest.mark.parametrize("pattern", ["", [], (), [""], None, [None], 3, True, ["layer1", 4], b"layer1", nn.ReLU()])
-def test_what_is_no_pattern_is_an_error(pattern: Any) -> None:
+def test_anything_but_patterns_is_an_error(pattern: Any) -> None:
     with pytest.raises(PatternError, match=r"Expected a name or glob such as 'layer4'"):
         select(Stages(), pattern)
 

@@ -1,4 +1,4 @@
-"""The depth order of a model; that of torchvision's classifiers is in test_families."""
+"""Dividing a model into stages; see tests/model/families for those of published models."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_every_parameter_is_in_exactly_one_stage_and_the_head_is_last(model: nn.
 
 
 @given(trees())
-def test_a_stages_name_is_a_pattern_for_some_of_it(model: nn.Module) -> None:
+def test_the_name_of_a_stage_matches_some_of_its_parameters(model: nn.Module) -> None:
     for stage in stages(model):
         if stage.name:
             assert set(select(model, stage.name)) & set(stage.parameters)
 
 
 @given(trees(), st.data())
-def test_trainable_stages_hold_what_trains(model: nn.Module, data: st.DataObject) -> None:
+def test_trainable_stages_have_the_trainable_parameters(model: nn.Module, data: st.DataObject) -> None:
     parameters = list(dict(model.named_parameters()))
     assume(parameters)
     frozen = data.draw(st.sets(st.sampled_from(parameters)))
@@ -62,7 +62,7 @@ def test_small_models() -> None:
     assert names(nn.ReLU()) == []
 
 
-def test_bare_parameters_and_norms_join_the_stage_before_or_the_first() -> None:
+def test_bare_parameters_and_norms_join_the_stage_before_them_or_the_first() -> None:
     found = {stage.name: stage.parameters for stage in stages(TokenTransformer(), ("head",))}
     assert found["embed"] == ("cls", "position", "embed.weight", "embed.bias")
     assert found["blocks.1"][-2:] == ("norm.weight", "norm.bias")
@@ -70,7 +70,7 @@ def test_bare_parameters_and_norms_join_the_stage_before_or_the_first() -> None:
 
 
 def test_a_model_of_bare_parameters_and_norms_is_one_stage() -> None:
-    """The search for the largest container to open once went on for ever here."""
+    """The search for the largest container to open once never ended here."""
     model = nn.Module()
     model.scale = nn.LayerNorm(2).weight
     model.norm = nn.LayerNorm(2)
@@ -79,7 +79,7 @@ def test_a_model_of_bare_parameters_and_norms_is_one_stage() -> None:
     assert [stage.parameters for stage in stages(model, ("head",))][1] == ("head.weight", "head.bias")
 
 
-def test_large_containers_are_opened_until_no_stage_is_most_of_the_model() -> None:
+def test_large_containers_are_opened_until_no_stage_dominates() -> None:
     deep = nn.Sequential(nn.Linear(1, 1), nn.Sequential(*(nn.Linear(1, 1) for _ in range(9))), nn.Linear(1, 1))
     assert names(deep, "2") == ["0", *(f"1.{i}" for i in range(9)), "2"]
     even = nn.Sequential(*(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)) for _ in range(4)))
@@ -95,13 +95,13 @@ def test_a_frozen_stage_is_not_trainable() -> None:
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(2), nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.RMSNorm(2)])
-def test_a_norm_alone_is_no_stage(norm: nn.Module) -> None:
+def test_a_norm_alone_is_not_a_stage(norm: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2), norm, nn.Linear(2, 2))
     assert names(model, "4") == ["0", "1", "2", "4"]
 
 
 class Interleaved(nn.Module):
-    """Registers a list of layers and a list of norms, a stem last of all, and a part that never runs."""
+    """Registers a list of layers, a list of norms, an unused part, and the stem last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Interleaved(nn.Module):
         return out
 
 
-def test_with_the_order_of_the_forward_pass_stages_stand_as_they_run() -> None:
+def test_stages_follow_the_order_of_the_forward_pass() -> None:
     model = Interleaved()
     found = stages(model, ("head",), reading_order(model, torch.zeros(2, 3)))
     assert [stage.name for stage in found] == [

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import takewhile
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from finetune.model.inspection.costs import SampleCosts, measure_costs
 from finetune.model.inspection.summary_rows import RateGroups, RowBuilder, SummaryRow
 from finetune.model.stages import Stage
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _WIDTH = 120
 
@@ -71,6 +71,8 @@ class Summary:
         return None if self.costs is None else self.costs.activations
 
     def __str__(self) -> str:
+        from rich.console import Console
+
         page = StringIO()
         # Plain text in every environment, and no markup: names may contain brackets.
         console = Console(
@@ -115,6 +117,9 @@ def summarize(
 
 
 def _table(summary: Summary) -> Table:
+    from rich import box
+    from rich.table import Table
+
     table = Table(title=summary.title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     shown = ["stage", "layer", "output", "parameters", "trainable", "state", "mode", "lr group"]
     if summary.costs is None:

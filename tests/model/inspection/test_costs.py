@@ -1,4 +1,4 @@
-"""Costs of one sample: multiply-adds as published, and the activations that autograd keeps."""
+"""Multiply-adds and activations of one sample."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_activations_of_two_layers(samples: int) -> None:
     assert measure_costs(model, inputs).activations == 4 * 8
     freeze(model, "2")
     assert measure_costs(model, inputs).activations == 0
-    train_only(model, "0")  # the hidden layer is the ReLU's
+    train_only(model, "0")  # the ReLU keeps the hidden layer
     assert measure_costs(model, inputs).activations == 4 * (6 + 8)
     assert measure_costs(model.double(), inputs.double()).activations == 8 * (6 + 8)
 
@@ -69,7 +69,7 @@ def test_activations_of_two_layers(samples: int) -> None:
 def test_activations_of_a_convolution() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5))
     inputs = torch.randn(2, 3, 8, 8)
-    statistics = 4 * (4 + 4) // 2  # the batch's mean and deviation, shared by two samples
+    statistics = 4 * (4 + 4) // 2  # mean and deviation of the batch, shared by two samples
     assert measure_costs(model, inputs).activations == 4 * (3 * 64 + 4 * 64 + 4 * 64) + statistics
     freeze(model, "0")
     assert measure_costs(model, inputs).activations == 4 * (4 * 64 + 4 * 64) + statistics
@@ -83,7 +83,7 @@ def test_a_frozen_backbone_keeps_little(name: str) -> None:
     inputs = samples_of_size(model, (3, 224, 224))
     whole = measure_costs(model, inputs).activations
     freeze_all_but(model, find_head(model))
-    features = {"resnet18": 512, "vit_b_16": 197 * 768}[name]  # a view of the class token keeps all the tokens
+    features = {"resnet18": 512, "vit_b_16": 197 * 768}[name]  # a view of the class token keeps all tokens in memory
     kept = measure_costs(model, inputs).activations
     assert whole is not None
     assert kept == 4 * features

@@ -1,4 +1,4 @@
-"""What one forward pass did: operations, the parameters they read, and where they ran."""
+"""Recording the operations of a forward pass, the parameters they read and the modules they ran in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Forward = Callable[[Any, Tensor], Any]
 
 
 class Model(nn.Module):
-    """Two layers and two bare parameters, used as `forward` says."""
+    """Two layers and two bare parameters, with a given `forward`."""
 
     def __init__(self, forward: Forward) -> None:
         super().__init__()
@@ -109,12 +109,12 @@ def returned_nothing(m: Any, x: Tensor) -> Tensor:
         (returned_nothing, A),
     ],
 )  # fmt: skip
-def test_the_output_is_traced_to_every_parameter_that_made_it(forward: Forward, expected: set[str]) -> None:
+def test_the_output_is_traced_to_every_parameter_behind_it(forward: Forward, expected: set[str]) -> None:
     assert reached(recorded(forward).last) == expected
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_reached_is_what_has_a_gradient(seed: int) -> None:
+def test_the_parameters_reached_are_those_with_a_gradient(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
 
     def forward(m: Any, x: Tensor) -> Tensor:
@@ -135,14 +135,14 @@ def test_what_is_reached_is_what_has_a_gradient(seed: int) -> None:
     assert reached(last) == {name for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_what_does_not_depend_on_the_input_is_no_operation() -> None:
+def test_values_independent_of_the_input_are_not_recorded() -> None:
     assert recorded(lambda m, x: m.bare * m.other).operations == ()
     assert recorded(lambda m, x: m.a(torch.ones(1, 3))).last == ()
     assert recorded(lambda m, x: x).last == ()
     assert recorded(lambda m, x: None).last == ()
 
 
-def test_operations_know_the_module_they_ran_in() -> None:
+def test_operations_record_the_module_they_ran_in() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.ReLU(), nn.Linear(3, 2)))
     operations = record(model, torch.ones(1, 3)).operations
     assert {operation.module for operation in operations} == {"0", "1.0", "1.1"}
@@ -150,7 +150,7 @@ def test_operations_know_the_module_they_ran_in() -> None:
     assert recorded(lambda m, x: x * 2).last[0].module == ""
 
 
-def test_a_shared_layer_has_its_first_name_and_both_its_uses() -> None:
+def test_a_shared_layer_has_its_first_name_and_two_uses() -> None:
     shared = nn.Linear(3, 3)
     recording = record(nn.Sequential(shared, nn.ReLU(), shared), torch.ones(1, 3))
     uses = [operation for operation in recording.operations if "0.weight" in operation.parameters]
@@ -180,7 +180,7 @@ def test_inputs_can_be_positional_or_named() -> None:
     assert reached(record(Two(), (x, y)).last) == reached(record(Two(), {"y": y, "x": x}).last) == A | B
 
 
-def test_named_logits_are_the_result_beside_anything_else() -> None:
+def test_named_logits_take_precedence_over_other_results() -> None:
     def forward(m: Any, x: Tensor) -> dict[str, Tensor]:
         features = m.a(x)
         return {"features": features, "logits": m.b(features), "aux": features * m.bare}
@@ -189,7 +189,7 @@ def test_named_logits_are_the_result_beside_anything_else() -> None:
     assert {name for operation in last for name in operation.parameters} == {*B, "bare"}
 
 
-def test_recording_leaves_no_hook_and_no_gradient() -> None:
+def test_recording_leaves_no_hooks_and_no_gradients() -> None:
     model = TwoHeads()
 
     def broken(m: Any, x: Tensor) -> Tensor:

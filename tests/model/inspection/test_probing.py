@@ -1,4 +1,4 @@
-"""Example inputs that a model accepts, and trials that leave no trace."""
+"""Finding inputs that a model accepts, without side effects."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_an_input_that_is_accepted_in_both_modes_is_preferred() -> None:
 
     assert accepted_example(Picky(10)).shape[-1] == 224
     assert accepted_example(Picky(300)).shape[-1] == 384
-    assert accepted_example(Picky(10_000)).shape[-1] == 224  # none in train mode: the first that runs at all
+    assert accepted_example(Picky(10_000)).shape[-1] == 224  # the first that runs in eval mode
 
 
-def test_buffers_come_back_also_where_a_model_replaces_them() -> None:
+def test_buffers_are_restored_even_if_the_model_replaces_them() -> None:
     class Counting(nn.Module):
         count: Tensor
 

@@ -100,7 +100,7 @@ def test_a_table_fits_on_a_page(name: str) -> None:
     assert [line.split()[0] for line in text.splitlines() if line.split() and line.split()[0] in names] == names
 
 
-def test_long_names_lose_nothing() -> None:
+def test_long_names_are_not_truncated() -> None:
     name = "a_very_long_name_" * 5
     text = str(summary_of(nn.ModuleDict({name: nn.Linear(1, 1), "b": nn.Linear(1, 1), "c": nn.Linear(1, 1)})))
     assert name in "".join(text.split()).replace("Linear22trainingtrain", "")
@@ -108,13 +108,13 @@ def test_long_names_lose_nothing() -> None:
     assert text.count("training") == 4  # three rows and the note on modes
 
 
-def test_a_name_in_brackets_is_shown_as_it_is() -> None:
+def test_names_with_brackets_are_not_markup() -> None:
     model = nn.ModuleDict({"a[bold]": nn.Linear(1, 1), "b": nn.Linear(1, 1), "[red]c": nn.Linear(1, 1)})
     assert "a[bold]" in str(summary_of(model))
     assert "[red]c" in str(summary_of(model))
 
 
-# ------------------------------------------------------------------ what is frozen
+# ------------------------------------------------------------------ freeze state
 
 
 FAMILIES = (
@@ -126,7 +126,7 @@ FAMILIES = (
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_totals_are_torchs_in_every_family(name: str) -> None:
+def test_totals_equal_those_of_torch_in_every_family(name: str) -> None:
     model = unfilled(name)
     head = find_head(model)
     freeze_all_but(model, head)
@@ -139,7 +139,7 @@ def test_totals_are_torchs_in_every_family(name: str) -> None:
 
 
 @given(trees(), st.data())
-def test_rows_are_what_they_hold(model: nn.Module, data: st.DataObject) -> None:
+def test_rows_describe_their_parameters_and_modules(model: nn.Module, data: st.DataObject) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(data.draw(st.booleans()))
     summary = summary_of(model, depth=9)
@@ -165,7 +165,7 @@ def test_shared_parameters_count_once() -> None:
     assert [(row.stage, row.parameters) for row in summary.rows] == [("embed", 66), ("mix", 42), ("out", 11)]
 
 
-def test_a_partly_frozen_block_says_so() -> None:
+def test_a_partly_frozen_block() -> None:
     model = models.resnet18(weights=None)
     freeze_all_but(model, ["layer4.1.bn1", "fc"])
     summary = summary_of(model, "fc", depth=2)
@@ -185,7 +185,7 @@ def test_a_partly_frozen_block_says_so() -> None:
     assert (summary.statistics, summary.moving_statistics) == (20, 1)
 
 
-def test_a_norm_without_parameters_moves_its_statistics_as_the_layer_before_it() -> None:
+def test_a_norm_without_parameters_follows_the_layer_before_it() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False), nn.Linear(2, 2))
     freeze(model, "0")
     assert summary_of(model).moving_statistics == 0
@@ -195,7 +195,7 @@ def test_a_norm_without_parameters_moves_its_statistics_as_the_layer_before_it()
     assert summary_of(norms).statistics == 0
 
 
-def test_it_says_whether_the_model_is_in_these_modes_now() -> None:
+def test_the_note_on_modes_compares_them_with_the_current_ones() -> None:
     model = small_cnn()
     freeze(model, ["0", "1"])
     assert summary_of(model).modes == "train"
@@ -210,7 +210,7 @@ def test_it_says_whether_the_model_is_in_these_modes_now() -> None:
 def test_a_row_names_the_groups_that_train_it() -> None:
     model = TokenTransformer()
     freeze(model, ["embed", "position", "blocks.0"])
-    groups = dict.fromkeys(states(model), ("all", 1.0))  # a rate that nothing is trained at is none
+    groups = dict.fromkeys(states(model), ("all", 1.0))  # groups of frozen parameters are not listed
     groups |= dict.fromkeys(("head.weight", "head.bias"), ("head", 2e-3))
     groups["blocks.1.linear1.weight"] = ("blocks.1", 3e-4)
     rows = {row.stage: row for row in summary_of(model, "head", groups=groups).rows}
@@ -232,7 +232,7 @@ def test_a_model_without_parameters_has_no_rows() -> None:
     assert "all" in str(summary)
 
 
-# ------------------------------------------------------------------ what it costs
+# ------------------------------------------------------------------ shapes and costs
 
 
 def test_output_shapes_of_resnet18() -> None:
@@ -251,12 +251,12 @@ def test_output_shapes_of_resnet18() -> None:
         (small_cnn().double(), "6", (3, 8, 8), (5,)),
     ],
 )
-def test_inputs_are_of_the_type_the_model_reads(model: nn.Module, head: str, size: Any, shape: tuple[int, ...]) -> None:
+def test_inputs_have_the_dtype_the_model_reads(model: nn.Module, head: str, size: Any, shape: tuple[int, ...]) -> None:
     assert summary_of(model, head, size=size).rows[-1].shape == shape
 
 
-def test_a_model_that_only_evaluates_has_no_activations() -> None:
-    model = unfilled("inception_v3")  # its auxiliary head, which runs in train mode only, needs larger pictures
+def test_a_model_that_runs_in_eval_mode_only_has_no_activations() -> None:
+    model = unfilled("inception_v3")  # its auxiliary head, active in train mode only, needs larger images
     summary = summary_of(model, "fc", size=(3, 96, 96))
     assert summary.multiply_adds
     assert summary.activations is None
@@ -264,7 +264,7 @@ def test_a_model_that_only_evaluates_has_no_activations() -> None:
 
 
 class Named(nn.Module):
-    """Takes its inputs by name, and gives a mapping."""
+    """Takes its inputs by name and returns a mapping."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,7 +284,7 @@ def test_inputs_by_name() -> None:
     assert "Per sample of size [5], [5]: 12 multiply-adds" in str(summary)
 
 
-def test_a_compiled_model_is_not_compiled_to_look_at_it() -> None:
+def test_a_summary_does_not_run_the_compiler() -> None:
     def backend(*given: Any) -> Any:
         raise AssertionError("it was compiled")
 
@@ -295,11 +295,11 @@ def test_a_compiled_model_is_not_compiled_to_look_at_it() -> None:
     assert (seen.multiply_adds, seen.activations) == (plain.multiply_adds, plain.activations)
 
 
-# ------------------------------------------------------------------ looking leaves no trace
+# ------------------------------------------------------------------ no side effects
 
 
 @pytest.mark.parametrize("size", [(1, 64, 64), (3, 64), (64, 64, 3), ()])
-def test_a_wrong_size_is_an_error_and_leaves_no_trace(size: tuple[int, ...]) -> None:
+def test_a_wrong_size_is_an_error_without_side_effects(size: tuple[int, ...]) -> None:
     model = models.resnet18(weights=None).train()
     before = modes(model)
     with pytest.raises(ArgumentError) as caught:
@@ -310,13 +310,13 @@ def test_a_wrong_size_is_an_error_and_leaves_no_trace(size: tuple[int, ...]) -> 
 
 
 @pytest.mark.parametrize("size", [(3, -1, 4), (3, 0, 4), (3, 2.0, 4), "abc"])
-def test_a_size_that_is_none(size: Any) -> None:
+def test_a_malformed_size_is_an_error(size: Any) -> None:
     with pytest.raises(ArgumentError, match="integers of at least 1"):
         summary_of(small_cnn(), size=size)
 
 
 @pytest.mark.parametrize("mode", [train_mode, eval_mode])
-def test_looking_changes_nothing(mode: Any) -> None:
+def test_a_summary_has_no_side_effects(mode: Any) -> None:
     model = small_cnn()
     freeze(model, "0")
     mode(model)
