@@ -1,8 +1,8 @@
-"""From what the user names or hands over to a model that is ready: its weights, channels, preprocessing."""
+"""From a name or a module to a model with weights, input channels and preprocessing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,65 +22,82 @@ from finetune.model.weights import load_weights, read_weights
 from finetune.model.wrapping import unwrapped
 
 
-@dataclass
-class Intake:
-    """A model, and what is known of it from the start.
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A model to fine-tune and everything published with it.
 
     Attributes:
-        source: what `catalog.rebuild` makes it again from; None for a module of the user's own.
-        classes: what its outputs mean; None where they mean nothing yet.
-        changes: adaptations, as a checkpoint holds them for loading to repeat.
+        model: The module, including its wrappers if it came with some.
+        origin: Plain data from which `catalog.rebuild` builds the model; None for the user's own module.
+        classes: Class names of the outputs, or None if unknown.
+        preprocessing: Turns images, texts or sound into inputs; None if unknown.
+        changes: Changes made to the model, for checkpoints to repeat.
     """
 
     model: nn.Module
-    source: dict[str, Any] | None = None
+    origin: dict[str, Any] | None = None
     classes: tuple[str, ...] | None = None
     preprocessing: InputPreprocessing | None = None
-    changes: list[ModelChange] = field(default_factory=list)
+    changes: tuple[ModelChange, ...] = ()
 
 
-def take_in(
-    model: nn.Module | str, weights: str | Path | None, in_channels: int | None, preprocessing: Any, seed: int
-) -> Intake:
-    """Take the user's module, or build the model of that name; the arguments are `FineTuner`'s.
+def load_pretrained(
+    model: nn.Module | str,
+    *,
+    weights: str | Path | None = "DEFAULT",
+    in_channels: int | None = None,
+    preprocessing: Any = None,
+    seed: int = 0,
+) -> Pretrained:
+    """Build the model of a name, or take the user's module. The arguments are those of `FineTuner`.
 
     Raises:
-        ArgumentError: a value that cannot work.
-        CheckpointError: the weights are not to be had, or do not fit.
+        ArgumentError: If a value is invalid.
+        CheckpointError: If the weights are neither cached nor downloadable, or do not fit the model.
+
+    >>> load_pretrained("resnet18", weights=None).origin["family"]
+    'torchvision'
+    >>> load_pretrained(nn.Linear(4, 2)).preprocessing is None
+    True
     """
-    taken, published = _modelled(model, weights, seed)
-    inner = unwrapped(taken.model)
-    taken.preprocessing = _inputs_of(inner, published if preprocessing is None else preprocessing)
-    if in_channels is not None:
-        _adapt_input(taken, inner, in_channels)
-    return taken
+    loaded, preset = _load(model, weights, seed)
+    inner = unwrapped(loaded.model)
+    inputs = _preprocessing(inner, preset if preprocessing is None else preprocessing)
+    if in_channels is None:
+        return replace(loaded, preprocessing=inputs)
+    return replace(
+        loaded,
+        preprocessing=_adapt_input(inner, inputs, in_channels),
+        changes=(InputAdaptation(in_channels),),
+    )
 
 
-def _modelled(model: nn.Module | str, weights: str | Path | None, seed: int) -> tuple[Intake, Any]:
-    """Return the model, with the preprocessing that is published for it."""
+def _load(model: nn.Module | str, weights: str | Path | None, seed: int) -> tuple[Pretrained, Any]:
+    """Return the model and its published preprocessing, in the format of its library."""
     if isinstance(model, nn.Module):
-        if weights not in ("DEFAULT", None):
-            load_weights(unwrapped(model), read_weights(Path(weights)))
         inner = unwrapped(model)
-        return Intake(model, classes=family_of(inner).classes(inner)), family_of(inner).preset(inner)
+        if weights not in ("DEFAULT", None):
+            load_weights(inner, read_weights(Path(weights)))
+        family = family_of(inner)
+        return Pretrained(model, classes=family.classes(inner)), family.preset(inner)
     if not isinstance(model, str):
         raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r}.")
     with seeded(seed, "weights"):
-        made = catalog.create(model, weights)
-    return Intake(made.model, made.origin, made.classes), made.preset
+        created = catalog.create(model, weights)
+    return Pretrained(created.model, created.origin, created.classes), created.preset
 
 
-def _inputs_of(model: nn.Module, preset: Any) -> InputPreprocessing | None:
-    """Return the model's preprocessing; the model is told the tokenizer's padding token."""
+def _preprocessing(model: nn.Module, preset: Any) -> InputPreprocessing | None:
+    """Return the preprocessing that `preset` describes, and set the model's padding token to the tokenizer's."""
     config: Any = getattr(model, "config", None)
-    preprocessing = preprocessing_of(preset, _positions(model, config))
+    preprocessing = preprocessing_of(preset, _max_positions(model, config))
     if isinstance(preprocessing, TextPreprocessing) and hasattr(config, "pad_token_id"):
-        config.pad_token_id = preprocessing.pad_token_id  # decoders find a text's last token by it
+        config.pad_token_id = preprocessing.pad_token_id  # decoders use it to find a text's last token
     return preprocessing
 
 
-def _positions(model: nn.Module, config: Any) -> int | None:
-    """Return how many tokens a text model can take; RoBERTa's positions begin behind that of the padding."""
+def _max_positions(model: nn.Module, config: Any) -> int | None:
+    """Return the number of tokens that a text model accepts. RoBERTa reserves some positions for padding."""
     positions = getattr(config, "max_position_embeddings", None)
     for name, module in model.named_modules():
         if positions and name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
@@ -89,14 +106,16 @@ def _positions(model: nn.Module, config: Any) -> int | None:
     return positions
 
 
-def _adapt_input(taken: Intake, model: nn.Module, in_channels: int) -> None:
-    """Have the model read pictures of so many channels; those of one are grey."""
-    adapters.check_changeable(model, ArgumentError, f"FineTuner(model, in_channels={in_channels})")
+def _adapt_input(
+    model: nn.Module, preprocessing: InputPreprocessing | None, channels: int
+) -> InputPreprocessing | None:
+    """Adapt the model to images with `channels` channels and return the matching preprocessing."""
+    adapters.check_changeable(model, ArgumentError, f"FineTuner(model, in_channels={channels})")
     normalisation = input_channels.normalisation_within(model)
-    input_channels.adapt_input(model, in_channels)
-    taken.changes.append(InputAdaptation(in_channels))
-    known = taken.preprocessing or Preprocessing()
-    if in_channels == 1 and isinstance(known, Preprocessing):
-        if normalisation and known.channels == 3:  # the model no longer does what came after ImageNet's
-            known = replace(known, mean=normalisation[:1] * 3, std=normalisation[1:] * 3)
-        taken.preprocessing = known.grey()
+    input_channels.adapt_input(model, channels)
+    images = preprocessing or Preprocessing()
+    if channels > 1 or not isinstance(images, Preprocessing):
+        return preprocessing
+    if normalisation and images.channels == 3:  # the model no longer replaces ImageNet's normalisation
+        images = replace(images, mean=normalisation[:1] * 3, std=normalisation[1:] * 3)
+    return images.grey()

@@ -40,7 +40,7 @@ from finetune.model.patterns import Patterns
 from finetune.model.surgery import adapters, head_search, heads
 from finetune.model.wrapping import unwrapped
 from finetune.plan import Plan, make_plan
-from finetune.pretrained import take_in
+from finetune.pretrained import load_pretrained
 from finetune.strategies import Strategy
 from finetune.training import loop
 from finetune.training.callbacks.base import Callback, are_custom, change_inputs
@@ -164,10 +164,12 @@ class FineTuner:
         )
         self.device = resolve_device(device)
         self.precision = Precision(precision, self.device)
-        taken = take_in(model, weights, in_channels, preprocessing, seed)
-        network = Network.of(taken.model.to(self.device), taken.source, taken.changes)
+        loaded = load_pretrained(
+            model, weights=weights, in_channels=in_channels, preprocessing=preprocessing, seed=seed
+        )
+        network = Network.of(loaded.model.to(self.device), loaded.origin, loaded.changes)
         freezing.hold_frozen_in_eval(network.module)
-        self._known = Known(network, taken.preprocessing, taken.classes)
+        self._known = Known(network, loaded.preprocessing, loaded.classes)
         self._run: Run | None = None
 
     # ------------------------------------------------------------------ attributes
@@ -681,8 +683,8 @@ class FineTuner:
         kept = {**checkpoint.settings, "preprocessing": checkpoint.preprocessing}
         tuner = cls(built, **{**kept, **settings})
         restore.load_into(tuner.inner, checkpoint)
-        source, changes = checkpoint.model.source, checkpoint.replacements
-        tuner._learn(network=replace(tuner.network, source=source, changes=changes))
+        origin, changes = checkpoint.model.source, checkpoint.replacements
+        tuner._learn(network=replace(tuner.network, origin=origin, changes=changes))
         tuner._recall(checkpoint)
         return tuner
 
@@ -881,7 +883,7 @@ class FineTuner:
         """
         known, network = self._known, self.network
         return Checkpoint(
-            model=record_model(self.inner, network.source, network.scope),
+            model=record_model(self.inner, network.origin, network.scope),
             heads=network.found_heads or None,
             replacements=network.changes,
             classes=known.classes,

@@ -29,5 +29,5 @@ def starting_weights(network: Network, start_from: str | Path, seed: int) -> Map
     if start_from != "scratch":
         return restore.starting_weights(Path(start_from), network.module)
     with seeded(seed, "scratch"):
-        rebuilt = None if network.source is None else catalog.rebuild(network.source)
+        rebuilt = None if network.origin is None else catalog.rebuild(network.origin)
         return fresh_weights(network.module, rebuilt)

@@ -38,7 +38,7 @@ class Network:
 
     Attributes:
         wrapped: The module as the user calls it, perhaps inside DataParallel or `torch.compile`.
-        source: How to build the module by name, for checkpoints; None for a module of the user's.
+        origin: How to build the module by name, for checkpoints; None for the user's own module.
         changes: Surgery on the module so far, for checkpoints to repeat.
         scope: Names of the parameters that PEFT allows to train; None if all may train.
         synchronized: The parameters whose gradients DistributedDataParallel shares; None without it.
@@ -48,7 +48,7 @@ class Network:
     """
 
     wrapped: nn.Module
-    source: dict[str, Any] | None = None
+    origin: dict[str, Any] | None = None
     changes: tuple[ModelChange, ...] = ()
     scope: frozenset[str] | None = None
     synchronized: Mapping[str, nn.Parameter] | None = None
@@ -58,13 +58,13 @@ class Network:
 
     @classmethod
     def of(
-        cls, module: nn.Module, source: dict[str, Any] | None = None, changes: Sequence[ModelChange] = ()
+        cls, module: nn.Module, origin: dict[str, Any] | None = None, changes: Sequence[ModelChange] = ()
     ) -> Network:
         """Return the network of a module that the user has just handed over."""
         inner, scope = unwrapped(module), adapters.scope(unwrapped(module))
         return cls(
             module,
-            source,
+            origin,
             tuple(changes),
             scope=None if scope is None else frozenset(scope),
             synchronized=trainable(inner) if is_synchronized(module) else None,

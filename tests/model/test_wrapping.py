@@ -1,20 +1,29 @@
-"""The model within its wrappers."""
+"""Wrapped models: `torch.compile`, DataParallel and DistributedDataParallel, by themselves and in `FineTuner`."""
 
 from __future__ import annotations
 
+import copy
+import logging
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from finetune import FineTuner
+from finetune import ArgumentError, FineTuner
+from finetune.model.freezing import trainable
 from finetune.model.surgery.adapters import has_adapters
 from finetune.model.wrapping import is_synchronized, unwrapped
 
+torch.manual_seed(0)
+X, Y = torch.randn(16, 3, 8, 8), torch.arange(16) % 3
+
 
 class Within(nn.Module):
-    """A model of the user's own that keeps another in `module`, and is no wrapper."""
+    """A custom model that keeps another in `module` but is no wrapper."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,17 +31,17 @@ class Within(nn.Module):
 
 
 class OwnParallel(nn.DataParallel):
-    """A wrapper with something of the user's own."""
+    """A user's subclass of a wrapper."""
 
 
 @pytest.mark.parametrize("model", [nn.Linear(2, 2), Within(), nn.Sequential(nn.Linear(2, 2))])
-def test_what_is_not_wrapped_is_itself(model: nn.Module) -> None:
+def test_a_plain_model_is_its_own_inner_model(model: nn.Module) -> None:
     assert unwrapped(model) is model
     assert not is_synchronized(model)
     assert not has_adapters(model)
 
 
-def test_wrappers_come_off_in_any_order_and_depth() -> None:
+def test_wrappers_are_removed_in_any_order_and_depth() -> None:
     model = Within()
     compiled = torch.compile(model, backend="eager")
     for wrapped in (
@@ -44,6 +53,182 @@ def test_wrappers_come_off_in_any_order_and_depth() -> None:
     ):
         assert unwrapped(wrapped) is model
         assert not is_synchronized(wrapped)
+
+
+class Net(nn.Module):
+    """Two layers with batch norm and dropout, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.layer1 = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2))
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.layer1(self.conv1(x)).mean((2, 3)))
+
+
+def net() -> Net:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return Net()
+
+
+def tuned(model: nn.Module, **settings: Any) -> FineTuner:
+    return FineTuner(model, device="cpu", **settings)
+
+
+def compiled(backend: str) -> Callable[[nn.Module], nn.Module]:
+    return lambda model: torch.compile(model, backend=backend)
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    """Run in a process group of one."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+WRAPPERS = [
+    pytest.param(nn.DataParallel, id="DataParallel"),
+    pytest.param(compiled("eager"), id="compiled"),
+    pytest.param(compiled("aot_eager"), id="compiled by aot_eager"),
+    pytest.param(lambda model: torch.compile(nn.DataParallel(model), backend="eager"), id="both"),
+]
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_a_wrapped_model_trains_as_the_plain_one_does(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    plain, wrapped = tuned(net()), tuned(wrap(net()))
+    for tuner in (plain, wrapped):
+        tuner.predict(X[:4])  # compiled once already, with the old head, all of it in training
+        tuner.replace_head(3).freeze("conv1").freeze("layer1.1")
+        tuner.fit((X, Y), epochs=2, batch_size=4, lr=(1e-3, 1e-2), progress=False)
+    assert wrapped.inner.state_dict().keys() == plain.inner.state_dict().keys()
+    for name, value in plain.inner.state_dict().items():
+        torch.testing.assert_close(wrapped.inner.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(wrapped.predict(X), plain.predict(X), rtol=1e-4, atol=1e-5)
+    assert list(wrapped.history[0]["lr"]) == list(plain.history[0]["lr"])
+    assert str(wrapped.summary()) == str(plain.summary())
+
+
+def in_place(model: nn.Module) -> nn.Module:
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("wrap", "reason"),
+    [
+        (nn.DataParallel, "the model is wrapped in DataParallel"),
+        (compiled("eager"), "the model is wrapped in OptimizedModule"),
+        (in_place, "the model came compiled"),
+    ],
+    ids=["DataParallel", "compiled", "compiled in place"],
+)
+def test_a_wrapped_model_is_not_cached_and_the_log_says_why(
+    wrap: Callable[[nn.Module], nn.Module], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        tuned(wrap(net())).freeze().fit((X, Y), epochs=2, cache="memory", progress=False)
+    assert f"cache: none, as {reason}" in caplog.text
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_names_are_those_of_the_inner_model_and_the_wrapper_stays(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    inner = net()
+    model = wrap(inner)
+    tuner = tuned(model).replace_head(5).freeze("layer1")
+    assert tuner.model is model
+    assert tuner.head is inner.fc
+    assert tuner.predict(X).shape == (16, 5)
+    assert [name for name, p in inner.named_parameters() if not p.requires_grad] == [
+        "layer1.0.weight", "layer1.0.bias", "layer1.1.weight", "layer1.1.bias",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_frozen_layers_stay_in_eval_mode_whichever_module_is_trained(
+    wrap: Callable[[nn.Module], nn.Module],
+) -> None:
+    inner = net()
+    model = wrap(inner)
+    tuned(model).freeze("layer1")
+    for module in (model, inner):
+        model.eval()
+        module.train()
+        assert not any(part.training for part in inner.layer1.modules())
+        assert inner.conv1.training
+        assert inner.fc.training
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_a_checkpoint_goes_from_wrapped_to_plain_and_back(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    wrapped = tuned(wrap(net())).replace_head(3).freeze("conv1")
+    wrapped.save_checkpoint(tmp_path / "wrapped")
+    plain = FineTuner.load_checkpoint(tmp_path / "wrapped", net(), device="cpu")
+    assert torch.equal(plain.predict(X), wrapped.inner.eval()(X))
+    plain.save_checkpoint(tmp_path / "plain")
+    again = FineTuner.load_checkpoint(tmp_path / "plain", wrap(net()), device="cpu")
+    torch.testing.assert_close(again.predict(X), plain.predict(X))
+    assert trainable(again.inner).keys() == trainable(wrapped.inner).keys()
+
+
+def test_a_wrapped_run_resumes_in_a_plain_one(tmp_path: Path) -> None:
+    whole = tuned(net()).replace_head(3)
+    whole.fit((X, Y), epochs=2, schedule="constant", progress=False)
+    first = tuned(nn.DataParallel(net())).replace_head(3)
+    first.fit((X, Y), epochs=1, schedule="constant", checkpoint_dir=tmp_path, progress=False)
+    second = tuned(net()).replace_head(3)
+    second.fit((X, Y), epochs=2, schedule="constant", resume_from=tmp_path, progress=False)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], value), name
+
+
+def test_the_steps_call_the_wrapper_and_a_weights_file_needs_no_prefix(tmp_path: Path) -> None:
+    class Counting(nn.DataParallel):
+        calls = 0
+
+        def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            return super().forward(*inputs, **kwargs)
+
+    torch.save(net().state_dict(), tmp_path / "weights.pth")
+    with torch.random.fork_rng(devices=[]):
+        model = Counting(Net())
+    tuner = tuned(model, weights=tmp_path / "weights.pth")
+    assert torch.equal(tuner.inner.fc.weight, net().fc.weight)
+    tuner.predict(X)
+    assert model.calls == 1
+
+
+def test_a_model_compiled_in_place_works_after_its_head_is_replaced() -> None:
+    model = net()
+    model.compile(backend="eager")
+    model.eval()(X)
+    tuner = tuned(model).replace_head(3).freeze()
+    assert tuner.summary(input_size=(3, 8, 8)).rows[-1].shape == (3,)
+    tuner.fit((X, Y), progress=False)
+    plain = tuned(net()).replace_head(3).freeze()
+    plain.fit((X, Y), progress=False)
+    torch.testing.assert_close(tuner.predict(X), plain.predict(X))
+
+
+def test_distributed_data_parallel_trains_the_parameters_it_was_made_for_or_raises(group: None) -> None:
+    plain = tuned(net()).replace_head(3).freeze("conv1")
+    wrapped = tuned(nn.parallel.DistributedDataParallel(copy.deepcopy(plain.model)))
+    for tuner in (plain, wrapped):
+        tuner.fit((X, Y), epochs=2, batch_size=4, progress=False)
+    torch.testing.assert_close(wrapped.predict(X), plain.predict(X))
+    for change in (lambda t: t.freeze("layer1"), lambda t: t.unfreeze(), lambda t: t.replace_head(5)):
+        later = tuned(nn.parallel.DistributedDataParallel(copy.deepcopy(plain.model)))
+        change(later)
+        with pytest.raises(ArgumentError, match="then wrap the model"):
+            later.fit((X, Y), progress=False)
 
 
 def test_peft_is_imported_for_its_own_models_only(monkeypatch: pytest.MonkeyPatch) -> None:
