@@ -111,11 +111,11 @@ def _adapt_input(
 ) -> InputPreprocessing | None:
     """Adapt the model to images with `channels` channels and return the matching preprocessing."""
     adapters.check_changeable(model, ArgumentError, f"FineTuner(model, in_channels={channels})")
-    normalisation = input_channels.normalisation_within(model)
+    normalization = input_channels.normalization_within(model)
     input_channels.adapt_input(model, channels)
     images = preprocessing or Preprocessing()
     if channels > 1 or not isinstance(images, Preprocessing):
         return preprocessing
-    if normalisation and images.channels == 3:  # the model no longer replaces ImageNet's normalisation
-        images = replace(images, mean=normalisation[:1] * 3, std=normalisation[1:] * 3)
+    if normalization and images.channels == 3:  # the model no longer replaces ImageNet's normalization
+        images = replace(images, mean=normalization[:1] * 3, std=normalization[1:] * 3)
     return images.grey()

@@ -19,7 +19,7 @@ HALVES = {**SMALL, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 Y = torch.arange(6) % 3
 
 
-class Standardised(nn.Conv2d):
+class Standardized(nn.Conv2d):
     """Its weights do not tell how many channels the picture has: adapted, it keeps them."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def test_with_imagenets_means_only_a_constant_tint_is_lost(pictures: Path) -> No
     assert grey.predict(pictures).shape == (6, 1000)
 
 
-def test_a_model_that_normalises_its_channels_itself(tmp_path: Path, pictures: Path) -> None:
+def test_a_model_that_normalizes_its_channels_itself(tmp_path: Path, pictures: Path) -> None:
     torch.manual_seed(0)
     model = models.googlenet(weights=None, aux_logits=False, init_weights=False)
     torch.save(model.state_dict(), tmp_path / "googlenet.pth")
@@ -90,7 +90,7 @@ def test_a_grey_model_by_name_trains_and_comes_back_from_its_file(pictures: Path
     assert torch.equal(once_more.predict(pictures), tuner.predict(pictures))
 
 
-@pytest.mark.parametrize("convolution", [nn.Conv2d, Standardised])
+@pytest.mark.parametrize("convolution", [nn.Conv2d, Standardized])
 def test_a_module_of_ones_own_is_adapted_again_on_load(
     convolution: type[nn.Conv2d], pictures: Path, tmp_path: Path
 ) -> None:

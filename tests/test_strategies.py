@@ -254,7 +254,7 @@ def test_what_cannot_be_reset_is_named_before_any_work(data, same) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
     with pytest.raises(
-        ArgumentError, match="1 parameters cannot be re-initialised, the first is 'token' of a WithToken"
+        ArgumentError, match="1 parameters cannot be reinitialized, the first is 'token' of a WithToken"
     ):
         fitted(data, [Phase("fc", 1), Phase("*", 1, start_from="scratch")], model)
 

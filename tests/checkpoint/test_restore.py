@@ -265,7 +265,7 @@ def test_an_unknown_model_name_is_an_error(tmp_path: Path) -> None:
     content["model"]["source"]["name"] = "resnet19"
     file.write(path, content)
 
-    with pytest.raises(CheckpointError, match="'resnet19', which is not among"):
+    with pytest.raises(CheckpointError, match="'resnet19' from torchvision, which cannot be built by name here"):
         FineTuner.load_checkpoint(path)
 
 

@@ -84,7 +84,7 @@ class Family:
         """Give a model that was built without a head the head of its architecture, with `n` outputs."""
 
     def reset(self, model: nn.Module) -> None:
-        """Re-initialise all weights, if the library has its own way of doing so."""
+        """Reinitialize all weights, if the library has its own way of doing so."""
 
     def tell_outputs(self, model: nn.Module, n: int) -> None:
         """Record in the model's config that it has `n` outputs of unknown meaning."""

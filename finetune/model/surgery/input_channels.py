@@ -1,14 +1,14 @@
 """Adapt a model to images with another number of channels.
 
 The layers that read the image are found in a recorded forward pass and get filters for the new
-channels. For one channel these are the sum of the old filters, so that a grey image has the output of
+channels. For one channel these are the sum of the old filters, so that a grayscale image has the output of
 its RGB copy. For more channels the old filters are repeated in turn and scaled to keep their sum.
 timm does the same with published weights (https://huggingface.co/docs/timm/models); this works for any
 model whose first layers are convolutions or linear.
 
 Layers stay the same modules and only get a new weight, which keeps their class, settings and hooks. A
-layer that standardises its weight at each call, as in BiT and NFNet, would also standardise the sum and
-amplify filters that respond to colour alone. For one channel such a layer keeps its weight, and a hook
+layer that standardizes its weight at each call, as in BiT and NFNet, would also standardize the sum and
+amplify filters that respond to color alone. For one channel such a layer keeps its weight, and a hook
 repeats the channel.
 """
 
@@ -68,7 +68,7 @@ def adapt_input(model: nn.Module, in_channels: int, example: Any = None) -> None
     given = _Input(example, image, _channel_axis(image, layers.values()))
     if given.channels == in_channels:
         return
-    repeating = [layers[name] for name in layers if in_channels == 1 and _standardises(model, name, example)]
+    repeating = [layers[name] for name in layers if in_channels == 1 and _standardizes(model, name, example)]
     before = _apply(_changes(model, layers, repeating, given, in_channels))
     repeat = partial(_repeat_channel, times=given.channels)
     hooks = [layer.register_forward_pre_hook(repeat) for layer in repeating if not _repeats_channel(layer)]
@@ -83,10 +83,10 @@ def adapt_input(model: nn.Module, in_channels: int, example: Any = None) -> None
         raise _cannot_adapt(model, in_channels, f"it fails with adapted first layers: {error}") from error
 
 
-def normalisation_within(model: nn.Module) -> tuple[float, float] | None:
+def normalization_within(model: nn.Module) -> tuple[float, float] | None:
     """Return the mean and std, for values in [0, 1], that the model itself applies to RGB inputs, or None.
 
-    With `transform_input`, torchvision's GoogLeNet and Inception replace ImageNet's normalisation of the
+    With `transform_input`, torchvision's GoogLeNet and Inception replace ImageNet's normalization of the
     three channels by this one. `adapt_input` turns that off.
     """
     return (0.5, 0.5) if getattr(model, "transform_input", None) is True else None
@@ -153,7 +153,7 @@ def _changes(
         changes += [(owner, key, new) for owner in owners for key in _COUNTS if owner.get(key) == given.channels]
         if layer not in repeating:
             changes += _weight_changes(model, name, layer, given, new)
-    if normalisation_within(model):
+    if normalization_within(model):
         changes.append((vars(model), "transform_input", False))
     for key in ("pretrained_cfg", "default_cfg"):
         settings = vars(model).get(key)
@@ -174,7 +174,7 @@ def _weight_changes(model: nn.Module, name: str, layer: nn.Module, given: _Input
         raise _cannot_adapt(model, new, f"{name} reads its channels in {groups} groups")
     weight = layer.weight.detach()
     if groups > 1:
-        weight = weight.sum(1, keepdim=True)  # all filters of a group read the same grey channel
+        weight = weight.sum(1, keepdim=True)  # all filters of a group read the same gray channel
     else:
         weight = _adapted(weight.unflatten(1, (-1, given.channels, run)), new)
     count = "in_features" if isinstance(layer, nn.Linear) else "in_channels"
@@ -193,7 +193,7 @@ def _adapted(weight: Tensor, new: int) -> Tensor:
     return filters.flatten(1, 3)
 
 
-def _standardises(model: nn.Module, name: str, example: Any) -> bool:
+def _standardizes(model: nn.Module, name: str, example: Any) -> bool:
     """Return whether a convolution transforms its weight, in which case it is not linear in it."""
     layer = model.get_submodule(name)
     if not isinstance(layer, _CONVOLUTIONS) or layer._parameters.get("weight") is None:

@@ -1,4 +1,4 @@
-"""Re-initialise a pretrained model as if it had been built without pretrained weights."""
+"""Reinitialize a pretrained model as if it had been built without pretrained weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fresh_weights(model: nn.Module, like: nn.Module | None = None) -> dict[str, 
             shape match.
 
     Raises:
-        ArgumentError: If a parameter cannot be re-initialised, or the model has adapters.
+        ArgumentError: If a parameter cannot be reinitialized, or the model has adapters.
 
     >>> norm = nn.BatchNorm1d(2)
     >>> _ = norm.running_mean.fill_(5)
@@ -62,7 +62,7 @@ def _check_all_reset(model: nn.Module) -> None:
     if left:
         owner = type(model.get_submodule(left[0].rpartition(".")[0])).__name__
         raise ArgumentError(
-            f"{len(left)} parameters cannot be re-initialised, the first is {left[0]!r} of a {owner} without "
+            f"{len(left)} parameters cannot be reinitialized, the first is {left[0]!r} of a {owner} without "
             f"reset_parameters. Add a reset_parameters() method to that class, or build a new model and train it with "
             f"strategy='full_finetune'."
         )

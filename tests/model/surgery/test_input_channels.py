@@ -16,7 +16,7 @@ from torchvision import models
 
 from finetune.errors import ArgumentError
 from finetune.model.outputs import logits_of
-from finetune.model.surgery.input_channels import adapt_input, normalisation_within
+from finetune.model.surgery.input_channels import adapt_input, normalization_within
 from tests.helpers.models import TokenTransformer, small_cnn
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -30,7 +30,7 @@ def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
 def assert_grey_is_its_rgb_copy(model: nn.Module, grey: Tensor, axis: int = 1) -> nn.Module:
     """Adapt a copy to one channel, compare its outputs, and return it."""
     torch.manual_seed(3)
-    with torch.no_grad():  # heads initialised to zero would hide differences
+    with torch.no_grad():  # heads initialized to zero would hide differences
         for parameter in model.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.1)
@@ -77,8 +77,8 @@ class Branches(nn.Module):
         return self.head(torch.cat(parts, 1))
 
 
-class Standardised(nn.Conv2d):
-    """Standardises its filters at each call, as in BiT."""
+class Standardized(nn.Conv2d):
+    """Standardizes its filters at each call, as in BiT."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
@@ -109,7 +109,7 @@ def beginning_with(layer: nn.Module) -> nn.Sequential:
         pytest.param(Patches, (8, 8), id="linear, channel by channel"),
         pytest.param(lambda: Patches("pixel by pixel"), (8, 8), id="linear, pixel by pixel"),
         pytest.param(lambda: beginning_with(nn.Conv2d(3, 6, 3, groups=3, padding=1)), (9, 9), id="groups"),
-        pytest.param(lambda: beginning_with(Standardised(3, 6, 3)), (9, 9), id="standardised weights"),
+        pytest.param(lambda: beginning_with(Standardized(3, 6, 3)), (9, 9), id="standardized weights"),
         pytest.param(
             lambda: nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 6, 3, padding=1), *beginning_with(nn.ReLU())[1:]),
             (16, 16),
@@ -228,7 +228,7 @@ def test_the_same_number_of_channels_changes_nothing() -> None:
 
 def test_adapting_twice_is_adapting_once() -> None:
     torch.manual_seed(0)
-    for build in (small_cnn, lambda: beginning_with(Standardised(3, 6, 3))):
+    for build in (small_cnn, lambda: beginning_with(Standardized(3, 6, 3))):
         model = build()
         adapt_input(model, 1)
         grey = torch.randn(2, 1, 9, 9)
@@ -238,12 +238,12 @@ def test_adapting_twice_is_adapting_once() -> None:
         assert torch.equal(outputs(pickle.loads(pickle.dumps(model)) if build is small_cnn else model, grey), once)
 
 
-def test_a_model_that_normalises_its_input_no_longer_does() -> None:
+def test_a_model_that_normalizes_its_input_no_longer_does() -> None:
     model = models.googlenet(weights=None, transform_input=True, aux_logits=False, init_weights=False)
-    assert normalisation_within(model) == (0.5, 0.5)
+    assert normalization_within(model) == (0.5, 0.5)
     original = copy.deepcopy(model)
     adapt_input(model, 1)
-    assert normalisation_within(model) is None
+    assert normalization_within(model) is None
     grey = torch.rand(2, 1, 64, 64)  # in [0, 1]
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     expected = outputs(original, (grey - mean) / std)
@@ -277,7 +277,7 @@ def test_a_model_that_fails_when_adapted_is_restored() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.in_chans = 3
-            self.conv = Standardised(3, 6, 3)
+            self.conv = Standardized(3, 6, 3)
             self.other = nn.Conv2d(3, 6, 3)
 
         def forward(self, x: Tensor) -> Tensor:
