@@ -115,3 +115,11 @@ def timeless() -> Callable[[Any], list[dict[str, Any]]]:
     """Return a function that returns the rows of a history without times and speeds."""
     clocks = ("seconds", "samples_per_second")
     return lambda history: [{key: value for key, value in row.items() if key not in clocks} for row in history]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    """Write four pictures to `tmp_path` and return their names."""
+    for i in range(4):
+        picture(i).save(tmp_path / f"{i}.png")
+    return [f"{i}.png" for i in range(4)]

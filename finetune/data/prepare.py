@@ -58,8 +58,8 @@ class Prepared:
                 source, role=role, num_classes=num_classes, preprocessing=preprocessing, skip_corrupt=skip_corrupt
             )
 
-        val = None if self.val is None else checked(self.val, "validation")
-        return replace(self, train=checked(self.train, "training"), val=val)
+        train = checked(self.train, "training")
+        return replace(self, train=train, val=None if self.val is None else checked(self.val, "validation"))
 
 
 def prepare(

@@ -1,8 +1,8 @@
-"""Random numbers without a state to carry: every draw is a function of a key.
+"""Stateless random numbers: every draw is a function of a key.
 
-A run that seeds sample `i` of epoch `e` from `(seed, e, i)` gives the same numbers for any number of
-workers, in any order, and when it resumes in the middle. `reseed` does that for whichever of the three
-global generators the code happens to draw from; `preserved` gives these back to the user as they were.
+A run that seeds sample `i` of epoch `e` from `(seed, e, i)` draws the same numbers with any number of workers, in any
+order, and after it resumes mid-epoch. `reseed` seeds the three global generators, whichever of them the code uses, and
+`preserved` restores their states.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ import torch
 
 
 def seed_of(*key: int | str) -> int:
-    """Return a well-mixed 64-bit seed for `key`, the same on every machine and in every process."""
+    """Return a well-mixed 64-bit seed for `key`, the same on every machine and in every process.
+
+    Example:
+        >>> seed_of(0, "split") == seed_of(0, "split") != seed_of(1, "split")
+        True
+    """
     text = "\x1f".join(map(str, key)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def reseed(*key: int | str) -> None:
-    """Seed torch, `random` and numpy from `key`; use it within `preserved`.
+    """Seed torch, `random` and NumPy from `key`. Use it inside `preserved`.
 
-    Costs some 15 microseconds. CUDA takes part once it is in use, and is never initialised here.
+    Takes about 15 microseconds. CUDA is seeded once it is in use, but never initialized here.
     """
     seed = seed_of(*key)
     for generator in torch_generators():
@@ -36,10 +41,10 @@ def reseed(*key: int | str) -> None:
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """Give torch's, `random`'s and numpy's global generators back as they were.
+    """Restore the states of the global generators of torch, `random` and NumPy on exit.
 
-    Costs some 200 microseconds, so it belongs around a batch or a run and not around a sample. Not for
-    two threads at once: the generators are the process's own.
+    Takes about 200 microseconds, so it belongs around a batch or a run rather than a sample. Not thread-safe, because
+    the generators belong to the process.
     """
     generators = [(generator, generator.get_state()) for generator in torch_generators()]
     python_state, numpy_state = random.getstate(), np.random.get_state(legacy=False)
@@ -54,7 +59,14 @@ def preserved() -> Iterator[None]:
 
 @contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """Run a block with all generators seeded from `key`, and preserved."""
+    """Seed the global generators from `key`, and restore their states on exit.
+
+    Example:
+        >>> with seeded(0, "dropout"):
+        ...     first = torch.rand(2)
+        >>> with seeded(0, "dropout"):
+        ...     assert torch.equal(torch.rand(2), first)
+    """
     with preserved():
         reseed(*key)
         yield
@@ -62,7 +74,7 @@ def seeded(*key: int | str) -> Iterator[None]:
 
 @contextmanager
 def generators_of_loader_preserved(data: object) -> Iterator[None]:
-    """Give the generators of a user's own DataLoader back as they were; other data has none."""
+    """Restore the states of the generators of a DataLoader on exit. Other data has none."""
     holders = (data, getattr(data, "sampler", None), getattr(data, "batch_sampler", None))
     found = [getattr(holder, "generator", None) for holder in holders]
     generators = [(generator, generator.get_state()) for generator in found if isinstance(generator, torch.Generator)]
@@ -74,12 +86,12 @@ def generators_of_loader_preserved(data: object) -> Iterator[None]:
 
 
 def host_state() -> tuple[object, ...]:
-    """Return the states of `random` and numpy, to compare with what they are later."""
+    """Return the states of `random` and NumPy, for comparison with a later call."""
     numpy_state = np.random.get_state(legacy=False)
     return random.getstate(), str(numpy_state["state"]["key"].tolist()), numpy_state["state"]["pos"]
 
 
 def torch_generators() -> tuple[torch.Generator, ...]:
-    """Return torch's global generators: the CPU's, and CUDA's once it is in use."""
+    """Return torch's global generators: that of the CPU, and those of CUDA once it is in use."""
     cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
     return (torch.default_generator, *cuda)

@@ -1,4 +1,4 @@
-"""Setting part of the training data aside for validation."""
+"""Random divisions of a source, stratified by class."""
 
 from __future__ import annotations
 
@@ -11,53 +11,63 @@ from finetune.errors import ArgumentError, DataError
 
 
 def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
-    """Divide a source into a training and a validation part, at random, the same for the same seed.
+    """Split a source into a training and a validation part at random.
 
-    With class targets each class gives its share, and keeps at least one sample for training;
-    otherwise the samples are drawn from all.
+    With class targets the split is stratified, and every class keeps at least one sample for training.
 
     Args:
-        source: with a length.
-        fraction: of the samples, for validation; in (0, 1).
-        seed: of the draw.
+        source: Indexed source.
+        fraction: Fraction of the samples for validation, in (0, 1).
+        seed: Seed of the draw.
 
     Returns:
-        The training part and the validation part, both in the source's order.
+        The training part and the validation part, both in the order of the source.
 
     Raises:
-        ArgumentError: `fraction` not in (0, 1).
-        DataError: a source without a length, or too small to leave a sample for each part.
+        ArgumentError: If `fraction` is not in (0, 1).
+        DataError: If the source is a stream, or too small to leave a sample for each part.
+
+    Example:
+        >>> from finetune.data.sources.open_source import open_source
+        >>> train, val = split(open_source((torch.zeros(10, 3), torch.arange(10) % 2)))
+        >>> len(train), val.targets.sort().values
+        (8, tensor([0, 1]))
     """
     if not 0 < fraction < 1:
-        raise ArgumentError(f"fraction is {fraction}; expected a number between 0 and 1, as 0.2.")
+        raise ArgumentError(f"fraction is {fraction}; expected a number between 0 and 1, e.g. 0.2.")
     try:
         total = len(source)
     except TypeError as error:
-        raise DataError(f"{error} Give the validation data explicitly.") from error
+        raise DataError(f"{error} Pass the validation data explicitly.") from error
     targets = source.targets
-    by_class = targets is not None and targets.dim() == 1 and not targets.is_floating_point()
-    strata = targets.cpu() if targets is not None and by_class else torch.zeros(total, dtype=torch.int64)
+    stratified = targets is not None and targets.dim() == 1 and not targets.is_floating_point()
+    strata = targets.cpu() if targets is not None and stratified else torch.zeros(total, dtype=torch.int64)
     chosen = _choose(strata, round(fraction * total), seed)
     if not chosen.any():
         raise DataError(
-            f"{total} samples are too few to set {fraction:.0%} of them aside, with one of each class left "
-            "to train on. Give the validation data explicitly, or more data."
+            f"{total} samples are too few to set {fraction:.0%} of them aside and keep one of each class for "
+            "training. Pass the validation data explicitly, or more data."
         )
     return source.subset((~chosen).nonzero().flatten()), source.subset(chosen.nonzero().flatten())
 
 
 def few_shot(source: Source, shots: int, seed: int = 0) -> tuple[Source, Source]:
-    """Draw `shots` samples of every class, the same for the same seed, and return them and all others.
+    """Draw `shots` samples per class at random, and return them and all other samples.
+
+    Args:
+        source: Indexed source with class targets.
+        shots: Samples per class.
+        seed: Seed of the draw.
 
     Raises:
-        ArgumentError: `shots` below 1.
-        DataError: no class targets, or a class with no more samples than `shots`.
+        ArgumentError: If `shots` is below 1.
+        DataError: If there are no class targets, or a class has no more samples than `shots`.
     """
     if shots < 1:
         raise ArgumentError(f"shots is {shots}; expected 1 or more.")
     targets = source.targets
     if targets is None or targets.dim() != 1 or targets.is_floating_point():
-        raise DataError("Drawing samples by class needs class targets that are known beforehand.")
+        raise DataError("Drawing samples per class needs class targets that are known beforehand.")
     generator = torch.Generator().manual_seed(seed_of(seed, "few shot"))
     order = torch.randperm(len(targets), generator=generator)
     chosen = torch.zeros(len(targets), dtype=torch.bool)
@@ -69,19 +79,18 @@ def few_shot(source: Source, shots: int, seed: int = 0) -> tuple[Source, Source]
     return source.subset(chosen.nonzero().flatten()), source.subset((~chosen).nonzero().flatten())
 
 
-def _choose(strata: Tensor, wanted: int, seed: int) -> Tensor:
-    """Return bool [N], about `wanted` of them True, in proportion in each stratum, never all of one."""
+def _choose(strata: Tensor, count: int, seed: int) -> Tensor:
+    """Return bool [N], True for about `count` samples in proportion to each stratum, but never for a whole one."""
     generator = torch.Generator().manual_seed(seed_of(seed, "split"))
     order = torch.randperm(len(strata), generator=generator)
     _, group, sizes = strata.unique(return_inverse=True, return_counts=True)
-    share = max(wanted, 1) * sizes / max(len(strata), 1)
+    share = max(count, 1) * sizes / max(len(strata), 1)
     quota = share.floor().long()
-    # The places lost to rounding down go to the largest remainders, so that many small classes still
-    # give the wanted number together.
+    # Places lost to rounding down go to the largest remainders, so that many small classes still add up to `count`.
     remainder = torch.where(quota < sizes - 1, share - quota, -1.0)
-    lots = torch.randperm(len(sizes), generator=generator)  # for those that tie
+    lots = torch.randperm(len(sizes), generator=generator)  # breaks ties
     ranked = lots[remainder[lots].argsort(descending=True, stable=True)]
-    extra = ranked[: max(wanted, 1) - int(quota.sum())]
+    extra = ranked[: max(count, 1) - int(quota.sum())]
     quota[extra[remainder[extra] >= 0]] += 1
     quota = quota.minimum(sizes - 1)
     by_stratum = order[group[order].argsort(stable=True)]

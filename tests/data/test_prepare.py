@@ -1,33 +1,83 @@
-"""Opening training and validation data, and looking at targets."""
-
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
-from finetune.data.prepare import open_training, some_targets
+from finetune.data.prepare import open_training, prepare, some_targets
+from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.sources.open_source import open_source
+from finetune.errors import DataError
+from tests.helpers.datasets import Flow, Items
+
+MakeFolder = Callable[..., Path]
 
 
-def test_validation_data_is_data_a_fraction_or_none(blobs) -> None:
-    pair = blobs(40)
+def pair(n: int = 24) -> tuple[Tensor, Tensor]:
+    """Return X [n, 4] and class indices [n]."""
+    return torch.randn(n, 4, generator=torch.Generator().manual_seed(0)), torch.arange(n) % 3
 
-    given = open_training(pair, blobs(9), None, 0)
-    share = open_training(pair, 0.25, None, 0)
+
+def test_prepare_opens_splits_and_checks(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+    folder = class_folder(ant=5, bee=5)
+    (folder / "bee" / "4.png").write_bytes(b"damaged")
+
+    with pytest.raises(DataError, match=r"cannot be decoded: .*4\.png"):
+        prepare(folder, num_classes=2)
+    data = prepare(folder, num_classes=2, skip_corrupt=True)
+
+    assert (len(data.train) + len(data.val), data.train.classes) == (9, ("ant", "bee"))
+    assert "2 of 10 samples were set aside" in data.notes[0]
+    assert "They are left out." in caplog.text
+    with pytest.raises(DataError, match="training data has 2 classes"):
+        prepare(folder, num_classes=3, skip_corrupt=True)
+
+
+def test_prepare_opens_by_the_preprocessing_and_checks_its_items() -> None:
+    class Reader(TextPreprocessing):
+        """Takes texts that are not empty."""
+
+        def __init__(self) -> None: ...
+
+        def check(self, item: Any) -> None:
+            if not item:
+                raise DataError("the text is empty")
+
+    data = prepare((["a.png", "b"], ["x", "y"]), False, Reader())
+    assert (data.train.kind, data.val) == ("text", None)
+    with pytest.raises(DataError, match="sample 1: the text is empty"):
+        prepare((["a.png", ""], ["x", "y"]), False, Reader())
+
+
+def test_classes_of_the_model_keep_their_order(class_folder: MakeFolder) -> None:
+    folder = class_folder(ant=5, bee=5)
+
+    assert prepare(folder, model_classes=["bee", "cat", "ant"]).train.classes == ("bee", "cat", "ant")
+    assert prepare(folder, model_classes=["bee", "cat"]).train.classes == ("ant", "bee")
+    assert prepare(folder, classes=["bee", "ant"], model_classes=["ant", "bee"]).val.classes == ("bee", "ant")
+    with pytest.raises(DataError, match="has the class 'ant'"):
+        prepare(folder, classes=["bee"])
+
+
+def test_validation_data_is_data_a_share_or_none() -> None:
+    given = open_training(pair(40), pair(9), None, 0)
+    share = open_training(pair(40), 0.25, None, 0)
 
     assert (len(given.train), len(given.val), given.notes) == (40, 9, ())
     assert (len(share.train), len(share.val)) == (30, 10)
     assert "10 of 40 samples were set aside" in share.notes[0]
     for none in (None, False):
-        assert open_training(pair, none, None, 0).val is None
+        assert open_training(pair(40), none, None, 0).val is None
 
 
-def pictures(folder: Any, parts: list[str]) -> Any:
-    from PIL import Image
-
+def two_classes(folder: Path, parts: list[str]) -> Path:
     for part in parts:
         for label in ("cat", "dog"):
             (folder / part / label).mkdir(parents=True)
@@ -37,9 +87,9 @@ def pictures(folder: Any, parts: list[str]) -> Any:
     return folder
 
 
-def test_a_folder_is_split_unless_it_already_is(tmp_path) -> None:
-    plain = open_training(pictures(tmp_path / "plain", [""]), None, None, 0)
-    split = open_training(str(pictures(tmp_path / "split", ["train", "val"])), None, None, 0)
+def test_a_folder_is_split_unless_it_has_a_validation_folder(tmp_path: Path) -> None:
+    plain = open_training(two_classes(tmp_path / "plain", [""]), None, None, 0)
+    split = open_training(str(two_classes(tmp_path / "split", ["train", "val"])), None, None, 0)
     whole = open_training(tmp_path / "plain", False, None, 0)
 
     assert (len(plain.train), len(plain.val), len(plain.notes)) == (8, 2, 1)
@@ -47,27 +97,8 @@ def test_a_folder_is_split_unless_it_already_is(tmp_path) -> None:
     assert (len(whole.train), whole.val) == (10, None)
 
 
-class Items(Dataset):
-    def __init__(self, items: list[Any]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.items[index]
-
-
-class Flow(IterableDataset):
-    def __init__(self, items: list[Any]) -> None:
-        self.items = items
-
-    def __iter__(self) -> Any:
-        return iter(self.items)
-
-
-def test_some_targets_of_every_kind_of_data(blobs) -> None:
-    X, y = blobs(100)
+def test_some_targets_of_every_kind_of_data() -> None:
+    X, y = pair(100)
     items = list(zip(X, y.tolist(), strict=True))
 
     def found(data: Any) -> Any:
@@ -84,10 +115,10 @@ def test_some_targets_of_every_kind_of_data(blobs) -> None:
     assert found(Items([(x, torch.zeros(i + 1)) for i, x in enumerate(X)])) is None
 
 
-def test_looking_at_targets_draws_no_random_numbers(blobs) -> None:
+def test_reading_targets_draws_no_random_numbers() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
 
-    some_targets(open_source(DataLoader(TensorDataset(*blobs()), shuffle=True, batch_size=4)))
+    some_targets(open_source(DataLoader(TensorDataset(*pair()), shuffle=True, batch_size=4)))
 
     assert torch.equal(before, torch.get_rng_state())

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +16,8 @@ from torchvision.transforms._presets import ImageClassification, VideoClassifica
 from finetune.data.preprocessing.augmentations import CropAndFlip
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.randomness import seeded
-from finetune.data.sources.picture_files import read_picture, verify_picture, with_channels
-from finetune.errors import ArgumentError, DataError
+from finetune.data.sources.picture_files import with_channels
+from finetune.errors import ArgumentError
 from tests.helpers.pictures import picture
 
 PIL_MODES = list(InterpolationMode)
@@ -77,61 +75,6 @@ def test_every_mode_becomes_rgb_and_grey(mode: str) -> None:
     assert with_channels(image, 3).mode == "RGB"
     assert with_channels(image, 1).mode == "L"
     same_as_preset(ImageClassification(crop_size=16, resize_size=20), image)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "mode"), [("png", "P"), ("jpg", "CMYK"), ("png", "LA"), ("gif", "P"), ("webp", "RGBA")]
-)
-def test_files_of_every_mode_are_read(tmp_path: Path, suffix: str, mode: str) -> None:
-    image = picture(6).convert(mode)
-    image.save(tmp_path / f"a.{suffix}")
-    read = read_picture(tmp_path / f"a.{suffix}")
-    assert Preprocessing(crop_size=(9, 9), resize_size=9).geometry(read).shape == (3, 9, 9)
-
-
-def test_palette_with_transparency_keeps_its_colours(tmp_path: Path) -> None:
-    image = picture(6).quantize(8)
-    image.save(tmp_path / "a.png", transparency=bytes([0, 128, 255]))
-    read = with_channels(read_picture(tmp_path / "a.png"), 3)
-    assert np.array_equal(np.asarray(read), np.asarray(image.convert("RGB")))
-
-
-def test_16_bit_png_keeps_its_upper_bits(tmp_path: Path) -> None:
-    values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
-    Image.fromarray(values).save(tmp_path / "deep.png")
-    grey = with_channels(read_picture(tmp_path / "deep.png"), 1)
-    assert np.array_equal(np.asarray(grey), (values >> 8).astype(np.uint8))
-    colour = with_channels(read_picture(tmp_path / "deep.png"), 3)
-    assert np.array_equal(np.asarray(colour)[..., 2], (values >> 8).astype(np.uint8))
-    wide = with_channels(Image.fromarray(values.astype(np.int32)), 1)
-    assert np.array_equal(np.asarray(wide), np.asarray(grey))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
-    image = Image.new("RGB", (16, 8))
-    image.paste((255, 255, 255), (0, 0, 8, 4))  # the upper left quarter
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image.save(tmp_path / "a.png", exif=exif)
-    read = np.asarray(read_picture(tmp_path / "a.png"))[..., 0] > 128
-    where_it_belongs = [(0, 0), (0, -1), (-1, -1), (-1, 0), (0, 0), (0, -1), (-1, -1), (-1, 0)]
-    assert read[where_it_belongs[orientation - 1]]
-    assert read.sum() == 32
-    assert read.shape == ((8, 16) if orientation < 5 else (16, 8))
-
-
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's, and all that there is to say
-def test_a_damaged_exif_block_is_no_damaged_picture(tmp_path: Path) -> None:
-    picture(7).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00" + struct.pack("<IH", 8, 9000) + b"\x12\x01")
-    assert read_picture(tmp_path / "a.jpg").size == (40, 32)
-
-
-def test_missing_picture_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.png' does not exist"):
-        read_picture(tmp_path / "gone.png")
-    with pytest.raises(DataError, match=r"gone\.png' does not exist"):
-        verify_picture(tmp_path / "gone.png")
 
 
 def test_round_trip_through_json() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import wave
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -23,10 +20,9 @@ from finetune.data.sources.items import RawItems
 from finetune.data.sources.open_source import open_source
 from finetune.data.sources.sound_files import SoundFiles, read_waveform
 from finetune.errors import ArgumentError, DataError
+from tests.helpers.sounds import RATE, write_sound
 
 transformers = pytest.importorskip("transformers")
-
-RATE = 16_000
 
 
 def make_extractor(**options: Any) -> Any:
@@ -47,23 +43,11 @@ def tone(frequency: float, length: int = 1600) -> np.ndarray:
     return np.sin(2 * np.pi * frequency * np.arange(length) / RATE).astype(np.float32)
 
 
-def write(path: Path, samples: np.ndarray, rate: int = RATE, width: int = 2, channels: int = 1) -> Path:
-    """Write integers [T * channels], channels interleaved, as PCM of `width` bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stored = samples.astype(np.int64) + (128 if width == 1 else 0)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(channels)
-        file.setsampwidth(width)
-        file.setframerate(rate)
-        file.writeframes(b"".join(int(v).to_bytes(width, "little", signed=width > 1) for v in stored))
-    return path
-
-
 @pytest.fixture
 def tones(tmp_path: Path) -> Path:
     """Give a folder with two classes of four sound files, and a table of them."""
     rows = [
-        (write(tmp_path / "tones" / label / f"{i}.wav", 20_000 * tone(f + 20 * i, 1600 + 100 * i)), label)
+        (write_sound(tmp_path / "tones" / label / f"{i}.wav", 20_000 * tone(f + 20 * i, 1600 + 100 * i)), label)
         for label, f in (("high", 2000), ("low", 200))
         for i in range(4)
     ]
@@ -73,30 +57,6 @@ def tones(tmp_path: Path) -> Path:
 
 
 # ---------------------------------------------------------------- files
-
-
-@given(st.data(), st.integers(1, 4), st.integers(1, 3))
-def test_pcm_of_every_width_is_read_exactly(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, width: int, channels: int
-) -> None:
-    top = 2 ** (8 * width - 1)
-    values = data.draw(st.lists(st.integers(-top, top - 1), min_size=channels, max_size=12 * channels))
-    values = values[: len(values) // channels * channels]
-    path = write(tmp_path_factory.mktemp("wav") / "x.wav", np.array(values), 8000, width, channels)
-    found = read_waveform(path)
-    expected = (np.array(values).reshape(-1, channels) / top).mean(1)
-    assert found.rate == 8000
-    assert found.samples.dtype == np.float32
-    np.testing.assert_allclose(found.samples, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("content", [b"", b"RIFF", b"not a sound file at all, but some text of more than 44 bytes"])
-def test_what_is_no_sound_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "bad.wav").write_bytes(content)
-    with pytest.raises(DataError, match=r"bad\.wav' cannot be read"):
-        read_waveform(tmp_path / "bad.wav")
-    with pytest.raises(DataError, match=r"gone\.wav' does not exist"):
-        read_waveform(tmp_path / "gone.wav")
 
 
 def test_folder_table_list_and_arrays_are_the_same_data(tones: Path) -> None:
@@ -124,7 +84,7 @@ def test_folder_table_list_and_arrays_are_the_same_data(tones: Path) -> None:
 
 def test_other_rates_and_values_are_refused_before_training(tones: Path) -> None:
     tuner = FineTuner(make_model(), preprocessing=make_extractor(), device="cpu")
-    other = write(tones / "low" / "other.wav", 20_000 * tone(300), rate=8000)
+    other = write_sound(tones / "low" / "other.wav", 20_000 * tone(300), rate=8000)
     with pytest.raises(DataError, match=r"1 of the 9 sound files .*other\.wav.*has 8000 .*expects 16000. Resample"):
         tuner.fit(tones, val=False, progress=False)
     other.write_bytes(b"RIFF")

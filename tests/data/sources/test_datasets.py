@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Subset
+from torchvision.datasets import FakeData, ImageFolder
+
+from finetune.data.sources.open_source import open_source
+from finetune.errors import DataError
+from tests.helpers.datasets import Items
+from tests.helpers.pictures import picture
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.mark.parametrize("attribute", ["targets", "labels"])
+def test_declared_targets_are_used(attribute: str) -> None:
+    items = [(torch.zeros(2), k % 3) for k in range(6)]
+    known = Items(items, **{attribute: [0, 1, 2, 0, 1, 2]}, classes=["a", "b", ("c", "see")])
+    source = open_source(known)
+    assert source.targets is not None
+    assert source.targets.tolist() == [0, 1, 2, 0, 1, 2]
+    assert source.classes == ("a", "b", "c, see")
+    part = open_source(Subset(known, [5, 0]))
+    assert part.targets is not None
+    assert part.targets.tolist() == [2, 0]
+    assert part.classes == ("a", "b", "c, see")
+    assert source.subset([4]).targets.tolist() == [1]
+    assert open_source(Subset(Items(items), [0])).targets is None
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        None,
+        "file",
+        ["a.xml", "b.xml"],
+        [1, 2, 3],
+        [[1], [1, 2]],
+        torch.tensor(3),
+        torch.zeros(2, dtype=torch.complex64),
+    ],
+)
+def test_attributes_that_only_look_like_targets_are_ignored(targets: Any) -> None:
+    assert open_source(Items([(torch.zeros(1), 0)] * 2, targets=targets)).targets is None
+
+
+def test_targets_are_not_those_before_the_transform(class_folder: MakeFolder) -> None:
+    folder = str(class_folder(a=1, b=2))
+    source = open_source(ImageFolder(folder, target_transform=lambda k: 1 - k))
+    assert source.targets is None
+    assert source.classes is None
+
+
+def test_pictures_in_items_are_recognized() -> None:
+    assert open_source(FakeData(size=3, image_size=(3, 8, 8))).kind == "picture"
+    assert open_source(Items([(torch.zeros(3), 0)])).kind is None
+    assert open_source(Items([])).kind is None
+    keyed = open_source(Items([{"image": picture(1), "label": 2, "id": 5}]))
+    assert keyed.kind == "picture"
+    assert keyed[0][1] == 2
+    assert open_source(Items([{"image": picture(1), "id": 5}])).kind == "picture"
+    assert isinstance(open_source(Items([{"image": picture(1)}]))[0], Image.Image)
+
+
+class Columns(Items):
+    """The parts of a Hugging Face `Dataset` that are relied on."""
+
+    def __init__(self, names: list[str] | None) -> None:
+        super().__init__([{"text": torch.zeros(2), "label": k} for k in (1, 0, 1)])
+        self.column_names = ["text", "label"]
+        self.features = {"label": type("ClassLabel", (), {"names": names})()}
+
+    def with_format(self, _: None) -> dict[str, list[int]]:
+        return {"label": [1, 0, 1]}
+
+
+def test_hugging_face_columns() -> None:
+    source = open_source(Columns(["neg", "pos"]))
+    assert source.classes == ("neg", "pos")
+    assert source.targets is not None
+    assert source.targets.tolist() == [1, 0, 1]
+    assert set(source[0]) == {"text", "label"}
+    assert open_source(Columns(None)).classes is None
+    renumbered = open_source(Columns(["neg", "pos"]), classes=["pos", "neg"])
+    assert renumbered.targets.tolist() == [0, 1, 0]
+    assert renumbered[0]["label"] == 0
+    unlabelled = Columns(None)
+    unlabelled.column_names = ["text"]
+    assert open_source(unlabelled).targets is None
+
+
+def test_a_real_hugging_face_dataset() -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"])})
+    data = datasets.Dataset.from_dict({"image": [picture(1), picture(2)], "label": [1, 0]}, features=features)
+    source = open_source(data)
+    assert source.kind == "picture"
+    assert source.classes == ("x", "y")
+    assert source.targets is not None
+    assert source.targets.tolist() == [1, 0]
+    assert source[0][1] == 1
+
+
+def test_trap_35_training_classes_rule_in_datasets(class_folder: MakeFolder) -> None:
+    train = open_source(ImageFolder(str(class_folder("train", ant=2, bee=2, cat=2))))
+    folder = ImageFolder(str(class_folder("val", bee=1, cat=2)))
+    assert folder.targets == [0, 1, 1]
+    val = open_source(folder, classes=train.classes)
+    assert val.targets is not None
+    assert val.targets.tolist() == [1, 2, 2]
+    assert [int(val[i][1]) for i in range(3)] == [1, 2, 2]
+    assert open_source(folder, classes=["bee", "cat", "dog"]).targets.tolist() == [0, 1, 1]
+    with pytest.raises(DataError, match=r"sample 1 has the class 'cat'.*known classes are ant, bee"):
+        open_source(folder, classes=["ant", "bee"])
+    unlabelled = Items([torch.zeros(1)], classes=["bee", "cat"])
+    assert torch.equal(open_source(unlabelled, classes=["ant", "bee"])[0], torch.zeros(1))
+    hidden = Items([{"x": torch.zeros(1), "label": k % 2} for k in range(4)], classes=["bee", "cat"])
+    source = open_source(hidden, classes=["ant", "bee"])
+    assert source[0]["label"] == 1
+    with pytest.raises(DataError, match="sample 3 has the class 'cat'"):
+        source.subset([0, 3])[1]

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.data.sources.sound_files import read_waveform
+from finetune.errors import DataError
+from tests.helpers.sounds import write_sound
+
+
+@given(st.data(), st.integers(1, 4), st.integers(1, 3))
+def test_pcm_of_every_width_is_read_exactly(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, width: int, channels: int
+) -> None:
+    top = 2 ** (8 * width - 1)
+    values = data.draw(st.lists(st.integers(-top, top - 1), min_size=channels, max_size=12 * channels))
+    values = values[: len(values) // channels * channels]
+    path = write_sound(tmp_path_factory.mktemp("wav") / "x.wav", np.array(values), 8000, width, channels)
+    found = read_waveform(path)
+    expected = (np.array(values).reshape(-1, channels) / top).mean(1)
+    assert found.rate == 8000
+    assert found.samples.dtype == np.float32
+    np.testing.assert_allclose(found.samples, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"not a sound file at all, but some text of more than 44 bytes"])
+def test_unreadable_sound_files_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.wav").write_bytes(content)
+    with pytest.raises(DataError, match=r"bad\.wav' cannot be read"):
+        read_waveform(tmp_path / "bad.wav")
+    with pytest.raises(DataError, match=r"gone\.wav' does not exist"):
+        read_waveform(tmp_path / "gone.wav")
