@@ -821,7 +821,8 @@ class FineTuner:
     def _tell_model(self, classes: Sequence[str] | None, task: Task) -> None:
         """Record task and class names in the model itself, if its family has a place for them."""
         named = classes if classes is not None and len(classes) == self.network.num_outputs else None
-        heads.tell_task(adapters.base(self.inner), task.kind, named)
+        base = adapters.base(self.inner)
+        family_of(base).tell_task(base, task.kind, named)
 
     # ------------------------------------------------------------------ passes over data
 

@@ -1,4 +1,4 @@
-"""`FineTuner(..., in_channels=)`: grey pictures and other counts of channels, from the picture to the checkpoint."""
+"""Load a model, and adapt it to grayscale images and other numbers of channels, up to the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from finetune import ArgumentError, CheckpointError, FineTuner, Preprocessing
+from finetune.model.surgery.changes import InputAdaptation
+from finetune.pretrained import load_pretrained
 
 SMALL = {"crop_size": 48, "resize_size": 48}
 HALVES = {**SMALL, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -20,7 +22,7 @@ Y = torch.arange(6) % 3
 
 
 class Standardized(nn.Conv2d):
-    """Its weights do not tell how many channels the picture has: adapted, it keeps them."""
+    """Keeps its weight when it is adapted, so its weight does not reveal the number of channels."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight / self.weight.std((1, 2, 3), keepdim=True), self.bias)
@@ -34,7 +36,7 @@ def net(convolution: type[nn.Conv2d] = nn.Conv2d) -> nn.Sequential:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder of grey pictures in three classes."""
+    """Return a folder of grayscale images in three classes."""
     draw = np.random.default_rng(0)
     for name in "abc":
         (tmp_path / "pictures" / name).mkdir(parents=True)
@@ -49,12 +51,12 @@ def built(name: str, **settings: Any) -> FineTuner:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
-def test_grey_pictures_answer_as_their_rgb_copies(name: str, pictures: Path) -> None:
+def test_grayscale_images_have_the_outputs_of_their_rgb_copies(name: str, pictures: Path) -> None:
     rgb, grey = built(name).predict(pictures), built(name, in_channels=1).predict(pictures)
     torch.testing.assert_close(grey, rgb, rtol=1e-3, atol=1e-4 * float(rgb.abs().max()))
 
 
-def test_with_imagenets_means_only_a_constant_tint_is_lost(pictures: Path) -> None:
+def test_with_imagenets_mean_only_a_constant_tint_is_lost(pictures: Path) -> None:
     grey = built("resnet18", preprocessing=SMALL, in_channels=1)
     rgb = Preprocessing.from_dict(SMALL)
     bytes_ = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 256)
@@ -65,7 +67,7 @@ def test_with_imagenets_means_only_a_constant_tint_is_lost(pictures: Path) -> No
     assert grey.predict(pictures).shape == (6, 1000)
 
 
-def test_a_model_that_normalizes_its_channels_itself(tmp_path: Path, pictures: Path) -> None:
+def test_a_model_that_normalizes_its_own_input(tmp_path: Path, pictures: Path) -> None:
     torch.manual_seed(0)
     model = models.googlenet(weights=None, aux_logits=False, init_weights=False)
     torch.save(model.state_dict(), tmp_path / "googlenet.pth")
@@ -79,7 +81,7 @@ def test_a_model_that_normalizes_its_channels_itself(tmp_path: Path, pictures: P
     assert torch.equal(again.predict(pictures), grey.predict(pictures))
 
 
-def test_a_grey_model_by_name_trains_and_comes_back_from_its_file(pictures: Path, tmp_path: Path) -> None:
+def test_a_named_grayscale_model_trains_and_loads(pictures: Path, tmp_path: Path) -> None:
     tuner = built("squeezenet1_1", in_channels=1).replace_head(3).freeze()
     tuner.fit(pictures, val=False, epochs=1, progress=False)
     again = FineTuner.load_checkpoint(tuner.save_checkpoint(tmp_path / "grey"), device="cpu")
@@ -91,7 +93,7 @@ def test_a_grey_model_by_name_trains_and_comes_back_from_its_file(pictures: Path
 
 
 @pytest.mark.parametrize("convolution", [nn.Conv2d, Standardized])
-def test_a_module_of_ones_own_is_adapted_again_on_load(
+def test_a_custom_module_is_adapted_again_when_loaded(
     convolution: type[nn.Conv2d], pictures: Path, tmp_path: Path
 ) -> None:
     tuner = FineTuner(net(convolution), in_channels=1, preprocessing=SMALL, device="cpu").replace_head(3)
@@ -108,7 +110,7 @@ def test_a_module_of_ones_own_is_adapted_again_on_load(
         FineTuner.load_checkpoint(file, nn.Sequential(nn.Linear(3, 3)), device="cpu")
 
 
-def test_five_channels_are_for_tensors(tmp_path: Path) -> None:
+def test_five_channels_work_with_tensors(tmp_path: Path) -> None:
     tuner = FineTuner(net(), in_channels=5, device="cpu").replace_head(3).freeze()
     x = torch.randn(6, 5, 9, 9)
     tuner.fit((x, Y), progress=False)
@@ -117,16 +119,36 @@ def test_five_channels_are_for_tensors(tmp_path: Path) -> None:
     assert torch.equal(again.predict(x), tuner.predict(x))
 
 
-def test_a_wrapped_model_is_adapted_within() -> None:
+def test_a_wrapped_model_is_adapted_inside() -> None:
     tuner = FineTuner(nn.DataParallel(net()), in_channels=1, device="cpu")
     assert tuner.inner[0].in_channels == 1
     assert tuner.predict(torch.zeros(2, 1, 9, 9)).shape == (2, 5)
 
 
-def test_none_and_three_leave_the_model_alone() -> None:
+def test_none_and_three_channels_change_nothing() -> None:
     for channels in (None, 3):
         model = net()
         weight = model[0].weight
         assert FineTuner(model, in_channels=channels, device="cpu").model[0].weight is weight
     with pytest.raises(ArgumentError, match="a positive integer"):
         FineTuner(net(), in_channels=0)
+
+
+def test_a_name_gives_a_model_with_its_origin_and_preprocessing() -> None:
+    loaded = load_pretrained("squeezenet1_1", weights=None, in_channels=1)
+    assert loaded.origin == {"family": "torchvision", "name": "squeezenet1_1", "options": {}}
+    assert loaded.preprocessing.channels == 1
+    assert loaded.changes == (InputAdaptation(1),)
+    assert loaded.classes is None
+
+
+def test_a_module_is_taken_as_it_is_or_with_weights_from_a_file(tmp_path: Path) -> None:
+    model, other = net(), net()
+    nn.init.zeros_(other[4].weight)
+    torch.save(other.state_dict(), tmp_path / "w.pth")
+    loaded = load_pretrained(nn.DataParallel(model), weights=tmp_path / "w.pth")
+    assert loaded.model.module is model
+    assert not model[4].weight.any()
+    assert (loaded.origin, loaded.classes, loaded.preprocessing, loaded.changes) == (None, None, None, ())
+    with pytest.raises(ArgumentError, match=r"Expected model to be an nn.Module or a name, but got 3"):
+        load_pretrained(3)

@@ -17,11 +17,11 @@ from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, trainable
 from finetune.model.inspection.forward_graph import reading_order
 from finetune.model.inspection.probing import accepted_example, samples_of_size, undisturbed
-from finetune.model.outputs import call
+from finetune.model.outputs import call, check_logits
 from finetune.model.stages import Stage, stages
 from finetune.model.surgery import adapters, heads
 from finetune.model.surgery.changes import ModelChange
-from finetune.model.surgery.head_search import check_results, find_head
+from finetune.model.surgery.head_search import find_head
 from finetune.model.wrapping import is_synchronized, unwrapped
 from finetune.nested import tensors_of
 
@@ -196,7 +196,7 @@ class Network:
                 raise not_accepted(type(self.module).__name__, example, error) from error
             if channels_last:
                 same = same_in_channels_last(self.module, example, output, trains=trains)
-        check_results(self.module, output, self.num_outputs if self.heads else 0)
+        check_logits(self.module, output, self.num_outputs if self.heads else 0)
         return same
 
     def gains_from_channels_last(self, device: torch.device, samples: int | None, *, trains_all: bool = False) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from finetune.errors import HeadError
 from finetune.nested import tensors_of
 
 
@@ -69,3 +70,26 @@ def results_of(output: Any) -> list[Tensor]:
     if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         return [value for value in output if isinstance(value, Tensor)]
     return tensors_of(output)
+
+
+def check_logits(model: nn.Module, output: Any, outputs: int | None) -> None:
+    """Check that the first of a model's results are its logits.
+
+    Args:
+        model: The model.
+        output: Its output for a batch.
+        outputs: Number of outputs of its head, 0 if unknown, or None to accept any number.
+
+    Raises:
+        HeadError: If the model returns several results and the first does not fit the head.
+    """
+    main, results = logits_of(output), results_of(output)
+    shapes = [list(tensor.shape) for tensor in results]
+    width = main.shape[1:] if isinstance(main, Tensor) else ()
+    fits = outputs is None or (bool(outputs) and outputs in (1, *width))
+    if len(results) > 1 and shapes != shapes[:1] * len(shapes) and not fits:
+        raise HeadError(
+            f"{type(model).__name__} returns several results of shapes {', '.join(map(str, shapes))}, and the first "
+            f"may not be the logits. Return the logits first, or in a dictionary under 'logits'; or name the layer "
+            f"that computes them with replace_head(n, layer=...); or override training_step."
+        )

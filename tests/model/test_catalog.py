@@ -1,4 +1,4 @@
-"""Models by name, from published weights in the cache, from a local file, or from none. No network."""
+"""Models by name: with cached weights, weights from a local file, or random ones. No network."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from torchvision import models
 
 from finetune.errors import ArgumentError, CheckpointError
 from finetune.model import catalog
+from tests.helpers.files import Touch
 from tests.helpers.models import Undrawn
-
-from .test_weights import Touch
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, offline: None) -> Path:
-    """Give the empty folder of the torch hub's cache; every way out to the network is closed."""
+    """Return the empty folder of the torch hub cache, with the network unreachable."""
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
 
 
 def cached(folder: Path, name: str, state: dict[str, Tensor], weights: str = "DEFAULT") -> Path:
-    """Put weights where the hub keeps those published for a model."""
+    """Write weights to the place where the hub caches a model's published weights."""
     file = folder / Path(models.get_model_weights(name)[weights].url).name
     torch.save(state, file)
     return file
 
 
 def slim_state(name: str, **options: Any) -> dict[str, Tensor]:
-    """Return weights for a model that take no room: each is one number, stretched."""
+    """Return weights for a model that take no memory: each is one expanded number."""
     with torch.device("meta"):
         shapes = models.get_model(name, weights=None, **options).state_dict()
     generator = torch.Generator().manual_seed(0)
@@ -58,7 +57,7 @@ def test_an_unknown_name_is_an_error(name: str) -> None:
         catalog.create(name)
 
 
-def test_an_unknown_name_brings_the_nearest() -> None:
+def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(ArgumentError, match="Did you mean 'resnet18'"):
         catalog.create("resnet19")
 
@@ -85,10 +84,10 @@ def test_random_weights_are_drawn_from_the_global_state() -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize("source", [{}, {"family": "timm", "name": "resnet18"}, {"family": "torchvision", "name": "x"}])
-def test_a_source_of_another_family_is_an_error(source: dict[str, Any]) -> None:
+@pytest.mark.parametrize("origin", [{}, {"family": "timm", "name": "resnet18"}, {"family": "torchvision", "name": "x"}])
+def test_an_unknown_origin_is_an_error(origin: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="Build it yourself and pass it as model="):
-        catalog.rebuild(source)
+        catalog.rebuild(origin)
 
 
 # ---------------------------------------------------------------- published weights
@@ -105,7 +104,7 @@ CACHED = {
 
 
 @pytest.mark.parametrize("name", CACHED)
-def test_a_cached_file_gives_what_torchvisions_builder_gives(name: str, cache: Path) -> None:
+def test_a_cached_file_gives_the_model_of_torchvisions_builder(name: str, cache: Path) -> None:
     options, weights = CACHED[name]
     file = cached(cache, name, slim_state(name, **options), weights)
     entry = models.get_model_weights(name)[weights]
@@ -130,7 +129,7 @@ def test_a_cached_file_gives_what_torchvisions_builder_gives(name: str, cache: P
         assert getattr(again, attribute, None) == getattr(theirs, attribute, None)
 
 
-def test_without_a_network_the_error_names_the_address_the_file_and_ways_out(cache: Path) -> None:
+def test_without_a_network_the_error_names_the_url_the_file_and_ways_out(cache: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         catalog.create("resnet18")
     message = str(caught.value)
@@ -186,7 +185,7 @@ def test_a_local_file(suffix: str, classes: int, tmp_path: Path, caplog: pytest.
     assert not caplog.records
 
 
-def test_a_local_file_may_lack_the_head_but_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_local_file_may_lack_only_the_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = models.squeezenet1_1(weights=None).state_dict()
     path = tmp_path / "w.pth"
     torch.save({name: value for name, value in state.items() if not name.startswith("classifier")}, path)

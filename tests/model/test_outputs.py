@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import nn
 from torchvision import models
 
-from finetune.model.outputs import auxiliary_of, logits_of, results_of
+from finetune.errors import HeadError
+from finetune.model.outputs import auxiliary_of, check_logits, logits_of, results_of
 from finetune.nested import tensors_of
 
 
@@ -30,3 +33,18 @@ def test_results_are_found_in_any_form() -> None:
     assert results_of(([a], b)) == [a, b]
     assert tensors_of({"x": [a, {"y": (b,)}], "z": 3}) == [a, b]
     assert tensors_of(None) == []
+
+
+def test_logits_are_checked_only_where_several_results_differ_in_shape() -> None:
+    model, features, logits = nn.Linear(1, 1), torch.zeros(2, 8), torch.zeros(2, 3)
+    for output, outputs in (
+        (logits, 5),
+        ((logits, logits), 5),
+        ((logits, features), 3),
+        ((features, logits), None),
+        ((logits, features), 1),
+    ):
+        check_logits(model, output, outputs)
+    for output, outputs in (((features, logits), 3), ((logits, features), 0)):
+        with pytest.raises(HeadError, match=r"Linear returns several results of shapes .* may not be the logits"):
+            check_logits(model, output, outputs)

@@ -17,18 +17,9 @@ from torchvision import models
 
 from finetune.errors import CheckpointError
 from finetune.model.weights import load_weights, read_weights
+from tests.helpers.files import Touch
 
 State = dict[str, Tensor]
-
-
-class Touch:
-    """A pickled object that writes a file when it is loaded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 def small(classes: int = 5) -> models.ResNet:
@@ -184,7 +175,7 @@ def test_trap_24_no_code_in_a_file_is_run(suffix: str, old_format: bool, beside_
     content: Any = {**small().state_dict(), "more": Touch(touched)} if beside_weights else Touch(touched)
     path = tmp_path / f"w{suffix}"
     torch.save(content, path, _use_new_zipfile_serialization=not old_format)
-    with pytest.raises(CheckpointError, match=r"holds objects .* making those could run code") as caught:
+    with pytest.raises(CheckpointError, match=r"holds objects .* unpickling those could run code") as caught:
         read_weights(path)
     assert not touched.exists()
     assert "weights_only" not in str(caught.value)  # no advice to run it after all

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.errors import HeadError, nearest
 from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.inspection.forward_graph import Operation, record
 from finetune.model.inspection.probing import accepted_example, attempt, undisturbed
-from finetune.model.outputs import logits_of, results_of
 from finetune.model.surgery.adapters import active_name, base_of, has_adapters
 
 RESIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -75,29 +74,6 @@ def check_name(model: nn.Module, name: str) -> None:
     modules = dict(model.named_modules())
     if not name or name not in modules:
         raise HeadError(f"{type(model).__name__} has no layer {name!r}.{nearest(name, modules)} {_candidates(model)}")
-
-
-def check_results(model: nn.Module, output: Any, outputs: int | None) -> None:
-    """Check that the first of a model's results are its logits.
-
-    Args:
-        model: The model.
-        output: Its output for a batch.
-        outputs: Number of outputs of its head, 0 if unknown, or None to accept any number.
-
-    Raises:
-        HeadError: If the model returns several results and the first does not fit the head.
-    """
-    main, results = logits_of(output), results_of(output)
-    shapes = [list(tensor.shape) for tensor in results]
-    width = main.shape[1:] if isinstance(main, Tensor) else ()
-    fits = outputs is None or (bool(outputs) and outputs in (1, *width))
-    if len(results) > 1 and shapes != shapes[:1] * len(shapes) and not fits:
-        raise HeadError(
-            f"{type(model).__name__} returns several results of shapes {', '.join(map(str, shapes))}, and the first "
-            f"may not be the logits. Return the logits first, or in a dictionary under 'logits'; or name the layer "
-            f"that computes them with replace_head(n, layer=...); or override training_step."
-        )
 
 
 def last_parametrised(last: Iterable[Operation]) -> list[Operation]:

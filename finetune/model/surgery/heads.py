@@ -6,7 +6,7 @@ All of them are replaced together, on the same device and in the same dtype.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,11 +80,6 @@ def replace_head(
         )
     _record_outputs(model, n, names)
     return (f"{main}.1", *names[1:]) if head == "append" else names
-
-
-def tell_task(model: nn.Module, kind: str | None, classes: Sequence[str] | None) -> None:
-    """Record the task and class names in the model's config, if its family has one."""
-    family_of(model).tell_task(model, kind, classes)
 
 
 def num_features(module: nn.Module) -> int:

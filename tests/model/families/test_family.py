@@ -22,7 +22,7 @@ X, Y = torch.randn(12, 6), torch.arange(12) % 2
 
 
 class TwoTowers(nn.Module):
-    """A model whose head no forward pass gives away: both of its layers reach the output."""
+    """A model whose forward pass leaves its head ambiguous, because two layers reach the output."""
 
     def __init__(self, width: int, classes: int = 4) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class TwoTowers(nn.Module):
 
 
 class Towers(Family):
-    """The library of `TwoTowers`, as a user would write it."""
+    """The family of `TwoTowers`, as a user would write it."""
 
     prefix = "towers/"
     usage = "'towers/WIDTH'"
@@ -94,7 +94,7 @@ def test_a_new_family_works_from_its_name_to_its_checkpoint(towers: Towers, tmp_
     assert torch.equal(again.predict(X), tuner.predict(X))
 
 
-def test_a_module_of_a_new_family_is_known_by_it(towers: Towers) -> None:
+def test_a_module_of_a_new_family_is_recognized(towers: Towers) -> None:
     model = TwoTowers(8)
     assert family_of(model) is towers
     assert find_head(model) == ("classifier",)
@@ -103,16 +103,14 @@ def test_a_module_of_a_new_family_is_known_by_it(towers: Towers) -> None:
     assert FineTuner(model, device="cpu").replace_head(2).evaluate((X, Y)).keys() >= {"loss"}
 
 
-def test_an_unknown_name_names_the_new_family_too(towers: Towers) -> None:
+def test_an_unknown_name_lists_the_new_family_too(towers: Towers) -> None:
     with pytest.raises(ArgumentError, match=r"Expected 'towers/WIDTH', a torchvision classifier such as"):
         catalog.create("tower/8")
     with pytest.raises(CheckpointError, match=r"There are no weights 'TWOS' for towers/8.* published weights ONES"):
         catalog.create("towers/8", "TWOS")
 
 
-def test_a_checkpoint_of_a_family_that_is_gone_asks_for_the_model(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_a_missing_family_asks_for_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(FAMILIES, "towers", Towers())
         tuner = FineTuner("towers/8", weights=None, device="cpu")
@@ -123,7 +121,7 @@ def test_a_checkpoint_of_a_family_that_is_gone_asks_for_the_model(
     assert torch.equal(again.predict(X), tuner.predict(X))
 
 
-def test_the_default_family_knows_nothing_and_changes_nothing() -> None:
+def test_the_default_family_has_no_answers_and_changes_nothing() -> None:
     model = nn.Linear(2, 2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     family = family_of(model)

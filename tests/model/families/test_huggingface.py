@@ -1,4 +1,4 @@
-"""Hugging Face transformers: heads, stages, names. Small configurations, random weights, no network."""
+"""Hugging Face transformers: heads, stages, names. Small configs, random weights, no network."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_trap_28_the_models_own_loss_runs_on_the_new_labels() -> None:
     assert model.config.problem_type == "single_label_classification"
 
 
-def test_class_names_of_the_data_stand_in_the_config(tmp_path: Path) -> None:
+def test_class_names_of_the_data_are_in_the_config(tmp_path: Path) -> None:
     tuner = FineTuner(build("ViTForImageClassification")).replace_head(2)
     tuner.fit((torch.randn(4, 3, 32, 32), ["cat", "dog", "cat", "dog"]), progress=False)
     config: Any = tuner.model.config
@@ -115,7 +115,7 @@ def test_class_names_of_the_data_stand_in_the_config(tmp_path: Path) -> None:
     assert config.label2id == {"cat": 0, "dog": 1}
 
 
-def test_stages_are_complete_and_end_with_the_head_alone(name: str) -> None:
+def test_stages_are_complete_and_end_with_the_head(name: str) -> None:
     model = build(name)
     heads = MODELS[name][1]
     found = stages(model, heads, reading_order(model, inputs_for(model)))
@@ -141,20 +141,20 @@ def test_stages_are_complete_and_end_with_the_head_alone(name: str) -> None:
          "resnet.encoder.stages.2 resnet.encoder.stages.3 classifier.1"),
     ],
 )  # fmt: skip
-def test_the_order_is_that_of_the_layers(name: str, expected: str) -> None:
+def test_stages_are_in_the_order_of_the_layers(name: str, expected: str) -> None:
     model = build(name)
     found = stages(model, MODELS[name][1], reading_order(model, inputs_for(model)))
     assert " ".join(stage.name for stage in found) == expected
 
 
 @pytest.mark.parametrize("cls", ["BertModel", "BertForMaskedLM"])
-def test_a_class_without_a_head_for_labels_is_an_error_that_says_so(cls: str) -> None:
+def test_a_class_without_a_classification_head_is_an_error(cls: str) -> None:
     model = getattr(transformers, cls)(transformers.BertConfig(**TEXT))
     with pytest.raises(HeadError, match=f"{cls} has no layer that follows config.num_labels.*AutoModelFor"):
         FineTuner(model).replace_head(3)
 
 
-def test_a_class_of_the_users_own_is_searched() -> None:
+def test_a_custom_class_is_searched() -> None:
     class Mine(transformers.BertPreTrainedModel):
         def __init__(self, config: Any, width: int) -> None:
             super().__init__(config)
@@ -173,7 +173,7 @@ def test_a_class_of_the_users_own_is_searched() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give a folder that `save_pretrained` wrote, with class names and a picture processor."""
+    """Write a folder with `save_pretrained`, class names and an image processor."""
     model: Any = build("ViTForImageClassification", num_labels=2, id2label={0: "cat", 1: "dog"})
     model.save_pretrained(tmp_path / "vit")
     (tmp_path / "vit" / "preprocessor_config.json").write_text(
@@ -182,7 +182,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "vit"
 
 
-def test_a_folder_brings_model_classes_and_rebuilds(folder: Path) -> None:
+def test_a_folder_gives_model_and_classes_and_can_be_rebuilt(folder: Path) -> None:
     made = catalog.create(str(folder))
     theirs = transformers.ViTForImageClassification.from_pretrained(folder)
     state = made.model.state_dict()
@@ -218,20 +218,20 @@ def test_a_backbone_alone_has_no_classes_yet(tmp_path: Path) -> None:
     assert num_outputs(made.model.get_submodule("classifier")) == 2
 
 
-def test_a_folder_without_weights_is_an_error_but_for_random_ones(folder: Path) -> None:
+def test_a_folder_without_weights_is_an_error_unless_weights_are_random(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"folder .*vit' cannot be used by ViTForImageClassification"):
         catalog.create(str(folder))
     assert catalog.create(str(folder), None).classes is None
 
 
-def test_a_model_that_classifies_nothing_is_an_error(tmp_path: Path) -> None:
+def test_a_model_without_a_classifier_is_an_error(tmp_path: Path) -> None:
     transformers.SamConfig().save_pretrained(tmp_path)
     with pytest.raises(ArgumentError, match="transformers has no class that classifies"):
         catalog.create(str(tmp_path), None)
 
 
-def test_without_a_network_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
+def test_without_a_network_the_error_suggests_a_way_out(monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # no minute of retries
@@ -239,7 +239,7 @@ def test_without_a_network_the_error_says_what_to_do(monkeypatch: pytest.MonkeyP
         catalog.create("hf/no/such")
 
 
-def test_what_is_in_the_hubs_cache_is_used_without_a_network(
+def test_the_hub_cache_is_used_without_a_network(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
 ) -> None:
     import huggingface_hub.constants
@@ -255,17 +255,17 @@ def test_what_is_in_the_hubs_cache_is_used_without_a_network(
     assert type(made.preset).__name__.startswith("ViTImageProcessor")
 
 
-# ---------------------------------------------------------------- what a model says of itself
+# ---------------------------------------------------------------- the model's own config
 
 
 def texts(order: str) -> tuple[Tensor, list[str]]:
-    """Give word numbers whose first word is 3 in those called `a` and 4 in those called `b`."""
+    """Return token ids whose first token is 3 for class `a` and 4 for class `b`."""
     words = torch.randint(5, 50, (8, 6), generator=torch.Generator().manual_seed(0))
     words[:, 0] = torch.tensor([3 if name == "a" else 4 for name in order])
     return words, list(order)
 
 
-def test_classes_that_the_model_knows_keep_its_order() -> None:
+def test_the_models_own_classes_keep_their_order() -> None:
     model: Any = build("BertForSequenceClassification", num_labels=2, id2label={0: "b", 1: "a"})
     tuner = FineTuner(model, device="cpu")
     assert tuner.classes == ("b", "a")
@@ -285,13 +285,13 @@ def test_classes_that_the_model_knows_keep_its_order() -> None:
         (1, torch.linspace(-2, 2, 8), "regression"),
     ],
 )
-def test_the_config_says_what_was_trained(n: int, targets: Tensor, expected: str) -> None:
+def test_the_config_records_the_task(n: int, targets: Tensor, expected: str) -> None:
     tuner = FineTuner(build("BertForSequenceClassification"), device="cpu").replace_head(n)
     tuner.fit((texts("abababab")[0], targets), progress=False)
     assert tuner.model.config.problem_type == expected
 
 
-def test_binary_classes_over_one_output_leave_a_model_that_can_be_loaded(tmp_path: Path) -> None:
+def test_a_model_for_binary_classes_over_one_output_can_be_loaded(tmp_path: Path) -> None:
     tuner = FineTuner(build("BertForSequenceClassification"), device="cpu").replace_head(1)
     tuner.fit(texts("abababab"), progress=False)
     tuner.model.save_pretrained(tmp_path)
@@ -300,7 +300,7 @@ def test_binary_classes_over_one_output_leave_a_model_that_can_be_loaded(tmp_pat
     assert torch.equal(again.classifier.weight, tuner.model.classifier.weight)
 
 
-def test_weights_in_half_precision_are_warned_of() -> None:
+def test_half_precision_weights_give_a_warning() -> None:
     tuner = FineTuner(build("BertForSequenceClassification").bfloat16(), device="cpu").replace_head(2)
     with pytest.warns(UserWarning, match=r"half precision.*model.float\(\)"):
         tuner.fit(texts("abababab"), progress=False)

@@ -1,4 +1,4 @@
-"""timm's models: heads, stages, names. Small ones, with random weights and no network."""
+"""timm's models: heads, stages, names. Small models, random weights, no network."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_head_is_replaced_and_nothing_else(made: tuple[str, nn.Module, tuple
         assert model(pictures(model)).shape == (2, 7)
 
 
-def test_stages_are_complete_and_end_with_the_head_alone(made: tuple[str, nn.Module, tuple[str, ...]]) -> None:
+def test_stages_are_complete_and_end_with_the_head(made: tuple[str, nn.Module, tuple[str, ...]]) -> None:
     _, model, heads = made
     found = stages(model, heads)
     listed = [name for stage in found for name in stage.parameters]
@@ -81,13 +81,13 @@ def test_stages_are_complete_and_end_with_the_head_alone(made: tuple[str, nn.Mod
         ("vit_tiny_patch16_224", "norm.weight", "blocks.11"),
     ],
 )
-def test_a_norm_before_the_head_is_not_the_heads(name: str, norm: str, stage: str) -> None:
+def test_a_norm_before_the_head_is_not_part_of_it(name: str, norm: str, stage: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name)
     assert [found.name for found in stages(model, find_head(model)) if norm in found.parameters] == [stage]
 
 
-def test_layers_before_the_classifier_are_a_stage_of_their_own() -> None:
+def test_layers_before_the_classifier_are_a_separate_stage() -> None:
     with torch.device("meta"):
         model = timm.create_model("vgg11")
     assert [stage.name for stage in stages(model, find_head(model))][-2:] == ["pre_logits", "head.fc"]
@@ -102,20 +102,20 @@ def test_a_model_without_classes_gets_the_head_of_its_architecture(name: str) ->
     assert tuner.model(torch.zeros(2, 3, 64, 64, dtype=torch.float64)).shape == (2, 3)
 
 
-def test_an_encoder_without_a_classifier_is_an_error_that_says_so() -> None:
+def test_an_encoder_without_a_classifier_is_an_error() -> None:
     with torch.device("meta"):
         model = timm.create_model("mobilenetv5_300m_enc")
     with pytest.raises(HeadError, match="MobileNetV5Encoder is an encoder and has no classifier"):
         find_head(model)
 
 
-def test_a_head_of_the_users_own_is_found_where_it_stands() -> None:
+def test_a_custom_head_is_found_in_its_place() -> None:
     model = timm.create_model("repvit_m0_9")
     model.head = nn.Sequential(nn.Linear(384, 8), nn.ReLU(), nn.Linear(8, 5))
     assert family_of(model).heads(model) == ("head",)
 
 
-def test_a_subclass_with_a_forward_pass_of_its_own_is_searched() -> None:
+def test_a_subclass_with_its_own_forward_pass_is_searched() -> None:
     class Mine(timm.models.resnet.ResNet):
         def __init__(self) -> None:
             super().__init__(timm.models.resnet.BasicBlock, (1, 1, 1, 1), channels=(8, 8, 8, 8))
@@ -128,7 +128,7 @@ def test_a_subclass_with_a_forward_pass_of_its_own_is_searched() -> None:
     assert find_head(Mine(), torch.zeros(2, 3, 32, 32)) == ("mine",)
 
 
-def test_trap_27_a_distilled_heads_loss_counts_a_half_in_training_alone() -> None:
+def test_trap_27_a_distilled_heads_loss_has_weight_one_half_in_training_only() -> None:
     model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1, num_classes=3)
     model.set_distilled_training(True)
     tuner = FineTuner(model, loss="cross_entropy")
@@ -144,7 +144,7 @@ def test_trap_27_a_distilled_heads_loss_counts_a_half_in_training_alone() -> Non
 # ---------------------------------------------------------------- by name
 
 
-def test_a_name_brings_model_preprocessing_and_rebuilds() -> None:
+def test_a_name_gives_model_and_preprocessing_and_can_be_rebuilt() -> None:
     made = catalog.create("timm/resnet10t.c3_in1k", None)
     assert type(made.model).__module__ == "timm.models.resnet"
     assert made.preset["input_size"] == (3, 176, 176)
@@ -153,7 +153,7 @@ def test_a_name_brings_model_preprocessing_and_rebuilds() -> None:
     assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in made.model.state_dict().items()}
 
 
-def test_weights_in_the_hubs_cache_are_used_without_a_network(
+def test_the_hub_cache_is_used_without_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
 ) -> None:
     import huggingface_hub.constants
@@ -173,7 +173,7 @@ def test_weights_in_the_hubs_cache_are_used_without_a_network(
     assert made.classes[1].startswith("goldfish")
 
 
-def test_without_a_network_or_a_cached_file_the_error_says_what_to_do(
+def test_without_a_network_or_a_cached_file_the_error_suggests_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
 ) -> None:
     import huggingface_hub.constants
@@ -184,7 +184,7 @@ def test_without_a_network_or_a_cached_file_the_error_says_what_to_do(
         catalog.create("timm/resnet10t")
 
 
-def test_a_local_file_of_another_number_of_classes(tmp_path: Path) -> None:
+def test_a_local_file_with_another_number_of_classes(tmp_path: Path) -> None:
     theirs = timm.create_model("resnet10t", num_classes=4)
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "w.safetensors")
     made = catalog.create("timm/resnet10t", tmp_path / "w.safetensors").model
@@ -193,12 +193,12 @@ def test_a_local_file_of_another_number_of_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["timm/resnet10", "timm/resnet10t.nonsense"])
-def test_an_unknown_name_brings_the_nearest(name: str) -> None:
+def test_an_unknown_name_suggests_the_nearest(name: str) -> None:
     with pytest.raises(ArgumentError, match="Did you mean 'resnet10t"):
         catalog.create(name, None)
 
 
-def test_a_checkpoint_of_a_name_needs_no_model(tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_named_model_needs_no_model(tmp_path: Path) -> None:
     tuner = FineTuner("timm/resnet10t", weights=None).replace_head(3).freeze()
     pictures = torch.randn(4, 3, 64, 64)
     tuner.save_checkpoint(tmp_path / "t.safetensors")
@@ -207,7 +207,7 @@ def test_a_checkpoint_of_a_name_needs_no_model(tmp_path: Path) -> None:
     assert again.model.num_classes == 3
 
 
-def test_a_module_brings_its_own_data_config() -> None:
+def test_a_module_has_its_own_data_config() -> None:
     tuner = FineTuner(timm.create_model("vit_tiny_patch16_224", depth=1))
     assert tuner.preprocessing.mean == (0.5, 0.5, 0.5)
     assert tuner.preprocessing.crop_size == (224, 224)

@@ -1,7 +1,7 @@
-"""Every torchvision classifier: its head by the table, by its forward pass, and replaced; its stages.
+"""Every torchvision classifier: its head by the table and by its forward pass, its replacement, and its stages.
 
-Models are built without memory. Those with batch norms, whose shapes alone are slow to compute, run on
-empty memory and small pictures; the others on shapes alone.
+Models are built on the meta device. Those with batch norms, which are slow there, run on the CPU with
+uninitialized memory and small images.
 """
 
 from __future__ import annotations
@@ -29,18 +29,22 @@ IN_FEATURES = {
     "convnext_tiny": 768, "convnext_small": 768, "convnext_base": 1024, "convnext_large": 1536,
     "swin_b": 1024, "swin_v2_b": 1024, "swin": 768, "vit_b": 768, "vit_l": 1024, "vit_h": 1280,
 }  # fmt: skip
-# One of each forward pass, and the smallest: these are searched in train mode too, as a strange model is.
+# The smallest model with each forward pass: these are also searched as unknown models are.
 SEARCHED = (
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5",
     "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "resnet18", "resnet50", "shufflenet_v2_x0_5",
     "squeezenet1_0", "swin_t", "vgg11", "vit_b_32",
 )  # fmt: skip
-SIDES = {"inception_v3": 299, "googlenet": 224, "maxvit_t": 224}  # the others run on 64 pixels, if not on one size only
+SIDES = {
+    "inception_v3": 299,
+    "googlenet": 224,
+    "maxvit_t": 224,
+}  # the others run on 64 pixels
 
 
 @pytest.fixture(params=models.list_models(module=models))
 def family(request: pytest.FixtureRequest) -> tuple[str, nn.Module, Tensor]:
-    """Give the name, the model, and two pictures for it."""
+    """Return the name, the model, and two images for it."""
     name: str = request.param
     model = unfilled(name)
     side = getattr(model, "image_size", SIDES.get(name, 64))
@@ -92,14 +96,14 @@ def test_the_head_is_found_and_replaced(family: tuple[str, nn.Module, Tensor]) -
     recording = record(model, pictures)
     assert list(recording.output.shape) == [2, 7]
     last = [layer for operation in last_parametrised(recording.last) for layer in layers_read(operation)]
-    assert set(last) == {names[0]}  # what the forward pass says is what the table says
+    assert set(last) == {names[0]}  # the forward pass and the table agree
     if len(names) > 1:  # auxiliary heads give results in train mode only
         train_mode(model)
         assert output_shapes(model, pictures) == [[2, 7]] * len(names)
 
 
 def check_stages(model: nn.Module, head: tuple[str, ...]) -> None:
-    """Every parameter is in one stage, and the head alone in the last."""
+    """Check that every parameter is in one stage, and that the last stage is the head alone."""
     found = stages(model, head)
     listed = [name for stage in found for name in stage.parameters]
     assert sorted(listed) == sorted(name for name, _ in model.named_parameters())
@@ -113,7 +117,7 @@ def test_the_table_has_every_classifier() -> None:
     assert len(models.list_models(module=models)) == 80
 
 
-def test_trap_27_auxiliary_heads_are_replaced_and_weighed_as_in_their_papers() -> None:
+def test_trap_27_auxiliary_heads_are_replaced_and_weighted_as_in_their_papers() -> None:
     google, inception = unfilled("googlenet"), unfilled("inception_v3")
     assert find_head(google) == ("fc", "aux1.fc2", "aux2.fc2")
     assert find_head(inception) == ("fc", "AuxLogits.fc")
@@ -129,7 +133,7 @@ def test_trap_27_auxiliary_heads_are_replaced_and_weighed_as_in_their_papers() -
     assert find_head(pretrained) == ("fc",)
 
 
-def test_squeezenet_gives_logits_below_zero() -> None:
+def test_squeezenet_has_logits_below_zero() -> None:
     model = models.squeezenet1_1(weights=None)
     replace_head(model, 7, find_head(model))
     model.eval()
@@ -138,7 +142,7 @@ def test_squeezenet_gives_logits_below_zero() -> None:
     assert model.num_classes == 7
 
 
-def test_a_subclass_with_a_head_of_its_own_is_searched() -> None:
+def test_a_subclass_with_its_own_head_is_searched() -> None:
     class Own(models.ResNet):
         def __init__(self) -> None:
             super().__init__(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=16)
@@ -154,7 +158,7 @@ def test_a_subclass_with_a_head_of_its_own_is_searched() -> None:
     assert replace_head(model, 7, ("last",)) == ("last",)
 
 
-def test_another_family_of_torchvision_is_searched() -> None:
+def test_a_segmentation_model_is_searched() -> None:
     with torch.device("meta"):
         model = models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
     assert family_of(model).heads(model) == ()
@@ -164,7 +168,7 @@ def test_another_family_of_torchvision_is_searched() -> None:
     assert output_shapes(model, torch.zeros(2, 3, 64, 64, device="meta")) == [[2, 7, 64, 64]]
 
 
-def test_a_model_in_a_wrapper_is_searched() -> None:
+def test_a_model_inside_a_sequential_is_searched() -> None:
     model = nn.Sequential(models.resnet18(weights=None))
     assert find_head(model, torch.zeros(2, 3, 32, 32)) == ("0.fc",)
 
