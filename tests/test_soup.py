@@ -1,9 +1,8 @@
-"""Test-time augmentation and model soups."""
+"""Greedy soups of checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -25,24 +24,6 @@ def pictures(n: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % 3
     return torch.randn(n, 3, 6, 6, generator=generator) + y[:, None, None, None] / 3, y
-
-
-@pytest.mark.parametrize("tta", [True, [lambda x: x.flip(-1)], [lambda x: x.flip(-1), lambda x: 2 * x]])
-def test_outputs_are_averaged_over_the_views(tta: Any) -> None:
-    tuner = FineTuner(net(0), device="cpu")
-    X, y = pictures(7, 0)
-
-    views = [X, X.flip(-1), 2 * X][: 2 if tta is True else len(tta) + 1]
-
-    expected = torch.stack([tuner.predict(view) for view in views]).mean(0)
-    torch.testing.assert_close(tuner.predict(X, tta=tta, batch_size=3), expected)
-    torch.testing.assert_close(tuner.predict((X, y), tta=tta), expected)
-    assert torch.equal(tuner.predict(X, tta=False), tuner.predict(X))
-
-
-def test_test_time_augmentation_is_for_images_only() -> None:
-    with pytest.raises(ArgumentError, match="Test-time augmentation is for pictures"):
-        FineTuner(nn.Linear(4, 2), device="cpu").predict(torch.randn(3, 4), tta=True)
 
 
 @pytest.fixture

@@ -54,6 +54,10 @@ class InputPreprocessing(ABC):
 
         Raises:
             DataError: If the item cannot be used.
+
+        Examples:
+            >>> from finetune import Preprocessing
+            >>> Preprocessing().check(Image.new("RGB", (40, 32)))
         """
         return
 
@@ -67,7 +71,14 @@ class InputPreprocessing(ABC):
         return item
 
     def collate(self, samples: Sequence[Any]) -> Any:
-        """Return the inputs of a batch: a tensor [N, ...] or a dict of tensors."""
+        """Return the inputs of a batch: a tensor [N, ...] or a dict of tensors.
+
+        Examples:
+            >>> from finetune import Preprocessing
+            >>> preprocessing = Preprocessing(crop_size=(96, 96))
+            >>> preprocessing.collate([preprocessing.prepare(Image.open("dog.png"))] * 2).shape
+            torch.Size([2, 3, 96, 96])
+        """
         return default_collate(list(samples))
 
     def on_device(self, inputs: Any) -> Any:

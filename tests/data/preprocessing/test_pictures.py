@@ -1,3 +1,5 @@
+"""Preprocessing of pictures: equal to torchvision bit for bit, checked, and saved as a dict."""
+
 from __future__ import annotations
 
 import json

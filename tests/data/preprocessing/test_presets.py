@@ -1,4 +1,4 @@
-"""What is published with a model becomes a preprocessing that does the same."""
+"""Preprocessing published with a model is converted to an equal one of this library."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def prepared(preprocessing: Any, image: Image.Image) -> torch.Tensor:
     return preprocessing.on_device(preprocessing.prepare(image)[None])[0]
 
 
-# ---------------------------------------------------------------- ours and torchvision's
+# ---------------------------------------------------------------- own and torchvision's
 
 
-def test_torchvisions_presets() -> None:
+def test_torchvision_presets() -> None:
     preset = ResNet18_Weights.DEFAULT.transforms()
     made = preprocessing_of(preset)
     assert made == Preprocessing.from_torchvision(preset)
@@ -38,7 +38,7 @@ def test_torchvisions_presets() -> None:
     assert preprocessing_of(None) is None
 
 
-def test_dicts_of_every_age() -> None:
+def test_dicts_of_every_version() -> None:
     made = Preprocessing(crop_size=(8, 8), resize_size=(10, 12), resize_mode="contain", bgr=True)
     assert made.to_dict()["kind"] == "picture"
     assert preprocessing_from_dict(made.to_dict()) == preprocessing_of(made.to_dict()) == preprocessing_of(made) == made
@@ -50,7 +50,7 @@ def test_dicts_of_every_age() -> None:
         FineTuner(torch.nn.Linear(2, 2), preprocessing=7)
 
 
-def test_bgr_is_the_picture_with_its_channels_turned() -> None:
+def test_bgr_reverses_the_channels() -> None:
     rgb, bgr = (Preprocessing((8, 8), 9, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), bgr=turn) for turn in (False, True))
     image = picture(3)
     turned = Image.merge("RGB", image.split()[::-1])
@@ -68,7 +68,7 @@ def test_bgr_is_the_picture_with_its_channels_turned() -> None:
     st.tuples(st.integers(12, 40), st.integers(12, 40)) | st.integers(12, 40).map(lambda side: (side, side)),
     st.sampled_from(SIZES),
 )
-def test_timms_data_config_to_the_last_bit(
+def test_timm_data_configs_to_the_last_bit(
     mode: str, crop_pct: float, interpolation: str, size: tuple[int, int], of: tuple[int, int]
 ) -> None:
     timm = pytest.importorskip("timm")
@@ -80,7 +80,7 @@ def test_timms_data_config_to_the_last_bit(
     assert torch.equal(prepared(preprocessing_of(config), picture(1, of)), theirs)
 
 
-def test_timms_own_configs() -> None:
+def test_data_configs_of_timm_models() -> None:
     timm = pytest.importorskip("timm")
     for name in ("resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_050"):
         config = timm.data.resolve_model_data_config(timm.create_model(name))
@@ -134,7 +134,7 @@ def test_image_processors(family: str, name: str, options: dict[str, Any], size:
 
 
 @pytest.mark.parametrize("name", ["ViT", "ConvNext", "Bit", "MobileNetV2", "EfficientNet", "PPLCNet"])
-def test_image_processors_that_resize_tensors_round_otherwise(name: str) -> None:
+def test_image_processors_that_resize_tensors_differ_by_rounding(name: str) -> None:
     transformers = pytest.importorskip("transformers")
     processor = getattr(transformers, f"{name}ImageProcessor")()
     made: Any = preprocessing_of(processor)
@@ -160,7 +160,7 @@ def test_perceiver_is_close() -> None:
         ("ImageGPT", "Clusters must be provided"),
     ],
 )
-def test_what_cannot_be_repeated_is_an_error(name: str, why: str) -> None:
+def test_processors_that_cannot_be_reproduced_are_refused(name: str, why: str) -> None:
     transformers = pytest.importorskip("transformers")
     with pytest.raises(
         ArgumentError, match=f"{name}ImageProcessor cannot be reproduced: .*{why}.*a custom Preprocessing"

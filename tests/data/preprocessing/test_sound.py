@@ -1,4 +1,4 @@
-"""Sound: `.wav` files, arrays, audio columns, and feature extractors."""
+"""Sound from files, arrays and audio columns, prepared by feature extractors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from finetune import FineTuner
 from finetune.data.loading.batches import Batches
-from finetune.data.preprocessing.base import Waveform
+from finetune.data.preprocessing.base import SOUND, Waveform
 from finetune.data.preprocessing.presets import preprocessing_from_dict
 from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.sources.items import RawItems
@@ -45,7 +45,7 @@ def tone(frequency: float, length: int = 1600) -> np.ndarray:
 
 @pytest.fixture
 def tones(tmp_path: Path) -> Path:
-    """Give a folder with two classes of four sound files, and a table of them."""
+    """Return a folder with two classes of four sound files each, beside a table of them."""
     rows = [
         (write_sound(tmp_path / "tones" / label / f"{i}.wav", 20_000 * tone(f + 20 * i, 1600 + 100 * i)), label)
         for label, f in (("high", 2000), ("low", 200))
@@ -56,15 +56,15 @@ def tones(tmp_path: Path) -> Path:
     return tmp_path / "tones"
 
 
-# ---------------------------------------------------------------- files
+# ---------------------------------------------------------------- forms of data
 
 
 def test_folder_table_list_and_arrays_are_the_same_data(tones: Path) -> None:
-    folder = open_source(tones, takes="waveform")
-    table = open_source(tones.with_suffix(".csv"), takes="waveform")
+    folder = open_source(tones, takes=SOUND)
+    table = open_source(tones.with_suffix(".csv"), takes=SOUND)
     paths = sorted(tones.rglob("*.wav"))
     listed = open_source((paths, [path.parent.name for path in paths]))
-    arrays = open_source(([read_waveform(path).samples for path in paths], [0] * 4 + [1] * 4), takes="waveform")
+    arrays = open_source(([read_waveform(path).samples for path in paths], [0] * 4 + [1] * 4), takes=SOUND)
     assert isinstance(folder, SoundFiles)
     assert isinstance(arrays, RawItems)
     assert folder.classes == table.classes == listed.classes == ("high", "low")
@@ -79,7 +79,7 @@ def test_folder_table_list_and_arrays_are_the_same_data(tones: Path) -> None:
             assert torch.equal(targets, labels)
 
 
-# ---------------------------------------------------------------- what is wrong
+# ---------------------------------------------------------------- errors
 
 
 def test_other_rates_and_values_are_refused_before_training(tones: Path) -> None:
@@ -102,7 +102,7 @@ def test_sound_without_an_extractor_says_what_to_do(tones: Path) -> None:
 
 
 class Column(Dataset[Any]):
-    """Items as a Hugging Face dataset with an audio column gives them; decoding needs a package of its own."""
+    """Items like those of a Hugging Face dataset with an audio column, whose decoder is a package of its own."""
 
     def __init__(self, rate: int = RATE) -> None:
         self.rate = rate
@@ -129,7 +129,7 @@ def test_rows_of_an_array_are_waveforms() -> None:
     outputs = tuner.predict(rows)
     torch.testing.assert_close(tuner.predict(torch.from_numpy(rows)), outputs)
     torch.testing.assert_close(tuner.predict(list(rows)), outputs)
-    torch.testing.assert_close(tuner.predict(list(rows[:2])), outputs[:2])  # and not a pair (X, y)
+    torch.testing.assert_close(tuner.predict(list(rows[:2])), outputs[:2])  # not a pair (X, y)
     assert open_source((rows, [0, 1, 0])).kind is None
 
 
@@ -153,7 +153,7 @@ def test_padding_does_not_change_results() -> None:
         ("ASTFeatureExtractor", "input_values", (2, 1024, 128)),
     ],
 )
-def test_every_extractor_gets_the_padding_it_needs(name: str, key: str, shape: tuple[int, ...]) -> None:
+def test_every_extractor_pads_as_it_needs(name: str, key: str, shape: tuple[int, ...]) -> None:
     made = SoundPreprocessing.from_extractor(getattr(transformers, name)())
     again = preprocessing_from_dict(made.to_dict())
     assert again == made

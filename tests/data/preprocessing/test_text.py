@@ -1,4 +1,4 @@
-"""Texts: how they are found in what the user has, how they become tokens, and the whole way to a checkpoint."""
+"""Texts: their forms, their tokens, and a text classifier from data to checkpoint."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ texts = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map("
 
 @pytest.mark.parametrize("make", [make_bert, lambda: make_decoder("gpt2"), lambda: make_decoder("llama")])
 def test_padding_does_not_change_results(make: Any) -> None:
-    end = {"pad_token": None, "eos_token": "[SEP]"}  # the decoders' tokenizers have no padding token
+    end = {"pad_token": None, "eos_token": "[SEP]"}  # tokenizers of decoders have no padding token
     tuner = FineTuner(make(), preprocessing=make_tokenizer(**({} if make is make_bert else end)), device="cpu")
     assert tuner.model.config.pad_token_id == (0 if make is make_bert else 3)
     preprocessing: Any = tuner.preprocessing
@@ -120,13 +120,13 @@ def test_padding_does_not_change_results_of_pretrained_weights() -> None:
     ("own", "positions", "expected"),
     [(16, None, 16), (16, 8, 8), (8, 16, 8), (int(1e30), 24, 24), (int(1e30), None, 512)],
 )
-def test_texts_are_cut_at_the_least_limit(own: int, positions: int | None, expected: int) -> None:
+def test_texts_are_truncated_at_the_smallest_limit(own: int, positions: int | None, expected: int) -> None:
     preprocessing = TextPreprocessing.from_tokenizer(make_tokenizer(model_max_length=own), positions)
     assert preprocessing.max_length == expected
     assert preprocessing.collate(["good " * 600])["input_ids"].shape == (1, expected)
 
 
-def test_the_users_tokenizer_is_left_as_it_is() -> None:
+def test_the_given_tokenizer_stays_unchanged() -> None:
     tokenizer = make_tokenizer(pad_token=None, eos_token="[SEP]")
     assert TextPreprocessing.from_tokenizer(tokenizer).pad_token_id == 3
     assert tokenizer.pad_token is None
@@ -135,7 +135,7 @@ def test_the_users_tokenizer_is_left_as_it_is() -> None:
 
 
 @pytest.mark.usefixtures("offline")
-def test_it_is_the_same_after_a_checkpoint() -> None:
+def test_a_round_trip_through_a_checkpoint() -> None:
     made = TextPreprocessing.from_tokenizer(make_tokenizer())
     again = preprocessing_from_dict(made.to_dict())
     assert again == made
@@ -148,7 +148,7 @@ def test_files_of_a_checkpoint_stay_in_their_folder(name: str) -> None:
         _ = TextPreprocessing({name: b"{}"}).tokenizer
 
 
-def test_files_that_are_no_tokenizer_are_said() -> None:
+def test_files_other_than_a_tokenizer_are_named() -> None:
     with pytest.raises(CheckpointError, match=r"cannot read the files tokenizer\.json"):
         _ = TextPreprocessing({"tokenizer.json": b"{}"}).tokenizer
 
@@ -204,14 +204,14 @@ def test_parquet_equals_csv(reviews: Path) -> None:
         ('text,label\n"good,a\nbad,b\n', r"line 3 cannot be read as CSV: unexpected end of data"),
     ],
 )
-def test_bad_tables_say_where_before_training(tmp_path: Path, table: str, message: str) -> None:
+def test_bad_rows_are_named_before_training(tmp_path: Path, table: str, message: str) -> None:
     (tmp_path / "t.csv").write_text(table)
     tuner = FineTuner(make_bert(), preprocessing=make_tokenizer(), device="cpu").replace_head(2, layer="classifier")
     with pytest.raises(DataError, match=message):
         tuner.fit(tmp_path / "t.csv", val=False, progress=False)
 
 
-def test_a_str_is_a_text_where_texts_are_taken(reviews: Path, tmp_path: Path) -> None:
+def test_a_str_is_text_for_a_model_of_text(reviews: Path, tmp_path: Path) -> None:
     def opened(data: Any, takes: str | None = "text") -> list[Any]:
         source = open_source(data, labelled=False, takes=takes)
         return [source[i] for i in range(len(source))]
@@ -231,7 +231,7 @@ def test_a_str_is_a_text_where_texts_are_taken(reviews: Path, tmp_path: Path) ->
         opened(Path("good film"))
 
 
-def test_the_training_classes_rule() -> None:
+def test_classes_are_numbered_as_in_training() -> None:
     source = open_source((["a", "it"], ["pos", "neg"]), classes=["neg", "pos", "none"])
     assert source.targets is not None
     assert source.targets.tolist() == [1, 0]
@@ -267,7 +267,7 @@ def test_hugging_face_data_sets() -> None:
 
 
 class Pairs(Dataset[Any]):
-    """(text, label), as many tutorials have it."""
+    """Pairs (text, label), as in many tutorials."""
 
     def __len__(self) -> int:
         return 4
@@ -282,10 +282,10 @@ def test_a_data_set_of_texts() -> None:
     inputs, targets = next(Batches(source, batch_size=4, shuffle=False, preprocessing=preprocessing).epoch(0))
     assert inputs["input_ids"].shape == (4, 6)
     assert targets.tolist() == [0, 1, 0, 1]
-    assert open_source(Pairs()).kind is None  # for a step of the user's own
+    assert open_source(Pairs()).kind is None  # for a custom step
 
 
-def test_a_text_that_a_data_set_gives_empty_is_named() -> None:
+def test_an_empty_text_in_a_data_set_is_named() -> None:
     class Empty(Pairs):
         def __getitem__(self, index: int) -> Any:
             return ("" if index == 2 else "good"), index % 2
@@ -296,10 +296,10 @@ def test_a_text_that_a_data_set_gives_empty_is_named() -> None:
         next(batches.epoch(0))
 
 
-# ---------------------------------------------------------------- what does not go together
+# ---------------------------------------------------------------- mismatches
 
 
-def test_texts_without_a_tokenizer_say_what_to_do(reviews: Path) -> None:
+def test_texts_without_a_tokenizer_are_refused_with_advice(reviews: Path) -> None:
     tuner = FineTuner(make_bert(), device="cpu")
     for data in (reviews, (["good", "bad"], [0, 1])):
         with pytest.raises(ArgumentError, match=r"data is text, and the model has no preprocessing.*tokenizer"):
@@ -310,7 +310,7 @@ def test_texts_without_a_tokenizer_say_what_to_do(reviews: Path) -> None:
         tuner.fit(Pairs(), progress=False)
 
 
-def test_another_kind_than_the_model_takes_is_refused(reviews: Path) -> None:
+def test_another_kind_of_item_is_refused(reviews: Path) -> None:
     pictures = FineTuner(nn.Conv2d(3, 2, 3), preprocessing=Preprocessing(), device="cpu")
     with pytest.raises(ArgumentError, match="data is text, and the model has a preprocessing for pictures"):
         pictures.fit(reviews, progress=False)
@@ -318,7 +318,7 @@ def test_another_kind_than_the_model_takes_is_refused(reviews: Path) -> None:
         FineTuner(make_bert(), preprocessing=make_tokenizer(), device="cpu").fit(reviews, augment=lambda text: text)
 
 
-# ---------------------------------------------------------------- the whole way
+# ---------------------------------------------------------------- from data to checkpoint
 
 
 @pytest.mark.usefixtures("offline")
@@ -338,7 +338,7 @@ def test_three_lines_fine_tune_a_text_classifier(reviews: Path, tmp_path: Path) 
     assert again.preprocessing == tuner.preprocessing
 
 
-def test_a_decoder_finds_its_last_token_after_a_checkpoint_too(reviews: Path, tmp_path: Path) -> None:
+def test_a_decoder_finds_its_last_token_after_a_checkpoint(reviews: Path, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(pad_token=None, eos_token="[SEP]")
     tuner = FineTuner(make_decoder("gpt2"), preprocessing=tokenizer, device="cpu")
     tuner.fit(reviews, progress=False)

@@ -1,0 +1,81 @@
+"""Samples on the host: augmented, collated, and named if they do not form a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from finetune.data.loading.batches import Batches
+from finetune.data.loading.samples import default_workers
+from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.sources.open_source import open_source
+from finetune.errors import ArgumentError, DataError
+
+SMALL = Preprocessing(crop_size=(16, 16), resize_size=20)
+
+
+@pytest.fixture
+def folder(class_folder: Callable[..., Path]) -> Path:
+    return class_folder(a=5, b=4)
+
+
+def epoch(batches: Batches) -> list[Any]:
+    return list(batches.epoch(0))
+
+
+def as_pil(image: Image.Image) -> Image.Image:
+    return image.rotate(90)
+
+
+def as_bytes(image: Image.Image) -> Tensor:
+    return SMALL.geometry(as_pil(image))
+
+
+def as_final(image: Image.Image) -> Tensor:
+    return SMALL.normalize(as_bytes(image)[None])[0]
+
+
+@pytest.mark.parametrize("augment", [as_pil, as_bytes, as_final])
+def test_augmentations_may_return_a_picture_bytes_or_the_final_tensor(folder: Path, augment: Any) -> None:
+    source = open_source(folder)
+    batches = Batches(source, batch_size=9, shuffle=False, preprocessing=SMALL, augment=augment)
+    assert torch.equal(epoch(batches)[0][0][0], as_final(source[0][0]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"), [(np.asarray, "ndarray"), (lambda p: torch.zeros(3, dtype=torch.long), "int64")]
+)
+def test_other_results_of_an_augmentation_are_refused(folder: Path, wrong: Any, kind: str) -> None:
+    batches = Batches(open_source(folder), batch_size=9, shuffle=False, preprocessing=SMALL, augment=wrong)
+    with pytest.raises(ArgumentError, match=f"{kind}.*; expected a PIL picture"):
+        epoch(batches)
+
+
+def test_default_workers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays, files = open_source((torch.zeros(5), torch.zeros(5))), open_source(folder)
+    for cores, expected in ((1, 0), (2, 0), (4, 3), (64, 8)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert default_workers(files, 100) == expected
+        assert default_workers(arrays, 100) == 0
+    assert default_workers(files, 2) == 2
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert default_workers(files, 100) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_that_do_not_batch_are_named(workers: int) -> None:
+    items = [(torch.zeros(2), 0), (torch.zeros(2), 0), (torch.zeros(3), 0)]
+    batches = Batches(open_source(items), batch_size=3, shuffle=False, workers=workers)
+    with pytest.raises(DataError, match=r"sample 0 has the shape \(2,\), sample 2 has \(3,\)"):
+        epoch(batches)
+    strange = Batches(open_source([(object(), 0)] * 2), batch_size=2, shuffle=False)
+    with pytest.raises(DataError, match=r"sample 0 to sample 1 do not form a batch: .*collate_fn"):
+        epoch(strange)
