@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from benchmarks.coverage.cheap_weights import CheapWeights
 from benchmarks.coverage.workers import failed, versions
 from benchmarks.prefix.suites import load_suite
+from finetune.caching.declined import Declined
 from finetune.caching.prefix.cut import cut_prefix
 from finetune.caching.prefix.prefix import Prefix
-from finetune.caching.store.memory import MemoryStore
+from finetune.caching.store.memory_store import MemoryStore
 from finetune.errors import HeadError
 from finetune.model.freezing import train_mode, train_only
 from finetune.model.outputs import call
@@ -76,9 +77,9 @@ def _checked(model: nn.Module, patterns: list[str], samples: Any) -> Row:
     start = time.perf_counter()
     prefix = cut_prefix(model, _taken(samples, [0, 1]))
     cut = time.perf_counter() - start
-    if isinstance(prefix, str):
-        return {"split": False, "reason": prefix}
-    prefix._strict = True  # here a replay that goes astray is a finding, not a reason to run the model whole
+    if isinstance(prefix, Declined):
+        return {"split": False, "reason": prefix.reason}
+    prefix.strict = True  # a replay that diverges is a finding here
     row = {
         "split": True,
         "tensors": len(prefix.specs),

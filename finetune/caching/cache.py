@@ -1,4 +1,4 @@
-"""A run's cache of frozen prefixes: cut anew in each phase, with one line that says what came of it."""
+"""The feature cache of a run: cut in each phase anew, with a line for the user about the decision."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ import numpy as np
 from torch import nn
 
 from finetune.caching import planner
-from finetune.caching.cached_batches import CachedBatches, same_each_epoch
-from finetune.caching.costs import Costs, forward_costs, replay_seconds, timed
-from finetune.caching.planner import DEVICE, DISK, MEMORY, Need, rows_of
-from finetune.caching.prefix.cut import PLACE_COUNTS, cut_prefix
-from finetune.caching.prefix.prefix import DivergedError, Prefix
-from finetune.caching.store.disk import DiskStore
+from finetune.caching.cached_batches import CachedBatches, varies
+from finetune.caching.declined import Declined
+from finetune.caching.planner import DEVICE, DISK, MEMORY, Thresholds, Workload, num_rows
+from finetune.caching.prefix.cut import POSITION_MATTERS, cut_prefix
+from finetune.caching.prefix.prefix import Prefix
+from finetune.caching.prefix.replay import DivergedError
+from finetune.caching.store.disk_store import DiskStore
 from finetune.caching.store.keys import fingerprint, keys_of_views
-from finetune.caching.store.memory import MemoryStore, Part, Store, StoreError
+from finetune.caching.store.memory_store import MemoryStore
+from finetune.caching.store.store import Store, StoreError, StoreSlice
+from finetune.caching.timings import Timings, time_forward, time_replay, timed
 from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.preprocessing.sound import SoundPreprocessing
@@ -35,30 +38,34 @@ from finetune.model.stages import Stage
 
 AUTO, FOLDER = "auto", "folder"
 
-# Where activations may go, in the order in which room is sought; a folder of the user's has room or fails.
+# Where activations may go, in order of preference. A folder is used or fails.
 _TIERS = {AUTO: (DEVICE, MEMORY, DISK), MEMORY: (DEVICE, MEMORY), DISK: (DISK,)}
 _OWN_PREPROCESSING = (type(None), Preprocessing, TextPreprocessing, SoundPreprocessing)
+_SUGGESTED_VIEWS = 4
 
 log = logging.getLogger("finetune")
 
 
 class Cache:
-    """What is stored of the prefix of the present phase, and in `said` the lines that tell the user.
+    """Cached prefix activations of the present phase.
 
-    `rows` says how many inputs are stored or to be, and `there` how many of them another run had stored already.
-
-    Every phase fills its own store from the data. The stored activations of the phase before could only help
-    where more is frozen than then, which no strategy here does: unfreezing moves the boundary towards the
-    input, before what is stored. In a folder a boundary that comes up again is found, in whichever run.
+    Each phase fills its own store from the data. Activations of an earlier phase could only help if the later one froze
+    more layers, which no strategy here does: unfreezing moves the boundary toward the input, before the stored tensors.
+    In a folder, activations at the same boundary are found by any run.
 
     Args:
-        where: `"auto"`, `"memory"`, `"disk"` or a folder. But for the first the user asked for it, so that
-            it is not weighed whether it pays.
-        stages: gives the stages of the model from the stem to the head.
-        autocast: makes the context of the forward pass.
-        changed: a callback changes the inputs of each training batch before the step.
-        declined: why the model is not to be cut at all, `""` if it may be.
-        guarded: steps or callbacks of the user's own may change the model or a batch.
+        where: `"auto"`, `"memory"`, `"disk"` or a folder. With `"auto"` activations are cached only if that pays.
+        stages: Returns the stages of the model, from the stem to the head.
+        autocast: Makes the context of the forward pass.
+        changed: Whether a callback changes the inputs of each training batch before the step.
+        declined: Why the model must not be cut, if so.
+        guarded: Whether custom steps or callbacks may change the model or a batch.
+        thresholds: Limits of the planner's decisions.
+
+    Attributes:
+        messages: Lines for the user about the present phase; they are in the log too.
+        rows: Number of inputs with activations, stored or still to be.
+        found: Number of them that another run had stored already.
     """
 
     def __init__(
@@ -68,198 +75,234 @@ class Cache:
         autocast: Any,
         *,
         changed: bool = False,
-        declined: str = "",
+        declined: Declined | None = None,
         guarded: bool = True,
+        thresholds: Thresholds = planner.DEFAULT,
     ) -> None:
         self._where, self._stages, self._autocast = where, stages, autocast
         self._changed, self._declined, self._guarded = changed, declined, guarded
+        self._thresholds = thresholds
         self._plain: tuple[Batches, Batches | None] | None = None
         self._store: Store | None = None
-        self.said: list[str] = []
-        self.rows = self.there = 0
+        self.messages: list[str] = []
+        self.rows = self.found = 0
 
     def cut(self, model: nn.Module, train: Any, val: Any, epochs: int, in_views: bool | None = None) -> tuple[Any, Any]:
-        """Return the batches for a phase of so many epochs, served from the prefix at the present freeze state.
+        """Cut the model at its present freeze state, and return the batches to train and evaluate on in this phase.
 
-        Where the library chose the augmentation, a few views of each sample may take its place; `in_views`
-        says whether they do, as they did before a run was resumed.
+        Args:
+            model: Model to cut.
+            train: Training batches.
+            val: Validation batches, or None.
+            epochs: Number of epochs of the phase.
+            in_views: Whether a few fixed views of each sample replace the default augmentation, as decided before a
+                run was resumed. None decides anew.
         """
         self.close()
-        self.said = []
-        self.rows = self.there = 0
+        self.messages = []
+        self.rows = self.found = 0
         self._plain = given, val = self._plain or (train, val)
         if self._declined:
-            self._say(f"cache: none, as {self._declined}")
+            self._say(f"cache: off, because {self._declined}")
             return given.in_views(bool(in_views)), val
         train = given.in_views(self._takes_views(model, given, epochs) if in_views is None else in_views)
-        if said := approximation(train, given):
-            self._say(f"augmentation: {said}")
-        reason = "a callback changes the inputs" if self._changed else self._differs(train)
-        parts = [] if reason else [train]
-        parts += [] if val is None or self._differs(val) else [val]
-        served: dict[Any, CachedBatches] | str = reason
+        if note := describe_views(train, given):
+            self._say(f"augmentation: {note}")
+        parts = [] if val is None or varies(val, requested=self._requested) else [val]
+        declined = self._training_declined(model, train, parts, epochs)
+        if declined is None:
+            parts = [train, *parts]
+        served: dict[Any, CachedBatches] | Declined | None = declined
         if parts:
             with self._autocast():
                 served = self._served(model, parts, epochs)
-        if isinstance(served, str):
+        if not isinstance(served, dict):
             self.close()
-            self._say(f"cache: none, as {reason or served}")
+            self._say(f"cache: off, because {declined or served}")
             return train, val
-        if reason:
-            self._say(f"cache: validation data only, as {reason}")
+        if declined:
+            self._say(f"cache: validation data only, because {declined}")
         return served.get(train, train), served.get(val, val)
 
-    @property
-    def _asked(self) -> bool:
-        """Whether the user asked for it to be stored, so that it is not weighed whether it pays."""
-        return self._where != AUTO
-
-    def _differs(self, batches: Batches) -> str:
-        return same_each_epoch(batches, asked=self._asked)
-
-    def _takes_views(self, model: nn.Module, batches: Batches, epochs: int) -> bool:
-        """Tell whether few views of each sample are shown in this phase: below a head that trains alone.
-
-        That goes by facts and not by what was measured, so that the same run shows the same pictures.
-        """
-        viewed = batches.in_views()
-        if viewed is batches or self._changed or self._differs(viewed):
-            return False
-        head = {*self._stages()[-1].parameters}
-        need = Need.of([viewed], epochs)
-        return trainable(model).keys() <= head and not planner.not_sought(need, asked=self._asked)
-
     def close(self) -> None:
-        """Let go of what is stored; what is kept in a folder of the user's is written to the end."""
+        """Release the store; one in the user's folder is flushed to disk."""
         if self._store is not None:
             self._store.close()
         self._store = None
 
+    @property
+    def _requested(self) -> bool:
+        """Whether the user requested a cache, so that it need not pay."""
+        return self._where != AUTO
+
     def _say(self, line: str) -> None:
         log.info(line)
-        self.said.append(line)
+        self.messages.append(line)
 
-    def _why_not_sought(self, model: nn.Module, need: Need) -> str | None:
-        if not self._asked:
+    def _training_declined(
+        self, model: nn.Module, train: Batches, parts: list[Batches], epochs: int
+    ) -> Declined | None:
+        """Return why training data is not cached; None if it may be.
+
+        Fixed views are suggested in place of fresh augmentation only if no other reason would remain.
+        """
+        if self._changed:
+            return Declined("a callback changes the inputs")
+        declined = varies(train, requested=self._requested)
+        if declined or train.views is not None:
+            return declined
+        views = _SUGGESTED_VIEWS if isinstance(self._where, Path) else min(_SUGGESTED_VIEWS, max(1, epochs - 1))
+        remaining = self._not_worth_cutting(model, Workload.of([train, *parts], epochs, fresh_views=views))
+        return remaining or Declined(
+            f"the augmentation makes new images in every epoch; augment_views={views} would keep to {views} of each"
+        )
+
+    def _takes_views(self, model: nn.Module, batches: Batches, epochs: int) -> bool:
+        """Return whether fixed views of each sample replace the default augmentation: if only the head is trained.
+
+        The decision depends on no measurement, so that the same run always shows the same images.
+        """
+        viewed = batches.in_views()
+        if viewed is batches or self._changed or varies(viewed, requested=self._requested):
+            return False
+        head = {*self._stages()[-1].parameters}
+        return trainable(model).keys() <= head and not self._too_few_samples(Workload.of([viewed], epochs))
+
+    def _too_few_samples(self, workload: Workload) -> Declined | None:
+        return planner.too_few_samples(workload, requested=self._requested, thresholds=self._thresholds)
+
+    def _not_worth_cutting(self, model: nn.Module, workload: Workload) -> Declined | None:
+        if not self._requested:
             stem, training = {*self._stages()[0].parameters}, trainable(model).keys()
             if stem and stem <= training:
-                return "the first layers train"
-        again = isinstance(self._where, Path)  # other runs may read what this one sees only once
-        return None if again else planner.not_sought(need, asked=self._asked)
+                return Declined("the first layers are trainable")
+        if all(parameter.requires_grad for parameter in model.parameters()):
+            return Declined("no layer is frozen")
+        # In a folder, other runs may read activations that this one reads only once.
+        return None if isinstance(self._where, Path) else self._too_few_samples(workload)
 
-    def _served(self, model: nn.Module, parts: list[Batches], epochs: int) -> dict[Any, CachedBatches] | str:
-        """Cut the prefix, open a store for it and measure a batch; return what serves from it, or why nothing does."""
-        auto, need = not self._asked, Need.of(parts, epochs)
-        why_not = self._why_not_sought(model, need)
-        if why_not:
-            return why_not
-        again = 3 if auto and not parts[0].workers else 1
-        load, batches = timed(lambda: list(islice(parts[0].epoch(0), 1)), repeats=again)
+    def _served(self, model: nn.Module, parts: list[Batches], epochs: int) -> dict[Any, CachedBatches] | Declined:
+        """Cut the prefix, open a store and time a batch; return cached batches for those in `parts`."""
+        auto, workload = not self._requested, Workload.of(parts, epochs)
+        declined = self._not_worth_cutting(model, workload)
+        if declined:
+            return declined
+        repeats = 3 if auto and not parts[0].workers else 1
+        load, batches = timed(lambda: list(islice(parts[0].epoch(0), 1)), repeats=repeats)
         if not batches:
-            return "there is no batch"
+            return Declined("there are no batches")
         inputs = split_batch(batches[0])[0]
         load = 0.0 if parts[0].workers else load
-        costs = forward_costs(model, inputs, load) if auto else Costs(load, 0.0)
-        why_not = planner.too_short(costs, need) if auto else None
-        prefix = why_not or cut_prefix(model, inputs)
-        if isinstance(prefix, str):
+        timings = time_forward(model, inputs, load) if auto else Timings(load=load, forward=0.0)
+        declined = planner.too_little_time(timings, workload, thresholds=self._thresholds) if auto else None
+        prefix = declined or cut_prefix(model, inputs)
+        if isinstance(prefix, Declined):
             return prefix
-        if auto and prefix.share < planner.LEAST_SHARE:
-            return f"only {prefix.share:.0%} of the forward pass comes before what trains"
-        return self._stored(model, prefix, parts, batches[0], costs, epochs)
+        if auto and prefix.share < self._thresholds.share:
+            return Declined(f"only {prefix.share:.0%} of the forward pass comes before the first trainable parameter")
+        return self._stored(model, prefix, parts, batches[0], timings, epochs)
 
     def _stored(
-        self, model: nn.Module, prefix: Prefix, parts: list[Batches], batch: Any, costs: Costs, epochs: int
-    ) -> dict[Any, CachedBatches] | str:
-        """Open a store for the prefix; return what serves from it, or why nothing does."""
-        found = self._with_room(prefix, parts)
-        if isinstance(found, str):
-            return found
-        all_parts, (parts, tier) = parts, found
+        self, model: nn.Module, prefix: Prefix, parts: list[Batches], batch: Any, timings: Timings, epochs: int
+    ) -> dict[Any, CachedBatches] | Declined:
+        """Open a store for the prefix and time a batch; return cached batches for those in `parts`."""
+        room = self._with_room(prefix, parts)
+        if isinstance(room, Declined):
+            return room
+        all_parts, (parts, tier) = parts, room
         try:
             self._store = store = self._opened(model, prefix, parts, tier)
-            there = store.count() if tier == FOLDER else 0
-            offered = [Part(store, rows_of(parts[:n]), rows_of([batches])) for n, batches in enumerate(parts)]
-            pairs = zip(parts, offered, strict=True)
+            found = store.count() if tier == FOLDER else 0
+            slices = [StoreSlice(store, num_rows(parts[:n]), num_rows([batches])) for n, batches in enumerate(parts)]
+            pairs = zip(parts, slices, strict=True)
             served = {b: CachedBatches(b, prefix, part, guarded=self._guarded) for b, part in pairs}
-            costs = self._measured(model, prefix, served[parts[0]], offered[0], batch, costs)
+            timings = self._measured(model, prefix, served[parts[0]], slices[0], batch, timings)
         except (StoreError, DivergedError) as error:
-            return str(error)
-        need = Need.of(parts, epochs)
-        if not self._asked and not planner.pays(costs, need, prefix.bytes_per_sample, tier):
-            return f"to read back {prefix.share:.0%} of the forward pass takes about as long as to compute it"
-        line = planner.said(prefix, need, str(self._where) if tier == FOLDER else tier, there)
+            return Declined(str(error))
+        workload = Workload.of(parts, epochs)
+        if not self._requested and not planner.pays(
+            timings, workload, prefix.bytes_per_sample, tier, thresholds=self._thresholds
+        ):
+            return Declined(f"reading back {prefix.share:.0%} of the forward pass takes about as long as computing it")
+        line = planner.describe(prefix, workload, str(self._where) if tier == FOLDER else tier, found)
         if len(parts) < len(all_parts):
-            line += ", training data only, as there is no room for more"
-        self.rows, self.there = need.rows, there
-        seconds = sum(planner.epoch_seconds(costs, batches) for batches in parts)
-        self._say(f"{line}; {'an epoch' if parts[0].shuffle else 'its evaluation'} should then take {seconds:.2g} s")
+            line += ", training data only, because there is no room for more"
+        self.rows, self.found = workload.rows, found
+        seconds = sum(planner.epoch_seconds(timings, batches) for batches in parts)
+        self._say(f"{line}; {'an epoch' if parts[0].shuffle else 'evaluation'} then takes about {seconds:.2g} s")
         return served
 
-    def _with_room(self, prefix: Prefix, parts: list[Batches]) -> tuple[list[Batches], str] | str:
-        """Choose what is stored and where: all of it in the first place with room, else the first part alone."""
+    def _with_room(self, prefix: Prefix, parts: list[Batches]) -> tuple[list[Batches], str] | Declined:
+        """Choose the data to store and the tier: everything in the first tier with room, else the first part alone."""
         if isinstance(self._where, Path):
             return parts, FOLDER
         device, tiers = parts[0].device, _TIERS[self._where]
         for chosen in (parts, parts[:1]):
-            tier = planner.place_for(rows_of(chosen) * prefix.bytes_per_sample, device, tiers)
+            wanted = num_rows(chosen) * prefix.bytes_per_sample
+            tier = planner.choose_tier(wanted, device, tiers, thresholds=self._thresholds)
             if tier is not None:
                 return chosen, tier
-        return planner.no_room(rows_of(parts) * prefix.bytes_per_sample, rows_of(parts), device, tiers[-1])
+        rows = num_rows(parts)
+        return planner.no_room(rows * prefix.bytes_per_sample, rows, device, tiers[-1], thresholds=self._thresholds)
 
     def _opened(self, model: nn.Module, prefix: Prefix, parts: list[Batches], tier: str) -> Store:
-        rows, device = rows_of(parts), parts[0].device
+        rows, device = num_rows(parts), parts[0].device
         pinned = device.type == "cuda"
         if tier in (DEVICE, MEMORY):
             at = device if tier == DEVICE else "cpu"
             return MemoryStore(prefix.specs, rows, device=at, pinned=pinned and tier == MEMORY)
         if tier == DISK:
             return DiskStore(None, prefix.specs, rows, pinned=pinned)
-        preparation = parts[0].preprocessing  # that of the model, and so of all parts
-        if type(preparation) not in _OWN_PREPROCESSING:
-            raise StoreError("its preprocessing is of a class that is not the library's")
-        layout = [list(parameter.stride()) for parameter in model.parameters()]  # decides what a kernel rounds
-        described = {"preprocessing": preparation and preparation.to_dict(), "layout": layout}
+        preprocessing = parts[0].preprocessing  # that of the model, so it is the same for all parts
+        if type(preprocessing) not in _OWN_PREPROCESSING:
+            raise StoreError("a custom preprocessing class cannot be identified by content")
+        layout = [list(parameter.stride()) for parameter in model.parameters()]  # kernels round by it
+        described = {"preprocessing": preprocessing and preprocessing.to_dict(), "layout": layout}
         name = fingerprint(prefix, described)
         keys = [keys_of_views(batches) for batches in parts]
         known = [key for key in keys if key is not None]
         if name is None or len(known) < len(keys):
-            raise StoreError("what it is computed from cannot be told in full, so that it would not be found again")
+            raise StoreError("the data or a frozen layer cannot be identified by content, to be found by another run")
         return DiskStore(self._where, prefix.specs, np.concatenate(known), name, pinned=pinned)
 
     def _measured(
-        self, model: nn.Module, prefix: Prefix, cached: CachedBatches, store: Store, batch: Any, costs: Costs
-    ) -> Costs:
-        """Measure the first batch; what is computed of it for that is stored.
+        self, model: nn.Module, prefix: Prefix, cached: CachedBatches, store: Store, batch: Any, timings: Timings
+    ) -> Timings:
+        """Time the first batch, and store its activations.
 
         Raises:
-            StoreError: it cannot be stored.
-            DivergedError: the model does something else on a whole batch.
+            StoreError: If they cannot be stored.
+            DivergedError: If the model takes a different path on a whole batch.
         """
-        indices, compute = cached.rows(0)[0], 0.0
+        indices, seconds = cached.rows(0)[0], 0.0
         if not store.has(indices):
             inputs = split_batch(batch)[0]
-            compute, activations = timed(lambda: prefix.compute(inputs), repeats=1)
+            seconds, activations = timed(lambda: prefix.compute(inputs), repeats=1)
             if not prefix.agrees(inputs, activations):
-                raise DivergedError(PLACE_COUNTS)
+                raise DivergedError(POSITION_MATTERS)
             store.put(indices, activations)
         if not store.has(indices):  # another run is filling the store
-            return replace(costs, compute=compute)
+            return replace(timings, prefix=seconds)
         cached.remember(batch, cached.indices(0)[0])
-        served, backward = replay_seconds(model, cached)
-        plain = min(costs.plain, compute + served) if compute else costs.plain  # of the whole batch, now
-        return replace(costs, plain=plain, compute=compute, served=served, backward=backward)
+        replay, backward = time_replay(model, cached)
+        forward = min(timings.forward, seconds + replay) if seconds else timings.forward  # now of a whole batch
+        return replace(timings, forward=forward, prefix=seconds, replay=replay, backward=backward)
 
 
-def approximation(batches: Batches, given: Batches) -> str:
-    """Return what is to be said of the views in these batches, made of those that `fit` was given; `""` if nothing."""
+def describe_views(batches: Batches, given: Batches) -> str:
+    """Describe for the user how fixed views approximate fresh augmentation; `""` if there is nothing to describe.
+
+    Args:
+        batches: Batches to train on.
+        given: The batches that `fit` was given.
+    """
     if batches.views is None or batches.views == 1:
         return ""
     if batches is given:
-        return f"{batches.views} views of each picture, in turn, an approximation of new ones in every epoch"
+        return f"{batches.views} fixed views of each image in turn, approximating a new one in every epoch"
     return (
-        f"{batches.views} views of each picture, one of them as it is evaluated, in turn, an approximation of the new "
-        "crops in every epoch that cannot be stored; augment_views=0 asks for these"
+        f"{batches.views} fixed views of each image in turn, one of them as in evaluation, approximating new crops in "
+        "every epoch, which cannot be cached; augment_views=0 draws new ones"
     )
 
 
@@ -276,7 +319,7 @@ def open_cache(
         guarded: Whether custom steps or callbacks may change the model or a batch.
 
     Raises:
-        ArgumentError: If `cache` is neither a kind of cache nor a folder, present or to be made.
+        ArgumentError: If `cache` is neither a kind of cache nor a folder, existing or new.
     """
     where = _place(cache)
     if where is None:
@@ -284,14 +327,16 @@ def open_cache(
     return Cache(where, network.stages, autocast, changed=changed, declined=_not_to_be_cut(network), guarded=guarded)
 
 
-def _not_to_be_cut(network: Network) -> str:
-    """Return why the forward pass cannot be split, or `""`."""
+def _not_to_be_cut(network: Network) -> Declined | None:
+    """Return why the forward pass cannot be split, or None."""
     if network.wrapped is not network.module:
         wrapper = type(network.wrapped).__name__
-        return f"the model is wrapped in {wrapper}, which may compile or divide its forward pass"
+        return Declined(f"the model is wrapped in {wrapper}, which may compile or divide its forward pass")
     if is_compiled(network.module):
-        return "the model came compiled; FineTuner(model, compile=True) compiles only the parts that are needed"
-    return ""
+        return Declined(
+            "the model is already compiled; FineTuner(model, compile=True) compiles only the parts that are needed"
+        )
+    return None
 
 
 def _place(cache: str | Path | bool) -> str | Path | None:

@@ -1,7 +1,7 @@
-"""Batches whose frozen prefix is computed once: the same batches, served to the same model.
+"""Batches with cached prefix activations.
 
-The loop takes them as any others. Around each step it asks to be served, and the model's forward pass
-then replays from what is stored of the batch's samples, or computes and stores it, the first time.
+The training loop iterates over them as over any others. It wraps each step in `serving`, within which the model's
+forward pass replays from the batch's stored activations. The first time, they are computed and stored.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.caching.prefix.prefix import DivergedError, Prefix
-from finetune.caching.store.memory import Store, StoreError
+from finetune.caching.declined import Declined
+from finetune.caching.prefix.prefix import Prefix
+from finetune.caching.prefix.replay import DivergedError
+from finetune.caching.store.store import Store, StoreError
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.lazy_tensor import LazyTensor
 from finetune.data.preprocessing.base import SOUND, TEXT
@@ -23,32 +25,32 @@ from finetune.data.sources.base import split_batch
 
 log = logging.getLogger("finetune")
 
-_NO_MORE = "cache: no more is kept, as %s"
-_UNUSED = "cache: not used in the last epoch, as no call of the model was on a batch as it is"
-_ENDED = "cache: not used in this epoch, as what is frozen, or the data, has changed since it was stored"
+_FULL = "cache: no more activations are stored, because %s"
+_UNUSED = "cache: unused last epoch, because training_step never called the model on the unmodified batch"
+_STALE = "cache: unused this epoch, because the frozen layers or the data have changed since they were stored"
 
 
 class CachedBatches:
-    """Batches with the activations of a model's prefix.
+    """Batches served from a store of prefix activations, with the interface of `Batches`.
 
     Args:
-        batches: from arrays or files, with a known number of views of each sample.
-        prefix: of the model that the batches are for.
-        store: with room for every view of every sample of the batches, at `Batches.rows`.
-        guarded: steps or callbacks of the user's own run between and around those of the library.
+        batches: Batches with a fixed number of views of each sample.
+        prefix: Prefix of the model that is trained.
+        store: Store with room for every view of every sample, at `Batches.rows`.
+        guarded: Check for changes of the model or the data by custom steps or callbacks.
     """
 
     def __init__(self, batches: Batches, prefix: Prefix, store: Store, *, guarded: bool = True) -> None:
         self._batches, self._prefix, self._store, self._guarded = batches, prefix, store, guarded
-        # Inputs that the model does not read past its prefix are not loaded again, until a step reads them.
-        self._skips = not prefix.reads_inputs and batches.source.targets is not None
-        self._like: tuple[Tensor, Tensor] | None = None  # inputs and targets of no sample
-        self._holds = True
-        self._wanted = True  # the model was called with the last batch as it is
-        self._taken: bool | None = None  # in this epoch, by any call of the model; None before a batch was offered
+        # Inputs that are not read past the prefix are not loaded again, unless a step reads them.
+        self._skips_loading = not prefix.reads_inputs and batches.source.targets is not None
+        self._empty: tuple[Tensor, Tensor] | None = None  # a batch's inputs and targets, without samples
+        self._valid = True
+        self._wanted = True  # whether the model was called with the last batch unmodified
+        self._used: bool | None = None  # whether any batch was, this epoch; None before the first batch
         self._said_unused = False
-        self._data = batches.source.version(values=guarded)
-        self._given: dict[int, tuple[Any, Tensor]] = {}  # the batches on their way, with their rows in the store
+        self._data_version = batches.source.version(values=guarded)
+        self._pending: dict[int, tuple[Any, Tensor]] = {}  # batches that are not served yet, with their rows
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)
@@ -58,58 +60,60 @@ class CachedBatches:
 
     @property
     def overridden(self) -> set[nn.Module]:
-        """The modules whose `forward` is overridden while a batch is served."""
+        """Modules whose `forward` is overridden while a batch is served."""
         return self._prefix.overridden
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Yield what `Batches.epoch` yields; inputs whose activations are stored are loaded when a step reads them."""
-        self._given.clear()
-        if self._taken is False and not self._said_unused:
+        """Yield the batches of `Batches.epoch`. Inputs with stored activations are loaded only if a step reads them."""
+        self._pending.clear()
+        if self._used is False and not self._said_unused:
             log.info(_UNUSED)
-            self._said_unused, self._skips = True, False
-        self._taken = None
+            self._said_unused, self._skips_loading = True, False
+        self._used = None
         try:
             self._store.refresh()
         except StoreError as error:
-            log.warning(_NO_MORE, error)
-        held = self._holds  # until a callback changes what is frozen, or the data
-        unchanged = self._data == self._batches.source.version(values=self._guarded)
-        self._holds = unchanged and self._prefix.holds(values=self._guarded)
-        if held and not self._holds:
-            log.warning(_ENDED)
+            log.warning(_FULL, error)
+        was_valid = self._valid
+        unchanged = self._data_version == self._batches.source.version(values=self._guarded)
+        self._valid = unchanged and self._prefix.holds(values=self._guarded)
+        if was_valid and not self._valid:
+            log.warning(_STALE)
         loaded: Iterator[Any] | None = None
         numbers = zip(self._batches.indices(epoch)[start:], self._batches.rows(epoch)[start:], strict=True)
         for step, (indices, rows) in enumerate(numbers, start):
-            if self._holds and self._skips and self._like is not None and self._store.has(rows):
-                loaded, batch = None, self._unread(self._like, indices, epoch, step)
+            if self._valid and self._skips_loading and self._empty is not None and self._store.has(rows):
+                loaded, batch = None, self._unread(self._empty, indices, epoch, step)
             else:
-                loaded = self._batches.epoch(epoch, step, keep=not self._skips) if loaded is None else loaded
+                loaded = self._batches.epoch(epoch, step, keep=not self._skips_loading) if loaded is None else loaded
                 batch = next(loaded)
                 self.remember(batch, indices)
-            self._given[id(batch)] = batch, rows
+            self._pending[id(batch)] = batch, rows
             yield batch
 
     @contextmanager
     def serving(self, batch: Any) -> Iterator[None]:
-        """Hold the context in which the model's calls with this batch's inputs replay."""
-        _, rows = self._given.pop(id(batch))
+        """Within this context, replay the model's calls with this batch's inputs."""
+        _, rows = self._pending.pop(id(batch))
         inputs = split_batch(batch)[0]
-        if not self._holds or not self._prefix.accepts(inputs) or (self._guarded and not self._prefix.holds()):
+        if not self._valid or not self._prefix.accepts(inputs) or (self._guarded and not self._prefix.holds()):
             yield
             return
         activations = self._get(rows) if self._store.has(rows) else self._computed(rows, inputs)
         with self._prefix.serving(inputs, activations, guarded=self._guarded) as calls:
             yield
         self._wanted = bool(calls)
-        self._taken = self._taken or self._wanted
+        self._used = self._used or self._wanted
 
     def _get(self, rows: Tensor) -> tuple[Tensor, ...]:
         return tuple(kept.to(self._batches.device, non_blocking=True) for kept in self._store.get(rows))
 
     def _computed(self, rows: Tensor, inputs: Any) -> tuple[Tensor, ...] | None:
-        """Compute and store what is stored of a batch; None if the model does something else on this one.
+        """Compute and store the prefix activations of a batch.
 
-        Nor if the last step called the model with other inputs than its batch's, as this one then may too.
+        Returns:
+            None if the model took a different path, or if the last step called it on modified inputs only, as this
+            step then may too.
         """
         if not self._wanted:
             return None
@@ -118,26 +122,28 @@ class CachedBatches:
             self._store.put(rows, activations)
         except DivergedError:
             return None
-        except StoreError as error:  # the disk is full; the run goes on without
-            log.warning(_NO_MORE, error)
-            self._skips = False
+        except StoreError as error:  # the disk is full; the run goes on
+            log.warning(_FULL, error)
+            self._skips_loading = False
         return activations
 
     def remember(self, batch: Any, indices: Tensor) -> None:
-        """Take note of what a batch looks like, so that it can be made again without its inputs."""
+        """Note the form of a batch, so that the like of it can be made without loading inputs."""
         targets = self._batches.source.targets
-        if not self._skips or targets is None:
+        if not self._skips_loading or targets is None:
             return
-        self._skips = isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor)
-        if self._skips and self._batches.source.stochastic:  # what it gives may be another label
-            self._skips = isinstance(batch[1], Tensor) and torch.equal(batch[1].cpu(), targets[indices])
-        self._like = tuple(part[:0] for part in batch) if self._skips else None
+        fits = isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor)
+        if fits and self._batches.source.stochastic:  # its items may have other labels
+            fits = isinstance(batch[1], Tensor) and torch.equal(batch[1].cpu(), targets[indices])
+        self._skips_loading = fits
+        self._empty = tuple(part[:0] for part in batch) if fits else None
 
-    def _unread(self, like: tuple[Tensor, Tensor], indices: Tensor, epoch: int, step: int) -> Any:
-        inputs, targets = like
+    def _unread(self, empty: tuple[Tensor, Tensor], indices: Tensor, epoch: int, step: int) -> Any:
+        """Return a batch whose inputs are loaded when first read."""
+        inputs, targets = empty
 
         def load() -> Tensor:
-            self._skips = False  # this step reads its inputs; ahead of it they load faster
+            self._skips_loading = False  # steps read their inputs, which load faster ahead of time
             loaded: Tensor = split_batch(next(self._batches.epoch(epoch, step)))[0]
             return loaded
 
@@ -147,25 +153,27 @@ class CachedBatches:
         return LazyTensor((len(indices), *inputs.shape[1:]), inputs, load), chosen
 
 
-def same_each_epoch(batches: Batches, *, asked: bool = False) -> str:
-    """Return why the inputs of these batches may be others in every epoch, `""` if there are few of each sample.
+def varies(batches: Batches, *, requested: bool = False) -> Declined | None:
+    """Return why a sample's inputs may differ between epochs, augmentation aside; None if they are the same.
 
-    A user's own data set is trusted where its first samples come twice alike, and in training only if the user
-    asked for it to be stored: in evaluation what it draws from torch, NumPy or Python is the same each time.
+    A custom data set is trusted if its first samples come out the same twice. For training data it must also have been
+    requested, because only evaluation repeats the random numbers of torch, NumPy and Python in every epoch.
+
+    Args:
+        batches: Batches to cache.
+        requested: Whether the user requested a cache.
     """
     source = batches.source
     if source.kind in (TEXT, SOUND):
-        return "texts and sounds are padded to the longest of their batch"
+        return Declined("texts and sounds are padded to the longest of their batch")
     if not source.indexed:
-        return "samples of a DataLoader or a stream have no numbers"
+        return Declined("samples of a DataLoader or a stream have no index")
     if source.stochastic:
-        if batches.shuffle and not asked:
-            return (
-                "a data set of your own may give another sample under the same number in each epoch; "
-                "cache='memory' if it does not"
+        if batches.shuffle and not requested:
+            return Declined(
+                "a custom data set may return different samples for the same index in each epoch; pass cache='memory' "
+                "if yours does not"
             )
         if not batches.repeats():
-            return "your data set gives another sample under the same number in each epoch"
-    if batches.views is None:
-        return "the augmentation makes new pictures in every epoch; augment_views=4 would keep to 4 of each sample"
-    return ""
+            return Declined("your data set returns different samples for the same index in each epoch")
+    return None

@@ -1,55 +1,82 @@
-"""Whether storing the activations of a frozen prefix pays, and where they go: said in one line.
+"""Decide whether caching a frozen prefix pays, and where its activations go.
 
-Two decisions. Before the prefix is sought, from what is known for nothing: to find and to prove one costs
-some passes of the model, so nothing is sought where little can be had. And once it is found, from what was
-measured on one batch: to fill the store once and read it in every later epoch, against loading and computing
-in each. Where the activations go is decided by room alone, within a budget for all that a run stores at once:
-on the device, else in the machine's memory, else in a file, if that can be read faster than computed.
+There are two decisions. Before the prefix is cut, by what is known for free or cheap: finding and verifying a prefix
+costs several passes of the model, so it is not cut where there is little to save. And after, by timings of one batch:
+filling the store once and reading it in every later epoch against loading and computing in each. Room alone decides
+where the activations go, within a budget for everything that a run stores at once: on the device, else in memory, else
+in a file if reading that is faster than computing.
 """
 
 from __future__ import annotations
 
+import operator
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from finetune.caching.costs import Costs
+from finetune.caching.declined import Declined
 from finetune.caching.prefix.prefix import Prefix
+from finetune.caching.timings import Timings
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.free_memory import free_memory
 
 DEVICE, MEMORY, DISK = "device", "memory", "disk"
 
-# Of what is free, so much at most is taken; steps need memory on the device too.
+# Shares of the free bytes that may be used; steps need device memory too.
 _BUDGET_SHARES = {DEVICE: 0.4, MEMORY: 0.5, DISK: 0.9}
-# To find and to prove a prefix costs about as much as to run the model on 64 samples. So much work at least has
-# to be there to save: if nothing comes of it, that is 5 % of what a run of steps with two passes' work takes.
-_LEAST_PASSES = 640
-# The same in passes of a few samples, of which it takes 15 to 20: a small batch may take as long as a large one.
-_LEAST_SMALL_PASSES = 160
-# To read back what is stored takes some time of its own, in small networks about half of such a pass.
+# Cost of reading stored activations, in passes of a few samples. In small networks it is half of one.
 _READING = 0.5
-# Bytes a second that any disk reads; most are much faster, and the system keeps in memory what it can.
+# Bytes per second that any disk reads. Most are much faster, and the system caches files in free memory.
 _DISK_SPEED = 200e6
-# What is saved has to be so much of the whole at least, as no measurement is exact.
-_LEAST_GAIN = 0.05
-# A prefix of less of the forward pass than this is not even measured.
-LEAST_SHARE = 0.05
+
+
+def free_bytes(tier: str, device: torch.device) -> int:
+    """Return the free bytes of the device, of the host's memory, or of the disk for temporary files."""
+    if tier == DEVICE:
+        return free_memory(device)
+    if tier == DISK:
+        folder = Path(tempfile.gettempdir())
+        return 0 if _is_in_memory(folder) else shutil.disk_usage(folder).free
+    return free_memory(torch.device("cpu"))
 
 
 @dataclass(frozen=True)
-class Need:
-    """What would be stored of training and validation data in a phase, and how often it would be read.
+class Thresholds:
+    """Limits of the planner's decisions.
 
     Attributes:
-        samples: how many there are.
-        rows: how many inputs there are of them, one for each view of each sample.
-        spared_samples: passes over samples that are stored by then, through all epochs.
-        filling, reading: batches to compute and to read, through all epochs.
+        samples: Samples that must be spared for a prefix to be cut. Cutting one costs about as much as a pass of 64
+            samples, so a prefix that is cut in vain costs 5 % of a run whose steps take two passes' time.
+        small_passes: The same in passes of a few samples. Cutting a prefix takes 15 to 20 of these, and a small batch
+            may take as long as a large one.
+        gain: Share of the time that must be saved, because measurements are inexact.
+        share: Share of the forward pass that a prefix must have to be measured at all.
+        free: Returns the free bytes of a tier, for a device.
+    """
+
+    samples: int = 640
+    small_passes: int = 160
+    gain: float = 0.05
+    share: float = 0.05
+    free: Callable[[str, torch.device], int] = free_bytes
+
+
+DEFAULT = Thresholds()
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Number of activations to store in a phase, and how often they are written and read.
+
+    Attributes:
+        samples: Number of samples.
+        rows: Number of inputs: one per view of each sample.
+        spared_samples: Forward passes of single samples that stored activations replace, over all epochs.
+        filling, reading: Batches to compute and to read, over all epochs.
     """
 
     samples: int
@@ -59,95 +86,106 @@ class Need:
     reading: int
 
     @staticmethod
-    def of(parts: Sequence[Batches], epochs: int) -> Need:
-        """Return what so many epochs of these batches need."""
-        views = [min(epochs, part.views or 1) for part in parts]
+    def of(parts: Sequence[Batches], epochs: int, *, fresh_views: int = 1) -> Workload:
+        """Return the workload of some batches, such as training and validation data, over `epochs` epochs.
+
+        Args:
+            parts: The batches.
+            epochs: Number of epochs.
+            fresh_views: Number of views to assume for batches that are augmented afresh in every epoch.
+        """
+        views = [part.views or fresh_views for part in parts]
         samples = [len(part.source) for part in parts]
-        sized = list(zip(samples, map(len, parts), views, strict=True))
-        return Need(
+        shown = [min(epochs, each) for each in views]
+        sized = list(zip(samples, map(len, parts), shown, strict=True))
+        return Workload(
             samples=sum(samples),
-            rows=rows_of(parts),
+            rows=sum(map(operator.mul, samples, views)),
             spared_samples=sum(count * (epochs - shown) for count, _, shown in sized),
             filling=sum(batches * shown for _, batches, shown in sized),
             reading=sum(batches * (epochs - shown) for _, batches, shown in sized),
         )
 
 
-def rows_of(parts: Sequence[Batches]) -> int:
-    """Return how many inputs there are in these batches: so many views of each sample."""
+def num_rows(parts: Sequence[Batches]) -> int:
+    """Return the number of inputs in these batches: the views of each sample times the samples."""
     return sum(len(batches.source) * (batches.views or 1) for batches in parts)
 
 
-def not_sought(need: Need, *, asked: bool) -> str | None:
-    """Say why no prefix is sought at all, None if one is; where the user asked for it, little to save will do."""
-    if not need.spared_samples:
-        return "no picture or sample is seen twice"
-    if not asked and need.spared_samples < _LEAST_PASSES:
-        return "there are too few samples and epochs for it to pay"
+def too_few_samples(workload: Workload, *, requested: bool, thresholds: Thresholds = DEFAULT) -> Declined | None:
+    """Decline to cut a prefix if too few passes can be spared.
+
+    Args:
+        workload: The phase's workload.
+        requested: Whether the user requested a cache; then any pass spared is enough.
+        thresholds: Limits of the decision.
+    """
+    if not workload.spared_samples:
+        return Declined("no sample is seen twice")
+    if not requested and workload.spared_samples < thresholds.samples:
+        return Declined("there are too few samples and epochs for caching to pay")
     return None
 
 
-def too_short(costs: Costs, need: Need) -> str | None:
-    """Say why no prefix is sought where what can be spared takes no time; None if one is."""
-    spared = costs.load + costs.plain * costs.ahead - _READING * costs.few
-    if spared * need.reading < _LEAST_SMALL_PASSES * costs.few:
-        return "there is too little to compute for it to pay"
+def too_little_time(timings: Timings, workload: Workload, *, thresholds: Thresholds = DEFAULT) -> Declined | None:
+    """Decline to cut a prefix if the passes that can be spared take too little time."""
+    spared = timings.load + timings.forward * timings.frozen_share - _READING * timings.small_forward
+    if spared * workload.reading < thresholds.small_passes * timings.small_forward:
+        return Declined("there is too little to compute for caching to pay")
     return None
 
 
-def place_for(wanted: int, device: torch.device, tiers: tuple[str, ...]) -> str | None:
-    """Return the first of `tiers` with room for `wanted` bytes; None if none has."""
+def choose_tier(
+    wanted: int, device: torch.device, tiers: tuple[str, ...], *, thresholds: Thresholds = DEFAULT
+) -> str | None:
+    """Return the first of `tiers` with room for `wanted` bytes, or None."""
     if device.type == "cpu":
         tiers = tuple(tier for tier in tiers if tier != DEVICE)
-    return next((tier for tier in tiers if wanted <= _BUDGET_SHARES[tier] * free(tier, device)), None)
+    return next((tier for tier in tiers if wanted <= _BUDGET_SHARES[tier] * thresholds.free(tier, device)), None)
 
 
-def no_room(wanted: int, samples: int, device: torch.device, tier: str) -> str:
-    """Say that so much has no room there."""
+def no_room(
+    wanted: int, samples: int, device: torch.device, tier: str, *, thresholds: Thresholds = DEFAULT
+) -> Declined:
+    """Return the reason that `wanted` bytes exceed the budget of a tier."""
     share = {0.5: "half"}.get(_BUDGET_SHARES[tier], f"{_BUDGET_SHARES[tier]:.0%}")
-    return (
-        f"{readable(wanted)} for {samples:,} samples is more than {share} of the {readable(free(tier, device))} "
-        f"that are free"
-    )
+    free = format_bytes(thresholds.free(tier, device))
+    return Declined(f"{format_bytes(wanted)} for {samples:,} samples is more than {share} of the {free} that are free")
 
 
-def pays(costs: Costs, need: Need, bytes_per_sample: int, tier: str) -> bool:
-    """Tell whether filling a store and reading it takes less time than doing without, by `_LEAST_GAIN` at least."""
-    size = need.rows * bytes_per_sample / max(1, need.filling)  # of a batch
-    stored = (size / _DISK_SPEED if tier == DISK else 0.0) + costs.served + costs.backward
-    plain = costs.load + costs.plain + costs.backward
-    filling = need.filling * (costs.load + costs.compute + stored)
-    return filling + need.reading * stored < (need.filling + need.reading) * plain * (1 - _LEAST_GAIN)
+def pays(
+    timings: Timings, workload: Workload, bytes_per_row: int, tier: str, *, thresholds: Thresholds = DEFAULT
+) -> bool:
+    """Return whether filling and reading a store saves enough time."""
+    size = workload.rows * bytes_per_row / max(1, workload.filling)  # per batch
+    stored = (size / _DISK_SPEED if tier == DISK else 0.0) + timings.replay + timings.backward
+    plain = timings.load + timings.forward + timings.backward
+    filling = workload.filling * (timings.load + timings.prefix + stored)
+    return filling + workload.reading * stored < (workload.filling + workload.reading) * plain * (1 - thresholds.gain)
 
 
-def epoch_seconds(costs: Costs, batches: Batches) -> float:
-    """Return what an epoch over these batches should take, once all of it is stored."""
-    return len(batches) * (costs.served + (costs.backward if batches.shuffle else 0.0))
+def epoch_seconds(timings: Timings, batches: Batches) -> float:
+    """Return the estimated duration of an epoch over these batches once everything is stored."""
+    return len(batches) * (timings.replay + (timings.backward if batches.shuffle else 0.0))
 
 
-def said(prefix: Prefix, need: Need, place: str, there: int) -> str:
-    """Say what is stored where, and how much of it is there already."""
+def describe(prefix: Prefix, workload: Workload, place: str, found: int) -> str:
+    """Describe for the user what is cached, where, and how much of it was found there."""
     where = {DEVICE: "on the device", MEMORY: "in memory", DISK: "on disk"}.get(place, f"in '{place}'")
-    found = f", {there:,} of them there already" if there else ""
-    inputs = f"{need.rows:,} views of " * (need.rows > need.samples) + f"{need.samples:,} samples"
+    inputs = f"{workload.rows:,} views of " * (workload.rows > workload.samples) + f"{workload.samples:,} samples"
+    size = format_bytes(workload.rows * prefix.bytes_per_sample)
     return (
         f"cache: {prefix.share:.0%} of the forward pass, up to {prefix.cause}, is computed once and kept {where} "
-        f"({readable(need.rows * prefix.bytes_per_sample)} for {inputs}{found})"
+        f"({size} for {inputs}{f', {found:,} of them found there' if found else ''})"
     )
 
 
-def free(tier: str, device: torch.device) -> int:
-    """Return the bytes that are free: of the device, of the machine, or of the disk for temporary files."""
-    if tier == DEVICE:
-        return free_memory(device)
-    if tier == DISK:
-        folder = Path(tempfile.gettempdir())
-        return 0 if _is_in_memory(folder) else shutil.disk_usage(folder).free
-    return free_memory(torch.device("cpu"))
+def format_bytes(size: float) -> str:
+    """Return a number of bytes as text.
 
-
-def readable(size: float) -> str:
-    """Return bytes in words."""
+    >>> format_bytes(2.5e9)
+    '2.5 GB'
+    """
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}"
@@ -156,7 +194,7 @@ def readable(size: float) -> str:
 
 
 def _is_in_memory(folder: Path) -> bool:
-    """Tell whether a folder's file system has no disk below it, as that of /tmp at times."""
+    """Return whether a folder's file system is in memory, as /tmp sometimes is."""
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:

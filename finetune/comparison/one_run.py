@@ -124,7 +124,7 @@ class _Watch(Callback):
     def on_phase_begin(self, run: Run) -> None:
         self.trained |= {name: parameter.numel() for name, parameter in trainable(run.model).items()}
         if run.cache is not None:
-            self.there += run.cache.there
+            self.there += run.cache.found
             self.stored += run.cache.rows
 
     def on_epoch_end(self, run: Run) -> None:

@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from finetune.caching.planner import readable
+from finetune.caching.planner import format_bytes
 from finetune.comparison.statistics import half_width, holm, paired_p_value
 
 if TYPE_CHECKING:
@@ -217,9 +217,9 @@ class Comparison:
             "seeds": lambda entry: str(len(entry.values)),
             "images/s": lambda entry: f"{entry.images_per_second:,.0f}",
             "seconds": lambda entry: f"{entry.seconds:,.1f}",
-            "peak memory": lambda entry: _NONE if entry.peak_memory is None else readable(entry.peak_memory),
+            "peak memory": lambda entry: _NONE if entry.peak_memory is None else format_bytes(entry.peak_memory),
             "trained parameters": lambda entry: f"{entry.trained_parameters:,}",
-            "checkpoint": lambda entry: readable(entry.checkpoint_size),
+            "checkpoint": lambda entry: format_bytes(entry.checkpoint_size),
             "found": lambda entry: _NONE if entry.found is None else f"{entry.found:.0%}",
         }
         if len({row.model for row in self.rows}) == 1:

@@ -57,7 +57,7 @@ class ProgressBar(Callback):
         if len(run.phases) > 1:
             self._say(f"Phase {run.position.phase + 1} of {len(run.phases)}: {run.phase.name}")
         if self._shown:
-            for line in () if run.cache is None else run.cache.said:  # already logged
+            for line in () if run.cache is None else run.cache.messages:  # already logged
                 self._print(line)
             self._bar = _progress(self._console)
             self._bar.start()

@@ -40,12 +40,12 @@ def test_a_sound_model_is_split_and_trains_alike_at_every_boundary() -> None:
 
 def test_what_is_declined_has_its_reason() -> None:
     found = check_model(MixesSamples(), pictures())
-    assert {cut["reason"] for cut in found.values()} == {"what is frozen mixes the samples of a batch"}
+    assert {cut["reason"] for cut in found.values()} == {"the frozen layers mix the samples of a batch"}
 
 
 def test_activations_of_other_samples_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     compute = Prefix.compute
-    monkeypatch.setattr("finetune.caching.prefix.cut._prove", lambda *_: None)  # which would see it first, as would
+    monkeypatch.setattr("finetune.caching.prefix.cut._verify", lambda *_: None)  # which would see it first, as would
     monkeypatch.setattr(Prefix, "agrees", lambda *_: True)
     monkeypatch.setattr(Prefix, "compute", lambda self, inputs: tuple(x.flip(0) for x in compute(self, inputs)))
     found = check_model(Net(), pictures())

@@ -124,7 +124,7 @@ def in_place(model: nn.Module) -> nn.Module:
     [
         (nn.DataParallel, "the model is wrapped in DataParallel"),
         (compiled("eager"), "the model is wrapped in OptimizedModule"),
-        (in_place, "the model came compiled"),
+        (in_place, "the model is already compiled"),
     ],
     ids=["DataParallel", "compiled", "compiled in place"],
 )
@@ -133,7 +133,7 @@ def test_a_wrapped_model_is_not_cached_and_the_log_says_why(
 ) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         tuned(wrap(net())).freeze().fit((X, Y), epochs=2, cache="memory", progress=False)
-    assert f"cache: none, as {reason}" in caplog.text
+    assert f"cache: off, because {reason}" in caplog.text
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS)

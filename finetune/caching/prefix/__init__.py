@@ -1,1 +1,1 @@
-"""The frozen prefix: traced, cut, proved, and replayed from stored activations."""
+"""The frozen prefix of a model: traced, cut, verified, and replayed from stored activations."""

@@ -1,4 +1,4 @@
-"""Whether two results are the same: bit for bit, or but for rounding."""
+"""Agreement of two results: bit for bit, or up to rounding."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from finetune.nested import same_values
 
-# Kernels for batches of other sizes round otherwise, in half precision so much.
+# Relative difference between kernels for different batch sizes, in half precision.
 _ROUNDING = 0.05
 
 
-def alike(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two results are equal bit for bit; off the CPU, where kernels may add in any order, nearly so."""
+def equal_results(one: Tensor, other: Tensor) -> bool:
+    """Return whether two results are equal bit for bit; off the CPU, where the order of sums varies, nearly equal."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if one.device.type == "cpu":
@@ -22,8 +22,8 @@ def alike(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=rounding, atol=rounding * scale, equal_nan=True)
 
 
-def close(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two results are of the same computation, be it by other kernels."""
+def close_results(one: Tensor, other: Tensor) -> bool:
+    """Return whether two results come from the same computation, possibly by different kernels."""
     if not one.is_floating_point():
         return one.equal(other)
     one, other = one.float(), other.float()

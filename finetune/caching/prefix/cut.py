@@ -1,4 +1,4 @@
-"""A prefix is sought in a model, and proved before it is used: against the plain pass, and among other samples."""
+"""Cut a model's frozen prefix, and verify it against the plain pass and among other samples before use."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from finetune.caching.prefix.agreement import alike
-from finetune.caching.prefix.arguments import arguments, batch_of
-from finetune.caching.prefix.boundary import DeclinedError, find_boundary
+from finetune.caching.declined import Declined, DeclinedError
+from finetune.caching.prefix.agreement import equal_results
+from finetune.caching.prefix.arguments import flatten_inputs, unflatten_inputs
+from finetune.caching.prefix.boundary import find_boundary
 from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.prefix.trace import trace
 from finetune.data.randomness import seeded, torch_generators
@@ -18,100 +19,108 @@ from finetune.model.freezing import trainable
 from finetune.model.inspection.probing import undisturbed
 from finetune.model.outputs import call
 
-PLACE_COUNTS = "what is frozen gives something else in another place or size of a batch"
+POSITION_MATTERS = "the frozen layers' result for a sample depends on its position or on the batch size"
 
-# So many samples are traced and proved on: a trace holds all intermediate results of its pass.
+# Samples to trace and verify on. A trace holds all intermediate results of its pass, so these are few.
 _SAMPLES = 4
 
 
-def cut_prefix(model: nn.Module, inputs: Any) -> Prefix | str:
-    """Split `model` at its frozen boundary; return its prefix, or in one line why it cannot be split.
+def cut_prefix(model: nn.Module, inputs: Any) -> Prefix | Declined:
+    """Split a model at its frozen boundary.
 
-    What trains is what has `requires_grad` now; every module must be in the mode it trains in.
-    `inputs` is a batch of at least 2 samples, the leading dimension of each tensor: a tensor, a tuple of
-    positional arguments or a mapping of keyword ones. A few of its samples pass through the model
-    some times, forward and backward; the model and the random state stay as they are.
+    A few samples pass through the model several times, forward and backward; the model and the random state are left
+    unchanged.
+
+    Args:
+        model: Model with `requires_grad` set as in training, and every module in the mode that it trains in.
+        inputs: Batch of at least 2 samples, along the first dimension of each tensor: a tensor, a tuple of positional
+            arguments or a mapping of keyword arguments.
+
+    Returns:
+        The prefix, or the reason why the model cannot be split.
     """
-    refusals = []
+    reasons = []
     try:
         few = _few_samples(model, inputs)
         for eager in (False, True):
             try:
                 return _cut(model, few, eager)
-            except DeclinedError as reason:
-                refusals.append(str(reason))
-    except DeclinedError as reason:
-        return str(reason)
-    return refusals[0]
+            except DeclinedError as error:
+                reasons.append(str(error))
+    except DeclinedError as error:
+        return Declined(str(error))
+    return Declined(reasons[0])
 
 
 def _few_samples(model: nn.Module, inputs: Any) -> Any:
-    """Check what can be checked without running the model; return the first samples of the batch.
+    """Check the inputs without running the model, and return the first samples of the batch.
 
     Raises:
-        DeclinedError: there is nothing to split, or nothing to split it by.
+        DeclinedError: If there is nothing to split, or the inputs have no sample dimension.
     """
-    leaves, structure = arguments(inputs)
+    leaves, structure = flatten_inputs(inputs)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     lengths = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
     if len(lengths) != 1:
-        raise DeclinedError("its inputs are not tensors with one leading dimension of samples")
+        raise DeclinedError("the model's inputs are not tensors that share a first dimension of samples")
     if lengths.pop() < 2:
-        raise DeclinedError("its batch has one sample, and two are needed to see which dimension is that of samples")
+        raise DeclinedError("the batch has one sample, and finding the sample dimension takes two")
     if any(tensor.requires_grad for tensor in tensors):
-        raise DeclinedError("a gradient of its inputs is asked for")
+        raise DeclinedError("the inputs require a gradient")
     if not trainable(model):
-        raise DeclinedError("nothing trains")
-    return batch_of([leaf[:_SAMPLES] if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+        raise DeclinedError("no parameter is trainable")
+    return unflatten_inputs([leaf[:_SAMPLES] if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
 
 
 def _cut(model: nn.Module, example: Any, eager: bool) -> Prefix:
-    leaves, structure = arguments(example)
+    leaves, structure = flatten_inputs(example)
     samples = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor))
     more = [torch.cat([leaf, leaf[:1]]) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     try:
         with undisturbed(model):
             one = trace(model, *tree_unflatten(leaves, structure))
             other = trace(model, *tree_unflatten(more, structure))
-        prefix = Prefix(model, find_boundary(one, other, samples, eager), example)
-        del one, other  # all intermediate results
-        _prove(prefix, model, example)
-        prefix.trust()
+        prefix = Prefix(model, find_boundary(one, other, samples=samples, eager=eager), example)
+        del one, other  # free all intermediate results
+        _verify(prefix, model, example)
+        prefix.strict = False
         return prefix
     except (DeclinedError, KeyboardInterrupt):
         raise
-    except Exception as error:  # whatever the model raises on a batch or a tensor that it was not made for
+    except Exception as error:  # the model may raise anything on inputs it was not made for
         said = str(error).splitlines() or [""]
-        raise DeclinedError(f"it fails where parts are left out ({type(error).__name__}: {said[0][:120]})") from error
+        reason = f"{type(error).__name__}: {said[0][:120]}"
+        raise DeclinedError(f"the model fails when layers are skipped ({reason})") from error
 
 
-def _prove(prefix: Prefix, model: nn.Module, example: Any) -> None:
-    """Hold the replay against the plain pass, and what is stored of a sample against what its neighbours are.
+def _verify(prefix: Prefix, model: nn.Module, example: Any) -> None:
+    """Compare a replay with the plain pass, and a sample's activations with those among other samples.
 
     Raises:
-        DeclinedError: they differ.
+        DeclinedError: If they differ.
     """
-    leaves, structure = arguments(example)
+    leaves, structure = flatten_inputs(example)
     with undisturbed(model):
         activations = prefix.compute(example)
         half = (len(activations[0]) + 1) // 2
         for kept in (slice(None, half), slice(half, None)):
-            others = batch_of([_with_other_neighbours(leaf, kept) for leaf in leaves], structure)
+            others = unflatten_inputs([_with_other_neighbours(leaf, kept) for leaf in leaves], structure)
             beside_others = prefix.compute(others)
-            if not all(alike(one[kept], other[kept]) for one, other in zip(activations, beside_others, strict=True)):
-                raise DeclinedError("what is frozen mixes the samples of a batch")
+            pairs = zip(activations, beside_others, strict=True)
+            if not all(equal_results(one[kept], other[kept]) for one, other in pairs):
+                raise DeclinedError("the frozen layers mix the samples of a batch")
         if not prefix.agrees(example, activations):
-            raise DeclinedError(PLACE_COUNTS)
+            raise DeclinedError(POSITION_MATTERS)
         prefix.try_in_eval_mode(example, activations)
     plain = _outcome(model, example)
     with prefix.serving(example, activations):
         replayed = _outcome(model, example)
-    if len(plain) != len(replayed) or not all(map(alike, plain, replayed)):
-        raise DeclinedError("what is left out is not the same each time")
+    if len(plain) != len(replayed) or not all(map(equal_results, plain, replayed)):
+        raise DeclinedError("the frozen layers' result is not the same each time")
 
 
 def _with_other_neighbours(leaf: Any, kept: slice) -> Any:
-    """Replace all samples but those `kept` by the first of these, mirrored."""
+    """Replace all samples except those `kept` by the first of these, mirrored."""
     if not isinstance(leaf, Tensor):
         return leaf
     first = leaf[kept][:1]
@@ -121,7 +130,7 @@ def _with_other_neighbours(leaf: Any, kept: slice) -> Any:
 
 
 def _outcome(model: nn.Module, example: Any) -> list[Tensor]:
-    """Return what a seeded step gives: outputs, gradients, buffers and random states."""
+    """Return the outputs, gradients, buffers and random states of a seeded step."""
     with seeded("prefix"), undisturbed(model), torch.enable_grad():
         outputs = [leaf for leaf in tree_leaves(call(model, example)) if isinstance(leaf, Tensor)]
         weighed = [
@@ -130,7 +139,7 @@ def _outcome(model: nn.Module, example: Any) -> list[Tensor]:
             if output.requires_grad
         ]
         if not weighed:
-            raise DeclinedError("its output does not depend on anything that trains")
+            raise DeclinedError("the output does not depend on any trainable parameter")
         gradients = torch.autograd.grad(torch.stack(weighed).sum(), list(trainable(model).values()), allow_unused=True)
         state = [*model.buffers(), *(generator.get_state() for generator in torch_generators())]
         values = [torch.empty(0) if value is None else value for value in (*outputs, *gradients, *state)]

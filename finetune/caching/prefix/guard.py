@@ -1,7 +1,7 @@
-"""Whether a model still is what it was when its prefix was cut, so that what is stored is what it would compute.
+"""Detect changes of a model since its prefix was cut, after which stored activations no longer hold.
 
-Steps and callbacks of the user's own may change anything at any time: a frozen weight, for one call even, a mode,
-a setting, a hook. Versions tell of most changes; a change through `.data` tells nobody, and shows in the values.
+Custom steps and callbacks may change anything at any time, even for a single call: a frozen weight, a mode, a setting,
+a hook. Version counters reveal most changes of tensors; changes through `.data` only show in the values.
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ _PLAIN = (bool, int, float, str)
 
 
 def hooks_on_all_modules() -> list[Any]:
-    """Return the forward hooks that torch calls around every module."""
+    """Return the forward hooks that torch calls for every module."""
     return [*hooks_of_all._global_forward_hooks.values(), *hooks_of_all._global_forward_pre_hooks.values()]
 
 
-class Watch:
-    """What a prefix was cut from.
+class PrefixGuard:
+    """A snapshot of everything that a prefix depends on, compared with the model's present state.
 
     Args:
-        model: what the names are of.
-        left_out: full names of the modules that are left out.
-        around: of those that run, but on what the prefix leaves out.
-        constants: every tensor that is read to compute what is stored.
+        model: Model that was cut.
+        skipped: Full names of the modules that a replay skips.
+        enclosing: Full names of the modules that run, but receive or return placeholders.
+        constants: Tensors that the prefix reads.
     """
 
     def __init__(
-        self, model: nn.Module, left_out: Sequence[str], around: Sequence[str], constants: Sequence[Tensor]
+        self, model: nn.Module, skipped: Sequence[str], enclosing: Sequence[str], constants: Sequence[Tensor]
     ) -> None:
-        self._model, self._left_out, self._around, self._constants = model, left_out, around, constants
+        self._model, self._skipped, self._enclosing, self._constants = model, skipped, enclosing, constants
         self._modes = [self._present_modes()]
         self._state = self._present()
         self._values = self._present_values()
 
     @property
     def depends_on_modes(self) -> bool:
-        """Whether in eval mode something that is left out is in another mode than at the cut, as far as is known."""
+        """Whether eval mode would change a skipped module's mode, and has not been allowed yet."""
         return any(map(any, self._modes)) and len(self._modes) == 1
 
     def allow_present_modes(self) -> None:
-        """Take it that what is stored is the same in the modes that what is left out is in now."""
+        """Accept the skipped modules' present modes as another one in which the stored activations hold."""
         self._modes.append(self._present_modes())
 
-    def same(self) -> bool:
-        """Tell whether all is as it was; takes some microseconds for each module that is left out."""
+    def unchanged(self) -> bool:
+        """Return whether modes, settings, hooks and tensor versions are unchanged; takes microseconds per module."""
         return self._present_modes() in self._modes and _same(self._state, self._present())
 
-    def same_values(self) -> bool:
-        """Tell whether every value that is read is as it was; reads all of them, at the speed of memory."""
+    def values_unchanged(self) -> bool:
+        """Return whether all values that the prefix reads are unchanged; reads every one, at memory speed."""
         return self._values == self._present_values()
 
     def _parts(self) -> Iterable[nn.Module]:
-        return (module for name in self._left_out for module in self._model.get_submodule(name).modules())
+        return (module for name in self._skipped for module in self._model.get_submodule(name).modules())
 
     def _present_modes(self) -> list[bool]:
         return [module.training for module in self._parts()]
@@ -73,7 +73,7 @@ class Watch:
             for name, value in vars(module).items():
                 if name not in ("training", "forward"):
                     state += [name, *_flat(value)]
-        for name in ("", *self._around):
+        for name in ("", *self._enclosing):
             module = self._model.get_submodule(name)
             settings = {key: value for key, value in vars(module).items() if type(value) in _PLAIN}
             state += [(key, value) for key, value in settings.items() if key != "training"]

@@ -1,7 +1,7 @@
-"""A trace divided into nodes: whole calls of modules in which nothing must run again, and operations outside of them.
+"""Divide a trace into nodes: whole module calls that can be skipped, and the operations outside of them.
 
-A call is a node where what it gives back can be told: nothing that it makes is read from outside but what
-it returns. Others are opened, and their operations and the calls within are nodes of their own.
+A call is one node if skipping it can be made up for, which means that outside code reads only the call's results and
+no intermediate tensor. Other calls are opened: their operations and inner calls become nodes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from finetune.model.inspection.forward_graph import storage_of
 
 @dataclass(eq=False)
 class Node:
-    """An operation, or the whole of a call."""
+    """An operation, or a whole module call.
+
+    Attributes:
+        reads: Tensors made before the node.
+        made: New tensors among the results.
+        writes: Storages that the node writes in place.
+        operations: The operations of the node.
+        call: None for a single operation.
+    """
 
     name: str
     arguments: list[Any]
@@ -32,7 +40,7 @@ class Node:
 
 
 def nodes_of(trace: Trace, opened: set[tuple[int, ...]]) -> list[Node]:
-    """Divide a trace into nodes; calls that something inside is read of from outside are opened."""
+    """Divide a trace into nodes. Calls in `opened`, or with intermediate tensors that are read outside, are opened."""
     opened = set(opened)
     while True:
         chosen = _chosen(trace, opened)
@@ -55,7 +63,7 @@ def nodes_of(trace: Trace, opened: set[tuple[int, ...]]) -> list[Node]:
 
 
 def _chosen(trace: Trace, opened: set[tuple[int, ...]]) -> list[Call]:
-    """Return the outermost calls that can be left out, in order."""
+    """Return the outermost calls that can be skipped, in order."""
     chosen: list[Call] = []
     for call in trace.calls[1:]:
         if chosen and call.start < chosen[-1].end:
@@ -65,13 +73,13 @@ def _chosen(trace: Trace, opened: set[tuple[int, ...]]) -> list[Call]:
             call.path not in opened
             and any(operation.depends for operation in operations)
             and all(operation.cause is None for operation in operations)
-            and all(_can_be_given_back(result, call, trace) for result in call.results)
+            and all(_can_be_replayed(result, call, trace) for result in call.results)
         ):
             chosen.append(call)
     return chosen
 
 
-def _can_be_given_back(result: Any, call: Call, trace: Trace) -> bool:
+def _can_be_replayed(result: Any, call: Call, trace: Trace) -> bool:
     if isinstance(result, Tensor):
         made = call.start <= trace.born.get(id(result), INPUT - 1)
         return made or any(result is argument for argument in call.arguments)
@@ -100,13 +108,14 @@ def _of_call(call: Call, trace: Trace, original: dict[int, Tensor]) -> Node:
 
 
 def resolved(leaf: Any, original: dict[int, Tensor]) -> Any:
+    """Return the original of an aliased tensor, and anything else unchanged."""
     while id(leaf) in original:
         leaf = original[id(leaf)]
     return leaf
 
 
 def _leaking(trace: Trace, nodes: list[Node], original: dict[int, Tensor]) -> set[tuple[int, ...]]:
-    """Return the calls of which an operation outside, or the output, reads something that they do not return."""
+    """Return the paths of calls whose intermediate tensors are read by outside operations or the model's output."""
     calls = [node for node in nodes if node.call is not None]
     returned = {id(tensor) for node in calls for tensor in node.made}
     outputs = [resolved(tensor, original) for tensor in trace.outputs]
@@ -120,7 +129,7 @@ def _leaking(trace: Trace, nodes: list[Node], original: dict[int, Tensor]) -> se
 
 
 def unlike_calls(nodes: list[Node], others: list[Node]) -> set[tuple[int, ...]]:
-    """Return the calls whose results that are no tensors differ between the traces."""
+    """Return the paths of calls whose non-tensor results differ between two traces."""
     unlike = set()
     for node, other in zip(nodes, others, strict=True):
         if node.call is None:

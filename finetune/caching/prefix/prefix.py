@@ -1,21 +1,21 @@
-"""The frozen prefix of a model: computed once for each sample, and left out of every later step.
+"""The frozen prefix of a model: computed once per sample, and skipped in every later step.
 
-What comes before the first trainable parameter, and draws no random numbers, gives the same result in
-every epoch. `cut_prefix` (`cutting.py`) finds it in any model, by what the model does and not by what it is made of:
+Layers before the first trainable parameter that draw no random numbers give the same result in every epoch.
+`cut_prefix` (`cut.py`) finds them in any model by its operations, not by its architecture:
 
-1. One forward pass is traced (`trace.py`). Each operation that follows from a trainable parameter, from
-   a random draw or from statistics of the batch must run in every step; every other need not.
-2. The boundary is planned (`boundary.py`). Outermost calls of modules in which nothing must run are left
-   out whole, operations outside of them one by one. What is read past the boundary is stored.
-3. `Prefix.compute` runs the model on a batch up to the last tensor that is stored, and returns these.
-4. `Prefix.serving` makes the model's own forward pass replay: its inputs are placeholders, tensors with
-   a shape and without memory. A module that is left out gives back what is stored, or a placeholder if
-   nothing past the boundary reads it; an operation that meets a placeholder does the same. Everything
-   that sees real tensors only is past the boundary, and runs as ever: train mode, dropout, gradients.
-5. Before it is used, all of that is proved against the plain forward and backward pass on real samples.
+1. Trace one forward pass (`trace.py`). Operations that depend on a trainable parameter, a random draw or batch
+   statistics must run in every step; all others need not.
+2. Find the boundary (`boundary.py`). The outermost module calls without such operations are skipped whole, operations
+   outside of them one by one. Tensors that are read past the boundary are stored.
+3. `Prefix.compute` runs the model on a batch up to the last stored tensor, and returns the stored ones.
+4. `Prefix.serving` makes the model's own forward pass a replay: its inputs become placeholders, tensors with a shape
+   but no memory. A skipped module returns its stored activations, or a placeholder if nothing past the boundary reads
+   them, and so does an operation on a placeholder. Code that sees only real tensors is past the boundary and runs
+   normally: train mode, dropout, gradients.
+5. Before use, verify all of this against the plain forward and backward pass on real samples (`cut.py`).
 
-The model is never swapped. Overrides of `forward` last as long as a context manager, and placeholders no
-longer than one call of the model.
+The model is never replaced. Overrides of `forward` last as long as a context manager, and placeholders as long as one
+call of the model.
 """
 
 from __future__ import annotations
@@ -28,121 +28,128 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from finetune.caching.prefix.agreement import alike, close
-from finetune.caching.prefix.arguments import arguments, batch_of, checksums, like, same_argument, versions
+from finetune.caching.prefix.agreement import close_results, equal_results
+from finetune.caching.prefix.arguments import (
+    checksums,
+    flatten_inputs,
+    matches_example,
+    same_argument,
+    unflatten_inputs,
+    versions,
+)
 from finetune.caching.prefix.boundary import Boundary
-from finetune.caching.prefix.guard import Watch
-from finetune.caching.prefix.replay import DivergedError, Filled, Keeper, Pass, Placeholder
+from finetune.caching.prefix.guard import PrefixGuard
+from finetune.caching.prefix.replay import ActivationCodec, DivergedError, ForwardPass, Placeholder, PrefixComputed
 from finetune.caching.prefix.trace import intercepted
-from finetune.caching.store.memory import Spec
+from finetune.caching.store.store import Spec
 from finetune.model.freezing import eval_mode, modes_restored
 from finetune.model.inspection.probing import undisturbed
 
-__all__ = ["DivergedError", "Prefix", "Spec"]
-
 
 class Prefix:
-    """A model's frozen prefix, as `cut_prefix` found and proved it.
+    """A model's frozen prefix, as found and verified by `cut_prefix`.
 
     Attributes:
-        specs: one `Spec` for each tensor that crosses the boundary.
-        modules: full names of the modules that are left out.
-        reads_inputs: whether anything past the boundary reads the model's inputs; if not, a batch of
-            any values does for a step that only hands it on.
-        share: what part of the forward pass's multiply-adds is left out, from 0 to 1.
-        recipe: how what is stored follows from the inputs, to tell whether it was stored before.
-        cause: what ends the prefix, such as "the trainable parameter 'fc.weight'".
+        specs: Shape and dtype per sample of each tensor that crosses the boundary.
+        modules: Full names of the skipped modules.
+        reads_inputs: Whether the model's inputs are read past the boundary. If not, a replay needs no input values.
+        share: Share of the forward pass's multiply-adds that is skipped, 0 to 1.
+        derivation: How the stored activations follow from the inputs, to find activations of earlier runs.
+        cause: What ends the prefix, such as "the trainable parameter 'fc.weight'".
+        strict: Whether a replay raises if the model takes a different path. If not, as once the prefix is verified,
+            the model runs whole.
     """
 
     def __init__(self, model: nn.Module, boundary: Boundary, example: Any) -> None:
         self._model, self._boundary = model, boundary
-        self._example, self._structure = arguments(example)
-        self._keepers = [Keeper(layout, copy) for layout, copy in zip(boundary.stored, boundary.copied, strict=True)]
+        self._example, self._structure = flatten_inputs(example)
+        pairs = zip(boundary.stored, boundary.copied, strict=True)
+        self._codecs = [ActivationCodec(layout, copied=copied) for layout, copied in pairs]
         self._autocast = _autocast()
-        self._watch = Watch(model, boundary.modules, boundary.around, boundary.recipe.constants)
-        self._strict = True  # until it is proved
-        self.specs = tuple(Spec(keeper.shape, keeper.dtype) for keeper in self._keepers)
+        self._guard = PrefixGuard(model, boundary.modules, boundary.enclosing, boundary.derivation.constants)
+        self.strict = True
+        self.specs = tuple(Spec(codec.shape, codec.dtype) for codec in self._codecs)
         self.modules = tuple(boundary.modules)
         self.reads_inputs = any(boundary.inputs)
         self.share = boundary.share
-        self.recipe = boundary.recipe
+        self.derivation = boundary.derivation
         self.cause = boundary.cause
 
     @property
     def bytes_per_sample(self) -> int:
-        """Bytes of all that is stored of one sample."""
+        """Bytes stored per sample."""
         return sum(spec.bytes for spec in self.specs)
 
     @property
     def overridden(self) -> set[nn.Module]:
-        """The modules whose `forward` is overridden while the prefix is computed or replayed."""
+        """Modules whose `forward` is overridden while the prefix is computed or replayed."""
         return {self._model, *self._boundary.calls}
 
     def accepts(self, inputs: Any) -> bool:
-        """Tell whether a batch is like the one that the prefix was cut on, but for the number of samples."""
+        """Return whether a batch matches the one that the prefix was cut on, except for the number of samples."""
         return self._samples_of(inputs) is not None
 
     def holds(self, *, values: bool = False) -> bool:
-        """Tell whether what trains, and what is left out with its weights, modes and hooks, are as at the cut.
+        """Return whether the trainable parameters and the skipped modules are unchanged since the cut.
 
-        With `values` also what was changed through `.data`, for which every weight that is left out is read.
+        Args:
+            values: Also detect changes through `.data`, which reads every skipped weight.
         """
-        return self._watch.same() and (not values or self._watch.same_values())
+        return self._guard.unchanged() and (not values or self._guard.values_unchanged())
 
     def compute(self, inputs: Any) -> tuple[Tensor, ...]:
-        """Run the prefix on a batch; return what is stored of it, `[N, *spec.shape]` for each of `specs`.
+        """Return the activations of a batch, `[N, *spec.shape]` for each of `specs`.
 
-        The random state and the model's buffers stay as they are.
+        The random state and the model's buffers are left unchanged.
 
         Raises:
-            DivergedError: the batch, or what the model does on it, is unlike that of the cut.
+            DivergedError: If the batch does not match that of the cut, or the model takes a different path.
         """
         samples = self._samples_of(inputs)
         if samples is None:
-            raise DivergedError("the batch is not like the one that the prefix was cut on")
-        running = Pass(self._boundary, self._keepers, samples)
-        # Nothing here needs a gradient; yet torch takes other kernels under `no_grad` (an LSTM's) than in a step.
-        with torch.enable_grad(), ExitStack() as protection, suppress(Filled):
+            raise DivergedError("the batch does not match the one that the prefix was cut on")
+        forward_pass = ForwardPass(self._boundary, self._codecs, samples)
+        # No gradient is needed, but under `no_grad` torch picks other kernels than in a step (LSTM).
+        with torch.enable_grad(), ExitStack() as protection, suppress(PrefixComputed):
             if self._boundary.disturbs:
                 protection.enter_context(undisturbed(self._model))
-            self._run(running, self._model, arguments(inputs)[0])
-        return running.computed()
+            self._run(forward_pass, self._model, flatten_inputs(inputs)[0])
+        return forward_pass.computed()
 
     def agrees(self, inputs: Any, activations: tuple[Tensor, ...]) -> bool:
-        """Tell whether the last samples give, but for rounding, the same at the beginning of a small batch, turned."""
-        leaves, structure = arguments(inputs)
-        turned = [leaf[-2:].flip(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        other = self.compute(batch_of(turned, structure))
-        return all(close(one[-2:], two.flip(0)) for one, two in zip(activations, other, strict=True))
-
-    def trust(self) -> None:
-        """Take it for proved: where the model does something else from now on, it runs whole, and that is no error."""
-        self._strict = False
+        """Return whether the last two samples give the same up to rounding when swapped, in a batch of their own."""
+        leaves, structure = flatten_inputs(inputs)
+        swapped = [leaf[-2:].flip(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        other = self.compute(unflatten_inputs(swapped, structure))
+        return all(close_results(one[-2:], two.flip(0)) for one, two in zip(activations, other, strict=True))
 
     def try_in_eval_mode(self, inputs: Any, activations: tuple[Tensor, ...]) -> None:
-        """Have the prefix hold in eval mode too, if it gives the same there, as pooling does."""
-        if self._watch.depends_on_modes:
+        """Let the prefix hold in eval mode too, if its activations are the same there."""
+        if self._guard.depends_on_modes:
             with modes_restored(self._model), suppress(DivergedError):
                 eval_mode(self._model)
-                if all(map(alike, activations, self.compute(inputs))):
-                    self._watch.allow_present_modes()
+                if all(map(equal_results, activations, self.compute(inputs))):
+                    self._guard.allow_present_modes()
 
     @contextmanager
     def serving(
         self, inputs: Any, activations: tuple[Tensor, ...] | None, *, guarded: bool = True
     ) -> Iterator[list[nn.Module]]:
-        """Replay every call of the model with exactly `inputs` from `activations`, which `compute` gave for them.
+        """Replay calls of the model with exactly `inputs`, from the activations that `compute` returned for them.
 
-        That is the same tensors, changed by nobody since. Any other call of the model runs whole, as
-        does one under another autocast, or one that asks for a gradient of its inputs. Where a step of the
-        user's own may have changed the model, or an input through `.data`, that is looked for (`guarded`).
+        Only calls with the same, unmodified tensors are replayed. Any other call runs whole, as does a call under
+        another autocast, or one that needs a gradient of its inputs.
 
-        Returns:
-            The context gives a list, which has an entry for each such call; without activations too, where they run
-            whole.
+        Args:
+            inputs: Inputs of the batch.
+            activations: Activations of the batch; None to run every call whole, and only count them.
+            guarded: Check for changes of the model, and of inputs through `.data`, by custom steps or callbacks.
+
+        Yields:
+            A list that gets an entry for each call of the model with `inputs`.
         """
         samples = self._samples_of(inputs)
-        expected, structure = arguments(inputs)
+        expected, structure = flatten_inputs(inputs)
         at_first = versions(expected)
         sums = checksums(expected) if guarded else []
         calls: list[nn.Module] = []
@@ -158,27 +165,27 @@ class Prefix:
             if activations is None:
                 return forward(*args, **kwargs)
             try:
-                return self._run(Pass(self._boundary, self._keepers, samples, activations), forward, leaves)
+                return self._run(ForwardPass(self._boundary, self._codecs, samples, activations), forward, leaves)
             except DivergedError:
-                if self._strict:
+                if self.strict:
                     raise
                 return forward(*args, **kwargs)
 
         with intercepted([self._model], enter):
             yield calls
 
-    def _run(self, running: Pass, forward: Callable[..., Any], leaves: list[Any]) -> Any:
-        args, kwargs = tree_unflatten(running.placed(leaves), self._structure)
-        with intercepted(self._boundary.calls, running.call):
+    def _run(self, forward_pass: ForwardPass, forward: Callable[..., Any], leaves: list[Any]) -> Any:
+        args, kwargs = tree_unflatten(forward_pass.replace_unread(leaves), self._structure)
+        with intercepted(self._boundary.calls, forward_pass.call):
             output = forward(*args, **kwargs)
         if any(isinstance(leaf, Placeholder) for leaf in tree_leaves(output)):
-            raise DivergedError("the output holds what the prefix leaves out")
+            raise DivergedError("the output contains a tensor that the prefix skips")
         return output
 
     def _samples_of(self, inputs: Any) -> int | None:
-        """Return the number of samples of a batch; None if it is not like that of the cut."""
-        leaves, structure = arguments(inputs)
-        if structure != self._structure or not all(map(like, leaves, self._example)):
+        """Return the number of samples of a batch; None if it does not match that of the cut."""
+        leaves, structure = flatten_inputs(inputs)
+        if structure != self._structure or not all(map(matches_example, leaves, self._example)):
             return None
         lengths = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor)}
         return lengths.pop() if len(lengths) == 1 else None

@@ -1,6 +1,6 @@
-"""One forward pass taken down: every operation, every call of a module, and why some must run again.
+"""Record one forward pass: every operation, every module call, and the causes that make operations run in every step.
 
-Operations are seen below autograd and below modules, calls by overriding `forward` while it lasts.
+Operations are recorded below autograd and modules, calls by overriding `forward` during the pass.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from finetune.data.randomness import host_state, torch_generators
 from finetune.model.freezing import trainable
 from finetune.model.inspection.forward_graph import storage_of, written_by
 
-Around = Callable[..., Any]  # called with a module, its own forward, and what that was called with
+Around = Callable[..., Any]  # called with a module, its own `forward`, and that method's arguments
 _MASKS = ("transformers.masking_utils", "transformers.modeling_attn_mask_utils")
-INPUT = -1  # the time at which the model's inputs were made
+INPUT = -1  # the time of the model's inputs; an operation's time is its number
 
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module: operations `start` to `end`, and what went in and came out as flat lists.
+    """One module call, with arguments and results as flat lists.
 
-    `path` are the positions among its siblings of the call and of those around it. `aliases` maps
-    what the call wrote in place and returned, which got an identity of its own, to the original.
+    Attributes:
+        path: Position among its siblings, for the call and those enclosing it, outermost first.
+        start, end: The call's operations are `start` to `end` of the trace.
+        children: Number of calls inside.
+        aliases: For tensors that the call wrote in place and returned, the id of the returned alias -> the original.
     """
 
     module: nn.Module
@@ -51,10 +54,15 @@ class Call:
 class Operation:
     """One operation of the pass.
 
-    `cause` says why it must run in every step, None if it need not: its result then follows from the
-    inputs and from what is frozen. `depends` tells whether it follows from the inputs at all, `frozen`
-    whether it reads a parameter. `writes` are storages; `sink` marks a value or a shape handed to Python, and `decides`
-    one that may change there what the model computes. `signature` is the structure of the arguments.
+    Attributes:
+        signature: Structure of the arguments.
+        structure: Structure of the results.
+        writes: Storages written in place.
+        cause: Why it must run in every step; None if its result follows from the inputs and frozen values.
+        depends: Whether it depends on the inputs at all.
+        frozen: Whether it reads a parameter.
+        sink: Whether it hands a value or a shape to Python.
+        decides: Whether that value may change the course of the computation.
     """
 
     func: Any
@@ -73,7 +81,14 @@ class Operation:
 
 @dataclass(eq=False)
 class Trace:
-    """A whole pass. `born` maps the id of a tensor to the number of the operation that made it."""
+    """A whole pass.
+
+    Attributes:
+        born: The id of a tensor -> the time it was made.
+        input_written: Whether an operation writes to an input in place.
+        host_random: Whether Python's or NumPy's random generators were used.
+        kept: Name of a module attribute that holds a skippable result after the pass, where later code may read it.
+    """
 
     operations: list[Operation]
     calls: list[Call]
@@ -81,36 +96,44 @@ class Trace:
     outputs: list[Tensor]
     born: dict[int, int]
     input_written: bool
-    host_random: bool  # drew from Python's or NumPy's generators
-    kept: str | None  # the attribute of a module that then held a result which follows from nothing that trains
+    host_random: bool
+    kept: str | None
 
 
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
-    """Run `model` once without gradients and take down what happened.
+    """Run `model` once without gradients and record the pass.
 
-    Statistics and the random state are the caller's to protect.
+    The caller protects batch-norm statistics and random states.
     """
     inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    taken = _Recorder(model, inputs)
+    recorder = _Recorder(model, inputs)
     before = host_state()
-    # Autocast keeps its copies of weights that train: this pass shall make its own, and leave none without gradient.
+    # Autocast caches casts of trainable weights: record fresh ones, and leave none behind that lack a gradient.
     torch.clear_autocast_cache()
-    with torch.no_grad(), intercepted(model.modules(), taken.call), taken:
+    with torch.no_grad(), intercepted(model.modules(), recorder.call), recorder:
         output = model(*args, **kwargs)
     torch.clear_autocast_cache()
     outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     drawn = host_state() != before
-    left = (taken.input_written, drawn, taken.kept(model))
-    return Trace(taken.operations, taken.calls, inputs, outputs, taken.born, *left)
+    return Trace(
+        recorder.operations,
+        recorder.calls,
+        inputs,
+        outputs,
+        recorder.born,
+        input_written=recorder.input_written,
+        host_random=drawn,
+        kept=recorder.kept(model),
+    )
 
 
 @contextmanager
 def intercepted(modules: Iterable[nn.Module], around: Around) -> Iterator[None]:
-    """Have `around(module, forward, *args, **kwargs)` called in place of every module's `forward`."""
+    """Call `around(module, forward, *args, **kwargs)` in place of each module's `forward`."""
     overridden = []
     try:
         for module in modules:
-            if isinstance(module, torch.jit.ScriptModule):  # runs no Python, so nothing can be put in its place
+            if isinstance(module, torch.jit.ScriptModule):  # runs no Python that could be overridden
                 continue
             overridden.append((module, module.__dict__.get("forward")))
             module.forward = partial(around, module, module.forward)
@@ -133,16 +156,16 @@ class _Recorder(TorchDispatchMode):
         self._running: list[Call] = []
         self._paused = False
         self._inputs = {storage_of(tensor) for tensor in inputs}
-        self._dependent = set(self._inputs)  # storages that follow from the inputs
-        self._own = set(self._inputs)  # storages made in this pass, or the pass's own to change
+        self._dependent = set(self._inputs)  # storages that depend on the inputs
+        self._own = set(self._inputs)  # storages that the pass may write, because it made them
         self._parameters = {storage_of(parameter) for parameter in model.parameters()}
         self._causes = {
             storage_of(parameter): f"the trainable parameter {name!r}" for name, parameter in trainable(model).items()
         }
-        self._alive: list[Any] = [inputs]  # an id is only unique while its tensor lives
+        self._alive: list[Any] = [inputs]  # an id is unique only while its tensor lives
 
     def call(self, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
-        """Take down one call of a module."""
+        """Record one module call."""
         path: tuple[int, ...] = ()
         if self._running:
             path = (*self._running[-1].path, self._running[-1].children)
@@ -185,7 +208,7 @@ class _Recorder(TorchDispatchMode):
         self._alive.append((arguments, results))
         self.input_written |= not writes.isdisjoint(self._inputs)
         causes = {self._causes[storage] for storage in reads if storage in self._causes}
-        cause = max(causes, default=None)  # of a weight and its bias the weight, in every run
+        cause = max(causes, default=None)  # deterministic: the weight before its bias
         cause = cause or self._own_cause(func, args, kwargs, writes, drawn)
         depends = not reads.isdisjoint(self._dependent)
         if depends:
@@ -195,10 +218,10 @@ class _Recorder(TorchDispatchMode):
         for leaf in results:
             if isinstance(leaf, Tensor):
                 self.born.setdefault(id(leaf), len(self.operations))
-        self._own |= made - (reads - self._own)  # a view of a buffer is no more the pass's own than the buffer
+        self._own |= made - (reads - self._own)  # except views of storages that are not its own
         frozen = not reads.isdisjoint(self._parameters)
         sink = bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags))
-        decides = sink and depends and cause is None and not _spares_a_mask()
+        decides = sink and depends and cause is None and not _in_mask_check()
         cost = _multiply_adds(func, args, kwargs, result)
         self.operations.append(
             Operation(
@@ -207,7 +230,7 @@ class _Recorder(TorchDispatchMode):
         )
 
     def _own_cause(self, func: Any, args: Any, kwargs: Any, writes: frozenset[int], drawn: bool) -> str | None:
-        """Say why an operation that reads nothing that trains must yet run in every step."""
+        """Return why an operation without trainable parameters must still run in every step, or None."""
         where = f" in {self._running[-1].name!r}" if self._running and self._running[-1].name else ""
         if drawn:
             return f"a random draw{where}"
@@ -218,7 +241,7 @@ class _Recorder(TorchDispatchMode):
         return None
 
     def kept(self, model: nn.Module) -> str | None:
-        """Return the name of an attribute that holds a result of this pass which need not be computed again."""
+        """Return the name of a module attribute that holds a skippable result of this pass, or None."""
         for prefix, module in model.named_modules():
             own = {**vars(module), **module._buffers, "_parameters": None, "_buffers": None, "_modules": None}
             for name, value in own.items():
@@ -228,7 +251,7 @@ class _Recorder(TorchDispatchMode):
         return None
 
     def _renamed(self, call: Call, result: Tensor) -> Tensor:
-        """Return an alias, so that reading what a call returned and reading what it was given differ."""
+        """Return an alias of a result written in place, to tell reading the result from reading the argument."""
         self._paused = True
         alias = result.detach()
         self._paused = False
@@ -238,7 +261,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def _norm_over_samples(func: Any, args: Any, kwargs: Any) -> bool:
-    """Tell whether this is a batch norm in train mode; an instance norm is one over a batch of 1."""
+    """Return whether this is a batch norm in train mode. An instance norm is one over a batch of 1, and is not."""
     if "batch_norm" not in str(func):
         return False
     names = (argument.name for argument in func._schema.arguments)
@@ -247,9 +270,9 @@ def _norm_over_samples(func: Any, args: Any, kwargs: Any) -> bool:
     return bool(training) and args[0].shape[0] > 1
 
 
-def _spares_a_mask() -> bool:
-    """Tell whether transformers is looking whether it needs a mask at all: without one that hides nothing, attention
-    gives the same but for rounding.
+def _in_mask_check() -> bool:
+    """Return whether transformers is checking if a mask hides anything; without one that does not, attention agrees
+    up to rounding.
     """
     frame = sys._getframe()
     while frame.f_back is not None:

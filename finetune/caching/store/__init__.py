@@ -1,1 +1,1 @@
-"""Where cached activations are kept: in memory or on disk."""
+"""Stores of cached activations, in memory or on disk, and the keys that identify them."""

@@ -1,10 +1,9 @@
-"""What stored activations follow from, said by digests: whatever of it changes, they are found no more.
+"""Content hashes that identify cached activations: if anything they depend on changes, the lookup misses.
 
-The fingerprint says how they are computed: the recipe of the prefix with the values of all it reads, and
-what is done to samples before the model sees them. The key of a sample says what it is computed from.
-Nothing is remembered of what trains, or of any head, rate or fold: runs that differ in these alone share
-what is stored. And because each sample has a key of its own, a fold is found in whatever form it is given:
-a part that the library set aside, a list of paths, or `X[fold]`.
+The fingerprint covers the computation: the derivation of the activations, the values of all constants, and the
+preprocessing. The key of a sample covers its data. Neither covers trainable parameters, heads, learning rates or folds,
+so runs that differ only in these share a store. And because each sample has its own key, a fold is found in any form:
+a validation split made here, a list of paths, or `X[fold]`.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ import PIL
 import torch
 from torch import Tensor
 
+from finetune.caching.prefix.derivation import layout_of
 from finetune.caching.prefix.prefix import Prefix
-from finetune.caching.prefix.recipe import kind_of
-from finetune.caching.store.disk import KEY
+from finetune.caching.store.disk_store import KEY
 from finetune.data.loading.batches import Batches
 from finetune.data.sources.base import Source
 from finetune.digests import KEY_BYTES, key_of, sha256
 
-VERSION = 2  # of what is stored; another one whenever a prefix comes to store other values, or in another way
+VERSION = 2  # increase whenever a prefix stores other values, or stores them in another way
 
 
 def keys_of(source: Source) -> np.ndarray | None:
@@ -37,7 +36,7 @@ def keys_of(source: Source) -> np.ndarray | None:
 
 
 def keys_of_views(batches: Batches) -> np.ndarray | None:
-    """Return the key of each input there is in these batches, `KEY` [views * N], as `Batches.rows` numbers them."""
+    """Return the key of each view of each sample, `KEY` [views * N], in the order of `Batches.rows`."""
     keys, views = keys_of(batches.source), batches.described_views()
     if keys is None or views is None or not views:
         return None if views is None else keys
@@ -46,35 +45,35 @@ def keys_of_views(batches: Batches) -> np.ndarray | None:
 
 
 def fingerprint(prefix: Prefix, described: Mapping[str, Any] | None = None, *, version: int = VERSION) -> str | None:
-    """Return the fingerprint of what a prefix stores, 64 letters and digits.
+    """Return the fingerprint of a prefix's activations, 64 hexadecimal digits.
 
-    Reads every frozen weight before the boundary, some 1.5 GB a second.
+    Reads every frozen weight before the boundary, at about 1.5 GB/s.
 
     Args:
-        prefix: as it was cut; what it leaves out must not have changed since.
+        prefix: Prefix whose skipped modules have not changed since the cut.
         described: All else that decides the model's inputs, in JSON values: the preprocessing as a dict, the views,
             the precision and the layout.
         version: Version of the stored values.
 
     Returns:
-        None if a constant that the prefix reads has no bytes to compare, as a sparse tensor.
+        None if the prefix reads a constant without bytes, such as a sparse tensor.
 
     Raises:
-        TypeError: something in `described` is not of JSON.
+        TypeError: If `described` holds a value that JSON does not.
     """
     import torchvision
 
     header = (
         version,
-        [torch.__version__, torchvision.__version__, PIL.__version__],  # the latter two decode and resize
+        [torch.__version__, torchvision.__version__, PIL.__version__],  # torchvision and Pillow decode and resize
         _precisions(),
         [[list(spec.shape), str(spec.dtype)] for spec in prefix.specs],
-        prefix.recipe.text,
+        prefix.derivation.text,
         described or {},
     )
     parts: list[str | Tensor] = [json.dumps(header, sort_keys=True) + "\n"]
-    for constant in prefix.recipe.constants:
-        parts += [f"{kind_of(constant)}\n", constant]
+    for constant in prefix.derivation.constants:
+        parts += [f"{layout_of(constant)}\n", constant]
     try:
         return sha256(*parts)
     except (RuntimeError, TypeError):
@@ -82,11 +81,11 @@ def fingerprint(prefix: Prefix, described: Mapping[str, Any] | None = None, *, v
 
 
 def _key_of_view(key: bytes, view: str) -> bytes:
-    return key_of(f"view {view}", key.ljust(KEY.itemsize, b"\0"))  # numpy leaves zeros at the end away
+    return key_of(f"view {view}", key.ljust(KEY.itemsize, b"\0"))  # NumPy drops trailing zeros
 
 
 def _precisions() -> list[str]:
-    """Return with how many bits torch may multiply float32 on a device."""
+    """Return torch's settings for the precision of float32 products."""
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
     kinds: tuple[Any, ...] = (cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)  # type: ignore[attr-defined]
     return [str(kind.fp32_precision) for kind in kinds]

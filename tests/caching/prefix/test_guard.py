@@ -262,7 +262,7 @@ def test_trap_42_a_callback_that_changes_anything_ends_the_cache(
     setattr(Own, when, at_the_second_time)
     with caplog.at_level(logging.WARNING, logger="finetune"):
         assert_the_same(callbacks=[Own])
-    assert "has changed since it was stored" in caplog.text
+    assert "have changed since they were stored" in caplog.text
 
 
 def keeps(self: Any, x: Tensor) -> Tensor:
@@ -285,10 +285,10 @@ def by_value(self: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("does", "reason"),
     [
-        (keeps, "keeps a result of its forward pass as 'body.2.seen'"),
-        (by_size, "in another place or size of a batch"),
-        (by_place, "in another place or size of a batch"),
-        (by_value, "the values of a batch decide in 'body' what is done with it"),
+        (keeps, "keeps a result of its forward pass in 'body.2.seen'"),
+        (by_size, "depends on its position or on the batch size"),
+        (by_place, "depends on its position or on the batch size"),
+        (by_value, "the forward pass branches on the values of a batch in 'body'"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finetune.caching.declined import Declined
 from finetune.caching.prefix.cut import cut_prefix
-from finetune.caching.prefix.prefix import DivergedError, Prefix
+from finetune.caching.prefix.prefix import Prefix
+from finetune.caching.prefix.replay import DivergedError
 from finetune.model.freezing import train_mode, train_only
 from finetune.model.outputs import call, tensors_in
 
@@ -38,7 +40,7 @@ def linear(inputs: int = WIDTH, outputs: int = WIDTH) -> nn.Linear:
     return nn.Linear(inputs, outputs)
 
 
-def cut(model: nn.Module, train: Sequence[str], inputs: Any) -> Prefix | str:
+def cut(model: nn.Module, train: Sequence[str], inputs: Any) -> Prefix | Declined:
     train_only(model, train)
     train_mode(model)
     return cut_prefix(model, inputs)
@@ -221,8 +223,8 @@ def test_training_from_stored_activations_is_training(model: nn.Module, seed: in
     except RuntimeError:  # autograd's own refusal: two in-place layers in a row
         reject()
     prefix = cut_prefix(model, data[0])
-    if isinstance(prefix, str):
-        assert "before anything that is frozen" in prefix
+    if isinstance(prefix, Declined):
+        assert "before any frozen layer" in prefix.reason
         return
     torch.manual_seed(0)
     cached = trained(model, data, prefix)
@@ -477,9 +479,9 @@ def whole(m: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (nn.Sequential(nn.Dropout(0.5)), "anything that is frozen"),
-        (nn.Sequential(linear(), Centred()), "mixes the samples"),
-        (nn.Identity(), "'head.weight' comes before anything that is frozen"),
+        (nn.Sequential(nn.Dropout(0.5)), "before any frozen layer"),
+        (nn.Sequential(linear(), Centred()), "mix the samples"),
+        (nn.Identity(), "'head.weight' comes before any frozen layer"),
         (Applied(lambda m, x: m.inner(F.dropout(x, 0.5)), inner=linear()), "a random draw in 'body'"),
         (Applied(lambda m, x: m.inner(x.mul_(2)), inner=linear()), "changes its input in place"),
     ],
@@ -487,8 +489,8 @@ def whole(m: Any, x: Tensor) -> Tensor:
 )
 def test_declined(body: nn.Module, reason: str) -> None:
     said = cut(Applied(whole, body=body, head=linear()), ["head.*"], torch.randn(4, WIDTH))
-    assert isinstance(said, str)
-    assert reason in said
+    assert isinstance(said, Declined)
+    assert reason in said.reason
 
 
 def test_declined_train_mode_norms() -> None:
@@ -497,8 +499,8 @@ def test_declined_train_mode_norms() -> None:
     train_only(model, ["head.*"])
     norm.train()
     said = cut_prefix(model, torch.randn(4, WIDTH))
-    assert isinstance(said, str)
-    assert said.startswith("a batch norm in 'body.0' that runs on the statistics of the batch comes before")
+    assert isinstance(said, Declined)
+    assert said.reason.startswith("a batch norm in 'body.0' that runs on the statistics of the batch comes before")
 
 
 @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
@@ -506,8 +508,8 @@ def test_declined_hooks_of_the_user(register: str) -> None:
     model = frozen_then(whole)
     getattr(model.body[0], register)(lambda *args: None)
     said = cut(model, ["head.*"], torch.randn(4, WIDTH))
-    assert isinstance(said, str)
-    assert said.startswith("a forward hook watches")
+    assert isinstance(said, Declined)
+    assert said.reason.startswith("a forward hook watches")
 
 
 def test_hooks_past_the_boundary_are_welcome() -> None:
@@ -522,15 +524,15 @@ def test_hooks_past_the_boundary_are_welcome() -> None:
     ("inputs", "reason"),
     [
         (torch.randn(1, WIDTH), "one sample"),
-        ("words", "not tensors"),
-        ((torch.randn(4, WIDTH), torch.randn(3, WIDTH)), "one leading dimension"),
-        (torch.randn(4, WIDTH, requires_grad=True), "gradient of its inputs"),
+        ("words", "are not tensors"),
+        ((torch.randn(4, WIDTH), torch.randn(3, WIDTH)), "share a first dimension"),
+        (torch.randn(4, WIDTH, requires_grad=True), "inputs require a gradient"),
     ],
 )
 def test_declined_inputs(inputs: Any, reason: str) -> None:
     said = cut(frozen_then(whole), ["head.*"], inputs)
-    assert isinstance(said, str)
-    assert reason in said
+    assert isinstance(said, Declined)
+    assert reason in said.reason
 
 
 def test_what_picks_samples_by_their_values_runs_again() -> None:

@@ -25,7 +25,7 @@ from torch.utils.data import TensorDataset
 from finetune import errors
 from finetune.caching.prefix.cut import cut_prefix
 from finetune.caching.prefix.prefix import Prefix
-from finetune.caching.store.disk import KEY
+from finetune.caching.store.disk_store import KEY
 from finetune.caching.store.keys import VERSION, fingerprint, keys_of
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.sources.arrays import Arrays

@@ -27,9 +27,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from finetune.caching.store import disk, row_files
-from finetune.caching.store.disk import DiskStore
-from finetune.caching.store.memory import MemoryStore, Part, Spec, Store, StoreError
+from finetune import errors
+from finetune.caching.store.disk_store import FORMAT_VERSION, KEY, DiskStore
+from finetune.caching.store.memory_store import MemoryStore
+from finetune.caching.store.store import Spec, Store, StoreError, StoreSlice
 from finetune.errors import ArgumentError
 
 QUICK = settings(max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -66,22 +67,22 @@ def equal(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
 
 def check_all_that_is_there(store: Store) -> int:
     """Check every sample that the store has; return how many these are."""
-    there = [index for index in range(store.num_samples) if store.has(torch.tensor([index]))]
+    there = [index for index in range(store.num_rows) if store.has(torch.tensor([index]))]
     assert equal(store.get(torch.tensor(there, dtype=torch.int64)), values(store.specs, torch.tensor(there).long()))
     return len(there)
 
 
 def fill(store: Store, start: int = 0) -> None:
-    for indices in torch.arange(start, store.num_samples).split(3):
+    for indices in torch.arange(start, store.num_rows).split(3):
         store.put(indices, values(store.specs, indices))
 
 
 @contextmanager
-def opened(kind: str, folder: Path, specs: Sequence[Spec], num_samples: int) -> Iterator[Store]:
+def opened(kind: str, folder: Path, specs: Sequence[Spec], num_rows: int) -> Iterator[Store]:
     if kind == "memory":
-        store: Store = MemoryStore(specs, num_samples)
+        store: Store = MemoryStore(specs, num_rows)
     else:
-        store = DiskStore(None if kind == "temporary" else folder, specs, num_samples, "a1")
+        store = DiskStore(None if kind == "temporary" else folder, specs, num_rows, "a1")
     yield store
     store.close()
 
@@ -104,7 +105,7 @@ def test_a_store_is_a_dict_of_tensors(
 
     def check(store: Store) -> None:
         assert store.has(wanted) == all(index in expected for index in asked)
-        assert store.whole == (len(expected) == 9)
+        assert store.full == (len(expected) == 9)
         for index, version in expected.items():
             one = torch.tensor([index])
             assert equal(store.get(one), values(specs, one, version))
@@ -140,7 +141,7 @@ def test_what_a_store_gives_is_a_copy(kind: str, tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(kind: str, tmp_path: Path) -> None:
     with opened(kind, tmp_path, [Spec((2,), torch.float32)], 5) as store:
         for wrong in (torch.zeros(1, 3), torch.zeros(2, 2), torch.zeros(1, 2).double()):
-            with pytest.raises(ValueError, match="samples of"):
+            with pytest.raises(ValueError, match="rows of"):
                 store.put(torch.tensor([1]), [wrong])
         for outside in (-1, 5):
             with pytest.raises(IndexError):
@@ -154,7 +155,7 @@ def test_what_does_not_fit_is_refused(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_store_without_samples_is_whole(kind: str, tmp_path: Path) -> None:
     with opened(kind, tmp_path, SPECS, 0) as store:
-        assert store.whole
+        assert store.full
         assert [len(tensor) for tensor in store.get(torch.empty(0, dtype=torch.int64))] == [0, 0, 0, 0]
 
 
@@ -250,7 +251,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "header of bytes": lambda store: (store / "header.json").write_bytes(bytes(range(200, 256))),
     "header a list": lambda store: (store / "header.json").write_text("[1]"),
     "header gone": lambda store: (store / "header.json").unlink(),
-    "another version": _change_header(version=disk.FORMAT_VERSION + 1),
+    "another version": _change_header(version=FORMAT_VERSION + 1),
     "another type": _change_header(tensors=[{"shape": [3, 2], "dtype": "torch.int32"}]),
     "another fingerprint": _change_header(fingerprint="b2"),
     "rows cut short": lambda store: os.truncate(store / "0.bin", 100),
@@ -275,7 +276,7 @@ def test_a_store_that_is_damaged_is_made_anew(damage: str, tmp_path: Path) -> No
 
 
 def keys(*names: str) -> np.ndarray:
-    return np.array([name.encode().ljust(16, b"-") for name in names], disk.KEY)
+    return np.array([name.encode().ljust(16, b"-") for name in names], KEY)
 
 
 def test_samples_are_found_by_their_keys(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_samples_are_found_by_their_keys(tmp_path: Path) -> None:
     assert [part.has(torch.tensor([i])) for i in range(5)] == [False, True, False, True, True]
     assert equal(part.get(torch.tensor([4, 3, 1])), values(SPECS, torch.tensor([2, 0, 2])))
     part.put(torch.tensor([2, 0]), values(SPECS, torch.tensor([3, 23])))
-    assert part.whole
+    assert part.full
     part.close()
     whole = DiskStore(tmp_path, SPECS, keys("a", "b", "c", "d", "x"), "a1")
     assert equal(whole.get(torch.arange(5)), values(SPECS, torch.tensor([0, 1, 2, 3, 23])))
@@ -324,9 +325,9 @@ def test_a_reader_sees_only_the_samples_that_have_a_row(tmp_path: Path) -> None:
 
 def test_a_part_of_a_store() -> None:
     store = MemoryStore(SPECS, 10)
-    part = Part(store, 4, 6)
+    part = StoreSlice(store, 4, 6)
     fill(part)
-    assert (part.whole, store.whole, store.has(torch.arange(4, 10))) == (True, False, True)
+    assert (part.full, store.full, store.has(torch.arange(4, 10))) == (True, False, True)
     assert equal(store.get(torch.tensor([4, 9])), values(SPECS, torch.tensor([0, 5])))
     assert check_all_that_is_there(part) == 6
 
@@ -384,8 +385,7 @@ def test_blocks_are_taken_where_the_system_has_no_call_for_it(
             raise OSError(no_fallocate, "not supported")
 
         monkeypatch.setattr(os, "posix_fallocate", refuse)
-    monkeypatch.setattr(row_files, "_CHUNK", 1000)
-    store = DiskStore(tmp_path, [Spec((1000,), torch.float32)], 10, "a1")
+    store = DiskStore(tmp_path, [Spec((1000,), torch.float32)], 10, "a1", chunk_bytes=1000)
     assert (tmp_path / "a1" / "0.bin").stat().st_blocks * 512 >= 40_000
     fill(store)
     assert check_all_that_is_there(store) == 10
@@ -396,8 +396,7 @@ def test_blocks_are_taken_where_the_system_has_no_call_for_it(
 def test_a_disk_that_fills_up_later_keeps_what_is_there(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "_SECONDS_UNMARKED", 0.0)
-    store = DiskStore(tmp_path, SPECS, 10, "a1")
+    store = DiskStore(tmp_path, SPECS, 10, "a1", mark_interval=0.0)
     indices = torch.arange(4)
     store.put(indices, values(SPECS, indices))
 
@@ -503,8 +502,7 @@ def fill_until(last: int, folder: Path) -> None:
     if fallocate is not None:
         os.posix_fallocate = dying_fallocate
     sys.addaudithook(audit)
-    disk._SECONDS_UNMARKED = 0.0
-    store = DiskStore(folder, SPECS, 6, "a1")
+    store = DiskStore(folder, SPECS, 6, "a1", mark_interval=0.0)
     fill(store)
     store.close()
 
@@ -534,11 +532,10 @@ def killed_at_any_point(folder: Path) -> None:
 
 def filled_by_several_at_once(folder: Path) -> None:
     def run(seed: int) -> None:
-        disk._SECONDS_UNMARKED = 0.001
-        store = DiskStore(folder, SPECS, 200, "a1")
+        store = DiskStore(folder, SPECS, 200, "a1", mark_interval=0.001)
         order = torch.randperm(200, generator=torch.Generator().manual_seed(seed))
         deadline = time.monotonic() + 60
-        while not store.whole:
+        while not store.full:
             assert time.monotonic() < deadline
             check_all_that_is_there(store)
             for indices in order[: 200 if seed else 100].split(9):
@@ -556,8 +553,7 @@ def filled_by_several_at_once(folder: Path) -> None:
 
 def read_while_another_fills(folder: Path) -> None:
     def run() -> None:
-        disk._SECONDS_UNMARKED = 0.0
-        store = DiskStore(folder, SPECS, 20, "a1")
+        store = DiskStore(folder, SPECS, 20, "a1", mark_interval=0.0)
         store.put(torch.arange(5), values(SPECS, torch.arange(5)))
         (folder / "ready").touch()
         time.sleep(600)
@@ -611,7 +607,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         import json, sys, traceback, types
         from pathlib import Path
         bare = sys.modules["finetune"] = types.ModuleType("finetune")  # its front door imports all there is
-        bare.__path__ = [{str(Path(disk.__file__).parents[1])!r}]
+        bare.__path__ = [{str(Path(errors.__file__).parent)!r}]
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import test_store
         failures = {{}}

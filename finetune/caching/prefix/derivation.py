@@ -1,7 +1,8 @@
-"""What is stored, said in full: the operations that make it from the inputs, and every constant they read.
+"""The derivation of stored activations from the inputs: every operation, and every constant that one reads.
 
-Read off a trace, and so below modules: a stride, an epsilon, a cast, the choice of a layer or a bare
-tensor on a module all show, whatever they are called. What trains, and what comes after, does not.
+It is read off a trace and so describes operations below modules: a stride, an epsilon, a cast, the choice of a layer
+or a tensor attribute of a module all appear, whatever their names. Trainable parameters, and operations past the
+boundary, do not.
 """
 
 from __future__ import annotations
@@ -18,17 +19,22 @@ from finetune.caching.prefix.trace import Trace
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Two recipes with the same `text` and the same values of `constants` store the same of the same inputs."""
+class Derivation:
+    """How stored activations are computed. Equal text and equal constants give equal activations of equal inputs.
+
+    Attributes:
+        text: One line per operation and per stored tensor.
+        constants: Tensors that the operations read: parameters, buffers and others.
+    """
 
     text: str = ""
     constants: tuple[Tensor, ...] = ()
 
 
-def recipe_of(trace: Trace, stored: Sequence[Tensor]) -> Recipe:
-    """Return the recipe of some of a trace's tensors, none of which follows from what trains."""
+def derivation_of(trace: Trace, stored: Sequence[Tensor]) -> Derivation:
+    """Return the derivation of some tensors of a trace, none of which depends on a trainable parameter."""
     originals = {alias: tensor for call in trace.calls for alias, tensor in call.aliases.items()}
-    names = {id(tensor): f"input {number} {kind_of(tensor)}" for number, tensor in enumerate(trace.inputs)}
+    names = {id(tensor): f"input {number} {layout_of(tensor)}" for number, tensor in enumerate(trace.inputs)}
     constants: dict[int, Tensor] = {}
 
     def name_of(leaf: Any) -> str:
@@ -52,13 +58,13 @@ def recipe_of(trace: Trace, stored: Sequence[Tensor]) -> Recipe:
                     names.setdefault(id(leaf), f"{len(lines)}.{place}")
             lines.append(f"{operation.func} {arguments}")
         for place, tensor in enumerate(stored):
-            if trace.born[id(tensor)] == time:  # it may be written in place later
+            if trace.born[id(tensor)] == time:  # a later operation may write it in place
                 kept[place] = f"stored {place}: {name_of(tensor)} after {len(lines)} operations"
     lines += [kept[place] for place in range(len(stored))]
-    return Recipe("\n".join(lines), tuple(constants.values()))
+    return Derivation("\n".join(lines), tuple(constants.values()))
 
 
-def kind_of(tensor: Tensor) -> str:
-    """Say what a tensor is, but for its values."""
+def layout_of(tensor: Tensor) -> str:
+    """Describe a tensor's dtype, shape, strides and kind of device; these texts are part of the keys on disk."""
     strides = tensor.stride() if tensor.layout == torch.strided else None
     return f"{tensor.dtype} {tuple(tensor.shape)} {strides} {tensor.device.type}"

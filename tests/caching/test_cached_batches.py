@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from finetune import FineTuner, Phase
-from finetune.caching.cached_batches import same_each_epoch
+from finetune.caching.cached_batches import varies
+from finetune.caching.declined import Declined
 from finetune.callbacks import Callback
 from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.augmentations import CropAndFlip
@@ -26,6 +27,7 @@ from finetune.data.sources.arrays import Arrays
 from finetune.data.sources.open_source import open_source
 from finetune.data.sources.picture_files import PictureFiles
 from finetune.errors import ArgumentError
+from tests.helpers.system import report_free_memory
 
 SIZE = {"crop_size": 12, "resize_size": 14}
 PREPROCESSING = Preprocessing.from_dict(SIZE)
@@ -236,7 +238,7 @@ def test_each_picture_is_decoded_once(pictures: Path, decoded: list[int], caplog
         fitted(tuned(), pictures, cache="memory", augment_views=3, epochs=9)
     assert len(decoded) <= COUNT + 2  # and the look at the data
     assert f"{3 * COUNT} views of {COUNT} samples" in said(caplog, "cache")
-    assert "3 views of each picture, in turn, an approximation" in said(caplog, "augmentation")
+    assert "3 fixed views of each image in turn, approximating" in said(caplog, "augmentation")
 
 
 class Own(Dataset[Any]):
@@ -254,7 +256,9 @@ class Own(Dataset[Any]):
         return turned, int(self.files[index].parent.name == "bee")
 
 
-@pytest.mark.parametrize(("draws", "line"), [(False, "kept in memory"), (True, "your data set gives another sample")])
+@pytest.mark.parametrize(
+    ("draws", "line"), [(False, "kept in memory"), (True, "your data set returns different samples")]
+)
 def test_views_of_a_data_set_of_ones_own_are_stored_if_its_pictures_stay_the_same(
     pictures: Path, draws: bool, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -269,7 +273,7 @@ def test_views_of_a_data_set_of_ones_own_are_stored_if_its_pictures_stay_the_sam
 def test_validation_data_is_stored_if_its_samples_stay_the_same(pictures: Path, draws: bool) -> None:
     source = open_source(Own(pictures, draws))
     batches = Batches(source, batch_size=4, shuffle=False, preprocessing=PREPROCESSING)
-    assert bool(same_each_epoch(batches)) is draws
+    assert isinstance(varies(batches), Declined) is draws
 
 
 class StopError(Exception):
@@ -312,16 +316,16 @@ def test_the_default_is_views_where_they_are_stored(
         fitted(tuned(), pictures, cache="memory", epochs=9)
     assert len(decoded) <= COUNT + 2
     assert f"{4 * COUNT} views of {COUNT} samples" in said(caplog, "cache")
-    assert "4 views of each picture, one of them as it is evaluated, in turn, an" in said(caplog, "augmentation")
+    assert "4 fixed views of each image in turn, one of them as in evaluation, approx" in said(caplog, "augmentation")
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"augment": Rolled()}, "the augmentation makes new pictures in every epoch"),
-        ({"augment": CropAndFlip(PREPROCESSING)}, "the augmentation makes new pictures in every epoch"),
-        ({"augment_views": 0}, "the augmentation makes new pictures in every epoch"),
-        ({"epochs": 4}, "the augmentation makes new pictures in every epoch"),  # as many as the views
+        ({"augment": Rolled()}, "the augmentation makes new images in every epoch"),
+        ({"augment": CropAndFlip(PREPROCESSING)}, "the augmentation makes new images in every epoch"),
+        ({"augment_views": 0}, "the augmentation makes new images in every epoch"),
+        ({"epochs": 4}, "the augmentation makes new images in every epoch"),  # as many as the views
     ],
     ids=["own", "given", "asked", "few epochs"],
 )
@@ -330,7 +334,7 @@ def test_trap_42_other_augmentation_is_neither_replaced_nor_stored(
 ) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         cached = fitted(tuned(), pictures, cache="memory", **arguments)
-    assert reason in said(caplog, "cache: none")
+    assert reason in said(caplog, "cache: off")
     assert not said(caplog, "augmentation")
     assert same(cached, fitted(tuned(), pictures, cache=False, **arguments))
 
@@ -340,12 +344,12 @@ def test_what_is_not_stored_is_augmented_anew(
     pictures: Path, cause: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if cause == "memory":
-        monkeypatch.setattr("finetune.caching.planner.free_memory", lambda device: 1000)
+        report_free_memory(monkeypatch, 1024)
     frozen = None if cause == "nothing frozen" else "block"
     epochs = 5 if cause == "too little" else 9
     with caplog.at_level(logging.INFO, "finetune"):
         run = fitted(tuned(frozen=frozen), pictures, epochs=epochs)
-    assert "cache: none" in said(caplog, "cache")
+    assert "cache: off" in said(caplog, "cache")
     assert not said(caplog, "augmentation")
     assert same(run, fitted(tuned(frozen=frozen), pictures, epochs=epochs, cache=False))
 
@@ -387,7 +391,7 @@ def test_a_phase_goes_on_with_the_views_it_began_with(
     with pytest.raises(StopError):
         fitted(tuned(), pictures, cache="memory", callbacks=[Halt(path, 1)])
     if after == "little memory":
-        monkeypatch.setattr("finetune.caching.planner.free_memory", lambda device: 1000)
+        report_free_memory(monkeypatch, 1024)
     cache = False if after == "no cache" else "memory"
     assert same(whole, fitted(tuned(), pictures, cache=cache, resume_from=path))
 

@@ -1,21 +1,26 @@
-"""The activations of a frozen prefix in memory-mapped files, for a run that outgrows memory or for runs to come.
+"""Activations in memory-mapped files, for runs that outgrow memory and for reuse by later runs.
 
-A store is a folder, named by its fingerprint: a header; a file with the key of each sample, 16 bytes; a file
-of rows for each tensor; and a file with a byte for each sample that is 1 once its rows are whole. A sample
-is found by its key, so that runs over other parts of the same data share its rows, and samples that are new
-are put behind those that are there. What can go wrong, and what holds then:
+A store is a folder named by its fingerprint, with these files:
 
-- The process is killed. A sample is marked only after its rows have reached the disk itself, so that what
-  is marked is right, after a loss of power too. Rows are marked every few seconds; later ones are lost.
-- It is killed while it makes a store. The folder gets its name once it is complete.
-- It is killed while it makes room. The keys come last, once the room is there and unmarked.
-- Two runs share a store. One holds the lock and fills it, the other reads what is marked and writes
-  nothing. The lock is the system's and ends with its process; `refresh` takes it over.
-- The disk fills. All files get their blocks before they are mapped, and are written by calls that can
-  fail: a store through its memory map would end the process.
-- The header does not fit, or a file is cut short. The store is made anew.
+- `header.json`: format version, fingerprint, shapes and dtypes.
+- `keys.bin`: the 16-byte key of each sample. Samples are looked up by key, so runs on other subsets of the same data
+  share rows, and new samples are appended.
+- `0.bin`, `1.bin`, ...: the rows of each stored tensor.
+- `whole.bin`: one byte per sample, 1 once its rows are complete.
 
-Rows are not checked against the decay of a disk.
+It stays consistent whatever happens:
+
+- The process is killed. A sample is marked complete only after its rows were flushed to disk, so marked rows are
+  correct even after a power failure. Rows are marked every few seconds; unmarked ones are lost.
+- It is killed while creating a store. The folder is renamed to its final name last.
+- It is killed while growing a store. Keys are appended last, after the room for their unmarked rows.
+- Two runs share a store. One holds the lock and writes, the other reads marked rows. The system releases the lock
+  when its process ends; `refresh` takes it over.
+- The disk fills up. Blocks are allocated before mapping and written by calls that can fail, because a failed write
+  through a memory map would kill the process.
+- The header does not fit, or a file is truncated. The store is created anew.
+
+Rows carry no checksums: bit rot goes undetected.
 """
 
 from __future__ import annotations
@@ -38,8 +43,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.caching.store.memory import INTEGERS, Spec, Store, StoreError
-from finetune.caching.store.row_files import grow, write_at, write_rows
+from finetune.caching.store.store import STORAGE_DTYPES, Spec, Store, StoreError
+from finetune.digests import KEY_BYTES
 from finetune.errors import ArgumentError
 
 if sys.platform == "win32":
@@ -48,30 +53,31 @@ else:
     import fcntl
 
 FORMAT_VERSION = 2
-KEY = np.dtype("S16")
+KEY = np.dtype(f"S{KEY_BYTES}")
 
 _HEADER, _KEYS, _MARKS = "header.json", "keys.bin", "whole.bin"
-_SECONDS_UNMARKED = 5.0
 _WRITING = os.O_RDWR | getattr(os, "O_BINARY", 0)
 
 
 class DiskStore(Store):
-    """Activations in memory-mapped files: memory stays flat, the pages are the system's to keep or to drop.
+    """Activations in memory-mapped files. Memory use stays flat; the system caches the pages.
 
-    A store that another run is filling is not `writable`: what is there can be read, and `put` does nothing.
+    While another run fills the same store, it is not `writable`: marked rows can be read, and `put` has no effect.
 
     Args:
-        folder: the user's, for all stores; this one stays in `folder/fingerprint`. None for a temporary
-            one in the system's folder for these: gone with the process.
-        specs: shape and type of what is stored of each sample.
-        samples: the keys of the samples, `KEY` [N]; equal ones have one row. Or how many there are, where
-            their number alone tells one from another. Room for all of them is taken at once.
-        fingerprint: of all that the activations follow from (`fingerprint.py`), in letters and digits.
-        pinned: `get` returns page-locked memory, which a CUDA device copies without a wait.
+        folder: Folder for all of the user's stores; this one is kept in `folder/fingerprint`. None for a temporary
+            store, deleted when the process ends.
+        specs: Shape and dtype per row, one for each stored tensor.
+        samples: Keys of the samples, `KEY` [N], where equal keys share a row; or their number, if their order
+            identifies them. Room for all of them is allocated at once.
+        fingerprint: Fingerprint of the computation (`keys.fingerprint`), letters and digits.
+        pinned: Return page-locked memory from `get`, so that a CUDA device copies it asynchronously.
+        mark_interval: Seconds between flushes to disk, after which rows are marked complete.
+        chunk_bytes: Bytes of zeros to write at a time on file systems that cannot allocate blocks.
 
     Raises:
-        ArgumentError: `folder` is a file.
-        StoreError: the disk is full or cannot be written, or its file system has no locks.
+        ArgumentError: If `folder` is a file.
+        StoreError: If the disk is full or cannot be written, or its file system has no locks.
     """
 
     def __init__(
@@ -82,34 +88,37 @@ class DiskStore(Store):
         fingerprint: str = "temporary",
         *,
         pinned: bool = False,
+        mark_interval: float = 5.0,
+        chunk_bytes: int = 1 << 24,
     ) -> None:
         self._keys = _numbered(samples) if isinstance(samples, int) else samples
         super().__init__(specs, len(self._keys), pinned)
-        self._there = torch.zeros(1, dtype=torch.bool)  # the last one stands for samples without a row
-        self._row_of = torch.zeros(self.num_samples, dtype=torch.int64)
-        if not fingerprint.isalnum():  # it names a folder that is deleted when it is damaged
+        self._filled = torch.zeros(1, dtype=torch.bool)  # the last entry stands for samples without a place
+        self._place_of = torch.zeros(self.num_rows, dtype=torch.int64)
+        if not fingerprint.isalnum():  # it names a folder that is deleted if damaged
             raise ValueError(f"the fingerprint {fingerprint!r} is not made of letters and digits")
         self.writable = False
         self._name = fingerprint
         self._temporary = folder is None
-        self._lock: int | None = None  # descriptors, as are the files
+        self._lock: int | None = None  # a file descriptor, as are those in `_files`
         self._files: list[int] = []
         self._unmarked: list[Tensor] = []
         self._marked_at = time.monotonic()
+        self._mark_interval, self._chunk_bytes = mark_interval, chunk_bytes
         self._resources = ExitStack()
-        self._ended = weakref.finalize(self, self._resources.close)  # for a store that nobody closes
+        self._finalizer = weakref.finalize(self, self._resources.close)  # for a store that is never closed
         self._folder = _made_folder(folder, self._resources)
         self.refresh()
         if self._temporary and os.name == "posix":
-            shutil.rmtree(self._folder)  # what is open lives on, and ends with the process however that ends
+            shutil.rmtree(self._folder)  # open files live on until the process ends, even if it is killed
 
     def refresh(self) -> None:
-        """Look again at what another run has filled by now; if that has ended, take over.
+        """Pick up the rows that another run has marked; if that run has ended, take over its lock.
 
         Raises:
-            StoreError: the disk is full or cannot be written, or its file system has no locks.
+            StoreError: If the disk is full or cannot be written, or its file system has no locks.
         """
-        if self._lock is not None or not self._ended.alive:
+        if self._lock is not None or not self._finalizer.alive:
             return
         try:
             self._try_lock()
@@ -118,15 +127,15 @@ class DiskStore(Store):
                     self._make()
                 self._make_room(self._path)
             self._open()
-        except (OSError, RuntimeError) as error:  # torch's for mapping
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if mapping fails
             self.close()
             raise self._failure(error) from error
 
     def flush(self) -> None:
-        """Mark what was put as there, once it has reached the disk itself. Happens every few seconds anyway.
+        """Flush rows to disk and mark them complete. This also happens every `mark_interval` seconds.
 
         Raises:
-            StoreError: the disk fails.
+            StoreError: If the disk fails.
         """
         try:
             self._mark()
@@ -134,17 +143,17 @@ class DiskStore(Store):
             raise self._failure(error) from error
 
     def close(self) -> None:
-        """Mark what was put and let go of the files; those of a temporary store are deleted."""
-        with suppress(OSError):  # it is lost, and computed again
+        """Mark rows complete and close the files; a temporary store is deleted."""
+        with suppress(OSError):  # unmarked rows are lost and recomputed
             self._mark()
         super().close()
         if self._lock is not None and sys.platform != "win32":
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # workers forked meanwhile hold it open too
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # forked loader workers hold the descriptor open too
         self._lock, self._files = None, []
-        self._ended()
+        self._finalizer()
 
     def delete(self) -> None:
-        """Close the store and delete its files, unless another run is filling them."""
+        """Close the store and delete its files, unless another run holds the lock."""
         if self._lock is not None:
             shutil.rmtree(self._path, ignore_errors=True)
             with suppress(OSError):
@@ -161,7 +170,7 @@ class DiskStore(Store):
         return self._folder / f"{self._name}.lock"
 
     def _bytes_per_row(self) -> dict[str, int]:
-        """Return the files that grow with the samples, the keys' last."""
+        """Return the row size of each file that grows with the samples, the keys last."""
         rows = {f"{number}.bin": spec.bytes for number, spec in enumerate(self.specs)}
         return {**rows, _MARKS: 1, _KEYS: KEY.itemsize}
 
@@ -170,11 +179,11 @@ class DiskStore(Store):
         return {"version": FORMAT_VERSION, "fingerprint": self._name, "tensors": tensors, "identity": identity}
 
     def _identity(self) -> str | None:
-        """Return what tells the store that is there from one made later; None if there is none that fits."""
+        """Return the unique identity of the store on disk; None if it is missing, damaged or does not fit."""
         try:
             header = json.loads((self._path / _HEADER).read_text(encoding="utf-8"))
             identity = str(header["identity"])
-            rows = (self._path / _KEYS).stat().st_size // KEY.itemsize  # first: the others grow before it does
+            rows = (self._path / _KEYS).stat().st_size // KEY.itemsize  # read first, because it grows last
             sizes = self._bytes_per_row().items()
             fits = all((self._path / name).stat().st_size >= rows * size for name, size in sizes)
         except (OSError, ValueError, KeyError, TypeError):
@@ -186,7 +195,7 @@ class DiskStore(Store):
             lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EROFS) and self._identity() is not None:
-                return  # a store that can be read and not written
+                return  # a read-only store
             raise
         try:
             if sys.platform == "win32":
@@ -196,9 +205,9 @@ class DiskStore(Store):
         except OSError as error:
             os.close(lock)
             if isinstance(error, (BlockingIOError, PermissionError)):
-                return  # another run has it
+                return  # another run holds it
             raise
-        if os.fstat(lock).st_nlink == 0:  # deleted with its store before we had it
+        if os.fstat(lock).st_nlink == 0:  # deleted along with its store before we locked it
             os.close(lock)
             self._try_lock()
             return
@@ -206,7 +215,7 @@ class DiskStore(Store):
         self._resources.callback(os.close, lock)
 
     def _make(self) -> None:
-        """Make a store in place of whatever is there, with room for all samples."""
+        """Create the store with room for all samples, replacing a damaged one."""
         staged = self._folder / f"{self._name}.part"
         for old in (staged, self._path):
             if old.exists():
@@ -221,7 +230,7 @@ class DiskStore(Store):
             raise
 
     def _make_room(self, store: Path) -> None:
-        """Give every sample of ours that has no row one, behind those that are there."""
+        """Append room for the samples that have no place yet."""
         with ExitStack() as opened:
             files = {}
             for name in self._bytes_per_row():
@@ -235,28 +244,28 @@ class DiskStore(Store):
             room = {files[name]: size for name, size in self._bytes_per_row().items() if name != _KEYS}
             try:
                 for file, size in room.items():
-                    grow(file, len(keys) * size, len(new) * size)
+                    _grow(file, len(keys) * size, len(new) * size, self._chunk_bytes)
             except OSError:
-                for file, size in room.items():  # what was had of it is given back
+                for file, size in room.items():  # give back the room that was allocated
                     os.ftruncate(file, len(keys) * size)
                 raise
             os.fsync(files[_MARKS])
-            os.ftruncate(files[_KEYS], keys.nbytes)  # behind them may be a part of one
-            write_at(files[_KEYS], keys.nbytes, new.tobytes())
+            os.ftruncate(files[_KEYS], keys.nbytes)  # drop a partial key at the end
+            _write_at(files[_KEYS], keys.nbytes, new.tobytes())
             os.fsync(files[_KEYS])
 
     def _open(self) -> None:
         identity = self._identity()
         if identity is None:
-            return  # another run is making it
+            return  # another run is creating it
         keys = np.fromfile(self._path / _KEYS, KEY)
-        marks = np.fromfile(self._path / _MARKS, np.uint8)  # after the keys, and so one for each
+        marks = np.fromfile(self._path / _MARKS, np.uint8)  # read after the keys, so there is one for each
         rows = [self._mapped(number, spec, len(keys)) for number, spec in enumerate(self.specs)]
         if self._identity() != identity:
-            return  # made anew meanwhile, so that the marks may not be of these rows
+            return  # created anew meanwhile, so the marks may belong to other rows
         self._rows = rows
-        self._there = torch.from_numpy(np.append(marks[: len(keys)] == 1, False))
-        self._row_of = torch.from_numpy(_places(self._keys, keys))
+        self._filled = torch.from_numpy(np.append(marks[: len(keys)] == 1, False))
+        self._place_of = torch.from_numpy(_places(self._keys, keys))
         if self._lock is not None:
             for name in self._bytes_per_row():
                 if name != _KEYS:
@@ -266,21 +275,21 @@ class DiskStore(Store):
 
     def _mapped(self, number: int, spec: Spec, rows: int) -> Tensor:
         path, shape = self._path / f"{number}.bin", (rows, *spec.shape)
-        size, dtype = torch.Size(shape).numel(), INTEGERS[spec.dtype.itemsize]
+        size, dtype = torch.Size(shape).numel(), STORAGE_DTYPES[spec.dtype.itemsize]
         if not size:
             return torch.empty(shape, dtype=dtype)
         return torch.from_file(str(path), shared=os.access(path, os.W_OK), size=size, dtype=dtype).view(shape)
 
-    def _places(self, indices: Tensor) -> Tensor:
-        return self._row_of.index_select(0, indices)
+    def _places(self, rows: Tensor) -> Tensor:
+        return self._place_of.index_select(0, rows)
 
-    def _write(self, places: Tensor, rows: list[Tensor]) -> None:
+    def _write(self, places: Tensor, values: list[Tensor]) -> None:
         try:
-            for file, new in zip(self._files, rows, strict=False):  # the last one is that of the marks
-                write_rows(file, places, new)
+            for file, new in zip(self._files, values, strict=False):  # the last file holds the marks
+                _write_rows(file, places, new)
             self._unmarked.append(places)
-            last = int(self._there.sum()) + len(places) >= len(self._there) - 1
-            if last or time.monotonic() - self._marked_at > _SECONDS_UNMARKED:
+            last = int(self._filled.sum()) + len(places) >= len(self._filled) - 1
+            if last or time.monotonic() - self._marked_at > self._mark_interval:
                 self._mark()
         except OSError as error:
             self.writable = False
@@ -289,19 +298,19 @@ class DiskStore(Store):
     def _mark(self) -> None:
         if not self._unmarked:
             return
-        indices, self._unmarked = torch.cat(self._unmarked), []
+        places, self._unmarked = torch.cat(self._unmarked), []
         self._marked_at = time.monotonic()
         if self._temporary:
-            return  # nobody opens it again
+            return  # no other run reads it
         *files, marks = self._files
         for file in files:
             os.fsync(file)
-        write_rows(marks, indices, torch.ones(len(indices), dtype=torch.uint8))
+        _write_rows(marks, places, torch.ones(len(places), dtype=torch.uint8))
         os.fsync(marks)
 
     def _failure(self, error: Exception) -> StoreError:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            wanted = self.num_samples * sum(self._bytes_per_row().values())
+            wanted = self.num_rows * sum(self._bytes_per_row().values())
             return StoreError(f"the disk of {self._folder} has no room for {wanted / 1e9:.2g} GB")
         return StoreError(f"{self._folder} cannot be used: {error}")
 
@@ -315,20 +324,52 @@ def _made_folder(folder: str | os.PathLike[str] | None, resources: ExitStack) ->
         Path(folder).mkdir(parents=True, exist_ok=True)
         return Path(folder)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ArgumentError(f"{folder} is not a folder. Expected the path of one, there or to be made.") from error
+        raise ArgumentError(f"{folder} is not a folder. Expected the path of a folder, existing or new.") from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be used: {error}") from error
 
 
 def _numbered(samples: int) -> np.ndarray:
-    """Return keys that say the numbers of samples."""
+    """Return keys that encode the numbers of the samples."""
     return np.arange(samples, dtype=">u8").view("S8").astype(KEY)
 
 
 def _places(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Return int64 [N], where each wanted key is among `keys`, and `len(keys)` for those that are not there."""
+    """Return the position of each wanted key in `keys`, int64 [N]; `len(keys)` for missing ones."""
     order = np.argsort(keys, kind="stable")
     found = np.searchsorted(keys, wanted, sorter=order)
     places = np.append(order, len(keys))[found]
     same = np.append(keys, KEY.type())[places] == wanted
     return np.where(same & (places < len(keys)), places, len(keys)).astype(np.int64)
+
+
+def _grow(file: int, start: int, size: int, chunk_bytes: int) -> None:
+    """Extend a file by `size` zero bytes from `start` on and allocate their blocks, so that a full disk fails here."""
+    os.ftruncate(file, start)  # drop bytes that could be mistaken for complete rows
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, start, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    zeros = bytes(min(size, chunk_bytes))
+    for done in range(0, size, chunk_bytes):
+        _write_at(file, start + done, zeros[: size - done])
+
+
+def _write_at(file: int, start: int, data: Any) -> None:
+    """Write all bytes of `data` from `start` on."""
+    os.lseek(file, start, os.SEEK_SET)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _write_rows(file: int, places: Tensor, rows: Tensor) -> None:
+    """Write `rows` [N, ...] to the file, row i at place `places[i]`."""
+    if not rows.numel():
+        return
+    data = rows.cpu().reshape(len(rows), -1).view(torch.uint8).numpy()
+    for place, row in zip(places.tolist(), data, strict=True):
+        _write_at(file, place * len(row), row)

@@ -1,4 +1,4 @@
-"""What a step costs with and without the prefix: measured, on one batch."""
+"""Measure a step with and without the prefix, on one batch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from finetune.model.inspection.probing import undisturbed
 from finetune.model.outputs import call
 from finetune.nested import map_tensors, tensors_of
 
-# What takes less is measured again, and the least counts: others run on this machine too.
+# Work below `_SHORT` seconds is repeated and its minimum counts, because other processes disturb the measurement.
 _SHORT = 0.02
 _REPEATS = 3
-# A batch that takes longer is judged by a few samples.
+# A pass estimated above `_LONG` seconds is extrapolated from `_FEW` samples.
 _LONG = 0.1
 _FEW = 4
 
@@ -30,31 +30,30 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Costs:
-    """Seconds for one batch.
+class Timings:
+    """Seconds per batch.
 
     Attributes:
-        load: to read, decode and prepare it; 0 where other processes do that, beside the steps.
-        plain: a whole forward pass, told by a few samples at first if it takes long; 0 if it was not measured.
-        few: a forward pass of a few samples; 0 if it was not measured.
-        ahead: the share of a forward pass that comes before the first module with parameters that train; 1 if it was
-            not measured.
-        compute: to run the prefix on it.
-        served: to take it from the store and pass it forward, loading included where that is still done.
-        backward: what a step takes beyond the forward pass.
+        load: Loading and preprocessing; 0 if worker processes do that during the steps.
+        forward: Whole forward pass; at first extrapolated from a few samples if long, 0 if not measured.
+        small_forward: Forward pass of a few samples; 0 if not measured.
+        frozen_share: Share of the forward pass before the first module with trainable parameters; 1 if not measured.
+        prefix: Computing the prefix.
+        replay: Forward pass from stored activations, including the remaining loading.
+        backward: Rest of the step after the forward pass.
     """
 
     load: float
-    plain: float
-    few: float = 0.0
-    ahead: float = 1.0
-    compute: float = 0.0
-    served: float = 0.0
+    forward: float
+    small_forward: float = 0.0
+    frozen_share: float = 1.0
+    prefix: float = 0.0
+    replay: float = 0.0
     backward: float = 0.0
 
 
 def timed(work: Callable[[], Result], repeats: int = _REPEATS) -> tuple[float, Result]:
-    """Return the seconds that some work takes, the least of a few times if it is short, and its result."""
+    """Return the duration of a call in seconds, the minimum of several if it is short, and the call's result."""
     best, result = float("inf"), None
     for _ in range(repeats):
         _wait_for_device()
@@ -68,49 +67,47 @@ def timed(work: Callable[[], Result], repeats: int = _REPEATS) -> tuple[float, R
     return best, result
 
 
-def forward_costs(model: nn.Module, inputs: Any, load: float) -> Costs:
-    """Return what is known before a prefix is sought: of loading, a forward pass, and what comes before what trains.
+def time_forward(model: nn.Module, inputs: Any, load: float) -> Timings:
+    """Measure the forward pass and the share of it before the first trainable module, before a prefix is cut.
 
-    The model and the random state stay as they are.
-
-    Where a pass takes long, it is told by a few of the samples: then what a small batch costs beyond its
-    share is little, and the pass would be a good part of all that is to be saved.
+    A long pass is extrapolated from a few samples: the overhead of a small batch is then negligible, and a whole pass
+    would cost a good part of the time to be saved. The model and the random state are left unchanged.
     """
     samples = next(len(tensor) for tensor in tensors_of(inputs))
     few = map_tensors(lambda tensor: tensor[:_FEW], inputs, None)
     with undisturbed(model), torch.enable_grad():
-        seconds, ahead = timed(lambda: _share_ahead(model, few))
+        seconds, frozen_share = timed(lambda: _frozen_share(model, few))
         whole = seconds * max(1.0, samples / _FEW)
-        plain = whole if whole > _LONG else timed(lambda: (call(model, inputs),))[0]
-    return Costs(load, plain, seconds, ahead)
+        forward = whole if whole > _LONG else timed(lambda: (call(model, inputs),))[0]
+    return Timings(load=load, forward=forward, small_forward=seconds, frozen_share=frozen_share)
 
 
-def _share_ahead(model: nn.Module, inputs: Any) -> float:
-    """Run the model once; return the share of that time before the first module with parameters of its own that train.
+def _frozen_share(model: nn.Module, inputs: Any) -> float:
+    """Run the model once and return the share of that time before the first module that owns trainable parameters.
 
-    All of it, where that is the model itself, which may use them at its end, or where no such module is called.
+    1 if no such module is called, or if it is the model itself, which may use them only at its end.
     """
     owners = [module for module in model.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
     reached: list[float] = []
 
-    def noting(module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    def note_time(module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         if not reached:
             _wait_for_device()
             reached.append(time.perf_counter())
         return forward(*args, **kwargs)
 
     begun = time.perf_counter()
-    with intercepted(() if model in owners else owners, noting):
+    with intercepted(() if model in owners else owners, note_time):
         call(model, inputs)
     _wait_for_device()
     ended = time.perf_counter()
     return (reached[0] - begun) / (ended - begun) if reached else 1.0
 
 
-def replay_seconds(model: nn.Module, cached: CachedBatches) -> tuple[float, float]:
-    """Return the seconds of a step on the first batch from what is stored of it: forward, and backward.
+def time_replay(model: nn.Module, cached: CachedBatches) -> tuple[float, float]:
+    """Return the seconds of a step's forward and backward pass on the first batch, from stored activations.
 
-    The model and the random state stay as they are.
+    The model and the random state are left unchanged.
     """
 
     def served() -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""What is measured before a prefix is sought."""
+"""Timings taken before a prefix is cut."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune.caching.costs import forward_costs
+from finetune.caching.timings import time_forward
 
 
 class Slow(nn.Module):
-    """Waits, then weighs by a parameter of its own."""
+    """Sleeps, then scales by its own parameter."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Slow(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Has a parameter of its own at the very end, as CLIP has."""
+    """Has its own parameter at the very end, as CLIP does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("trains", "least", "most"),
+    ("trainable", "least", "most"),
     [
         ({"stages.0.weight"}, 0.0, 0.1),
         ({"stages.1.weight", "stages.2.weight"}, 0.3, 0.7),
@@ -47,23 +47,23 @@ class Scaled(nn.Module):
         (set(), 1.0, 1.0),
     ],
 )
-def test_how_much_comes_ahead_of_what_trains(trains: set[str], least: float, most: float) -> None:
+def test_share_of_the_pass_before_the_first_trainable_module(trainable: set[str], least: float, most: float) -> None:
     model = Scaled()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trains)
-    costs = forward_costs(model, torch.ones(8, 3), load=0.5)
-    assert least <= costs.ahead <= most
-    assert costs.load == 0.5
-    assert costs.plain >= 0.06
-    assert 0.06 <= costs.few <= costs.plain
+        parameter.requires_grad_(name in trainable)
+    timings = time_forward(model, torch.ones(8, 3), load=0.5)
+    assert least <= timings.frozen_share <= most
+    assert timings.load == 0.5
+    assert timings.forward >= 0.06
+    assert 0.06 <= timings.small_forward <= timings.forward
     assert "forward" not in model.stages[0].__dict__
 
 
-def test_measuring_leaves_the_model_and_the_random_state() -> None:
+def test_timing_leaves_the_model_and_the_random_state_unchanged() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 2))
     model[0].requires_grad_(False)
     before, seed = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
-    forward_costs(model, torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), load=0.0)
+    time_forward(model, torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), load=0.0)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), seed)
     assert all(parameter.grad is None for parameter in model.parameters())
