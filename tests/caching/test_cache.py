@@ -295,7 +295,7 @@ def slow() -> FineTuner:
 
 
 def test_auto_trains_the_same_as_no_cache(caplog: pytest.LogCaptureFixture) -> None:
-    many = {"epochs": 14, "batch_size": 25}
+    many = {"epochs": 30, "batch_size": 25}
     with caplog.at_level(logging.INFO, "finetune"):
         assert_equal(fitted(False, slow(), **many), fitted("auto", slow(), **many))
     assert "computed once" in said(caplog)
@@ -305,7 +305,7 @@ def test_auto_uses_the_disk_if_memory_has_no_room(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report_free_memory(monkeypatch, 0)
-    many = {"epochs": 14, "batch_size": 25}
+    many = {"epochs": 30, "batch_size": 25}
     with caplog.at_level(logging.INFO, "finetune"):
         assert_equal(fitted(False, slow(), **many), fitted("auto", slow(), **many))
     assert "kept on disk" in said(caplog)

@@ -56,9 +56,8 @@ def test_caching_that_pays_in_some_epochs_pays_in_more(
     if planner.pays(timings, workload(samples, epochs, views), bytes, tier):
         assert planner.pays(timings, workload(samples, epochs + 1, views), bytes, tier)
         assert planner.pays(timings, workload(samples, epochs, views), bytes, MEMORY)
-        assert planner.pays(
-            replace(timings, forward=timings.forward + 1), workload(samples, epochs, views), bytes, tier
-        )
+        slower = replace(timings, forward=timings.forward + 1)
+        assert planner.pays(slower, workload(samples, epochs, views), bytes, tier)
 
 
 def test_when_caching_pays() -> None:

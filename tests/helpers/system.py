@@ -10,7 +10,7 @@ import pytest
 
 def report_free_memory(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Let the system report `size` bytes of free memory, and every folder as being on a disk."""
-    reports = {Path("/proc/meminfo"): f"MemAvailable: {size // 1024} kB", Path("/proc/mounts"): ""}
+    reports = {Path("/proc/meminfo"): f"MemAvailable: {-(-size // 1024)} kB", Path("/proc/mounts"): ""}
     read_text = Path.read_text
 
     def reported(path: Path, *args: Any, **kwargs: Any) -> str:

@@ -18,7 +18,8 @@ from finetune.caching.prefix.cut import cut_prefix
 from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.prefix.replay import DivergedError
 from finetune.model.freezing import train_mode, train_only
-from finetune.model.outputs import call, tensors_in
+from finetune.model.outputs import call
+from finetune.nested import tensors_of
 
 WIDTH = 6
 
@@ -64,7 +65,7 @@ def trained(model: nn.Module, batches: Sequence[Any], prefix: Prefix | None) -> 
                     output = call(model, batch)
             else:
                 output = call(model, batch)
-            loss = sum((tensor.square() / 2 + tensor).mean() for tensor in tensors_in(output) if tensor.requires_grad)
+            loss = sum((tensor.square() / 2 + tensor).mean() for tensor in tensors_of(output) if tensor.requires_grad)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
