@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import FineTuner
-from finetune.caching.store.disk import KEY
+from finetune.caching.store.disk_store import KEY
 from finetune.caching.store.keys import keys_of
 from finetune.data.sources.arrays import Arrays
 from finetune.data.sources.base import Source, split_batch
