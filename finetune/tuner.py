@@ -468,15 +468,8 @@ class FineTuner:
                 self._resume(run, saved)
         self._tell_model(classes, task)
         hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
-        self._run = run
-        try:
-            with self._memory_format(train_batches.source, trains_all=plan.trains_all):
-                loop.fit(run)
-        finally:
-            self._run = None
-            self._learn(rates=run.planned_rates() or plan.rates)
-            if run.cache is not None:
-                run.cache.close()
+        with self._under_way(run), self._memory_format(train_batches.source, trains_all=plan.trains_all):
+            loop.fit(run)
         return self.history
 
     def evaluate(self, data: Any, *, batch_size: int = 32) -> dict[str, float]:
@@ -875,6 +868,18 @@ class FineTuner:
             task=self.task,
             **given,
         )
+
+    @contextmanager
+    def _under_way(self, run: Run) -> Iterator[None]:
+        """Hold the context in which `run` is the one that checkpoints and summaries are about."""
+        self._run = run
+        try:
+            yield
+        finally:
+            self._run = None
+            self._learn(rates=run.planned_rates() or self._known.rates)
+            if run.cache is not None:
+                run.cache.close()
 
     def checkpoint(self, training: dict[str, Any] | None = None) -> Checkpoint:
         """Return the content of a checkpoint.
