@@ -160,7 +160,7 @@ def test_a_new_source_that_may_change_is_not_cached_unasked(
     with caplog.at_level(logging.INFO, "finetune"):
         fitted(Table(database), 0.25, cache="auto")
         fitted(Table(database), 0.25, cache=tmp_path / "cache")
-    assert caplog.text.count("cache: none") == 2
+    assert caplog.text.count("cache: off") == 2
     assert keys_of(Table(database)) is None
 
 
