@@ -676,7 +676,7 @@ class FineTuner:
         kept = {**checkpoint.settings, "preprocessing": checkpoint.preprocessing}
         tuner = cls(built, **{**kept, **settings})
         restore.load_into(tuner.inner, checkpoint)
-        origin, changes = checkpoint.model.source, checkpoint.replacements
+        origin, changes = checkpoint.model.origin, checkpoint.changes
         tuner._learn(network=replace(tuner.network, origin=origin, changes=changes))
         tuner._recall(checkpoint)
         return tuner
@@ -891,9 +891,9 @@ class FineTuner:
         return Checkpoint(
             model=record_model(self.inner, network.origin, network.scope),
             heads=network.found_heads or None,
-            replacements=network.changes,
+            changes=network.changes,
             classes=known.classes,
-            classes_rule=known.classes_from_data,
+            classes_from_data=known.classes_from_data,
             preprocessing=None if known.preprocessing is None else known.preprocessing.to_dict(),
             settings=self.settings.plain(),
             task=None if known.task is None else known.task.kind,
@@ -910,7 +910,7 @@ class FineTuner:
         self._learn(
             network=replace(network, known_heads=checkpoint.heads or ()),
             classes=checkpoint.classes,
-            classes_from_data=checkpoint.classes_rule,
+            classes_from_data=checkpoint.classes_from_data,
             history=History(checkpoint.history),
             task=None if checkpoint.task is None else task_of_kind(self.settings.loss, checkpoint.task),
         )

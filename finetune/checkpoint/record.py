@@ -27,18 +27,18 @@ def record_head(n: int, names: tuple[str, ...], head: Any, made: nn.Module) -> H
     return HeadReplacement(n, names, head)
 
 
-def record_model(model: nn.Module, source: dict[str, Any] | None, scope: Collection[str] | None = None) -> ModelRecord:
+def record_model(model: nn.Module, origin: dict[str, Any] | None, scope: Collection[str] | None = None) -> ModelRecord:
     """Record a model's origin, weights and freeze state.
 
     Args:
-        source: Description from which `catalog.rebuild` builds the model.
+        origin: Description from which `catalog.rebuild` builds the model.
         scope: Names of the parameters that PEFT allows to train. If given, only these and the trainable
             parameters are stored; the rest, the base, is stored as a digest.
     """
     base = {} if scope is None else _base(model, scope)
     return ModelRecord(
         class_name=type(model).__name__,
-        source=source,
+        origin=origin,
         frozen=tuple(name for name, parameter in model.named_parameters() if not parameter.requires_grad),
         weights={name: value for name, value in model.state_dict().items() if name not in base},
         base=base_digest(base) if base else None,

@@ -26,14 +26,14 @@ def rebuild(checkpoint: Checkpoint) -> nn.Module:
     Raises:
         CheckpointError: If the model has no name, or its head was a module of the user's own.
     """
-    if checkpoint.model.source is None:
+    if checkpoint.model.origin is None:
         raise CheckpointError(
             f"{checkpoint.path} holds a {checkpoint.model.class_name} of your own, which cannot be built from its "
             f"name. Build it and pass it as model=."
         )
     with seeded("checkpoint"):
-        model = catalog.rebuild(checkpoint.model.source)
-        for change in checkpoint.replacements:
+        model = catalog.rebuild(checkpoint.model.origin)
+        for change in checkpoint.changes:
             _repeat(change, model, checkpoint)
     return model
 
@@ -61,8 +61,8 @@ def missing_changes(model: nn.Module, checkpoint: Checkpoint) -> list[ModelChang
     """
     misfits = _misfits(model, checkpoint)
     if not misfits:  # the shapes of weights need not show how many channels the model reads
-        return [change for change in checkpoint.replacements if isinstance(change, InputAdaptation)]
-    changes = [change for change in checkpoint.replacements if not _is_custom_head(change)]
+        return [change for change in checkpoint.changes if isinstance(change, InputAdaptation)]
+    changes = [change for change in checkpoint.changes if not _is_custom_head(change)]
     if changes:
         trial = shared_copy(model)
         with seeded("checkpoint"):

@@ -11,7 +11,7 @@ version at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,14 @@ class ModelRecord:
 
     Attributes:
         class_name: Name of the model's class.
-        source: Description from which `catalog.rebuild` builds the model, None for a module of the user's own.
+        origin: Description from which `catalog.rebuild` builds the model, None for a module of the user's own.
         frozen: Names of the frozen parameters.
         weights: The state dict, without the base of a PEFT model.
         base: Digest of the parameters left out of `weights`, None if none are.
     """
 
     class_name: str
-    source: dict[str, Any] | None
+    origin: dict[str, Any] | None
     frozen: tuple[str, ...]
     weights: Mapping[str, Any]
     base: str | None = None
@@ -58,9 +58,9 @@ class Checkpoint:
     Attributes:
         model: The model's origin, weights and freeze state.
         heads: Full names of the model's heads, the main head first; None if they were never looked for.
-        replacements: Changes to the model since it was built, in order.
+        changes: Changes made to the model since it was built, in order.
         classes: Class names by output, None where outputs have none.
-        classes_rule: Whether `classes` come from training data, and so take precedence over those of new data.
+        classes_from_data: Whether `classes` come from training data rather than from the weights.
         preprocessing: `Preprocessing.to_dict()` or None.
         settings: Keyword arguments of `FineTuner` that a file can hold.
         task: Kind of task, None if it is not known yet.
@@ -71,9 +71,9 @@ class Checkpoint:
 
     model: ModelRecord
     heads: tuple[str, ...] | None
-    replacements: tuple[ModelChange, ...]
+    changes: tuple[ModelChange, ...]
     classes: tuple[str, ...] | None
-    classes_rule: bool
+    classes_from_data: bool
     preprocessing: Mapping[str, Any] | None
     settings: Mapping[str, Any]
     task: str | None
@@ -121,13 +121,24 @@ def read(path: Path) -> Checkpoint:
 
 def to_content(checkpoint: Checkpoint) -> Content:
     """Return a checkpoint as dicts, lists, tensors and plain values."""
-    content = _own_fields(checkpoint)
-    del content["path"]
-    record = _own_fields(checkpoint.model)
+    record = checkpoint.model
     return {
-        **content,
-        "model": {"class": record.pop("class_name"), **record},
-        "replacements": [_own_fields(change) for change in checkpoint.replacements],
+        "model": {
+            "class": record.class_name,
+            "source": record.origin,
+            "frozen": record.frozen,
+            "weights": record.weights,
+            "base": record.base,
+        },
+        "heads": checkpoint.heads,
+        "replacements": [vars(change) for change in checkpoint.changes],
+        "classes": checkpoint.classes,
+        "classes_rule": checkpoint.classes_from_data,
+        "preprocessing": checkpoint.preprocessing,
+        "settings": checkpoint.settings,
+        "task": checkpoint.task,
+        "history": checkpoint.history,
+        "training": checkpoint.training,
     }
 
 
@@ -135,16 +146,21 @@ def from_content(content: Mapping[str, Any], path: Path | None = None) -> Checkp
     """Return the checkpoint that `to_content` turned into `content`.
 
     Raises:
-        KeyError, TypeError: If a field is missing or unknown.
+        KeyError, TypeError: If a field is missing, or a change is of an unknown kind.
     """
-    record = dict(content["model"])
-    record["frozen"] = tuple(record["frozen"])
+    record = content["model"]
     return Checkpoint(
-        model=ModelRecord(class_name=record.pop("class"), **record),
+        model=ModelRecord(
+            class_name=record["class"],
+            origin=record["source"],
+            frozen=tuple(record["frozen"]),
+            weights=record["weights"],
+            base=record.get("base"),  # missing in early files
+        ),
         heads=_tuple_or_none(content["heads"]),
-        replacements=tuple(_change(stored) for stored in content["replacements"]),
+        changes=tuple(_change(stored) for stored in content["replacements"]),
         classes=_tuple_or_none(content["classes"]),
-        classes_rule=content["classes_rule"],
+        classes_from_data=content["classes_rule"],
         preprocessing=content["preprocessing"],
         settings=content["settings"],
         task=content["task"],
@@ -159,10 +175,6 @@ def _change(stored: Mapping[str, Any]) -> ModelChange:
     if kind is None:
         raise KeyError(f"a change with the keys {', '.join(stored)}")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
-
-
-def _own_fields(record: Any) -> Content:
-    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _tuple_or_none(values: list[str] | None) -> tuple[str, ...] | None:

@@ -33,7 +33,12 @@ def select(model: nn.Module, patterns: Patterns) -> dict[str, nn.Parameter]:
 
 
 def covers(pattern: str, name: str) -> bool:
-    """Return whether `pattern` matches `name` or a module around it. A full name always matches itself."""
+    """Return whether `pattern` matches `name` or a module around it. A full name always matches itself.
+
+    Examples:
+        >>> covers("layer1", "layer1.0.conv1.weight"), covers("layer1", "layer10.0.conv1.weight")
+        (True, False)
+    """
     parts = name.split(".")
     above = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
     return any(part == pattern or fnmatchcase(part, pattern) for part in above)

@@ -21,13 +21,13 @@ def checkpoint(**values: Any) -> Checkpoint:
     defaults: dict[str, Any] = {
         "model": record,
         "heads": ("fc",),
-        "replacements": (
+        "changes": (
             InputAdaptation(1),
             HeadReplacement(3, ("fc", "aux"), {"type": "Identity", "arguments": {}}),
             LoraAdapters(4, ("stem",)),
         ),
         "classes": ("cat", "dog"),
-        "classes_rule": True,
+        "classes_from_data": True,
         "preprocessing": {"kind": "picture"},
         "settings": {"seed": 1},
         "task": "classification",

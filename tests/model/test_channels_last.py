@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from finetune.training.steps import StepOutput
 from torch import Tensor, nn
 
-from finetune import FineTuner
+from finetune import FineTuner, StepOutput
 from finetune.callbacks import Callback
 
 

@@ -30,6 +30,13 @@ class SummaryRow:
         groups: Names and rates of the learning-rate groups that train it.
         shape: Output shape for one sample, None if unknown.
         layers: Rows of its layers, down to the requested depth.
+
+    Examples:
+        >>> from finetune import FineTuner
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> row = FineTuner(model).freeze().summary().rows[-1]
+        >>> row.stage, row.kind, row.state, row.trainable
+        ('2', 'Linear', 'training', 18)
     """
 
     stage: str
