@@ -1,7 +1,7 @@
 """The errors that the package raises on purpose.
 
 Each is a `FineTuneError` and also the matching builtin, so `except ValueError` works without knowing this package.
-Messages say what happened, what was expected and how to fix it. `nearest` suggests names that a typo may have meant.
+A message gives the cause, the expectation and the fix. `nearest` suggests the names that a typo may have meant.
 """
 
 from __future__ import annotations

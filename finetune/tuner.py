@@ -46,7 +46,7 @@ from finetune.training import loop
 from finetune.training.callbacks.base import Callback, are_custom, change_inputs
 from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
 from finetune.training.history import History
-from finetune.training.lr_range_test import RateSuggestion, range_test, rising
+from finetune.training.lr_range_test import RateSuggestion, lr_range_test, rising
 from finetune.training.metrics import Meter, Metrics, StepOutput, build_metrics
 from finetune.training.optim.optimizers import OptimizerFactory, default_rate
 from finetune.training.optim.phases import Phase
@@ -629,7 +629,7 @@ class FineTuner:
             run = self._new_run(plan, batches, None, metrics={}, precision=own_precision)
             if lr is None:
                 lr = default_rate(self.settings.optimizer, self.inner, self.network.stages())
-            return range_test(run, lr, steps)
+            return lr_range_test(run, lr, steps)
 
     # ------------------------------------------------------------------ verbs on the result
 

@@ -1,4 +1,4 @@
-"""Strategies: pure functions from stages, epochs and rates to phases, and each of them end to end."""
+"""Strategies: the phases that each returns, and training with each."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_phases_for_five_stages(strategy: str, epochs: int, expected: list[P
 
 
 @pytest.mark.parametrize(("name", "expected"), [("from_scratch", 1e-3), ("lora", (1e-4, 1e-3)), ("last_stage", None)])
-def test_what_is_new_throughout_does_not_learn_at_the_rates_of_what_is_pretrained(name: str, expected: Any) -> None:
+def test_new_weights_do_not_train_at_the_default_rates_of_pretrained_ones(name: str, expected: Any) -> None:
     assert [phase.lr for phase in strategies.get_strategy(name)(FIVE, 3, None)] == [expected]
 
 
@@ -83,7 +83,7 @@ def test_epochs_sum_to_the_number_given(name: str, epochs: int, count: int) -> N
 
 
 @given(epochs=st.integers(2, 60), count=st.integers(1, 15))
-def test_gradual_unfreezing_ends_with_all_and_never_freezes_again(epochs: int, count: int) -> None:
+def test_gradual_unfreezing_ends_with_the_whole_model_and_never_refreezes(epochs: int, count: int) -> None:
     stages = [Stage(f"s{i}", (f"s{i}.weight",)) for i in range(count)]
 
     depths = [set(phase.train or ()) for phase in strategies.gradual_unfreezing(stages, epochs, None)]
@@ -94,7 +94,7 @@ def test_gradual_unfreezing_ends_with_all_and_never_freezes_again(epochs: int, c
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("epochs", [0, -2, 1.5])
-def test_a_number_of_epochs_that_cannot_be_is_an_error(name: str, epochs: Any) -> None:
+def test_an_invalid_number_of_epochs_is_an_error(name: str, epochs: Any) -> None:
     with pytest.raises(ArgumentError, match="Expected epochs to be a whole number"):
         strategies.get_strategy(name)(FIVE, epochs, None)
 
@@ -102,18 +102,18 @@ def test_a_number_of_epochs_that_cannot_be_is_an_error(name: str, epochs: Any) -
 @pytest.mark.parametrize(
     ("typo", "meant"), [("linear_prob", "linear_probe"), ("lpft", "lp_ft"), ("surgical", "surgical"), ("lor", "lora")]
 )
-def test_a_misspelt_strategy_is_answered_with_the_nearest(typo: str, meant: str) -> None:
+def test_an_unknown_strategy_is_an_error_with_the_nearest_name(typo: str, meant: str) -> None:
     with pytest.raises(ArgumentError, match=f"There is no strategy '{typo}'. Did you mean '{meant}'"):
         strategies.get_strategy(typo)
 
 
-def test_every_strategy_has_its_name() -> None:
+def test_strategies_are_named_after_their_functions() -> None:
     assert tuple(strategies.STRATEGIES) == NAMES
     assert all(strategies.get_strategy(name) is getattr(strategies, name) for name in NAMES)
 
 
 class Tiny(nn.Module):
-    """Five stages with a batch norm in each but the head."""
+    """Five stages, each but the head with a batch norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ MOVED = {
 
 @pytest.mark.parametrize("name", MOVED)
 @pytest.mark.parametrize("lr", [None, 1e-2, (1e-3, 1e-2)])
-def test_each_strategy_end_to_end(name: str, lr: Any) -> None:
+def test_each_strategy_trains_its_stages(name: str, lr: Any) -> None:
     if name == "lora":
         pytest.importorskip("peft")
     torch.manual_seed(0)
@@ -158,12 +158,12 @@ def test_each_strategy_end_to_end(name: str, lr: Any) -> None:
 
 
 @pytest.mark.parametrize("spread", [(1e-3, 1e-2), {"*": 1e-3, "fc.*": 1e-2}, LayerDecay(1e-2), None])
-def test_lp_ft_trains_at_rates_that_differ_by_stage_or_name_as_they_are(spread: Rate | None) -> None:
+def test_lp_ft_uses_rates_by_stage_or_name_unchanged(spread: Rate | None) -> None:
     probe, finetune = strategies.lp_ft(FIVE, 6, spread)
     assert probe.lr == finetune.lr == spread
 
 
-def test_the_second_phase_of_lp_ft_trains_at_a_tenth_of_one_rate_or_at_the_default_ones() -> None:
+def test_the_second_phase_of_lp_ft_uses_a_tenth_of_a_single_rate_or_the_defaults() -> None:
     model = Tiny()
     X, y = torch.randn(30, 4), torch.arange(30) % 3
 
@@ -199,7 +199,7 @@ def fitted(data: Any, strategy: Any, model: nn.Module | None = None, **kwargs: A
 
 
 @pytest.mark.parametrize("name", ["lp_ft", "from_scratch", "gradual_unfreezing"])
-def test_a_name_its_function_and_its_list_are_the_same(name: str, data, same) -> None:
+def test_name_function_and_list_of_phases_train_the_same(name: str, data, same) -> None:
     arguments = {"epochs": 5, "lr": 1e-2, "schedule": "linear"}
     stages = FineTuner(tiny(), device="cpu").network.trainable_stages()
     listed = strategies.get_strategy(name)(stages, 5, 1e-2)
@@ -211,7 +211,7 @@ def test_a_name_its_function_and_its_list_are_the_same(name: str, data, same) ->
     assert same(dict(states[0]), dict(states[2]))
 
 
-def test_what_a_phase_leaves_open_is_what_fit_was_given(data) -> None:
+def test_a_phase_without_lr_or_schedule_uses_those_of_fit(data) -> None:
     phases = [Phase("fc", 1), Phase("*", 1, lr=0.5, schedule="constant")]
 
     tuner = fitted(data, phases, lr=0.25, schedule=lambda progress: 0.5)
@@ -219,15 +219,15 @@ def test_what_a_phase_leaves_open_is_what_fit_was_given(data) -> None:
     assert [set(row["lr"].values()) for row in tuner.history] == [{0.125}, {0.5}]
 
 
-def test_a_function_that_gives_no_phases_is_refused(data) -> None:
+def test_a_function_that_does_not_return_phases_is_an_error(data) -> None:
     with pytest.raises(ArgumentError, match="a function that returns one, but got"):
         fitted(data, lambda stages, epochs, lr: ["linear_probe"])
 
 
-# ---------------------------------------------------------------------- where weights come from
+# ---------------------------------------------------------------------- starting weights
 
 
-def test_from_scratch_does_not_depend_on_the_weights_there_were(data, same) -> None:
+def test_from_scratch_does_not_depend_on_the_previous_weights(data, same) -> None:
     one, other = tiny(1), tiny(2)
     with torch.no_grad():
         other.stem[1].running_mean += 3.0
@@ -241,7 +241,7 @@ def test_from_scratch_does_not_depend_on_the_weights_there_were(data, same) -> N
     assert not same(dict(trained[0].model.state_dict()), dict(another_seed.model.state_dict()))
 
 
-def test_what_cannot_be_reset_is_named_before_any_work(data, same) -> None:
+def test_parameters_that_cannot_be_reset_are_an_error_before_training(data, same) -> None:
     class WithToken(Tiny):
         def __init__(self) -> None:
             super().__init__()
@@ -261,7 +261,7 @@ def test_what_cannot_be_reset_is_named_before_any_work(data, same) -> None:
     assert same(dict(model.state_dict()), before)
 
 
-def test_a_reset_of_ones_own_comes_after_those_of_its_parts(data) -> None:
+def test_a_custom_reset_runs_after_those_of_its_parts(data) -> None:
     class Own(Tiny):
         def reset_parameters(self) -> None:
             nn.init.constant_(self.fc.weight, 0.5)
@@ -278,18 +278,18 @@ def test_a_reset_of_ones_own_comes_after_those_of_its_parts(data) -> None:
     assert torch.equal(look.weight, torch.full((3, 6), 0.5))
 
 
-def test_a_model_by_name_starts_from_scratch_as_it_is_made_without_weights() -> None:
+def test_a_named_model_is_reset_as_its_constructor_initializes_it() -> None:
     tuner = FineTuner("squeezenet1_1", weights=None, device="cpu", seed=3).replace_head(2)
     state = starting_weights(tuner.network, "scratch", seed=3)
 
-    final = state["features.0.weight"]  # its constructor draws from a kaiming distribution of bound sqrt(6 / fan_in)
+    final = state["features.0.weight"]  # Kaiming uniform with bound sqrt(6 / fan_in)
     assert final.abs().max() > 0.4
     assert state.keys() == tuner.model.state_dict().keys()
     assert not torch.equal(final, tuner.model.features[0].weight)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_model_of_transformers_is_reset_in_its_own_way() -> None:
+def test_a_transformers_model_is_reset_by_its_own_rules() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4
@@ -305,7 +305,7 @@ def test_a_model_of_transformers_is_reset_in_its_own_way() -> None:
     assert 0.01 < state["vit.embeddings.cls_token"].std() < 0.04  # initializer_range is 0.02
 
 
-def test_the_second_phase_of_lp_ft_may_start_from_a_probe_of_ones_own(data, tmp_path, same) -> None:
+def test_lp_ft_may_start_from_a_saved_probe(data, tmp_path, same) -> None:
     whole = fitted(data, "lp_ft", epochs=6, lr=1e-2, checkpoint_dir=tmp_path)
     probe = fitted(data, "linear_probe", epochs=2, lr=1e-2)
     probe.save_checkpoint(tmp_path / "probe.safetensors")
@@ -325,7 +325,7 @@ def test_the_second_phase_of_lp_ft_may_start_from_a_probe_of_ones_own(data, tmp_
     assert [row["phase"] for row in whole.history] == ["linear_probe"] * 2 + ["finetune"] * 4
 
 
-def test_weights_that_do_not_fit_are_refused_before_any_work(data, tmp_path) -> None:
+def test_mismatched_starting_weights_are_an_error_before_training(data, tmp_path) -> None:
     FineTuner(nn.Sequential(nn.Linear(4, 3)), device="cpu").save_checkpoint(tmp_path / "other.safetensors")
     model = tiny()
 
@@ -337,7 +337,7 @@ def test_weights_that_do_not_fit_are_refused_before_any_work(data, tmp_path) -> 
     assert torch.equal(model.fc.weight, tiny().fc.weight)
 
 
-def test_moments_of_other_weights_are_not_carried_over(data) -> None:
+def test_moments_do_not_carry_over_to_other_weights(data) -> None:
     class Steps(Callback):
         steps: tuple[float, ...] = ()
 
@@ -351,7 +351,7 @@ def test_moments_of_other_weights_are_not_carried_over(data) -> None:
 
 
 @pytest.mark.parametrize("interrupted", [1, 2, 3])
-def test_a_run_from_scratch_resumes_bit_for_bit(data, tmp_path, same, interrupted: int) -> None:
+def test_from_scratch_resumes_bit_for_bit(data, tmp_path, same, interrupted: int) -> None:
     class Cut(Callback):
         saves_run = True
 
@@ -370,7 +370,7 @@ def test_a_run_from_scratch_resumes_bit_for_bit(data, tmp_path, same, interrupte
 # ---------------------------------------------------------------------- LoRA
 
 
-def test_lora_trains_adapters_and_head_and_nothing_else(data) -> None:
+def test_lora_trains_only_the_adapters_and_the_head(data) -> None:
     pytest.importorskip("peft")
     model = tiny()
     before = {name: value.clone() for name, value in model.named_parameters()}
@@ -389,7 +389,7 @@ def test_lora_trains_adapters_and_head_and_nothing_else(data) -> None:
     assert list(tuner.history[0]["lr"]) == ["stem", "layer1", "layer2", "layer3", "fc"]
 
 
-def test_lora_begins_with_the_model_as_it_was(data) -> None:
+def test_lora_starts_from_the_outputs_of_the_original_model(data) -> None:
     pytest.importorskip("peft")
     plain = FineTuner(tiny(), device="cpu").predict(data[0])
 
@@ -403,7 +403,7 @@ def test_lora_begins_with_the_model_as_it_was(data) -> None:
     torch.testing.assert_close(look.outputs, plain)
 
 
-def test_a_checkpoint_of_lora_is_whole(data, tmp_path, same) -> None:
+def test_a_lora_checkpoint_holds_the_adapters(data, tmp_path, same) -> None:
     pytest.importorskip("peft")
     tuner = FineTuner("squeezenet1_1", weights=None, device="cpu").replace_head(3)
     pictures = torch.randn(6, 3, 32, 32), torch.arange(6) % 3
@@ -418,12 +418,12 @@ def test_a_checkpoint_of_lora_is_whole(data, tmp_path, same) -> None:
     assert torch.equal(again.predict(pictures[0]), tuner.predict(pictures[0]))
     assert set(trainable(again.model)) == set(trainable(tuner.model))
     assert torch.equal(other.predict(data[0]), own.predict(data[0]))
-    other.fit(data, strategy="lora")  # the adapters that it has
+    other.fit(data, strategy="lora")  # reuses its adapters
     with pytest.raises(ArgumentError, match="has LoRA adapters of rank 8, so it cannot also have some of rank 4"):
         other.fit(data, strategy=partial(strategies.lora, rank=4))
 
 
-def test_a_run_of_lora_resumes_bit_for_bit(data, tmp_path, same) -> None:
+def test_lora_resumes_bit_for_bit(data, tmp_path, same) -> None:
     pytest.importorskip("peft")
     whole = fitted(data, "lora", epochs=4)
     with pytest.raises(KeyError):
@@ -435,14 +435,14 @@ def test_a_run_of_lora_resumes_bit_for_bit(data, tmp_path, same) -> None:
 
 
 class Stop(Callback):
-    """Break a run off in its second epoch."""
+    """Interrupt a run in its third epoch."""
 
     def on_epoch_begin(self, run: Any) -> None:
         if run.epoch == 2:
             raise KeyError
 
 
-def test_a_plan_that_fails_takes_the_adapters_away_again(data) -> None:
+def test_a_failed_plan_removes_the_adapters(data) -> None:
     pytest.importorskip("peft")
     model = tiny()
     tuner = FineTuner(model, device="cpu").freeze("stem")
@@ -456,14 +456,14 @@ def test_a_plan_that_fails_takes_the_adapters_away_again(data) -> None:
     fitted(data, "lora", model)
 
 
-def test_without_peft_lora_says_what_to_install(data, monkeypatch) -> None:
+def test_without_peft_the_error_names_the_package_to_install(data, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
 
     with pytest.raises(ArgumentError, match=r"peft is not installed. Run `pip install peft`"):
         fitted(data, "lora")
 
 
-def test_a_model_without_a_layer_to_adapt_is_refused(data) -> None:
+def test_a_model_without_a_layer_to_adapt_is_an_error(data) -> None:
     pytest.importorskip("peft")
     with pytest.raises(ArgumentError, match="no linear layer and no convolution outside its head"):
         fitted(data, "lora", nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)))

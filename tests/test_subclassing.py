@@ -1,4 +1,4 @@
-"""A loop of one's own: steps that are overridden get everything the library does around them."""
+"""Custom steps: precision, accumulation, clipping, callbacks and history work around an overridden step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 
 class OwnStep(FineTuner):
-    """Nothing but a loss."""
+    """A training step that returns only a loss."""
 
     def training_step(self, batch: Any) -> Tensor:
         x, y = batch
@@ -59,7 +59,7 @@ class Count(Callback):
         {"gradient_accumulation_steps": 2, "max_grad_norm": 0.1, "precision": "bf16", "optimizer": "sgd"},
     ],
 )
-def test_a_training_step_alone_trains_as_the_librarys_own(settings: dict[str, Any]) -> None:
+def test_a_custom_training_step_trains_like_the_built_in_one(settings: dict[str, Any]) -> None:
     own, plain = OwnStep(net(), device="cpu", **settings), FineTuner(net(), device="cpu", **settings)
     counts = []
     for tuner in (own, plain):
@@ -72,11 +72,11 @@ def test_a_training_step_alone_trains_as_the_librarys_own(settings: dict[str, An
     assert counts[0] == counts[1] > 0
     assert [row["loss"] for row in own.history] == [row["loss"] for row in plain.history]
     assert [row["val_loss"] for row in own.history] == [row["val_loss"] for row in plain.history]
-    assert "accuracy" not in own.history[0]  # a loss alone feeds no training metric
+    assert "accuracy" not in own.history[0]  # training metrics require a StepOutput
     assert "val_accuracy" in own.history[0]
 
 
-def test_autocast_is_on_in_a_step_of_ones_own() -> None:
+def test_autocast_is_active_in_a_custom_step() -> None:
     seen = set()
 
     class Looks(FineTuner):
@@ -88,7 +88,7 @@ def test_autocast_is_on_in_a_step_of_ones_own() -> None:
     assert seen == {torch.bfloat16}
 
 
-def test_distillation_from_a_teacher() -> None:
+def test_knowledge_distillation_as_a_custom_step() -> None:
     class Distiller(FineTuner):
         def __init__(self, model: nn.Module, teacher: nn.Module, **settings: Any) -> None:
             super().__init__(model, **settings)
@@ -112,7 +112,7 @@ def test_distillation_from_a_teacher() -> None:
     assert not teacher.training
 
 
-def test_mixup_is_the_same_for_the_same_seed() -> None:
+def test_random_numbers_in_a_custom_step_follow_the_seed() -> None:
     class Mixup(FineTuner):
         def training_step(self, batch: Any) -> Tensor:
             x, y = batch
@@ -131,7 +131,7 @@ def test_mixup_is_the_same_for_the_same_seed() -> None:
 
 
 class Words(nn.Module):
-    """A model of keyword arguments, as those of Hugging Face."""
+    """A model with keyword arguments, like those of Hugging Face."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Texts(Dataset[Any]):
         return {"input_ids": ids, "attention_mask": torch.ones(5), "labels": index % 3}
 
 
-def test_models_of_dicts_train_evaluate_and_predict() -> None:
+def test_models_with_dict_inputs_train_evaluate_and_predict() -> None:
     class OwnWords(FineTuner):
         def training_step(self, batch: Any) -> Tensor:
             logits = self.model(batch["input_ids"], batch["attention_mask"])["logits"]
@@ -169,7 +169,7 @@ def test_models_of_dicts_train_evaluate_and_predict() -> None:
     assert plain.evaluate(Texts())["loss"] == pytest.approx(plain.history[-1]["val_loss"])
 
 
-# ---------------------------------------------------------------------- steps that cannot work
+# ---------------------------------------------------------------------- invalid steps
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_models_of_dicts_train_evaluate_and_predict() -> None:
         (lambda loss: StepOutput(loss[None]), r"shape \[1\]"),
     ],
 )
-def test_a_step_that_gives_no_loss_is_an_error_and_changes_nothing(make: Any, words: str) -> None:
+def test_a_step_without_a_valid_loss_is_an_error_and_changes_nothing(make: Any, words: str) -> None:
     class Wrong(OwnStep):
         def training_step(self, batch: Any) -> Any:
             return make(super().training_step(batch))
@@ -199,10 +199,10 @@ def test_a_step_that_gives_no_loss_is_an_error_and_changes_nothing(make: Any, wo
     assert len(tuner.history) == 0
 
 
-# ---------------------------------------------------------------------- the other two doors
+# ---------------------------------------------------------------------- validation and prediction
 
 
-def test_a_validation_step_of_ones_own_is_what_is_evaluated() -> None:
+def test_a_custom_validation_step_is_used_by_fit_and_evaluate() -> None:
     class Own(FineTuner):
         def validation_step(self, batch: Any) -> Tensor:
             assert not torch.is_grad_enabled()
@@ -218,7 +218,7 @@ def test_a_validation_step_of_ones_own_is_what_is_evaluated() -> None:
         tuner.fit((X, y), (X, y), callbacks=[EarlyStopping("val_accuracy")], progress=False)
 
 
-def test_a_predict_step_of_ones_own_is_what_is_predicted() -> None:
+def test_a_custom_predict_step_is_used_by_predict() -> None:
     class Probabilities(FineTuner):
         def predict_step(self, batch: Any) -> Tensor:
             return super().predict_step(batch).softmax(1)
@@ -229,7 +229,7 @@ def test_a_predict_step_of_ones_own_is_what_is_predicted() -> None:
         torch.testing.assert_close(tuner.predict(data()[0]), tuner.model.eval()(data()[0]).softmax(1))
 
 
-def test_a_predict_step_that_gives_no_tensor_is_an_error() -> None:
+def test_a_predict_step_that_does_not_return_a_tensor_is_an_error() -> None:
     class Wrong(FineTuner):
         def predict_step(self, batch: Any) -> Any:
             return {"logits": super().predict_step(batch)}
@@ -238,7 +238,7 @@ def test_a_predict_step_that_gives_no_tensor_is_an_error() -> None:
         Wrong(net(), device="cpu").predict(data()[0])
 
 
-def test_a_subclass_is_loaded_as_itself(tmp_path: Any) -> None:
+def test_load_checkpoint_returns_the_subclass(tmp_path: Any) -> None:
     path = OwnStep(net(), device="cpu").save_checkpoint(tmp_path / "f")
 
     assert type(OwnStep.load_checkpoint(path, net(1), device="cpu")) is OwnStep
@@ -250,7 +250,7 @@ Outputs = namedtuple("Outputs", ["logits", "aux_logits"])
 
 
 class GoogLeNet(nn.Module):
-    """What matters of the real one, at a size that can be computed by hand: its auxiliary logits in train mode."""
+    """A tiny stand-in for GoogLeNet that returns auxiliary logits in train mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ class GoogLeNet(nn.Module):
         return Outputs(self.fc(features), self.aux(features)) if self.training else self.fc(features)
 
 
-def test_trap_27_auxiliary_logits_are_weighed_in_the_loss_of_fit() -> None:
+def test_trap_27_auxiliary_logits_are_weighted_in_the_training_loss() -> None:
     torch.manual_seed(0)
     (X, y), tuner = data(), FineTuner(GoogLeNet(), device="cpu")
     output = tuner.model.train()(X)

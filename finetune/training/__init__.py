@@ -1,1 +1,1 @@
-"""One phase of training, and what it needs."""
+"""Training: the loop, the state of a run, and the parts that they use."""

@@ -1,16 +1,16 @@
 """The training loop, whole.
 
-fit                                                      on_fit_begin
-  for phase in phases:                                   on_phase_begin
-      for epoch in phase:                                on_epoch_begin
-          for window of batches:                         one window = one update
-              training_step, its loss by its share, backward    (before it, change_batch)
-              clip, optimizer, schedule                  on_step_end
-                                                         on_evaluate_begin
-          evaluate the validation data                   on_evaluate_end
-          a row of history                               on_epoch_end
-                                                         on_phase_end
-                                                         on_fit_end, always
+fit                                              on_fit_begin
+  for phase in phases:                           on_phase_begin
+      for epoch in phase:                        on_epoch_begin
+          for window of batches:                 (one window is one update)
+              training_step, backward            change_batch, before each training_step
+              clip, optimizer, schedule          on_step_end
+                                                 on_evaluate_begin
+          evaluate the validation data           on_evaluate_end
+          add a row to the history               on_epoch_end
+                                                 on_phase_end
+                                                 on_fit_end, also after an error
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from finetune.training.run import Position, Run
 
 
 def fit(run: Run) -> None:
-    """Train through the phases that are left; modes and random state are as before at the end, whatever happens."""
+    """Train through the remaining phases. Modes and random state are restored at the end, also after an error."""
     with modes_restored(run.model), preserved(), freed_memory_kept(run.train.device):
         try:
             run.emit("on_fit_begin")
@@ -73,11 +73,11 @@ def _fit_epoch(run: Run) -> None:
         run.emit("on_step_end")
     if run.meter.samples == 0:
         raise DataError(
-            f"The training data gave no batch in epoch {run.epoch + 1}. A DataLoader with drop_last gives none of less "
-            f"than batch_size samples; an iterable data set should start anew in every epoch."
+            f"The training data gave no batch in epoch {run.epoch + 1}. A DataLoader with drop_last needs at least "
+            f"batch_size samples, and an iterable data set should start over in every epoch."
         )
     run.check_finite()
-    training = run.meter.compute()  # waits for the device, so that the time below is whole
+    training = run.meter.compute()  # waits for the device, so the time below covers all updates
     seconds = time.perf_counter() - begun
     run.row = {"epoch": run.epoch + 1, "phase": run.phase.name, **training}
     run.emit("on_evaluate_begin")
@@ -101,22 +101,22 @@ def _fit_epoch(run: Run) -> None:
 
 
 def update(run: Run, window: list[Any]) -> None:
-    """Do one optimizer update over a window of batches, each weighted by its share of the samples.
+    """Run one optimizer update over a window of batches, each weighted by its number of samples.
 
-    So `k` batches give the gradient of one batch of all their samples, also when the last is short.
+    The gradient is that of a single batch of all their samples, also if the last batch is smaller.
 
     Raises:
-        NonFiniteError: the loss or a gradient is NaN or infinite, here or in an update before that was
-            not checked yet; the model is as before it.
+        NonFiniteError: If the loss or a gradient is NaN or infinite, in this update or in an earlier one that was not
+            checked yet. The model is restored to its state before that update.
     """
     sizes = [num_samples_of(batch) for batch in window]
     run.set_rates(run.position.step)
     run.remember_statistics()
     loss = torch.zeros((), device=run.train.device)
-    reseed(run.settings.seed, "step", run.epoch, run.position.window)  # so that a run resumes at any update
+    reseed(run.settings.seed, "step", run.epoch, run.position.window)  # makes every update resumable
     for batch, size in zip(window, sizes, strict=True):
         step = _training_step(run, batch, size)
-        whole = torch.promote_types(step.loss.dtype, torch.float32)  # half a float rounds, or overflows scaled
+        whole = torch.promote_types(step.loss.dtype, torch.float32)  # half precision rounds, or overflows if scaled
         share = step.loss.to(whole) * (size / sum(sizes))
         run.precision.backward(share)
         loss += share.detach()
@@ -142,14 +142,14 @@ def evaluate(
 
 
 def predict(step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision) -> list[Any]:
-    """Return what `step` gives for every batch, in order."""
+    """Return the output of `step` for every batch, in order."""
     return [output for _, output in outputs(step, model, batches, precision)]
 
 
 def outputs(
     step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield every batch with what `step` gives for it, in eval mode; every mode is as before at the end."""
+    """Yield every batch with its output of `step`, computed in eval mode. Modes are restored at the end."""
     with modes_restored(model):
         eval_mode(model)
         for batch in batches.epoch(0):
@@ -159,17 +159,17 @@ def outputs(
 
 
 def windows(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Gather batches into lists of `size`; the last list may be shorter."""
+    """Group batches into lists of `size`; the last list may be shorter."""
     iterator = iter(batches)
     while window := list(islice(iterator, size)):
         yield window
 
 
 def as_step_output(returned: Any, step: Callable[[Any], Any]) -> StepOutput:
-    """Accept a loss or a `StepOutput` from a step.
+    """Convert the return value of a step to a `StepOutput`.
 
     Raises:
-        ArgumentError: it is neither, or the loss is no scalar.
+        ArgumentError: If it is neither a loss nor a `StepOutput`, or the loss is not a scalar.
     """
     output = returned if isinstance(returned, StepOutput) else StepOutput(returned)
     if not isinstance(output.loss, Tensor) or output.loss.dim() != 0:
@@ -181,7 +181,7 @@ def as_step_output(returned: Any, step: Callable[[Any], Any]) -> StepOutput:
 
 def _training_step(run: Run, batch: Any, size: int) -> StepOutput:
     if size == 1 and run.moves_statistics:
-        run.warn_once("A batch holds one sample and so no batch statistics; its batch norms use their running ones.")
+        run.warn_once("A batch holds one sample and so has no batch statistics; batch norms use their running ones.")
     alone = single_sample(run.model) if size == 1 else nullcontext()
     given = batch
     for callback in run.callbacks:
@@ -190,7 +190,7 @@ def _training_step(run: Run, batch: Any, size: int) -> StepOutput:
         output = as_step_output(run.tuner.training_step(given), run.tuner.training_step)
     if not output.loss.requires_grad:
         raise ArgumentError(
-            "The loss of training_step depends on no trainable parameter, so nothing can be learned from it. "
+            "The loss of training_step depends on no trainable parameter, so there is nothing to learn from it. "
             "Compute it from the outputs of self.model, without detach() or no_grad()."
         )
     return output

@@ -91,7 +91,7 @@ def rising(progress: float) -> float:
     return float((_LOWEST / _HIGHEST) ** (1 - progress))
 
 
-def range_test(run: Run, lr: Rate, steps: int) -> RateSuggestion:
+def lr_range_test(run: Run, lr: Rate, steps: int) -> RateSuggestion:
     """Train at rising learning rates, and suggest those at which the loss fell fastest.
 
     Model, gradients, modes and random state are restored at the end, also after an error.

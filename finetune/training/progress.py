@@ -153,11 +153,10 @@ def describe_phase(model: nn.Module, phase: Phase, optimizer: Optimizer) -> str:
     total = sum(parameter.numel() for parameter in model.parameters())
     epochs = f"{phase.epochs} epoch" + "s" * (phase.epochs > 1)
     start = "" if phase.start_from is None else f" from {phase.start_from}"
-    trained = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-    return (
-        f"{phase.name}: {epochs}{start}, training {trained} ({count:,} of {total:,} parameters), lr {_rates(groups)}"
-        f"{_norms(model)}"
-    )
+    trained = f"{count:,} of {total:,} parameters" if count < total else f"all {total:,} parameters"
+    if names != ["all"]:
+        trained = f"{names[0] if len(names) == 1 else f'{names[0]} to {names[-1]}'} ({trained})"
+    return f"{phase.name}: {epochs}{start}, training {trained}, lr {_rates(groups)}{_norms(model)}"
 
 
 def describe_epoch(run: Run) -> str:
@@ -181,7 +180,7 @@ def _rates(groups: Sequence[Mapping[str, Any]]) -> str:
 def _norms(model: nn.Module) -> str:
     frozen = set(frozen_modules(model))
     norms = [module for module in model.modules() if is_norm(module)]
-    return f", {sum(norm in frozen for norm in norms)} of {len(norms)} norm layers in eval mode" if norms else ""
+    return f", {sum(norm in frozen for norm in norms)} of {len(norms)} norm layers frozen" if norms else ""
 
 
 def _stderr() -> Console:

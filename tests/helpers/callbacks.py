@@ -1,4 +1,4 @@
-"""Callbacks that record what happens in a run."""
+"""Callbacks that record a run."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Undrawn(TorchFunctionMode):
 def unfilled(name: str) -> nn.Module:
     """Build a torchvision classifier of which only the shapes are there."""
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    # what a builder reads back, as swin's position tables, is on the same device only under torch.device
+    # tensors that a builder reads back, such as the position tables of swin, need torch.device
     with Unfilled() if name.startswith("regnet") else torch.device("meta"):
         model: nn.Module = models.get_model(name, weights=None, **options)
     return model

@@ -1,4 +1,4 @@
-"""Memory that a step frees is there for the next one, while training and no longer."""
+"""Freed memory is kept for the next step during training, and only then."""
 
 import json
 import os
@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is that of Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the allocator is that of glibc on Linux")
 
-# A process of its own, as what its heap looks like depends on all that was taken and freed before.
+# A process of its own, because the state of the heap depends on all earlier allocations.
 SCRIPT = """
 import json, resource, torch
 from finetune import FineTuner
@@ -46,7 +46,7 @@ print(json.dumps(found))
 
 
 def measured(**environment: str) -> dict[str, int]:
-    """Return how many pages the system cleared for blocks of 1 to 64 MB, and how many stayed after 200 MB."""
+    """Return the number of pages zeroed for blocks of 1 to 64 MB, and the number kept after freeing 200 MB."""
     given = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=given | environment, capture_output=True, text=True, check=True
@@ -55,7 +55,7 @@ def measured(**environment: str) -> dict[str, int]:
     return found
 
 
-def test_freed_memory_is_taken_again_while_training_and_goes_back_at_the_end() -> None:
+def test_freed_memory_is_reused_during_training_and_returned_at_the_end() -> None:
     found = measured()
 
     assert found["inside"] < found["outside"] / 20
@@ -64,7 +64,7 @@ def test_freed_memory_is_taken_again_while_training_and_goes_back_at_the_end() -
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
-def test_who_set_the_allocator_keeps_those_settings(name: str) -> None:
+def test_allocator_settings_in_the_environment_take_precedence(name: str) -> None:
     found = measured(**{name: "1" if name == "MALLOC_ARENA_MAX" else "glibc.malloc.arena_max=1"})
 
     assert found["inside"] > found["outside"] / 2

@@ -1,4 +1,4 @@
-"""History: a sequence of rows, and its picture."""
+"""`History`: a sequence of rows, and its plot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS = [
 ]  # fmt: skip
 
 
-def test_it_is_a_sequence_of_rows() -> None:
+def test_a_history_is_a_sequence_of_rows() -> None:
     history = History(ROWS)
 
     assert len(history) == 3
@@ -32,7 +32,7 @@ def test_it_is_a_sequence_of_rows() -> None:
         history[3]
 
 
-def test_rows_are_added_to_its_own_list() -> None:
+def test_append_does_not_change_the_list_it_was_made_from() -> None:
     history = History(ROWS[:1])
 
     history.append(ROWS[1])
@@ -41,7 +41,7 @@ def test_rows_are_added_to_its_own_list() -> None:
     assert len(ROWS) == 3
 
 
-def test_the_picture_shows_every_series_over_its_own_epochs() -> None:
+def test_the_plot_shows_every_series_over_its_own_epochs() -> None:
     figure = History(ROWS).plot()
 
     drawn = {
@@ -59,7 +59,7 @@ def test_the_picture_shows_every_series_over_its_own_epochs() -> None:
     assert all(axes.get_legend() is not None and axes.get_xlabel() == "epoch" for axes in figure.axes)
 
 
-def test_the_picture_is_written(net, blobs, tmp_path) -> None:
+def test_the_plot_is_saved(net, blobs, tmp_path) -> None:
     history = FineTuner(net(), device="cpu").fit(blobs(), blobs(9), epochs=2)
 
     history.plot(tmp_path / "history.png")
@@ -67,7 +67,7 @@ def test_the_picture_is_written(net, blobs, tmp_path) -> None:
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_empty_history_has_an_empty_picture(tmp_path) -> None:
+def test_an_empty_history_has_an_empty_plot(tmp_path) -> None:
     figure = History().plot(tmp_path / "none.svg")
 
     assert not any(axes.lines for axes in figure.axes)

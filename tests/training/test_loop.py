@@ -1,4 +1,4 @@
-"""The loop: by equivalence with a loop written by hand, and by the order of its hooks."""
+"""The loop, compared with a loop in plain PyTorch, and the order of its hooks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Gradients(torch.optim.SGD):
-    """Plain SGD that keeps the gradients of every step, joined."""
+    """Plain SGD that keeps the concatenated gradients of every step."""
 
     def __init__(self, groups: Any) -> None:
         super().__init__(groups)
@@ -56,7 +56,7 @@ def plain_pytorch(
     decay: float,
     device: str = "cpu",
 ) -> nn.Module:
-    """Train as a careful person would by hand, with this library's order and seeds."""
+    """Train in plain PyTorch, with the sample order and the seeds of this library."""
     X, y = (tensor.to(device) for tensor in data)
     model.to(device)
     for name, parameter in model.named_parameters():
@@ -136,7 +136,7 @@ def test_on_cuda_equal_to_plain_pytorch(net, blobs) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_training_step_of_ones_own_trains_the_same(net, blobs, state_of, same) -> None:
+def test_a_custom_training_step_trains_the_same(net, blobs, state_of, same) -> None:
     class Own(FineTuner):
         def training_step(self, batch: Any) -> Tensor:
             inputs, targets = batch
@@ -187,7 +187,7 @@ def test_trap_19_windows_of_batches_have_the_gradient_of_one_batch(data: st.Data
 
 
 @given(items=st.lists(st.integers()), size=st.integers(1, 5))
-def test_windows_leave_nothing_out(items: list[int], size: int) -> None:
+def test_windows_contain_every_item(items: list[int], size: int) -> None:
     gathered = list(windows(items, size))
 
     assert [item for window in gathered for item in window] == items
@@ -195,7 +195,7 @@ def test_windows_leave_nothing_out(items: list[int], size: int) -> None:
     assert all(gathered)
 
 
-def test_trap_20_clipping_is_once_an_update(net, blobs) -> None:
+def test_trap_20_gradients_are_clipped_once_per_update(net, blobs) -> None:
     def gradients(max_grad_norm: float | None) -> list[Tensor]:
         made: list[Gradients] = []
         FineTuner(
@@ -206,7 +206,7 @@ def test_trap_20_clipping_is_once_an_update(net, blobs) -> None:
 
     free, clipped = gradients(None), gradients(0.01)
 
-    assert len(clipped) == 2  # 24 samples, batches of 4, 3 an update
+    assert len(clipped) == 2  # 24 samples in batches of 4, 3 batches per update
     for before, after in zip(free, clipped, strict=True):
         assert float(before.norm()) > 0.01
         torch.testing.assert_close(after, before * (0.01 / before.norm()), rtol=1e-3, atol=1e-7)
@@ -247,7 +247,7 @@ def test_callbacks_are_called_in_their_order(net, blobs) -> None:
     assert called == ["a", "b", "c"]
 
 
-def test_an_error_ends_the_fit_with_its_hook_and_the_modes_as_before(net, blobs, watch) -> None:
+def test_after_an_error_on_fit_end_runs_and_the_modes_are_restored(net, blobs, watch) -> None:
     class Broken(Callback):
         def on_step_end(self, run: Any) -> None:
             raise KeyError("of a callback")
@@ -262,7 +262,7 @@ def test_an_error_ends_the_fit_with_its_hook_and_the_modes_as_before(net, blobs,
     assert not any(module.training for module in tuner.model.modules())
 
 
-def test_an_update_that_was_broken_off_leaves_no_gradient_behind(net, blobs, state_of, same) -> None:
+def test_an_interrupted_update_leaves_no_gradient_behind(net, blobs, state_of, same) -> None:
     class Interrupted(FineTuner):
         calls = 0
 
@@ -284,7 +284,7 @@ def test_an_update_that_was_broken_off_leaves_no_gradient_behind(net, blobs, sta
     assert same(state_of(fresh.model), state_of(broken.model))
 
 
-def test_the_optimizer_is_not_there_before_its_phase(net, blobs) -> None:
+def test_there_is_no_optimizer_before_the_first_phase(net, blobs) -> None:
     class Early(Callback):
         def on_fit_begin(self, run: Any) -> None:
             with pytest.raises(RuntimeError, match="no optimizer before the first phase"):
@@ -293,7 +293,7 @@ def test_the_optimizer_is_not_there_before_its_phase(net, blobs) -> None:
     FineTuner(net(), device="cpu").fit(blobs(), callbacks=[Early()])
 
 
-def test_a_second_fit_goes_on_counting_epochs_and_draws_anew(net, blobs) -> None:
+def test_a_second_fit_continues_the_epoch_count(net, blobs) -> None:
     tuner = FineTuner(net(), device="cpu")
     tuner.fit(blobs(), epochs=2)
 
@@ -302,7 +302,7 @@ def test_a_second_fit_goes_on_counting_epochs_and_draws_anew(net, blobs) -> None
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
 
 
-def test_a_fit_leaves_the_users_random_numbers_as_they_were(net, blobs) -> None:
+def test_fit_does_not_change_the_global_random_state(net, blobs) -> None:
     def draws() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 
@@ -325,7 +325,7 @@ def test_a_fit_leaves_the_users_random_numbers_as_they_were(net, blobs) -> None:
     assert draws() == expected
 
 
-# ---------------------------------------------------------------------- what a step returns
+# ---------------------------------------------------------------------- return values of steps
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_step_should_return_a_scalar_loss(net, blobs, returned: Callable[[Tens
         Own(net(), device="cpu").fit(blobs())
 
 
-def test_a_loss_that_depends_on_nothing_trainable_is_an_error(net, blobs) -> None:
+def test_a_loss_without_trainable_parameters_is_an_error(net, blobs) -> None:
     class Own(FineTuner):
         def training_step(self, batch: Any) -> Tensor:
             return self.model(batch[0]).detach().sum()
@@ -361,11 +361,11 @@ def test_a_step_output_feeds_the_metrics(net, blobs) -> None:
     assert own.fit(blobs())[0]["accuracy"] == usual.fit(blobs())[0]["accuracy"]
 
 
-# ---------------------------------------------------------------------- what is not finite
+# ---------------------------------------------------------------------- non-finite updates
 
 
 class Spoiled(FineTuner):
-    """Spoil the loss, or only its gradient, from the update `at` on, or in that alone."""
+    """Make the loss, or only its gradient, non-finite: from update `at` on, or with `once` in that update only."""
 
     at, how, once = 3, "loss", False
     calls = 0
@@ -377,24 +377,24 @@ class Spoiled(FineTuner):
             return output
         if self.how == "loss":
             return output._replace(loss=output.loss * math.nan)
-        return output._replace(loss=output.loss + (output.outputs * 0).sqrt().sum())  # 0, with an infinite slope
+        return output._replace(loss=output.loss + (output.outputs * 0).sqrt().sum())  # 0, with an infinite gradient
 
 
 @pytest.mark.parametrize("momentum", [0.1, None], ids=["moving", "cumulative"])
 @pytest.mark.parametrize(
-    ("how", "what"), [("loss", "The loss became NaN"), ("gradient", "norm of the gradients became NaN")]
+    ("how", "message"), [("loss", "The loss became NaN"), ("gradient", "norm of the gradients became NaN")]
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("interval", [1, 3, 32])  # as on a GPU, where the host reads of it later
+@pytest.mark.parametrize("interval", [1, 3, 32])  # above 1 as on a GPU, where the host checks later
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_trap_37_an_update_that_is_not_finite_changes_nothing(
+def test_trap_37_a_non_finite_update_changes_nothing(
     net,
     blobs,
     state_of,
     same,
     watch,
     how: str,
-    what: str,
+    message: str,
     momentum: float | None,
     precision: str,
     interval: int,
@@ -409,9 +409,9 @@ def test_trap_37_an_update_that_is_not_finite_changes_nothing(
     tuner.precision.interval = interval
     tuner.model[1].momentum = momentum
     tuner.how = how
-    tuner.at, tuner.once = 6, True  # of 4 updates an epoch
+    tuner.at, tuner.once = 6, True  # 4 updates per epoch
 
-    with pytest.raises(NonFiniteError, match=rf"{what} or infinite in epoch 2, update 2\. The model is as it was"):
+    with pytest.raises(NonFiniteError, match=rf"{message} or infinite in epoch 2, update 2\. The model is as it was"):
         tuner.fit(blobs(16), epochs=3, batch_size=4, callbacks=[seen])
 
     weights, moments, position = everything(seen.run)
@@ -425,9 +425,7 @@ def test_trap_37_an_update_that_is_not_finite_changes_nothing(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", torch.optim.Adam])
-def test_when_the_host_reads_that_updates_are_finite_changes_no_number(
-    net, blobs, state_of, same, optimizer: Any
-) -> None:
+def test_the_interval_of_the_finite_check_changes_no_number(net, blobs, state_of, same, optimizer: Any) -> None:
     def run(interval: int) -> FineTuner:
         tuner = FineTuner(net(), device="cpu", optimizer=optimizer, max_grad_norm=0.5)
         tuner.precision.interval = interval
@@ -438,7 +436,7 @@ def test_when_the_host_reads_that_updates_are_finite_changes_no_number(
 
 
 @pytest.mark.parametrize("interval", [1, 32])
-def test_trap_37_no_checkpoint_holds_an_update_that_is_not_finite(net, blobs, tmp_path, interval: int) -> None:
+def test_trap_37_no_checkpoint_includes_a_non_finite_update(net, blobs, tmp_path, interval: int) -> None:
     tuner = Spoiled(net(), device="cpu")
     tuner.precision.interval = interval
     tuner.at = 3
@@ -447,7 +445,7 @@ def test_trap_37_no_checkpoint_holds_an_update_that_is_not_finite(net, blobs, tm
     assert file.read(tmp_path / "last.safetensors").content["training"]["position"]["step"] == 2
 
 
-def test_trap_37_a_window_is_undone_as_a_whole(net, blobs, state_of, same) -> None:
+def test_trap_37_accumulated_batches_are_undone_together(net, blobs, state_of, same) -> None:
     tuner = Spoiled(net(), device="cpu", gradient_accumulation_steps=3)
     before = state_of(tuner.model)
 
@@ -457,7 +455,7 @@ def test_trap_37_a_window_is_undone_as_a_whole(net, blobs, state_of, same) -> No
     assert same(state_of(tuner.model), before)
 
 
-def test_trap_37_holds_for_a_model_without_statistics(blobs) -> None:
+def test_trap_37_holds_without_batch_statistics(blobs) -> None:
     tuner = Spoiled(nn.Linear(4, 3), device="cpu")
     tuner.at = 1
 
@@ -467,7 +465,7 @@ def test_trap_37_holds_for_a_model_without_statistics(blobs) -> None:
     assert tuner.model.weight.isfinite().all()
 
 
-# ---------------------------------------------------------------------- small and odd data
+# ---------------------------------------------------------------------- small and unusual data
 
 
 def test_trap_33_a_last_batch_of_one_trains(net, blobs, state_of, watch, caplog) -> None:
@@ -481,7 +479,7 @@ def test_trap_33_a_last_batch_of_one_trains(net, blobs, state_of, watch, caplog)
     tuner.fit(blobs(9), batch_size=4, lr=0.01, callbacks=[seen])
     tuner.fit(blobs(9), batch_size=4, lr=0.01, epochs=3)
 
-    assert caplog.text.count("A batch holds one sample") == 2  # once a run, not once an epoch
+    assert caplog.text.count("A batch holds one sample") == 2  # once per run, not per epoch
     (_, first), (_, second), (training, last) = seen.seen
     assert training
     assert not torch.equal(second["0.weight"], last["0.weight"])
@@ -492,7 +490,7 @@ def test_trap_33_a_last_batch_of_one_trains(net, blobs, state_of, watch, caplog)
 
 
 class Numbers(IterableDataset):
-    """Samples without a length."""
+    """An iterable data set of unknown length."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
@@ -515,7 +513,7 @@ def test_data_of_unknown_length_trains_with_a_schedule(net, blobs, watch) -> Non
     assert all(row["samples_per_second"] > 0 and "val_loss" in row for row in history)
 
 
-def test_data_of_unknown_length_is_one_with_data_of_known(net, blobs, state_of, same) -> None:
+def test_data_of_unknown_length_trains_as_data_of_known_length(net, blobs, state_of, same) -> None:
     X, y = blobs(22)
     loader = DataLoader(TensorDataset(X, y), batch_size=4)
     stream, known = FineTuner(net(), device="cpu"), FineTuner(net(), device="cpu")
@@ -533,7 +531,7 @@ def test_data_that_gives_no_batch_is_an_error(net, blobs) -> None:
         FineTuner(net(), device="cpu", loss="cross_entropy").fit(loader)
 
 
-def test_an_iterable_that_can_be_read_only_once_is_an_error(net, blobs) -> None:
+def test_an_iterable_that_can_only_be_read_once_is_an_error(net, blobs) -> None:
     class Once(IterableDataset):
         def __init__(self, pair: Pair) -> None:
             self.items = iter(list(zip(*pair, strict=True)))

@@ -1,4 +1,4 @@
-"""The learning-rate range test: what it suggests, and that it leaves nothing behind."""
+"""The learning-rate range test: its suggestion, and that it leaves no trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune.errors import ArgumentError, PatternError
 
 
 def everything(tuner: FineTuner) -> dict[str, Any]:
-    """Return all that a test might leave a mark on."""
+    """Return all state that the range test might change."""
     model = tuner.model
     return {
         "weights": {name: value.clone() for name, value in model.state_dict().items()},
@@ -61,7 +61,7 @@ def test_trap_21_a_later_fit_is_bit_identical(
 
 
 @pytest.mark.parametrize("failing", ["step", "pattern", "steps"])
-def test_trap_21_nothing_is_left_after_an_error_either(net, blobs, same, failing: str) -> None:
+def test_trap_21_an_error_leaves_no_trace_either(net, blobs, same, failing: str) -> None:
     class Failing(FineTuner):
         calls = 0
 
@@ -92,7 +92,7 @@ def test_trap_21_nothing_is_left_after_an_error_either(net, blobs, same, failing
         (None, {"6": 1.0, "0": 0.01}),
     ],
 )
-def test_trap_22_the_ratios_between_groups_are_kept(net, blobs, watch, lr: Any, ratio: dict[str, float]) -> None:
+def test_trap_22_the_ratios_between_groups_are_preserved(net, blobs, watch, lr: Any, ratio: dict[str, float]) -> None:
     tuner = FineTuner(net(), device="cpu")
 
     found = tuner.find_lr(blobs(), lr=lr, batch_size=8)
@@ -103,9 +103,9 @@ def test_trap_22_the_ratios_between_groups_are_kept(net, blobs, watch, lr: Any, 
         assert row["lr"][name] == pytest.approx(share * found.suggested)
 
 
-def test_the_rates_rise_over_the_whole_range_by_one_factor(net, blobs) -> None:
+def test_the_rates_rise_exponentially_over_the_whole_range(net, blobs) -> None:
     class Level(FineTuner):
-        """A loss that no update changes, and that falls by itself."""
+        """A loss that falls by itself, whatever the updates."""
 
         def training_step(self, batch: Any) -> StepOutput:
             self.calls = getattr(self, "calls", 0) + 1
@@ -121,7 +121,7 @@ def test_the_rates_rise_over_the_whole_range_by_one_factor(net, blobs) -> None:
 
 @pytest.mark.parametrize(("curvature", "best"), [(1.0, 1.0), (100.0, 0.01), (10000.0, 0.0001)])
 def test_the_suggestion_follows_the_curvature_of_the_loss(curvature: float, best: float) -> None:
-    """Gradient descent on c/2 w^2 falls fastest at a rate of 1/c, and grows without bounds above 2/c."""
+    """Gradient descent on c/2 w^2 converges fastest at a rate of 1/c and diverges above 2/c."""
 
     class Bowl(FineTuner):
         def training_step(self, batch: Any) -> Tensor:
@@ -148,7 +148,7 @@ def test_a_loss_that_never_falls_is_an_error(net, blobs) -> None:
         Rising(net(), device="cpu").find_lr(blobs(), steps=20)
 
 
-def test_the_suggestion_trains_well_and_is_drawn(net, blobs, tmp_path) -> None:
+def test_the_suggestion_trains_well_and_has_a_plot(net, blobs, tmp_path) -> None:
     tuner = FineTuner(net(dropout=0.0), device="cpu")
     found = tuner.find_lr(blobs(60), batch_size=10)
 

@@ -1,4 +1,4 @@
-"""Loss and metrics are those of the whole set, whatever the batches."""
+"""Loss and metrics over the whole data set, for any batch size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = {
 
 
 def answers(kind: str, n: int = 40) -> tuple[Tensor, Tensor]:
-    """Make outputs and targets of a kind that agree a little."""
+    """Return outputs and targets of a kind of task, with some correlation."""
     generator = torch.Generator().manual_seed(3)
     if kind == CLASSIFICATION:
         targets = torch.arange(n) % 3
@@ -47,7 +47,7 @@ def answers(kind: str, n: int = 40) -> tuple[Tensor, Tensor]:
 
 
 def by_scikit_learn(kind: str, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """Compute the named metrics over the whole set with another library."""
+    """Compute the metrics over the whole data set with scikit-learn."""
     if kind == REGRESSION:
         values, y = outputs[:, 0].numpy(), targets.numpy()
         return {
@@ -124,7 +124,7 @@ def sum_of_rights(tuner: FineTuner, X: Tensor, y: Tensor) -> float:
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
-def test_objects_of_torchmetrics_with_settings_of_their_own(size: int) -> None:
+def test_torchmetrics_objects_keep_their_settings(size: int) -> None:
     outputs, targets = answers(CLASSIFICATION)
     task = task_of_kind(None, CLASSIFICATION)
     spec = {"top2": tm.MulticlassAccuracy(num_classes=3, top_k=2, average="micro"), "auroc": "auroc"}
@@ -142,7 +142,7 @@ def test_binary_outputs_between_zero_and_one_are_logits() -> None:
 
     values = metered(Meter(build_metrics(None, task, 1), task, CPU), task, outputs, targets, 2)
 
-    assert values["accuracy"] == 0.75  # every logit is above 0: all four are taken for ones
+    assert values["accuracy"] == 0.75  # every logit is above 0, so all four are predicted as 1
 
 
 def test_classification_outputs_between_zero_and_one_are_logits() -> None:
@@ -194,7 +194,7 @@ def test_probabilities_as_targets_count_by_their_likeliest_class(net, blobs) -> 
     assert values["loss"] != hard["loss"]
 
 
-def test_metrics_follow_the_task() -> None:
+def test_the_default_metrics_follow_the_task() -> None:
     assert {kind: list(build_metrics(None, task_of_kind(None, kind), 3)) for kind in KINDS} == {
         CLASSIFICATION: ["accuracy"],
         BINARY: ["accuracy"],
@@ -204,7 +204,7 @@ def test_metrics_follow_the_task() -> None:
     assert build_metrics(None, Task(None, F.cross_entropy), None) == {}
 
 
-def test_a_metric_alone_or_in_a_list_is_named_after_itself() -> None:
+def test_metrics_without_a_name_are_named_after_their_class() -> None:
     task = task_of_kind(None, CLASSIFICATION)
 
     assert list(build_metrics("f1", task, 3)) == ["f1"]
@@ -213,7 +213,7 @@ def test_a_metric_alone_or_in_a_list_is_named_after_itself() -> None:
 
 
 @pytest.mark.parametrize("spec", [["f1", "f1"], [tm.MulticlassAccuracy(3, top_k=k) for k in (1, 2)]])
-def test_two_metrics_of_one_name_are_an_error(spec: Any) -> None:
+def test_two_metrics_with_the_same_name_are_an_error(spec: Any) -> None:
     with pytest.raises(ArgumentError, match=r"Two metrics would be called .* Name them in a mapping"):
         build_metrics(spec, task_of_kind(None, CLASSIFICATION), 3)
 
@@ -227,12 +227,12 @@ def test_two_metrics_of_one_name_are_an_error(spec: Any) -> None:
         ("accuracy", None, "for a custom loss.* Expected a torchmetrics object"),
     ],
 )
-def test_a_metric_that_does_not_fit_is_an_error(name: str, kind: str | None, message: str) -> None:
+def test_a_metric_of_another_task_is_an_error(name: str, kind: str | None, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         build_metrics(name, Task(kind, F.cross_entropy), 3)
 
 
-def test_a_model_of_unknown_outputs_needs_an_object() -> None:
+def test_without_the_number_of_outputs_a_name_is_an_error() -> None:
     with pytest.raises(ArgumentError, match="needs the number of outputs"):
         build_metrics("f1", task_of_kind(None, CLASSIFICATION), None)
 
@@ -244,7 +244,7 @@ def test_a_model_of_unknown_outputs_needs_an_object() -> None:
         (tm.MulticlassROC(num_classes=3, thresholds=4), "a tuple"),
     ],
 )
-def test_a_metric_that_gives_no_number_is_an_error(metric: torchmetrics.Metric, got: str) -> None:
+def test_a_metric_that_is_not_one_number_is_an_error(metric: torchmetrics.Metric, got: str) -> None:
     outputs, targets = answers(CLASSIFICATION)
     task = task_of_kind(None, CLASSIFICATION)
 
@@ -252,7 +252,7 @@ def test_a_metric_that_gives_no_number_is_an_error(metric: torchmetrics.Metric, 
         metered(Meter({"own": metric}, task, CPU), task, outputs, targets, 8)
 
 
-def test_which_way_a_value_gets_better() -> None:
+def test_higher_is_better() -> None:
     found = {
         **build_metrics(NAMES[CLASSIFICATION], task_of_kind(None, CLASSIFICATION), 3),
         **build_metrics(NAMES[REGRESSION], task_of_kind(None, REGRESSION), 1),
@@ -264,11 +264,11 @@ def test_which_way_a_value_gets_better() -> None:
     assert {name for name in [*found, "loss"] if higher_is_better(f"val_{name}", found)} == better_high
 
 
-# ---------------------------------------------------------------------- the state half-way
+# ---------------------------------------------------------------------- state
 
 
 class Scores(torchmetrics.Metric):
-    """Keep each batch's mean as a number, and a second list that stays empty."""
+    """Keep the mean of each batch in a list state; a second list state stays empty."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,7 +284,7 @@ class Scores(torchmetrics.Metric):
 
 @settings(deadline=None, max_examples=30)
 @given(kind=st.sampled_from(KINDS), at=st.integers(0, 40))
-def test_a_meters_state_goes_round_in_the_middle(kind: str, at: int) -> None:
+def test_the_state_of_a_meter_round_trips_midway(kind: str, at: int) -> None:
     outputs, targets = answers(kind)
     task = task_of_kind(None, kind)
     made = build_metrics({**{name: name for name in NAMES[kind]}, "own": Scores()}, task, outputs.shape[1])
@@ -293,7 +293,7 @@ def test_a_meters_state_goes_round_in_the_middle(kind: str, at: int) -> None:
 
     if at:
         fed(first, task, outputs[:at], targets[:at], 5)
-    fed(second, task, outputs[:7], targets[:7], 5)  # what was there before is forgotten
+    fed(second, task, outputs[:7], targets[:7], 5)  # overwritten by load_state_dict
     second.load_state_dict(first.state_dict())
     if at < len(outputs):
         fed(second, task, outputs[at:], targets[at:], 5)
@@ -308,7 +308,7 @@ def test_a_meters_state_goes_round_in_the_middle(kind: str, at: int) -> None:
     assert second.samples == len(outputs)
 
 
-def test_a_meter_of_losses_alone_has_no_metrics() -> None:
+def test_steps_that_return_only_a_loss_have_no_metrics() -> None:
     task = task_of_kind(None, CLASSIFICATION)
     meter, other = (Meter(build_metrics(["accuracy", "auroc"], task, 3), task, CPU) for _ in range(2))
     meter.update(StepOutput(torch.tensor(2.0)), 3)
@@ -319,7 +319,7 @@ def test_a_meter_of_losses_alone_has_no_metrics() -> None:
     assert meter.compute() == other.compute() == {"loss": 2.5}
 
 
-def test_a_fresh_meter_reads_zero() -> None:
+def test_a_new_meter_is_at_zero() -> None:
     task = task_of_kind(None, REGRESSION)
 
     assert Meter(build_metrics(None, task, 1), task, CPU).compute() == {"loss": 0.0}
@@ -334,7 +334,7 @@ def test_losses_in_half_precision_are_summed_exactly() -> None:
     assert meter.compute()["loss"] == 1.0
 
 
-def test_the_users_metric_object_is_not_used_up(net, blobs) -> None:
+def test_the_metric_object_of_the_user_is_cloned(net, blobs) -> None:
     own = tm.MulticlassAUROC(num_classes=3)
     tuner = FineTuner(net(), device="cpu", metrics={"auroc": own})
 

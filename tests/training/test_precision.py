@@ -1,4 +1,4 @@
-"""Number formats on the CPU; what needs a GPU is marked so."""
+"""Mixed precision on the CPU and, in the tests marked `gpu`, on CUDA."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_auto_is_fp32_on_a_cpu() -> None:
 
 
 @pytest.mark.parametrize(("name", "meant"), [("fp17", "fp1"), ("bf61", "bf16"), ("Auto", "auto")])
-def test_an_unknown_precision_is_answered_with_the_nearest(name: str, meant: str) -> None:
+def test_an_unknown_precision_is_an_error_with_the_nearest_name(name: str, meant: str) -> None:
     with pytest.raises(ArgumentError, match=f"There is no precision '{name}'. Did you mean .*{meant}"):
         Precision(name, CPU)
 
@@ -40,13 +40,13 @@ def test_devices_by_name() -> None:
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:99", 1.5])
-def test_a_device_that_is_not_there_is_an_error(device: Any) -> None:
+def test_an_unavailable_device_is_an_error(device: Any) -> None:
     with pytest.raises(ArgumentError, match=r"device .* cannot be used: .* Expected 'auto', 'cpu'"):
         resolve_device(device)
 
 
 class Observed(FineTuner):
-    """Keep the outputs' dtype of each step, and make the loss of call `huge` overflow in fp16."""
+    """Record the dtypes of the outputs, and make the loss of call `huge` overflow in fp16."""
 
     huge = 0
     calls = 0
@@ -73,7 +73,7 @@ def test_outputs_are_computed_under_autocast(net, blobs, name: str, dtype: torch
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", torch.optim.AdamW])
-def test_trap_20_a_skipped_step_moves_neither_schedule_nor_weights(net, blobs, watch, same, optimizer: Any) -> None:
+def test_trap_20_a_skipped_step_changes_neither_schedule_nor_weights(net, blobs, watch, same, optimizer: Any) -> None:
     def look(run: Any) -> Any:
         parameters = {name: parameter.detach() for name, parameter in run.model.named_parameters()}
         state = run.optimizer.state_dict()["state"]
@@ -94,7 +94,7 @@ def test_trap_20_a_skipped_step_moves_neither_schedule_nor_weights(net, blobs, w
     assert seen.rates[2] == seen.rates[3] != seen.rates[1]
 
 
-def test_fp16_gradients_that_never_become_finite_are_an_error(net, blobs) -> None:
+def test_fp16_gradients_that_overflow_at_every_scale_are_an_error(net, blobs) -> None:
     class Steep(FineTuner):
         def training_step(self, batch: Any) -> StepOutput:
             output = super().training_step(batch)
@@ -109,7 +109,7 @@ def test_fp16_gradients_that_never_become_finite_are_an_error(net, blobs) -> Non
     assert all(torch.equal(before[name], parameter) for name, parameter in tuner.model.named_parameters())
 
 
-def test_fp16_a_loss_that_is_not_finite_is_an_error(net, blobs) -> None:
+def test_fp16_a_non_finite_loss_is_an_error(net, blobs) -> None:
     class Bad(FineTuner):
         def training_step(self, batch: Any) -> Tensor:
             return self.model(batch[0]).sum() * math.nan
@@ -119,7 +119,7 @@ def test_fp16_a_loss_that_is_not_finite_is_an_error(net, blobs) -> None:
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
-def test_a_loss_in_half_precision_is_averaged_in_single(blobs, name: str) -> None:
+def test_a_half_precision_loss_is_averaged_in_single_precision(blobs, name: str) -> None:
     class Half(FineTuner):
         def training_step(self, batch: Any) -> Tensor:
             return self.model(batch[0]).mean().to(self.precision.dtype)
@@ -130,16 +130,16 @@ def test_a_loss_in_half_precision_is_averaged_in_single(blobs, name: str) -> Non
     tuner = Half(model, device="cpu", precision=name, gradient_accumulation_steps=3, optimizer="sgd")
     scale = 0 if tuner.precision.scaler is None else tuner.precision.scaler.get_scale()
 
-    history = tuner.fit(blobs(11), lr=1e-6, batch_size=5)  # shares of 5, 5 and 1 in 11
+    history = tuner.fit(blobs(11), lr=1e-6, batch_size=5)  # 11 samples in batches of 5, 5 and 1
 
     assert history[0]["loss"] == 1.0
     if scale:
-        assert tuner.precision.scaler.get_scale() == scale  # 65536 times a loss of 1 is no overflow
+        assert tuner.precision.scaler.get_scale() == scale  # a loss of 1 does not overflow at a scale of 65536
 
 
-def test_the_scaler_goes_round() -> None:
+def test_the_state_of_the_scaler_round_trips() -> None:
     first, second = Precision("fp16", CPU), Precision("fp16", CPU)
-    first.scaler.scale(torch.zeros(()))  # a scaler begins with its first loss
+    first.scaler.scale(torch.zeros(()))  # initializes the scaler
     first.scaler.update(123.0)
 
     second.load_state_dict(first.state_dict())
@@ -151,7 +151,7 @@ def test_the_scaler_goes_round() -> None:
 
 
 @pytest.mark.gpu
-def test_auto_is_the_best_a_gpu_has(net, blobs) -> None:
+def test_auto_is_the_best_format_of_the_gpu(net, blobs) -> None:
     tuner = Observed(net(), precision="auto")
 
     tuner.fit(blobs(), epochs=2, batch_size=8)
@@ -163,7 +163,7 @@ def test_auto_is_the_best_a_gpu_has(net, blobs) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_on_cuda_a_skipped_step_moves_nothing(net, blobs, watch, same, optimizer: str) -> None:
+def test_on_cuda_a_skipped_step_changes_nothing(net, blobs, watch, same, optimizer: str) -> None:
     def look(run: Any) -> Any:
         return {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
 
@@ -179,7 +179,7 @@ def test_on_cuda_a_skipped_step_moves_nothing(net, blobs, watch, same, optimizer
 
 
 @pytest.mark.parametrize(
-    ("capable", "name", "weights", "hinted"),
+    ("capability", "name", "parameters", "hinted"),
     [
         ("avx512_bf16", "auto", 10**7, True),
         ("amx_bf16", "fp32", 10**7, True),
@@ -188,10 +188,10 @@ def test_on_cuda_a_skipped_step_moves_nothing(net, blobs, watch, same, optimizer
         ("avx512_bf16", "fp32", 10**5, False),
     ],
 )
-def test_bf16_is_hinted_at_where_it_would_help(
-    capable: str, name: str, weights: int, hinted: bool, monkeypatch: pytest.MonkeyPatch, caplog: Any
+def test_a_hint_appears_where_bf16_would_help(
+    capability: str, name: str, parameters: int, hinted: bool, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capable: True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
     with caplog.at_level("INFO", "finetune"):
-        hint_at_bf16(Precision(name, CPU), weights)
+        hint_at_bf16(Precision(name, CPU), parameters)
     assert ("precision='bf16'" in caplog.text) == hinted

@@ -1,4 +1,4 @@
-"""What a person sees, and that nobody else does."""
+"""The progress display: the lines on a terminal and in the log."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def text_of(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_a_terminal_shows_the_plan_and_a_line_an_epoch(net, blobs, terminal) -> None:
+def test_a_terminal_shows_the_plan_and_a_line_per_epoch(net, blobs, terminal) -> None:
     tuner = FineTuner(net(), device="cpu")
     phases = [Phase("6", 1, 1e-3, name="probe"), Phase("*", 2, (1e-4, 1e-3), name="all")]
 
     history = tuner.fit(blobs(), blobs(9), strategy=phases, batch_size=8, callbacks=[ProgressBar(terminal)])
 
     shown = text_of(terminal)
-    norms = ["1 of 1 norm layers in eval mode", "0 of 1 norm layers in eval mode"]
+    norms = ["1 of 1 norm layers frozen", "0 of 1 norm layers frozen"]
     assert shown.splitlines()[:4] == [
         "Plan: 2 phases, 3 epochs",
         f"probe: 1 epoch, training 6 (21 of 131 parameters), lr 0.001, {norms[0]}, fp32 on cpu",
-        f"all: 2 epochs, training 0 to 6 (131 of 131 parameters), lr 0.0001 (0), 0.00032 (4), 0.001 (6), {norms[1]}, "
+        f"all: 2 epochs, training 0 to 6 (all 131 parameters), lr 0.0001 (0), 0.00032 (4), 0.001 (6), {norms[1]}, "
         f"fp32 on cpu",
         "Phase 1 of 2: probe",
     ]
@@ -56,7 +56,7 @@ def test_notes_come_first(net, blobs, terminal) -> None:
     assert text_of(terminal).startswith("No validation data was given: 6 of 30 samples were set aside")
 
 
-def test_the_bar_follows_the_updates(net, blobs, terminal) -> None:
+def test_the_bar_counts_the_updates(net, blobs, terminal) -> None:
     class Look(Callback):
         saves_run = True  # after the bar
         seen: list[Any]
@@ -72,7 +72,7 @@ def test_the_bar_follows_the_updates(net, blobs, terminal) -> None:
     assert bar._bar is None
 
 
-def test_a_resumed_epochs_bar_begins_where_it_was(net, blobs, terminal, tmp_path) -> None:
+def test_the_bar_of_a_resumed_epoch_starts_at_its_update(net, blobs, terminal, tmp_path) -> None:
     class Save(Callback):
         def on_step_end(self, run: Any) -> None:
             if run.position.window == 2:
@@ -93,7 +93,7 @@ def test_a_resumed_epochs_bar_begins_where_it_was(net, blobs, terminal, tmp_path
     assert look.completed == 2
 
 
-def test_an_error_takes_the_bar_away(net, blobs, terminal) -> None:
+def test_an_error_removes_the_bar(net, blobs, terminal) -> None:
     class Broken(Callback):
         def on_step_end(self, run: Any) -> None:
             raise KeyError
@@ -105,7 +105,7 @@ def test_an_error_takes_the_bar_away(net, blobs, terminal) -> None:
     assert bar._bar is None
 
 
-def test_names_are_no_markup(net, blobs, terminal) -> None:
+def test_names_are_not_read_as_markup(net, blobs, terminal) -> None:
     FineTuner(net(), device="cpu").fit(
         blobs(), strategy=[Phase("*", name="[red]mine[/red]")], callbacks=[ProgressBar(terminal)]
     )
@@ -113,7 +113,7 @@ def test_names_are_no_markup(net, blobs, terminal) -> None:
     assert "[red]mine[/red]: 1 epoch" in text_of(terminal)
 
 
-def test_in_a_pipe_the_lines_go_to_the_log_alone(net, blobs, capfd, caplog) -> None:
+def test_without_a_terminal_the_lines_are_only_logged(net, blobs, capfd, caplog) -> None:
     with caplog.at_level(logging.INFO, logger="finetune"):
         FineTuner(net(), device="cpu").fit(blobs(), blobs(9), epochs=2)
 
@@ -124,7 +124,7 @@ def test_in_a_pipe_the_lines_go_to_the_log_alone(net, blobs, capfd, caplog) -> N
     assert [line[:9] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2"]
 
 
-def test_a_script_in_a_pipe_prints_nothing() -> None:
+def test_a_script_without_a_terminal_prints_nothing() -> None:
     script = (
         "import torch; from finetune import FineTuner; X = torch.randn(8, 3); y = torch.arange(8) % 2; "
         "FineTuner(torch.nn.Linear(3, 2), device='cpu').fit((X, y), (X, y), epochs=2)"
@@ -142,7 +142,7 @@ class NoTensors(TorchDispatchMode):
         raise AssertionError(f"{func} was called")
 
 
-def test_a_step_reads_no_tensor(net, blobs, terminal) -> None:
+def test_a_step_runs_no_tensor_operation(net, blobs, terminal) -> None:
     class Guarded(ProgressBar):
         guarded = 0
 
@@ -166,10 +166,10 @@ def test_groups_without_names_are_called_all(net, blobs, terminal) -> None:
     history = FineTuner(net(), device="cpu", optimizer=factory).fit(blobs(), callbacks=[ProgressBar(terminal)])
 
     assert set(history[0]["lr"]) == {"all"}
-    assert "training all (131 of 131 parameters), lr 0.1," in text_of(terminal)
+    assert "training all 131 parameters, lr 0.1," in text_of(terminal)
 
 
-def test_of_many_groups_the_ends_are_named(blobs, terminal) -> None:
+def test_of_many_groups_only_first_and_last_are_listed(blobs, terminal) -> None:
     model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(11)), torch.nn.Linear(4, 3))
 
     FineTuner(model, device="cpu").fit(blobs(), lr=(1e-5, 1e-3), callbacks=[ProgressBar(terminal)])
@@ -177,13 +177,13 @@ def test_of_many_groups_the_ends_are_named(blobs, terminal) -> None:
     assert "lr 1e-05 (0) to 0.001 (11) in 12 groups, fp32 on cpu" in text_of(terminal)
 
 
-def test_the_plan_says_where_weights_come_from(net, blobs, terminal) -> None:
+def test_the_plan_names_the_starting_weights(net, blobs, terminal) -> None:
     FineTuner(net(), device="cpu").fit(blobs(), strategy="from_scratch", callbacks=[ProgressBar(terminal)])
 
     assert "from_scratch: 1 epoch from scratch, training 0 to 6" in text_of(terminal)
 
 
-def test_a_series_of_runs_shows_its_epochs_and_a_line_for_each(terminal, caplog) -> None:
+def test_a_series_of_runs_shows_its_epochs_and_a_line_per_run(terminal, caplog) -> None:
     with caplog.at_level(logging.INFO, "finetune"), SeriesProgress(2, 3, console=terminal) as series:
         series.begin("resnet18")
         series.epoch()
@@ -199,7 +199,7 @@ def test_a_series_of_runs_shows_its_epochs_and_a_line_for_each(terminal, caplog)
     assert caplog.messages == lines
 
 
-def test_a_series_that_is_not_to_be_shown_is_only_logged(terminal, caplog) -> None:
+def test_a_hidden_series_is_only_logged(terminal, caplog) -> None:
     with caplog.at_level(logging.INFO, "finetune"), SeriesProgress(1, 1, shown=False, console=terminal) as series:
         series.begin("resnet18")
         series.end("resnet18: 0.9")

@@ -1,4 +1,4 @@
-"""A run that was interrupted and resumed is the run that was not."""
+"""A run that is interrupted and resumed equals an uninterrupted run bit for bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 
 class SaveEach(Callback):
-    """Write a checkpoint at each update and each epoch's end."""
+    """Write a checkpoint after every update and every epoch."""
 
     saves_run = True
 
@@ -31,14 +31,14 @@ class SaveEach(Callback):
 
 
 def tuner(model: torch.nn.Module, **settings: Any) -> FineTuner:
-    metrics = ["accuracy", "f1", "auroc"]  # the last keeps every score in a list
+    metrics = ["accuracy", "f1", "auroc"]  # auroc keeps every score in a list state
     return FineTuner(model, device="cpu", metrics=metrics, gradient_accumulation_steps=2, **settings)
 
 
 def assert_each_resumes(
     make: Any, fit: Any, same: Any, state_of: Any, timeless: Any, watch: Any, tmp_path: Path, saved: int
 ) -> None:
-    """Compare an uninterrupted run with a fresh one resumed from each of its checkpoints."""
+    """Compare an uninterrupted run with a new run resumed from each of its checkpoints."""
     writer, seen, whole = SaveEach(tmp_path), watch(), make()
     fit(whole, [EarlyStopping(patience=1), seen, writer], None)
     assert len(writer.saved) == saved
@@ -65,13 +65,13 @@ def test_trap_15_every_interruption_of_two_phases_resumes_bit_for_bit(
     def fit(one: FineTuner, callbacks: list[Callback], resume_from: Path | None) -> None:
         one.fit(train, val, strategy=phases, batch_size=4, callbacks=callbacks, resume_from=resume_from)
 
-    # 21 samples: five batches of 4 and one of 1, three updates an epoch
+    # 21 samples: five batches of 4 and one of 1, three updates per epoch
     assert_each_resumes(
         lambda: tuner(net(), optimizer=optimizer, max_grad_norm=1.0), fit, same, state_of, timeless, watch, tmp_path, 20
     )
 
 
-def test_trap_15_a_freeze_state_set_by_hand_is_resumed(net, blobs, same, state_of, tmp_path) -> None:
+def test_trap_15_a_manual_freeze_state_is_resumed(net, blobs, same, state_of, tmp_path) -> None:
     whole, first, resumed = tuner(net()), tuner(net()), tuner(net())
     for one in (whole, first):
         one.freeze(["0", "1"])
@@ -97,7 +97,7 @@ def test_an_early_stop_resumes_bit_for_bit(net, blobs, same, state_of, timeless,
 
     whole = tuner(net())
     fit(whole, [EarlyStopping(patience=1)], None)
-    assert 2 <= len(whole.history) < 10  # it does stop
+    assert 2 <= len(whole.history) < 10  # it stopped early
 
     assert_each_resumes(
         lambda: tuner(net()), fit, same, state_of, timeless, watch, tmp_path, saved=3 * len(whole.history)
@@ -111,13 +111,13 @@ def test_a_random_validation_step_resumes_bit_for_bit(net, blobs, same, state_of
             return output._replace(loss=torch.nn.functional.dropout(output.outputs, 0.5).square().mean())
 
     def fit(one: FineTuner, callbacks: list[Callback], resume_from: Path | None) -> None:
-        torch.seed()  # the user's own random state is no part of it
+        torch.seed()  # the global random state must not matter
         one.fit(blobs(12), blobs(9), epochs=2, batch_size=4, callbacks=callbacks, resume_from=resume_from)
 
     assert_each_resumes(lambda: Noisy(net(), device="cpu"), fit, same, state_of, timeless, watch, tmp_path, saved=8)
 
 
-def test_a_run_cut_off_by_an_error_resumes_from_its_folder(net, blobs, same, state_of, timeless, tmp_path) -> None:
+def test_a_run_interrupted_by_an_error_resumes_from_its_folder(net, blobs, same, state_of, timeless, tmp_path) -> None:
     class Cut(Callback):
         def __init__(self, at: int) -> None:
             self.left = at
@@ -142,7 +142,7 @@ def test_a_run_cut_off_by_an_error_resumes_from_its_folder(net, blobs, same, sta
         assert timeless(whole.history) == timeless(resumed.history)
 
 
-def test_fp16_resumes_with_its_scale(net, blobs, same, state_of, timeless, watch, tmp_path) -> None:
+def test_fp16_resumes_with_the_loss_scale(net, blobs, same, state_of, timeless, watch, tmp_path) -> None:
     class Huge(FineTuner):
         def training_step(self, batch: Any) -> Any:
             output = super().training_step(batch)
@@ -158,7 +158,7 @@ def test_fp16_resumes_with_its_scale(net, blobs, same, state_of, timeless, watch
 
 
 class Numbers(IterableDataset):
-    """Samples without a length."""
+    """An iterable data set of unknown length."""
 
     def __init__(self, pair: Any) -> None:
         self.pair = pair
@@ -197,7 +197,7 @@ def test_on_cuda_a_run_resumes(net, blobs, same, state_of, timeless, watch, tmp_
     )  # fmt: skip
 
 
-def test_a_run_of_another_plan_is_not_resumed(net, blobs, tmp_path) -> None:
+def test_resuming_with_another_plan_is_an_error(net, blobs, tmp_path) -> None:
     phases = [Phase("6", 1, name="head"), Phase("*", 1, name="all")]
     writer = SaveEach(tmp_path)
     FineTuner(net(), device="cpu").fit(blobs(9), strategy=phases, batch_size=4, callbacks=[writer])

@@ -1,4 +1,4 @@
-"""What kind of answer a model gives, and the loss that goes with it."""
+"""Kinds of task and their losses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOT = torch.tensor([[0, 1, 1], [1, 0, 0]])
 @pytest.mark.parametrize(
     ("loss", "targets", "outputs", "kind"),
     [
-        # by the targets
+        # inferred from the targets
         (None, INDICES, 3, CLASSIFICATION),
         (None, INDICES, None, CLASSIFICATION),
         (None, INDICES[:, None], 3, CLASSIFICATION),
@@ -47,7 +47,7 @@ HOT = torch.tensor([[0, 1, 1], [1, 0, 0]])
         (None, HOT.float(), 3, MULTILABEL),
         (None, HOT * 2, 3, REGRESSION),
         (None, None, 3, None),
-        # by the loss, whatever the targets
+        # determined by the loss, for any targets
         ("cross_entropy", BITS.float(), 2, CLASSIFICATION),
         ("cross_entropy", None, None, CLASSIFICATION),
         ("bce", BITS, 1, BINARY),
@@ -61,17 +61,17 @@ HOT = torch.tensor([[0, 1, 1], [1, 0, 0]])
         (nn.L1Loss(), BITS.float(), 1, REGRESSION),
         (nn.SmoothL1Loss(), None, 1, REGRESSION),
         (nn.HuberLoss(), None, None, REGRESSION),
-        # a function of the user's own: by the targets
+        # a custom function: inferred from the targets
         (F.mse_loss, FLOATS, 1, REGRESSION),
         (lambda outputs, targets: outputs.sum(), INDICES, 3, CLASSIFICATION),
         (lambda outputs, targets: outputs.sum(), None, 3, None),
     ],
 )
-def test_the_kind(loss: Any, targets: Tensor | None, outputs: int | None, kind: str | None) -> None:
+def test_the_kind_of_task(loss: Any, targets: Tensor | None, outputs: int | None, kind: str | None) -> None:
     assert infer_task(loss, targets, outputs).kind == kind
 
 
-def test_without_loss_or_targets_it_is_cross_entropy() -> None:
+def test_without_loss_and_targets_the_loss_is_cross_entropy() -> None:
     assert infer_task(None, None, None).loss is F.cross_entropy
 
 
@@ -80,7 +80,7 @@ def test_class_indices_for_one_output_are_an_error() -> None:
         infer_task(None, INDICES, 1)
 
 
-def test_an_unknown_loss_is_answered_with_the_nearest() -> None:
+def test_an_unknown_loss_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(ArgumentError, match=r"There is no loss 'crossentropy'. Did you mean 'cross_entropy'"):
         infer_task("crossentropy", None, None)
 
@@ -119,7 +119,7 @@ LOSSES = {
         (COLUMN[:, 0], BITS.float()[:, None]),
     ],
 )
-def test_a_column_and_a_row_never_broadcast(loss: str, outputs: Tensor, targets: Tensor) -> None:
+def test_a_column_and_a_vector_never_broadcast(loss: str, outputs: Tensor, targets: Tensor) -> None:
     given, plain = LOSSES[loss]
 
     value = infer_task(given, targets, 1).loss(outputs, targets)
@@ -128,7 +128,7 @@ def test_a_column_and_a_row_never_broadcast(loss: str, outputs: Tensor, targets:
 
 
 @pytest.mark.parametrize("loss", [nn.MSELoss(), lambda o, t: (o - t).abs().mean(), "mse"])
-def test_targets_are_not_rounded_to_outputs_of_half_precision(loss: Any) -> None:
+def test_targets_are_not_rounded_to_half_precision_outputs(loss: Any) -> None:
     outputs, targets = torch.zeros(1, 1, dtype=torch.bfloat16), torch.tensor([1001.0])
     task = infer_task(loss, targets, 1)
 
@@ -138,7 +138,7 @@ def test_targets_are_not_rounded_to_outputs_of_half_precision(loss: Any) -> None
     assert float(value) in (1001.0, 1001.0**2)
 
 
-def test_a_loss_of_ones_own_gets_everything_else_as_it_is() -> None:
+def test_a_custom_loss_gets_all_other_arguments_unchanged() -> None:
     given: list[Any] = []
     loss = infer_task(lambda o, t: given.append((o, t)), None, None).loss
     outputs, pair = torch.zeros(4, 3), {"a": 1}
@@ -154,12 +154,12 @@ def test_a_loss_of_ones_own_gets_everything_else_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(("loss", "targets"), [("mse", FLOATS), ("bce", BITS.float())])
-def test_shapes_that_do_not_go_together_are_an_error(loss: str, targets: Tensor) -> None:
+def test_mismatched_shapes_are_an_error(loss: str, targets: Tensor) -> None:
     with pytest.raises(DataError, match=r"outputs of shape \[4, 3\], but the targets have shape \[4\]"):
         infer_task(loss, targets, 3).loss(torch.zeros(4, 3), targets)
 
 
-def test_cross_entropy_takes_indices_and_probabilities() -> None:
+def test_cross_entropy_accepts_indices_and_probabilities() -> None:
     outputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     loss = task_of_kind(None, CLASSIFICATION).loss
     expected = F.cross_entropy(outputs, INDICES)
@@ -168,7 +168,7 @@ def test_cross_entropy_takes_indices_and_probabilities() -> None:
         torch.testing.assert_close(loss(outputs, targets), expected)
 
 
-def test_cross_entropy_takes_maps_of_indices() -> None:
+def test_cross_entropy_accepts_segmentation_maps() -> None:
     outputs = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     targets = torch.arange(40).reshape(2, 4, 5) % 3
 
@@ -185,17 +185,17 @@ def test_losses_are_computed_in_single_precision() -> None:
     )} == {torch.float32}  # fmt: skip
 
 
-def test_a_task_of_a_kind_takes_the_users_loss() -> None:
+def test_a_task_of_a_given_kind_keeps_the_custom_loss() -> None:
     own = task_of_kind(lambda o, t: (o - t).mean(), REGRESSION)
 
     assert own.kind == REGRESSION
     assert float(own.loss(COLUMN, COLUMN[:, 0])) == 0.0
 
 
-# ---------------------------------------------------------------------- as the steps use it
+# ---------------------------------------------------------------------- in the steps of a tuner
 
 
-def test_the_loss_is_not_known_before_targets_are_seen(net) -> None:
+def test_the_loss_is_unknown_before_any_targets(net) -> None:
     with pytest.raises(ArgumentError, match="The loss depends on the targets"):
         _ = FineTuner(net(), device="cpu").loss
 
@@ -206,7 +206,7 @@ def test_a_named_loss_is_known_at_once(net) -> None:
     torch.testing.assert_close(loss(torch.zeros(4, 3), INDICES), torch.tensor(3.0).log())
 
 
-def test_the_steps_are_of_use_by_themselves(net, blobs) -> None:
+def test_the_steps_work_outside_fit(net, blobs) -> None:
     tuner = FineTuner(net(dropout=0.0), device="cpu")
     tuner.model.eval()
     X, y = blobs()
@@ -219,7 +219,7 @@ def test_the_steps_are_of_use_by_themselves(net, blobs) -> None:
     assert tuner.loss is not None
 
 
-def test_auxiliary_outputs_are_weighed_in_training_alone(blobs) -> None:
+def test_auxiliary_outputs_count_in_the_training_loss_only(blobs) -> None:
     from torchvision.models import GoogLeNet
     from torchvision.models.googlenet import GoogLeNetOutputs
 
@@ -242,7 +242,7 @@ def test_auxiliary_outputs_are_weighed_in_training_alone(blobs) -> None:
     assert torch.equal(training.outputs, tuner.model.fc(X))
 
 
-def test_targets_of_a_loader_that_cannot_be_stacked_are_left_to_the_users_loss(blobs) -> None:
+def test_ragged_targets_are_left_to_a_custom_step(blobs) -> None:
     X, _ = blobs(4)
     ragged = [(x, torch.arange(n + 1)) for n, x in enumerate(X)]
 
@@ -267,7 +267,7 @@ def test_targets_of_a_loader_that_cannot_be_stacked_are_left_to_the_users_loss(b
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
-def test_a_loss_that_depends_on_the_batch_size_is_refused(reduction: str) -> None:
+def test_a_loss_that_depends_on_the_batch_size_is_an_error(reduction: str) -> None:
     with pytest.raises(ArgumentError, match="reduction='mean'"):
         infer_task(nn.CrossEntropyLoss(reduction=reduction), None, 3)
 

@@ -62,7 +62,7 @@ def test_tensorboard_gets_every_number(net, blobs, tmp_path) -> None:
 
 
 class Wandb(Logger):
-    """Collect what would be sent to a tracking service."""
+    """Collect the values that a client of a tracking service would send."""
 
     every_n_steps = 2
 

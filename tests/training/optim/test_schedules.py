@@ -31,12 +31,12 @@ def test_golden_values(name: str, start: float, middle: float, end: float) -> No
 
 
 @given(name=st.sampled_from(NAMES), progress=st.floats(0, 1))
-def test_factors_lie_between_zero_and_one(name: str, progress: float) -> None:
+def test_factors_are_between_0_and_1(name: str, progress: float) -> None:
     assert 0 <= get_schedule(name)(progress) <= 1
 
 
 @given(name=st.sampled_from(NAMES), a=st.floats(0, 1), b=st.floats(0, 1))
-def test_one_rise_then_no_second_rise(name: str, a: float, b: float) -> None:
+def test_factors_never_rise_after_the_warmup(name: str, a: float, b: float) -> None:
     schedule, top = get_schedule(name), 0.3 if name == "one_cycle" else 0.05
     early, late = sorted((a, b))
 
@@ -53,7 +53,7 @@ def test_the_full_rate_is_reached(name: str) -> None:
     assert get_schedule(name)(top) == pytest.approx(1.0)
 
 
-def test_a_function_of_ones_own_is_taken_as_it_is() -> None:
+def test_a_custom_function_is_returned_unchanged() -> None:
     def steps(progress: float) -> float:
         return 1.0 if progress < 0.5 else 0.1
 
@@ -61,24 +61,24 @@ def test_a_function_of_ones_own_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("typo", ["cosin", "Cosine", "consine"])
-def test_a_misspelt_name_is_answered_with_the_nearest(typo: str) -> None:
+def test_an_unknown_name_is_an_error_with_the_nearest_name(typo: str) -> None:
     with pytest.raises(ArgumentError, match="Did you mean 'cosine'"):
         get_schedule(typo)
 
 
 @pytest.mark.parametrize("bad", [lambda p: math.nan, lambda p: math.inf, lambda p: None, lambda p: "1"])
-def test_a_function_without_finite_numbers_is_refused(bad: object) -> None:
+def test_a_function_without_finite_numbers_is_an_error(bad: object) -> None:
     with pytest.raises(ArgumentError, match="finite factor"):
         get_schedule(bad)
 
 
 @pytest.mark.parametrize("bad", [None, 3, ["cosine"]])
-def test_what_is_no_schedule_is_refused(bad: object) -> None:
+def test_neither_a_name_nor_a_function_is_an_error(bad: object) -> None:
     with pytest.raises(ArgumentError, match="name or a function of progress"):
         get_schedule(bad)
 
 
-def test_trap_10_a_group_that_joins_later_follows_the_schedule(net, blobs, watch) -> None:
+def test_trap_10_a_group_added_later_follows_the_schedule(net, blobs, watch) -> None:
     seen = watch()
     tuner = FineTuner(net(), device="cpu")
     phases = [Phase("6", 1, 1e-2, "linear"), Phase(["4", "6"], 2, {"4": 1e-3, "6": 1e-2}, lambda p: 1 - p / 2)]
@@ -93,7 +93,7 @@ def test_trap_10_a_group_that_joins_later_follows_the_schedule(net, blobs, watch
     ]
 
 
-def test_the_history_tells_the_rates_of_an_epochs_last_update(net, blobs, watch) -> None:
+def test_the_history_holds_the_rates_of_each_epochs_last_update(net, blobs, watch) -> None:
     seen = watch()
 
     history = FineTuner(net(), device="cpu").fit(blobs(), epochs=2, lr=(1e-4, 1e-3), batch_size=8, callbacks=[seen])
