@@ -1,9 +1,11 @@
 """Every Python example runs: those of README.md, of the pages under docs/, and of all docstrings.
 
-A page's fences run in order in one namespace, as a reader would paste them, in a folder where the
-example data lies under the names the pages use. Nothing is fetched: the pretrained weights are a
-randomly initialised model of the same shape in torch's own download cache, so the code that loads
-them is the real one. An example is left out only by being no Python.
+The code blocks of a page run in order in one namespace, as a reader would paste them, in a folder with
+example data under the names the pages use. Nothing is downloaded: the pretrained weights are a
+randomly initialized model of the same shape in torch's own download cache, so the code that loads
+them is the real one. The only way to leave an example out is to mark it as another language.
+
+The architecture page is checked against the code: its files, tables, diagram and picture.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import runpy
 import socket
 import textwrap
 from collections.abc import Iterator
@@ -30,16 +33,17 @@ from torchvision import models
 import finetune
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "finetune"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)]
 FOUND = sorted(found.name for found in pkgutil.walk_packages(finetune.__path__, "finetune."))
 MODULES = ["finetune", *(name for name in FOUND if not name.endswith("__main__"))]
 
-# What the examples find. More of either is a line here.
+# The weights and images that the examples find.
 PRETRAINED = ("resnet18",)
 BREEDS = {"beagle": (150, 90, 50), "husky": (120, 130, 150), "pug": (220, 190, 140)}
 
-# reStructuredText's ways to show code, which nothing would run.
+# The code blocks of reStructuredText, which nothing would run.
 LITERAL_BLOCK = re.compile(r"::[ \t]*$|\bcode-block::", re.MULTILINE)
 
 
@@ -76,14 +80,14 @@ def examples(text: str) -> list[Fence]:
     """Return the Python blocks of a Markdown text.
 
     Raises:
-        ValueError: a block is Python by another name, and so would neither run nor be plain text.
+        ValueError: If a block is Python under another name, so that it would not run.
     """
     blocks = fences(text)
     for block in blocks:
         if re.search(r"\b(i?python\d?|py|py3|pycon)\b", block.language) and block.language != "python":
             raise ValueError(
-                f"The block on line {block.line} is {block.language!r}. Every Python example runs: make it "
-                f"`python`, or another language, such as `text`, if it is none."
+                f"The block on line {block.line} is {block.language!r}. Every Python example runs: name it "
+                f"`python`, or use another language, such as `text`, if it is not Python."
             )
     return [block for block in blocks if block.language == "python"]
 
@@ -117,7 +121,7 @@ def docstrings(path: Path) -> Iterator[tuple[int, str]]:
 
 @pytest.fixture(scope="session")
 def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a download cache that holds weights of the right shape under the right names."""
+    """Return a download cache that holds weights of the right shape under the right names."""
     home = tmp_path_factory.mktemp("torch")
     checkpoints = home / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
@@ -131,7 +135,7 @@ def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reader(tmp_path: Path, torch_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Be where a reader is: in a folder with their data, weights downloaded before, no network now."""
+    """Change to a reader's folder: with data, with weights downloaded earlier, without a network."""
     make_data(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(torch_home))
@@ -145,10 +149,10 @@ def reader(tmp_path: Path, torch_home: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def make_data(folder: Path) -> None:
-    """Write what the pages call by name.
+    """Write the data that the pages mention by name.
 
-    `dogs/train` and `dogs/val` hold a folder per breed, `dogs/train.csv` and `dogs/val.csv` list the
-    same pictures as path and label, and `dogs/new` and `dog.png` have no label. `reviews.csv` has texts.
+    `dogs/train` and `dogs/val` hold one subfolder per breed, `dogs/train.csv` and `dogs/val.csv` list the
+    same images as path and label, and `dogs/new` and `dog.png` have no label. `reviews.csv` has texts.
     """
     for part, count in (("train", 4), ("val", 1)):
         rows = [
@@ -166,7 +170,7 @@ def make_data(folder: Path) -> None:
 
 
 def _picture(path: Path, colour: tuple[int, ...], index: int) -> Path:
-    """Write a small picture of `colour`, a little different for each index."""
+    """Write a small image of `colour`, slightly different for each index."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shade = tuple(min(255, channel + 5 * index) for channel in colour)
     picture = Image.new("RGB", (40, 32), shade)
@@ -253,3 +257,46 @@ def test_decorated_and_nested_docstrings_are_seen(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text('"""M"""\n@torch.no_grad()\ndef f():\n    """F"""\n    class C:\n        """C"""\n')
     assert sorted(docstrings(file)) == [(1, "M"), (4, "F"), (6, "C")]
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def rows_of(heading: str) -> list[list[str]]:
+    """Return the cells of the table under a heading of the architecture page, without its first line."""
+    section = ARCHITECTURE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+@pytest.mark.parametrize("heading", ["Layers", "The loop", "Where to make a change"])
+def test_the_files_of_the_architecture_page_exist(heading: str) -> None:
+    named = re.compile(r"`((?:[\w/]+/)?\w*\.py|\w[\w/]*/|setup\.cfg)`(: new\b)?")
+    found = [(name, planned) for row in rows_of(heading) for cell in row for name, planned in named.findall(cell)]
+    assert found
+    for name, planned in found:
+        exists = (PACKAGE / name).exists() or (ROOT / name).exists()
+        assert exists != bool(planned), f"{name} {'exists already' if exists else 'does not exist'}"
+
+
+def test_the_names_of_the_architecture_page_exist() -> None:
+    for change, answer in rows_of("Where to make a change"):
+        text = "".join(
+            (PACKAGE / name).read_text() for name in re.findall(r"`([\w/]+\.py)`", answer) if (PACKAGE / name).exists()
+        )
+        for name in re.findall(r"`(_?[A-Z]\w+|_?[a-z]+(?:_[a-z]+)*)`", answer):
+            assert re.search(rf"\b{name}\b", text) or name in {"Source", "Family"}, (
+                f"{change}: {name} is in none of the files"
+            )
+
+
+def test_the_diagram_of_the_loop_is_that_of_the_code() -> None:
+    docstring = ast.get_docstring(ast.parse((PACKAGE / "training" / "loop.py").read_text(encoding="utf-8")))
+    assert docstring is not None
+    (diagram,) = [block.code for block in fences(ARCHITECTURE) if block.language == "text"]
+    assert diagram.strip() == docstring.split("\n\n", 1)[1].strip()
+
+
+def test_the_picture_of_the_layers_is_that_of_the_code() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "draw_layers.py"))
+    assert script["PICTURE"].read_text(encoding="utf-8") == script["picture"](), "run `make picture`"

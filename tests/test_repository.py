@@ -261,6 +261,14 @@ def _says(call: ast.Call, word: str, value: object) -> bool:
     )
 
 
+def test_the_architecture_page_has_the_table_of_rights() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for right in RIGHTS:
+        files = ", ".join(f"`{file}`" for file in right.where) or "nowhere"
+        assert f"| {right.what} | {files} |\n" in page
+    assert page.split("## Who may do what")[1].split("\n## ")[0].count("\n|") == len(RIGHTS) + 2
+
+
 def test_there_is_no_drawer_for_everything() -> None:
     drawers = {"utils", "util", "helpers", "common", "misc"}
     assert not [path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.stem in drawers]
