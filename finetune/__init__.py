@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune import callbacks, strategies
-    from finetune.advice.judgement import Advice
+    from finetune.advice.advice import Advice
     from finetune.comparison.advise import advise
     from finetune.comparison.compare import compare
-    from finetune.comparison.results import Comparison
+    from finetune.comparison.comparison import Comparison
     from finetune.data.preprocessing.pictures import Preprocessing
     from finetune.errors import (
         ArgumentError,
@@ -61,8 +61,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Advice": "finetune.advice.judgement",
-    "Comparison": "finetune.comparison.results",
+    "Advice": "finetune.advice.advice",
+    "Comparison": "finetune.comparison.comparison",
     "FineTuner": "finetune.tuner",
     "History": "finetune.training.history",
     "LayerDecay": "finetune.training.optim.rates",

@@ -21,8 +21,8 @@ from benchmarks.advice.situations import (
     situation_of,
 )
 from benchmarks.machine import processor
+from finetune.advice.advice import judge
 from finetune.advice.evidence import Evidence
-from finetune.advice.judgement import judge
 
 # Advice is right if what it names is at most so much less accurate than the best strategy.
 TOLERANCE = 0.01

@@ -1,1 +1,1 @@
-"""What features of the data say about a transfer: measured, judged, and drawn."""
+"""Advice on how to fine-tune, from the features that a pretrained model extracts from the data."""

@@ -1,8 +1,7 @@
-"""The chart that posts on transfer learning draw, much or little data against near or far, with a data set on it.
+"""`Quadrant`: the chart of data size against distance from the pretraining domain, with a strategy per quadrant.
 
-Here it was measured: `python -m benchmarks.advice.fit` found the lines, and where a quadrant is better off with
-something else than the rest, on half of the situations of `benchmarks.advice`, transfers of small convolutional
-networks. Its table says how often that is right in the other half.
+Its boundaries and strategies were fitted by `python -m benchmarks.advice.fit` on half of the transfers of
+`benchmarks.advice`, between small convolutional networks. The benchmark's table reports the other half.
 """
 
 from __future__ import annotations
@@ -16,21 +15,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEAR = 0.5  # accuracy of a linear probe above chance
-MUCH = 8.0  # samples a class
+MUCH = 8.0  # samples per class
 
-_MOST_SHOWN = 10_000.0  # samples a class
+_AXIS_LIMIT = 10_000.0  # samples per class
 
 
 @dataclass(frozen=True)
 class Quadrant:
-    """A part of the chart.
+    """A quadrant of the chart with its recommendation.
 
     Attributes:
-        strategy: what is advised there.
-        first_share: the first stage's rate there as a share of the head's; None for the default rates.
-        gain: by how much it was more accurate than a linear probe, on average.
-        right: how often it was within a point of the best strategy, with one case of each kind added, so that few
-            cases are never certain.
+        much: Whether there is much data.
+        near: Whether the data is near the pretraining domain.
+        strategy: Recommended strategy.
+        first_share: Recommended learning rate of the first stage as a fraction of the head's, or None for the
+            default rates.
+        gain: Mean gain in accuracy over a linear probe.
+        right: Fraction of benchmarks in which the strategy came within a point of the best one, with add-one
+            smoothing, so that a few benchmarks never give certainty.
     """
 
     much: bool
@@ -42,11 +44,16 @@ class Quadrant:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The short name, such as `"little data, near"`."""
         return f"{'much' if self.much else 'little'} data, {'near' if self.near else 'far'}"
 
+    @property
+    def description(self) -> str:
+        """The name in full, such as `"little data, near the pretraining domain"`."""
+        return f"{self.name} {'' if self.near else 'from '}the pretraining domain"
+
     def advises_as(self, other: Quadrant) -> bool:
-        """Tell whether another advises the same."""
+        """Return whether another quadrant gives the same recommendation."""
         return (self.strategy, self.first_share) == (other.strategy, other.first_share)
 
 
@@ -59,13 +66,13 @@ QUADRANTS = (
 
 
 def quadrant(samples_per_class: float, nearness: float) -> Quadrant:
-    """Return the quadrant of a point on the chart."""
+    """Return the quadrant that contains a point of the chart."""
     place = (samples_per_class >= MUCH, nearness >= NEAR)
     return next(each for each in QUADRANTS if (each.much, each.near) == place)
 
 
 def draw(evidence: Evidence, title: str) -> Figure:
-    """Draw where the data set lies, with the spread of its probe over the folds."""
+    """Draw the chart with the data as a point, and the spread of its probe as an error bar."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
@@ -76,15 +83,15 @@ def draw(evidence: Evidence, title: str) -> Figure:
         place = (1 + NEAR) / 2 if each.near else NEAR / 2, 0.9 if each.much else 0.05
         advised = each.strategy if each.first_share is None else f"{each.strategy}, larger rates"
         axes.text(*place, f"{each.name}\n{advised}", transform=axes.transAxes, ha="center", color="grey")
-    point = min(max(evidence.nearness, 0.0), 1.0), min(max(evidence.samples_per_class, 1.0), _MOST_SHOWN)
+    point = min(max(evidence.nearness, 0.0), 1.0), min(max(evidence.samples_per_class, 1.0), _AXIS_LIMIT)
     axes.errorbar(*point, xerr=evidence.spread, fmt="o", markersize=9, capsize=4, color="tab:red")
     axes.annotate("your data", point, (8, 8), textcoords="offset points", color="tab:red")
     axes.set(
         title=title,
         xlim=(0, 1),
-        ylim=(1, _MOST_SHOWN),
+        ylim=(1, _AXIS_LIMIT),
         yscale="log",
-        xlabel="far  -  accuracy of a linear probe above chance  -  near",
-        ylabel="samples a class",
+        xlabel="far  ←  linear probe accuracy above chance  →  near",
+        ylabel="samples per class",
     )
     return figure

@@ -1,4 +1,4 @@
-"""What was measured of a data set through a model: the numbers that advice rests on."""
+"""`Evidence`: measurements of a data set through a pretrained model, the basis of advice."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ import torch
 from torch import Tensor
 
 from finetune.advice.features import Features
-from finetune.advice.scores import best_penalty, h_score, knn_accuracy, log_me, probe_accuracies
-from finetune.advice.spectrum import Spectrum, spectrum
+from finetune.advice.scores import (
+    Spectrum,
+    best_penalty,
+    h_score,
+    knn_accuracy,
+    log_me,
+    probe_accuracies,
+    spectrum,
+)
 from finetune.errors import DataError
 
 _FOLDS = 5
@@ -18,22 +25,29 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Evidence:
-    """The measurements; accuracies are shares from 0 to 1.
+    """Measurements of a data set. Accuracies range from 0 to 1.
 
     Attributes:
-        samples: how many the data has; None of a stream.
-        measured: how many of them were looked at.
-        class_sizes: samples of each class, among those looked at.
-        h_score: of the features that the head reads, divided by C - 1, so that it is 1 where the classes' means
-            explain them wholly. Between models on one data set; higher is better.
-        log_me: LogME of these features. Between models on one data set; higher is better.
-        knn: accuracy of the nearest neighbours among them.
-        probe: accuracy of a linear probe on them, on folds that it was not trained on.
-        spread: standard deviation of that over the folds.
-        curve: accuracy of the probe by the number of samples it was trained on.
-        probe_of_stages: as `probe`, on the features of all stages together: what earlier stages know that the last
-            has lost is what training it could give back.
-        probe_on_validation: of the probe trained on all, on the validation data; None without any.
+        samples: Number of samples in the data, or None for a stream.
+        measured: Number of samples measured.
+        class_sizes: Number of measured samples per class.
+        h_score: H-score of the input features of the head, divided by C - 1, so that 1 means that the class means
+            explain all their variance. Compares models on one data set; higher is better.
+        log_me: LogME of these features. Compares models on one data set; higher is better.
+        knn: Accuracy of a nearest-neighbor classifier on these features.
+        probe: Cross-validated accuracy of a linear probe on these features.
+        spread: Standard deviation of `probe` over the folds.
+        curve: Pairs (number of training samples, accuracy of the probe).
+        probe_of_stages: Cross-validated accuracy of a linear probe on the features of all stages. If it exceeds
+            `probe`, earlier stages hold information that the last stage lost and that training may recover.
+        probe_on_validation: Accuracy of the probe on the validation data, or None without validation data.
+
+    >>> from finetune import FineTuner
+    >>> evidence = FineTuner("resnet18").advise("dogs/train").evidence
+    >>> evidence.num_classes, evidence.imbalance
+    (3, 1.0)
+    >>> 0 <= evidence.probe <= 1
+    True
     """
 
     samples: int | None
@@ -50,43 +64,47 @@ class Evidence:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the data has."""
+        """The number of classes."""
         return len(self.class_sizes)
 
     @property
     def imbalance(self) -> float:
-        """Samples of the largest class for each of the smallest."""
+        """The ratio of the largest class to the smallest."""
         return max(self.class_sizes) / min(self.class_sizes)
 
     @property
     def samples_per_class(self) -> float:
-        """The mean over the classes, of all the data where its length is known."""
+        """The mean over the classes, for the whole data if its length is known."""
         return (self.samples or self.measured) / self.num_classes
 
     @property
     def nearness(self) -> float:
-        """How far the probe is above chance: 0 if it only guesses, 1 if it is always right."""
+        """The accuracy of the probe above chance: 0 for guessing, 1 for no errors."""
         chance = 1 / self.num_classes
         return (self.probe - chance) / (1 - chance)
 
     @property
     def gain_from_doubling(self) -> float:
-        """What twice the data added to the probe's accuracy."""
+        """The gain in accuracy of the probe when its training data doubled."""
         return self.curve[-1][1] - self.curve[-2][1]
 
 
 def measure(train: Features, val: Features | None = None, samples: int | None = None) -> Evidence:
-    """Score the features of training data, and of validation data where there are any.
+    """Score the features of the training data and, if given, the validation data.
+
+    Args:
+        train, val: Features of the two data sets.
+        samples: Number of samples in the training data, or None for a stream.
 
     Raises:
-        DataError: there are fewer than two classes, or not two samples for each of them.
+        DataError: If there are fewer than two classes, or fewer than two samples per class.
     """
     labels = train.labels
     sizes = tuple(labels.bincount()[labels.unique()].tolist()) if len(labels) else ()
     if len(sizes) < 2 or len(labels) < 2 * len(sizes):
         raise DataError(
-            f"Advice needs at least two classes with two samples each, but got {len(labels)} samples of {len(sizes)} "
-            f"classes. Give more data."
+            f"Advice requires at least two classes with two samples each, but got {len(labels)} samples of "
+            f"{len(sizes)} classes. Provide more data."
         )
     last = spectrum(train.last)
     folds = _folds(labels)
@@ -113,29 +131,29 @@ def check_classes(targets: Tensor | None) -> None:
     """Check that targets are class indices [N] or [N, 1].
 
     Raises:
-        DataError: they are not.
+        DataError: If they are not.
     """
     if targets is None or targets.is_floating_point() or targets.numel() != len(targets):
         got = "no labels" if targets is None else f"targets of shape {list(targets.shape)} and type {targets.dtype}"
-        raise DataError(f"Advice is for classification, with a class index for each sample, but the data has {got}.")
+        raise DataError(f"Advice is for classification and expects a class index per sample, but the data has {got}.")
 
 
 def _folds(labels: Tensor) -> list[Tensor]:
-    """Divide the samples into folds with a share of each class, neighbours in the data in the same one.
+    """Divide the samples into folds, stratified by class, with consecutive samples in the same fold.
 
-    Pictures taken in a row are often nearly the same; in different folds they would give each other away.
+    Images taken in a row are often near-duplicates, which would leak between folds.
     """
     _, indices, sizes = labels.unique(return_inverse=True, return_counts=True)
     by_class = indices.argsort(stable=True)
     rank = torch.empty_like(indices)
     rank[by_class] = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[indices[by_class]]
-    # Where classes are small, each begins at another fold, so that none is left empty.
+    # Small classes start at different folds, so that no fold stays empty.
     fold = (rank * _FOLDS // sizes[indices] + indices) % _FOLDS
     return [rows for number in range(_FOLDS) if len(rows := (fold == number).nonzero().flatten())]
 
 
 def _curve(features: Spectrum, labels: Tensor, folds: Sequence[Tensor], penalty: float) -> list[tuple[int, float]]:
-    """Return the probe's accuracy as trained on one and on two folds, and tested on all others."""
+    """Return the accuracy of the probe trained on one and on two folds and tested on the others."""
     everything = torch.arange(len(labels))
     points = []
     for count in (1, 2):

@@ -1,4 +1,4 @@
-"""Features of the data: what each stage of a model makes of it, and what the head reads."""
+"""`Features`: activations of each stage of a model, and the input of its head, pooled per sample."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from finetune.nested import num_samples_of
 
 @dataclass(frozen=True)
 class Features:
-    """What a model makes of N samples.
+    """Pooled features of N samples.
 
     Attributes:
-        last: float [N, D], what the head reads, pooled over places or tokens.
-        stages: float [N, D_k] by name, each stage's output from the stem on, pooled.
-        labels: int64 [N].
+        last: Input of the head, float [N, D], pooled over positions or tokens.
+        stages: Pooled output of each stage by name, float [N, D_k], from the stem on.
+        labels: Class indices, int64 [N].
     """
 
     last: Tensor
@@ -35,12 +35,14 @@ class Features:
 def collect(
     model: nn.Module, stages: Sequence[str], head: str, passes: Iterable[tuple[Any, Any]], samples: int
 ) -> Features:
-    """Gather the features of batches, as the model runs over them, until there are so many samples.
+    """Collect the features of at least `samples` samples while the model runs over batches.
 
     Args:
-        stages: full names of the modules that are the stages, from the stem on, the head left out.
-        head: the full name of the head.
-        passes: each batch, when the model has run on it, with what that gave.
+        model: Model to observe.
+        stages: Full module names of the stages, from the stem on, without the head.
+        head: Full module name of the head.
+        passes: Pairs of a batch and the output of the model, produced as the model runs.
+        samples: Number of samples to collect before stopping.
     """
     kept: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
@@ -61,9 +63,7 @@ def collect(
 
 
 def pooled(features: Tensor) -> Tensor:
-    """Return [N, D]: the mean over places of [N, D, ...] or, where the channels come last, of [N, H, H, D]; and
-    over tokens of [N, T, D].
-    """
+    """Average feature maps [N, D, ...] or [N, H, H, D] over positions, or [N, T, D] over tokens, to [N, D]."""
     if features.dim() == 3:
         return features.mean(1)
     channels_last = features.dim() == 4 and features.shape[1] == features.shape[2] != features.shape[3]

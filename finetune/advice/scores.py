@@ -1,33 +1,67 @@
-"""Scores of features for a classification, each a function of their spectrum and the class indices.
+"""Scores of features for classification, as functions of their singular value decomposition and the class indices.
 
-What each can tell: a linear probe's accuracy on samples it has not seen is what a new head on frozen features gives,
-and says nothing of what fine-tuning would add. Nearest neighbours say the same without a linear map. The H-score and
-LogME compare models on one data set; across data sets their scales differ. LEEP (arXiv 2002.12462), which needs only a
-model's old outputs, is left out: it depends on how many classes those have more than on the transfer.
+The cross-validated accuracy of a linear probe estimates a new head on frozen features, not the gain of fine-tuning.
+Nearest neighbors estimate the same without a linear map. The H-score and LogME compare models on one data set; their
+scales differ between data sets. LEEP (arXiv 2002.12462), which needs only the outputs of the pretrained head, is
+omitted because it depends more on the number of its classes than on the transfer.
+
+With centered features F = U S V' [N, D], ridge regression, the H-score, and LogME depend on U and S alone, so the
+features are decomposed once for all of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from finetune.advice.spectrum import Spectrum
-
-# The penalty of the probe's ridge regression, in units of the features' mean variance.
+# Penalties of the ridge regression, in units of the mean feature variance.
 _PENALTIES = tuple(10.0**power for power in range(2, -5, -1))
 
-_NEIGHBOURS = 5
+_NEIGHBORS = 5
 _ROWS_AT_ONCE = 1024
+
+# Directions below this fraction of the largest variance are rounding errors.
+_RELATIVE_VARIANCE = 1e-10
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Centered features [N, D] as left singular vectors and squared singular values.
+
+    Attributes:
+        vectors: Orthonormal columns, float64 [N, R].
+        values: Squared singular values, float64 [R].
+        num_features: Number of features D.
+    """
+
+    vectors: Tensor
+    values: Tensor
+    num_features: int
+
+
+def spectrum(*features: Tensor) -> Spectrum:
+    """Decompose matrices of features [N, D], concatenated with unit variance per column and unit weight per matrix."""
+    scaled = [_standardized(matrix) for matrix in features]
+    samples, width = len(scaled[0]), sum(matrix.shape[1] for matrix in scaled)
+    if width < samples:
+        joined = torch.cat(scaled, 1)
+        values, right = torch.linalg.eigh(joined.T @ joined)
+        kept = _significant(values)
+        return Spectrum(joined @ right[:, kept] / values[kept].sqrt(), values[kept], width)
+    values, vectors = torch.linalg.eigh(sum(matrix @ matrix.T for matrix in scaled))
+    kept = _significant(values)
+    return Spectrum(vectors[:, kept], values[kept], width)
 
 
 def h_score(features: Spectrum, labels: Tensor) -> float:
-    """Return the H-score, from 0 to C - 1: how much of the features' variance lies between the C classes.
+    """Return the H-score, from 0 to C - 1: the feature variance between the C classes, relative to the total.
 
-    The covariance is shrunk as Ledoit and Wolf do, without which more features than samples make every score perfect
-    (H-score: Bao et al., 2019; shrunk: Ibrahim et al., arXiv 2110.06893).
+    The covariance estimate uses Ledoit-Wolf shrinkage. Without it, more features than samples give every model a
+    perfect score (H-score: Bao et al., 2019; with shrinkage: Ibrahim et al., arXiv 2110.06893).
     """
     samples = len(labels)
     between = (_one_hot(labels) / labels.bincount()[labels.unique()].sqrt()).T @ features.vectors
@@ -39,42 +73,42 @@ def h_score(features: Spectrum, labels: Tensor) -> float:
 
 
 def log_me(features: Spectrum, labels: Tensor) -> float:
-    """Return LogME: the logarithm of the evidence of a Bayesian linear model per sample, mean over the classes.
+    """Return LogME: the log evidence per sample of a Bayesian linear model, averaged over the classes.
 
-    Higher is better, between models on the same data only (You et al., arXiv 2102.11005).
+    Higher is better. Compare models on the same data only (You et al., arXiv 2102.11005).
     """
     targets = _one_hot(labels)
     targets = targets - targets.mean(0)
     return float(torch.stack([_evidence(features, target) for target in targets.T]).mean())
 
 
-def knn_accuracy(features: Tensor, labels: Tensor, neighbours: int = _NEIGHBOURS) -> float:
-    """Return how often the most similar other samples [N, D] by cosine vote for a sample's own class.
+def knn_accuracy(features: Tensor, labels: Tensor, neighbors: int = _NEIGHBORS) -> float:
+    """Return the leave-one-out accuracy of a nearest-neighbor classifier on features [N, D] by cosine similarity.
 
-    The vote is weighted by similarity, so that it does not tie.
+    Votes are weighted by similarity, which avoids ties.
     """
-    centred = torch.nn.functional.normalize(features.double() - features.double().mean(0), dim=1)
+    centered = torch.nn.functional.normalize(features.double() - features.double().mean(0), dim=1)
     targets = _one_hot(labels)
     right = 0
     for rows in torch.arange(len(labels)).split(_ROWS_AT_ONCE):
-        similar = centred[rows] @ centred.T
-        similar[torch.arange(len(rows)), rows] = -math.inf  # not itself
-        nearest = similar.topk(min(neighbours, len(labels) - 1))
+        similar = centered[rows] @ centered.T
+        similar[torch.arange(len(rows)), rows] = -math.inf  # exclude the sample itself
+        nearest = similar.topk(min(neighbors, len(labels) - 1))
         votes = (targets[nearest.indices] * (1 + nearest.values).unsqueeze(2)).sum(1)
         right += int((votes.argmax(1) == targets[rows].argmax(1)).sum())
     return right / len(labels)
 
 
 def best_penalty(features: Spectrum, labels: Tensor, folds: Sequence[Tensor]) -> float:
-    """Return the penalty with which a linear probe is right most often on folds that it was not trained on."""
+    """Return the penalty with the best cross-validated accuracy of a linear probe."""
     right = {penalty: sum(probe_accuracies(features, labels, folds, penalty)) for penalty in _PENALTIES}
-    return max(right, key=right.__getitem__)  # of equals the largest, which comes first
+    return max(right, key=right.__getitem__)  # ties go to the largest penalty, which comes first
 
 
 def probe_accuracies(features: Spectrum, labels: Tensor, folds: Sequence[Tensor], penalty: float) -> list[float]:
-    """Return a linear probe's accuracy on each fold of samples [M], trained on all that are not in it.
+    """Return the accuracy of a linear probe on each fold of samples [M], trained on the others.
 
-    The probe is a ridge regression onto the classes: as good as a trained head, and solved in closed form.
+    The probe is a ridge regression onto one-hot classes: as accurate as a trained head, with a closed-form solution.
     """
     targets = _one_hot(labels)
     classes = targets.argmax(1)
@@ -83,40 +117,40 @@ def probe_accuracies(features: Spectrum, labels: Tensor, folds: Sequence[Tensor]
 
 
 def held_out(features: Spectrum, targets: Tensor, rows: Tensor, penalty: float) -> Tensor:
-    """Return a ridge regression's predictions [M, C] for the rows [M], as trained on all others.
+    """Return the predictions [M, C] of a ridge regression for held-out rows [M], trained on the others.
 
-    With the smoother H of the fit to all, the residuals of rows I that are left out are (1 - H_II)^-1 times those of
-    the fit: exact for the same features and penalty (Cook and Weisberg, 1982).
+    With the hat matrix H of the fit to all rows, the residuals of held-out rows I are (1 - H_II)^-1 times the
+    residuals of the fit, which is exact for the same features and penalty (Cook and Weisberg, 1982).
     """
     variance = features.values / len(targets)
     shrunk = features.vectors * (variance / (variance + penalty * variance.mean()))
     fitted = targets.mean(0) + shrunk @ (features.vectors.T @ targets)
-    influence = shrunk[rows] @ features.vectors[rows].T + 1 / len(targets)  # the constant term has no penalty
+    influence = shrunk[rows] @ features.vectors[rows].T + 1 / len(targets)  # the intercept has no penalty
     left = torch.eye(len(rows), dtype=targets.dtype) - influence
     residuals: Tensor = torch.linalg.solve(left, targets[rows] - fitted[rows])
     return targets[rows] - residuals
 
 
 def _one_hot(labels: Tensor) -> Tensor:
-    """Return float64 [N, C] over the classes that occur."""
+    """Return one-hot labels, float64 [N, C], over the classes that occur."""
     _, indices = labels.unique(return_inverse=True)
     return torch.nn.functional.one_hot(indices).double()
 
 
 def _shrinkage(features: Spectrum) -> float:
-    """Return the share of the identity in Ledoit and Wolf's covariance, from 0 to 1."""
+    """Return the Ledoit-Wolf weight of the identity in the covariance estimate, from 0 to 1."""
     samples, width = len(features.vectors), features.num_features
     variances = features.values / samples
     mean = variances.sum() / width
     distance = variances.square().sum() - width * mean**2
-    norms = (features.vectors.square() * features.values).sum(1)  # of each sample, squared
+    norms = (features.vectors.square() * features.values).sum(1)  # squared, per sample
     spread = (norms.square().sum() / samples - variances.square().sum()) / samples
     return 1.0 if distance <= 0 else float((spread / distance).clamp(0, 1))
 
 
 def _evidence(features: Spectrum, target: Tensor) -> Tensor:
-    """Return the log evidence per sample for one class's centred target [N], its two precisions fitted to it."""
-    samples, values = len(target) - 1, features.values  # the mean has taken one direction
+    """Return the log evidence per sample for one centered target [N], with both precisions optimized."""
+    samples, values = len(target) - 1, features.values  # the mean takes one degree of freedom
     along = (features.vectors.T @ target).square()
     beside = (target.square().sum() - along.sum()).clamp(min=0)
     alpha, beta = torch.ones((), dtype=values.dtype), torch.ones((), dtype=values.dtype)
@@ -131,3 +165,17 @@ def _evidence(features: Spectrum, target: Tensor) -> Tensor:
     fit = beta * residual + alpha * weights
     complexity = torch.log1p(values * beta / alpha).sum()
     return 0.5 * (samples * (beta.log() - math.log(2 * math.pi)) - complexity - fit) / samples
+
+
+def _significant(values: Tensor) -> Tensor:
+    """Return a mask of the squared singular values above rounding error; all False if no feature varies."""
+    return values > _RELATIVE_VARIANCE * max(values.tolist(), default=0.0)
+
+
+def _standardized(features: Tensor) -> Tensor:
+    """Return the columns with zero mean and variance 1 / D, without constant ones."""
+    centered = features.double() - features.double().mean(0)
+    deviation = centered.square().mean(0).sqrt()
+    varies = deviation > 1e-6 * deviation.max().clamp(min=1e-12)
+    scaled: Tensor = centered[:, varies] / deviation[varies]
+    return scaled / math.sqrt(max(1, int(varies.sum())))

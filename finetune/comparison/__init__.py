@@ -1,1 +1,1 @@
-"""Comparisons of models and strategies over several seeds. Uses only the public `FineTuner`."""
+"""Comparisons of models and strategies over several seeds, built on the public `FineTuner` alone."""

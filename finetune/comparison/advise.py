@@ -1,37 +1,47 @@
-"""`advise` for several models: which of them knows most of a data set."""
+"""`advise` for several models: rank them by how well their features suit a data set."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from finetune.advice.judgement import Advice
-from finetune.comparison.entries import Models, labelled_models, make
+from finetune.advice.advice import Advice
+from finetune.comparison.candidates import Models, build_model, labelled_models
 from finetune.tuner import FineTuner
 
 
 def advise(
     models: Models, train: Any, val: Any = None, *, samples: int = 2000, batch_size: int = 32, **settings: Any
 ) -> dict[str, Advice]:
-    """Ask for advice with each of several models, and sort them, the best for this data set first.
+    """Ask each model for advice on the data, and return the best model first.
 
-    That is the one whose features let a linear probe be right most often on samples it has not seen; LogME decides
-    between equals. Fine-tuning may turn the order of models that are close.
+    Models are ranked by the accuracy of a linear probe on held-out samples, with LogME as the tie-breaker.
+    Fine-tuning may reverse the order of models with similar scores.
 
     Args:
-        models: a name, a module or a function without arguments that makes one; a list of these, or a mapping of
-            label to one.
-        train, val, samples, batch_size: as `FineTuner.advise` takes them.
-        settings: keyword arguments of `FineTuner`.
+        models: A model name, a module, or a function that takes no arguments and returns a module; a list of these,
+            or a mapping from labels to them.
+        train, val, samples, batch_size: As in `FineTuner.advise`.
+        settings: Keyword arguments of `FineTuner`.
 
     Returns:
-        The advice by the model's label, in that order.
+        Advice by model label, best model first.
 
     Raises:
-        ArgumentError, DataError, HeadError: as `FineTuner.advise` does, for any of the models.
+        ArgumentError: If there is no model, or one is invalid.
+        DataError: If the data cannot be used.
+        HeadError: If the head of a model cannot be identified.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> models = {width: nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2)) for width in (8, 32)}
+    >>> X = torch.randn(60, 4)
+    >>> advice = advise(models, (X, (X[:, 0] > 0).long()))
+    >>> sorted(advice)
+    ['32', '8']
     """
-    found = {}
+    advice = {}
     for label, model in labelled_models(models).items():
-        tuner = FineTuner(make(model, label, settings.get("seed", 0)), **settings)
-        found[label] = tuner.advise(train, val, samples=samples, batch_size=batch_size)
-    worth = {label: (advice.evidence.probe, advice.evidence.log_me) for label, advice in found.items()}
-    return {label: found[label] for label in sorted(found, key=worth.__getitem__, reverse=True)}
+        tuner = FineTuner(build_model(model, label, settings.get("seed", 0)), **settings)
+        advice[label] = tuner.advise(train, val, samples=samples, batch_size=batch_size)
+    score = {label: (each.evidence.probe, each.evidence.log_me) for label, each in advice.items()}
+    return {label: advice[label] for label in sorted(advice, key=score.__getitem__, reverse=True)}

@@ -1,4 +1,4 @@
-"""The rows of finished runs in a folder, found again by all that decides what is in them."""
+"""`FinishedRuns`: results on disk, found again by everything that determines them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 
 from torch import nn
 
-from finetune.comparison.entries import GivenStrategy
+from finetune.comparison.candidates import GivenStrategy
+from finetune.comparison.comparison import RunResult
 from finetune.comparison.identity import described
-from finetune.comparison.results import Row
 from finetune.digests import sha256
 from finetune.errors import ArgumentError
 
 
-class Ledger:
-    """A folder with a file for each finished run.
+class FinishedRuns:
+    """A folder with one JSON file per finished run.
 
     Args:
-        folder: where; None to keep nothing.
-        common: what decides the results of all runs, in values of JSON.
+        folder: Folder of the comparison, or None to keep nothing.
+        common: Fingerprint of the settings that all runs share.
 
     Raises:
-        ArgumentError: the folder cannot be written.
+        ArgumentError: If the folder is not writable.
     """
 
     def __init__(self, folder: Path | None, common: Mapping[str, Any]) -> None:
@@ -37,27 +37,31 @@ class Ledger:
         if self._folder is not None:
             _check_writable(self._folder)
 
-    def place(self, model: nn.Module | str, strategy: GivenStrategy, seed: int, data: Any) -> Path | None:
-        """Return the file of a run, there or not; None where nothing is kept. Data is given in values of JSON."""
+    def path(self, model: nn.Module | str, strategy: GivenStrategy, seed: int, split: Any) -> Path | None:
+        """Return the path of a run's file, which need not exist, or None if nothing is kept.
+
+        Args:
+            split: Fingerprint of the data.
+        """
         if self._folder is None:
             return None
         entry = {"model": described({"model": model}), "strategy": described(strategy)}
-        run = {**self._common, **entry, "seed": seed, "data": data}
+        run = {**self._common, **entry, "seed": seed, "data": split}
         return self._folder / f"{sha256(json.dumps(run))[:32]}.json"
 
-    def read(self, place: Path | None) -> Row | None:
-        """Return the row in a file, None if there is none that is whole."""
-        if place is not None:
+    def read(self, path: Path | None) -> RunResult | None:
+        """Return the result in a file, or None if the file is missing or damaged."""
+        if path is not None:
             with suppress(OSError, ValueError, TypeError):
-                return Row(**json.loads(place.read_text(encoding="utf-8")))
+                return RunResult(**json.loads(path.read_text(encoding="utf-8")))
         return None
 
-    def keep(self, place: Path | None, row: Row) -> None:
-        """Write a row, whole or not at all."""
-        if place is not None:
-            staged = place.with_suffix(f".{os.getpid()}.part")
+    def write(self, path: Path | None, row: RunResult) -> None:
+        """Write a result atomically."""
+        if path is not None:
+            staged = path.with_suffix(f".{os.getpid()}.part")
             staged.write_text(json.dumps(asdict(row), indent=1), encoding="utf-8")
-            staged.replace(place)
+            staged.replace(path)
 
 
 def _check_writable(folder: Path) -> None:

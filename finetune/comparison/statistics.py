@@ -1,4 +1,4 @@
-"""How sure a mean over a few seeds is, and a difference between two of them."""
+"""Confidence intervals and significance tests for means over a few seeds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from collections.abc import Sequence
 
 
 def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
-    """Return how far the interval of this confidence reaches to each side of the mean, by Student's t.
-
-    None for fewer than 2 values, which tell nothing of their spread.
-    """
+    """Return half the width of the confidence interval of the mean (Student's t), or None for fewer than 2 values."""
     if len(values) < 2:
         return None
     from scipy.special import stdtrit  # loads in a fraction of the time of scipy.stats
@@ -21,16 +18,16 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
 
 
 def paired_p_value(values: Sequence[float], others: Sequence[float]) -> float | None:
-    """Return the p-value of the two-sided paired t-test of two series with a common cause of spread, pair by pair.
+    """Return the p-value of the two-sided paired t-test between two series.
 
-    1 where all pairs are equal. None for fewer than 2 pairs, and where all differ by the same: the spread of the
-    difference, which the test goes by, is then not known.
+    It is 1 if all pairs are equal. It is None for fewer than 2 pairs, and if all differences are equal, because the
+    test needs their spread.
     """
     differences = [value - other for value, other in zip(values, others, strict=True)]
     if len(differences) < 2:
         return None
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
-    if deviation <= 1e-12 * max(map(abs, (*values, *others))):  # equal but for rounding
+    if deviation <= 1e-12 * max(map(abs, (*values, *others))):  # equal up to rounding
         return 1.0 if mean == 0 else None
     from scipy.special import stdtr
 
@@ -39,7 +36,7 @@ def paired_p_value(values: Sequence[float], others: Sequence[float]) -> float | 
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected for how many tests there are (Holm 1979); where there was no test there is none."""
+    """Return p-values corrected for multiple tests (Holm 1979). None stands for no test and stays None."""
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0

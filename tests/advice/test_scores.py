@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from finetune.advice.scores import best_penalty, h_score, held_out, knn_accuracy, log_me, probe_accuracies
-from finetune.advice.spectrum import spectrum
+from finetune.advice.scores import best_penalty, h_score, held_out, knn_accuracy, log_me, probe_accuracies, spectrum
 
 
 def drawn(samples: int, width: int, classes: int, seed: int, distance: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What is compared: models and strategies in any form a user gives them, each with a label."""
+"""`Candidate`: a model and a strategy to compare, in any form a user may pass them, each with a label."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Strategies = GivenStrategy | Sequence[GivenStrategy] | Mapping[str, GivenStrateg
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model with one strategy, as the user gave them."""
+    """A model with a strategy, as the user passed them."""
 
     model_label: str
     model: GivenModel
@@ -33,19 +33,20 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """What a line about it begins with."""
+        """The name of the candidate in progress and log lines."""
         return f"{self.model_label}, {self.strategy_label}"
 
-    def made(self, seed: int) -> nn.Module | str:
-        """Return the model as `make` gives it."""
-        return make(self.model, self.model_label, seed)
+    def build(self, seed: int) -> nn.Module | str:
+        """Return the model for one run, as `build_model` does."""
+        return build_model(self.model, self.model_label, seed)
 
 
 def candidates(models: Models, strategies: Strategies, budget: int) -> list[Candidate]:
-    """Return every model with every strategy.
+    """Pair every model with every strategy.
 
     Raises:
-        ArgumentError: there are none, or one is none; a list of phases has other epochs than the budget.
+        ArgumentError: If there is no model or no strategy, if one of them is invalid, or if the epochs of a list of
+            phases differ from the budget.
     """
     return [
         Candidate(model_label, model, strategy_label, strategy)
@@ -54,35 +55,35 @@ def candidates(models: Models, strategies: Strategies, budget: int) -> list[Cand
     ]
 
 
-def make(model: GivenModel, label: str, seed: int) -> nn.Module | str:
-    """Return a model's name, or a module that nobody else has: a copy, or what the user's function makes.
+def build_model(model: GivenModel, label: str, seed: int) -> nn.Module | str:
+    """Return the name of a model, a copy of a module, or the module that a function returns.
 
     Raises:
-        ArgumentError: the function made something else.
+        ArgumentError: If the function does not return a module.
     """
     if isinstance(model, str):
         return model
     if isinstance(model, nn.Module):
         return copy.deepcopy(model)
     with seeded(seed, "model"):
-        made = model()
-    if not isinstance(made, nn.Module):
-        raise ArgumentError(f"Expected {label} to make an nn.Module, but it made {made!r}.")
-    return made
+        module = model()
+    if not isinstance(module, nn.Module):
+        raise ArgumentError(f"Expected {label} to return an nn.Module, but it returned {module!r}.")
+    return module
 
 
 def labelled_models(models: Models) -> dict[str, GivenModel]:
     """Return the models by label.
 
     Raises:
-        ArgumentError: there are none, or one is none.
+        ArgumentError: If there is no model, or one is invalid.
     """
     alone = isinstance(models, (str, nn.Module)) or not isinstance(models, Iterable)
     labelled = _labelled([models] if alone else models, _label_of_model)
     for model in labelled.values():
         if not isinstance(model, (str, nn.Module)) and not callable(model):
             raise ArgumentError(
-                f"Expected a model to be a name, an nn.Module or a function that makes one, but got {model!r}."
+                f"Expected a model to be a name, an nn.Module, or a function that returns one, but got {model!r}."
             )
     if not labelled:
         raise ArgumentError("Expected at least one model, but got none.")
@@ -99,8 +100,8 @@ def _labelled_strategies(strategies: Strategies, budget: int) -> dict[str, Given
             epochs = sum(phase.epochs for phase in check_phases(strategy))
             if epochs != budget:
                 raise ArgumentError(
-                    f"The phases of {label!r} have {epochs} epochs in all, and the budget of every run is {budget}. "
-                    f"Give them as many, or give a function of stages, epochs and lr that shares them out."
+                    f"The phases of {label!r} take {epochs} epochs in total, but the budget of each run is {budget}. "
+                    f"Change their epochs or the budget, or pass a strategy function, which divides the budget itself."
                 )
     if not labelled:
         raise ArgumentError("Expected at least one strategy to compare, but got none.")
@@ -108,12 +109,12 @@ def _labelled_strategies(strategies: Strategies, budget: int) -> dict[str, Given
 
 
 def _are_phases(strategies: Any) -> bool:
-    """Tell a list of phases, which is one strategy, from a list of strategies."""
+    """Return whether a list holds phases, and so is one strategy rather than a list of strategies."""
     return isinstance(strategies, Sequence) and {*map(type, strategies)} == {Phase}
 
 
 def _labelled(given: Any, label_of: Callable[[Any], str]) -> dict[str, Any]:
-    """Return what was given by a label: the user's own, or one that says what it is, numbered where two have it."""
+    """Return the models or strategies by label: the user's, or a derived one, numbered if it occurs twice."""
     if isinstance(given, Mapping):
         return {str(label): one for label, one in given.items()}
     labelled: dict[str, Any] = {}

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import finetune
 from finetune import Advice, FineTuner, strategies
+from finetune.advice.advice import judge
 from finetune.advice.chart import MUCH, NEAR, QUADRANTS, quadrant
 from finetune.advice.evidence import Evidence
-from finetune.advice.judgement import judge
 from finetune.demo import DigitNet
 
 EVIDENCE = Evidence(
@@ -40,13 +39,6 @@ def test_every_point_lies_in_one_quadrant_whose_advice_can_be_followed(samples, 
     assert [reason.count(". ") + reason.endswith(".") for reason in advice.reasons] == [1, 1, 1]
 
 
-def test_the_lines_are_between_the_quadrants():
-    names = [quadrant(MUCH + much, NEAR + near).name for much in (-0.1, 0) for near in (-0.01, 0)]
-
-    assert names == [each.name for each in QUADRANTS]
-    assert names == ["little data, far", "little data, near", "much data, far", "much data, near"]
-
-
 def test_advice_is_less_sure_where_the_spread_reaches_to_other_advice():
     for much in (2, 4000):
         here, there = quadrant(much, NEAR - 0.05), quadrant(much, NEAR + 0.05)
@@ -63,14 +55,14 @@ def test_advised_rates_are_said_and_go_up_to_the_heads_default():
 
     assert far.first_share == 0.1
     assert advice.lr == (0.00013, 0.0013)
-    assert str(advice).startswith(f"fit(strategy={far.strategy!r}, lr=(0.00013, 0.0013))")
-    assert "rates that are larger below the head" in advice.reasons[1]
+    assert str(advice).startswith(f"Recommended: fit(strategy={far.strategy!r}, lr=(0.00013, 0.0013))")
+    assert "larger learning rates below the head" in advice.reasons[1]
 
 
 def test_what_is_printed_has_the_call_the_reasons_and_every_number():
-    said = str(judge(EVIDENCE, HEAD_RATE))
+    said = " ".join(str(judge(EVIDENCE, HEAD_RATE)).split())
 
-    assert said.startswith("fit(strategy=")
+    assert said.startswith("Recommended: fit(strategy=")
     for reason in judge(EVIDENCE, HEAD_RATE).reasons:
         assert reason in said
     for number in ("400", "0.700", "± 0.020", "0.750", "0.650", "0.600", "0.500 from 40", "imbalance 1.5", "-0.200"):
@@ -103,18 +95,3 @@ def test_fit_takes_what_is_advised(pictures):
     assert advice == judge(advice.evidence, HEAD_RATE)  # of 1,280 features: the smallest there is
     tuner.fit(pictures, epochs=2, strategy=advice.strategy, lr=advice.lr, progress=False)
     assert len(tuner.history) == 2
-
-
-def test_of_several_models_the_one_that_knows_most_comes_first(pictures):
-    class Blind(DigitNet):
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            return super().forward(pictures - pictures)
-
-    models = {"blind": Blind(9), "seeing": DigitNet(9)}
-    before = {name: value.clone() for name, value in models["seeing"].state_dict().items()}
-
-    found = finetune.advise(models, pictures)
-
-    assert list(found) == ["seeing", "blind"]
-    assert found["seeing"].evidence.probe > found["blind"].evidence.probe
-    assert all(torch.equal(before[name], value) for name, value in models["seeing"].state_dict().items())

@@ -1,0 +1,190 @@
+"""`run_candidate`: train one candidate with one seed and measure it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune.comparison.candidates import Candidate, GivenStrategy
+from finetune.comparison.comparison import RunResult
+from finetune.comparison.finished_runs import FinishedRuns
+from finetune.comparison.identity import described, versions
+from finetune.comparison.peak_memory import PeakMemory
+from finetune.comparison.splits import Split
+from finetune.data.preprocessing.presets import preprocessing_of
+from finetune.errors import ArgumentError, HeadError, NonFiniteError
+from finetune.model.freezing import trainable
+from finetune.model.surgery.heads import num_outputs
+from finetune.training.callbacks.base import Callback
+from finetune.training.callbacks.monitor import check_monitor
+from finetune.training.metrics import higher_is_better
+from finetune.training.precision import resolve_device
+from finetune.training.run import Run
+from finetune.tuner import FineTuner
+
+log = logging.getLogger("finetune")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The settings that all runs of a comparison share.
+
+    Attributes:
+        budget: Epochs per run.
+        monitor: Metric to compare. None selects the accuracy if there is one, else the loss.
+        for_tuner: Keyword arguments of `FineTuner`.
+        for_fit: Further keyword arguments of `fit`.
+    """
+
+    budget: int
+    monitor: str | None
+    for_tuner: Mapping[str, Any]
+    for_fit: Mapping[str, Any]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that identify the settings, the machine, and the package versions."""
+        for_tuner = dict(self.for_tuner)
+        if "preprocessing" in for_tuner:  # a tokenizer is identified by its files
+            for_tuner["preprocessing"] = preprocessing_of(for_tuner["preprocessing"])
+        device = resolve_device(for_tuner.pop("device", "auto"))
+        machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        return {
+            "budget": self.budget,
+            "monitor": self.monitor,
+            "settings": described(for_tuner),
+            "fitting": described(self.for_fit),
+            "device": [str(device), machine],
+            "versions": versions(),
+        }
+
+
+def run_candidate(
+    candidate: Candidate,
+    seed: int,
+    split: Split,
+    settings: RunSettings,
+    finished: FinishedRuns,
+    *,
+    cache: str | Path | bool,
+    on_epoch: Callable[[], None],
+) -> tuple[RunResult, bool]:
+    """Return the result of a run, failed or not, and whether it was read from `finished` instead of trained.
+
+    Args:
+        cache: As in `fit`.
+        on_epoch: Called after every epoch.
+    """
+    empty = RunResult(candidate.model_label, candidate.strategy_label, seed)
+    try:
+        model = candidate.build(seed)
+        path = finished.path(model, candidate.strategy, seed, split.fingerprint)
+        earlier = finished.read(path)
+        if earlier is not None:
+            return replace(earlier, model=empty.model, strategy=empty.strategy), True
+        row = _train(empty, model, candidate.strategy, split, settings, cache=cache, on_epoch=on_epoch)
+        finished.write(path, row)
+        return row, False
+    except Exception as error:  # whatever one candidate raises, the others continue
+        log.debug("%s, seed %d failed", candidate.label, seed, exc_info=True)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # free the remains of an out-of-memory error
+    return replace(empty, error=reason), False
+
+
+def _train(
+    empty: RunResult,
+    model: nn.Module | str,
+    strategy: GivenStrategy,
+    split: Split,
+    settings: RunSettings,
+    *,
+    cache: str | Path | bool,
+    on_epoch: Callable[[], None],
+) -> RunResult:
+    """Train a model, and return `empty` filled in with the measurements."""
+    tuner = FineTuner(model, seed=empty.seed, **settings.for_tuner)
+    if split.num_outputs is not None and not _head_fits(tuner, split):
+        tuner.replace_head(split.num_outputs)
+    observer = _Observer(settings, on_epoch)
+    memory, begun = PeakMemory(tuner.device), time.perf_counter()
+    tuner.fit(
+        split.train,
+        split.val,
+        epochs=settings.budget,
+        strategy=strategy,
+        cache=cache,
+        callbacks=[observer],
+        progress=False,
+        **settings.for_fit,
+    )
+    seconds, peak = time.perf_counter() - begun, memory.bytes()
+    value = tuner.history[-1][f"val_{observer.monitor}"]
+    if not math.isfinite(value):
+        raise NonFiniteError(f"The validation {observer.monitor} is {value} after the last epoch.")
+    return replace(
+        empty,
+        monitor=observer.monitor,
+        value=value,
+        higher_is_better=observer.higher_is_better,
+        images_per_second=statistics.median(row["samples_per_second"] for row in tuner.history),
+        seconds=seconds,
+        peak_memory=peak,
+        trained_parameters=sum(observer.trained.values()),
+        checkpoint_size=_checkpoint_size(tuner),
+        found=observer.found / observer.cached if observer.cached else None,
+    )
+
+
+class _Observer(Callback):
+    """Check a run against the settings, then count its trained parameters and cache hits."""
+
+    def __init__(self, settings: RunSettings, on_epoch: Callable[[], None]) -> None:
+        self._budget, self._on_epoch = settings.budget, on_epoch
+        self.monitor = settings.monitor or ""
+        self.higher_is_better = False
+        self.trained: dict[str, int] = {}  # number of values by parameter name
+        self.found = self.cached = 0
+
+    def on_fit_begin(self, run: Run) -> None:
+        epochs = sum(phase.epochs for phase in run.phases)
+        if epochs != self._budget:
+            raise ArgumentError(f"The strategy takes {epochs} epochs, but the budget of each run is {self._budget}.")
+        self.monitor = self.monitor or ("accuracy" if "accuracy" in run.metrics else "loss")
+        check_monitor(f"val_{self.monitor}", run.monitored_names())
+        self.higher_is_better = higher_is_better(self.monitor, run.metrics)
+
+    def on_phase_begin(self, run: Run) -> None:
+        self.trained |= {name: parameter.numel() for name, parameter in trainable(run.model).items()}
+        if run.cache is not None:
+            self.found += run.cache.found
+            self.cached += run.cache.rows
+
+    def on_epoch_end(self, run: Run) -> None:
+        self._on_epoch()
+
+
+def _head_fits(tuner: FineTuner, split: Split) -> bool:
+    """Return whether the head matches the classes, as far as their names and number tell."""
+    try:
+        outputs = num_outputs(tuner.head)
+    except HeadError:  # replace_head reports the problem, if there is one
+        return False
+    renamed = tuner.classes is not None and split.classes is not None and {*tuner.classes} != {*split.classes}
+    return outputs == split.num_outputs and not renamed
+
+
+def _checkpoint_size(tuner: FineTuner) -> int:
+    with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
+        return tuner.save_checkpoint(Path(folder) / "checkpoint.safetensors").stat().st_size
