@@ -205,9 +205,7 @@ class Comparison:
         """
         from matplotlib.figure import Figure
 
-        names = [
-            f"{entry.model}\n{entry.strategy}" if self._several_models else entry.strategy for entry in self.entries
-        ]
+        names = [self._name(entry).replace(", ", "\n", 1) for entry in self.entries]
         figure = Figure(figsize=(9, 1.6 + 0.5 * len(names)), layout="constrained")
         compared, speed = figure.subplots(1, 2, sharey=True)
         for place, entry in enumerate(self.entries):

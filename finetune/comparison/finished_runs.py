@@ -15,7 +15,7 @@ from torch import nn
 
 from finetune.comparison.candidates import GivenStrategy
 from finetune.comparison.comparison import RunResult
-from finetune.comparison.identity import described
+from finetune.comparison.fingerprint import fingerprint
 from finetune.digests import sha256
 from finetune.errors import ArgumentError
 
@@ -45,7 +45,7 @@ class FinishedRuns:
         """
         if self._folder is None:
             return None
-        entry = {"model": described({"model": model}), "strategy": described(strategy)}
+        entry = {"model": fingerprint({"model": model}), "strategy": fingerprint(strategy)}
         run = {**self._common, **entry, "seed": seed, "data": split}
         return self._folder / f"{sha256(json.dumps(run))[:32]}.json"
 

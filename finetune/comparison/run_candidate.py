@@ -18,8 +18,8 @@ from torch import nn
 
 from finetune.comparison.candidates import Candidate, GivenStrategy
 from finetune.comparison.comparison import RunResult
+from finetune.comparison.fingerprint import fingerprint, versions
 from finetune.comparison.finished_runs import FinishedRuns
-from finetune.comparison.identity import described, versions
 from finetune.comparison.peak_memory import PeakMemory
 from finetune.comparison.splits import Split
 from finetune.data.preprocessing.presets import preprocessing_of
@@ -62,8 +62,8 @@ class RunSettings:
         return {
             "budget": self.budget,
             "monitor": self.monitor,
-            "settings": described(for_tuner),
-            "fitting": described(self.for_fit),
+            "settings": fingerprint(for_tuner),
+            "fitting": fingerprint(self.for_fit),
             "device": [str(device), machine],
             "versions": versions(),
         }

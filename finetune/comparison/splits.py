@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.comparison.identity import described_data
+from finetune.comparison.fingerprint import fingerprint_data
 from finetune.data.prepare import VALIDATION_SHARE, Prepared, open_training
 from finetune.data.preprocessing.base import SOUND, TEXT
 from finetune.data.sources.base import Source
@@ -60,7 +60,7 @@ def _split(train: Any, val: Any, fingerprinted: bool) -> Split:
     if opened.val is None:
         raise ArgumentError("A comparison requires validation data. Pass val, or leave it out to hold out a fifth.")
     fraction = val if isinstance(val, float) else None
-    parts = [described_data(source) for source in (opened.train, opened.val)] if fingerprinted else None
+    parts = [fingerprint_data(source) for source in (opened.train, opened.val)] if fingerprinted else None
     return Split(train, val, _num_outputs(opened.train), opened.train.classes, [fraction, parts])
 
 

@@ -1,7 +1,8 @@
-"""What decides the result of a run, said so that the same is recognised later: whatever of it changes shows.
+"""Fingerprints of everything that determines the result of a run, so that a finished run is recognized later.
 
-Values become what JSON holds, large ones a digest. Files are known by path, size and time of change, tensors by
-their bytes, a function by its code and what it encloses, an object by its class and attributes.
+A fingerprint is a JSON value that is the same in every process; large values become a hash. A file is identified by
+its path, size, and modification time, a tensor by its values, a function by its code and closure, and an object by
+its class and attributes.
 """
 
 from __future__ import annotations
@@ -27,41 +28,41 @@ from finetune.errors import ArgumentError
 
 _PACKAGES = ("torch-finetune", "torch", "torchvision", "timm", "transformers", "peft")
 _PLAIN = (type(None), bool, int, float, str)
-_PATHS = ("model", "weights", "start_from", "probe")  # what a string under these names may be
+_PATHS = ("model", "weights", "start_from", "probe")  # names under which a string may be a path
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of the packages that decide a result, None for what is not installed."""
+    """Return the versions of the packages that affect results, None for those that are not installed."""
     return {name: _version(name) for name in _PACKAGES}
 
 
-def described(value: Any) -> Any:
-    """Return what JSON holds of a value, the same for the same value in another process.
+def fingerprint(value: Any) -> Any:
+    """Return the fingerprint of a value.
 
     Raises:
-        ArgumentError: it refers to itself, so that there is no end to what it is.
+        ArgumentError: If the value refers to itself.
     """
     try:
-        return _described(value)
+        return _fingerprint(value)
     except RecursionError:
         raise ArgumentError(
-            f"A {type(value).__name__} cannot be told from another one, so that runs with it cannot be found again. "
+            f"A {type(value).__name__} that refers to itself has no fingerprint, so its runs could not be found again. "
             f"Leave out folder."
         ) from None
 
 
-def described_data(source: Source) -> Any:
-    """Return what JSON holds of data; of a data set of the user's own only its class, length and labels."""
-    parts = [repr(described(part)) for part in source.describe()]
-    return [sha256(*parts), described(source.targets), source.classes]
+def fingerprint_data(source: Source) -> Any:
+    """Return the fingerprint of data. A custom data set counts with its class, length, and labels only."""
+    parts = [repr(fingerprint(part)) for part in source.describe()]
+    return [sha256(*parts), fingerprint(source.targets), source.classes]
 
 
-def _described(value: Any) -> Any:
+def _fingerprint(value: Any) -> Any:
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, os.PathLike):
         return _path(os.fspath(value))
-    if isinstance(value, Mapping):  # in order, as in a mapping of rates the last pattern that matches wins
+    if isinstance(value, Mapping):  # ordered: in a mapping of rates, the last matching pattern wins
         return _named(value.items())
     if isinstance(value, Set):
         return sorted(map(repr, value))
@@ -72,20 +73,20 @@ def _described(value: Any) -> Any:
     if isinstance(value, nn.Module):
         return _module(value)
     if isinstance(value, InputPreprocessing):
-        return _described(value.to_dict())
+        return _fingerprint(value.to_dict())
     if isinstance(value, (list, tuple, range)):
-        return [_described(item) for item in value]
+        return [_fingerprint(item) for item in value]
     return _code_or_object(value)
 
 
 def _code_or_object(value: Any) -> Any:
     if isinstance(value, functools.partial):
-        return ["partial", _described(value.func), _described(value.args), _described(value.keywords)]
+        return ["partial", _fingerprint(value.func), _fingerprint(value.args), _fingerprint(value.keywords)]
     if isinstance(value, types.MethodType):
-        return ["method", _described(value.__func__), _described(value.__self__)]
+        return ["method", _fingerprint(value.__func__), _fingerprint(value.__self__)]
     if isinstance(value, types.FunctionType):
         enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
-        return ["function", _code(value.__code__), _described([value.__defaults__, value.__kwdefaults__, enclosed])]
+        return ["function", _code(value.__code__), _fingerprint([value.__defaults__, value.__kwdefaults__, enclosed])]
     if isinstance(value, types.CodeType):
         return _code(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -93,38 +94,38 @@ def _code_or_object(value: Any) -> Any:
     if isinstance(value, (type, types.BuiltinFunctionType)):
         return _name(value)
     attributes = getattr(value, "__dict__", None)
-    return [_name(type(value)), repr(value) if attributes is None else _described(attributes)]
+    return [_name(type(value)), repr(value) if attributes is None else _fingerprint(attributes)]
 
 
 def _named(pairs: Iterable[tuple[Any, Any]]) -> Any:
     return [
-        [_described(name), _path(value) if name in _PATHS and isinstance(value, str) else _described(value)]
+        [_fingerprint(name), _path(value) if name in _PATHS and isinstance(value, str) else _fingerprint(value)]
         for name, value in pairs
     ]
 
 
 def _code(code: types.CodeType) -> Any:
-    return [code.co_code.hex(), code.co_names, [_described(constant) for constant in code.co_consts]]
+    return [code.co_code.hex(), code.co_names, [_fingerprint(constant) for constant in code.co_consts]]
 
 
 def _module(module: nn.Module) -> Any:
     parts = []
     for name, value in module.state_dict(keep_vars=True).items():
         frozen = isinstance(value, nn.Parameter) and not value.requires_grad
-        parts.append(f"{name} {frozen} {_digest(value) if isinstance(value, Tensor) else described(value)}")
+        parts.append(f"{name} {frozen} {_digest(value) if isinstance(value, Tensor) else fingerprint(value)}")
     parts.append(f"{module}")
-    for part in module.modules():  # a loss does not print its label smoothing
+    for part in module.modules():  # the repr of a loss omits its label smoothing
         parts.append(f"{[(name, value) for name, value in vars(part).items() if isinstance(value, _PLAIN)]}")
     return [_name(type(module)), sha256(*parts)]
 
 
 def _path(text: str) -> Any:
-    """Return a string, and where it is that of a file or folder what can be seen of that."""
+    """Return a string, with the state of its files if it is the path of a file or folder."""
     try:
         path = Path(text).expanduser()
         found = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
         return [text, [_stamp(file) for file in found]] if found else text
-    except (OSError, ValueError, RuntimeError):  # too long for a path, or with characters that none can have
+    except (OSError, ValueError, RuntimeError):  # too long or with invalid characters for a path
         return text
 
 

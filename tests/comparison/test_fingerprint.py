@@ -1,4 +1,4 @@
-"""What decides a run: equal for the same thing made twice, another for whatever else."""
+"""Fingerprints: equal for equal values, different for any others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from finetune import LayerDecay, Phase, Preprocessing, strategies
-from finetune.comparison.identity import described, described_data
+from finetune.comparison.fingerprint import fingerprint, fingerprint_data
 from finetune.data.sources.open_source import open_source
 
 
@@ -69,7 +69,7 @@ KINDS: dict[str, list[Callable[[], Any]]] = {
 
 
 def text(value: Any) -> str:
-    return json.dumps(described(value))
+    return json.dumps(fingerprint(value))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,8 +80,8 @@ def test_the_same_is_the_same_and_others_are_others(kind: str) -> None:
 
 
 def test_the_order_of_a_set_is_another_in_each_process_and_does_not_count() -> None:
-    assert described({"b", "c", "a"}) == ["'a'", "'b'", "'c'"]
-    code = described(lambda x: x in {"b", "c", "a"})[1]
+    assert fingerprint({"b", "c", "a"}) == ["'a'", "'b'", "'c'"]
+    code = fingerprint(lambda x: x in {"b", "c", "a"})[1]
     assert code[2] == [None, ["'a'", "'b'", "'c'"]]
 
 
@@ -115,21 +115,21 @@ def test_data_is_known_by_what_is_in_it(tmp_path: Path) -> None:
         (X, y), (X.flip(0), y), (X, y.flip(0)), (X.numpy().astype("float16"), y), Own(4), Own(5),
         (["a b", "c", "d"], [0, 1, 0]), (["a b", "c", "e"], [0, 1, 0]),
     ]  # fmt: skip
-    texts = [json.dumps(described_data(open_source(one))) for one in data]
+    texts = [json.dumps(fingerprint_data(open_source(one))) for one in data]
     assert len({*texts}) == len(texts)
-    assert texts[0] == json.dumps(described_data(open_source((X.clone(), y.tolist()))))
+    assert texts[0] == json.dumps(fingerprint_data(open_source((X.clone(), y.tolist()))))
 
     for name in ("ant", "bee"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
-    before = json.dumps(described_data(open_source(tmp_path)))
-    assert before == json.dumps(described_data(open_source(tmp_path)))
+    before = json.dumps(fingerprint_data(open_source(tmp_path)))
+    assert before == json.dumps(fingerprint_data(open_source(tmp_path)))
     Image.new("RGB", (9, 9)).save(tmp_path / "bee" / "0.png")
-    assert before != json.dumps(described_data(open_source(tmp_path)))
+    assert before != json.dumps(fingerprint_data(open_source(tmp_path)))
 
 
 def test_what_has_no_end_is_no_identity() -> None:
     endless = Weighted(1)
     endless.weight = endless  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=r"A Weighted cannot be told from another one.*Leave out folder"):
-        described(endless)
+    with pytest.raises(ValueError, match=r"A Weighted that refers to itself.*Leave out folder"):
+        fingerprint(endless)
