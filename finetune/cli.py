@@ -1,8 +1,7 @@
-"""The command line: `finetune train`, `evaluate`, `predict`, `summary`, `advise`, `compare`,
-`demo`.
+"""Command line: `finetune train`, `evaluate`, `predict`, `summary`, `advise`, `compare`, and `demo`.
 
-A mistake of the user's is one line on the standard error stream and exit code 2; a run that is
-interrupted ends with 130.
+A usage error prints one line to the standard error stream and exits with code 2. An interrupt exits with code 130.
+Commands import the library when they run, so that `--help` and usage errors answer without loading PyTorch.
 """
 
 from __future__ import annotations
@@ -11,63 +10,64 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from torch import Tensor
 
-from finetune.checkpoint.file import check_writable
-from finetune.comparison.advise import advise as advise_on
-from finetune.comparison.compare import compare as compare_all
-from finetune.data.sources.folders import find_split
-from finetune.data.sources.open_source import open_source
-from finetune.demo import run_demo
 from finetune.errors import ArgumentError, FineTuneError
-from finetune.training.optim.rates import Rate
-from finetune.tuner import FineTuner
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from finetune.training.optim.rates import Rate
 
 app = typer.Typer(
-    help="Transfer learning for PyTorch: fine-tune a pretrained model on your own data.",
+    help="Transfer learning for PyTorch: fine-tune a pretrained model on your data.",
+    rich_markup_mode=None,  # plain help fits 80 columns, where boxes leave 18 for the text
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-_Data = Annotated[Path, typer.Argument(help="A folder with a folder per class, or a CSV or Parquet file.")]
-_File = Annotated[Path, typer.Argument(help="A checkpoint that train wrote.")]
-_Val = Annotated[Path | None, typer.Option(help="Validation data; without it a fifth is set aside.")]
+_Data = Annotated[Path, typer.Argument(help="Folder with one subfolder per class, or a CSV or Parquet table.")]
+_File = Annotated[Path, typer.Argument(help="Checkpoint written by train.")]
+_Val = Annotated[Path | None, typer.Option(help="Validation data. Default: hold out a fifth.")]
+_Model = Annotated[list[str], typer.Option(help="Model name. Repeatable.")]
 _Weights = Annotated[str, typer.Option(help="DEFAULT, another name, a file, or none.")]
-_Rate = Annotated[str | None, typer.Option(help="A rate, or two as 1e-4,1e-3: first stage and head.")]
-_BatchSize = Annotated[int, typer.Option(help="Samples a batch.", min=1)]
-_Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
-_SkipCorrupt = Annotated[bool, typer.Option(help="Leave out pictures that cannot be decoded.")]
+_Rate = Annotated[str | None, typer.Option(help="Learning rate, or two as 1e-4,1e-3 (first stage, head).")]
+_BatchSize = Annotated[int, typer.Option(help="Samples per batch.", min=1)]
+_Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, or fp16.")]
+_SkipCorrupt = Annotated[bool, typer.Option(help="Leave out images that cannot be decoded.", show_default=False)]
 
 
 @app.command()
 def train(
     data: _Data,
-    out: Annotated[Path, typer.Option(help="Where to write the checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write.")],
     val: _Val = None,
-    model: Annotated[str, typer.Option(help="A torchvision classifier.")] = "resnet18",
+    model: Annotated[str, typer.Option(help="Model name.")] = "resnet18",
     weights: _Weights = "DEFAULT",
     epochs: Annotated[int, typer.Option(help="Passes over the training data.", min=1)] = 5,
     freeze: Annotated[
-        list[str] | None, typer.Option(help="A pattern of what to freeze, or 'backbone'; may be repeated.")
+        list[str] | None, typer.Option(help="Pattern of layers to freeze, or backbone. Repeatable.")
     ] = None,
-    strategy: Annotated[str | None, typer.Option(help="Such as gradual_unfreezing, lora, or surgical:layer1.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Such as lp_ft, lora, or surgical:layer1.")] = None,
     lr: _Rate = None,
     batch_size: _BatchSize = 32,
     precision: _Precision = "auto",
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    checkpoint_dir: Annotated[Path | None, typer.Option(help="Keep the last and the best checkpoint here.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --checkpoint-dir.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,
+    checkpoint_dir: Annotated[Path | None, typer.Option(help="Folder for the last and best checkpoints.")] = None,
+    resume: Annotated[bool, typer.Option(help="Resume from --checkpoint-dir.", show_default=False)] = False,
     skip_corrupt: _SkipCorrupt = False,
 ) -> None:
-    """Fine-tune a pretrained model on pictures and write a checkpoint."""
-    # What is wrong with the command is said before weights are fetched, and before hours of training.
+    """Fine-tune a pretrained model and write a checkpoint."""
+    from finetune.checkpoint.file import check_writable
+    from finetune.tuner import FineTuner
+
+    # Report usage errors before weights are downloaded, and before hours of training.
     check_writable(out)
-    rate, outputs = _rate(lr), _number_of_classes(data)
-    tuner = FineTuner(model, weights=_weights(weights), precision=precision, seed=seed).replace_head(outputs)
+    rate, num_classes = _rate(lr), _num_classes(data)
+    tuner = FineTuner(model, weights=_weights(weights), precision=precision, seed=seed).replace_head(num_classes)
     for pattern in freeze or []:
         tuner.freeze(None if pattern == "backbone" else pattern)
     tuner.fit(
@@ -87,7 +87,9 @@ def train(
 
 @app.command()
 def evaluate(file: _File, data: _Data, batch_size: _BatchSize = 32) -> None:
-    """Print the loss and the metrics of a checkpoint on data."""
+    """Print the loss and the metrics of a checkpoint on labeled data."""
+    from finetune.tuner import FineTuner
+
     for name, value in FineTuner.load_checkpoint(file).evaluate(data, batch_size=batch_size).items():
         print(f"{name} {value:.4f}")
 
@@ -95,75 +97,87 @@ def evaluate(file: _File, data: _Data, batch_size: _BatchSize = 32) -> None:
 @app.command()
 def predict(
     file: _File,
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or a folder of them.")],
-    top: Annotated[int, typer.Option(help="How many classes a picture.", min=1)] = 1,
+    pictures: Annotated[list[Path], typer.Argument(help="Images, or one folder of images.")],
+    top: Annotated[int, typer.Option(help="Number of classes per image.", min=1)] = 1,
 ) -> None:
-    """Print the likeliest classes of pictures, each with its probability."""
+    """Print the most likely classes of each image."""
+    from finetune.data.sources.open_source import open_source
+    from finetune.tuner import FineTuner
+
     if len(pictures) > 1 and any(picture.is_dir() for picture in pictures):
-        raise ArgumentError("Expected pictures, or one folder of them, but got a folder among several paths.")
+        raise ArgumentError("Expected images or one folder of images, but got a folder among several paths.")
     tuner = FineTuner.load_checkpoint(file)
     source = open_source(pictures[0] if len(pictures) == 1 else pictures, labelled=False)
     outputs = tuner.predict(source)
     values = outputs if tuner.task is None else tuner.task.probabilities(outputs)
     for index, row in enumerate(values):
-        print(f"{source.name(index)}  {_likeliest(row, tuner.classes, top)}")
+        print(f"{source.name(index)}  {_most_likely(row, tuner.classes, top)}")
 
 
 @app.command()
 def summary(
-    model: Annotated[str, typer.Argument(help="A torchvision classifier, or a checkpoint.")],
-    size: Annotated[int | None, typer.Option(help="The side of a square picture, to show output shapes.")] = None,
+    model: Annotated[str, typer.Argument(help="Model name, or a checkpoint.")],
+    size: Annotated[int | None, typer.Option(help="Side of a square input image, for output shapes and costs.")] = None,
 ) -> None:
-    """Print the stages of a model: what is frozen, what trains, and how large it is."""
-    known = Path(model).is_file()
-    tuner = FineTuner.load_checkpoint(model) if known else FineTuner(model, weights=None)
+    """Print the stages of a model, their parameters and costs."""
+    from finetune.tuner import FineTuner
+
+    is_file = Path(model).is_file()
+    tuner = FineTuner.load_checkpoint(model) if is_file else FineTuner(model, weights=None)
     print(tuner.summary(None if size is None else (3, size, size)))
 
 
 @app.command()
 def advise(
     data: _Data,
-    model: Annotated[list[str], typer.Option(help="A model by name; may be repeated.")] = ["resnet18"],  # noqa: B006
+    model: _Model = ["resnet18"],  # noqa: B006
     val: _Val = None,
     weights: _Weights = "DEFAULT",
-    samples: Annotated[int, typer.Option(help="How many samples to look at.", min=1)] = 2000,
-    chart: Annotated[Path | None, typer.Option(help="Where to draw the first model's chart.")] = None,
+    samples: Annotated[int, typer.Option(help="Number of samples to measure.", min=1)] = 2000,
+    chart: Annotated[Path | None, typer.Option(help="Image file for the chart of the best model.")] = None,
 ) -> None:
-    """Measure which strategy suits the data, and of several models which knows most of it; nothing is trained."""
+    """Recommend a strategy for the data without training.
+
+    Several models are ranked, the best one first.
+    """
+    from finetune.checkpoint.file import check_writable
+    from finetune.comparison.advise import advise as advise_models
+
     if chart is not None:
         check_writable(chart)
-    found = advise_on(model, data, val, samples=samples, weights=_weights(weights))
-    print("\n\n".join(f"{name}: {advice}" for name, advice in found.items()))
+    advice = advise_models(model, data, val, samples=samples, weights=_weights(weights))
+    print("\n\n".join(f"Model: {name}\n{each}" for name, each in advice.items()))
     if chart is not None:
-        next(iter(found.values())).plot(chart)
+        next(iter(advice.values())).plot(chart)
         print(f"wrote {chart}")
 
 
 @app.command()
 def compare(
     data: _Data,
-    model: Annotated[list[str], typer.Option(help="A model by name; may be repeated.")] = ["resnet18"],  # noqa: B006
-    strategies: Annotated[
-        str, typer.Option(help="With commas between them.")
-    ] = "linear_probe,last_stage,full_finetune",
+    model: _Model = ["resnet18"],  # noqa: B006
+    strategies: Annotated[str, typer.Option(help="Comma-separated names.")] = "linear_probe,last_stage,full_finetune",
     val: _Val = None,
     weights: _Weights = "DEFAULT",
-    seeds: Annotated[int, typer.Option(help="Runs of each model with each strategy.", min=1)] = 3,
-    epochs: Annotated[int, typer.Option(help="Passes over the training data in each run.", min=1)] = 10,
+    seeds: Annotated[int, typer.Option(help="Runs per model and strategy.", min=1)] = 3,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data per run.", min=1)] = 10,
     lr: _Rate = None,
     batch_size: _BatchSize = 32,
     precision: _Precision = "auto",
     skip_corrupt: _SkipCorrupt = False,
-    folder: Annotated[
-        Path, typer.Option(help="Where finished runs are kept, to go on from, and table and plot.")
-    ] = Path("finetune-compare"),
+    folder: Annotated[Path, typer.Option(help="Folder for the table, the plot, and finished runs.")] = Path(
+        "finetune-compare"
+    ),
 ) -> None:
-    """Train models with strategies on the same data for as long, and print a table of what came of it.
+    """Compare models and strategies over several seeds.
 
-    The exit code is 1 where a run failed.
+    Finished runs are kept in --folder, and the same command continues an interrupted comparison. Exits with code 1 if
+    a run failed.
     """
+    from finetune.comparison.compare import compare as compare_models
+
     try:
-        found = compare_all(
+        comparison = compare_models(
             model,
             data,
             val,
@@ -178,39 +192,43 @@ def compare(
             skip_corrupt=skip_corrupt,
         )
     except KeyboardInterrupt:
-        print(f"interrupted; finished runs are in {folder}, and the same command goes on from them", file=sys.stderr)
+        print(f"interrupted: finished runs are in {folder}; repeat the command to continue", file=sys.stderr)
         raise
-    (folder / "comparison.md").write_text(found.to_markdown(), encoding="utf-8")
-    found.plot(folder / "comparison.png")
-    print(found)
+    (folder / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
+    comparison.plot(folder / "comparison.png")
+    print(comparison)
     print(f"wrote {folder / 'comparison.md'} and {folder / 'comparison.png'}")
-    raise typer.Exit(1 if found.failed else 0)
+    raise typer.Exit(1 if comparison.failed else 0)
 
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where pictures, plot and checkpoint go.")] = Path("finetune-demo"),
-    seeds: Annotated[int, typer.Option(help="Repetitions with other pictures and weights.", min=1)] = 5,
+    folder: Annotated[Path, typer.Option(help="Folder for the images, the plot, and the checkpoint.")] = Path(
+        "finetune-demo"
+    ),
+    seeds: Annotated[int, typer.Option(help="Repetitions with different images and weights.", min=1)] = 5,
 ) -> None:
-    """Move a small network from the digits 0 to 4 to 5 to 9, in four ways, and compare them."""
+    """Transfer a network from the digits 0-4 to the digits 5-9."""
+    from finetune.demo import run_demo
+
     run_demo(folder, seeds)
 
 
-# typer's error for a wrong option or argument; which package defines it differs between its versions.
+# typer's usage error. The package that defines it differs between versions of typer.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; the entry point of the script `finetune`."""
+    """Run the command line. This is the entry point of the script `finetune`."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    if not sys.stderr.isatty():  # on a terminal the progress display says the same
+    if not sys.stderr.isatty():  # a terminal shows the progress display instead
         logging.getLogger("finetune").setLevel(logging.INFO)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = app(arguments or ["--help"], standalone_mode=False)
     except (FineTuneError, _UsageError) as error:
-        say = getattr(error, "format_message", error.__str__)  # typer's names the option, its str does not
-        print(f"finetune: {' '.join(say().split())}", file=sys.stderr)
+        message = getattr(error, "format_message", error.__str__)  # typer's names the option, its str does not
+        print(f"finetune: {' '.join(message().split())}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
@@ -218,8 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(code)
 
 
-def _likeliest(row: Tensor, classes: Sequence[str] | None, top: int) -> str:
-    """Name the `top` likeliest classes of a row [C] with their values; a single output is just its value."""
+def _most_likely(row: Tensor, classes: Sequence[str] | None, top: int) -> str:
+    """Format the `top` largest values of a row [C] with their classes, or the value of a single output."""
     if len(row) == 1:
         return f"{row.item():.3f}"
     best = row.topk(min(top, len(row)))
@@ -227,7 +245,10 @@ def _likeliest(row: Tensor, classes: Sequence[str] | None, top: int) -> str:
     return "  ".join(f"{classes[index] if classes else index} {value:.3f}" for index, value in pairs)
 
 
-def _number_of_classes(data: Path) -> int:
+def _num_classes(data: Path) -> int:
+    from finetune.data.sources.folders import find_split
+    from finetune.data.sources.open_source import open_source
+
     split = find_split(data)
     classes = open_source(data if split is None else split[0]).classes
     return 1 if classes is None else len(classes)

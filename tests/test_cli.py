@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it: what it writes and prints, and one line for every mistake."""
+"""The command line, run as a user runs it: its files, its output, and one line per usage error."""
 
 from __future__ import annotations
 
@@ -298,8 +298,9 @@ def test_advise_prints_the_advice_of_each_model_and_draws_the_chart(
     models = ["--model", "squeezenet1_1", "--model", "resnet18", "--weights", "none"]
     run("advise", pictures, "--val", pictures, *models, "--chart", chart)
     said = capsys.readouterr().out
-    advised = [line.split(":")[0] for line in said.splitlines() if "fit(strategy=" in line]
-    assert sorted(advised) == ["resnet18", "squeezenet1_1"]
+    lines = said.splitlines()
+    advised = [lines[index - 1] for index, line in enumerate(lines) if "fit(strategy=" in line]
+    assert sorted(advised) == ["Model: resnet18", "Model: squeezenet1_1"]
     assert "linear probe" in said
     assert f"wrote {chart}" in said
     with Image.open(chart) as drawn:
