@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from finetune.advice.advice import Advice, judge
 from finetune.advice.evidence import check_classes, measure
 from finetune.advice.features import Features, collect
-from finetune.advice.advice import Advice, judge
 from finetune.caching.cache import open_cache
 from finetune.checkpoint import restore, schema
 from finetune.checkpoint.record import record_head, record_model

@@ -92,9 +92,7 @@ def test_the_seed_draws_ten_images_per_class_and_leaves_the_rest(demo: Demo) -> 
     assert names(4)[0] != few
 
 
-def test_without_scikit_learn_the_error_names_the_package_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_scikit_learn_the_error_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ArgumentError, match=r"pip install torch-finetune\[demo\]"):
         write_digits(tmp_path)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
-from torch.utils.flop_counter import flop_registry
 
 from finetune.data.randomness import host_state, torch_generators
 from finetune.model.freezing import trainable
@@ -283,5 +282,7 @@ def _in_mask_check() -> bool:
 
 
 def _multiply_adds(func: Any, args: Any, kwargs: Any, result: Any) -> int:
+    from torch.utils.flop_counter import flop_registry  # loads triton, so only on use
+
     count = flop_registry.get(func.overloadpacket)
     return int(count(*args, **kwargs, out_val=result)) // 2 if count else 0

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.errors import ArgumentError
 from finetune.model.freezing import eval_mode, single_sample, train_mode
@@ -67,6 +66,8 @@ def measure_costs(model: nn.Module, inputs: Any) -> SampleCosts:
     Raises:
         ArgumentError: If the model does not accept the inputs.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # loads triton, so only on use
+
     if isinstance(original := getattr(model, "_orig_mod", None), nn.Module):  # compiled by torch.compile
         costs = measure_costs(original, inputs)
         return replace(costs, shapes={f"_orig_mod.{name}": shape for name, shape in costs.shapes.items()})
