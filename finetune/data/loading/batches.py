@@ -92,7 +92,7 @@ class Batches:
         self.steps = source.num_batches(batch_size)
         fixed = () if augment is None or views is None else (augment,) * views
         read = cache_decoded(source, augment, budget) if keep else source
-        self._samples = Samples(read, seed, preprocessing, augment, fixed)
+        self._samples = Samples(read, seed, preprocessing=preprocessing, augment=augment, views=fixed)
         self._stand_ins = tuple(stand_ins) if views is None else ()
         automatic = default_workers(source, self.steps or 0) if source.indexed else 0
         self.workers = automatic if workers is None else workers
@@ -291,7 +291,7 @@ def _check_arguments(
             "data that is the model's input already."
         )
     if augment is not None and source.kind != PICTURE:
-        raise ArgumentError(not_pictures())
+        raise not_pictures()
 
 
 def _check_views(source: Source, views: int | None, augment: Augmentation | None) -> None:

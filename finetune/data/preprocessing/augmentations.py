@@ -156,29 +156,31 @@ def chosen_augmentation(
         views: Number of views per sample that the user asked for. Stand-ins are offered only without it.
 
     Raises:
-        ArgumentError: If a name is unknown, or given for data other than pictures.
+        ArgumentError: If the name is unknown, or given for data other than pictures.
     """
-    if isinstance(augment, str):
-        if augment not in AUGMENTATIONS:
-            raise ArgumentError(
-                f"augment is {augment!r}; expected True, False, a function of a PIL picture, or one of "
-                f"{', '.join(AUGMENTATIONS)}.{nearest(augment, AUGMENTATIONS)}"
-            )
-        if kind != PICTURE or not isinstance(preprocessing, Preprocessing):
-            raise ArgumentError(not_pictures())
-    elif not isinstance(augment, bool):  # a custom function is never replaced by stand-ins
-        return ChosenAugmentation(augment)
-    elif not augment or kind != PICTURE or not isinstance(preprocessing, Preprocessing):
+    name = DEFAULT if augment is True else augment
+    if callable(name):  # a custom function is never replaced by stand-ins
+        return ChosenAugmentation(name)
+    if name is False or name is None:
         return ChosenAugmentation(None)
-    built = AUGMENTATIONS[augment if isinstance(augment, str) else DEFAULT](preprocessing)
+    if name not in AUGMENTATIONS:
+        raise ArgumentError(
+            f"augment is {name!r}; expected True, False, a function of a PIL picture, or one of "
+            f"{', '.join(AUGMENTATIONS)}.{nearest(str(name), AUGMENTATIONS)}"
+        )
+    if kind != PICTURE or not isinstance(preprocessing, Preprocessing):
+        if augment is True:
+            return ChosenAugmentation(None)
+        raise not_pictures()
+    built = AUGMENTATIONS[name](preprocessing)
     if isinstance(built, CacheableAugmentation) and views is None:
         return ChosenAugmentation(built, built.stand_ins)
     return ChosenAugmentation(built)
 
 
-def not_pictures() -> str:
-    """Return the message for an augmentation of data other than PIL pictures."""
-    return (
+def not_pictures() -> ArgumentError:
+    """Return the error for augmenting data other than PIL pictures."""
+    return ArgumentError(
         "An augmentation takes PIL pictures, but the items of this data are not. Augment inside the data set, "
         "or give pictures."
     )

@@ -96,6 +96,8 @@ def test_true_is_the_default_and_false_is_none() -> None:
 def test_an_unknown_name_gets_the_nearest_one() -> None:
     with pytest.raises(ArgumentError, match=r"'randaug'; expected True, .*crop_and_flip.*Did you mean 'randaugment'"):
         chosen_augmentation("randaug", SMALL, PICTURE)
+    with pytest.raises(ArgumentError, match="augment is 7; expected True"):
+        chosen_augmentation(7, SMALL, PICTURE)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="takes PIL pictures"):
         chosen_augmentation("randaugment", None, TEXT)
 
