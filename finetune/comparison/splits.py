@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.comparison.fingerprint import fingerprint_data
-from finetune.data.prepare import VALIDATION_SHARE, Prepared, open_training
+from finetune.data.prepare import VALIDATION_SHARE, Prepared, prepare
 from finetune.data.preprocessing.base import SOUND, TEXT
 from finetune.data.sources.base import Source
 from finetune.errors import ArgumentError, DataError
@@ -69,7 +69,7 @@ def _opened(train: Any, val: Any) -> Prepared:
     errors = []
     for takes in (None, TEXT, SOUND):
         try:
-            return open_training(train, val, None, 0, takes)
+            return prepare(train, val, takes=takes)
         except DataError as error:
             errors.append(error)
     raise errors[0]

@@ -10,7 +10,7 @@ import torch
 
 from finetune.data.audit import audit
 from finetune.data.loading.batches import Batches
-from finetune.data.prepare import Prepared, open_training
+from finetune.data.prepare import Prepared, prepare
 from finetune.data.preprocessing.augmentations import Augmentation, chosen_augmentation
 from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
 from finetune.data.preprocessing.pictures import Preprocessing
@@ -64,11 +64,14 @@ class Pipeline:
         Raises:
             DataError: If the data cannot be opened, or holds an unknown class.
         """
-        data = open_training(train, val, classes if from_data else None, self.seed, self.takes)
-        found = data.train.classes
-        if not from_data and classes and found and found != classes and {*found} <= {*classes}:
-            return open_training(train, val, classes, self.seed, self.takes)
-        return data
+        return prepare(
+            train,
+            val,
+            classes=classes if from_data else None,
+            model_classes=None if from_data else classes,
+            seed=self.seed,
+            takes=self.takes,
+        )
 
     def example(self, source: Source) -> Any:
         """Return the inputs of two samples, ready for the model, or None if they cannot be read."""
@@ -150,13 +153,11 @@ class Pipeline:
         Raises:
             DataError: If a sample cannot be used.
         """
-        checks: dict[str, Any] = {"num_classes": num_classes, "skip_corrupt": skip_corrupt}
-        train = self.audited(data.train, "training", **checks)
-        val = None if data.val is None else self.audited(data.val, "validation", **checks)
+        data = data.audited(num_classes=num_classes, preprocessing=self.preprocessing, skip_corrupt=skip_corrupt)
         loading: dict[str, Any] = {"keep": keep, "num_classes": num_classes}
         return (
-            self.batches(train, batch_size, shuffle=True, augment=augment, views=views, **loading),
-            None if val is None else self.batches(val, batch_size, **loading),
+            self.batches(data.train, batch_size, shuffle=True, augment=augment, views=views, **loading),
+            None if data.val is None else self.batches(data.val, batch_size, **loading),
         )
 
 

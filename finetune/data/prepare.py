@@ -65,67 +65,31 @@ class Prepared:
 def prepare(
     train: Any,
     val: Any = None,
-    preprocessing: InputPreprocessing | None = None,
     *,
     classes: Sequence[str] | None = None,
     model_classes: Sequence[str] | None = None,
     seed: int = 0,
-    num_classes: int | None = None,
-    skip_corrupt: bool = False,
+    takes: str | None = None,
 ) -> Prepared:
-    """Open, split and check training and validation data.
+    """Open and split training and validation data. `Prepared.audited` checks it.
 
     Args:
         train: Training data, in any form that `open_source` accepts.
         val: Validation data in any such form, a share between 0 and 1 to hold out, False for none, or None to hold
             out a fifth of files and tables and nothing of other data.
-        preprocessing: Preprocessing of the raw items, which decides how ambiguous data is opened.
         classes: Classes of earlier training data, which targets index. None to derive them from `train`.
-        model_classes: Classes that the model was trained on. Data with a part of them keeps their order.
-        seed: Seed of the split.
-        num_classes: Number of outputs of the model, or None if targets are not class indices.
-        skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising.
-
-    Returns:
-        The data, and notes on it.
-
-    Raises:
-        DataError: If data cannot be opened, would stop or spoil a run, or validation data has a class that the
-            training data does not have.
-        ArgumentError: If `val` is a number that is not between 0 and 1.
-
-    Example:
-        >>> data = prepare("dogs/train", 0.25, seed=1)
-        >>> len(data.train), len(data.val), data.train.classes
-        (9, 3, ('beagle', 'husky', 'pug'))
-    """
-    takes = None if preprocessing is None else preprocessing.kind
-    data = open_training(train, val, classes, seed, takes, model_classes=model_classes)
-    return data.audited(num_classes=num_classes, preprocessing=preprocessing, skip_corrupt=skip_corrupt)
-
-
-def open_training(
-    train: Any,
-    val: Any,
-    classes: Sequence[str] | None,
-    seed: int,
-    takes: str | None = None,
-    *,
-    model_classes: Sequence[str] | None = None,
-) -> Prepared:
-    """Open and split training and validation data, without checking it. See `prepare`.
-
-    Args:
-        train: Training data, in any form that `open_source` accepts.
-        val: Validation data, a share, False or None, as in `prepare`.
-        classes: Classes of earlier training data, which targets index. None to derive them from `train`.
+        model_classes: Classes that the model was trained on. Data with some of them and no others keeps their order.
         seed: Seed of the split.
         takes: Kind of raw item that the preprocessing takes.
-        model_classes: Classes that the model was trained on. Data with a part of them keeps their order.
 
     Raises:
         DataError: If data cannot be opened, or validation data has a class that the training data does not have.
         ArgumentError: If `val` is a number that is not between 0 and 1.
+
+    Example:
+        >>> data = prepare("dogs/train", 0.25, seed=1).audited(num_classes=3)
+        >>> len(data.train), len(data.val), data.train.classes
+        (9, 3, ('beagle', 'husky', 'pug'))
     """
     if val is None and isinstance(train, (str, Path)) and Path(train).is_dir():
         train, val = find_split(train) or (train, val)

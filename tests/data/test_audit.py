@@ -20,7 +20,7 @@ MakeFolder = Callable[..., Path]
 
 
 class Loaded(list[Any]):
-    """A list of samples that counts how often one was loaded."""
+    """A list of samples that counts how often one is read."""
 
     loads = 0
 
@@ -125,7 +125,7 @@ def test_trap_36_corrupt_pictures_are_named_and_only_skipped_when_asked(
         audit(open_source(bad, labelled=False), skip_corrupt=True)
 
 
-def test_tiny_pictures_are_whole_pictures(tmp_path: Path) -> None:
+def test_tiny_pictures_are_not_damaged(tmp_path: Path) -> None:
     for size in ((1, 1), (7, 30)):
         picture(0, size).save(tmp_path / f"{size[0]}.jpg")
     assert len(audit(open_source(tmp_path, labelled=False))) == 2
@@ -178,10 +178,10 @@ def test_shapes_that_do_not_batch() -> None:
     audit(open_source(Padded(data)))
 
 
-def test_only_so_many_items_are_loaded() -> None:
+def test_a_limited_number_of_samples_is_read() -> None:
     hidden = Loaded(samples([k % 2 for k in range(4_000)]))
     audit(open_source(hidden), num_classes=2)
-    assert hidden.loads == 2_001  # one to see what they are
+    assert hidden.loads == 2_001  # one more when the dataset is opened
     hidden = Loaded(samples([0, 1]))
     audit(open_source(hidden))
     assert hidden.loads == 3
@@ -195,12 +195,12 @@ def test_only_so_many_items_are_loaded() -> None:
         audit(open_source(last), num_classes=2)
 
 
-def test_targets_of_no_known_kind_are_left() -> None:
+def test_targets_that_are_not_numeric_are_not_checked() -> None:
     audit(open_source([(torch.zeros(1), "text"), (torch.zeros(1), "more")]), num_classes=2)
     audit(open_source([torch.zeros(1), torch.ones(1)]), num_classes=2)
 
 
-def test_looking_draws_no_random_numbers() -> None:
+def test_reading_samples_draws_no_random_numbers() -> None:
     class Noisy(list[Any]):
         def __getitem__(self, index: Any) -> Any:
             return torch.rand(2), index % 2
@@ -210,7 +210,7 @@ def test_looking_draws_no_random_numbers() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_batch_targets_that_cannot_be_indices_are_left() -> None:
+def test_batch_targets_that_are_not_class_indices_are_not_checked() -> None:
     for targets in (
         None, "text", [9, 9], torch.tensor([0.5, 9.0]), torch.tensor([[9, 9]]), torch.tensor([True]),
         torch.tensor([], dtype=torch.int64), torch.empty(3, dtype=torch.int64, device="meta"),

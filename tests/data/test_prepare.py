@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from finetune.data.prepare import open_training, prepare, some_targets
+from finetune.data.prepare import prepare, some_targets
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
@@ -25,22 +25,23 @@ def pair(n: int = 24) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 4, generator=torch.Generator().manual_seed(0)), torch.arange(n) % 3
 
 
-def test_prepare_opens_splits_and_checks(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+def test_data_is_opened_split_and_checked(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
     folder = class_folder(ant=5, bee=5)
     (folder / "bee" / "4.png").write_bytes(b"damaged")
+    data = prepare(folder)
 
     with pytest.raises(DataError, match=r"cannot be decoded: .*4\.png"):
-        prepare(folder, num_classes=2)
-    data = prepare(folder, num_classes=2, skip_corrupt=True)
+        data.audited(num_classes=2)
+    kept = data.audited(num_classes=2, skip_corrupt=True)
 
-    assert (len(data.train) + len(data.val), data.train.classes) == (9, ("ant", "bee"))
+    assert (len(kept.train) + len(kept.val), kept.train.classes, kept.notes) == (9, ("ant", "bee"), data.notes)
     assert "2 of 10 samples were set aside" in data.notes[0]
     assert "They are left out." in caplog.text
     with pytest.raises(DataError, match="training data has 2 classes"):
-        prepare(folder, num_classes=3, skip_corrupt=True)
+        data.audited(num_classes=3, skip_corrupt=True)
 
 
-def test_prepare_opens_by_the_preprocessing_and_checks_its_items() -> None:
+def test_raw_items_are_checked_by_their_preprocessing() -> None:
     class Reader(TextPreprocessing):
         """Takes texts that are not empty."""
 
@@ -50,10 +51,11 @@ def test_prepare_opens_by_the_preprocessing_and_checks_its_items() -> None:
             if not item:
                 raise DataError("the text is empty")
 
-    data = prepare((["a.png", "b"], ["x", "y"]), False, Reader())
+    data = prepare((["a.png", ""], ["x", "y"]), False, takes="text")
     assert (data.train.kind, data.val) == ("text", None)
+    assert len(data.audited().train) == 2
     with pytest.raises(DataError, match="sample 1: the text is empty"):
-        prepare((["a.png", ""], ["x", "y"]), False, Reader())
+        data.audited(preprocessing=Reader())
 
 
 def test_classes_of_the_model_keep_their_order(class_folder: MakeFolder) -> None:
@@ -67,14 +69,14 @@ def test_classes_of_the_model_keep_their_order(class_folder: MakeFolder) -> None
 
 
 def test_validation_data_is_data_a_share_or_none() -> None:
-    given = open_training(pair(40), pair(9), None, 0)
-    share = open_training(pair(40), 0.25, None, 0)
+    given = prepare(pair(40), pair(9))
+    share = prepare(pair(40), 0.25)
 
     assert (len(given.train), len(given.val), given.notes) == (40, 9, ())
     assert (len(share.train), len(share.val)) == (30, 10)
     assert "10 of 40 samples were set aside" in share.notes[0]
     for none in (None, False):
-        assert open_training(pair(40), none, None, 0).val is None
+        assert prepare(pair(40), none).val is None
 
 
 def two_classes(folder: Path, parts: list[str]) -> Path:
@@ -88,9 +90,9 @@ def two_classes(folder: Path, parts: list[str]) -> Path:
 
 
 def test_a_folder_is_split_unless_it_has_a_validation_folder(tmp_path: Path) -> None:
-    plain = open_training(two_classes(tmp_path / "plain", [""]), None, None, 0)
-    split = open_training(str(two_classes(tmp_path / "split", ["train", "val"])), None, None, 0)
-    whole = open_training(tmp_path / "plain", False, None, 0)
+    plain = prepare(two_classes(tmp_path / "plain", [""]), None)
+    split = prepare(str(two_classes(tmp_path / "split", ["train", "val"])), None)
+    whole = prepare(tmp_path / "plain", False)
 
     assert (len(plain.train), len(plain.val), len(plain.notes)) == (8, 2, 1)
     assert (len(split.train), len(split.val), split.notes) == (10, 10, ())

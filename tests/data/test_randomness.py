@@ -33,8 +33,8 @@ def states() -> tuple[object, ...]:
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4), st.integers(0, 700))
-def test_draws_are_a_function_of_the_key_and_leave_no_mark(key: list[int], before: int) -> None:
-    np.random.rand(before)  # to any place in numpy's block of 624 words
+def test_draws_depend_on_the_key_alone_and_leave_the_global_state(key: list[int], before: int) -> None:
+    np.random.rand(before)  # to any position in NumPy's block of 624 words
     at_start = states()
     with seeded(*key):
         first = draws()
@@ -111,7 +111,7 @@ def test_seed_is_the_same_on_every_machine() -> None:
     assert seed_of(1, 23) != seed_of(12, 3)
 
 
-def test_never_initialises_cuda() -> None:
+def test_never_initializes_cuda() -> None:
     before = torch.cuda.is_initialized()
     with seeded(1):
         torch.rand(1)
@@ -120,7 +120,7 @@ def test_never_initialises_cuda() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_takes_part_once_in_use() -> None:
+def test_cuda_is_seeded_once_in_use() -> None:
     torch.rand(1, device="cuda")
     state = torch.cuda.get_rng_state()
     with seeded(5):

@@ -1,4 +1,4 @@
-"""What sources of files have in common: a path per sample, a suffix that tells the kind, and a reader."""
+"""The base of sources of files: one path per sample, suffixes that identify the kind, and a reader."""
 
 from __future__ import annotations
 
