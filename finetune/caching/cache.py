@@ -16,7 +16,7 @@ from torch import nn
 from finetune.caching import planner
 from finetune.caching.cached_batches import CachedBatches, varies
 from finetune.caching.declined import Declined
-from finetune.caching.planner import DEVICE, DISK, MEMORY, Thresholds, Workload, num_rows
+from finetune.caching.planner import DEVICE, DISK, MEMORY, Workload, num_rows
 from finetune.caching.prefix.cut import POSITION_MATTERS, cut_prefix
 from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.prefix.replay import DivergedError
@@ -60,7 +60,6 @@ class Cache:
         changed: Whether a callback changes the inputs of each training batch before the step.
         declined: Why the model must not be cut, if so.
         guarded: Whether custom steps or callbacks may change the model or a batch.
-        thresholds: Limits of the planner's decisions.
 
     Attributes:
         messages: Lines for the user about the present phase; they are in the log too.
@@ -77,11 +76,9 @@ class Cache:
         changed: bool = False,
         declined: Declined | None = None,
         guarded: bool = True,
-        thresholds: Thresholds = planner.DEFAULT,
     ) -> None:
         self._where, self._stages, self._autocast = where, stages, autocast
         self._changed, self._declined, self._guarded = changed, declined, guarded
-        self._thresholds = thresholds
         self._plain: tuple[Batches, Batches | None] | None = None
         self._store: Store | None = None
         self.messages: list[str] = []
@@ -154,7 +151,7 @@ class Cache:
         views = _SUGGESTED_VIEWS if isinstance(self._where, Path) else min(_SUGGESTED_VIEWS, max(1, epochs - 1))
         remaining = self._not_worth_cutting(model, Workload.of([train, *parts], epochs, fresh_views=views))
         return remaining or Declined(
-            f"the augmentation makes new images in every epoch; augment_views={views} would keep to {views} of each"
+            f"the augmentation makes new images in every epoch; augment_views={views} would cycle {views} of each"
         )
 
     def _takes_views(self, model: nn.Module, batches: Batches, epochs: int) -> bool:
@@ -169,7 +166,7 @@ class Cache:
         return trainable(model).keys() <= head and not self._too_few_samples(Workload.of([viewed], epochs))
 
     def _too_few_samples(self, workload: Workload) -> Declined | None:
-        return planner.too_few_samples(workload, requested=self._requested, thresholds=self._thresholds)
+        return planner.too_few_samples(workload, requested=self._requested)
 
     def _not_worth_cutting(self, model: nn.Module, workload: Workload) -> Declined | None:
         if not self._requested:
@@ -194,11 +191,11 @@ class Cache:
         inputs = split_batch(batches[0])[0]
         load = 0.0 if parts[0].workers else load
         timings = time_forward(model, inputs, load) if auto else Timings(load=load, forward=0.0)
-        declined = planner.too_little_time(timings, workload, thresholds=self._thresholds) if auto else None
+        declined = planner.too_little_time(timings, workload) if auto else None
         prefix = declined or cut_prefix(model, inputs)
         if isinstance(prefix, Declined):
             return prefix
-        if auto and prefix.share < self._thresholds.share:
+        if auto and prefix.share < planner.MIN_SHARE:
             return Declined(f"only {prefix.share:.0%} of the forward pass comes before the first trainable parameter")
         return self._stored(model, prefix, parts, batches[0], timings, epochs)
 
@@ -220,9 +217,7 @@ class Cache:
         except (StoreError, DivergedError) as error:
             return Declined(str(error))
         workload = Workload.of(parts, epochs)
-        if not self._requested and not planner.pays(
-            timings, workload, prefix.bytes_per_sample, tier, thresholds=self._thresholds
-        ):
+        if not self._requested and not planner.pays(timings, workload, prefix.bytes_per_sample, tier):
             return Declined(f"reading back {prefix.share:.0%} of the forward pass takes about as long as computing it")
         line = planner.describe(prefix, workload, str(self._where) if tier == FOLDER else tier, found)
         if len(parts) < len(all_parts):
@@ -239,11 +234,11 @@ class Cache:
         device, tiers = parts[0].device, _TIERS[self._where]
         for chosen in (parts, parts[:1]):
             wanted = num_rows(chosen) * prefix.bytes_per_sample
-            tier = planner.choose_tier(wanted, device, tiers, thresholds=self._thresholds)
+            tier = planner.choose_tier(wanted, device, tiers)
             if tier is not None:
                 return chosen, tier
         rows = num_rows(parts)
-        return planner.no_room(rows * prefix.bytes_per_sample, rows, device, tiers[-1], thresholds=self._thresholds)
+        return planner.no_room(rows * prefix.bytes_per_sample, rows, device, tiers[-1])
 
     def _opened(self, model: nn.Module, prefix: Prefix, parts: list[Batches], tier: str) -> Store:
         rows, device = num_rows(parts), parts[0].device

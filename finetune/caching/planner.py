@@ -28,6 +28,15 @@ DEVICE, MEMORY, DISK = "device", "memory", "disk"
 
 # Shares of the free bytes that may be used; steps need device memory too.
 _BUDGET_SHARES = {DEVICE: 0.4, MEMORY: 0.5, DISK: 0.9}
+# Passes of single samples that must be spared for a prefix to be cut. Cutting one costs about 64 of them, which is 5 %
+# of a run whose steps take two passes' time, if it is done in vain.
+_MIN_SAMPLES = 640
+# The same in passes of a few samples, because a small batch may take as long as a large one. Cutting costs 15 to 20.
+_MIN_SMALL_PASSES = 160
+# Share of the time that must be saved, because measurements are inexact.
+_MIN_GAIN = 0.05
+# Share of the forward pass that a prefix must have to be measured at all.
+MIN_SHARE = 0.05
 # Cost of reading stored activations, in passes of a few samples. In small networks it is half of one.
 _READING = 0.5
 # Bytes per second that any disk reads. Most are much faster, and the system caches files in free memory.
@@ -42,30 +51,6 @@ def free_bytes(tier: str, device: torch.device) -> int:
         folder = Path(tempfile.gettempdir())
         return 0 if _is_in_memory(folder) else shutil.disk_usage(folder).free
     return free_memory(torch.device("cpu"))
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Limits of the planner's decisions.
-
-    Attributes:
-        samples: Samples that must be spared for a prefix to be cut. Cutting one costs about as much as a pass of 64
-            samples, so a prefix that is cut in vain costs 5 % of a run whose steps take two passes' time.
-        small_passes: The same in passes of a few samples. Cutting a prefix takes 15 to 20 of these, and a small batch
-            may take as long as a large one.
-        gain: Share of the time that must be saved, because measurements are inexact.
-        share: Share of the forward pass that a prefix must have to be measured at all.
-        free: Returns the free bytes of a tier, for a device.
-    """
-
-    samples: int = 640
-    small_passes: int = 160
-    gain: float = 0.05
-    share: float = 0.05
-    free: Callable[[str, torch.device], int] = free_bytes
-
-
-DEFAULT = Thresholds()
 
 
 @dataclass(frozen=True)
@@ -112,56 +97,62 @@ def num_rows(parts: Sequence[Batches]) -> int:
     return sum(len(batches.source) * (batches.views or 1) for batches in parts)
 
 
-def too_few_samples(workload: Workload, *, requested: bool, thresholds: Thresholds = DEFAULT) -> Declined | None:
+def too_few_samples(workload: Workload, *, requested: bool) -> Declined | None:
     """Decline to cut a prefix if too few passes can be spared.
 
     Args:
         workload: The phase's workload.
         requested: Whether the user requested a cache; then any pass spared is enough.
-        thresholds: Limits of the decision.
     """
     if not workload.spared_samples:
         return Declined("no sample is seen twice")
-    if not requested and workload.spared_samples < thresholds.samples:
+    if not requested and workload.spared_samples < _MIN_SAMPLES:
         return Declined("there are too few samples and epochs for caching to pay")
     return None
 
 
-def too_little_time(timings: Timings, workload: Workload, *, thresholds: Thresholds = DEFAULT) -> Declined | None:
+def too_little_time(timings: Timings, workload: Workload) -> Declined | None:
     """Decline to cut a prefix if the passes that can be spared take too little time."""
     spared = timings.load + timings.forward * timings.frozen_share - _READING * timings.small_forward
-    if spared * workload.reading < thresholds.small_passes * timings.small_forward:
+    if spared * workload.reading < _MIN_SMALL_PASSES * timings.small_forward:
         return Declined("there is too little to compute for caching to pay")
     return None
 
 
 def choose_tier(
-    wanted: int, device: torch.device, tiers: tuple[str, ...], *, thresholds: Thresholds = DEFAULT
+    wanted: int,
+    device: torch.device,
+    tiers: tuple[str, ...],
+    *,
+    free: Callable[[str, torch.device], int] = free_bytes,
 ) -> str | None:
-    """Return the first of `tiers` with room for `wanted` bytes, or None."""
+    """Return the first of `tiers` with room for `wanted` bytes, or None.
+
+    Args:
+        wanted: Bytes to store.
+        device: Device of the model.
+        tiers: Tiers in order of preference.
+        free: Returns the free bytes of a tier.
+    """
     if device.type == "cpu":
         tiers = tuple(tier for tier in tiers if tier != DEVICE)
-    return next((tier for tier in tiers if wanted <= _BUDGET_SHARES[tier] * thresholds.free(tier, device)), None)
+    return next((tier for tier in tiers if wanted <= _BUDGET_SHARES[tier] * free(tier, device)), None)
 
 
-def no_room(
-    wanted: int, samples: int, device: torch.device, tier: str, *, thresholds: Thresholds = DEFAULT
-) -> Declined:
+def no_room(wanted: int, samples: int, device: torch.device, tier: str) -> Declined:
     """Return the reason that `wanted` bytes exceed the budget of a tier."""
     share = {0.5: "half"}.get(_BUDGET_SHARES[tier], f"{_BUDGET_SHARES[tier]:.0%}")
-    free = format_bytes(thresholds.free(tier, device))
+    free = format_bytes(free_bytes(tier, device))
     return Declined(f"{format_bytes(wanted)} for {samples:,} samples is more than {share} of the {free} that are free")
 
 
-def pays(
-    timings: Timings, workload: Workload, bytes_per_row: int, tier: str, *, thresholds: Thresholds = DEFAULT
-) -> bool:
+def pays(timings: Timings, workload: Workload, bytes_per_row: int, tier: str) -> bool:
     """Return whether filling and reading a store saves enough time."""
     size = workload.rows * bytes_per_row / max(1, workload.filling)  # per batch
     stored = (size / _DISK_SPEED if tier == DISK else 0.0) + timings.replay + timings.backward
     plain = timings.load + timings.forward + timings.backward
     filling = workload.filling * (timings.load + timings.prefix + stored)
-    return filling + workload.reading * stored < (workload.filling + workload.reading) * plain * (1 - thresholds.gain)
+    return filling + workload.reading * stored < (workload.filling + workload.reading) * plain * (1 - _MIN_GAIN)
 
 
 def epoch_seconds(timings: Timings, batches: Batches) -> float:

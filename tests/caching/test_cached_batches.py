@@ -339,6 +339,34 @@ def test_trap_42_other_augmentation_is_neither_replaced_nor_stored(
     assert same(cached, fitted(tuned(), pictures, cache=False, **arguments))
 
 
+@pytest.mark.parametrize(
+    ("frozen", "arguments", "reason"),
+    [
+        ("block", {"epochs": 9}, "augment_views=4 would cycle 4 of each"),
+        ("block", {"epochs": 4}, "augment_views=3 would cycle 3 of each"),
+        ("block", {"epochs": 1}, "no sample is seen twice"),
+        ("block", {"epochs": 5, "cache": "auto"}, "there are too few samples and epochs"),
+        (None, {"cache": "auto"}, "the first layers are trainable"),
+        (None, {}, "no layer is frozen"),
+    ],
+    ids=["views", "fewer views", "one epoch", "too little", "auto", "nothing frozen"],
+)
+def test_fixed_views_are_suggested_only_if_they_would_be_cached(
+    pictures: Path, frozen: Any, arguments: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted(tuned(frozen=frozen), pictures, **{"cache": "memory", "augment": Rolled(), **arguments})
+    line = said(caplog, "cache: off")
+    assert reason in line
+    assert ("augment_views" in line) == ("augment_views" in reason)
+
+
+def test_a_suggested_number_of_views_is_cached(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "finetune"):
+        fitted(tuned(), pictures, cache="memory", augment=Rolled(), epochs=4, augment_views=3)
+    assert "kept in memory" in said(caplog, "cache")
+
+
 @pytest.mark.parametrize("cause", ["memory", "nothing frozen", "too little"])
 def test_what_is_not_stored_is_augmented_anew(
     pictures: Path, cause: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

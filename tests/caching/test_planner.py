@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from finetune.caching import planner
 from finetune.caching.declined import Declined
-from finetune.caching.planner import DEVICE, DISK, MEMORY, Thresholds, Workload
+from finetune.caching.planner import DEVICE, DISK, MEMORY, Workload
 from finetune.caching.timings import Timings
 from finetune.data.loading.batches import Batches
 from finetune.data.sources.arrays import Arrays
@@ -100,14 +100,16 @@ def test_too_few_samples() -> None:
 
 
 def test_the_first_tier_with_room() -> None:
-    free = {DEVICE: 10**6, MEMORY: 10**7, DISK: 10**8}
-    thresholds = Thresholds(free=lambda tier, device: free[tier])
-    tiers, cuda = (DEVICE, MEMORY, DISK), torch.device("cuda")
-    sizes = (400_000, 400_001, 5_000_000, 5_000_001, 90_000_001)
-    found = [planner.choose_tier(wanted, cuda, tiers, thresholds=thresholds) for wanted in sizes]
+    sizes = {DEVICE: 10**6, MEMORY: 10**7, DISK: 10**8}
+
+    def chosen(wanted: int, device: str, *tiers: str) -> str | None:
+        return planner.choose_tier(wanted, torch.device(device), tiers, free=lambda tier, _: sizes[tier])
+
+    wanted = (400_000, 400_001, 5_000_000, 5_000_001, 90_000_001)
+    found = [chosen(size, "cuda", DEVICE, MEMORY, DISK) for size in wanted]
     assert found == [DEVICE, MEMORY, MEMORY, DISK, None]
-    assert planner.choose_tier(1, CPU, tiers, thresholds=thresholds) == MEMORY
-    assert planner.choose_tier(5_000_001, CPU, (DEVICE, MEMORY), thresholds=thresholds) is None
+    assert chosen(1, "cpu", DEVICE, MEMORY, DISK) == MEMORY
+    assert chosen(5_000_001, "cpu", DEVICE, MEMORY) is None
 
 
 def test_free_bytes() -> None:
