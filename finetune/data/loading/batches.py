@@ -41,7 +41,7 @@ class Batches:
     Args:
         source: Source from `open_source`.
         batch_size: Samples per batch; the last batch may be smaller. A DataLoader keeps its own.
-        shuffle: Whether each epoch has a new order. A DataLoader and an iterable data set keep their own.
+        shuffle: Whether each epoch has a new order. A DataLoader and an iterable dataset keep their own.
         seed: Seed for the order and the augmentation.
         device: Device of the batches.
         preprocessing: Preprocessing of raw items, required if the source has any.
@@ -51,7 +51,7 @@ class Batches:
             the samples show each view. None draws a new view every epoch.
         stand_ins: Augmentations for the views of `in_views`, one per view, if `views` is None.
         workers: Number of processes that load, or None for a suitable number. Results do not depend
-            on it, except for an iterable data set that divides its items among workers.
+            on it, except for an iterable dataset that divides its items among workers.
         num_classes: Number of classes to check labels against that are unknown before loading. None skips
             the check.
         keep: Whether to keep pictures in memory: prepared if they are the same in every epoch and all fit,

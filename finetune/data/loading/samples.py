@@ -23,7 +23,7 @@ Batch = Any
 # The epoch of each sample and its index; where views are fixed, the view takes the place of the epoch.
 Keys = list[tuple[int, int]]
 
-_COLLATE_HINT = "To batch such samples, give the data set a `collate_fn`, or pass a DataLoader."
+_COLLATE_HINT = "To batch such samples, give the dataset a `collate_fn`, or pass a DataLoader."
 
 
 @dataclass

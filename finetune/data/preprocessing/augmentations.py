@@ -181,7 +181,7 @@ def chosen_augmentation(
 def not_pictures() -> ArgumentError:
     """Return the error for augmenting data other than PIL pictures."""
     return ArgumentError(
-        "An augmentation takes PIL pictures, but the items of this data are not. Augment inside the data set, "
+        "An augmentation takes PIL pictures, but the items of this data are not. Augment inside the dataset, "
         "or give pictures."
     )
 

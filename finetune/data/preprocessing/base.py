@@ -55,7 +55,7 @@ class InputPreprocessing(ABC):
         Raises:
             DataError: If the item cannot be used.
 
-        Examples:
+        Example:
             >>> from finetune import Preprocessing
             >>> Preprocessing().check(Image.new("RGB", (40, 32)))
         """
@@ -73,7 +73,7 @@ class InputPreprocessing(ABC):
     def collate(self, samples: Sequence[Any]) -> Any:
         """Return the inputs of a batch: a tensor [N, ...] or a dict of tensors.
 
-        Examples:
+        Example:
             >>> from finetune import Preprocessing
             >>> preprocessing = Preprocessing(crop_size=(96, 96))
             >>> preprocessing.collate([preprocessing.prepare(Image.open("dog.png"))] * 2).shape
@@ -94,7 +94,7 @@ def kind_of(item: Any, takes: str | None = None) -> str | None:
     """Return the kind of a raw item, or None for model input.
 
     Args:
-        item: Item of a data set.
+        item: Item of a dataset.
         takes: Kind that the preprocessing takes. A 1-d float array is sound only where sound is taken.
     """
     if isinstance(item, Image.Image):

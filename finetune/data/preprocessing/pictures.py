@@ -48,7 +48,7 @@ class Preprocessing(InputPreprocessing):
     Raises:
         ArgumentError: If a value is invalid.
 
-    Examples:
+    Example:
         >>> preprocessing = Preprocessing(crop_size=(96, 96), resize_size=110)
         >>> preprocessing.geometry(Image.open("dog.png")).shape
         torch.Size([3, 96, 96])
@@ -101,7 +101,7 @@ class Preprocessing(InputPreprocessing):
     def to_dict(self) -> dict[str, Any]:
         """Return the kind and the fields as JSON values.
 
-        Examples:
+        Example:
             >>> Preprocessing(crop_size=(96, 96)).to_dict()["crop_size"]
             [96, 96]
         """
@@ -114,7 +114,7 @@ class Preprocessing(InputPreprocessing):
         Raises:
             ArgumentError: If a field is unknown or has an invalid value.
 
-        Examples:
+        Example:
             >>> Preprocessing.from_dict({"crop_size": 96, "resize_size": 110}).crop_size
             (96, 96)
         """
@@ -134,7 +134,7 @@ class Preprocessing(InputPreprocessing):
         Raises:
             ArgumentError: If the preset is of another kind, such as segmentation.
 
-        Examples:
+        Example:
             >>> from torchvision.models import ResNet18_Weights
             >>> Preprocessing.from_torchvision(ResNet18_Weights.DEFAULT.transforms()).resize_size
             256
@@ -163,7 +163,7 @@ class Preprocessing(InputPreprocessing):
         mean of `std` and m is the mean of `mean`, weighted by `1 / std`. With ImageNet's constants,
         each channel differs from it by a constant below 0.2.
 
-        Examples:
+        Example:
             >>> Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3).grey().mean
             (0.5,)
         """
@@ -176,7 +176,7 @@ class Preprocessing(InputPreprocessing):
     def geometry(self, picture: Image.Image) -> Tensor:
         """Resize and center-crop a picture to uint8 [C, H, W].
 
-        Examples:
+        Example:
             >>> Preprocessing(crop_size=(96, 96)).geometry(Image.open("dog.png")).dtype
             torch.uint8
         """
@@ -206,7 +206,7 @@ class Preprocessing(InputPreprocessing):
     def prepare(self, item: Image.Image) -> Tensor:
         """Prepare one picture on the host; the same as `geometry`.
 
-        Examples:
+        Example:
             >>> Preprocessing(crop_size=(96, 96)).prepare(Image.open("dog.png")).shape
             torch.Size([3, 96, 96])
         """
@@ -215,7 +215,7 @@ class Preprocessing(InputPreprocessing):
     def on_device(self, inputs: Any) -> Any:
         """Normalize a batch of bytes [N, C, H, W] on the device; return any other inputs unchanged.
 
-        Examples:
+        Example:
             >>> Preprocessing().on_device(torch.zeros(2, 3, 224, 224, dtype=torch.uint8)).dtype
             torch.float32
         """
@@ -228,7 +228,7 @@ class Preprocessing(InputPreprocessing):
         Raises:
             DataError: If the number of channels differs from the preprocessing's.
 
-        Examples:
+        Example:
             >>> preprocessing = Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3)
             >>> preprocessing.normalize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
             tensor([2., 2., 2.])

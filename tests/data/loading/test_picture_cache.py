@@ -121,6 +121,18 @@ def test_pictures_in_memory_and_without_targets(folder: Path) -> None:
     assert all(map(torch.equal, once.epoch(1), plain.epoch(1)))
 
 
+def test_a_custom_collate_fn_sees_every_batch(folder: Path) -> None:
+    source = open_source(folder)
+    source.collate_fn = lambda samples: (torch.stack([picture for picture, _ in samples]).flip(-1), len(samples))
+    kept, plain = (
+        Batches(source, batch_size=4, shuffle=False, preprocessing=SMALL, workers=0, keep=keep)
+        for keep in (True, False)
+    )
+    for epoch in range(2):
+        pairs = zip(kept.epoch(epoch), plain.epoch(epoch), strict=True)
+        assert all(one.equal(other) and count == number for (one, count), (other, number) in pairs)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_run_that_keeps_pictures_is_the_same_bit_for_bit(folder: Path, frozen: bool) -> None:
     def run(data: Any) -> dict[str, Any]:
