@@ -19,6 +19,7 @@ from finetune.checkpoint import restore, schema
 from finetune.checkpoint.record import record_head, record_model
 from finetune.checkpoint.resume import find_run
 from finetune.checkpoint.schema import Checkpoint
+from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.pipeline import Pipeline, preprocessing_for
 from finetune.data.prepare import Prepared, some_targets
@@ -27,7 +28,7 @@ from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import generators_of_loader_preserved, seeded
-from finetune.data.sources.base import Source, split_batch
+from finetune.data.sources.base import Source
 from finetune.data.splitting import split
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError
 from finetune.model import compiling, freezing

@@ -25,11 +25,11 @@ from finetune.caching.store.keys import fingerprint, keys_of_views
 from finetune.caching.store.memory_store import MemoryStore
 from finetune.caching.store.store import Store, StoreError, StoreSlice
 from finetune.caching.timings import Timings, time_forward, time_replay, timed
+from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.pictures import Preprocessing
 from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
-from finetune.data.sources.base import split_batch
 from finetune.errors import ArgumentError, nearest
 from finetune.model.compiling import is_compiled
 from finetune.model.freezing import trainable

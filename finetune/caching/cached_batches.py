@@ -18,10 +18,10 @@ from finetune.caching.declined import Declined
 from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.prefix.replay import DivergedError
 from finetune.caching.store.store import Store, StoreError
+from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.lazy_tensor import LazyTensor
 from finetune.data.preprocessing.base import SOUND, TEXT
-from finetune.data.sources.base import split_batch
 
 log = logging.getLogger("finetune")
 

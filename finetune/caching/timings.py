@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from finetune.caching.cached_batches import CachedBatches
 from finetune.caching.prefix.trace import intercepted
-from finetune.data.sources.base import split_batch
+from finetune.data.batch import split_batch
 from finetune.model.freezing import trainable
 from finetune.model.inspection.probing import undisturbed
 from finetune.model.outputs import call

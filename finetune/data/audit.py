@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.data.batch import target_of
 from finetune.data.loading.samples import shape_error
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.randomness import seeded
-from finetune.data.sources.base import Source, target_of
+from finetune.data.sources.base import Source
 from finetune.data.sources.labels import stacked_targets
 from finetune.errors import DataError
 from finetune.nested import tensors_of

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from finetune.data.audit import audit
+from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.prepare import Prepared, prepare
 from finetune.data.preprocessing.augmentations import Augmentation, chosen_augmentation
 from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
 from finetune.data.preprocessing.pictures import Preprocessing
-from finetune.data.sources.base import Source, split_batch
+from finetune.data.sources.base import Source
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
 from finetune.nested import map_tensors

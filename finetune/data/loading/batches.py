@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from finetune.data.audit import check_batch_targets
+from finetune.data.batch import target_of
 from finetune.data.loading.picture_cache import cache_decoded, cache_prepared
 from finetune.data.loading.samples import Batch, Failure, Keys, Samples, StreamCollate, WorkerPool, default_workers
 from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation, not_pictures
 from finetune.data.preprocessing.base import PICTURE, SOUND, TEXT, InputPreprocessing
 from finetune.data.randomness import seed_of, seeded
-from finetune.data.sources.base import Source, target_of
+from finetune.data.sources.base import Source
 from finetune.errors import ArgumentError, DataError
 from finetune.nested import pinned, same_values, tensors_of, to_device
 

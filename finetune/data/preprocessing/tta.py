@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.data.sources.base import join_batch, split_batch
+from finetune.data.batch import join_batch, split_batch
 from finetune.errors import ArgumentError
 
 View = Callable[[Tensor], Tensor]

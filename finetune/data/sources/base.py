@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from finetune.data.sources.labels import LABEL_KEYS, Classes, stacked_targets
+from finetune.data.batch import target_of
+from finetune.data.sources.labels import Classes, stacked_targets
 
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
@@ -221,44 +222,3 @@ class SubsetSource(Source):
 def type_name(value: Any) -> str:
     """Return the qualified name of the type of `value`."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-# ---------------------------------------------------------------------- inputs and targets of a batch
-
-
-def target_of(batch: Any) -> Any:
-    """Return the targets of a batch, or the target of a sample: the second of a pair, or the label in a dict.
-
-    Return None if there are none.
-    """
-    if isinstance(batch, (tuple, list)):
-        return batch[1] if len(batch) > 1 else None
-    key = label_key_of(batch) if hasattr(batch, "keys") else None
-    return None if key is None else batch[key]
-
-
-def label_key_of(keys: Iterable[str]) -> str | None:
-    """Return the one of `keys` that usually names the label, or None."""
-    names = list(keys)
-    return next((key for key in LABEL_KEYS if key in names), None)
-
-
-def split_batch(batch: Any) -> tuple[Any, Any]:
-    """Split a batch into inputs and targets: a pair into its two, or a dict into the rest and its label.
-
-    Targets are None if there are none.
-    """
-    if isinstance(batch, (tuple, list)) and batch:
-        return batch[0], target_of(batch)
-    key = label_key_of(batch) if hasattr(batch, "keys") else None
-    if key is None:
-        return batch, None
-    return {name: value for name, value in batch.items() if name != key}, batch[key]
-
-
-def join_batch(batch: Any, inputs: Any, targets: Any) -> Any:
-    """Return a batch of the same structure with other inputs and targets: the inverse of `split_batch`."""
-    if isinstance(batch, (tuple, list)):
-        return (inputs, targets, *batch[2:])
-    key = label_key_of(batch) if hasattr(batch, "keys") else None
-    return inputs if key is None else {**inputs, key: targets}

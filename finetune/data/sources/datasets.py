@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from finetune.data.batch import label_key_of, target_of
 from finetune.data.preprocessing.base import SOUND, TEXT, kind_of
 from finetune.data.randomness import seeded
-from finetune.data.sources.base import Source, label_key_of, target_of, type_name
+from finetune.data.sources.base import Source, type_name
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes, encode, renumbering, unknown_class
 from finetune.data.sources.tables import text_columns, texts_of

@@ -14,11 +14,6 @@ from finetune.errors import DataError, nearest
 
 Classes = tuple[str, ...]
 
-LABEL_KEYS = (
-    "label", "labels", "class", "classes", "class_name", "class_id", "target", "targets",
-    "category", "y", "fine_label", "coarse_label",
-)  # fmt: skip
-
 
 def encode(labels: Sequence[Any], classes: Classes | None, name: Callable[[int], str]) -> tuple[Tensor, Classes | None]:
     """Encode labels as targets, and return the class names that these index.

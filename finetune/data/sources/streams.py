@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from finetune.data.sources.base import Source, target_of, type_name
+from finetune.data.batch import target_of
+from finetune.data.sources.base import Source, type_name
 from finetune.data.sources.datasets import class_names
 from finetune.data.sources.labels import Classes, check_numbering, stacked_targets, target_tensor
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.data.batch import label_key_of
 from finetune.data.preprocessing.base import TEXT, TextPair
-from finetune.data.sources.base import Source, label_key_of
+from finetune.data.sources.base import Source
 from finetune.data.sources.folders import is_sample_file, open_files
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes, encode, numbers_in

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetune.data.sources.base import join_batch, split_batch
+from finetune.data.batch import join_batch, split_batch
 from finetune.errors import ArgumentError
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run

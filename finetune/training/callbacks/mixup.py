@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from finetune.data.batch import join_batch, split_batch
 from finetune.data.preprocessing.augmentations import mixing
-from finetune.data.sources.base import join_batch, split_batch
 from finetune.errors import ArgumentError
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run

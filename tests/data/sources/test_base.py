@@ -20,7 +20,7 @@ from finetune import FineTuner
 from finetune.caching.store.disk_store import KEY
 from finetune.caching.store.keys import keys_of
 from finetune.data.sources.arrays import Arrays
-from finetune.data.sources.base import Source, split_batch
+from finetune.data.sources.base import Source
 from finetune.errors import DataError
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
@@ -261,13 +261,3 @@ def test_a_stream_has_no_samples_by_number(archive: Path) -> None:
     for fails in (lambda: len(shards), lambda: shards[0], lambda: shards.subset([0])):
         with pytest.raises(TypeError, match=r"Shards .* because it is read as a stream"):
             fails()
-
-
-def test_a_batch_divides_into_inputs_and_targets() -> None:
-    x, y = torch.zeros(2), torch.ones(2)
-    assert split_batch((x, y)) == (x, y)
-    assert split_batch([x]) == (x, None)
-    assert split_batch(x)[1] is None
-    assert split_batch({"a": x, "labels": y}) == ({"a": x}, y)
-    assert split_batch({"a": x}) == ({"a": x}, None)
-    assert split_batch(())[1] is None
