@@ -44,10 +44,10 @@ def saved_by_peft(model: nn.Module) -> set[str]:
 
 def base(model: nn.Module) -> nn.Module:
     """Return the model beneath the adapters, or the model itself if it has none."""
-    return base_of(model)[1] if has_adapters(model) else model
+    return named_base(model)[1] if has_adapters(model) else model
 
 
-def base_of(model: nn.Module) -> tuple[str, nn.Module]:
+def named_base(model: nn.Module) -> tuple[str, nn.Module]:
     """Return the full name of the model beneath the adapters, and that model."""
     base = model.get_base_model()  # type: ignore[operator]
     return next((name, module) for name, module in model.named_modules() if module is base)

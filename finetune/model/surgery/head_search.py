@@ -16,7 +16,7 @@ from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.inspection.forward_graph import Operation, record
 from finetune.model.inspection.probing import accepted_example, attempt, undisturbed
-from finetune.model.surgery.adapters import active_name, base_of, has_adapters
+from finetune.model.surgery.adapters import active_name, has_adapters, named_base
 
 RESIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -35,7 +35,7 @@ def find_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
     ('2',)
     """
     if has_adapters(model):
-        prefix, base = base_of(model)
+        prefix, base = named_base(model)
         return tuple(dict.fromkeys(active_name(model, f"{prefix}.{name}") for name in find_head(base, example)))
     return family_of(model).heads(model) or recorded_head(model, example)
 

@@ -58,17 +58,8 @@ def replace_head(
             f"yourself, or wrap the model: nn.Sequential(model)."
         )
     names = _with_head(model, n, names)
-    old = {name: model.get_submodule(name) for name in names}
-    new = {name: _new_layer(module, n) for name, module in old.items()}
-    main = names[0]
-    if head == "append":
-        new[main] = nn.Sequential(old[main], _new_layer(old[main], n, in_features=num_outputs(old[main])))
-    elif head is not None:
-        new[main] = _given_head(old[main], n, head)
-    for name in names:
-        relu = _relu_behind(model, name)
-        if relu:  # as in SqueezeNet, where it would clamp the new logits at 0
-            old[relu], new[relu] = model.get_submodule(relu), nn.Identity()
+    new = _new_modules(model, n, names, head)
+    old = {name: model.get_submodule(name) for name in new}
     example = accepted_example(model) if verify else None
     _set_modules(model, new)
     if example is not None and not _has_outputs(model, n, example):
@@ -79,7 +70,7 @@ def replace_head(
             f"Name another layer with replace_head(n, layer=...)."
         )
     _record_outputs(model, n, names)
-    return (f"{main}.1", *names[1:]) if head == "append" else names
+    return (f"{names[0]}.1", *names[1:]) if head == "append" else names
 
 
 def num_features(module: nn.Module) -> int:
@@ -108,6 +99,23 @@ def _with_head(model: nn.Module, n: int, names: tuple[str, ...]) -> tuple[str, .
     family = family_of(model)
     family.add_head(model, n)
     return family.heads(model) or names
+
+
+def _new_modules(
+    model: nn.Module, n: int, names: tuple[str, ...], head: nn.Module | HeadFactory | str | None
+) -> dict[str, nn.Module]:
+    """Return the modules to set, by full name: the new heads, and identities for ReLUs behind them."""
+    new = {name: _new_layer(model.get_submodule(name), n) for name in names}
+    old = model.get_submodule(names[0])
+    if head == "append":
+        new[names[0]] = nn.Sequential(old, _new_layer(old, n, in_features=num_outputs(old)))
+    elif head is not None:
+        new[names[0]] = _given_head(old, n, head)
+    for name in names:
+        relu = _relu_behind(model, name)
+        if relu:  # as in SqueezeNet, where it would clamp the new logits at 0
+            new[relu] = nn.Identity()
+    return new
 
 
 def _record_outputs(model: nn.Module, n: int, names: tuple[str, ...]) -> None:
