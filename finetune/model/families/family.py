@@ -39,6 +39,11 @@ class Family:
     Attributes:
         prefix: Prefix of the model names that the family builds, such as `"timm/"`.
         usage: How such a name is written, for the error about an unknown one.
+
+    >>> class OpenClip(Family):
+    ...     prefix = "open_clip/"
+    >>> OpenClip().local_name("open_clip/ViT-B-32")
+    'ViT-B-32'
     """
 
     prefix: str = ""
