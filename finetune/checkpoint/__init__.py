@@ -1,1 +1,1 @@
-"""One safetensors file: write, verify, read."""
+"""Checkpoints: their content, their file, and restoring models and runs from them."""

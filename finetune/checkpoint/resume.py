@@ -14,11 +14,11 @@ def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) 
 
     Args:
         resume_from: A file; a folder, for the newest intact checkpoint in it; or `"auto"` for
-            `checkpoint_dir` if that holds a checkpoint.
+            `checkpoint_dir` if that has a checkpoint.
         checkpoint_dir: Folder that the run saves to.
 
     Raises:
-        CheckpointError: If there is no checkpoint, it is damaged, or it holds no training state.
+        CheckpointError: If there is no checkpoint, it is damaged, or it has no training state.
         ArgumentError: If `resume_from` is `"auto"` and there is no `checkpoint_dir`.
     """
     if resume_from is None:

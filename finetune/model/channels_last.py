@@ -47,7 +47,7 @@ def channels_last(model: nn.Module) -> Iterator[None]:
 
     Parameters stay the same objects. Other references to their memory see the new values after the exit.
     """
-    before = [(p, p.data) for p in model.parameters() if type(p.data) is Tensor and _turns(p)]
+    before = [(p, p.data) for p in model.parameters() if type(p.data) is Tensor and _changes_layout(p)]
     for parameter, data in before:
         parameter.data = data.contiguous(memory_format=torch.channels_last)
     try:
@@ -80,7 +80,7 @@ def same_in_channels_last(model: nn.Module, example: Any, output: Any, *, trains
     except Exception:  # models raise anything on an unexpected layout
         return False
     expected = tensors_of(output)
-    return len(results) == len(expected) and all(map(_near, results, expected))
+    return len(results) == len(expected) and all(map(_close, results, expected))
 
 
 def _try_backward(model: nn.Module, example: Any) -> None:
@@ -92,6 +92,7 @@ def _try_backward(model: nn.Module, example: Any) -> None:
 
 
 def _plus(inputs: Any, zero: Tensor) -> Any:
+    """Return the inputs with `zero` added to each floating-point tensor, so that gradients reach it."""
     if isinstance(inputs, Tensor):
         return inputs + zero if inputs.is_floating_point() else inputs
     if isinstance(inputs, dict):
@@ -99,13 +100,13 @@ def _plus(inputs: Any, zero: Tensor) -> Any:
     return type(inputs)(_plus(value, zero) for value in inputs) if type(inputs) in (tuple, list) else inputs
 
 
-def _turns(parameter: Tensor) -> bool:
+def _changes_layout(parameter: Tensor) -> bool:
     """Return whether channels_last differs from the current order in memory."""
     plain = parameter.dim() == 4 and parameter.is_contiguous()
     return plain and not parameter.is_contiguous(memory_format=torch.channels_last)
 
 
-def _near(one: Tensor, other: Tensor) -> bool:
+def _close(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
     difference = (one.float() - other.float()).norm()

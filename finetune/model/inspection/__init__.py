@@ -1,1 +1,1 @@
-"""Looks at a model without changing it: example inputs, the recorded forward pass, costs, the summary."""
+"""Inspects a model without changing it: example inputs, the recorded forward pass, costs and the summary."""

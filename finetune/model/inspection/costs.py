@@ -60,7 +60,7 @@ def measure_costs(model: nn.Module, inputs: Any) -> SampleCosts:
 
     Args:
         inputs: A batch: a tensor, a tuple of positional arguments, or a mapping of keyword arguments, with the
-            samples along the first dimension. Preferably two samples, because batch norms in train mode do not
+            samples along the first dimension. Preferably two samples, because batch norms in train mode may not
             accept one.
 
     Raises:
@@ -77,7 +77,7 @@ def measure_costs(model: nn.Module, inputs: Any) -> SampleCosts:
     with undisturbed(model):
         eval_mode(model)
         try:
-            with _fused_layers_opened(), FlopCounterMode(display=False) as counter:
+            with _unfused_layers(), FlopCounterMode(display=False) as counter:
                 shapes = output_shapes(model, inputs)
         except Exception as error:
             tried = ", ".join(str(list(size)) for size in sizes)
@@ -89,7 +89,7 @@ def measure_costs(model: nn.Module, inputs: Any) -> SampleCosts:
 
 
 @contextmanager
-def _fused_layers_opened() -> Iterator[None]:
+def _unfused_layers() -> Iterator[None]:
     """Run fused layers as separate matrix products, which the counter sees."""
     mha, mkldnn = torch.backends.mha, torch.backends.mkldnn
     fast_encoders, one_dnn = mha.get_fastpath_enabled(), mkldnn.enabled

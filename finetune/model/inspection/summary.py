@@ -112,7 +112,7 @@ def summarize(
         costs=costs,
         statistics=len(norms),
         moving_statistics=sum(norm not in rows.frozen for norm in norms),
-        modes=rows.present_modes(),
+        modes=rows.current_modes(),
     )
 
 

@@ -85,7 +85,7 @@ class RowBuilder:
         listed = self._layers(stage, layers, depth)
         return self._row(stage.name, "", kind, stage.parameters, tops, shape, listed)
 
-    def present_modes(self) -> str:
+    def current_modes(self) -> str:
         """Return the current modes, `"training"` if they are those of the rows; see `Summary.modes`."""
         if all(module.training is (module not in self.frozen) for module in self.modules.values()):
             return "training"
