@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
     from finetune.data.audit import Audit
 
 Indices = Sequence[int] | Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """How data is to be opened.
+
+    Attributes:
+        classes: Classes of the training data, which targets then index. None to derive them from the data.
+        labelled: Whether labels are needed.
+        takes: Kind of raw item that the preprocessing takes, or None.
+    """
+
+    classes: Classes | None = None
+    labelled: bool = True
+    takes: str | None = None
 
 
 class Source(Dataset[Any]):

@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 from finetune.data.batch import label_key_of, target_of
 from finetune.data.preprocessing.base import SOUND, TEXT, kind_of
 from finetune.data.randomness import seeded
-from finetune.data.sources.base import Source, type_name
+from finetune.data.sources.base import Request, Source, type_name
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes, encode, renumbering, unknown_class
 from finetune.data.sources.tables import text_columns, texts_of
@@ -85,7 +85,7 @@ class MapDataset(Source):
         return (item[0], target, *item[2:])
 
 
-def open_dataset(dataset: Any, classes: Classes | None, labelled: bool, takes: str | None) -> Source:
+def open_dataset(dataset: Any, request: Request) -> Source:
     """Open a map-style dataset.
 
     Items stay as they are, except for raw items: PIL pictures, Hugging Face's audio columns and, if the preprocessing
@@ -93,18 +93,17 @@ def open_dataset(dataset: Any, classes: Classes | None, labelled: bool, takes: s
 
     Args:
         dataset: Any object with a length and items by index.
-        classes: Classes of the training data, or None.
-        labelled: Whether to read labels.
-        takes: Kind of raw item that the preprocessing takes.
+        request: How to open it.
 
     Raises:
         DataError: If a class is unknown to the training data, or texts have no labels.
     """
+    classes, takes = request.classes, request.takes
     first = _first_item(dataset)
     if takes == TEXT and isinstance(first, dict) and _is_hugging_face(dataset):
         columns = () if _is_tokenized(first) else text_columns(first)
         if columns:
-            return _open_texts(dataset, columns, classes, labelled)
+            return _open_texts(dataset, columns, request)
     own = class_names(dataset)
     targets = _targets_of(dataset)
     input_key = label_key = None
@@ -156,12 +155,12 @@ def _kind_of(value: Any, takes: str | None) -> str | None:
     return None if kind == TEXT != takes else kind
 
 
-def _open_texts(dataset: Any, columns: tuple[str, ...], classes: Classes | None, labelled: bool) -> RawItems:
+def _open_texts(dataset: Any, columns: tuple[str, ...], request: Request) -> RawItems:
     """Open a Hugging Face dataset of texts, which are small enough to read at once."""
     plain = dataset.with_format(None)
     texts = texts_of([list(plain[column]) for column in columns])
     source = RawItems(texts, TEXT)
-    if not labelled:
+    if not request.labelled:
         return source
     label = label_key_of(dataset.column_names)
     if label is None:
@@ -169,7 +168,7 @@ def _open_texts(dataset: Any, columns: tuple[str, ...], classes: Classes | None,
             f"The dataset has the texts {', '.join(columns)} and no labels; its columns are "
             f"{', '.join(dataset.column_names)}. Name the column of labels 'label'."
         )
-    own = class_names(dataset)
+    own, classes = class_names(dataset), request.classes
     labels = list(plain[label])
     if own is not None:  # a class index stands for its name
         labels = [own[k] if isinstance(k, int) and 0 <= k < len(own) else None for k in labels]

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from finetune.data.sources.base import Request
 from finetune.data.sources.files import FileSource
 from finetune.data.sources.labels import Classes, unknown_class
 from finetune.data.sources.picture_files import PictureFiles
@@ -68,21 +69,17 @@ def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     return (train, val) if train is not None and val is not None else None
 
 
-def open_folder(folder: Path, classes: Classes | None, labelled: bool, takes: str | None) -> FileSource:
+def open_folder(folder: Path, request: Request) -> FileSource:
     """Open a folder with one folder per class or, unlabelled, with files at any depth.
 
-    Args:
-        folder: The folder.
-        classes: Classes of the training data, or None for the names of the class folders.
-        labelled: Whether to read labels.
-        takes: Kind of raw item that the preprocessing takes, which selects the kind of files. None for pictures.
+    It is a folder of pictures, unless the preprocessing takes another kind of file.
 
     Raises:
         DataError: If there are no class folders, one is empty or unknown to the training data, or the folder
             consists of a training and a validation folder.
     """
-    source = next((source for source in FILE_SOURCES if source.kind == takes), FILE_SOURCES[0])
-    if not labelled:
+    source = next((source for source in FILE_SOURCES if source.kind == request.takes), FILE_SOURCES[0])
+    if not request.labelled:
         return source(list(_files_under(folder, source)), folder=folder)
     split = find_split(folder)
     if split is not None:
@@ -91,8 +88,8 @@ def open_folder(folder: Path, classes: Classes | None, labelled: bool, takes: st
             f"Pass '{split[0]}' as the training data and '{split[1]}' as the validation data."
         )
     found = {path.name: list(_files_under(path, source)) for path in _folders_in(folder)}
-    _check_class_folders(folder, found, classes, source)
-    names = tuple(sorted(found)) if classes is None else classes
+    _check_class_folders(folder, found, request.classes, source)
+    names = request.classes or tuple(sorted(found))
     index = {name: k for k, name in enumerate(names)}
     paths = [path for name in sorted(found) for path in found[name]]
     targets = [index[name] for name in sorted(found) for _ in found[name]]

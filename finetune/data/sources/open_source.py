@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from finetune.data.preprocessing.base import SOUND, TEXT, TextPair, kind_of
 from finetune.data.sources.arrays import Arrays, as_inputs
-from finetune.data.sources.base import Source
+from finetune.data.sources.base import Request, Source
 from finetune.data.sources.datasets import open_dataset
 from finetune.data.sources.folders import FILE_SOURCES, is_sample_file, missing_path, open_files, open_folder
 from finetune.data.sources.items import RawItems
-from finetune.data.sources.labels import Classes, check_numbering, class_targets
+from finetune.data.sources.labels import check_numbering, class_targets
 from finetune.data.sources.streams import open_loader, open_stream
 from finetune.data.sources.tables import TABLE_SUFFIXES, open_table
 from finetune.errors import DataError
@@ -29,21 +28,6 @@ _ACCEPTED = (
     "dataset"
 )
 _ACCEPTED_UNLABELLED = "; and to predict also a picture's path, a list of paths, a folder of pictures, or X alone."
-
-
-@dataclass(frozen=True)
-class Request:
-    """How data is to be opened.
-
-    Attributes:
-        classes: Classes of the training data, or None to derive them from the data.
-        labelled: Whether labels are needed.
-        takes: Kind of raw item that the preprocessing takes, or None.
-    """
-
-    classes: Classes | None = None
-    labelled: bool = True
-    takes: str | None = None
 
 
 def open_source(
@@ -98,9 +82,9 @@ def _open_path(data: str | os.PathLike[str], request: Request) -> Source:
     if not path.exists():
         raise missing_path(path)
     if path.is_dir():
-        return open_folder(path, request.classes, request.labelled, request.takes)
+        return open_folder(path, request)
     if path.suffix.lower() in TABLE_SUFFIXES:
-        return open_table(path, request.classes, request.labelled, request.takes)
+        return open_table(path, request)
     if is_sample_file(path):
         return _open_paths([path], request)
     kinds = " nor ".join(f"a {source.noun} ({', '.join(source.suffixes)})" for source in FILE_SOURCES)
@@ -145,18 +129,6 @@ def _open_array(data: Tensor | np.ndarray, request: Request) -> Source:
 
 def _open_rows(data: list[Any], request: Request) -> Source:
     return _open_inputs(data, None, request)
-
-
-def _open_loader(data: DataLoader[Any], request: Request) -> Source:
-    return open_loader(data, request.classes)
-
-
-def _open_stream(data: IterableDataset[Any], request: Request) -> Source:
-    return open_stream(data, request.classes)
-
-
-def _open_dataset(data: Any, request: Request) -> Source:
-    return open_dataset(data, request.classes, request.labelled, request.takes)
 
 
 def _open_inputs(inputs: Any, labels: Any, request: Request) -> Source:
@@ -286,13 +258,13 @@ _FORMS: tuple[tuple[Callable[[Any, Request], bool], Callable[[Any, Request], Sou
     (_is_source, _open_opened),
     (_is_text, _open_text),
     (_is_path, _open_path),
-    (_is_loader, _open_loader),
-    (_is_stream, _open_stream),
+    (_is_loader, open_loader),
+    (_is_stream, open_stream),
     (_is_tensor_dataset, _open_tensor_dataset),
     (_is_pair, _open_pair),
     (_are_texts, _open_texts),
     (_is_array, _open_array),
     (_are_paths, _open_paths),
     (_are_rows, _open_rows),
-    (_is_dataset, _open_dataset),
+    (_is_dataset, open_dataset),
 )

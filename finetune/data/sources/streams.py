@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from finetune.data.batch import target_of
-from finetune.data.sources.base import Source, type_name
+from finetune.data.sources.base import Request, Source, type_name
 from finetune.data.sources.datasets import class_names
 from finetune.data.sources.labels import Classes, check_numbering, stacked_targets, target_tensor
 
@@ -106,26 +106,26 @@ class Loader(Source):
         yield self.num_samples
 
 
-def open_stream(dataset: IterableDataset[Any], classes: Classes | None) -> Stream:
+def open_stream(dataset: IterableDataset[Any], request: Request) -> Stream:
     """Open an iterable dataset. Its items stay as they are, including their class indices.
 
     Raises:
         DataError: If a class index stands for another class than in the training data.
     """
     own = class_names(dataset)
-    check_numbering(own, classes, "The iterable dataset")
-    return Stream(dataset, own if classes is None else classes)
+    check_numbering(own, request.classes, "The iterable dataset")
+    return Stream(dataset, request.classes or own)
 
 
-def open_loader(loader: DataLoader[Any], classes: Classes | None) -> Loader:
+def open_loader(loader: DataLoader[Any], request: Request) -> Loader:
     """Open a DataLoader. Its batches stay as they are, including their class indices.
 
     Raises:
         DataError: If a class index stands for another class than in the training data.
     """
     own = class_names(loader.dataset)
-    check_numbering(own, classes, "The DataLoader's dataset")
-    return Loader(loader, own if classes is None else classes)
+    check_numbering(own, request.classes, "The DataLoader's dataset")
+    return Loader(loader, request.classes or own)
 
 
 def _length(sized: Any) -> int | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finetune.data.batch import label_key_of
 from finetune.data.preprocessing.base import TEXT, TextPair
-from finetune.data.sources.base import Source
+from finetune.data.sources.base import Request, Source
 from finetune.data.sources.folders import is_sample_file, open_files
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes, encode, numbers_in
@@ -45,26 +45,19 @@ PAIR_KEYS = (
 Table = dict[str, Sequence[Any]]
 
 
-def open_table(path: Path, classes: Classes | None, labelled: bool, takes: str | None) -> Source:
+def open_table(path: Path, request: Request) -> Source:
     """Open a table of path and label, or of text and label. Paths are relative to the folder of the table.
 
     Columns are recognized by their usual names, or because there are only two. Several numeric columns called
     `label_...` or `target_...` are one regression target each. Two columns such as `premise` and `hypothesis` are a
-    pair of texts.
-
-    Args:
-        path: The table.
-        classes: Classes of the training data, or None to derive them from the labels.
-        labelled: Whether to read labels.
-        takes: Kind of raw item that the preprocessing takes, which decides between paths and texts if the table
-            has both.
+    pair of texts. If the table has paths and texts, the preprocessing decides between them.
 
     Raises:
         DataError: If the file cannot be read, the columns cannot be told apart, files or labels are missing, or a
             class is unknown to the training data.
     """
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    columns, kind = _input_columns(path, table, takes)
+    columns, kind = _input_columns(path, table, request.takes)
     paths = [path.parent / str(cell) for cell in table[columns[0]]] if kind is None else []
     if kind is None:
         _check_files(path, paths)
@@ -72,7 +65,7 @@ def open_table(path: Path, classes: Classes | None, labelled: bool, takes: str |
     def name(row: int) -> str:
         return f"'{paths[row]}' (row {row + 1} of '{path}')" if paths else f"row {row + 1} of '{path}'"
 
-    targets, names = _targets(path, table, columns, classes, name) if labelled else (None, None)
+    targets, names = _targets(path, table, columns, request.classes, name) if request.labelled else (None, None)
     if kind is None:
         return open_files(paths, targets, names, path)
     return RawItems(texts_of([table[column] for column in columns]), kind, targets, names, table=path)
