@@ -26,6 +26,7 @@ from finetune.data.sources.open_source import open_source
 from finetune.errors import ArgumentError, DataError, NonFiniteError
 from finetune.training.loop import windows
 from finetune.training.optim.schedules import cosine
+from tests.helpers.datasets import Flow
 
 Pair = tuple[Tensor, Tensor]
 
@@ -489,21 +490,17 @@ def test_trap_33_a_last_batch_of_one_trains(net, blobs, state_of, watch, caplog)
     assert all(tensor.isfinite().all() for tensor in last.values())
 
 
-class Numbers(IterableDataset):
-    """An iterable data set of unknown length."""
-
-    def __init__(self, pair: Pair) -> None:
-        self.pair = pair
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(list(zip(*self.pair, strict=True)))
-
-
 def test_data_of_unknown_length_trains_with_a_schedule(net, blobs, watch) -> None:
     seen = watch()
 
     history = FineTuner(net(), device="cpu", metrics=[]).fit(
-        Numbers(blobs(22)), blobs(6), epochs=3, lr=1.0, batch_size=4, schedule=lambda p: p, callbacks=[seen]
+        Flow(list(zip(*blobs(22), strict=True))),
+        blobs(6),
+        epochs=3,
+        lr=1.0,
+        batch_size=4,
+        schedule=lambda p: p,
+        callbacks=[seen],
     )
 
     assert [rates["2"] if "2" in rates else next(iter(rates.values())) for rates in seen.rates] == pytest.approx(
@@ -518,7 +515,7 @@ def test_data_of_unknown_length_trains_as_data_of_known_length(net, blobs, state
     loader = DataLoader(TensorDataset(X, y), batch_size=4)
     stream, known = FineTuner(net(), device="cpu"), FineTuner(net(), device="cpu")
 
-    stream.fit(Numbers((X, y)), epochs=2, batch_size=4, schedule=lambda p: 1.0, lr=0.01)
+    stream.fit(Flow(list(zip(X, y, strict=True))), epochs=2, batch_size=4, schedule=lambda p: 1.0, lr=0.01)
     known.fit(loader, epochs=2, schedule=lambda p: 1.0, lr=0.01)
 
     assert same(state_of(stream.model), state_of(known.model))

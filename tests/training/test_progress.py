@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune import FineTuner, Phase
 from finetune.callbacks import Callback
 from finetune.training.progress import ProgressBar, SeriesProgress
+from tests.helpers.tensors import NoTensorOperations
 
 
 @pytest.fixture
@@ -135,23 +135,16 @@ def test_a_script_without_a_terminal_prints_nothing() -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
-class NoTensors(TorchDispatchMode):
-    """Forbid every operation on tensors."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise AssertionError(f"{func} was called")
-
-
 def test_a_step_runs_no_tensor_operation(net, blobs, terminal) -> None:
     class Guarded(ProgressBar):
         guarded = 0
 
         def on_step_end(self, run: Any) -> None:
-            with NoTensors():
+            with NoTensorOperations():
                 super().on_step_end(run)
             self.guarded += 1
 
-    with pytest.raises(AssertionError, match="was called"), NoTensors():
+    with pytest.raises(AssertionError, match="was called"), NoTensorOperations():
         torch.ones(1).item()
     bar = Guarded(terminal, interval=-1.0)
     FineTuner(net(), device="cpu").fit(blobs(), batch_size=8, callbacks=[bar])

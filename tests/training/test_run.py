@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import CheckpointError, FineTuner, Phase
 from finetune.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from tests.helpers.datasets import Flow
 
 
 class SaveEach(Callback):
@@ -157,16 +157,6 @@ def test_fp16_resumes_with_the_loss_scale(net, blobs, same, state_of, timeless, 
     )
 
 
-class Numbers(IterableDataset):
-    """An iterable data set of unknown length."""
-
-    def __init__(self, pair: Any) -> None:
-        self.pair = pair
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(list(zip(*self.pair, strict=True)))
-
-
 @pytest.mark.parametrize("form", ["stream", "loader"])
 def test_streams_and_loaders_resume_bit_for_bit(
     net, blobs, same, state_of, timeless, watch, tmp_path, form: str
@@ -175,7 +165,7 @@ def test_streams_and_loaders_resume_bit_for_bit(
 
     def fit(one: FineTuner, callbacks: list[Callback], resume_from: Path | None) -> None:
         loader = DataLoader(TensorDataset(X, y), batch_size=4, shuffle=True)
-        data = loader if form == "loader" else Numbers((X, y))
+        data = loader if form == "loader" else Flow(list(zip(X, y, strict=True)))
         one.fit(data, blobs(9), epochs=3, batch_size=4, lr=1e-2, callbacks=callbacks, resume_from=resume_from)
 
     assert_each_resumes(

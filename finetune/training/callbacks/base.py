@@ -51,6 +51,11 @@ class Callback:
         """Return the batch that `training_step` gets in place of `batch`, with the same number of samples.
 
         The global random generators are seeded before every update, so random changes made here are reproducible.
+
+        >>> class Noise(Callback):
+        ...     def change_batch(self, run, batch):
+        ...         inputs, targets = batch
+        ...         return inputs + 0.1 * inputs.new_empty(inputs.shape).normal_(), targets
         """
         return batch
 
@@ -70,11 +75,21 @@ class Callback:
         """Called at the end of `fit`, also after an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that a resumed run needs: tensors, numbers, strings, and lists and dicts of these."""
+        """Return the state that a resumed run needs: tensors, numbers, strings, and lists and dicts of these.
+
+        >>> class CountEpochs(Callback):
+        ...     count = 0
+        ...     def on_epoch_end(self, run):
+        ...         self.count += 1
+        ...     def state_dict(self):
+        ...         return {"count": self.count}
+        ...     def load_state_dict(self, state):
+        ...         self.count = state.get("count", 0)
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned; an empty one if the checkpoint has none for this callback."""
 
 
 def change_inputs(callbacks: Iterable[Callback]) -> bool:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune import FineTuner, Phase, StepOutput
 from finetune.callbacks import CSVLogger, Logger, TensorBoard
 from finetune.errors import ArgumentError
+from tests.helpers.tensors import NoTensorOperations
 
 
 def test_the_csv_file_holds_the_history(net, blobs, tmp_path) -> None:
@@ -108,19 +108,12 @@ def test_a_custom_logger_gets_loss_and_rates_of_the_steps_it_asks_for(net, blobs
     assert list(resumed.steps) == [8]
 
 
-class Forbidden(TorchDispatchMode):
-    """Forbid every operation on tensors."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise AssertionError(f"{func} was called")
-
-
 def test_logging_a_step_does_not_wait_for_the_device(net, blobs) -> None:
     class Guarded(Wandb):
         every_n_steps = 1
 
         def on_step_end(self, run: Any) -> None:
-            with Forbidden():
+            with NoTensorOperations():
                 super().on_step_end(run)
 
     logger = Guarded()
