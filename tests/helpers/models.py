@@ -15,7 +15,7 @@ from finetune.model.stages import Stage, stages
 
 
 class Unfilled(TorchFunctionMode):
-    """Make modules without memory, as `torch.device("meta")` does, but let models compute their own sizes."""
+    """Build modules on the meta device, but let models compute their own sizes."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         place = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
@@ -23,7 +23,7 @@ class Unfilled(TorchFunctionMode):
 
 
 class Undrawn(TorchFunctionMode):
-    """Make modules whose weights are not drawn, which is most of the time it takes to make them."""
+    """Build modules without drawing their weights, which takes most of the time."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         drawing = (torch.Tensor.uniform_, torch.Tensor.normal_, torch.nn.init.trunc_normal_)
@@ -31,7 +31,7 @@ class Undrawn(TorchFunctionMode):
 
 
 def unfilled(name: str) -> nn.Module:
-    """Build a torchvision classifier of which only the shapes are there."""
+    """Build a torchvision classifier on the meta device."""
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     # tensors that a builder reads back, such as the position tables of swin, need torch.device
     with Unfilled() if name.startswith("regnet") else torch.device("meta"):
@@ -85,7 +85,7 @@ class Recurrent(nn.Module):
 
 
 class TwoHeads(nn.Module):
-    """Two heads of the same width; `form` says how their results are returned."""
+    """Two heads of the same width, whose results are returned in the given form."""
 
     def __init__(self, form: str = "tuple") -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class TwoHeads(nn.Module):
 
 
 class LastResidual(nn.Module):
-    """The last layer has a skip around it, so no layer alone decides the width of the output."""
+    """The last layer has a skip connection around it, so two layers decide the width of the output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,15 +231,15 @@ def trees(draw: st.DrawFn, depth: int = 3) -> nn.Module:
 
 
 def states(model: nn.Module) -> dict[str, bool]:
-    """Return which parameters train, tied ones under each of their names."""
+    """Return `requires_grad` by parameter name, with tied parameters under each of their names."""
     return {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 def modes(model: nn.Module) -> dict[str, bool]:
-    """Return which modules are in train mode."""
+    """Return whether each module is in train mode, by name."""
     return {name: module.training for name, module in model.named_modules()}
 
 
 def layers_of(model: nn.Module, kind: type[nn.Module]) -> Iterator[nn.Module]:
-    """Return the modules of one kind."""
+    """Return the modules of a class."""
     return (module for module in model.modules() if isinstance(module, kind))

@@ -178,9 +178,9 @@ def test_trap_24_no_code_in_a_file_is_run(suffix: str, old_format: bool, beside_
     with pytest.raises(CheckpointError, match=r"holds objects .* unpickling those could run code") as caught:
         read_weights(path)
     assert not touched.exists()
-    assert "weights_only" not in str(caught.value)  # no advice to run it after all
+    assert "weights_only" not in str(caught.value)  # torch's advice to run it is left out
     torch.load(path, weights_only=False)
-    assert touched.exists()  # it would have run
+    assert touched.exists()  # without weights_only it does run
 
 
 def test_trap_24_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:

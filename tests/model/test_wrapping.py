@@ -103,7 +103,7 @@ WRAPPERS = [
 def test_a_wrapped_model_trains_as_the_plain_one_does(wrap: Callable[[nn.Module], nn.Module]) -> None:
     plain, wrapped = tuned(net()), tuned(wrap(net()))
     for tuner in (plain, wrapped):
-        tuner.predict(X[:4])  # compiled once already, with the old head, all of it in training
+        tuner.predict(X[:4])  # compiled with the old head and everything trainable
         tuner.replace_head(3).freeze("conv1").freeze("layer1.1")
         tuner.fit((X, Y), epochs=2, batch_size=4, lr=(1e-3, 1e-2), progress=False)
     assert wrapped.inner.state_dict().keys() == plain.inner.state_dict().keys()
@@ -232,7 +232,7 @@ def test_distributed_data_parallel_trains_the_parameters_it_was_made_for_or_rais
 
 
 def test_peft_is_imported_for_its_own_models_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)  # an import of it would fail
+    monkeypatch.setitem(sys.modules, "peft", None)  # importing it fails
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
     tuner = FineTuner(nn.DataParallel(model), device="cpu").replace_head(2).freeze()
     tuner.fit((torch.randn(4, 4), torch.tensor([0, 1, 0, 1])), progress=False)

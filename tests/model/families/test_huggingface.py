@@ -38,7 +38,7 @@ SEGFORMER = {
     "decoder_hidden_size": 8, "image_size": 64,
 }  # fmt: skip
 
-# Class, options of its configuration, its heads: one of each place where the library has them.
+# Class -> options of its config, its heads: one class for each place where the library has heads.
 MODELS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "BertForSequenceClassification": (TEXT, ("classifier",)),
     "RobertaForSequenceClassification": (TEXT, ("classifier.out_proj",)),
@@ -234,7 +234,7 @@ def test_a_model_without_a_classifier_is_an_error(tmp_path: Path) -> None:
 def test_without_a_network_the_error_suggests_a_way_out(monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
     import huggingface_hub.constants
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # no minute of retries
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # skip a minute of retries
     with pytest.raises(CheckpointError, match=r"'no/such' is not in the Hugging Face cache.*save_pretrained wrote"):
         catalog.create("hf/no/such")
 

@@ -20,7 +20,7 @@ from finetune.model.surgery.heads import replace_head
 
 timm = pytest.importorskip("timm")
 
-# Name, options, heads: one of each kind of classifier that timm has.
+# Name -> options, heads: one model for each kind of classifier in timm.
 MODELS = {
     "resnet10t": ({}, ("fc",)),
     "vit_tiny_patch16_224": ({"img_size": 32, "depth": 2}, ("head",)),
@@ -179,7 +179,7 @@ def test_without_a_network_or_a_cached_file_the_error_suggests_a_way_out(
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # no minute of retries
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # skip a minute of retries
     with pytest.raises(CheckpointError, match=r"not in the Hugging Face cache.*weights='FILE'"):
         catalog.create("timm/resnet10t")
 

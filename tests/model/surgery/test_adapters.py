@@ -82,7 +82,7 @@ def test_unfreezing_everything_unfreezes_the_parameters_of_peft(base: nn.Module)
     tuner.unfreeze("*.bert.pooler")
     assert set(trainable(model)) == own(model) | {f"base_model.model.bert.pooler.dense.{n}" for n in ("weight", "bias")}
     again = tuned(adapted(base).eval()).freeze()
-    assert set(trainable(tuned(again.model).unfreeze().model)) == own(model)  # also where all of it came frozen
+    assert set(trainable(tuned(again.model).unfreeze().model)) == own(model)  # even if all of it was frozen before
 
 
 def test_the_adapters_dropout_is_on_while_the_base_is_in_eval_mode(base: nn.Module) -> None:
