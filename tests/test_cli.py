@@ -22,7 +22,7 @@ COLOURS = {"cat": (220, 30, 30), "dog": (30, 220, 30), "eel": (30, 30, 220)}
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with three classes of two pictures, of one colour each."""
+    """Return a folder with three classes of two images each, one color per class."""
     folder = tmp_path_factory.mktemp("data") / "pets"
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True)
@@ -33,12 +33,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the checkpoint that a short run of `train` wrote."""
+    """Return a checkpoint written by a short `train`."""
     return train(pictures, tmp_path_factory.mktemp("run") / "pets.safetensors")
 
 
 def train(data: Path, out: Path, *options: object, model: str = "squeezenet1_1") -> Path:
-    """Run `finetune train` for an epoch from random weights, and return what it wrote."""
+    """Run `finetune train` for one epoch from random weights, and return the checkpoint."""
     fixed = ["--model", model, "--weights", "none", "--epochs", 1, "--out", out]
     main([str(part) for part in ["train", data, *fixed, *options]])
     return out
@@ -49,7 +49,7 @@ def run(*arguments: object) -> None:
 
 
 def mistake(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run what cannot work; return the one line it says."""
+    """Run an invalid command, and return its error message of one line."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         run(*arguments)
@@ -66,10 +66,10 @@ def trainable(file: Path) -> set[str]:
     return {name for name, p in FineTuner.load_checkpoint(file).model.named_parameters() if p.requires_grad}
 
 
-# ---------------------------------------------------------------- what it is for
+# ---------------------------------------------------------------- commands
 
 
-def test_train_writes_a_checkpoint_with_the_classes_and_says_where(
+def test_train_writes_a_checkpoint_with_the_classes_and_prints_its_path(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = train(pictures, tmp_path / "new" / "pets.safetensors", "--val", pictures, model="resnet18")
@@ -80,16 +80,14 @@ def test_train_writes_a_checkpoint_with_the_classes_and_says_where(
     assert tuner.evaluate(pictures)["loss"] == pytest.approx(tuner.history[0]["val_loss"])
 
 
-def test_evaluate_prints_what_the_tuner_measures(
-    checkpoint: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_prints_the_metrics(checkpoint: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("evaluate", checkpoint, pictures, "--batch-size", 4)
     measured = FineTuner.load_checkpoint(checkpoint).evaluate(pictures)
     assert capsys.readouterr().out.splitlines() == [f"{name} {value:.4f}" for name, value in measured.items()]
 
 
 @pytest.mark.parametrize("top", [1, 2, 9])
-def test_predict_prints_the_likeliest_classes(
+def test_predict_prints_the_most_likely_classes(
     top: int, checkpoint: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = pictures / "dog" / "1.png"
@@ -102,7 +100,7 @@ def test_predict_prints_the_likeliest_classes(
     assert list(zip(said[::2], said[1::2], strict=True)) == expected
 
 
-def test_predict_takes_several_pictures_or_a_folder(
+def test_predict_accepts_several_images_or_a_folder(
     checkpoint: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = sorted(pictures.glob("*/*.png"))
@@ -133,7 +131,7 @@ def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None
 # ---------------------------------------------------------------- options of train
 
 
-def test_a_table_trains_too(pictures: Path, tmp_path: Path) -> None:
+def test_train_accepts_a_table(pictures: Path, tmp_path: Path) -> None:
     table = tmp_path / "pets.csv"
     rows = [f"{file},{file.parent.name}" for file in sorted(pictures.glob("*/*.png"))]
     table.write_text("\n".join(["path,label", *rows]))
@@ -141,7 +139,7 @@ def test_a_table_trains_too(pictures: Path, tmp_path: Path) -> None:
     assert FineTuner.load_checkpoint(file).classes == ("cat", "dog", "eel")
 
 
-def test_a_folder_in_two_parts_trains_on_one_and_validates_on_the_other(pictures: Path, tmp_path: Path) -> None:
+def test_train_uses_both_parts_of_a_divided_folder(pictures: Path, tmp_path: Path) -> None:
     for part in ("train", "val"):
         (tmp_path / "all").mkdir(exist_ok=True)
         (tmp_path / "all" / part).symlink_to(pictures)
@@ -151,12 +149,12 @@ def test_a_folder_in_two_parts_trains_on_one_and_validates_on_the_other(pictures
     assert "val_loss" in tuner.history[0]
 
 
-def test_freeze_backbone_leaves_the_head(pictures: Path, tmp_path: Path) -> None:
+def test_freeze_backbone_trains_the_head(pictures: Path, tmp_path: Path) -> None:
     file = train(pictures, tmp_path / "m.safetensors", "--freeze", "backbone", "--val", pictures)
     assert trainable(file) == {"classifier.1.weight", "classifier.1.bias"}
 
 
-def test_patterns_freeze_what_they_name(pictures: Path, tmp_path: Path) -> None:
+def test_freeze_accepts_patterns(pictures: Path, tmp_path: Path) -> None:
     patterns = ("--freeze", "features.[0-9]", "--freeze", "features.1[01]")
     file = train(pictures, tmp_path / "m.safetensors", *patterns, "--val", pictures)
     assert {".".join(name.split(".")[:2]) for name in trainable(file)} == {"features.12", "classifier.1"}
@@ -167,10 +165,10 @@ def test_a_strategy_and_two_rates(pictures: Path, tmp_path: Path) -> None:
     history = FineTuner.load_checkpoint(train(pictures, tmp_path / "m.safetensors", *options)).history
     assert history[0]["phase"] == "full_finetune"
     rates = history[0]["lr"].values()
-    assert max(rates) / min(rates) == pytest.approx(100)  # the schedule is the same factor on both
+    assert max(rates) / min(rates) == pytest.approx(100)  # the schedule scales both equally
 
 
-def test_the_same_seed_gives_the_same_weights_and_resume_goes_on(pictures: Path, tmp_path: Path) -> None:
+def test_the_seed_fixes_the_weights_and_resume_continues(pictures: Path, tmp_path: Path) -> None:
     def weights(name: str, *options: object) -> torch.Tensor:
         file = train(pictures, tmp_path / name, "--freeze", "backbone", "--val", pictures, *options)
         return FineTuner.load_checkpoint(file).head.weight.detach()
@@ -178,11 +176,11 @@ def test_the_same_seed_gives_the_same_weights_and_resume_goes_on(pictures: Path,
     first = weights("a", "--seed", 3, "--checkpoint-dir", tmp_path / "run")
     assert torch.equal(first, weights("b", "--seed", 3))
     assert not torch.equal(first, weights("c", "--seed", 4))
-    resumed = weights("d", "--seed", 3, "--checkpoint-dir", tmp_path / "run", "--resume")  # nothing is left to do
+    resumed = weights("d", "--seed", 3, "--checkpoint-dir", tmp_path / "run", "--resume")  # already complete
     assert torch.equal(first, resumed)
 
 
-# ---------------------------------------------------------------- mistakes
+# ---------------------------------------------------------------- usage errors
 
 
 @pytest.mark.parametrize(
@@ -208,7 +206,7 @@ def test_the_same_seed_gives_the_same_weights_and_resume_goes_on(pictures: Path,
     ],
     ids=" ".join,
 )
-def test_a_wrong_option_is_one_line(
+def test_a_wrong_option_prints_one_line(
     arguments: list[str], said: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = ["--model", "squeezenet1_1", "--weights", "none", "--out", tmp_path / "m.safetensors"]
@@ -230,29 +228,29 @@ def test_a_wrong_option_is_one_line(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_command_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_prints_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said.lower() in mistake(capsys, *arguments).lower()
 
 
-def test_missing_data_is_said_before_weights_are_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_data_is_reported_before_any_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = mistake(capsys, "train", tmp_path / "nowhere", "--out", tmp_path / "m.safetensors")
     assert "nowhere' does not exist" in line
 
 
 @pytest.mark.usefixtures("offline")
-def test_pretrained_weights_without_a_network_name_the_file_wanted(
+def test_without_a_network_the_error_names_the_missing_weights_file(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         run("train", pictures, "--out", tmp_path / "m.safetensors")
     assert ended.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Downloading:")]
-    assert len(lines) == 1  # torch says where it downloads from on a line before
+    assert len(lines) == 1  # torch prints the download URL first
     assert str(tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in lines[0]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text"])
-def test_a_corrupt_checkpoint_is_one_line(
+def test_a_corrupt_checkpoint_prints_one_line(
     damage: str, checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = bytearray(checkpoint.read_bytes())
@@ -268,7 +266,7 @@ def test_a_corrupt_checkpoint_is_one_line(
         assert str(file) in mistake(capsys, *arguments)
 
 
-def test_a_corrupt_picture_is_one_line_that_names_it_and_can_be_skipped(
+def test_a_corrupt_image_is_named_in_one_line_and_can_be_skipped(
     checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(pictures, tmp_path / "pets")
@@ -286,7 +284,7 @@ def test_a_corrupt_picture_is_one_line_that_names_it_and_can_be_skipped(
 
 
 def compare(pictures: Path, folder: Path, *options: object) -> list[str]:
-    """Return a command that compares from random weights, in an epoch."""
+    """Return a `compare` command for one epoch from random weights."""
     fixed = ["--weights", "none", "--epochs", 1, "--seeds", 1, "--folder", folder, "--val", pictures]
     return [str(part) for part in ["compare", pictures, "--model", "squeezenet1_1", *fixed, *options]]
 
@@ -313,34 +311,32 @@ def test_compare_prints_a_table_and_writes_it_with_a_plot(
     with pytest.raises(SystemExit) as ended:
         main(compare(pictures, tmp_path, "--strategies", "linear_probe, surgical:features.12,surgical:nothing"))
     said = capsys.readouterr().out
-    assert ended.value.code == 1  # as one run failed
+    assert ended.value.code == 1  # one run failed
     assert "linear_probe" in said
     assert "Failed: surgical:nothing, seed 0: PatternError" in said
     table = (tmp_path / "comparison.md").read_text()
     assert "| surgical:features.12 |" in table
     with Image.open(tmp_path / "comparison.png") as plot:
         assert plot.format == "PNG"
-    main(compare(pictures, tmp_path, "--strategies", "linear_probe"))  # found, and nothing failed
+    main(compare(pictures, tmp_path, "--strategies", "linear_probe"))  # reused, and no run failed
     assert "linear_probe" in capsys.readouterr().out
 
 
-def test_compare_says_what_is_wrong_in_a_line(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_prints_errors_in_one_line(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no strategy 'linear_prob'" in mistake(capsys, *compare(pictures, tmp_path, "--strategies", "linear_prob"))
     bad = compare(pictures, tmp_path, "--strategies", "surgical:nothing,surgical:neither")
     assert "Every run failed: squeezenet1_1, surgical:nothing: PatternError" in mistake(capsys, *bad)
 
 
-# ---------------------------------------------------------------- in a process of its own
+# ---------------------------------------------------------------- subprocess
 
 
 def test_an_interrupt_ends_with_130_and_no_traceback(pictures: Path, tmp_path: Path) -> None:
-    """The signal comes once an epoch is through, so that the run is under way."""
+    """The signal is sent after the first epoch, during training."""
     fixed = ["--model", "squeezenet1_1", "--weights", "none", "--epochs", "1000000"]
     code = (
         "import signal, sys; from finetune.cli import main; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job ignores it
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background job ignores SIGINT
         "main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, "train", str(pictures), *fixed, "--out", str(tmp_path / "m")]

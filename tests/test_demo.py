@@ -44,7 +44,7 @@ def test_every_digit_is_an_image_in_the_folder_of_its_class(demo: Demo) -> None:
         assert np.array_equal(np.asarray(Image.open(file)), (digits.images[number] * 255 / 16).astype("uint8"))
 
 
-def test_the_results_are_those_of_four_strategies(demo: Demo) -> None:
+def test_the_comparison_has_four_strategies(demo: Demo) -> None:
     _, comparison, said = demo
     assert [entry.strategy for entry in comparison.entries] == list(STRATEGIES)
     assert list(STRATEGIES) == ["from scratch", "frozen", "last stage", "fine-tuned"]

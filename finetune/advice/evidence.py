@@ -43,7 +43,7 @@ class Evidence:
         probe_on_validation: Accuracy of the probe on the validation data, or None without validation data.
 
     >>> from finetune import FineTuner
-    >>> evidence = FineTuner("resnet18").advise("dogs/train").evidence
+    >>> evidence = FineTuner("resnet18").advise("dogs/train", "dogs/val").evidence
     >>> evidence.num_classes, evidence.imbalance
     (3, 1.0)
     >>> 0 <= evidence.probe <= 1

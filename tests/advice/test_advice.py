@@ -1,4 +1,4 @@
-"""From numbers to advice: the quadrant, the reasons, the chart; and that `fit` takes what is advised."""
+"""Advice from evidence: its quadrant, reasons and chart, and its use in `fit`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +24,12 @@ HEAD_RATE = 1e-3
 
 
 def at(samples: float, nearness: float, spread: float = 0.0) -> Evidence:
-    """Return evidence that lies at a point of the chart."""
+    """Return evidence at a point of the chart."""
     return replace(EVIDENCE, samples=round(4 * samples), probe=0.25 + 0.75 * nearness, spread=spread)
 
 
 @given(st.floats(1, 10_000), st.floats(-0.2, 1))
-def test_every_point_lies_in_one_quadrant_whose_advice_can_be_followed(samples, nearness):
+def test_every_point_has_a_quadrant_with_a_valid_strategy(samples, nearness):
     advice = judge(at(samples, nearness), HEAD_RATE)
 
     assert advice.quadrant == quadrant(round(4 * samples) / 4, advice.evidence.nearness).name
@@ -39,7 +39,7 @@ def test_every_point_lies_in_one_quadrant_whose_advice_can_be_followed(samples, 
     assert [reason.count(". ") + reason.endswith(".") for reason in advice.reasons] == [1, 1, 1]
 
 
-def test_advice_is_less_sure_where_the_spread_reaches_to_other_advice():
+def test_confidence_is_lower_if_the_spread_reaches_another_recommendation():
     for much in (2, 4000):
         here, there = quadrant(much, NEAR - 0.05), quadrant(much, NEAR + 0.05)
         clear, doubtful = (judge(at(much, NEAR - 0.05, spread), HEAD_RATE) for spread in (0.01, 0.1))
@@ -47,7 +47,7 @@ def test_advice_is_less_sure_where_the_spread_reaches_to_other_advice():
         assert (doubtful.confidence < here.right) == (not here.advises_as(there))
 
 
-def test_advised_rates_are_said_and_go_up_to_the_heads_default():
+def test_recommended_rates_are_printed_and_end_at_the_default_of_the_head():
     far = next(each for each in QUADRANTS if each.first_share is not None)
     samples, nearness = (2 * MUCH if far.much else 2), (NEAR + 0.1 if far.near else NEAR - 0.1)
 
@@ -59,7 +59,7 @@ def test_advised_rates_are_said_and_go_up_to_the_heads_default():
     assert "larger learning rates below the head" in advice.reasons[1]
 
 
-def test_what_is_printed_has_the_call_the_reasons_and_every_number():
+def test_the_text_has_the_call_the_reasons_and_every_number():
     said = " ".join(str(judge(EVIDENCE, HEAD_RATE)).split())
 
     assert said.startswith("Recommended: fit(strategy=")
@@ -70,7 +70,7 @@ def test_what_is_printed_has_the_call_the_reasons_and_every_number():
     assert "on validation" not in str(judge(replace(EVIDENCE, probe_on_validation=None), HEAD_RATE))
 
 
-def test_the_chart_is_drawn_with_the_data_on_it(tmp_path: Path):
+def test_the_chart_shows_the_data(tmp_path: Path):
     figure = judge(EVIDENCE, HEAD_RATE).plot(tmp_path / "chart.png")
 
     texts = " ".join(text.get_text() for text in figure.axes[0].texts)
@@ -87,11 +87,11 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(40, 1, 8, 8, generator=generator) + labels[:, None, None, None], labels
 
 
-def test_fit_takes_what_is_advised(pictures):
+def test_fit_accepts_the_recommendation(pictures):
     tuner = FineTuner(DigitNet(4))
     advice = tuner.advise(pictures)
 
     assert isinstance(advice, Advice)
-    assert advice == judge(advice.evidence, HEAD_RATE)  # of 1,280 features: the smallest there is
+    assert advice == judge(advice.evidence, HEAD_RATE)  # 1,280 features give the lowest default rate
     tuner.fit(pictures, epochs=2, strategy=advice.strategy, lr=advice.lr, progress=False)
     assert len(tuner.history) == 2

@@ -3,7 +3,7 @@
 from finetune.advice.chart import MUCH, NEAR, QUADRANTS, quadrant
 
 
-def test_the_lines_are_between_the_quadrants():
+def test_the_boundaries_separate_the_quadrants():
     names = [quadrant(MUCH + much, NEAR + near).name for much in (-0.1, 0) for near in (-0.01, 0)]
 
     assert names == [each.name for each in QUADRANTS]

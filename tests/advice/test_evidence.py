@@ -1,4 +1,4 @@
-"""What `advise` measures, and that it leaves nothing behind."""
+"""The measurements of `advise`, which leave the tuner unchanged."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from finetune.demo import DigitNet
 
 
 def features(samples: int, classes: int = 4, seed: int = 0, distance: float = 2.0) -> Features:
-    """Return features whose classes differ in the second stage and, less so, in the last."""
+    """Return features with classes that are separated in the second stage and, less so, in the last."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(samples) % classes
     means = distance * torch.randn(classes, 16, generator=torch.Generator().manual_seed(99))
@@ -28,7 +28,7 @@ def features(samples: int, classes: int = 4, seed: int = 0, distance: float = 2.
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80))
 @settings(max_examples=50, deadline=None)
-def test_folds_hold_every_sample_once_and_each_class_in_equal_parts(labels):
+def test_folds_partition_the_samples_and_are_stratified(labels):
     labels = torch.tensor(labels)
     folds = _folds(labels)
 
@@ -38,13 +38,13 @@ def test_folds_hold_every_sample_once_and_each_class_in_equal_parts(labels):
         assert max(counts) - min(counts) <= 1 or len(folds) < 5
 
 
-def test_neighbours_in_the_data_are_in_the_same_fold():
+def test_consecutive_samples_share_a_fold():
     folds = _folds(torch.zeros(20, dtype=torch.int64))
 
     assert [fold.tolist() for fold in folds] == [list(range(start, start + 4)) for start in range(0, 20, 4)]
 
 
-def test_a_probe_of_all_stages_finds_what_the_last_has_lost():
+def test_a_probe_of_all_stages_recovers_information_lost_in_the_last():
     found = measure(features(200))
 
     assert found.probe_of_stages > found.probe + 0.1
@@ -52,7 +52,7 @@ def test_a_probe_of_all_stages_finds_what_the_last_has_lost():
     assert 0 < found.spread < 0.2
 
 
-def test_the_curve_rises_with_the_samples_and_ends_at_the_probe():
+def test_the_learning_curve_rises_to_the_accuracy_of_the_probe():
     found = measure(features(400, distance=1))
 
     assert [count for count, _ in found.curve] == [80, 160, 320]
@@ -61,7 +61,7 @@ def test_the_curve_rises_with_the_samples_and_ends_at_the_probe():
     assert found.gain_from_doubling == found.curve[2][1] - found.curve[1][1]
 
 
-def test_validation_data_is_told_by_a_probe_of_the_training_data():
+def test_the_probe_is_evaluated_on_validation_data():
     train, val = features(200), features(100, seed=1)
     other = Features(-val.last, val.stages, val.labels)
 
@@ -70,7 +70,7 @@ def test_validation_data_is_told_by_a_probe_of_the_training_data():
     assert measure(train).probe_on_validation is None
 
 
-def test_imbalance_is_that_of_the_largest_class_to_the_smallest():
+def test_imbalance_is_the_ratio_of_the_largest_class_to_the_smallest():
     all_of = features(200)
     kept = torch.cat([(all_of.labels == label).nonzero().flatten()[: 10 * (label + 1)] for label in range(4)])
     some = Features(all_of.last[kept], {k: v[kept] for k, v in all_of.stages.items()}, all_of.labels[kept])
@@ -88,12 +88,12 @@ def test_imbalance_is_that_of_the_largest_class_to_the_smallest():
         ((torch.randn(6, 1, 8, 8), torch.eye(6)[:, :4]), "Advice is for classification"),
     ],
 )
-def test_data_that_no_advice_can_be_given_for_is_an_error(data, reason):
+def test_unsuitable_data_raises(data, reason):
     with pytest.raises(DataError, match=reason):
         FineTuner(DigitNet(3)).advise(data)
 
 
-def test_advice_leaves_nothing_behind():
+def test_advise_leaves_the_tuner_unchanged():
     generator = torch.Generator().manual_seed(0)
     data = (torch.randn(40, 1, 8, 8, generator=generator), torch.arange(40) % 4)
 
@@ -118,7 +118,7 @@ def test_advice_leaves_nothing_behind():
         assert torch.equal(one, two)
 
 
-def test_the_same_data_gives_the_same_evidence_in_a_folder_or_in_memory(tmp_path: Path):
+def test_a_folder_and_arrays_give_the_same_evidence(tmp_path: Path):
     from PIL import Image
 
     generator = torch.Generator().manual_seed(0)
@@ -127,7 +127,7 @@ def test_the_same_data_gives_the_same_evidence_in_a_folder_or_in_memory(tmp_path
         (tmp_path / str(index % 3)).mkdir(exist_ok=True)
         Image.fromarray(picture[0].numpy()).save(tmp_path / str(index % 3) / f"{index:02d}.png")
     preprocessing = {"crop_size": (8, 8), "resize_size": None, "mean": (0.5,), "std": (0.5,), "channels": 1}
-    order = torch.arange(24).reshape(8, 3).T.flatten()  # a folder is read class by class
+    order = torch.arange(24).reshape(8, 3).T.flatten()  # the order of samples in a folder
     torch.manual_seed(0)
     tuner = FineTuner(DigitNet(3), preprocessing=preprocessing)
 

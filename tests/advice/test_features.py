@@ -1,4 +1,4 @@
-"""What each stage and the head are given, gathered while the model runs as it always does."""
+"""Features of the stages and of the head, collected during a normal forward pass."""
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ def features_of(tuner: FineTuner, data: object, samples: int = 100, batch_size: 
     return tuner._features(source, samples, batch_size)
 
 
-def test_the_features_are_what_the_head_and_each_stage_give_in_eval_mode():
+def test_features_are_stage_outputs_and_head_inputs_in_eval_mode():
     x, y = pictures()
     model = DigitNet(3)
     found = features_of(FineTuner(model), (x, y))
@@ -37,7 +37,7 @@ def test_the_features_are_what_the_head_and_each_stage_give_in_eval_mode():
     assert found.labels.tolist() == y.tolist()
 
 
-def test_no_more_samples_are_looked_at_than_asked_for_and_every_class_gives_its_share():
+def test_the_requested_number_of_samples_is_stratified_by_class():
     x, y = pictures(60)
     found = features_of(FineTuner(DigitNet(3)), (x, y), samples=30)
 
@@ -45,7 +45,7 @@ def test_no_more_samples_are_looked_at_than_asked_for_and_every_class_gives_its_
     assert len(found.last) == 30
 
 
-def test_a_loader_is_read_until_there_are_enough_samples():
+def test_a_loader_is_read_until_enough_samples_are_collected():
     x, y = pictures(60)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8)
     found = features_of(FineTuner(DigitNet(3)), loader, samples=20)
@@ -53,7 +53,7 @@ def test_a_loader_is_read_until_there_are_enough_samples():
     assert found.labels.tolist() == y[:24].tolist()
 
 
-def test_a_stage_whose_rows_are_no_samples_is_left_out():
+def test_a_stage_whose_rows_are_not_samples_is_left_out():
     class Folding(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -62,7 +62,7 @@ def test_a_stage_whose_rows_are_no_samples_is_left_out():
             self.head = nn.Linear(6, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            parts = self.patches(x.reshape(-1, 4))  # rows of samples and of their parts
+            parts = self.patches(x.reshape(-1, 4))  # a row per part of a sample
             return self.head(self.mixer(parts.reshape(len(x), -1, 6).mean(1)))
 
     x = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
@@ -72,7 +72,7 @@ def test_a_stage_whose_rows_are_no_samples_is_left_out():
     assert found.last.shape == (12, 6)
 
 
-def test_pooling_keeps_the_channels_wherever_they_are():
+def test_pooling_keeps_the_channels_in_any_layout():
     maps = torch.randn(2, 5, 4, 4)
     assert torch.allclose(pooled(maps), maps.mean((2, 3)))
     assert torch.allclose(pooled(maps.movedim(1, 3)), maps.mean((2, 3)))

@@ -1,4 +1,4 @@
-"""Scores of features, each held against its definition worked out the long way."""
+"""Scores of features, compared to direct implementations of their definitions."""
 
 import math
 
@@ -12,7 +12,7 @@ from finetune.advice.scores import best_penalty, h_score, held_out, knn_accuracy
 
 
 def drawn(samples: int, width: int, classes: int, seed: int, distance: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Return features [N, D] and labels [N] with each class around a mean of its own."""
+    """Return features [N, D] drawn around class means, and labels [N]."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(samples) % classes
     means = distance * torch.randn(classes, width, generator=generator, dtype=torch.float64)
@@ -30,7 +30,7 @@ shapes = st.tuples(st.integers(8, 40), st.integers(2, 60), st.integers(2, 4), st
 
 @given(shapes)
 @settings(max_examples=25, deadline=None)
-def test_the_spectrum_is_that_of_the_standardized_features(shape):
+def test_the_spectrum_reconstructs_the_standardized_features(shape):
     samples, width, classes, seed = shape
     features, _ = drawn(samples, width, classes, seed)
 
@@ -43,7 +43,7 @@ def test_the_spectrum_is_that_of_the_standardized_features(shape):
 
 @given(shapes, st.sampled_from([1e-3, 1.0, 30.0]), st.floats(0.1, 0.8))
 @settings(max_examples=25, deadline=None)
-def test_what_is_held_out_is_predicted_as_by_a_ridge_regression_that_never_saw_it(shape, penalty, share):
+def test_held_out_predictions_match_a_ridge_regression_without_those_rows(shape, penalty, share):
     samples, width, classes, seed = shape
     features, labels = drawn(samples, width, classes, seed)
     rows = torch.arange(samples)[: max(1, int(share * samples))]
@@ -55,7 +55,7 @@ def test_what_is_held_out_is_predicted_as_by_a_ridge_regression_that_never_saw_i
 
     x = standardized(features)
     mean, offset = x[kept].mean(0), targets[kept].mean(0)
-    total = penalty * found.values.mean()  # of the penalty, as the fit to all has it
+    total = penalty * found.values.mean()  # in the units of the fit to all rows
     gram = (x[kept] - mean).T @ (x[kept] - mean) + total * torch.eye(width, dtype=torch.float64)
     weights = torch.linalg.solve(gram, (x[kept] - mean).T @ (targets[kept] - offset))
     assert torch.allclose(predictions, (x[rows] - mean) @ weights + offset, atol=1e-6)
@@ -63,7 +63,7 @@ def test_what_is_held_out_is_predicted_as_by_a_ridge_regression_that_never_saw_i
 
 @given(shapes)
 @settings(max_examples=25, deadline=None)
-def test_the_h_score_is_the_trace_of_its_definition_with_ledoit_and_wolfs_covariance(shape):
+def test_the_h_score_matches_its_definition_with_ledoit_wolf_shrinkage(shape):
     samples, width, classes, seed = shape
     features, labels = drawn(samples, width, classes, seed)
 
@@ -84,14 +84,14 @@ def test_the_h_score_is_the_trace_of_its_definition_with_ledoit_and_wolfs_covari
 
 @given(shapes)
 @settings(max_examples=4, deadline=None)
-def test_log_me_is_the_largest_evidence_of_any_two_precisions(shape):
+def test_log_me_is_the_maximum_evidence_over_both_precisions(shape):
     samples, width, classes, seed = shape
     features, labels = drawn(samples, width, classes, seed)
     x = standardized(features)
     targets = torch.nn.functional.one_hot(labels).double()
     constant = torch.ones(samples, 1, dtype=torch.float64)
     basis = torch.linalg.qr(torch.cat([constant, torch.eye(samples, dtype=torch.float64)], 1)).Q[:, 1:]
-    x, targets, left = basis.T @ x, basis.T @ targets, samples - 1  # without the direction of the mean
+    x, targets, left = basis.T @ x, basis.T @ targets, samples - 1  # project out the mean
 
     def evidence(target: Tensor, alpha: float, beta: float) -> float:
         covariance = torch.eye(left, dtype=torch.float64) / beta + x @ x.T / alpha
@@ -103,7 +103,7 @@ def test_log_me_is_the_largest_evidence_of_any_two_precisions(shape):
     assert log_me(spectrum(features), labels) == pytest.approx(sum(largest) / len(largest), abs=0.05)
 
 
-def test_neighbours_vote_by_cosine_and_never_for_themselves():
+def test_neighbors_vote_by_cosine_similarity_without_the_sample_itself():
     features, labels = drawn(60, 5, 3, seed=4, distance=0.8)
     centred = features - features.mean(0)
     right = 0
@@ -122,7 +122,7 @@ def test_neighbours_vote_by_cosine_and_never_for_themselves():
 
 @given(st.integers(0, 10**6))
 @settings(max_examples=10, deadline=None)
-def test_no_score_depends_on_the_scale_or_the_origin_of_a_feature_or_the_samples_order(seed):
+def test_scores_are_invariant_to_feature_scale_and_offset_and_sample_order(seed):
     features, labels = drawn(40, 12, 4, seed)
     generator = torch.Generator().manual_seed(seed)
     factors = torch.rand(12, generator=generator, dtype=torch.float64) + 0.1
@@ -133,7 +133,7 @@ def test_no_score_depends_on_the_scale_or_the_origin_of_a_feature_or_the_samples
         assert score(spectrum(other), labels[order]) == pytest.approx(score(spectrum(features), labels), rel=1e-4)
 
 
-def test_separate_classes_score_high_and_labels_by_chance_score_low():
+def test_separated_classes_score_high_and_random_labels_low():
     features, labels = drawn(200, 20, 4, seed=1, distance=6)
     by_chance = labels[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
     folds = list(torch.arange(200).split(40))
@@ -148,14 +148,14 @@ def test_separate_classes_score_high_and_labels_by_chance_score_low():
     assert log_me(found, labels) > log_me(found, by_chance) + 0.5
 
 
-def test_a_feature_that_never_varies_is_of_no_account():
+def test_a_constant_feature_is_ignored():
     features, _ = drawn(40, 6, 3, seed=2)
     with_constant = torch.cat([features, torch.full((40, 1), 7.0, dtype=torch.float64)], 1)
 
     assert torch.allclose(spectrum(with_constant).values, spectrum(features).values)
 
 
-def test_several_matrices_weigh_the_same_however_wide_they_are():
+def test_matrices_have_equal_weight_whatever_their_width():
     wide, _ = drawn(30, 50, 3, seed=1)
     narrow, _ = drawn(30, 2, 3, seed=2)
 

@@ -1,4 +1,4 @@
-"""`compare`: the runs are those of `fit`, what is broken or was interrupted loses nothing, and the table is true."""
+"""`compare`: each run equals a `fit`, failures are isolated, and interrupted comparisons continue."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def net(seed: int = 0, num_classes: int = 3) -> Net:
 
 
 def made() -> nn.Module:
-    """A model of the user's, made by a function, from whatever random state there is."""
+    """Return a model with weights from the global random state."""
     return Net()
 
 
@@ -57,7 +57,7 @@ def blobs(count: int = 60, seed: int = 0) -> tuple[Tensor, Tensor]:
 DATA, VAL = blobs(), blobs(45, 1)
 FIXED: dict[str, Any] = {"budget": 2, "batch_size": 10, "lr": 1e-2, "progress": False, "device": "cpu"}
 
-CALLS: list[str] = []  # of the strategies below: one for each run that trains
+CALLS: list[str] = []  # names of the strategies below, one per trained run
 
 
 def probe(stages: Sequence[Stage], epochs: int, lr: Any) -> list[Phase]:
@@ -88,7 +88,7 @@ def _uncounted() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _little_garbage() -> Iterator[None]:
-    """Spare each run the search for garbage among all that was loaded before."""
+    """Exclude the objects of earlier tests from the garbage collection before each run."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -99,7 +99,7 @@ def compared(models: Any = None, data: Any = DATA, val: Any = VAL, **arguments: 
 
 
 def results(comparison: Comparison) -> list[tuple[Any, ...]]:
-    """Return what of the rows is no measurement of time or memory."""
+    """Return the rows without measurements of time and memory."""
     return [
         (row.model, row.strategy, row.seed, row.value, row.trained_parameters, row.error) for row in comparison.rows
     ]
@@ -109,7 +109,7 @@ def results(comparison: Comparison) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("val", [VAL, 0.3, None], ids=["given", "share", "none"])
-def test_each_run_is_that_of_fit(val: Any) -> None:
+def test_each_run_equals_a_fit(val: Any) -> None:
     comparison = compared(val=val, strategies=["linear_probe", "lp_ft"], seeds=[3, 7])
 
     expected = []
@@ -125,7 +125,7 @@ def test_each_run_is_that_of_fit(val: Any) -> None:
     assert comparison.monitor == "accuracy"
 
 
-def test_the_last_epoch_counts_and_not_the_best() -> None:
+def test_the_last_epoch_counts_not_the_best() -> None:
     unsteady = {"lr": 0.05, "schedule": "constant", "batch_size": 10}
     comparison = compared(strategies="full_finetune", seeds=[3], budget=4, **unsteady)
 
@@ -134,7 +134,7 @@ def test_the_last_epoch_counts_and_not_the_best() -> None:
     assert comparison.rows[0].value == values[-1] < max(values)
 
 
-def test_seeds_come_one_after_the_other_over_all_entries() -> None:
+def test_runs_are_ordered_by_seed() -> None:
     comparison = compared({"a": net(), "b": made}, strategies=("linear_probe", "full_finetune"), budget=1)
 
     assert [(row.seed, row.model, row.strategy) for row in comparison.rows] == [
@@ -145,7 +145,7 @@ def test_seeds_come_one_after_the_other_over_all_entries() -> None:
     ]
 
 
-def test_a_model_of_the_users_own_is_never_changed(same: Any) -> None:
+def test_a_given_module_never_changes(same: Any) -> None:
     model = net(num_classes=5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -157,7 +157,7 @@ def test_a_model_of_the_users_own_is_never_changed(same: Any) -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-def test_what_a_function_makes_depends_on_the_seed_alone() -> None:
+def test_a_model_function_depends_on_the_seed_alone() -> None:
     comparisons = []
     for state in (1, 2):
         torch.manual_seed(state)
@@ -172,7 +172,7 @@ def test_a_head_is_replaced_unless_it_fits() -> None:
     fitting, other = net(), net(num_classes=10)
     with torch.no_grad():
         fitting.fc.weight.zero_()
-        fitting.fc.bias.copy_(torch.tensor([0.0, 0.0, 9.0]))  # so that a kept one shows
+        fitting.fc.bias.copy_(torch.tensor([0.0, 0.0, 9.0]))  # a kept head predicts class 2
     one_class = (DATA[0], torch.where(DATA[1] == 1, 1, 2))
 
     kept = compared(fitting, one_class, one_class, strategies="linear_probe", seeds=1, budget=1, lr=1e-9)
@@ -182,7 +182,7 @@ def test_a_head_is_replaced_unless_it_fits() -> None:
     assert replaced.rows[0].trained_parameters == 227
 
 
-def test_what_trains_and_what_a_checkpoint_takes(tmp_path: Path) -> None:
+def test_trained_parameters_and_checkpoint_size(tmp_path: Path) -> None:
     comparison = compared(strategies=["linear_probe", "last_stage", "full_finetune", "gradual_unfreezing"], seeds=1)
 
     tuner = FineTuner(net(), device="cpu")
@@ -193,7 +193,7 @@ def test_what_trains_and_what_a_checkpoint_takes(tmp_path: Path) -> None:
     assert all(entry.seconds > 0 and entry.images_per_second > 0 for entry in comparison.entries)
 
 
-def test_a_loss_is_better_where_it_is_less() -> None:
+def test_a_lower_loss_is_better() -> None:
     X, _ = DATA
     target = X @ torch.tensor([1.0, -1.0, 2.0, 0.5])
 
@@ -205,7 +205,7 @@ def test_a_loss_is_better_where_it_is_less() -> None:
     assert means[comparison.best.strategy] == min(means.values())
 
 
-def test_another_value_can_be_compared() -> None:
+def test_monitor_selects_the_compared_metric() -> None:
     comparison = compared(strategies="linear_probe", monitor="f1", metrics=["accuracy", "f1"], seeds=1)
 
     tuner = FineTuner(net(), device="cpu", metrics=["accuracy", "f1"])
@@ -234,7 +234,7 @@ class Conv(nn.Module):
         return out
 
 
-def test_a_divided_folder_keeps_its_division_and_another_is_divided_by_the_seed(tmp_path: Path) -> None:
+def test_a_divided_folder_keeps_its_split_and_others_are_split_by_the_seed(tmp_path: Path) -> None:
     picture_folder(tmp_path / "data" / "train", 5)
     picture_folder(tmp_path / "data" / "val", 3)
     settings = {"preprocessing": {"crop_size": 12, "resize_size": 14}, "augment": False}
@@ -266,13 +266,13 @@ def test_data_may_be_a_function_of_the_seed(tmp_path: Path) -> None:
         assert row.value == history[-1]["val_accuracy"]
     CALLS.clear()
     compared(data=lambda seed: fold(seed) if seed else fold(3), val=None, strategies=probe, seeds=3, folder=tmp_path)
-    assert CALLS == ["probe"]  # of the seed whose data is another
+    assert CALLS == ["probe"]  # only the seed with different data
 
 
-# ---------------------------------------------------------------- what may be given
+# ---------------------------------------------------------------- arguments
 
 
-def test_labels_say_what_it_is_and_may_be_the_users() -> None:
+def test_labels_are_derived_or_given() -> None:
     listed = compared(
         [net(), net(1), made],
         strategies=["last_stage", probe, partial(strategies.lp_ft, probe=None), [Phase("fc", 1), Phase("*", 1)]],
@@ -312,27 +312,27 @@ def test_labels_say_what_it_is_and_may_be_the_users() -> None:
         ({"val": 3.0}, "fraction is 3.0"),
     ],
 )
-def test_what_is_wrong_with_all_is_said_before_any_work(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise_before_the_first_run(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         compared(**{"strategies": [everything], **arguments})
     assert not CALLS
 
 
 @pytest.mark.parametrize("data", ["no/such/folder", 3, (torch.zeros(4, 2), torch.zeros(3))])
-def test_data_that_cannot_be_used_is_an_error_before_any_work(data: Any) -> None:
+def test_unusable_data_raises_before_the_first_run(data: Any) -> None:
     with pytest.raises(DataError):
         compared(data=data, strategies=everything)
     assert not CALLS
 
 
-def test_a_folder_that_is_a_file_is_an_error_before_any_work(tmp_path: Path) -> None:
+def test_an_unwritable_folder_raises_before_the_first_run(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(ArgumentError, match=r"taken.* cannot be written"):
         compared(strategies=everything, folder=tmp_path / "taken")
     assert not CALLS
 
 
-# ---------------------------------------------------------------- what is broken
+# ---------------------------------------------------------------- failures
 
 
 def wild(stages: Sequence[Stage], epochs: int, lr: Any) -> list[Phase]:
@@ -356,7 +356,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_model_does_not_lose_the_others(case: str) -> None:
+def test_a_failing_model_leaves_the_others_unaffected(case: str) -> None:
     given, reason = BROKEN[case]
     bad = given["bad"] if isinstance(given, dict) else given
 
@@ -378,7 +378,7 @@ def test_a_broken_model_does_not_lose_the_others(case: str) -> None:
         ([Phase("fc", 2, lr={"nothing": 1e-3})], "PatternError"),
     ],
 )
-def test_a_broken_strategy_does_not_lose_the_others(strategy: Any, reason: str) -> None:
+def test_a_failing_strategy_leaves_the_others_unaffected(strategy: Any, reason: str) -> None:
     comparison = compared(strategies={"bad": strategy, "good": "linear_probe"})
 
     assert [row.error is not None for row in comparison.rows] == [True, False] * 2
@@ -386,26 +386,26 @@ def test_a_broken_strategy_does_not_lose_the_others(strategy: Any, reason: str) 
     assert results(comparison)[1::2] == results(compared(strategies={"good": "linear_probe"}))
 
 
-def test_an_entry_that_fails_with_some_seeds_keeps_the_others() -> None:
+def test_an_entry_that_fails_with_one_seed_keeps_its_other_seeds() -> None:
     ENDING.append(RuntimeError("now and then"))
     comparison = compared(strategies=["linear_probe", at_times], seeds=3)
 
     assert [list(entry.values) for entry in comparison.entries] == [[0, 1, 2], [1, 2]]
     assert comparison.best is comparison.entries[0]
-    assert comparison.entries[1].p_value is not None  # over the two that both have
+    assert comparison.entries[1].p_value is not None  # over their two common seeds
 
 
-def test_where_nothing_works_it_is_an_error_that_says_why() -> None:
+def test_if_every_run_fails_the_error_lists_the_reasons() -> None:
     with pytest.raises(ArgumentError, match=r"Every run failed: .*layer8.*; .*layer9"):
         compared(strategies=["surgical:layer8", "surgical:layer9"])
     with pytest.raises(ArgumentError, match=r"^Every run failed: ArgumentError: There is no value 'val_f2'.*val_loss"):
         compared(strategies=["linear_probe", "last_stage"], monitor="f2")
 
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- finished runs
 
 
-def test_finished_runs_are_found_again_and_more_seeds_and_entries_only_added(tmp_path: Path) -> None:
+def test_finished_runs_are_reused_when_seeds_and_entries_are_added(tmp_path: Path) -> None:
     first = compared(strategies=[probe], folder=tmp_path)
     assert CALLS == ["probe"] * 2
     CALLS.clear()
@@ -438,7 +438,7 @@ def test_finished_runs_are_found_again_and_more_seeds_and_entries_only_added(tmp
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_whatever_decides_a_run_has_it_done_again(changed: dict[str, Any], tmp_path: Path) -> None:
+def test_a_change_that_affects_the_result_repeats_the_run(changed: dict[str, Any], tmp_path: Path) -> None:
     compared(strategies=probe, folder=tmp_path)
     CALLS.clear()
 
@@ -447,7 +447,7 @@ def test_whatever_decides_a_run_has_it_done_again(changed: dict[str, Any], tmp_p
     assert CALLS == ["probe"] * 2
 
 
-def test_what_failed_is_tried_again(tmp_path: Path) -> None:
+def test_failed_runs_are_retried(tmp_path: Path) -> None:
     ENDING.append(RuntimeError("a passing trouble"))
     first = compared(strategies=[probe, at_times], folder=tmp_path)
     assert [row.error is not None for row in first.rows] == [False, True, False, False]
@@ -460,7 +460,7 @@ def test_what_failed_is_tried_again(tmp_path: Path) -> None:
     assert results(again) == results(compared(strategies=[probe, at_times]))
 
 
-def test_an_interrupt_keeps_what_is_done_and_the_next_call_goes_on(tmp_path: Path) -> None:
+def test_the_next_call_continues_after_an_interrupt(tmp_path: Path) -> None:
     ENDING.append(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         compared(strategies=[probe, everything, at_times], folder=tmp_path)
@@ -475,7 +475,7 @@ def test_an_interrupt_keeps_what_is_done_and_the_next_call_goes_on(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_a_damaged_row_is_done_again(tmp_path: Path) -> None:
+def test_a_run_with_a_damaged_file_is_repeated(tmp_path: Path) -> None:
     first = compared(strategies=[probe], seeds=3, folder=tmp_path)
     files = sorted((tmp_path / "runs").iterdir())
     whole = json.loads(files[0].read_text())
@@ -491,7 +491,7 @@ def test_a_damaged_row_is_done_again(tmp_path: Path) -> None:
     assert sorted((tmp_path / "runs").iterdir()) == files
 
 
-def test_without_a_folder_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_no_files_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -501,11 +501,11 @@ def test_without_a_folder_nothing_stays(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list(tmp_path.iterdir())
 
 
-# ---------------------------------------------------------------- what is frozen is computed once
+# ---------------------------------------------------------------- shared cache
 
 
 class Counted(nn.Module):
-    """A stage that counts the samples that pass through it, but for the few that a cache looks at."""
+    """A stage that counts its samples, except for the small batches that the cache planner tries."""
 
     passed = 0
 
@@ -532,8 +532,8 @@ def passed(model: nn.Module, **arguments: Any) -> tuple[int, Comparison]:
     return Counted.passed, comparison
 
 
-def test_what_is_frozen_is_computed_once_for_all_strategies_and_seeds() -> None:
-    once = len(DATA[0]) + len(VAL[0]) - 5  # its last batch
+def test_frozen_layers_run_once_for_all_strategies_and_seeds() -> None:
+    once = len(DATA[0]) + len(VAL[0]) - 5  # without its last batch of 5
     strategies_of_one_prefix = {"one": "linear_probe", "other": [Phase("2", 1, lr=0.1), Phase("2", 1, lr=0.01)]}
 
     alone, _ = passed(counting(), strategies="linear_probe", seeds=1)
@@ -547,7 +547,7 @@ def test_what_is_frozen_is_computed_once_for_all_strategies_and_seeds() -> None:
     assert "reused activations" in str(comparison)
 
 
-def test_a_cache_of_the_users_stays_and_is_found(tmp_path: Path) -> None:
+def test_a_given_cache_folder_is_kept_and_reused(tmp_path: Path) -> None:
     first, _ = passed(counting(), strategies="linear_probe", seeds=1, cache=tmp_path / "mine")
     again, comparison = passed(counting(), strategies="linear_probe", seeds=[8], cache=tmp_path / "mine")
 
@@ -555,8 +555,8 @@ def test_a_cache_of_the_users_stays_and_is_found(tmp_path: Path) -> None:
     assert comparison.rows[0].found == 1
 
 
-def test_a_seed_has_augmented_pictures_of_its_own_and_shares_the_others(tmp_path: Path) -> None:
-    """Four views of each picture are stored, one of them the picture as it is evaluated."""
+def test_seeds_share_the_activations_of_unaugmented_images(tmp_path: Path) -> None:
+    """The cache keeps four views per image, and one of them is the unaugmented image."""
     data, val = picture_folder(tmp_path / "train", 6), picture_folder(tmp_path / "val", 4)
     time.sleep(2.1)  # a cache key of a file younger than 2 seconds includes its content
     settings = {"preprocessing": {"crop_size": 12, "resize_size": 14}, "budget": 5}
@@ -572,6 +572,6 @@ def test_a_seed_has_augmented_pictures_of_its_own_and_shares_the_others(tmp_path
     assert [row.found for row in compared(model, data, val, strategies="linear_probe", cache=False).rows] == [None] * 2
 
 
-def test_the_name_is_that_of_the_function() -> None:
+def test_the_subpackage_does_not_hide_the_function() -> None:
     assert finetune.compare is compare
     assert callable(finetune.compare)

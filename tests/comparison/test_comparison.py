@@ -19,7 +19,7 @@ def row(strategy: str, seed: int, value: float | None, **more: Any) -> RunResult
     return RunResult("net", strategy, seed, value=value, **{**known, **error, **more})
 
 
-def test_the_table_says_how_sure_it_is() -> None:
+def test_the_table_shows_intervals_and_p_values() -> None:
     values = {"a": [0.5, 0.6, 0.7], "b": [0.61, 0.7, 0.81], "c": [0.6, 0.72, 0.8]}
     rows = [row(name, seed, one[seed], trained_parameters=1234) for seed in range(3) for name, one in values.items()]
     comparison = Comparison([*rows, row("d", 0, None), row("a", 3, None)], budget=7)
@@ -54,14 +54,14 @@ def test_one_seed_has_no_interval_and_no_test() -> None:
     assert "Holm" not in str(comparison)
 
 
-def test_the_best_is_one_of_those_with_most_seeds() -> None:
+def test_the_best_entry_has_the_most_seeds() -> None:
     comparison = Comparison([row("a", 0, 0.5), row("a", 1, 0.6), row("b", 0, 0.9), row("b", 1, None)], budget=1)
 
     assert comparison.best is comparison.entries[0]
-    assert comparison.entries[1].p_value is None  # of the one pair there is
+    assert comparison.entries[1].p_value is None  # there is one pair only
 
 
-def test_nothing_that_worked_is_a_table_too() -> None:
+def test_failures_alone_still_make_a_table() -> None:
     comparison = Comparison([row("a", 0, None)], budget=1)
 
     assert comparison.best is None
@@ -70,7 +70,7 @@ def test_nothing_that_worked_is_a_table_too() -> None:
     assert comparison.plot() is not None
 
 
-def test_the_plot_has_every_entry_and_every_run(tmp_path: Path) -> None:
+def test_the_plot_shows_every_entry_and_run(tmp_path: Path) -> None:
     values = {"a": [0.5, 0.6], "b": [0.6, 0.7]}
     comparison = Comparison([row(name, s, v) for name, one in values.items() for s, v in enumerate(one)], budget=1)
 

@@ -29,7 +29,7 @@ def net(seed: int = 0, frozen: bool = False, width: int = 3) -> nn.Module:
 
 
 class Weighted:
-    """A loss of the user's own, as an object."""
+    """A custom loss object."""
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
@@ -42,7 +42,7 @@ def times(factor: float) -> Callable[[float], float]:
     return lambda progress: factor * progress
 
 
-# Of each kind, makers of values that all differ.
+# For each kind, functions that return different values.
 KINDS: dict[str, list[Callable[[], Any]]] = {
     "numbers": [lambda: None, lambda: 1, lambda: 2, lambda: 0.5, lambda: "1", lambda: True],
     "rates": [lambda: {"*": 1e-4, "fc": 1e-3}, lambda: {"fc": 1e-3, "*": 1e-4}, lambda: (1e-4, 1e-3)],
@@ -73,19 +73,19 @@ def text(value: Any) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_is_the_same_and_others_are_others(kind: str) -> None:
+def test_equal_values_and_only_those_share_a_fingerprint(kind: str) -> None:
     texts = [text(make()) for make in KINDS[kind]]
     assert texts == [text(make()) for make in KINDS[kind]]
     assert len({*texts}) == len(texts)
 
 
-def test_the_order_of_a_set_is_another_in_each_process_and_does_not_count() -> None:
+def test_the_order_of_a_set_does_not_count() -> None:
     assert fingerprint({"b", "c", "a"}) == ["'a'", "'b'", "'c'"]
     code = fingerprint(lambda x: x in {"b", "c", "a"})[1]
     assert code[2] == [None, ["'a'", "'b'", "'c'"]]
 
 
-def test_a_file_is_known_by_its_size_and_time(tmp_path: Path) -> None:
+def test_a_file_is_identified_by_its_size_and_time(tmp_path: Path) -> None:
     file = tmp_path / "probe.safetensors"
     settings = {"weights": str(file)}
     missing = text(settings)
@@ -95,7 +95,7 @@ def test_a_file_is_known_by_its_size_and_time(tmp_path: Path) -> None:
     file.write_bytes(b"other")
     assert text(settings) != first
     assert text(Phase(start_from=file)) != phase
-    assert text({"name": str(file)}) == json.dumps([["name", str(file)]])  # which names no file
+    assert text({"name": str(file)}) == json.dumps([["name", str(file)]])  # under this name, a string is not a path
 
 
 class Own(Dataset[Any]):
@@ -109,7 +109,7 @@ class Own(Dataset[Any]):
         return torch.zeros(3), index % 2
 
 
-def test_data_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+def test_data_is_identified_by_its_content(tmp_path: Path) -> None:
     X, y = torch.randn(6, 3), torch.arange(6) % 2
     data = [
         (X, y), (X.flip(0), y), (X, y.flip(0)), (X.numpy().astype("float16"), y), Own(4), Own(5),
@@ -128,7 +128,7 @@ def test_data_is_known_by_what_is_in_it(tmp_path: Path) -> None:
     assert before != json.dumps(fingerprint_data(open_source(tmp_path)))
 
 
-def test_what_has_no_end_is_no_identity() -> None:
+def test_a_self_reference_has_no_fingerprint() -> None:
     endless = Weighted(1)
     endless.weight = endless  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"A Weighted that refers to itself.*Leave out folder"):

@@ -8,11 +8,11 @@ import torch
 from finetune.comparison.peak_memory import PeakMemory
 
 
-def test_the_peak_of_memory_is_that_of_the_run() -> None:
+def test_the_peak_of_a_process_counts_from_construction() -> None:
     first = PeakMemory(torch.device("cpu"))
     before = first.bytes()
     if before is None:
-        pytest.skip("the system does not tell the peak of a process's memory")
+        pytest.skip("the peak memory of a process is unknown on this system")
     taken = torch.ones(100 << 18)  # 100 MB
     del taken
     peak = first.bytes()
@@ -24,7 +24,7 @@ def test_the_peak_of_memory_is_that_of_the_run() -> None:
 
 
 @pytest.mark.gpu
-def test_the_peak_of_a_device_is_that_of_its_tensors() -> None:
+def test_the_peak_of_a_device_counts_its_tensors() -> None:
     device = torch.device("cuda")
     before = torch.cuda.memory_allocated(device)
     memory = PeakMemory(device)

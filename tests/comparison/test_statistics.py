@@ -1,4 +1,4 @@
-"""How sure a mean and a difference are, against scipy's own functions and by hand."""
+"""Intervals and tests, compared to SciPy and to textbook values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pairs = st.lists(st.tuples(numbers, numbers), min_size=2, max_size=12)
 
 
 @given(st.lists(numbers, min_size=2, max_size=12), st.sampled_from([0.9, 0.95, 0.99]))
-def test_the_interval_is_students(values: list[float], level: float) -> None:
+def test_the_interval_matches_scipy(values: list[float], level: float) -> None:
     half = half_width(values, level)
     assert half is not None
     if len({*values}) > 1:
@@ -26,18 +26,18 @@ def test_the_interval_is_students(values: list[float], level: float) -> None:
         assert half == 0
 
 
-def test_the_interval_of_a_textbook() -> None:
+def test_the_interval_matches_a_textbook() -> None:
     assert half_width([4.0, 6.0, 8.0]) == pytest.approx(4.303 * 2 / math.sqrt(3), rel=1e-3)
 
 
 @pytest.mark.parametrize("values", [[], [0.5]])
-def test_of_one_value_there_is_no_spread(values: list[float]) -> None:
+def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
     assert half_width(values) is None
     assert paired_p_value(values, values) is None
 
 
 @given(pairs)
-def test_the_paired_test_is_students(given_pairs: list[tuple[float, float]]) -> None:
+def test_the_paired_test_matches_scipy(given_pairs: list[tuple[float, float]]) -> None:
     one, other = zip(*given_pairs, strict=True)
     p = paired_p_value(one, other)
     differences = {round(a - b, 6) for a, b in given_pairs}
@@ -48,20 +48,20 @@ def test_the_paired_test_is_students(given_pairs: list[tuple[float, float]]) -> 
     assert p == paired_p_value(other, one)
 
 
-def test_pairs_are_what_counts_and_not_their_spread() -> None:
+def test_pairing_removes_the_common_spread() -> None:
     seeds = [0.1, 0.5, 0.9]
     assert paired_p_value(seeds, [0.2, 0.61, 1.0]) < 0.01  # type: ignore[operator]
     assert stats.ttest_ind(seeds, [0.2, 0.61, 1.0]).pvalue > 0.5
 
 
-def test_the_correction_of_a_textbook() -> None:
+def test_the_correction_matches_a_textbook() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.02, None, 0.5]) == [0.04, None, 0.5]
     assert holm([]) == []
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
-def test_a_correction_keeps_the_order_and_never_makes_surer(p_values: list[float]) -> None:
+def test_a_correction_keeps_the_order_and_never_lowers_a_p_value(p_values: list[float]) -> None:
     corrected = [p for p in holm(p_values) if p is not None]
     assert len(corrected) == len(p_values)
     assert all(p <= c <= 1 for p, c in zip(p_values, corrected, strict=True))
