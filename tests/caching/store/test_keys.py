@@ -279,7 +279,7 @@ def test_how_float32_is_multiplied_shows() -> None:
 def test_another_process_finds_it() -> None:
     script = f"""
         import sys, types
-        bare = sys.modules["finetune"] = types.ModuleType("finetune")  # its front door imports all there is
+        bare = sys.modules["finetune"] = types.ModuleType("finetune")  # skips the imports of `finetune/__init__.py`
         bare.__path__ = [{str(Path(errors.__file__).parent)!r}]
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from test_keys import ORIGINAL
