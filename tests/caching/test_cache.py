@@ -1,4 +1,4 @@
-"""`fit` over a frozen prefix that is computed once: the same results as without, and whole runs where it must be."""
+"""`fit` with a cached prefix: the same results as without, and whole passes where needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers.system import report_free_memory
 
 
 class Net(nn.Module):
-    """Convolutions with batch norms, a dropout, a skip around the last block."""
+    """Convolutions with batch norms, a dropout and a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,11 +105,11 @@ def test_a_run_resumes_over_a_cache(tmp_path: Path) -> None:
     assert_equal(whole, fitted("memory", tuned(), epochs=4, resume_from=tmp_path / "run.safetensors"))
 
 
-# ---------------------------------------------------------------- a step of the user's own
+# ---------------------------------------------------------------- custom steps
 
 
 class Mixing(FineTuner):
-    """Mixes its pictures by hand before the model sees them."""
+    """Mixes images before the forward pass."""
 
     def training_step(self, batch: Any) -> Tensor:
         pictures, targets = batch
@@ -119,7 +119,7 @@ class Mixing(FineTuner):
 
 
 class InPlace(FineTuner):
-    """Changes its pictures where they lie."""
+    """Changes images in place."""
 
     def training_step(self, batch: Any) -> Tensor:
         pictures, targets = batch
@@ -127,7 +127,7 @@ class InPlace(FineTuner):
 
 
 class TwoViews(FineTuner):
-    """Looks at the pictures and at their mirror images."""
+    """Calls the model on images and on their mirror images."""
 
     def training_step(self, batch: Any) -> Tensor:
         pictures, targets = batch
@@ -135,7 +135,7 @@ class TwoViews(FineTuner):
 
 
 class HandsOn(FineTuner):
-    """Has a loss of its own over the untouched batch."""
+    """Computes its own loss on the unmodified batch."""
 
     def training_step(self, batch: Any) -> Tensor:
         pictures, targets = batch
@@ -143,14 +143,14 @@ class HandsOn(FineTuner):
 
 
 @pytest.mark.parametrize("cls", [Mixing, InPlace, TwoViews, HandsOn])
-def test_trap_43_stored_activations_serve_the_untouched_batch_alone(cls: type[FineTuner]) -> None:
+def test_trap_43_only_the_unmodified_batch_is_served(cls: type[FineTuner]) -> None:
     data = TensorDataset(X.clone(), Y)
     plain, cached = fitted(False, tuned(cls=cls), data), fitted("memory", tuned(cls=cls), TensorDataset(X.clone(), Y))
     assert_equal(plain, cached)
 
 
 def sizes_given_to(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that gets the length of what each call of a method is given."""
+    """Return a list that gets the length of the argument of each call of a method."""
     sizes: list[int] = []
     method = getattr(owner, name)
 
@@ -162,8 +162,8 @@ def sizes_given_to(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> li
     return sizes
 
 
-@pytest.mark.parametrize(("cls", "batches"), [(Mixing, 1), (HandsOn, 6)])  # whole ones; the first is measured
-def test_a_step_of_other_inputs_alone_does_not_pay_for_the_prefix(
+@pytest.mark.parametrize(("cls", "batches"), [(Mixing, 1), (HandsOn, 6)])  # whole batches; the first is timed
+def test_a_step_on_modified_inputs_only_does_not_compute_the_prefix(
     cls: type[FineTuner], batches: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     computed = sizes_given_to(Prefix, "compute", monkeypatch)
@@ -173,13 +173,13 @@ def test_a_step_of_other_inputs_alone_does_not_pay_for_the_prefix(
     assert said(caplog).count("unused last epoch") == (cls is Mixing)
 
 
-def test_the_librarys_own_step_is_served_without_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first epoch nothing of a picture is read, and no other result comes of it."""
+def test_the_default_step_is_served_without_loading_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first epoch no image is read."""
     from finetune.data.sources.arrays import Arrays
 
     gathered = sizes_given_to(Arrays, "gather", monkeypatch)
     fitted("memory", tuned(), val=False, epochs=5)
-    assert sum(gathered) <= 50 + 8 + 2  # one epoch, the batch that the prefix is cut on, and the look at the data
+    assert sum(gathered) <= 50 + 8 + 2  # one epoch, the batch for cutting the prefix, and the audit
 
 
 def test_a_callback_that_changes_a_frozen_weight_ends_the_cache() -> None:
@@ -191,7 +191,7 @@ def test_a_callback_that_changes_a_frozen_weight_ends_the_cache() -> None:
     assert_equal(fitted(False, tuned(), callbacks=[Thaw()]), fitted("memory", tuned(), callbacks=[Thaw()]))
 
 
-# ---------------------------------------------------------------- what is said, and what declines
+# ---------------------------------------------------------------- messages and reasons
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_pictures(pictures: Path, arguments: Any, expected: str, caplog: pytest.
         (["stem", "block1"], (X[:10], Y[:10]), "auto", "too few samples and epochs"),
     ],
 )
-def test_what_declines_is_said(
+def test_the_reason_for_no_cache_is_logged(
     frozen: list[str], data: Any, cache: str, expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
@@ -242,13 +242,15 @@ def test_what_declines_is_said(
     assert expected in said(caplog)
 
 
-def test_without_a_cache_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_cache_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         fitted(False, tuned())
     assert said(caplog) == ""
 
 
-def test_too_much_for_memory_is_not_kept(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_that_exceed_memory_are_not_kept(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report_free_memory(monkeypatch, 1024)
     with caplog.at_level(logging.INFO, "finetune"):
         fitted("memory", tuned())
@@ -263,7 +265,7 @@ def test_too_much_for_memory_is_not_kept(caplog: pytest.LogCaptureFixture, monke
         (50_000, "off, because 110 kB for 70 samples is more than half of the 50 kB that are free"),
     ],
 )
-def test_the_budget_is_that_of_all_stores_together(
+def test_training_and_validation_data_share_a_budget(
     free: int, expected: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report_free_memory(monkeypatch, free)
@@ -311,7 +313,7 @@ def test_auto_uses_the_disk_if_memory_has_no_room(
     assert "kept on disk" in said(caplog)
 
 
-def test_auto_does_not_look_for_a_prefix_where_the_first_layers_train(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_does_not_cut_a_prefix_if_the_first_layers_are_trainable(caplog: pytest.LogCaptureFixture) -> None:
     for frozen, data in ([], (X, Y)), (["block1", "fc"], (X, Y)):
         with caplog.at_level(logging.INFO, "finetune"):
             fitted("auto", tuned(frozen), data, epochs=14)
@@ -335,7 +337,7 @@ def test_a_folder_that_is_a_file_is_an_error_before_any_work(tmp_path: Path) -> 
 
 
 class Counting(nn.Conv2d):
-    """Counts the samples that pass through it, in batches of the size that training has."""
+    """Counts the samples that pass through, in batches of the training batch size."""
 
     passed = 0
 
@@ -345,7 +347,7 @@ class Counting(nn.Conv2d):
 
 
 def counted(frozen: Any = ("stem", "block1"), seed: int = 0, change: Any = None) -> FineTuner:
-    """Return a tuner that counts from now on."""
+    """Return a tuner that counts the samples through its stem, from 0."""
     torch.manual_seed(0)
     model = Net()
     model.stem[0].__class__ = Counting
@@ -370,7 +372,7 @@ def test_disk_training_equals_uncached_training(kind: str, tmp_path: Path) -> No
 
 
 def test_a_sweep_of_50_heads_costs_one_pass(tmp_path: Path) -> None:
-    """Other heads, rates, batch orders and folds of the same data find all that was computed."""
+    """Other heads, rates, batch orders and folds of the same data reuse all activations."""
     passed = []
     for run in range(50):
         tuner = counted(["stem", "block1", "block2"], seed=run)
@@ -382,14 +384,14 @@ def test_a_sweep_of_50_heads_costs_one_pass(tmp_path: Path) -> None:
 
 
 def same_again(folder: Path, **changes: Any) -> int:
-    """Train again; return how many samples went through the frozen layers."""
+    """Train again, with and without a cache; return the number of samples through the frozen layers."""
     data, frozen = changes.pop("data", EVEN), changes.pop("frozen", ("stem", "block1"))
     tuner = counted(frozen, change=changes.pop("change", None))
     plain = copy.deepcopy(tuner)
     fitted(folder, tuner, data, False, **changes)
     passed = Counting.passed
     fitted(False, plain, data, False, **changes)
-    if data[0].dtype == torch.float64:  # its convolutions in channels_last round by a sample's place in the batch
+    if data[0].dtype == torch.float64:  # convolutions in channels_last round by a sample's position
         torch.testing.assert_close(plain.model.state_dict(), tuner.model.state_dict(), rtol=0, atol=1e-9)
     else:
         assert_equal(plain, tuner)
@@ -417,7 +419,7 @@ STALE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", STALE.values(), ids=STALE)
-def test_trap_42_whatever_changes_is_computed_anew(change: dict[str, Any], tmp_path: Path) -> None:
+def test_trap_42_any_change_computes_anew(change: dict[str, Any], tmp_path: Path) -> None:
     assert same_again(tmp_path) == 48
     assert same_again(tmp_path) == 0
     assert same_again(tmp_path, **change) == 48
@@ -431,17 +433,17 @@ def test_trap_42_precision_is_computed_anew(tmp_path: Path) -> None:
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
 
 
-def test_only_samples_that_are_new_are_computed(tmp_path: Path) -> None:
+def test_only_new_samples_are_computed(tmp_path: Path) -> None:
     fitted(tmp_path, counted(), (X[:24], Y[:24]), False)
     assert Counting.passed == 24
     fitted(tmp_path, counted(), EVEN, False, epochs=1)
-    assert 24 <= Counting.passed <= 48  # whole batches: some hold samples of both kinds
+    assert 24 <= Counting.passed <= 48  # in whole batches, some of them with samples of both kinds
 
 
 def test_trap_42_pictures(
     pictures: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other sizes, another augmentation and other bytes in a file are computed anew; a second run is not."""
+    """Another size, augmentation or file content computes anew; a second run does not."""
     folder = tmp_path_factory.mktemp("cache")
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 60)  # as if the files were a minute old
@@ -463,10 +465,10 @@ def test_trap_42_pictures(
 
     assert run() == 24
     assert run() == 0
-    assert run(val=False, batch_size=24) == 0  # a part that was set aside is found in the whole
+    assert run(val=False, batch_size=24) == 0  # the validation split is found in the whole data
     assert run(preprocessing={"resize_size": 20}) == 24
     assert run(preprocessing={"interpolation": "bicubic"}) == 24
-    assert run(augment=True) == 16  # training data is another picture each time; validation data is found
+    assert run(augment=True) == 16  # training images are new each time; validation data is found
     shutil.copy(pictures / "ant" / "1.png", pictures / "bee" / "2.png")
     assert run() >= 1
     assert run() == 0
@@ -489,7 +491,7 @@ def test_a_temporary_file_is_gone_at_the_end(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_stored_before_a_run_was_broken_off_is_found(tmp_path: Path) -> None:
+def test_activations_stored_before_an_interrupt_are_found(tmp_path: Path) -> None:
     class Stop(Callback):
         def on_step_end(self, run: Any) -> None:
             if run.position.window == 3:
@@ -503,7 +505,7 @@ def test_what_was_stored_before_a_run_was_broken_off_is_found(tmp_path: Path) ->
 
 
 def test_two_runs_share_a_folder_at_once(tmp_path: Path) -> None:
-    """One that starts while another fills the store trains as without, and finds what the first has marked."""
+    """A run that starts while another fills the store trains as usual, and finds the marked rows."""
     other: list[FineTuner] = []
 
     class Meanwhile(Callback):
@@ -516,7 +518,7 @@ def test_two_runs_share_a_folder_at_once(tmp_path: Path) -> None:
     assert_equal(first, other[0])
 
 
-def test_a_full_disk_is_said_and_the_run_goes_on(
+def test_a_full_disk_is_logged_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*args: Any) -> int:
@@ -538,7 +540,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on(
     assert said(caplog).count("no more activations are stored, because the disk of") == 1
 
 
-def test_what_is_kept_is_said_with_place_bytes_and_seconds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_place_bytes_and_seconds_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         fitted(tmp_path, tuned(), EVEN, False)
         fitted(tmp_path, tuned(), EVEN, False)
@@ -547,11 +549,11 @@ def test_what_is_kept_is_said_with_place_bytes_and_seconds(tmp_path: Path, caplo
     assert "75 kB for 48 samples, 48 of them found there" in lines
 
 
-# ---------------------------------------------------------------- data sets of the user's own
+# ---------------------------------------------------------------- custom data sets
 
 
 class Own(Dataset[Any]):
-    """Items that are prepared one by one, as with torchvision's ImageFolder."""
+    """Items that are loaded one by one, as by torchvision's ImageFolder."""
 
     def __init__(self, draws: bool = False) -> None:
         self.targets, self.draws, self.loaded = Y[:24].tolist(), draws, 0
@@ -567,7 +569,7 @@ class Own(Dataset[Any]):
 
 @pytest.mark.parametrize("draws", [False, True])
 def test_validation_data_of_any_map_style_data_set_is_stored(draws: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """What is drawn for a validation sample is the same in every epoch."""
+    """The random numbers of a validation sample are the same in every epoch."""
     val = Own(draws)
     with caplog.at_level(logging.INFO, "finetune"):
         cached = fitted("memory", tuned(), EVEN, val, epochs=6)
@@ -576,7 +578,7 @@ def test_validation_data_of_any_map_style_data_set_is_stored(draws: bool, caplog
     assert_equal(cached, fitted(False, tuned(), EVEN, Own(draws), epochs=6))
 
 
-def test_training_data_of_ones_own_is_stored_when_asked_and_the_same_twice(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_custom_training_set_is_stored_if_requested_and_constant(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         cached = fitted("memory", tuned(), Own(), False)
     assert "kept in memory" in said(caplog)
@@ -601,7 +603,7 @@ def test_trap_42_data_that_may_differ_is_not_stored(
     assert_equal(cached, fitted(False, tuned(), data, False))
 
 
-def test_labels_that_are_not_those_of_the_items_are_never_put_in_their_place() -> None:
+def test_an_items_own_label_is_used() -> None:
     class Relabelled(Own):
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
             item, label = super().__getitem__(index)

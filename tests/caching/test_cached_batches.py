@@ -1,4 +1,4 @@
-"""A few views of each picture, one an epoch in turn: which they are, that they can be stored, and who chooses them."""
+"""A few fixed views of each image, one per epoch in turn: their content, their caching, and when they are chosen."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Net(nn.Module):
 
 
 class Rolled:
-    """An augmentation of the user's own, which draws."""
+    """A custom random augmentation."""
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         return picture.rotate(float(torch.rand(()) * 90 - 45))
@@ -71,23 +71,23 @@ def batches_of(folder: Path, **arguments: Any) -> Batches:
 
 
 def by_row(batches: Batches, epoch: int) -> dict[int, bytes]:
-    """Return the pictures of an epoch by their row in a store."""
+    """Return the images of an epoch by their row in a store."""
     pairs = zip(batches.rows(epoch), batches.epoch(epoch), strict=True)
     given = (pair for rows, (X, _) in pairs for pair in zip(rows.tolist(), X, strict=True))
     return {row: picture.numpy().tobytes() for row, picture in given}
 
 
 def by_index(batches: Batches, epoch: int) -> list[bytes]:
-    """Return the pictures of an epoch of batches that are not shuffled."""
+    """Return the images of an epoch, in unshuffled batches."""
     return [picture.numpy().tobytes() for X, _ in batches.epoch(epoch) for picture in X]
 
 
 def views_shown(batches: Batches, epoch: int) -> list[int]:
-    """Return the view of each sample in an epoch of batches that are not shuffled."""
+    """Return the view of each sample in an epoch, in unshuffled batches."""
     return (torch.cat(batches.rows(epoch)) // COUNT).tolist()
 
 
-# ---------------------------------------------------------------- which they are
+# ---------------------------------------------------------------- content
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -102,7 +102,7 @@ def test_a_view_is_a_function_of_seed_view_and_index(pictures: Path, workers: in
     assert by_row(batches_of(pictures, views=3, seed=1), 0) != epochs[0]
 
 
-def test_a_view_is_the_augmentation_of_the_epoch_of_that_number(pictures: Path) -> None:
+def test_a_view_equals_the_augmentation_of_the_epoch_with_its_number(pictures: Path) -> None:
     online, viewed = batches_of(pictures, shuffle=False), batches_of(pictures, shuffle=False, views=3)
     anew = [by_index(online, epoch) for epoch in range(3)]
     for epoch in range(7):
@@ -127,7 +127,7 @@ def test_rows_are_view_times_samples_plus_index(pictures: Path, views: int, epoc
 
 
 @given(views=st.integers(1, 5), epoch=st.integers(0, 11))
-def test_every_epoch_has_all_views_and_every_sample_is_seen_in_each(pictures: Path, views: int, epoch: int) -> None:
+def test_every_epoch_mixes_all_views_and_every_sample_shows_each(pictures: Path, views: int, epoch: int) -> None:
     batches = batches_of(pictures, views=views)
     shown = [torch.cat(batches.rows(e)) for e in range(epoch, epoch + views)]
     assert sorted(torch.cat(shown).tolist()) == list(range(views * COUNT))
@@ -137,7 +137,7 @@ def test_every_epoch_has_all_views_and_every_sample_is_seen_in_each(pictures: Pa
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_stands_in_is_the_picture_and_three_of_the_augmentation(pictures: Path, workers: int) -> None:
+def test_the_default_views_are_the_plain_image_and_three_augmented(pictures: Path, workers: int) -> None:
     stand_ins = CropAndFlip(PREPROCESSING).stand_ins
     online = batches_of(pictures, stand_ins=stand_ins, workers=workers, shuffle=False)
     viewed = online.in_views()
@@ -151,7 +151,7 @@ def test_what_stands_in_is_the_picture_and_three_of_the_augmentation(pictures: P
     assert by_index(again, 1) == by_index(online, 1)
 
 
-def test_what_decides_the_views_is_described(pictures: Path) -> None:
+def test_views_are_described_by_seed_view_and_sample(pictures: Path) -> None:
     stand_ins = CropAndFlip(PREPROCESSING).stand_ins
 
     def described(**arguments: Any) -> list[list[str]] | None:
@@ -168,7 +168,7 @@ def test_what_decides_the_views_is_described(pictures: Path) -> None:
     assert len({text for view in (*one, *other) for text in view}) == 8  # of seed, view and sample
 
 
-# ---------------------------------------------------------------- stored, they are the same
+# ---------------------------------------------------------------- caching
 
 
 def tuned(cls: type[FineTuner] = FineTuner, frozen: Any = "block") -> FineTuner:
@@ -190,7 +190,7 @@ def same(one: FineTuner, other: FineTuner) -> bool:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The pictures that were read from their files."""
+    """Indices of the images that were read from files."""
     found: list[int] = []
     read = PictureFiles.__getitem__
 
@@ -236,13 +236,13 @@ def test_files_that_a_callback_changes_end_the_cache(pictures: Path, tmp_path: P
 def test_each_picture_is_decoded_once(pictures: Path, decoded: list[int], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         fitted(tuned(), pictures, cache="memory", augment_views=3, epochs=9)
-    assert len(decoded) <= COUNT + 2  # and the look at the data
+    assert len(decoded) <= COUNT + 2  # and the audit
     assert f"{3 * COUNT} views of {COUNT} samples" in said(caplog, "cache")
     assert "3 fixed views of each image in turn, approximating" in said(caplog, "augmentation")
 
 
 class Own(Dataset[Any]):
-    """The user's own data set of pictures; drawn from a generator of its own, none is ever the same again."""
+    """A custom data set of images; if it draws, from its own generator, no image is ever the same."""
 
     def __init__(self, folder: Path, draws: bool) -> None:
         self.files, self.generator = sorted(folder.glob("*/*.png")), random.Random(0) if draws else None
@@ -259,7 +259,7 @@ class Own(Dataset[Any]):
 @pytest.mark.parametrize(
     ("draws", "line"), [(False, "kept in memory"), (True, "your data set returns different samples")]
 )
-def test_views_of_a_data_set_of_ones_own_are_stored_if_its_pictures_stay_the_same(
+def test_views_of_a_custom_data_set_are_stored_if_its_images_are_constant(
     pictures: Path, draws: bool, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = {"augment_views": 3, "augment": Rolled()}
@@ -270,7 +270,7 @@ def test_views_of_a_data_set_of_ones_own_are_stored_if_its_pictures_stay_the_sam
 
 
 @pytest.mark.parametrize("draws", [False, True])
-def test_validation_data_is_stored_if_its_samples_stay_the_same(pictures: Path, draws: bool) -> None:
+def test_validation_data_is_stored_if_its_samples_are_constant(pictures: Path, draws: bool) -> None:
     source = open_source(Own(pictures, draws))
     batches = Batches(source, batch_size=4, shuffle=False, preprocessing=PREPROCESSING)
     assert isinstance(varies(batches), Declined) is draws
@@ -281,7 +281,7 @@ class StopError(Exception):
 
 
 class Halt(Callback):
-    """Saves the run before an update, and ends it."""
+    """Save the run before an update, and end it."""
 
     def __init__(self, path: Path, epoch: int, window: int = 2) -> None:
         self.path, self.at = path, (epoch, window)
@@ -293,7 +293,7 @@ class Halt(Callback):
 
 
 def resumed(pictures: Path, folder: Path, epoch: int, before: dict[str, Any], after: dict[str, Any]) -> FineTuner:
-    """Return a run that was broken off and went on with other arguments."""
+    """Return a run that was interrupted and resumed with other arguments."""
     with pytest.raises(StopError):
         fitted(tuned(), pictures, callbacks=[Halt(folder / "run.safetensors", epoch)], **before)
     return fitted(tuned(), pictures, resume_from=folder / "run.safetensors", **after)
@@ -306,10 +306,10 @@ def test_a_run_over_views_resumes(pictures: Path, tmp_path: Path, epoch: int, vi
     assert same(fitted(tuned(), pictures, **arguments), resumed(pictures, tmp_path, epoch, arguments, arguments))
 
 
-# ---------------------------------------------------------------- who chooses them
+# ---------------------------------------------------------------- choice
 
 
-def test_the_default_is_views_where_they_are_stored(
+def test_fixed_views_are_the_default_if_they_are_cached(
     pictures: Path, decoded: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
@@ -325,11 +325,11 @@ def test_the_default_is_views_where_they_are_stored(
         ({"augment": Rolled()}, "the augmentation makes new images in every epoch"),
         ({"augment": CropAndFlip(PREPROCESSING)}, "the augmentation makes new images in every epoch"),
         ({"augment_views": 0}, "the augmentation makes new images in every epoch"),
-        ({"epochs": 4}, "the augmentation makes new images in every epoch"),  # as many as the views
+        ({"epochs": 4}, "the augmentation makes new images in every epoch"),  # as many epochs as views
     ],
     ids=["own", "given", "asked", "few epochs"],
 )
-def test_trap_42_other_augmentation_is_neither_replaced_nor_stored(
+def test_trap_42_a_chosen_augmentation_is_neither_replaced_nor_cached(
     pictures: Path, arguments: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
@@ -368,7 +368,7 @@ def test_a_suggested_number_of_views_is_cached(pictures: Path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("cause", ["memory", "nothing frozen", "too little"])
-def test_what_is_not_stored_is_augmented_anew(
+def test_images_that_are_not_cached_are_augmented_afresh(
     pictures: Path, cause: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if cause == "memory":
@@ -383,7 +383,7 @@ def test_what_is_not_stored_is_augmented_anew(
 
 
 class Seen(FineTuner):
-    """Keeps what its steps are given."""
+    """Keeps the images that its steps receive."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -395,7 +395,7 @@ class Seen(FineTuner):
         return nn.functional.cross_entropy(self.model(pictures), targets)
 
 
-def test_each_phase_has_views_where_it_is_cached(pictures: Path) -> None:
+def test_each_cached_phase_has_fixed_views(pictures: Path) -> None:
     strategy = [Phase("fc", 6, name="probe"), Phase("*", 4, name="all"), Phase("fc", 5, name="again")]
     tuner = tuned(Seen)
     fitted(tuner, pictures, cache="memory", strategy=strategy)
@@ -411,10 +411,10 @@ def test_each_phase_has_views_where_it_is_cached(pictures: Path) -> None:
 
 
 @pytest.mark.parametrize("after", ["no cache", "little memory"])
-def test_a_phase_goes_on_with_the_views_it_began_with(
+def test_a_resumed_phase_keeps_its_views(
     pictures: Path, tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pictures of a phase are decided once, whatever the planner would say of it after the run was resumed."""
+    """The images of a phase are chosen once, whatever the planner would decide after resuming."""
     whole, path = fitted(tuned(), pictures, cache="memory"), tmp_path / "run.safetensors"
     with pytest.raises(StopError):
         fitted(tuned(), pictures, cache="memory", callbacks=[Halt(path, 1)])
@@ -425,8 +425,8 @@ def test_a_phase_goes_on_with_the_views_it_began_with(
 
 
 @pytest.mark.parametrize("planned", [4, 5])
-def test_a_phase_that_grows_keeps_its_pictures(pictures: Path, tmp_path: Path, planned: int) -> None:
-    """Four epochs are too few for views, and seven are not: what counts is what the phase began with."""
+def test_a_phase_that_is_extended_keeps_its_images(pictures: Path, tmp_path: Path, planned: int) -> None:
+    """Four epochs are too few for fixed views and seven are not; the choice at the start counts."""
     path, tuner = tmp_path / "run.safetensors", tuned(Seen)
     with pytest.raises(StopError):
         fitted(tuned(), pictures, cache="memory", epochs=planned, callbacks=[Halt(path, 1)])
@@ -435,7 +435,7 @@ def test_a_phase_that_grows_keeps_its_pictures(pictures: Path, tmp_path: Path, p
     assert len(set().union(*(tuner.seen[epoch] for epoch in range(2, 7)))) == (4 if planned == 5 else 5) * COUNT
 
 
-def test_a_phase_goes_on_without_views_if_it_began_so(pictures: Path, tmp_path: Path) -> None:
+def test_a_resumed_phase_without_views_stays_so(pictures: Path, tmp_path: Path) -> None:
     whole = fitted(tuned(), pictures, cache=False)
     assert same(whole, resumed(pictures, tmp_path, 1, {"cache": False}, {"cache": "memory"}))
 
@@ -457,7 +457,7 @@ def test_a_frozen_weight_that_changes_ends_the_cache_and_not_the_views(pictures:
     assert same(*runs)
 
 
-# ---------------------------------------------------------------- what cannot be
+# ---------------------------------------------------------------- errors
 
 
 class Stream(IterableDataset[Any]):
@@ -469,12 +469,12 @@ class Stream(IterableDataset[Any]):
 
 
 @pytest.mark.parametrize("views", [-1, 1.5, True, "all"])
-def test_what_is_no_number_of_views(pictures: Path, views: Any) -> None:
+def test_an_invalid_number_of_views(pictures: Path, views: Any) -> None:
     with pytest.raises(ArgumentError, match="expected the number of augmented views per sample"):
         fitted(tuned(), pictures, augment_views=views)
 
 
-def test_views_of_what_has_none(pictures: Path) -> None:
+def test_views_without_augmentation(pictures: Path) -> None:
     with pytest.raises(ArgumentError, match=r"augment_views=2 .* pictures are not augmented"):
         fitted(tuned(), pictures, augment=False, augment_views=2)
     with pytest.raises(ArgumentError, match="pictures are not augmented"):

@@ -1,4 +1,4 @@
-"""Steps, callbacks and models that do what nobody expects: stored activations are never served where they are wrong."""
+"""Steps, callbacks and models with side effects: stale activations are never served."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Y = torch.arange(24) % 3
 
 
 class Around(nn.Module):
-    """Does something before a layer, and something with what it gives."""
+    """A layer with custom code before and after."""
 
     def __init__(self, layer: nn.Module, before: Any = None, after: Any = None) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
-def test_trap_43_a_step_that_changes_the_model_or_its_inputs_gets_no_stored_activations(step: Any) -> None:
+def test_trap_43_a_step_that_changes_the_model_or_its_inputs_is_not_served(step: Any) -> None:
     class Own(FineTuner):
         def training_step(self, batch: Any) -> Tensor:
             loss: Tensor = step(self, *batch)
@@ -181,7 +181,7 @@ def in_a_transform(self: Any, x: Tensor, y: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("step", [looked_at_before, in_a_transform], ids=lambda step: step.__name__)
-def test_a_step_may_call_the_model_in_modes_of_its_own(step: Any) -> None:
+def test_a_step_may_call_the_model_in_other_modes(step: Any) -> None:
     class Own(FineTuner):
         def training_step(self, batch: Any) -> Tensor:
             loss: Tensor = step(self, *batch)
@@ -191,12 +191,12 @@ def test_a_step_may_call_the_model_in_modes_of_its_own(step: Any) -> None:
 
 
 def assert_close(one: FineTuner, other: FineTuner) -> None:
-    """A product of matrices this small rounds a sample otherwise at another place of the batch."""
+    """Compare with a tolerance: small matrix products round a sample by its position in the batch."""
     losses = [[row["loss"] for row in tuner.history] for tuner in (one, other)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_a_step_that_changes_a_weight_for_itself_spoils_no_other_run(tmp_path: Path) -> None:
+def test_a_step_that_changes_a_weight_temporarily_spoils_no_other_run(tmp_path: Path) -> None:
     class Perturbs(FineTuner):
         def training_step(self, batch: Any) -> Tensor:
             self.model.body[0].weight.data.mul_(2)
@@ -234,7 +234,7 @@ def samples(run: Any, data: Any) -> None:
 
 
 def samples_through_numpy(run: Any, data: Any) -> None:
-    data[0].numpy()[:] = data[0].numpy()[:, ::-1].copy()  # what a flip does, which keeps every sum
+    data[0].numpy()[:] = data[0].numpy()[:, ::-1].copy()  # a flip keeps every sum
 
 
 CHANGES = {
@@ -247,7 +247,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("when", "change"), [(when, change) for when, those in CHANGES.items() for change in those])
-def test_trap_42_a_callback_that_changes_anything_ends_the_cache(
+def test_trap_42_a_callback_that_changes_the_model_or_data_ends_the_cache(
     when: str, change: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Own(Callback):
@@ -292,7 +292,7 @@ def by_value(self: Any, x: Tensor) -> Tensor:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_does_not_follow_from_a_sample_alone_is_declined(
+def test_results_that_depend_on_more_than_the_sample_are_declined(
     does: Any, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="finetune"):
@@ -300,7 +300,7 @@ def test_what_does_not_follow_from_a_sample_alone_is_declined(
     assert reason in caplog.text
 
 
-def test_values_that_decide_before_the_boundary_are_declined() -> None:
+def test_branching_on_values_before_the_boundary_is_declined() -> None:
     class Decides(Net):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x / 2 if x.max() > 2.5 else x)
@@ -309,7 +309,7 @@ def test_values_that_decide_before_the_boundary_are_declined() -> None:
 
 
 @pytest.mark.parametrize(("acts", "holds"), [(False, True), (True, False)])
-def test_evaluation_is_served_where_its_mode_makes_no_difference(acts: bool, holds: bool) -> None:
+def test_evaluation_is_served_if_eval_mode_makes_no_difference(acts: bool, holds: bool) -> None:
     class Layer(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x * 2 if acts and self.training else x

@@ -37,7 +37,7 @@ PICTURES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 class Net(nn.Module):
-    """A small network with everything that can stand in a prefix and is easily forgotten."""
+    """A small network with everything in its prefix that is easily forgotten."""
 
     def __init__(self, head: nn.Module | None = None) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def of(model: nn.Module, inputs: Any = PICTURES, **described: Any) -> str:
 ORIGINAL = of(Net())
 
 
-def test_the_same_is_found_again() -> None:
+def test_equal_models_have_equal_fingerprints() -> None:
     assert of(Net()) == of(copy.deepcopy(Net())) == ORIGINAL
     assert ORIGINAL.isalnum()
 
@@ -96,11 +96,11 @@ def heads() -> dict[str, nn.Module]:
 
 
 @pytest.mark.parametrize("head", heads())
-def test_heads_share_what_is_stored(head: str) -> None:
+def test_other_heads_have_the_same_fingerprint(head: str) -> None:
     assert of(Net(heads()[head])) == ORIGINAL
 
 
-def test_what_trains_and_what_it_does_to_buffers_past_the_boundary_do_not_show() -> None:
+def test_trainable_parameters_and_buffers_past_the_boundary_do_not_count() -> None:
     model = Net(heads()["several layers"])
     prefix = cut(model)
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_what_trains_and_what_it_does_to_buffers_past_the_boundary_do_not_show()
     assert fingerprint(prefix) == of(model) == ORIGINAL
 
 
-def test_the_random_state_and_the_samples_of_the_cut_do_not_show() -> None:
+def test_the_random_state_and_the_samples_of_the_cut_do_not_count() -> None:
     torch.manual_seed(5)
     assert of(Net(), torch.rand(9, 3, 8, 8)) == ORIGINAL
 
@@ -139,7 +139,7 @@ CHANGES: dict[str, Callable[[Net], Any]] = {
 }
 
 
-def test_every_change_shows_and_no_two_are_alike() -> None:
+def test_every_change_gives_another_fingerprint() -> None:
     prints = [ORIGINAL]
     for change in CHANGES.values():
         model = Net()
@@ -156,12 +156,12 @@ def test_every_change_shows_and_no_two_are_alike() -> None:
 
 
 @given(data=st.data())
-def test_a_bit_of_any_frozen_value_shows(data: st.DataObject) -> None:
+def test_any_bit_of_a_frozen_value_counts(data: st.DataObject) -> None:
     model = Net()
     prefix = cut(model)
     frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad and name != "project.bias"}
     tensors: dict[str, Tensor] = {**frozen, **dict(model.named_buffers()), "bare": model.bare}
-    del tensors["norm.num_batches_tracked"]  # nobody reads it
+    del tensors["norm.num_batches_tracked"]  # never read
     tensor = tensors[data.draw(st.sampled_from(sorted(tensors)))].detach()
     bits = tensor.view(torch.int32).view(-1)
     place, bit = data.draw(st.integers(0, len(bits) - 1)), data.draw(st.integers(0, 30))
@@ -178,7 +178,7 @@ LAYERS: tuple[Callable[[], nn.Module], ...] = (
 
 
 class Chosen(nn.Module):
-    """Layers in a row, of which the head reads some."""
+    """A sequence of layers, some of whose results the head reads."""
 
     def __init__(self, kinds: list[int], read: list[int]) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ chosen = st.builds(
 
 
 @given(one=chosen, other=chosen)
-def test_what_is_found_is_what_would_be_computed(one: Chosen, other: Chosen) -> None:
+def test_equal_fingerprints_mean_equal_activations(one: Chosen, other: Chosen) -> None:
     inputs = torch.rand(4, 3, generator=torch.Generator().manual_seed(1))
     prefixes = [cut(model, inputs) for model in (one, other)]
     if fingerprint(prefixes[0]) == fingerprint(prefixes[1]):
@@ -210,7 +210,7 @@ def test_what_is_found_is_what_would_be_computed(one: Chosen, other: Chosen) -> 
         assert all(map(torch.equal, first, second))
 
 
-def test_which_of_two_results_is_stored_shows() -> None:
+def test_which_of_two_results_is_stored_counts() -> None:
     class Extreme(nn.Module):
         def __init__(self, which: int) -> None:
             super().__init__()
@@ -224,7 +224,7 @@ def test_which_of_two_results_is_stored_shows() -> None:
     assert of(Extreme(0), inputs) == of(Extreme(0), inputs) != of(Extreme(1), inputs)
 
 
-def test_a_constant_without_bytes_cannot_be_told() -> None:
+def test_a_constant_without_bytes_has_no_fingerprint() -> None:
     class Sparse(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -248,7 +248,7 @@ PREPARED = [
 ]
 
 
-def test_what_is_done_before_the_model_shows() -> None:
+def test_preprocessing_and_views_count() -> None:
     prefix = cut(Net())
     described = [{"preprocessing": preparation.to_dict()} for preparation in (PREPROCESSING, *PREPARED)]
     described += [{}, {"views": 2}, {"views": 3}, {"precision": "bf16"}, {"layout": "bf16"}, {"a": {"views": 2}}]
@@ -259,14 +259,14 @@ def test_what_is_done_before_the_model_shows() -> None:
         fingerprint(prefix, {"augmentation": lambda picture: picture})
 
 
-def test_other_versions_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_count(monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = cut(Net())
     monkeypatch.setattr(torch, "__version__", "2.99")
     newer = fingerprint(prefix)
     assert len({ORIGINAL, newer, fingerprint(prefix, version=VERSION + 1)}) == 3
 
 
-def test_how_float32_is_multiplied_shows() -> None:
+def test_the_precision_of_float32_products_counts() -> None:
     prefix, before = cut(Net()), torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
@@ -276,7 +276,7 @@ def test_how_float32_is_multiplied_shows() -> None:
     assert fingerprint(prefix) == ORIGINAL
 
 
-def test_another_process_finds_it() -> None:
+def test_another_process_computes_the_same_fingerprint() -> None:
     script = f"""
         import sys, types
         bare = sys.modules["finetune"] = types.ModuleType("finetune")  # skips the imports of `finetune/__init__.py`
@@ -291,7 +291,7 @@ def test_another_process_finds_it() -> None:
     assert done.stdout.strip() == ORIGINAL
 
 
-# Which data.
+# Keys of samples.
 
 
 def keys(source: Any) -> list[bytes]:
@@ -312,9 +312,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def test_files_are_known_by_path_size_and_time(files: list[Path]) -> None:
+def test_files_are_identified_by_path_size_and_time(files: list[Path]) -> None:
     original = keys(PictureFiles(files))
-    assert keys(PictureFiles(files, torch.arange(3))) == original  # labels are nothing to the backbone
+    assert keys(PictureFiles(files, torch.arange(3))) == original  # labels do not count
     seen = {*original}
     assert len(seen) == 3
     before = files[1].stat()
@@ -327,17 +327,17 @@ def test_files_are_known_by_path_size_and_time(files: list[Path]) -> None:
     seen.add(*keys(PictureFiles([files[1].with_name("x.png")])))
     assert len(seen) == 6
     assert keys(PictureFiles([files[2], files[0]])) == [original[2], original[0]]
-    assert keys_of(PictureFiles(files)) is None  # one is gone
+    assert keys_of(PictureFiles(files)) is None  # one is missing
 
 
-def test_files_are_known_from_any_folder(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_identified_from_any_working_directory(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     absolute = keys(PictureFiles(files))
     monkeypatch.chdir(files[0].parent)
     assert keys(PictureFiles([Path(path.name) for path in files])) == absolute
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no time of change")
-def test_a_file_whose_time_was_set_back_shows(files: list[Path]) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="has no change time")
+def test_a_changed_file_whose_time_was_set_back_is_noticed(files: list[Path]) -> None:
     before, state = keys(PictureFiles(files)), files[0].stat()
     files[0].write_bytes(b"x.png")
     os.utime(files[0], ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -345,7 +345,9 @@ def test_a_file_whose_time_was_set_back_shows(files: list[Path]) -> None:
     assert keys(PictureFiles(files))[0] != before[0]
 
 
-def test_a_file_that_was_just_written_is_known_by_its_bytes(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_was_just_written_is_identified_by_its_bytes(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = files[0].stat()
     monkeypatch.setattr(Path, "stat", lambda path: state)  # a clock that stands still
     monkeypatch.setattr(time, "time", lambda: state.st_mtime)
@@ -369,14 +371,14 @@ def test_a_memory_map_is_an_array(tmp_path: Path) -> None:
     assert keys(Arrays(np.load(tmp_path / "x.npy", mmap_mode="r"))) == keys(Arrays(values))
 
 
-def test_a_fold_is_known_in_whatever_form_it_is_given() -> None:
+def test_a_fold_has_the_same_keys_in_any_form() -> None:
     values = torch.rand(6, 2)
     whole = Arrays(values, torch.arange(6))
     every = keys(whole)
     assert keys(whole.subset([4, 1])) == keys(Arrays(values[[4, 1]])) == [every[4], every[1]]
 
 
-def test_data_that_cannot_be_told() -> None:
+def test_data_without_keys() -> None:
     class Turned(PictureFiles):
         pass
 
