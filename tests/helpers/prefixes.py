@@ -60,7 +60,8 @@ def trained(model: nn.Module, batches: Sequence[Any], prefix: Prefix | None) -> 
                     output = call(model, batch)
             else:
                 output = call(model, batch)
-            loss = sum((tensor.square() / 2 + tensor).mean() for tensor in tensors_of(output) if tensor.requires_grad)
+            losses = [(out.square() / 2 + out).mean() for out in tensors_of(output) if out.requires_grad]
+            loss = torch.stack(losses).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -93,5 +94,5 @@ def frozen_then(head: Callable[[Any, Tensor], Any], **parts: nn.Module | nn.Para
     return Applied(head, body=nn.Sequential(linear(), nn.ReLU(inplace=True)), head=linear(), **parts)
 
 
-def whole(m: Any, x: Tensor) -> Tensor:
+def whole(m: Any, x: Tensor) -> Any:
     return m.head(m.body(x))

@@ -1,4 +1,4 @@
-"""All stores: what is stored is returned, whatever the order."""
+"""All stores return the stored tensors, in any order."""
 
 from __future__ import annotations
 
