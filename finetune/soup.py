@@ -48,14 +48,14 @@ def greedy_soup(
         CheckpointError: If a file is damaged or belongs to another model.
 
     Examples:
-        >>> X, y = torch.randn(12, 4), torch.arange(12) % 2
+        >>> train, val = (torch.randn(12, 4), torch.arange(12) % 2), (torch.randn(6, 4), torch.arange(6) % 2)
         >>> def trained(seed: int) -> Path:
         ...     tuner = FineTuner(nn.Linear(4, 2), seed=seed)
-        ...     tuner.fit((X, y), progress=False)
+        ...     tuner.fit(train, progress=False)
         ...     return tuner.save_checkpoint(f"seed{seed}.safetensors")
-        >>> soup = greedy_soup([trained(0), trained(1)], val=(X, y), model=nn.Linear(4, 2))
-        >>> soup.predict(X).shape
-        torch.Size([12, 2])
+        >>> soup = greedy_soup([trained(0), trained(1)], val, model=nn.Linear(4, 2))
+        >>> soup.predict(val).shape
+        torch.Size([6, 2])
     """
     paths = [Path(path) for path in checkpoints]
     if not paths:
