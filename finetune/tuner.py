@@ -694,15 +694,41 @@ class FineTuner:
 
         Returns:
             A scalar loss, or a `StepOutput` with outputs and targets for the training metrics.
+
+        Example:
+            >>> class LabelSmoothing(FineTuner):
+            ...     def training_step(self, batch):
+            ...         inputs, targets = batch
+            ...         return nn.functional.cross_entropy(self.model(inputs), targets, label_smoothing=0.1)
+            >>> tuner = LabelSmoothing(nn.Linear(4, 2), device="cpu")
+            >>> history = tuner.fit((torch.randn(8, 4), torch.arange(8) % 2))
         """
         return self._step(batch, *family_of(self.inner).loss_weights(self.inner))
 
     def validation_step(self, batch: Any) -> Tensor | StepOutput:
-        """Return the loss of a validation batch, like `training_step`; gradients are off."""
+        """Return the loss of a validation batch, like `training_step`; gradients are off.
+
+        Example:
+            >>> class Hinge(FineTuner):
+            ...     def training_step(self, batch):
+            ...         inputs, targets = batch
+            ...         return nn.functional.multi_margin_loss(self.model(inputs), targets)
+            ...     validation_step = training_step
+            >>> list(Hinge(nn.Linear(4, 2), device="cpu").evaluate((torch.randn(8, 4), torch.arange(8) % 2)))
+            ['loss']
+        """
         return self._step(batch, 1.0, 0.0)
 
     def predict_step(self, batch: Any) -> Tensor:
-        """Return the outputs [N, ...] for a batch; labels in it are ignored."""
+        """Return the outputs [N, ...] for a batch; labels in it are ignored.
+
+        Example:
+            >>> class Probabilities(FineTuner):
+            ...     def predict_step(self, batch):
+            ...         return super().predict_step(batch).softmax(1)
+            >>> Probabilities(nn.Linear(4, 2), device="cpu").predict(torch.zeros(3, 4)).sum(1).allclose(torch.ones(3))
+            True
+        """
         inputs, _ = split_batch(batch)
         outputs: Tensor = logits_of(call(self.model, inputs))
         return outputs
@@ -887,6 +913,10 @@ class FineTuner:
 
         Args:
             training: State of a run to resume; None for a checkpoint for use only.
+
+        Example:
+            >>> FineTuner(nn.Linear(4, 2), device="cpu").checkpoint().model.class_name
+            'Linear'
         """
         known, network = self._known, self.network
         return Checkpoint(

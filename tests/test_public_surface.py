@@ -1,12 +1,15 @@
-"""The public surface, written out: growth is a decision, and importing does nothing."""
+"""The public surface, written out: growth is a decision, every name is documented, and importing is light."""
 
 from __future__ import annotations
 
 import inspect
+import pydoc
+import re
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,8 @@ from torch import nn
 
 import finetune
 from finetune import FineTuner, callbacks, errors
+
+ROOT = Path(__file__).resolve().parent.parent
 
 NAMES = [
     "Advice", "ArgumentError", "CheckpointError", "Comparison", "DataError", "FineTuneError", "FineTuner", "HeadError",
@@ -23,6 +28,7 @@ NAMES = [
 
 METHODS = {
     "advise": ["train", "val", "*", "samples", "batch_size"],
+    "checkpoint": ["training"],
     "evaluate": ["data", "*", "batch_size"],
     "fit": [
         "train", "val", "*", "epochs", "strategy", "lr", "schedule", "batch_size", "augment", "augment_views", "cache",
@@ -46,8 +52,8 @@ CONSTRUCTOR = [
     "max_grad_norm", "gradient_accumulation_steps", "device", "precision", "compile", "seed",
 ]  # fmt: skip
 
-PROPERTIES = ["head", "inner", "loss", "task"]
-ATTRIBUTES = ["classes", "device", "history", "model", "precision", "preprocessing", "settings"]
+PROPERTIES = ["classes", "head", "history", "inner", "loss", "model", "network", "preprocessing", "task"]
+ATTRIBUTES = ["device", "precision", "settings"]
 CALLBACKS = [
     "CSVLogger", "Callback", "ClassWeights", "EMA", "EarlyStopping", "L2SP", "Logger", "Mixup", "ModelCheckpoint",
     "SWA", "TensorBoard",
@@ -80,8 +86,8 @@ def test_the_verbs_of_a_tuner_and_their_arguments() -> None:
 
 
 def test_the_attributes_of_a_tuner() -> None:
-    found = [name for name in dir(FineTuner) if isinstance(getattr(FineTuner, name), property)]
-    assert found == PROPERTIES
+    properties = {name for name in dir(FineTuner) if isinstance(getattr(FineTuner, name), property)}
+    assert sorted(name for name in properties if not name.startswith("_")) == PROPERTIES
     tuner = FineTuner(nn.Sequential(nn.Linear(2, 2)), device="cpu")
     assert sorted(name for name in vars(tuner) if not name.startswith("_")) == ATTRIBUTES
 
@@ -144,6 +150,42 @@ def test_trap_41_everything_past_the_data_is_keyword_only(verb: str) -> None:
         getattr(tuner, verb)(2, 3, 4)
 
 
+# Packages that must not be loaded before they are used, because each takes seconds to import.
+HEAVY = {"matplotlib", "pyarrow", "rich", "scipy", "sklearn", "tensorboard", "timm", "torchmetrics", "torchvision"}
+HEAVY |= {"peft", "transformers", "typer"}
+
+
+def modules_after(script: str) -> set[str]:
+    """Return the modules that are loaded once a script has run in a new process."""
+    script = f"{script}\nimport sys\nprint('modules', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
+    return {*done.stdout.splitlines()[-1].split()[1:]}
+
+
+def test_importing_loads_no_other_package() -> None:
+    packages = {name.split(".")[0] for name in modules_after("import finetune")}
+    assert not packages & (HEAVY | {"torch", "numpy"})
+
+
+def test_the_tuner_loads_little_but_torch() -> None:
+    torch_alone, with_tuner = modules_after("import torch"), modules_after("from finetune import FineTuner")
+    assert not {name.split(".")[0] for name in with_tuner - torch_alone} & HEAVY
+    assert len(with_tuner) < 1.25 * len(torch_alone)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["train", "--epoch"], ["trian"]])
+def test_the_command_line_answers_without_torch(arguments: list[str]) -> None:
+    run = f"""
+        from finetune.cli import main
+        try:
+            main({arguments})
+        except SystemExit:
+            pass
+    """
+    packages = {name.split(".")[0] for name in modules_after(textwrap.dedent(run))}
+    assert not packages & (HEAVY - {"typer", "rich"} | {"torch", "numpy"})
+
+
 def test_importing_has_no_side_effect() -> None:
     script = """
         import logging, random, signal, sys, warnings
@@ -175,3 +217,63 @@ def test_importing_has_no_side_effect() -> None:
         capture_output=True, text=True, check=False, cwd="/",
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+# Names under finetune.strategies and objects that verbs, callbacks and attributes hand out.
+STRATEGIES = [
+    "from_scratch", "full_finetune", "gradual_unfreezing", "last_stage", "linear_probe", "lora", "lp_ft", "surgical",
+]  # fmt: skip
+HANDED_OUT = ["Evidence", "RateSuggestion", "Run", "Summary", "Task"]
+
+REFERENCE = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
+DIRECTIVES = sorted(
+    set(re.findall(r"^\.\. auto(?:class|exception|function):: (finetune\.[\w.]+)", REFERENCE, re.MULTILINE))
+)
+
+
+def handed_out() -> dict[str, Any]:
+    """Return the classes of objects that users get without importing them, as found in the reference."""
+    found = {name.rpartition(".")[2]: pydoc.locate(name) for name in DIRECTIVES if name.count(".") > 2}
+    return {name: value for name, value in found.items() if name in HANDED_OUT}
+
+
+def documented() -> dict[str, Any]:
+    """Return everything that the reference describes, by the name under which a user finds it."""
+    modules = ("callbacks", "strategies")
+    found = {name: getattr(finetune, name) for name in NAMES if name not in modules} | handed_out()
+    found |= {f"callbacks.{name}": getattr(callbacks, name) for name in callbacks.__all__}
+    return found | {f"strategies.{name}": getattr(finetune.strategies, name) for name in STRATEGIES}
+
+
+def public_methods(cls: type) -> Iterator[tuple[str, Any]]:
+    """Yield the documented methods that a class defines itself."""
+    for name in vars(cls):
+        if not name.startswith("_") and callable(getattr(cls, name)) and inspect.getdoc(getattr(cls, name)):
+            yield name, getattr(cls, name)
+
+
+def test_the_strategies() -> None:
+    assert sorted({*finetune.strategies.STRATEGIES, "surgical"}) == STRATEGIES
+    assert sorted(handed_out()) == HANDED_OUT
+
+
+def test_every_public_name_stands_in_the_reference() -> None:
+    targets = [pydoc.locate(name) for name in DIRECTIVES]
+    assert None not in targets, f"not found: {[name for name in DIRECTIVES if pydoc.locate(name) is None]}"
+    (members,) = re.findall(r"automodule:: finetune\.strategies\n +:members: (.*)", REFERENCE)
+    assert sorted(members.split(", ")) == STRATEGIES
+    missing = [name for name, value in documented().items() if value not in targets and "strategies." not in name]
+    assert not missing
+    verbs = re.findall(r"auto(?:method|property):: finetune\.FineTuner\.(\w+)", REFERENCE)
+    assert not {*METHODS, *PROPERTIES} - {*verbs}
+
+
+def test_every_public_name_has_an_example() -> None:
+    missing = []
+    for name, value in documented().items():
+        if ">>>" not in (value.__doc__ or ""):
+            missing.append(name)
+        hooks = name == "Run" or name.startswith("callbacks.")  # shown by the example of the class
+        if isinstance(value, type) and not hooks:
+            missing += [f"{name}.{key}" for key, method in public_methods(value) if ">>>" not in method.__doc__]
+    assert not missing, f"{len(missing)} without a >>> example: {', '.join(missing)}"

@@ -104,6 +104,18 @@ class Run:
         row: History row of the epoch under way, complete in `on_epoch_end`.
         loss: Training loss of the last update, a detached scalar on the device. Reading it waits for the device.
         end_phase: Set it to True to end the phase after this epoch.
+
+    Example:
+        >>> from finetune import FineTuner
+        >>> from finetune.callbacks import Callback
+        >>> class ShowEpoch(Callback):
+        ...     def on_epoch_end(self, run):
+        ...         print(run.epoch, run.phase.epochs, run.num_outputs, f"{run.row['loss']:.2f}")
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+        >>> data = torch.randn(8, 4), torch.arange(8) % 2
+        >>> history = FineTuner(model, device="cpu").fit(data, epochs=2, callbacks=[ShowEpoch()])
+        1 2 2 ...
+        2 2 2 ...
     """
 
     tuner: Steps
