@@ -22,6 +22,7 @@ LABEL = 230  # width of the column on the right that says what a layer is for
 
 # The purpose of each layer, under the name of one of its modules.
 PURPOSES = {
+    "__main__": "python -m finetune",
     "cli": "command line, demo",
     "comparison": "many runs",
     "tuner": "FineTuner and its verbs",
