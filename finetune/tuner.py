@@ -651,7 +651,7 @@ class FineTuner:
         """
         if self._run is not None:
             return self._run.save(path)
-        schema.write(Path(path), self.checkpoint())
+        schema.write(Path(path), self._checkpoint())
         return Path(path)
 
     @classmethod
@@ -908,7 +908,7 @@ class FineTuner:
             if run.cache is not None:
                 run.cache.close()
 
-    def checkpoint(self, training: dict[str, Any] | None = None) -> Checkpoint:
+    def _checkpoint(self, training: dict[str, Any] | None = None) -> Checkpoint:
         """Return the content of a checkpoint.
 
         Args:

@@ -59,7 +59,7 @@ class Steps(Protocol):
     def validation_step(self, batch: Any) -> Tensor | StepOutput:
         """Return the loss of a validation batch."""
 
-    def checkpoint(self, training: dict[str, Any] | None) -> Checkpoint:
+    def _checkpoint(self, training: dict[str, Any] | None) -> Checkpoint:
         """Return the content of a checkpoint, with this training state."""
 
 
@@ -335,7 +335,7 @@ class Run:
         Raises:
             CheckpointError: If it cannot be written.
         """
-        schema.write(Path(path), self.tuner.checkpoint(self.state_dict() if training_state else None))
+        schema.write(Path(path), self.tuner._checkpoint(self.state_dict() if training_state else None))
         return Path(path)
 
     def state_dict(self) -> dict[str, Any]:
