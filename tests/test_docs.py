@@ -31,6 +31,7 @@ from PIL import Image
 from torchvision import models
 
 import finetune
+from finetune import FineTuner
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "finetune"
@@ -257,6 +258,14 @@ def test_decorated_and_nested_docstrings_are_seen(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text('"""M"""\n@torch.no_grad()\ndef f():\n    """F"""\n    class C:\n        """C"""\n')
     assert sorted(docstrings(file)) == [(1, "M"), (4, "F"), (6, "C")]
+
+
+def test_the_summary_in_the_guide_is_the_one_that_is_printed() -> None:
+    tuner = FineTuner("resnet18", weights=None, device="cpu").replace_head(3)
+    printed = str(tuner.freeze().unfreeze(["layer4", "*.bn1"]).freeze("conv1").summary())
+    guide = fences((ROOT / "docs" / "guide.md").read_text(encoding="utf-8"))
+    (shown,) = [block.code for block in guide if block.code.startswith("ResNet")]
+    assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines()
 
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

@@ -28,7 +28,6 @@ NAMES = [
 
 METHODS = {
     "advise": ["train", "val", "*", "samples", "batch_size"],
-    "checkpoint": ["training"],
     "evaluate": ["data", "*", "batch_size"],
     "fit": [
         "train", "val", "*", "epochs", "strategy", "lr", "schedule", "batch_size", "augment", "augment_views", "cache",
