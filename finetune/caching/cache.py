@@ -208,7 +208,10 @@ class Cache:
             return room
         all_parts, (parts, tier) = parts, room
         try:
-            self._store = store = self._opened(model, prefix, parts, tier)
+            store = self._opened(model, prefix, parts, tier)
+            if isinstance(store, Declined):
+                return store
+            self._store = store
             found = store.count() if tier == FOLDER else 0
             slices = [StoreSlice(store, num_rows(parts[:n]), num_rows([batches])) for n, batches in enumerate(parts)]
             pairs = zip(parts, slices, strict=True)
@@ -240,7 +243,7 @@ class Cache:
         rows = num_rows(parts)
         return planner.no_room(rows * prefix.bytes_per_sample, rows, device, tiers[-1])
 
-    def _opened(self, model: nn.Module, prefix: Prefix, parts: list[Batches], tier: str) -> Store:
+    def _opened(self, model: nn.Module, prefix: Prefix, parts: list[Batches], tier: str) -> Store | Declined:
         rows, device = num_rows(parts), parts[0].device
         pinned = device.type == "cuda"
         if tier in (DEVICE, MEMORY):
@@ -250,14 +253,14 @@ class Cache:
             return DiskStore(None, prefix.specs, rows, pinned=pinned)
         preprocessing = parts[0].preprocessing  # that of the model, so it is the same for all parts
         if type(preprocessing) not in _OWN_PREPROCESSING:
-            raise StoreError("a custom preprocessing class cannot be identified by content")
+            return Declined("a custom preprocessing class cannot be identified by content")
         layout = [list(parameter.stride()) for parameter in model.parameters()]  # kernels round by it
         described = {"preprocessing": preprocessing and preprocessing.to_dict(), "layout": layout}
         name = fingerprint(prefix, described)
         keys = [keys_of_views(batches) for batches in parts]
         known = [key for key in keys if key is not None]
         if name is None or len(known) < len(keys):
-            raise StoreError("the data or a frozen layer cannot be identified by content, to be found by another run")
+            return Declined("the data or a frozen layer cannot be identified by content, to be found by another run")
         return DiskStore(self._where, prefix.specs, np.concatenate(known), name, pinned=pinned)
 
     def _measured(

@@ -39,37 +39,32 @@ def cut_prefix(model: nn.Module, inputs: Any) -> Prefix | Declined:
     Returns:
         The prefix, or the reason why the model cannot be split.
     """
+    leaves, structure = flatten_inputs(inputs)
+    unfit = _declined_before_running(model, [leaf for leaf in leaves if isinstance(leaf, Tensor)])
+    if unfit:
+        return unfit
+    few = unflatten_inputs([leaf[:_SAMPLES] if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
     reasons = []
-    try:
-        few = _few_samples(model, inputs)
-        for eager in (False, True):
-            try:
-                return _cut(model, few, eager)
-            except DeclinedError as error:
-                reasons.append(str(error))
-    except DeclinedError as error:
-        return Declined(str(error))
+    for eager in (False, True):
+        try:
+            return _cut(model, few, eager)
+        except DeclinedError as error:
+            reasons.append(str(error))
     return Declined(reasons[0])
 
 
-def _few_samples(model: nn.Module, inputs: Any) -> Any:
-    """Check the inputs without running the model, and return the first samples of the batch.
-
-    Raises:
-        DeclinedError: If there is nothing to split, or the inputs have no sample dimension.
-    """
-    leaves, structure = flatten_inputs(inputs)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+def _declined_before_running(model: nn.Module, tensors: list[Tensor]) -> Declined | None:
+    """Return why a model with these input tensors cannot be split, as far as that is known without running it."""
     lengths = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
     if len(lengths) != 1:
-        raise DeclinedError("the model's inputs are not tensors that share a first dimension of samples")
+        return Declined("the model's inputs are not tensors that share a first dimension of samples")
     if lengths.pop() < 2:
-        raise DeclinedError("the batch has one sample, and finding the sample dimension takes two")
+        return Declined("the batch has one sample, and finding the sample dimension takes two")
     if any(tensor.requires_grad for tensor in tensors):
-        raise DeclinedError("the inputs require a gradient")
+        return Declined("the inputs require a gradient")
     if not trainable(model):
-        raise DeclinedError("no parameter is trainable")
-    return unflatten_inputs([leaf[:_SAMPLES] if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+        return Declined("no parameter is trainable")
+    return None
 
 
 def _cut(model: nn.Module, example: Any, eager: bool) -> Prefix:
