@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -42,7 +43,9 @@ def main() -> None:
     classes = sorted(folder.name for folder in train.iterdir() if folder.is_dir())
 
     # Train the new head first, then everything at a tenth of the rate.
-    settings = {} if options.train else {"weights": None, "preprocessing": {"crop_size": (32, 32), "resize_size": 32}}
+    settings: dict[str, Any] = (
+        {} if options.train else {"weights": None, "preprocessing": {"crop_size": (32, 32), "resize_size": 32}}
+    )
     tuner = FineTuner(options.model, **settings).replace_head(len(classes))
     tuner.fit(train, options.val, epochs=options.epochs, batch_size=options.batch_size, strategy="lp_ft")
     print(tuner.summary())

@@ -14,6 +14,7 @@ import itertools
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -54,8 +55,10 @@ def main() -> None:
         rows = list(csv.DictReader(file))
     paths = [table.parent / row.pop("path") for row in rows]
 
-    settings = {} if options.table else {"weights": None, "preprocessing": {"crop_size": (64, 64), "resize_size": 64}}
-    training = {"epochs": options.epochs, "lr": 1e-2, "batch_size": options.batch_size}
+    settings: dict[str, Any] = (
+        {} if options.table else {"weights": None, "preprocessing": {"crop_size": (64, 64), "resize_size": 64}}
+    )
+    training: dict[str, Any] = {"epochs": options.epochs, "lr": 1e-2, "batch_size": options.batch_size}
     for attribute in rows[0]:
         labels = [row[attribute] for row in rows]
         tuner = FineTuner(options.model, **settings).replace_head(len({*labels})).freeze()

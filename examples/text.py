@@ -70,8 +70,9 @@ def main() -> None:
     print(f"validation accuracy: {tuner.history[-1]['val_accuracy']:.3f}")
 
     texts = ["a moving film and a lovely cast", "a slow plot and an awful ending"]
+    classes = tuner.classes or ()
     for text, row in zip(texts, tuner.predict(texts).softmax(1), strict=True):
-        print(f"{text}: {tuner.classes[int(row.argmax())]} ({row.max():.2f})")
+        print(f"{text}: {classes[int(row.argmax())]} ({row.max():.2f})")
 
 
 if __name__ == "__main__":
