@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
@@ -120,6 +120,11 @@ def test_summary_of_a_name_and_of_a_checkpoint(checkpoint: Path, capsys: pytest.
     said = capsys.readouterr().out
     assert "classifier" in said
     assert "1,235,496" not in said
+
+
+def test_version_prints_the_installed_version(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--version")
+    assert capsys.readouterr().out == f"finetune {version('torch-finetune')}\n"
 
 
 def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
