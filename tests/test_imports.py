@@ -9,7 +9,8 @@ import sys
 import pytest
 
 # Packages that `import torch` does not load by itself, and that take a second or more to load.
-HEAVY = {"matplotlib", "pandas", "pyarrow", "scipy", "sklearn", "timm", "torchmetrics", "torchvision", "transformers"}
+HEAVY = {"matplotlib", "pandas", "peft", "pyarrow", "scipy", "sklearn", "tensorboard", "timm", "torchmetrics"}
+HEAVY |= {"torchvision", "transformers"}
 TORCH = {"torch", "numpy"}
 
 
@@ -38,11 +39,10 @@ def test_the_package_loads_without_torch() -> None:
 
 def test_the_tuner_loads_torch_and_little_else(torch_alone: set[str]) -> None:
     added = loaded("from finetune import FineTuner") - torch_alone
-    assert not packages(added) & HEAVY
-    assert not {name for name in added if name.startswith(("torch._dynamo", "torch._inductor", "torch.distributed"))}
-    assert not packages(added) & {"sympy", "triton", "networkx", "rich"}
-    assert len({name for name in added if name.startswith("torch.")}) <= 5
+    assert not packages(added) & (HEAVY | {"networkx", "rich", "sympy", "triton", "typer"})
+    assert not {name for name in added if name.startswith("torch.")}
     assert len(added) < 200
+    assert len(added) < 0.25 * len(torch_alone)
 
 
 def test_every_public_name_loads_without_heavy_packages(torch_alone: set[str]) -> None:

@@ -149,42 +149,6 @@ def test_trap_41_everything_past_the_data_is_keyword_only(verb: str) -> None:
         getattr(tuner, verb)(2, 3, 4)
 
 
-# Packages that must not be loaded before they are used, because each takes seconds to import.
-HEAVY = {"matplotlib", "pyarrow", "rich", "scipy", "sklearn", "tensorboard", "timm", "torchmetrics", "torchvision"}
-HEAVY |= {"peft", "transformers", "typer"}
-
-
-def modules_after(script: str) -> set[str]:
-    """Return the modules that are loaded once a script has run in a new process."""
-    script = f"{script}\nimport sys\nprint('modules', *sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
-    return {*done.stdout.splitlines()[-1].split()[1:]}
-
-
-def test_importing_loads_no_other_package() -> None:
-    packages = {name.split(".")[0] for name in modules_after("import finetune")}
-    assert not packages & (HEAVY | {"torch", "numpy"})
-
-
-def test_the_tuner_loads_little_but_torch() -> None:
-    torch_alone, with_tuner = modules_after("import torch"), modules_after("from finetune import FineTuner")
-    assert not {name.split(".")[0] for name in with_tuner - torch_alone} & HEAVY
-    assert len(with_tuner) < 1.25 * len(torch_alone)
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["train", "--epoch"], ["trian"]])
-def test_the_command_line_answers_without_torch(arguments: list[str]) -> None:
-    run = f"""
-        from finetune.cli import main
-        try:
-            main({arguments})
-        except SystemExit:
-            pass
-    """
-    packages = {name.split(".")[0] for name in modules_after(textwrap.dedent(run))}
-    assert not packages & (HEAVY - {"typer", "rich"} | {"torch", "numpy"})
-
-
 def test_importing_has_no_side_effect() -> None:
     script = """
         import logging, random, signal, sys, warnings
