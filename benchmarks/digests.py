@@ -27,7 +27,7 @@ from finetune import FineTuner, LayerDecay, Phase
 from finetune.callbacks import EMA, L2SP, EarlyStopping, Mixup
 
 CLOCKS = ("seconds", "samples_per_second")
-PICTURES = {"crop_size": (32, 32), "resize_size": 36}
+IMAGES = {"crop_size": (32, 32), "resize_size": 36}
 
 
 def convolutions() -> nn.Module:
@@ -84,7 +84,7 @@ def resumed(place: Path) -> FineTuner:
 
 def runs(place: Path) -> dict[str, Callable[[], FineTuner]]:
     """Return the runs by name."""
-    resnet: dict[str, Any] = {"weights": None, "device": "cpu", "preprocessing": PICTURES}
+    resnet: dict[str, Any] = {"weights": None, "device": "cpu", "preprocessing": IMAGES}
     by_hand = [Phase("9", 2, 1e-2), Phase(["3", "9"], 2, {"3": 1e-3, "9": 1e-2})]
     return {
         "resnet18, head, folder, augmented": lambda: fitted(

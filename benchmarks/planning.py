@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "planning.md"
 ALLOWED = 1.05  # the ratio that is to be kept
 _LEAST_ROUNDS = 5
 
-Pictures = tuple[Tensor, Tensor]
+Images = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Case:
     samples: int
     epochs: int
 
-    def seconds(self, pictures: Pictures, cache: str | bool) -> float:
+    def seconds(self, pictures: Images, cache: str | bool) -> float:
         """Return what a whole `fit` takes."""
         torch.manual_seed(0)
         size = self.shape[1:]
@@ -57,7 +57,7 @@ class Case:
         tuner.fit(pictures, val=False, epochs=self.epochs, augment=False, progress=False, cache=cache)
         return time.perf_counter() - begun
 
-    def pictures(self) -> Pictures:
+    def pictures(self) -> Images:
         """Return made-up pictures uint8 [N, C, H, W] and their labels."""
         generator = torch.Generator().manual_seed(0)
         return (

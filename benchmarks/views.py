@@ -31,7 +31,7 @@ from benchmarks.shapes import SHAPES
 from finetune import FineTuner
 from finetune.comparison.statistics import half_width
 from finetune.data.preprocessing.augmentations import AUGMENTATIONS, Augmentation, CropAndFlip, Unaugmented
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 
 RESULTS = Path(__file__).parent / "results" / "views.md"
 SEEDS = range(10, 20)  # the library's default was chosen on others

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetune.comparison.advise import advise
     from finetune.comparison.compare import compare
     from finetune.comparison.comparison import Comparison
-    from finetune.data.preprocessing.pictures import Preprocessing
+    from finetune.data.preprocessing.images import Preprocessing
     from finetune.errors import (
         ArgumentError,
         CheckpointError,
@@ -67,7 +67,7 @@ _HOMES = {
     "History": "finetune.training.history",
     "LayerDecay": "finetune.training.optim.rates",
     "Phase": "finetune.training.optim.phases",
-    "Preprocessing": "finetune.data.preprocessing.pictures",
+    "Preprocessing": "finetune.data.preprocessing.images",
     "StepOutput": "finetune.training.metrics",
     "advise": "finetune.comparison.advise",
     "compare": "finetune.comparison.compare",

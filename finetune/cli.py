@@ -113,17 +113,17 @@ def evaluate(file: _File, data: _Data, batch_size: _BatchSize = 32) -> None:
 @app.command()
 def predict(
     file: _File,
-    pictures: Annotated[list[Path], typer.Argument(help="Images, or one folder of images.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or one folder of images.")],
     top: Annotated[int, typer.Option(help="Number of classes per image.", min=1)] = 1,
 ) -> None:
     """Print the most likely classes of each image."""
     from finetune.data.sources.open_source import open_source
     from finetune.tuner import FineTuner
 
-    if len(pictures) > 1 and any(picture.is_dir() for picture in pictures):
+    if len(images) > 1 and any(image.is_dir() for image in images):
         raise ArgumentError("Expected images or one folder of images, but got a folder among several paths.")
     tuner = FineTuner.load_checkpoint(file)
-    source = open_source(pictures[0] if len(pictures) == 1 else pictures, labelled=False)
+    source = open_source(images[0] if len(images) == 1 else images, labelled=False)
     outputs = tuner.predict(source)
     values = outputs if tuner.task is None else tuner.task.probabilities(outputs)
     for index, row in enumerate(values):

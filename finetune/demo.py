@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from finetune.comparison.candidates import build_model
 from finetune.comparison.compare import compare
 from finetune.comparison.comparison import Comparison
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import few_shot
 from finetune.errors import ArgumentError
@@ -53,9 +53,9 @@ class DigitNet(nn.Module):
         self.layer3 = _Block(2 * width, 4 * width, stride=1)
         self.head = nn.Linear(4 * width * 4 * 4, num_classes)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Return logits [N, num_classes]."""
-        features = self.layer3(self.layer2(self.layer1(self.stem(pictures))))
+        features = self.layer3(self.layer2(self.layer1(self.stem(images))))
         logits: Tensor = self.head(features.flatten(1))
         return logits
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from finetune.data.preprocessing.base import InputPreprocessing
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.presets import preprocessing_of
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.randomness import seeded

@@ -25,7 +25,7 @@ from finetune.data.pipeline import Pipeline, preprocessing_for
 from finetune.data.prepare import Prepared, some_targets
 from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.preprocessing.base import InputPreprocessing
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
@@ -71,7 +71,7 @@ class Known:
 
     Attributes:
         network: The module with its heads, stages and changes.
-        preprocessing: Turns pictures, texts or sound into inputs; None if inputs are ready.
+        preprocessing: Turns images, texts or sound into inputs; None if inputs are ready.
         classes: Class names by output, or None.
         classes_from_data: Whether training data named the classes; names from the weights give way to it.
         task: The task with its loss, or None before targets were seen.
@@ -99,11 +99,11 @@ class FineTuner:
         model: An `nn.Module`, used in place, or the name of a model: `"resnet18"`, `"timm/NAME"`, `"hf/NAME"`.
         weights: For a name, `"DEFAULT"` for the best published weights, the name of others, or None for
             random ones. In either case, the path of a local state dict (`.pth` or `.safetensors`).
-        in_channels: Channels of the pictures, if not the model's own. The first layers are adapted, so that
-            with 1 a grey picture gives the same as its RGB copy. None leaves them alone.
-        preprocessing: From pictures, texts or sound to inputs: a `Preprocessing` or its fields, or a
+        in_channels: Channels of the images, if not the model's own. The first layers are adapted, so that
+            with 1 a grey image gives the same as its RGB copy. None leaves them alone.
+        preprocessing: From images, texts or sound to inputs: a `Preprocessing` or its fields, or a
             tokenizer, feature extractor or image processor of transformers. None for the one published with the
-            weights, and otherwise, for pictures, ImageNet's at 224 pixels.
+            weights, and otherwise, for images, ImageNet's at 224 pixels.
         loss: `"cross_entropy"`, `"bce"`, `"mse"` or a function of outputs and targets; None to infer it
             from the targets.
         metrics: Names, torchmetrics objects, or a mapping from name to either; None for the task's defaults.
@@ -215,7 +215,7 @@ class FineTuner:
 
     @property
     def preprocessing(self) -> InputPreprocessing | None:
-        """Turns pictures, texts or sound into the model's inputs; None if inputs come ready."""
+        """Turns images, texts or sound into the model's inputs; None if inputs come ready."""
         return self._known.preprocessing
 
     @preprocessing.setter
@@ -346,9 +346,9 @@ class FineTuner:
             >>> summary.parameters, summary.multiply_adds
             (67, 56)
         """
-        pictures = self.preprocessing if isinstance(self.preprocessing, Preprocessing) else None
-        picture = None if pictures is None else (pictures.channels, *pictures.crop_size)
-        example = self.network.example_of_size(input_size, picture)
+        images = self.preprocessing if isinstance(self.preprocessing, Preprocessing) else None
+        image = None if images is None else (images.channels, *images.crop_size)
+        example = self.network.example_of_size(input_size, image)
         rates = (self._run and self._run.planned_rates()) or self._known.rates
         return summarize(self.inner, self.network.stages(), rates, example, depth)
 
@@ -391,11 +391,11 @@ class FineTuner:
             schedule: `"cosine"`, `"linear"`, `"constant"` or `"one_cycle"`, all with warm-up over the first
                 5 % (one-cycle: 30 %), or a function from the phase's progress in [0, 1] to a factor.
             batch_size: Samples per batch.
-            augment: Augmentation of training pictures: True for random crops and flips, False for none,
-                `"randaugment"` or `"trivialaugment"` for these policies on top, or a function of a PIL picture.
-            augment_views: Number of fixed augmented versions to keep per picture, cycled one per epoch, so that
+            augment: Augmentation of training images: True for random crops and flips, False for none,
+                `"randaugment"` or `"trivialaugment"` for these policies on top, or a function of a PIL image.
+            augment_views: Number of fixed augmented versions to keep per image, cycled one per epoch, so that
                 frozen features can be cached. 0 draws a fresh augmentation every epoch. None draws fresh ones
-                unless the cache is active and the augmentation is built in; then it keeps 4: the picture as
+                unless the cache is active and the augmentation is built in; then it keeps 4: the image as
                 evaluated and 3 random versions.
             cache: Where to keep the activations of the frozen layers, computed once per sample: `"auto"` on
                 the device, in memory or on disk if that pays and gives the same result; `"memory"` or
@@ -406,7 +406,7 @@ class FineTuner:
             checkpoint_dir: Folder for `last.safetensors` and `best.safetensors`.
             resume_from: A checkpoint file, a folder of them, or `"auto"` for the one in `checkpoint_dir` if
                 there is one.
-            skip_corrupt: Whether to leave out pictures that cannot be decoded, with a warning, instead of
+            skip_corrupt: Whether to leave out images that cannot be decoded, with a warning, instead of
                 raising.
             progress: Whether to show plan and progress in a terminal; elsewhere they are logged.
 
@@ -506,10 +506,10 @@ class FineTuner:
         `tuner.classes` has the names.
 
         Args:
-            data: Data as `fit` takes it, with or without labels; or the path of one picture, a list of
-                paths, a folder of pictures, or X alone, such as a list of texts.
+            data: Data as `fit` takes it, with or without labels; or the path of one image, a list of
+                paths, a folder of images, or X alone, such as a list of texts.
             batch_size: Samples per batch.
-            tta: Test-time augmentation: True to average the outputs with those of the mirrored pictures, or
+            tta: Test-time augmentation: True to average the outputs with those of the mirrored images, or
                 functions of a batch [N, C, H, W], one per further view.
 
         Raises:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from finetune import Phase
 from finetune.callbacks import Callback
 from tests.helpers.callbacks import Watch
+from tests.helpers.image_files import picture
 from tests.helpers.models import small_mlp
-from tests.helpers.pictures import picture
 from tests.helpers.tensors import gaussian_blobs
 from tests.helpers.tuners import ScriptedTuner
 
@@ -59,7 +59,7 @@ def same() -> Callable[[Any, Any], bool]:
 
 @pytest.fixture
 def class_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that makes a folder with `counts[name]` pictures per class."""
+    """Return a function that makes a folder with `counts[name]` images per class."""
 
     def make(name: str = "train", **counts: int) -> Path:
         for k, (label, count) in enumerate(sorted(counts.items())):
@@ -119,7 +119,7 @@ def timeless() -> Callable[[Any], list[dict[str, Any]]]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[str]:
-    """Write four pictures to `tmp_path` and return their names."""
+    """Write four images to `tmp_path` and return their names."""
     for i in range(4):
         picture(i).save(tmp_path / f"{i}.png")
     return [f"{i}.png" for i in range(4)]

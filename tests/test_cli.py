@@ -226,7 +226,7 @@ def test_a_wrong_option_prints_one_line(
         (["train"], "'data'"),
         (["train", "pets"], "'--out'"),
         (["fit"], "No such command 'fit'"),
-        (["predict", "m.safetensors"], "'pictures'"),
+        (["predict", "m.safetensors"], "'images'"),
         (["summary", "resnet19"], "Did you mean 'resnet18'"),
         (["summary", "resnet18", "--size", "-1"], "-1"),
         (["evaluate", "m.safetensors", "pets"], "m.safetensors cannot be read: No such file"),

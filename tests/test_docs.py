@@ -5,7 +5,7 @@ example data under the names the pages use. Nothing is downloaded: the pretraine
 randomly initialized model of the same shape in torch's own download cache, so the code that loads
 them is the real one. The only way to leave an example out is to mark it as another language.
 
-The architecture page is checked against the code: its files, tables, diagram and picture.
+The architecture page is checked against the code: its files, tables, diagram and image.
 """
 
 from __future__ import annotations
@@ -157,20 +157,20 @@ def make_data(folder: Path) -> None:
     """
     for part, count in (("train", 4), ("val", 1)):
         rows = [
-            (_picture(folder / "dogs" / part / breed / f"{index}.png", colour, index), breed)
+            (_image(folder / "dogs" / part / breed / f"{index}.png", colour, index), breed)
             for breed, colour in BREEDS.items()
             for index in range(count)
         ]
         listed = [f"{path.relative_to(folder / 'dogs').as_posix()},{breed}" for path, breed in rows]
         (folder / "dogs" / f"{part}.csv").write_text("\n".join(["path,label", *listed]) + "\n")
     for index, colour in enumerate(BREEDS.values()):
-        _picture(folder / "dogs" / "new" / f"{index}.png", colour, index)
-    _picture(folder / "dog.png", BREEDS["pug"], 1)
+        _image(folder / "dogs" / "new" / f"{index}.png", colour, index)
+    _image(folder / "dog.png", BREEDS["pug"], 1)
     reviews = [f"a {word} {noun},{word}" for word in ("good", "bad") for noun in ("film", "plot") * 3]
     (folder / "reviews.csv").write_text("\n".join(["text,label", *reviews]) + "\n")
 
 
-def _picture(path: Path, colour: tuple[int, ...], index: int) -> Path:
+def _image(path: Path, colour: tuple[int, ...], index: int) -> Path:
     """Write a small image of `colour`, slightly different for each index."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shade = tuple(min(255, channel + 5 * index) for channel in colour)
@@ -306,6 +306,6 @@ def test_the_diagram_of_the_loop_is_that_of_the_code() -> None:
     assert diagram.strip() == docstring.split("\n\n", 1)[1].strip()
 
 
-def test_the_picture_of_the_layers_is_that_of_the_code() -> None:
+def test_the_image_of_the_layers_is_that_of_the_code() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "draw_layers.py"))
-    assert script["PICTURE"].read_text(encoding="utf-8") == script["picture"](), "run `make picture`"
+    assert script["IMAGE"].read_text(encoding="utf-8") == script["picture"](), "run `make image`"

@@ -39,11 +39,11 @@ def pictures(tmp_path: Path) -> Path:
     """Return a folder of grayscale images in three classes."""
     draw = np.random.default_rng(0)
     for name in "abc":
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(2):
             values = draw.integers(0, 256, (48, 48), dtype=np.uint8)
-            Image.fromarray(values).save(tmp_path / "pictures" / name / f"{number}.png")
-    return tmp_path / "pictures"
+            Image.fromarray(values).save(tmp_path / "images" / name / f"{number}.png")
+    return tmp_path / "images"
 
 
 def built(name: str, **settings: Any) -> FineTuner:

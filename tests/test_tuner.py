@@ -48,7 +48,7 @@ def net(outputs: int = 3, seed: int = 0) -> Net:
         return Net(outputs)
 
 
-def picture_net() -> nn.Module:
+def image_net() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -58,8 +58,8 @@ def make(model: nn.Module | None = None, **settings: Any) -> FineTuner:
     return FineTuner(net() if model is None else model, **{"device": "cpu", **settings})
 
 
-def pictures_tuner() -> FineTuner:
-    return make(picture_net(), preprocessing=TINY)
+def images_tuner() -> FineTuner:
+    return make(image_net(), preprocessing=TINY)
 
 
 def data(n: int = 18, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -151,7 +151,7 @@ def test_data_in_memory_trains_to_the_same_weights(kind: str) -> None:
 
 
 def test_a_folder_is_split_and_the_user_is_told(pets: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tuner = pictures_tuner()
+    tuner = images_tuner()
     with caplog.at_level("INFO"):
         tuner.fit(pets, epochs=1)
 
@@ -161,7 +161,7 @@ def test_a_folder_is_split_and_the_user_is_told(pets: Path, caplog: pytest.LogCa
 
 
 def test_a_share_and_false_and_a_folder_with_both_parts(tmp_path: Path, pets: Path) -> None:
-    tuner = pictures_tuner()
+    tuner = images_tuner()
     assert "val_loss" in tuner.fit(pets, 0.5, progress=False)[-1]
     assert "val_loss" not in tuner.fit(pets, False, progress=False)[-1]
     assert "val_loss" in tuner.fit(pets, val=pets, progress=False)[-1]
@@ -170,7 +170,7 @@ def test_a_share_and_false_and_a_folder_with_both_parts(tmp_path: Path, pets: Pa
 
     folder_of(tmp_path / "both" / "train", "cat", "dog")
     folder_of(tmp_path / "both" / "val", "cat", "dog", each=1)
-    whole, parts = pictures_tuner(), pictures_tuner()
+    whole, parts = images_tuner(), images_tuner()
     whole.fit(tmp_path / "both", progress=False)
     parts.fit(tmp_path / "both" / "train", tmp_path / "both" / "val", progress=False)
     assert equal(weights(whole.model), weights(parts.model))
@@ -190,7 +190,7 @@ def test_a_table_trains_as_its_folder(suffix: str, pets: Path) -> None:
         from pyarrow import parquet
 
         parquet.write_table(arrow.table({"path": [r[0] for r in rows], "label": [r[1] for r in rows]}), table)
-    of_folder, of_table = pictures_tuner(), pictures_tuner()
+    of_folder, of_table = images_tuner(), images_tuner()
     of_folder.fit(pets, epochs=1, progress=False)
     of_table.fit(table, epochs=1, progress=False)
 
@@ -377,7 +377,7 @@ def test_trap_03_nothing_trainable_is_an_error_and_a_frozen_new_head_a_warning()
 
 
 def test_a_new_head_forgets_class_names_and_task(pets: Path) -> None:
-    tuner = pictures_tuner()
+    tuner = images_tuner()
     tuner.fit(pets, progress=False)
     tuner.replace_head(3)
 
@@ -392,7 +392,7 @@ def test_trap_35_the_training_classes_rule(tmp_path: Path) -> None:
     train = folder_of(tmp_path / "train", "ant", "bee", "cat")
     fewer = folder_of(tmp_path / "fewer", "bee", "cat")
     more = folder_of(tmp_path / "more", "ant", "dog")
-    tuner = pictures_tuner().replace_head(3)
+    tuner = images_tuner().replace_head(3)
     before = weights(tuner.model)
 
     with pytest.raises(DataError, match=r"class 'dog', which the training data does not have"):
@@ -481,7 +481,7 @@ def test_the_users_random_state_is_not_touched(pets: Path) -> None:
     tuner.predict(data())
     tuner.fit(DataLoader(TensorDataset(*data()), shuffle=True, batch_size=5), progress=False)
     tuner.summary()
-    pictures_tuner().fit(pets, progress=False)
+    images_tuner().fit(pets, progress=False)
     make("squeezenet1_1", weights=None).replace_head(2)
 
     assert random_state() == state
@@ -525,8 +525,8 @@ def test_trap_18_evaluation_and_prediction_are_exact_for_any_batch_size(batch_si
     torch.testing.assert_close(tuner.predict(X, batch_size=batch_size), logits.detach())
 
 
-def test_predictions_are_the_rows_of_every_form_of_pictures(pets: Path, tmp_path: Path) -> None:
-    tuner = pictures_tuner()
+def test_predictions_are_the_rows_of_every_form_of_images(pets: Path, tmp_path: Path) -> None:
+    tuner = images_tuner()
     files = sorted(pets.rglob("*.png"))
     rows = tuner.predict(files, batch_size=3)
 
@@ -541,9 +541,9 @@ def test_predictions_are_the_rows_of_every_form_of_pictures(pets: Path, tmp_path
     torch.testing.assert_close(tuner.predict(str(loose)), rows)
 
 
-def test_trap_36_a_corrupt_picture_is_named(pets: Path) -> None:
-    (pets / "cat" / "cat2.png").write_bytes(b"no picture")
-    tuner = pictures_tuner()
+def test_trap_36_a_corrupt_image_is_named(pets: Path) -> None:
+    (pets / "cat" / "cat2.png").write_bytes(b"no image")
+    tuner = images_tuner()
     for verb in (tuner.predict, tuner.evaluate, tuner.fit):
         with pytest.raises(DataError, match=r"cat2\.png"):
             verb(pets)

@@ -13,7 +13,7 @@ _SIDES = {"vit_": 224, "swin": 64, "inception_v3": 299, "alexnet": 64, "maxvit":
 _CLIPS = {"mvit": (16, 224), "swin3d": (4, 32), "s3d": (14, 224)}
 
 
-def _picture_classifier(name: str) -> Built:
+def _image_classifier(name: str) -> Built:
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     model: nn.Module = models.get_model(name, weights=None, **options)
     side = next((side for prefix, side in _SIDES.items() if name.startswith(prefix)), 64)
@@ -30,11 +30,11 @@ def _noise(*shape: int) -> Tensor:
     return torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
 
 
-PICTURES = Family(
+IMAGES = Family(
     title="torchvision classifiers",
     packages=("torchvision",),
     names=lambda: list(models.list_models(module=models)),
-    build=_picture_classifier,
+    build=_image_classifier,
     sample=("resnet18", "googlenet", "mobilenet_v3_small", "squeezenet1_1", "swin_t", "densenet121"),
 )
 VIDEOS = Family(

@@ -80,7 +80,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 def _digest(network: str, source: World, recipe: Recipe) -> str:
     """Return a digest of the first weights, of some pictures and of the recipe."""
-    pictures, _ = _pictures(source, "train", 2)
+    pictures, _ = _images(source, "train", 2)
     digest = hashlib.sha256(repr(recipe).encode())
     for value in new_network(network, len(source.classes)).state_dict().values():
         digest.update(value.numpy().tobytes())
@@ -102,13 +102,13 @@ def _trained(network: str, source: World, recipe: Recipe) -> tuple[nn.Module, fl
         loss.backward()
         optimizer.step()
         schedule.step()
-    pictures, labels = _pictures(source, "test", recipe.held_out)
+    pictures, labels = _images(source, "test", recipe.held_out)
     with torch.no_grad():
         correct = model.eval()(pictures).argmax(1) == labels
     return model, correct.float().mean().item()
 
 
-def _pictures(source: World, part: Part, count: int) -> tuple[Tensor, Tensor]:
+def _images(source: World, part: Part, count: int) -> tuple[Tensor, Tensor]:
     stencils, labels = _stencils(source, part, count)
     return source.look.pictures(stencils, generator(source.name, part, "look")), labels
 

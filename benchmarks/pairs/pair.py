@@ -13,7 +13,7 @@ from benchmarks.pairs.looks import Look
 from benchmarks.pairs.stencils import generator
 from benchmarks.pairs.worlds import World
 
-Pictures = tuple[Tensor, Tensor]
+Images = tuple[Tensor, Tensor]
 
 
 class Data(NamedTuple):
@@ -25,9 +25,9 @@ class Data(NamedTuple):
         shifted: the test pictures out of distribution: turned, fainter, blurred, with other noise.
     """
 
-    train: Pictures
-    test: Pictures
-    shifted: Pictures
+    train: Images
+    test: Images
+    shifted: Images
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from finetune.caching.store.store import Store, StoreError, StoreSlice
 from finetune.caching.timings import Timings, time_forward, time_replay, timed
 from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.errors import ArgumentError, nearest

@@ -128,7 +128,7 @@ def audit(
 ) -> Source:
     """Check data for problems that would stop or spoil a run, before the first step.
 
-    Every picture and sound file is decoded once, every text and every value of an array is read, and so are up to
+    Every image and sound file is decoded once, every text and every value of an array is read, and so are up to
     2,000 samples of a dataset. Streams and DataLoaders cannot be checked beforehand; see `check_batch_targets`.
 
     Args:

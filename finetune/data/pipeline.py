@@ -13,8 +13,8 @@ from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.prepare import Prepared, prepare
 from finetune.data.preprocessing.augmentations import Augmentation, chosen_augmentation
-from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.base import IMAGE, InputPreprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.base import Source
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
@@ -118,9 +118,9 @@ class Pipeline:
             source: The data.
             batch_size: Samples per batch.
             shuffle: Whether each epoch has its own order.
-            augment: Augmentation of pictures, as `fit` takes it.
-            views: Fixed augmented versions per picture; None for the default of the augmentation.
-            keep: Whether decoded pictures may stay in memory for the next epoch.
+            augment: Augmentation of images, as `fit` takes it.
+            views: Fixed augmented versions per image; None for the default of the augmentation.
+            keep: Whether decoded images may stay in memory for the next epoch.
             num_classes: Number of classes, to check labels that cannot be audited beforehand.
         """
         chosen = chosen_augmentation(augment, self.preprocessing, source.kind, views=views)
@@ -163,5 +163,5 @@ class Pipeline:
 
 
 def preprocessing_for(source: Source, known: InputPreprocessing | None) -> InputPreprocessing | None:
-    """Return the preprocessing for a source: the known one, or ImageNet's for pictures that have none."""
-    return Preprocessing() if known is None and source.kind == PICTURE else known
+    """Return the preprocessing for a source: the known one, or ImageNet's for images that have none."""
+    return Preprocessing() if known is None and source.kind == IMAGE else known

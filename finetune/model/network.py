@@ -210,12 +210,12 @@ class Network:
         plain = self.wrapped is self.module and (samples is None or samples >= _FEW_SAMPLES)
         return plain and gains_from_channels_last(self.module, device, trains_all=trains_all)
 
-    def example_of_size(self, size: Sequence[int] | None, picture: tuple[int, ...] | None) -> Any:
+    def example_of_size(self, size: Sequence[int] | None, image: tuple[int, ...] | None) -> Any:
         """Return two samples of `size`; without it samples of the user's data, or guessed ones.
 
         Args:
             size: Shape of one sample, without the batch dimension.
-            picture: [C, H, W] that the preprocessing produces, or None.
+            image: [C, H, W] that the preprocessing produces, or None.
 
         Returns:
             The inputs, or None if the model accepts none of the guesses.
@@ -224,10 +224,10 @@ class Network:
             return samples_of_size(self.module, tuple(size))
         if self.example is not None:
             return self.example
-        if picture is not None:
-            pictures = samples_of_size(self.module, picture)
-            if accepted_example(self.module, pictures) is not None:
-                return pictures
+        if image is not None:
+            images = samples_of_size(self.module, image)
+            if accepted_example(self.module, images) is not None:
+                return images
         return accepted_example(self.module)
 
 

@@ -147,7 +147,7 @@ class Run:
         self._statistics: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         self._remembered: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._warned: set[str] = set()
-        self._views: list[int | None] = []  # per phase begun: stored views per picture
+        self._views: list[int | None] = []  # per phase begun: stored views per image
 
     @property
     def optimizer(self) -> Optimizer:
@@ -292,7 +292,7 @@ class Run:
     def cut_prefix(self) -> None:
         """Serve this phase's batches from the frozen prefix, if that pays.
 
-        A phase decides once which pictures it shows, so a resumed run shows the same ones.
+        A phase decides once which images it shows, so a resumed run shows the same ones.
         """
         begun = self._views[self.position.phase :][:1]
         in_views = begun[0] is not None if begun else None

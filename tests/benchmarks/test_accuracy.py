@@ -19,7 +19,7 @@ from benchmarks.accuracy.work import Task, Work, accuracy, samples_counted
 from benchmarks.pairs import PAIRS
 
 CLASSES = 3
-TASK = Task("blobs", seed=3, shots=6, epochs=4, batch_size=8)  # 18 pictures: the last batch is one of two
+TASK = Task("blobs", seed=3, shots=6, epochs=4, batch_size=8)  # 18 images: the last batch is one of two
 
 
 class Net(nn.Module):
@@ -111,7 +111,7 @@ def test_only_samples_that_are_learned_from_count(source: nn.Module, data: Blobs
     assert seen == [8]
 
 
-def test_accuracy_is_over_all_pictures(data: Blobs) -> None:
+def test_accuracy_is_over_all_images(data: Blobs) -> None:
     X, y = torch.eye(3).repeat(200, 1), torch.arange(3).repeat(200)
     y[:6] = 0  # of the first six, two are right
     assert accuracy(nn.Identity(), (X, y)) == pytest.approx(596 / 600)

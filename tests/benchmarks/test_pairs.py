@@ -33,7 +33,7 @@ def rows(pictures: Tensor) -> set[bytes]:
 
 
 @pairs
-def test_pictures_are_as_said(pair: Pair) -> None:
+def test_images_are_as_said(pair: Pair) -> None:
     data = pair.data(0, shots=3, test=4)
     for (X, y), count in zip(data, (3, 4, 4), strict=True):
         assert (X.shape, X.dtype) == ((count * pair.num_classes, 1, 16, 16), torch.float32)
@@ -54,13 +54,13 @@ def test_the_seed_decides(pair: Pair) -> None:
 
 
 @pairs
-def test_train_and_test_have_no_picture_in_common(pair: Pair) -> None:
+def test_train_and_test_have_no_image_in_common(pair: Pair) -> None:
     data = pair.data(3, shots=20, test=20)
     assert not rows(data.train[0]) & rows(data.test[0])
 
 
 @pytest.mark.parametrize("world", [worlds.DIGITS, worlds.PHOTOGRAPHS], ids=lambda world: world.name)
-def test_real_pictures_are_given_once(world: World) -> None:
+def test_real_images_are_given_once(world: World) -> None:
     """Also before position and noise: all of a class are divided between train and test."""
     for name in world.classes:
         every = world.stencils.load()[name]
@@ -69,7 +69,7 @@ def test_real_pictures_are_given_once(world: World) -> None:
         assert torch.cat([train, test]).flatten(1).sort(0).values.equal(every.flatten(1).sort(0).values)
 
 
-def test_the_test_pictures_are_the_same_for_any_number_of_shots() -> None:
+def test_the_test_images_are_the_same_for_any_number_of_shots() -> None:
     few, many = (PAIRS["letters to digits"].data(0, shots=shots, test=5) for shots in (1, 7))
     assert few.test[0].equal(many.test[0])
 
@@ -89,7 +89,7 @@ def test_imbalance_is_as_said_and_the_seed_says_which_class_is_large() -> None:
     assert len({int(count.argmax()) for count in counts}) > 1
 
 
-def test_more_real_pictures_than_there_are_is_an_error() -> None:
+def test_more_real_images_than_there_are_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"'[5-9]', but 100 were asked for to train and 100 to test"):
         PAIRS["digits 0-4 to 5-9"].data(0, shots=100, test=100)
 

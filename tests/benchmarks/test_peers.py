@@ -83,7 +83,7 @@ def test_a_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert "## full" in (tmp_path / "peers.md").read_text()
 
 
-def test_a_folder_holds_the_same_pictures(tmp_path: Path) -> None:
+def test_a_folder_holds_the_same_images(tmp_path: Path) -> None:
     from benchmarks.peers.work import write_jpegs
 
     write_jpegs(tmp_path, 12, 32)

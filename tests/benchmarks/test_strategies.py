@@ -22,7 +22,7 @@ FEW = ("letters to digits", "latin to greek", "letters to symbols")
 
 
 def made(task: Task, accuracy: float, shifted: float = 0.5) -> Row:
-    return {"key": task.key, "accuracy": accuracy, "shifted": shifted, "seconds": 1.0, "pictures": 100.0}
+    return {"key": task.key, "accuracy": accuracy, "shifted": shifted, "seconds": 1.0, "images": 100.0}
 
 
 def rows_of(ways: dict[Way, Sequence[float]], pair: str = FEW[0], seeds: Sequence[int] = SEEDS) -> dict[str, Row]:
@@ -92,7 +92,7 @@ def test_the_first_of_equals_is_chosen_and_lp_ft_has_the_probes_rates() -> None:
     assert Measured(rows, FEW).grid("LP-FT") == ()
 
 
-def test_every_comparison_is_on_the_same_pictures_for_the_same_epochs() -> None:
+def test_every_comparison_is_on_the_same_images_for_the_same_epochs() -> None:
     rows: dict[str, Row] = {}
     listed = []
     for stage in stages(FEW, rows):
@@ -196,7 +196,7 @@ def test_a_data_set_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.Cap
     assert "none of torchvision's data sets CIFAR10" in capsys.readouterr().err
 
 
-def test_real_pictures_are_compared(tmp_path: Path) -> None:
+def test_real_images_are_compared(tmp_path: Path) -> None:
     for name, grey in (("cat", 60), ("dog", 200)):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for number in range(5):

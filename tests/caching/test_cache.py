@@ -216,7 +216,7 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
         ({"augment_views": 0}, "validation data only, because the augmentation makes new"),
     ],
 )
-def test_pictures(pictures: Path, arguments: Any, expected: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_images(pictures: Path, arguments: Any, expected: str, caplog: pytest.LogCaptureFixture) -> None:
     runs = []
     for cache in (False, "memory"):
         tuner = tuned(preprocessing={"crop_size": 16, "resize_size": 18}).replace_head(2)
@@ -440,7 +440,7 @@ def test_only_new_samples_are_computed(tmp_path: Path) -> None:
     assert 24 <= Counting.passed <= 48  # in whole batches, some of them with samples of both kinds
 
 
-def test_trap_42_pictures(
+def test_trap_42_images(
     pictures: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another size, augmentation or file content computes anew; a second run does not."""

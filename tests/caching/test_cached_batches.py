@@ -22,10 +22,10 @@ from finetune.caching.declined import Declined
 from finetune.callbacks import Callback
 from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.augmentations import CropAndFlip
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.arrays import Arrays
+from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.open_source import open_source
-from finetune.data.sources.picture_files import PictureFiles
 from finetune.errors import ArgumentError
 from tests.helpers.system import report_free_memory
 
@@ -55,7 +55,7 @@ class Rolled:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     generator = torch.Generator().manual_seed(0)
     for name in ("ant", "bee"):
         (folder / name).mkdir()
@@ -192,13 +192,13 @@ def same(one: FineTuner, other: FineTuner) -> bool:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Indices of the images that were read from files."""
     found: list[int] = []
-    read = PictureFiles.__getitem__
+    read = ImageFiles.__getitem__
 
-    def counted(self: PictureFiles, index: int) -> Any:
+    def counted(self: ImageFiles, index: int) -> Any:
         found.append(index)
         return read(self, index)
 
-    monkeypatch.setattr(PictureFiles, "__getitem__", counted)
+    monkeypatch.setattr(ImageFiles, "__getitem__", counted)
     return found
 
 
@@ -233,7 +233,7 @@ def test_files_that_a_callback_changes_end_the_cache(pictures: Path, tmp_path: P
     assert same(run(False), run("memory"))
 
 
-def test_each_picture_is_decoded_once(pictures: Path, decoded: list[int], caplog: pytest.LogCaptureFixture) -> None:
+def test_each_image_is_decoded_once(pictures: Path, decoded: list[int], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         fitted(tuned(), pictures, cache="memory", augment_views=3, epochs=9)
     assert len(decoded) <= COUNT + 2  # and the audit
@@ -475,9 +475,9 @@ def test_an_invalid_number_of_views(pictures: Path, views: Any) -> None:
 
 
 def test_views_without_augmentation(pictures: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"augment_views=2 .* pictures are not augmented"):
+    with pytest.raises(ArgumentError, match=r"augment_views=2 .* images are not augmented"):
         fitted(tuned(), pictures, augment=False, augment_views=2)
-    with pytest.raises(ArgumentError, match="pictures are not augmented"):
+    with pytest.raises(ArgumentError, match="images are not augmented"):
         fitted(tuned(), (torch.rand(8, 3, 12, 12), torch.arange(8) % 2), augment_views=2)
     with pytest.raises(ArgumentError, match="read as a stream"):
         fitted(tuned(), Stream(), augment_views=2)

@@ -17,7 +17,7 @@ from finetune import ArgumentError, CheckpointError, FineTuner, HeadError, Prepr
 from finetune.checkpoint import file
 
 NAME = "squeezenet1_1"  # small, with a convolution followed by a ReLU as its head
-PICTURES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 class Net(nn.Module):
@@ -90,11 +90,11 @@ def test_trap_25_a_model_by_name_is_loaded_without_network_or_user_code(offline:
     loaded = FineTuner.load_checkpoint(path, device="cpu")
 
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(loaded.predict(PICTURES), tuner.predict(PICTURES))
+    assert torch.equal(loaded.predict(IMAGES), tuner.predict(IMAGES))
     assert [p.requires_grad for p in loaded.model.parameters()] == [p.requires_grad for p in tuner.model.parameters()]
     assert type(loaded.model) is type(tuner.model)
     assert loaded.settings == tuner.settings
-    assert torch.equal(loaded.save_checkpoint(tmp_path / "again") and loaded.predict(PICTURES), tuner.predict(PICTURES))
+    assert torch.equal(loaded.save_checkpoint(tmp_path / "again") and loaded.predict(IMAGES), tuner.predict(IMAGES))
 
 
 def test_trap_26_classes_preprocessing_history_and_settings_come_back(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_model_by_name_is_rebuilt_with_any_head_of_standard_layers(head: Any, 
     tuner = FineTuner(NAME, weights=None, device="cpu").replace_head(2, head=head)
     loaded = FineTuner.load_checkpoint(tuner.save_checkpoint(tmp_path / "f"), device="cpu")
 
-    assert torch.equal(loaded.predict(PICTURES), tuner.predict(PICTURES))
+    assert torch.equal(loaded.predict(IMAGES), tuner.predict(IMAGES))
 
 
 def test_a_custom_head_needs_the_model(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_custom_head_needs_the_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"head in .* was a module of your own.*model="):
         FineTuner.load_checkpoint(path, device="cpu")
     loaded = FineTuner.load_checkpoint(path, make().model, device="cpu")
-    assert torch.equal(loaded.predict(PICTURES), tuner.predict(PICTURES))
+    assert torch.equal(loaded.predict(IMAGES), tuner.predict(IMAGES))
 
 
 def test_a_module_of_the_users_own_cannot_be_built_by_name(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_monitor_selects_the_compared_metric() -> None:
     assert "f1" in str(comparison)
 
 
-def picture_folder(folder: Path, count: int) -> Path:
+def image_folder(folder: Path, count: int) -> Path:
     for index, name in enumerate(("ant", "bee")):
         (folder / name).mkdir(parents=True)
         for number in range(count):
@@ -235,8 +235,8 @@ class Conv(nn.Module):
 
 
 def test_a_divided_folder_keeps_its_split_and_others_are_split_by_the_seed(tmp_path: Path) -> None:
-    picture_folder(tmp_path / "data" / "train", 5)
-    picture_folder(tmp_path / "data" / "val", 3)
+    image_folder(tmp_path / "data" / "train", 5)
+    image_folder(tmp_path / "data" / "val", 3)
     settings = {"preprocessing": {"crop_size": 12, "resize_size": 14}, "augment": False}
 
     divided = compared(Conv, tmp_path / "data", None, strategies="linear_probe", seeds=[4], **settings)
@@ -557,7 +557,7 @@ def test_a_given_cache_folder_is_kept_and_reused(tmp_path: Path) -> None:
 
 def test_seeds_share_the_activations_of_unaugmented_images(tmp_path: Path) -> None:
     """The cache keeps four views per image, and one of them is the unaugmented image."""
-    data, val = picture_folder(tmp_path / "train", 6), picture_folder(tmp_path / "val", 4)
+    data, val = image_folder(tmp_path / "train", 6), image_folder(tmp_path / "val", 4)
     time.sleep(2.1)  # a cache key of a file younger than 2 seconds includes its content
     settings = {"preprocessing": {"crop_size": 12, "resize_size": 14}, "budget": 5}
     with torch.random.fork_rng(devices=[]):

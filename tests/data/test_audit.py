@@ -14,7 +14,7 @@ from finetune.data.audit import Audit, audit, check_batch_targets
 from finetune.data.sources.arrays import Arrays
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
-from tests.helpers.pictures import picture
+from tests.helpers.image_files import picture
 
 MakeFolder = Callable[..., Path]
 
@@ -37,7 +37,7 @@ def test_good_data_passes_unchanged(class_folder: MakeFolder, caplog: pytest.Log
     folder = open_source(class_folder(a=2, b=3))
     with caplog.at_level(logging.DEBUG, "finetune"):
         assert audit(folder, num_classes=2) is folder
-    assert "Decoded each of the 5 pictures of the training data once" in caplog.text
+    assert "Decoded each of the 5 images of the training data once" in caplog.text
     for data in ((torch.zeros(3, 2), [0, 1, 0]), (np.zeros((3, 2)), np.ones((3, 2))), samples([0, 1])):
         source = open_source(data)
         assert audit(source, num_classes=2) is source
@@ -95,7 +95,7 @@ def test_trap_34_number_of_classes_and_head_must_agree(class_folder: MakeFolder)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_trap_36_corrupt_pictures_are_named_and_only_skipped_when_asked(
+def test_trap_36_corrupt_images_are_named_and_only_skipped_when_asked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
 ) -> None:
     for label in "ab":
@@ -109,7 +109,7 @@ def test_trap_36_corrupt_pictures_are_named_and_only_skipped_when_asked(
     with pytest.raises(DataError) as caught:
         audit(source)
     message = str(caught.value)
-    assert "6 of the 16 pictures" in message
+    assert "6 of the 16 images" in message
     assert all(str(path) in message for path in bad[:5])
     assert str(bad[5]) not in message
     assert "skip_corrupt=True" in message
@@ -125,7 +125,7 @@ def test_trap_36_corrupt_pictures_are_named_and_only_skipped_when_asked(
         audit(open_source(bad, labelled=False), skip_corrupt=True)
 
 
-def test_tiny_pictures_are_not_damaged(tmp_path: Path) -> None:
+def test_tiny_images_are_not_damaged(tmp_path: Path) -> None:
     for size in ((1, 1), (7, 30)):
         picture(0, size).save(tmp_path / f"{size[0]}.jpg")
     assert len(audit(open_source(tmp_path, labelled=False))) == 2

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from finetune.data.audit import check_batch_targets
 from finetune.data.batch import target_of
-from finetune.data.loading.picture_cache import cache_decoded, cache_prepared
+from finetune.data.loading.image_cache import cache_decoded, cache_prepared
 from finetune.data.loading.samples import Batch, Failure, Keys, Samples, StreamCollate, WorkerPool, default_workers
-from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation, not_pictures
-from finetune.data.preprocessing.base import PICTURE, SOUND, TEXT, InputPreprocessing
+from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation, not_images
+from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, InputPreprocessing
 from finetune.data.randomness import seed_of, seeded
 from finetune.data.sources.base import Source
 from finetune.errors import ArgumentError, DataError
@@ -25,9 +25,9 @@ from finetune.nested import pinned, same_values, tensors_of, to_device
 
 _NUM_COMPARED = 8  # samples that `repeats` loads twice
 
-_NOUNS = {PICTURE: "pictures", TEXT: "text", SOUND: "sound"}
+_NOUNS = {IMAGE: "images", TEXT: "text", SOUND: "sound"}
 _FIXES = {
-    PICTURE: "picture size and scale: FineTuner(model, preprocessing=Preprocessing(...))",
+    IMAGE: "image size and scale: FineTuner(model, preprocessing=Preprocessing(...))",
     TEXT: "tokenizer: FineTuner(model, preprocessing=AutoTokenizer.from_pretrained(...))",
     SOUND: "feature extractor: FineTuner(model, preprocessing=AutoFeatureExtractor.from_pretrained(...))",
 }
@@ -36,7 +36,7 @@ _FIXES = {
 class Batches:
     """The batches of a source, epoch by epoch, on a device.
 
-    The host prepares raw items; the device normalizes pictures, as it does any other uint8 [N, C, H, W]. The
+    The host prepares raw items; the device normalizes images, as it does any other uint8 [N, C, H, W]. The
     batches of a `DataLoader` are only moved. Torch's global generators stay untouched.
 
     Args:
@@ -46,7 +46,7 @@ class Batches:
         seed: Seed for the order and the augmentation.
         device: Device of the batches.
         preprocessing: Preprocessing of raw items, required if the source has any.
-        augment: Function of a PIL picture that returns a PIL picture, uint8 [C, H, W], or a float tensor
+        augment: Function of a PIL image that returns a PIL image, uint8 [C, H, W], or a float tensor
             that is already normalized.
         views: Number of fixed augmented views per sample, cycled one per epoch. In each epoch, equal parts of
             the samples show each view. None draws a new view every epoch.
@@ -55,13 +55,13 @@ class Batches:
             on it, except for an iterable dataset that divides its items among workers.
         num_classes: Number of classes to check labels against that are unknown before loading. None skips
             the check.
-        keep: Whether to keep pictures in memory: prepared if they are the same in every epoch and all fit,
+        keep: Whether to keep images in memory: prepared if they are the same in every epoch and all fit,
             otherwise decoded, as many as fit, if the augmentation is the library's.
         budget: Most bytes to take for that. None takes a fifth of the free memory.
 
     Raises:
         ArgumentError: If the batch size is below 1, the preprocessing does not match the source, data other
-            than pictures is augmented, or views are requested without augmentation or of a stream.
+            than images is augmented, or views are requested without augmentation or of a stream.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Batches:
         """Return a function per view that describes the augmentation of the sample at an index.
 
         The preprocessing and the versions of packages are not included. The list is empty without
-        augmentation. Return None if every epoch has new pictures, or the augmentation is a custom function.
+        augmentation. Return None if every epoch has new images, or the augmentation is a custom function.
         """
         cacheable = [augment for augment in self._samples.views if isinstance(augment, CacheableAugmentation)]
         if self.views is None or len(cacheable) < len(self._samples.views):
@@ -189,10 +189,10 @@ class Batches:
             epoch: Number of the epoch.
             start: Number of the first batch. Earlier ones are not loaded, except from streams and
                 loaders, which are read past them.
-            keep: Whether to keep prepared pictures for the next epoch.
+            keep: Whether to keep prepared images for the next epoch.
 
         Raises:
-            DataError: If a picture cannot be decoded, samples do not form a batch, or a label is out of range.
+            DataError: If an image cannot be decoded, samples do not form a batch, or a label is out of range.
         """
         for step, batch in enumerate(self._host_batches(epoch, start, keep), start):
             self._check_targets(batch, step)
@@ -291,8 +291,8 @@ def _check_arguments(
             f"The data is {_NOUNS[source.kind]}, and the model has {has}. Give it its {_FIXES[source.kind]}, or give "
             "data that is the model's input already."
         )
-    if augment is not None and source.kind != PICTURE:
-        raise not_pictures()
+    if augment is not None and source.kind != IMAGE:
+        raise not_images()
 
 
 def _check_views(source: Source, views: int | None, augment: Augmentation | None) -> None:
@@ -304,5 +304,5 @@ def _check_views(source: Source, views: int | None, augment: Augmentation | None
             "new ones in every epoch."
         )
     if views and (augment is None or not source.indexed):
-        lacks = "its pictures are not augmented" if source.indexed else "it is read as a stream, without sample numbers"
+        lacks = "its images are not augmented" if source.indexed else "it is read as a stream, without sample numbers"
         raise ArgumentError(f"augment_views={views} asks for fixed views of each sample of data, but {lacks}. Omit it.")

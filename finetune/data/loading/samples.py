@@ -41,7 +41,7 @@ class Samples:
         source: Indexed source of the samples, or a stream whose items are only prepared and collated.
         seed: Seed of the run. A sample's augmentation is seeded by it, the epoch and the index.
         preprocessing: Preprocessing of raw items, or None.
-        augment: Augmentation of pictures, or None.
+        augment: Augmentation of images, or None.
         views: Augmentation of each view, where the number of views per sample is fixed. Empty otherwise.
     """
 
@@ -115,7 +115,7 @@ class Samples:
             return result
         kind = f"a {result.dtype} tensor" if isinstance(result, Tensor) else f"a {type(result).__name__}"
         raise ArgumentError(
-            f"The augmentation returned {kind}; expected a PIL picture, a uint8 tensor [C, H, W], or a float "
+            f"The augmentation returned {kind}; expected a PIL image, a uint8 tensor [C, H, W], or a float "
             "tensor that is already normalized."
         )
 

@@ -1,1 +1,1 @@
-"""Preprocessing: from pictures, texts and sound to model inputs."""
+"""Preprocessing: from images, texts and sound to model inputs."""

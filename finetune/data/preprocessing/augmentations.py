@@ -1,6 +1,6 @@
-"""Augmentations of pictures: one table of names for training, and mixing of whole batches.
+"""Augmentations of images: one table of names for training, and mixing of whole batches.
 
-Any function of a PIL picture augments. The library's own also say how they can be cached, by the
+Any function of a PIL image augments. The library's own also say how they can be cached, by the
 protocol `CacheableAugmentation`. A new one is an entry in `AUGMENTATIONS`, which makes it available
 as `fit(augment="its_name")`.
 """
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 from PIL import Image
 from torch import Tensor
 
-from finetune.data.preprocessing.base import PICTURE
-from finetune.data.preprocessing.pictures import Preprocessing
-from finetune.data.sources.picture_files import with_channels
+from finetune.data.preprocessing.base import IMAGE
+from finetune.data.preprocessing.images import Preprocessing
+from finetune.data.sources.image_files import with_channels
 from finetune.errors import ArgumentError, nearest
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
 
-# A PIL picture -> a PIL picture, uint8 [C, H, W], or a float tensor that is already normalized.
+# A PIL image -> a PIL image, uint8 [C, H, W], or a float tensor that is already normalized.
 Augmentation = Callable[[Image.Image], "Image.Image | Tensor"]
 
 # Smallest crop, as a share of the area. Crops down to 8 % suit training from scratch for hundreds of
@@ -33,10 +33,10 @@ _MIN_AREA = 0.35
 
 @runtime_checkable
 class CacheableAugmentation(Protocol):
-    """An augmentation that says how its pictures can be cached.
+    """An augmentation that says how its images can be cached.
 
     Attributes:
-        uses_pixels_only: Whether the result depends on nothing but the pixels of the picture, so that a
+        uses_pixels_only: Whether the result depends on nothing but the pixels of the image, so that a
             cached copy can take the place of the decoded file, which also has a name and metadata.
         stand_ins: Augmentations for the views of each sample, one per view, that replace this one where
             the features of each view are cached. Empty to never be replaced.
@@ -48,10 +48,10 @@ class CacheableAugmentation(Protocol):
     @property
     def stand_ins(self) -> tuple[Augmentation, ...]: ...
 
-    def __call__(self, picture: Image.Image) -> Image.Image | Tensor: ...
+    def __call__(self, image: Image.Image) -> Image.Image | Tensor: ...
 
     def describe(self, seed: int, view: int, index: int) -> str:
-        """Return a description that changes whenever the picture does, to key the cache.
+        """Return a description that changes whenever the image does, to key the cache.
 
         Args:
             seed: Seed of the run.
@@ -63,15 +63,15 @@ class CacheableAugmentation(Protocol):
 
 @dataclass(frozen=True)
 class Unaugmented:
-    """The picture as in evaluation: an augmentation that changes nothing and draws nothing."""
+    """The image as in evaluation: an augmentation that changes nothing and draws nothing."""
 
     preprocessing: Preprocessing
     uses_pixels_only = True
     stand_ins = ()
 
-    def __call__(self, picture: Image.Image) -> Tensor:
+    def __call__(self, image: Image.Image) -> Tensor:
         """Return uint8 [C, H, W] of the preprocessing's crop size."""
-        return self.preprocessing.geometry(picture)
+        return self.preprocessing.geometry(image)
 
     def describe(self, seed: int, view: int, index: int) -> str:
         return "as evaluated"
@@ -93,18 +93,18 @@ class CropAndFlip:
 
     @property
     def stand_ins(self) -> tuple[Augmentation, ...]:
-        """The picture as evaluated, and three random versions.
+        """The image as evaluated, and three random versions.
 
-        Among only four views, the evaluated picture makes up for the lost variety; see `benchmarks.views`.
+        Among only four views, the evaluated image makes up for the lost variety; see `benchmarks.views`.
         """
         return Unaugmented(self.preprocessing), self, self, self
 
-    def __call__(self, picture: Image.Image) -> Tensor:
+    def __call__(self, image: Image.Image) -> Tensor:
         """Return uint8 [C, H, W] of the preprocessing's crop size."""
         from torchvision.transforms import functional as F
 
-        picture = with_channels(picture, self.preprocessing.channels)
-        pixels: Tensor = F.pil_to_tensor(_crop_and_flip(self.preprocessing, self.policy)(picture))
+        image = with_channels(image, self.preprocessing.channels)
+        pixels: Tensor = F.pil_to_tensor(_crop_and_flip(self.preprocessing, self.policy)(image))
         return pixels
 
     def describe(self, seed: int, view: int, index: int) -> str:
@@ -150,13 +150,13 @@ def chosen_augmentation(
 
     Args:
         augment: True for the default, False for none, a name in `AUGMENTATIONS`, or a function of a
-            PIL picture.
+            PIL image.
         preprocessing: Preprocessing of the model.
-        kind: Kind of raw item that the data holds. True augments pictures and nothing else.
+        kind: Kind of raw item that the data holds. True augments images and nothing else.
         views: Number of views per sample that the user asked for. Stand-ins are offered only without it.
 
     Raises:
-        ArgumentError: If the name is unknown, or given for data other than pictures.
+        ArgumentError: If the name is unknown, or given for data other than images.
     """
     name = DEFAULT if augment is True else augment
     if callable(name):  # a custom function is never replaced by stand-ins
@@ -165,29 +165,29 @@ def chosen_augmentation(
         return ChosenAugmentation(None)
     if name not in AUGMENTATIONS:
         raise ArgumentError(
-            f"augment is {name!r}; expected True, False, a function of a PIL picture, or one of "
+            f"augment is {name!r}; expected True, False, a function of a PIL image, or one of "
             f"{', '.join(AUGMENTATIONS)}.{nearest(str(name), AUGMENTATIONS)}"
         )
-    if kind != PICTURE or not isinstance(preprocessing, Preprocessing):
+    if kind != IMAGE or not isinstance(preprocessing, Preprocessing):
         if augment is True:
             return ChosenAugmentation(None)
-        raise not_pictures()
+        raise not_images()
     built = AUGMENTATIONS[name](preprocessing)
     if isinstance(built, CacheableAugmentation) and views is None:
         return ChosenAugmentation(built, built.stand_ins)
     return ChosenAugmentation(built)
 
 
-def not_pictures() -> ArgumentError:
-    """Return the error for augmenting data other than PIL pictures."""
+def not_images() -> ArgumentError:
+    """Return the error for augmenting data other than PIL images."""
     return ArgumentError(
-        "An augmentation takes PIL pictures, but the items of this data are not. Augment inside the dataset, "
-        "or give pictures."
+        "An augmentation takes PIL images, but the items of this data are not. Augment inside the dataset, "
+        "or give images."
     )
 
 
 def mixing(alpha: float, cutmix: float, num_classes: int) -> v2.Transform:
-    """Return a transform that mixes the pictures [N, C, H, W] of a batch and their labels [N].
+    """Return a transform that mixes the images [N, C, H, W] of a batch and their labels [N].
 
     Args:
         alpha: Parameter of mixup. 0 disables it.

@@ -1,6 +1,6 @@
 """Kinds of raw items, and the interface of every preprocessing.
 
-A raw item is a picture (PIL), a text (a str or a `TextPair`), or sound (a 1-d array, a `Waveform`, or a
+A raw item is an image (PIL), a text (a str or a `TextPair`), or sound (a 1-d array, a `Waveform`, or a
 cell of a Hugging Face audio column). A source says which kind it holds, a preprocessing which kind it
 takes. Anything else is model input already.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
-PICTURE, TEXT, SOUND = "picture", "text", "waveform"  # the values stand in checkpoints
+IMAGE, TEXT, SOUND = "picture", "text", "waveform"  # the values stand in checkpoints
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def kind_of(item: Any, takes: str | None = None) -> str | None:
         takes: Kind that the preprocessing takes. A 1-d float array is sound only where sound is taken.
     """
     if isinstance(item, Image.Image):
-        return PICTURE
+        return IMAGE
     if isinstance(item, (str, TextPair)):
         return TEXT
     if isinstance(item, Waveform) or is_audio_column(item) or (takes == SOUND and _is_signal(item)):

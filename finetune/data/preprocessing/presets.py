@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from finetune.data.preprocessing.base import PICTURE, SOUND, TEXT, InputPreprocessing
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, InputPreprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.errors import ArgumentError
 
 _KINDS: dict[str, type[Preprocessing | TextPreprocessing | SoundPreprocessing]] = {
-    PICTURE: Preprocessing,
+    IMAGE: Preprocessing,
     TEXT: TextPreprocessing,
     SOUND: SoundPreprocessing,
 }
@@ -60,12 +60,12 @@ def preprocessing_of(preset: Any, max_positions: int | None = None) -> InputPrep
 
 
 def preprocessing_from_dict(values: Mapping[str, Any]) -> InputPreprocessing:
-    """Rebuild a preprocessing from its `to_dict`. Without a kind it is one of pictures.
+    """Rebuild a preprocessing from its `to_dict`. Without a kind it is one of images.
 
     Raises:
         ArgumentError: If the kind or a field is unknown, or a value is invalid.
     """
-    kind = values.get("kind", PICTURE)
+    kind = values.get("kind", IMAGE)
     if kind not in _KINDS:
         raise ArgumentError(f"Unknown kind of preprocessing {kind!r}; expected one of {', '.join(_KINDS)}.")
     return _KINDS[kind].from_dict(values)
@@ -75,7 +75,7 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
     """Convert a timm data config, as returned by `timm.data.resolve_model_data_config(model)`.
 
     The result equals that of `timm.data.create_transform(**config)` to the last bit. With one channel
-    in `input_size`, pictures are grayscale and normalized by the average of mean and std.
+    in `input_size`, images are grayscale and normalized by the average of mean and std.
 
     Raises:
         ArgumentError: If the number of channels is neither 1 nor 3, or a field is unknown.
@@ -104,14 +104,14 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
 def from_image_processor(processor: Any) -> Preprocessing:
     """Convert a transformers image processor.
 
-    Size, mean, std and channel order are measured on a black, a white and a red picture. The resize is
-    read from the settings, and the result compared with the processor's on two pictures. They may
+    Size, mean, std and channel order are measured on a black, a white and a red image. The resize is
+    read from the settings, and the result compared with the processor's on two images. They may
     differ by rounding and one pixel: where a crop leaves an odd border, transformers and torchvision
     round its center to different sides, and Perceiver crops before it resizes.
 
     Raises:
         ArgumentError: If the processor does more than resize, center-crop and scale by channel: for
-            example, if it quantizes colors, cuts patches, or returns pictures of different sizes.
+            example, if it quantizes colors, cuts patches, or returns images of different sizes.
     """
     black, white, red = (_processed(processor, Image.new("RGB", (64, 64), c)) for c in ("black", "white", "red"))
     height, width = black.shape[-2:]
@@ -137,7 +137,7 @@ def from_image_processor(processor: Any) -> Preprocessing:
 def _resize_size(settings: Mapping[str, Any], name: str) -> int | tuple[int, int] | None:
     """Return the size before the crop according to a processor's settings."""
     size = settings.get("size") or {}
-    if name.startswith("Perceiver"):  # crops first, to the same share of the picture
+    if name.startswith("Perceiver"):  # crops first, to the same share of the image
         return int(settings["crop_size"]["height"])
     if not settings.get("do_resize", True):
         return None
@@ -147,28 +147,28 @@ def _resize_size(settings: Mapping[str, Any], name: str) -> int | tuple[int, int
     if shortest is None:
         return (size["height"], size["width"]) if {"height", "width"} <= size.keys() else None
     if settings.get("crop_pct") is not None:
-        # From 384 pixels on, ConvNeXt's processor stretches pictures instead of cropping them.
+        # From 384 pixels on, ConvNeXt's processor stretches images instead of cropping them.
         stretched = shortest >= 384 and not settings.get("do_center_crop")
         return (shortest, shortest) if stretched else int(shortest / settings["crop_pct"])
     return int(256 / 224 * shortest) if name.startswith("Levit") else int(shortest)
 
 
-def _processed(processor: Any, picture: Image.Image) -> torch.Tensor:
-    """Return the processor's result for one picture, [3, H, W]."""
+def _processed(processor: Any, image: Image.Image) -> torch.Tensor:
+    """Return the processor's result for one image, [3, H, W]."""
     try:
-        values = processor(picture, return_tensors="pt")["pixel_values"][0]
-    except Exception as error:  # any failure means that the result is not a picture
+        values = processor(image, return_tensors="pt")["pixel_values"][0]
+    except Exception as error:  # any failure means that the result is not an image
         raise _not_representable(processor, str(error)) from error
     if not isinstance(values, torch.Tensor) or values.dim() != 3 or len(values) != 3:
         shape = list(getattr(values, "shape", ()))
-        raise _not_representable(processor, f"a picture becomes {shape} instead of [3, H, W]")
+        raise _not_representable(processor, f"an image becomes {shape} instead of [3, H, W]")
     return values.float()
 
 
-def _compare(processor: Any, preprocessing: Preprocessing, picture: Image.Image) -> None:
-    theirs, ours = _processed(processor, picture), preprocessing.normalize(preprocessing.geometry(picture)[None])[0]
+def _compare(processor: Any, preprocessing: Preprocessing, image: Image.Image) -> None:
+    theirs, ours = _processed(processor, image), preprocessing.normalize(preprocessing.geometry(image)[None])[0]
     if theirs.shape != ours.shape:
-        raise _not_representable(processor, f"pictures become {list(theirs.shape)} instead of {list(ours.shape)}")
+        raise _not_representable(processor, f"images become {list(theirs.shape)} instead of {list(ours.shape)}")
     levels = ((theirs - ours).abs() * 255 * torch.tensor(preprocessing.std).view(-1, 1, 1)).mean()
     one_pixel = 255 / min(preprocessing.crop_size)  # difference of neighboring pixels in the gradients
     if levels > 0.75 * one_pixel + 1:
@@ -176,7 +176,7 @@ def _compare(processor: Any, preprocessing: Preprocessing, picture: Image.Image)
 
 
 def _gradients(size: tuple[int, int]) -> Image.Image:
-    """Return a smooth picture of (width, height): red increases across, green down, blue along both."""
+    """Return a smooth image of (width, height): red increases across, green down, blue along both."""
     across, down = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
     return Image.fromarray(np.stack([across, down, (across + down) / 2], 2).round().astype(np.uint8))
 

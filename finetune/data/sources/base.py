@@ -36,7 +36,7 @@ class Request:
 
 
 class Source(Dataset[Any]):
-    """Data in one particular form, such as a folder of pictures or a pair of arrays.
+    """Data in one particular form, such as a folder of images or a pair of arrays.
 
     `open_source` returns one for every form that the package recognizes. To add a form, subclass `Source` and pass an
     instance to `fit`, `evaluate` or `predict`. An indexed source implements `__len__` and `__getitem__`; a stream

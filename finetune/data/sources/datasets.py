@@ -88,7 +88,7 @@ class MapDataset(Source):
 def open_dataset(dataset: Any, request: Request) -> Source:
     """Open a map-style dataset.
 
-    Items stay as they are, except for raw items: PIL pictures, Hugging Face's audio columns and, if the preprocessing
+    Items stay as they are, except for raw items: PIL images, Hugging Face's audio columns and, if the preprocessing
     takes them, texts and 1-d arrays.
 
     Args:
@@ -205,7 +205,7 @@ def _targets_of(dataset: Any) -> Tensor | None:
             return targets
     if _is_hugging_face(dataset):
         key = label_key_of(dataset.column_names)
-        # Without the user's transform, which would decode every picture.
+        # Without the user's transform, which would decode every image.
         return None if key is None else _as_targets(list(dataset.with_format(None)[key]), len(dataset))
     return None
 

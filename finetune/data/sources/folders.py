@@ -12,15 +12,15 @@ from torch import Tensor
 
 from finetune.data.sources.base import Request
 from finetune.data.sources.files import FileSource
+from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.labels import Classes, unknown_class
-from finetune.data.sources.picture_files import PictureFiles
 from finetune.data.sources.sound_files import SoundFiles
 from finetune.errors import DataError, nearest
 
 logger = logging.getLogger("finetune")
 
 # One source per kind of file. A file with none of their suffixes is of the first.
-FILE_SOURCES: tuple[type[FileSource], ...] = (PictureFiles, SoundFiles)
+FILE_SOURCES: tuple[type[FileSource], ...] = (ImageFiles, SoundFiles)
 
 _TRAIN_NAMES = ("train", "training")
 _VAL_NAMES = ("val", "valid", "validation", "dev", "test")
@@ -72,7 +72,7 @@ def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
 def open_folder(folder: Path, request: Request) -> FileSource:
     """Open a folder with one folder per class or, unlabelled, with files at any depth.
 
-    It is a folder of pictures, unless the preprocessing takes another kind of file.
+    It is a folder of images, unless the preprocessing takes another kind of file.
 
     Raises:
         DataError: If there are no class folders, one is empty or unknown to the training data, or the folder

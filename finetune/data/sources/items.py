@@ -1,4 +1,4 @@
-"""Raw items in memory: texts, pictures and waveforms that the preprocessing has to prepare."""
+"""Raw items in memory: texts, images and waveforms that the preprocessing has to prepare."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RawItems(Source):
     """Raw items in memory.
 
     Args:
-        items: [N], all of one kind: strings, `TextPair`s, PIL pictures or 1-d arrays.
+        items: [N], all of one kind: strings, `TextPair`s, PIL images or 1-d arrays.
         kind: Kind of the items.
         targets: [N, ...] or None.
         classes: Class names by index, or None.

@@ -27,7 +27,7 @@ _ACCEPTED = (
     "label; a pair (X, y) of tensors, arrays or lists; a map-style or iterable Dataset; a DataLoader; a Hugging Face "
     "dataset"
 )
-_ACCEPTED_UNLABELLED = "; and to predict also a picture's path, a list of paths, a folder of pictures, or X alone."
+_ACCEPTED_UNLABELLED = "; and to predict also an image's path, a list of paths, a folder of images, or X alone."
 
 
 def open_source(
@@ -38,14 +38,14 @@ def open_source(
     Only the list of files and the targets are read.
 
     With `takes="text"`, every str in a list is a text, and so is a single str unless it ends like a table. Otherwise
-    the first str of a list decides: if it ends like a picture or sound file, or exists, all are paths, else texts.
+    the first str of a list decides: if it ends like an image or sound file, or exists, all are paths, else texts.
     A `Path` is always a path.
 
     Args:
         data: A folder with one folder per class; a CSV or Parquet file of path and label; a pair (X, y) of tensors,
             arrays or lists, X [N, ...], y [N] or [N, K]; a map-style or iterable Dataset; a DataLoader; a Hugging
             Face dataset; a `Source`. Without labels also a path, a list of paths, a folder of files, or X alone.
-            Files are pictures or sound (`.wav`). X may hold texts or, if the preprocessing takes waveforms, 1-d
+            Files are images or sound (`.wav`). X may hold texts or, if the preprocessing takes waveforms, 1-d
             arrays or a float array [N, T].
         classes: Classes of the training data, which targets then index. None to derive them from the data.
         labelled: Whether labels are needed. Without them, files and arrays return inputs alone; the items of a

@@ -17,9 +17,9 @@ from finetune.data.batch import label_key_of
 from finetune.data.preprocessing.base import TEXT, TextPair
 from finetune.data.sources.base import Request, Source
 from finetune.data.sources.folders import is_sample_file, open_files
+from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes, encode, numbers_in
-from finetune.data.sources.picture_files import PictureFiles
 from finetune.errors import DataError
 
 logger = logging.getLogger("finetune")
@@ -160,21 +160,21 @@ def _input_columns(path: Path, table: Table, takes: str | None) -> tuple[tuple[s
     if texts:
         return texts, TEXT
     raise DataError(
-        f"Cannot tell which columns of '{path}' are the picture's path, or the text, and the label; it has "
+        f"Cannot tell which columns of '{path}' are the image's path, or the text, and the label; it has "
         f"{', '.join(table)}. Call them 'path', or 'text', and 'label'. (For a table of numbers, pass the pair "
         "(X, y).)"
     )
 
 
 def _column_of_files(table: Table) -> str | None:
-    """Return the first column whose first cell is the name of a picture or sound file."""
+    """Return the first column whose first cell is the name of an image or sound file."""
     return next((c for c, cells in table.items() if len(cells) and is_sample_file(str(cells[0]))), None)
 
 
 def _check_files(path: Path, paths: list[Path]) -> None:
     missing = [row for row, file in enumerate(paths) if not file.is_file()]
     if missing:
-        noun = "pictures" if PictureFiles.matches(paths[missing[0]]) else "files"
+        noun = "images" if ImageFiles.matches(paths[missing[0]]) else "files"
         shown = ", ".join(f"'{paths[row]}' (row {row + 1})" for row in missing[:5])
         raise DataError(
             f"'{path}' names {len(missing)} of {len(paths)} {noun} that do not exist: {shown}. "

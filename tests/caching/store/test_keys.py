@@ -27,13 +27,13 @@ from finetune.caching.prefix.cut import cut_prefix
 from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.store.disk_store import KEY
 from finetune.caching.store.keys import VERSION, fingerprint, keys_of
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.arrays import Arrays
 from finetune.data.sources.datasets import MapDataset
-from finetune.data.sources.picture_files import PictureFiles
+from finetune.data.sources.image_files import ImageFiles
 from finetune.model.freezing import train_mode, train_only
 
-PICTURES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 class Net(nn.Module):
@@ -64,7 +64,7 @@ class Net(nn.Module):
         return self.head(x if self.read_early else late)
 
 
-def cut(model: nn.Module, inputs: Any = PICTURES, train: tuple[str, ...] = ("head",)) -> Prefix:
+def cut(model: nn.Module, inputs: Any = IMAGES, train: tuple[str, ...] = ("head",)) -> Prefix:
     train_only(model, train)
     train_mode(model)
     prefix = cut_prefix(model, inputs)
@@ -72,7 +72,7 @@ def cut(model: nn.Module, inputs: Any = PICTURES, train: tuple[str, ...] = ("hea
     return prefix
 
 
-def of(model: nn.Module, inputs: Any = PICTURES, **described: Any) -> str:
+def of(model: nn.Module, inputs: Any = IMAGES, **described: Any) -> str:
     print_ = fingerprint(cut(model, inputs), described)
     assert print_ is not None
     return print_
@@ -106,7 +106,7 @@ def test_trainable_parameters_and_buffers_past_the_boundary_do_not_count() -> No
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.add_(1)
-    model(PICTURES)  # moves the statistics in the head
+    model(IMAGES)  # moves the statistics in the head
     assert fingerprint(prefix) == of(model) == ORIGINAL
 
 
@@ -144,14 +144,14 @@ def test_every_change_gives_another_fingerprint() -> None:
     for change in CHANGES.values():
         model = Net()
         change(model)
-        inputs = PICTURES.double() if model.conv.weight.dtype == torch.float64 else PICTURES
+        inputs = IMAGES.double() if model.conv.weight.dtype == torch.float64 else IMAGES
         prints.append(of(model, inputs))
     with torch.autocast("cpu", torch.bfloat16):
         prints.append(of(Net()))
     with torch.autocast("cpu", torch.float16):
         prints.append(of(Net()))
     prints.append(of(Net(), torch.rand(4, 3, 9, 9)))
-    prints.append(of(Net(), PICTURES.to(memory_format=torch.channels_last)))
+    prints.append(of(Net(), IMAGES.to(memory_format=torch.channels_last)))
     assert len(set(prints)) == len(prints)
 
 
@@ -313,36 +313,36 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_files_are_identified_by_path_size_and_time(files: list[Path]) -> None:
-    original = keys(PictureFiles(files))
-    assert keys(PictureFiles(files, torch.arange(3))) == original  # labels do not count
+    original = keys(ImageFiles(files))
+    assert keys(ImageFiles(files, torch.arange(3))) == original  # labels do not count
     seen = {*original}
     assert len(seen) == 3
     before = files[1].stat()
     os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    seen.add(keys(PictureFiles(files))[1])
+    seen.add(keys(ImageFiles(files))[1])
     files[1].write_bytes(b"1.pn")
     os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns))
-    seen.add(keys(PictureFiles(files))[1])
+    seen.add(keys(ImageFiles(files))[1])
     files[1].rename(files[1].with_name("x.png"))
-    seen.add(*keys(PictureFiles([files[1].with_name("x.png")])))
+    seen.add(*keys(ImageFiles([files[1].with_name("x.png")])))
     assert len(seen) == 6
-    assert keys(PictureFiles([files[2], files[0]])) == [original[2], original[0]]
-    assert keys_of(PictureFiles(files)) is None  # one is missing
+    assert keys(ImageFiles([files[2], files[0]])) == [original[2], original[0]]
+    assert keys_of(ImageFiles(files)) is None  # one is missing
 
 
 def test_files_are_identified_from_any_working_directory(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    absolute = keys(PictureFiles(files))
+    absolute = keys(ImageFiles(files))
     monkeypatch.chdir(files[0].parent)
-    assert keys(PictureFiles([Path(path.name) for path in files])) == absolute
+    assert keys(ImageFiles([Path(path.name) for path in files])) == absolute
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no change time")
 def test_a_changed_file_whose_time_was_set_back_is_noticed(files: list[Path]) -> None:
-    before, state = keys(PictureFiles(files)), files[0].stat()
+    before, state = keys(ImageFiles(files)), files[0].stat()
     files[0].write_bytes(b"x.png")
     os.utime(files[0], ns=(state.st_atime_ns, state.st_mtime_ns))
     assert files[0].stat().st_mtime_ns == state.st_mtime_ns
-    assert keys(PictureFiles(files))[0] != before[0]
+    assert keys(ImageFiles(files))[0] != before[0]
 
 
 def test_a_file_that_was_just_written_is_identified_by_its_bytes(
@@ -351,9 +351,9 @@ def test_a_file_that_was_just_written_is_identified_by_its_bytes(
     state = files[0].stat()
     monkeypatch.setattr(Path, "stat", lambda path: state)  # a clock that stands still
     monkeypatch.setattr(time, "time", lambda: state.st_mtime)
-    before = keys(PictureFiles(files[:1]))
+    before = keys(ImageFiles(files[:1]))
     files[0].write_bytes(b"x.png")
-    assert keys(PictureFiles(files[:1])) != before
+    assert keys(ImageFiles(files[:1])) != before
 
 
 def test_samples_differ_by_type_and_shape() -> None:
@@ -379,7 +379,7 @@ def test_a_fold_has_the_same_keys_in_any_form() -> None:
 
 
 def test_data_without_keys() -> None:
-    class Turned(PictureFiles):
+    class Turned(ImageFiles):
         pass
 
     assert keys_of(MapDataset(TensorDataset(torch.rand(3, 2)))) is None

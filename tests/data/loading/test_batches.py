@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.augmentations import CropAndFlip
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.open_source import open_source
 from finetune.errors import ArgumentError, DataError
-from tests.helpers.pictures import picture
+from tests.helpers.image_files import picture
 
 MakeFolder = Callable[..., Path]
 SMALL = Preprocessing(crop_size=(16, 16), resize_size=20)
@@ -166,10 +166,10 @@ def test_the_global_generators_are_left_alone(folder: Path, workers: int) -> Non
     assert states() == before
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
-def test_pictures_are_prepared_and_normalized(folder: Path) -> None:
+def test_images_are_prepared_and_normalized(folder: Path) -> None:
     source = open_source(folder)
     (pictures, targets), *_ = epoch(Batches(source, batch_size=4, shuffle=False, preprocessing=SMALL))
     expected = torch.stack([SMALL.normalize(SMALL.geometry(source[i][0])[None])[0] for i in range(4)])
@@ -177,18 +177,18 @@ def test_pictures_are_prepared_and_normalized(folder: Path) -> None:
     assert torch.equal(targets, source.targets[:4])
 
 
-def test_pictures_without_targets_and_in_streams(folder: Path) -> None:
+def test_images_without_targets_and_in_streams(folder: Path) -> None:
     source = open_source(folder, labelled=False)
     batches = Batches(source, batch_size=5, shuffle=False, preprocessing=SMALL)
     first = epoch(batches)[0]
     assert first.shape == (5, 3, 16, 16)
     assert first.dtype == torch.float32
 
-    class Pictures(IterableDataset[Any]):
+    class Images(IterableDataset[Any]):
         def __iter__(self) -> Iterator[Any]:
             return iter([(source[i], i) for i in range(9)])
 
-    stream = open_source(Pictures())
+    stream = open_source(Images())
     stream.kind = "picture"
     assert torch.equal(epoch(Batches(stream, batch_size=5, shuffle=False, preprocessing=SMALL))[0][0], first)
 
@@ -204,7 +204,7 @@ def test_bytes_in_arrays_are_normalized_and_floats_are_final() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_trap_36_a_corrupt_picture_is_named_from_any_worker(folder: Path, workers: int) -> None:
+def test_trap_36_a_corrupt_image_is_named_from_any_worker(folder: Path, workers: int) -> None:
     bad = folder / "b" / "2.png"
     bad.write_bytes(bad.read_bytes()[:200])
     batches = Batches(open_source(folder), batch_size=2, shuffle=True, preprocessing=SMALL, workers=workers)
@@ -224,9 +224,9 @@ def test_arguments_are_checked(folder: Path) -> None:
     arrays = open_source((torch.zeros(5), torch.zeros(5)))
     with pytest.raises(ArgumentError, match="batch_size is 0"):
         Batches(arrays, batch_size=0, shuffle=True)
-    with pytest.raises(ArgumentError, match=r"data is pictures, and the model has no .*=Preprocessing"):
+    with pytest.raises(ArgumentError, match=r"data is images, and the model has no .*=Preprocessing"):
         Batches(open_source(folder), batch_size=1, shuffle=True)
-    with pytest.raises(ArgumentError, match="takes PIL pictures"):
+    with pytest.raises(ArgumentError, match="takes PIL images"):
         Batches(arrays, batch_size=1, shuffle=True, preprocessing=SMALL, augment=lambda picture: picture)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.samples import default_workers
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.open_source import open_source
 from finetune.errors import ArgumentError, DataError
 
@@ -43,7 +43,7 @@ def as_final(image: Image.Image) -> Tensor:
 
 
 @pytest.mark.parametrize("augment", [as_pil, as_bytes, as_final])
-def test_augmentations_may_return_a_picture_bytes_or_the_final_tensor(folder: Path, augment: Any) -> None:
+def test_augmentations_may_return_a_image_bytes_or_the_final_tensor(folder: Path, augment: Any) -> None:
     source = open_source(folder)
     batches = Batches(source, batch_size=9, shuffle=False, preprocessing=SMALL, augment=augment)
     assert torch.equal(epoch(batches)[0][0][0], as_final(source[0][0]))
@@ -54,7 +54,7 @@ def test_augmentations_may_return_a_picture_bytes_or_the_final_tensor(folder: Pa
 )
 def test_other_results_of_an_augmentation_are_refused(folder: Path, wrong: Any, kind: str) -> None:
     batches = Batches(open_source(folder), batch_size=9, shuffle=False, preprocessing=SMALL, augment=wrong)
-    with pytest.raises(ArgumentError, match=f"{kind}.*; expected a PIL picture"):
+    with pytest.raises(ArgumentError, match=f"{kind}.*; expected a PIL image"):
         epoch(batches)
 
 

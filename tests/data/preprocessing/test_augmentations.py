@@ -23,11 +23,11 @@ from finetune.data.preprocessing.augmentations import (
     Unaugmented,
     chosen_augmentation,
 )
-from finetune.data.preprocessing.base import PICTURE, TEXT
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.base import IMAGE, TEXT
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError
-from tests.helpers.pictures import picture
+from tests.helpers.image_files import picture
 
 SMALL = Preprocessing(crop_size=(24, 20), resize_size=32)
 GREY = Preprocessing(crop_size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
@@ -44,7 +44,7 @@ def test_every_entry_is_bytes_of_the_crop_size_and_random(name: str) -> None:
     assert not torch.equal(first, second)
     with seeded(0):
         assert torch.equal(augment(image), first)
-    for seed in range(20):  # every operation of a policy takes grayscale pictures too
+    for seed in range(20):  # every operation of a policy takes grayscale images too
         with seeded(seed):
             assert AUGMENTATIONS[name](GREY)(image).shape == (1, 8, 8)
 
@@ -82,23 +82,23 @@ def test_randaugment_is_torchvisions_after_the_crop_and_flip() -> None:
 
 
 def test_true_is_the_default_and_false_is_none() -> None:
-    chosen = chosen_augmentation(True, SMALL, PICTURE)
-    assert chosen == chosen_augmentation("crop_and_flip", SMALL, PICTURE)
+    chosen = chosen_augmentation(True, SMALL, IMAGE)
+    assert chosen == chosen_augmentation("crop_and_flip", SMALL, IMAGE)
     assert chosen.augment == CropAndFlip(SMALL)
     assert len(chosen.stand_ins) == 4
-    assert chosen_augmentation(True, SMALL, PICTURE, views=0) == (CropAndFlip(SMALL), ())
-    assert chosen_augmentation(False, SMALL, PICTURE) == (None, ())
+    assert chosen_augmentation(True, SMALL, IMAGE, views=0) == (CropAndFlip(SMALL), ())
+    assert chosen_augmentation(False, SMALL, IMAGE) == (None, ())
     assert chosen_augmentation(True, None, TEXT) == (None, ())
-    assert chosen_augmentation(ImageOps.invert, SMALL, PICTURE) == (ImageOps.invert, ())
-    assert chosen_augmentation(CropAndFlip(SMALL), SMALL, PICTURE) == (CropAndFlip(SMALL), ())
+    assert chosen_augmentation(ImageOps.invert, SMALL, IMAGE) == (ImageOps.invert, ())
+    assert chosen_augmentation(CropAndFlip(SMALL), SMALL, IMAGE) == (CropAndFlip(SMALL), ())
 
 
 def test_an_unknown_name_gets_the_nearest_one() -> None:
     with pytest.raises(ArgumentError, match=r"'randaug'; expected True, .*crop_and_flip.*Did you mean 'randaugment'"):
-        chosen_augmentation("randaug", SMALL, PICTURE)
+        chosen_augmentation("randaug", SMALL, IMAGE)
     with pytest.raises(ArgumentError, match="augment is 7; expected True"):
-        chosen_augmentation(7, SMALL, PICTURE)  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="takes PIL pictures"):
+        chosen_augmentation(7, SMALL, IMAGE)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="takes PIL images"):
         chosen_augmentation("randaugment", None, TEXT)
 
 
@@ -117,7 +117,7 @@ def tuner(cls: type[FineTuner] = FineTuner) -> FineTuner:
 
 
 class Recorder(FineTuner):
-    """A tuner that records the pictures given to its training step."""
+    """A tuner that records the images given to its training step."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -130,7 +130,7 @@ class Recorder(FineTuner):
 
 @dataclass(frozen=True)
 class Inverted:
-    """The picture with its colors inverted."""
+    """The image with its colors inverted."""
 
     preprocessing: Preprocessing
     uses_pixels_only = True

@@ -14,10 +14,10 @@ from torchvision.models import ResNet18_Weights
 from torchvision.models.video import R3D_18_Weights
 
 from finetune import FineTuner
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.presets import preprocessing_from_dict, preprocessing_of
 from finetune.errors import ArgumentError
-from tests.helpers.pictures import picture
+from tests.helpers.image_files import picture
 
 SIZES = ((40, 32), (31, 57), (64, 64), (20, 90))
 
@@ -155,7 +155,7 @@ def test_perceiver_is_close() -> None:
     ("name", "why"),
     [
         ("Siglip2", r"becomes \[256, 768\]"),
-        ("TextNet", "pictures become"),
+        ("TextNet", "images become"),
         ("Donut", "differs by"),
         ("ImageGPT", "Clusters must be provided"),
     ],

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from finetune import FineTuner
 from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.base import TextPair
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.presets import preprocessing_from_dict
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.sources.items import RawItems
@@ -312,9 +312,9 @@ def test_texts_without_a_tokenizer_are_refused_with_advice(reviews: Path) -> Non
 
 def test_another_kind_of_item_is_refused(reviews: Path) -> None:
     pictures = FineTuner(nn.Conv2d(3, 2, 3), preprocessing=Preprocessing(), device="cpu")
-    with pytest.raises(ArgumentError, match="data is text, and the model has a preprocessing for pictures"):
+    with pytest.raises(ArgumentError, match="data is text, and the model has a preprocessing for images"):
         pictures.fit(reviews, progress=False)
-    with pytest.raises(ArgumentError, match="An augmentation takes PIL pictures"):
+    with pytest.raises(ArgumentError, match="An augmentation takes PIL images"):
         FineTuner(make_bert(), preprocessing=make_tokenizer(), device="cpu").fit(reviews, augment=lambda text: text)
 
 

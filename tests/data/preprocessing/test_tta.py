@@ -1,4 +1,4 @@
-"""Test-time augmentation: outputs averaged over views of the same pictures."""
+"""Test-time augmentation: outputs averaged over views of the same images."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def test_outputs_are_the_mean_over_the_views(tta: Any) -> None:
     assert torch.equal(tuner.predict(X, tta=False), tuner.predict(X))
 
 
-def test_inputs_other_than_pictures_are_refused() -> None:
-    with pytest.raises(ArgumentError, match="Test-time augmentation is for pictures"):
+def test_inputs_other_than_images_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="Test-time augmentation is for images"):
         FineTuner(nn.Linear(4, 2), device="cpu").predict(torch.randn(3, 4), tta=True)

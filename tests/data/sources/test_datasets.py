@@ -14,7 +14,7 @@ from torchvision.datasets import FakeData, ImageFolder
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
 from tests.helpers.datasets import Items
-from tests.helpers.pictures import picture
+from tests.helpers.image_files import picture
 
 MakeFolder = Callable[..., Path]
 
@@ -58,7 +58,7 @@ def test_targets_are_not_those_before_the_transform(class_folder: MakeFolder) ->
     assert source.classes is None
 
 
-def test_pictures_in_items_are_recognized() -> None:
+def test_images_in_items_are_recognized() -> None:
     assert open_source(FakeData(size=3, image_size=(3, 8, 8))).kind == "picture"
     assert open_source(Items([(torch.zeros(3), 0)])).kind is None
     assert open_source(Items([])).kind is None

@@ -12,7 +12,7 @@ from torchvision.datasets import ImageFolder
 from finetune.data.sources.folders import find_split
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
-from tests.helpers.pictures import picture
+from tests.helpers.image_files import picture
 
 MakeFolder = Callable[..., Path]
 
@@ -42,10 +42,10 @@ def test_hidden_and_foreign_files_are_ignored(class_folder: MakeFolder, caplog: 
         source = open_source(folder)
     assert len(source) == 2
     assert source.classes == ("a", "b")
-    assert "1 pictures beside the class folders" in caplog.text
+    assert "1 images beside the class folders" in caplog.text
 
 
-def test_unlabelled_folder_picture_and_list(class_folder: MakeFolder) -> None:
+def test_unlabelled_folder_image_and_list(class_folder: MakeFolder) -> None:
     folder = class_folder(a=2, b=1)
     picture(9).save(folder / "loose.png")
     everything = open_source(folder, labelled=False)
@@ -72,13 +72,13 @@ def test_missing_paths_name_the_nearest(class_folder: MakeFolder) -> None:
 
 def test_folders_without_class_folders(class_folder: MakeFolder, tmp_path: Path) -> None:
     folder = class_folder(a=1, b=1)
-    with pytest.raises(DataError, match="holds 1 loose pictures and no folder per class"):
+    with pytest.raises(DataError, match="holds 1 loose images and no folder per class"):
         open_source(folder / "a")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         open_source(tmp_path / "empty")
     (folder / "c").mkdir()
-    with pytest.raises(DataError, match=r"class folder '.*c' holds no pictures"):
+    with pytest.raises(DataError, match=r"class folder '.*c' holds no images"):
         open_source(folder)
     assert len(open_source(folder, classes=["a", "b", "c"])) == 2
     assert len(open_source(folder, classes=["a", "b"])) == 2

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from finetune.data.sources.arrays import Arrays
+from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.open_source import open_source
-from finetune.data.sources.picture_files import PictureFiles
 from finetune.data.splitting import split
 from finetune.errors import DataError
 from tests.helpers.datasets import Items
-from tests.helpers.pictures import picture
+from tests.helpers.image_files import picture
 
 MakeFolder = Callable[..., Path]
 
 
-def test_lists_of_tensors_paths_and_pictures(tmp_path: Path, pictures: list[str]) -> None:
+def test_lists_of_tensors_paths_and_images(tmp_path: Path, pictures: list[str]) -> None:
     stacked = open_source(([torch.ones(2), torch.zeros(2)], [0, 1]))
     assert isinstance(stacked, Arrays)
     with pytest.raises(DataError, match="do not have one shape"):
@@ -27,7 +27,7 @@ def test_lists_of_tensors_paths_and_pictures(tmp_path: Path, pictures: list[str]
     with pytest.raises(DataError, match="not an array of numbers"):
         open_source((np.array([{}, {}]), [0, 1]))
     files = open_source(([tmp_path / p for p in pictures], ["b", "a", "b", "a"]))
-    assert isinstance(files, PictureFiles)
+    assert isinstance(files, ImageFiles)
     assert files.classes == ("a", "b")
     with pytest.raises(DataError, match=r"3\.png' has the class 'z'"):
         open_source(([tmp_path / p for p in pictures], ["b", "a", "b", "z"]), classes=["a", "b"])
@@ -57,7 +57,7 @@ def test_inputs_alone() -> None:
 def test_unsupported_data_lists_the_accepted_forms(data: Any) -> None:
     with pytest.raises(DataError, match=r"type .* cannot be used\. Accepted are: a folder.*DataLoader"):
         open_source(data)
-    with pytest.raises(DataError, match="to predict also a picture's path"):
+    with pytest.raises(DataError, match="to predict also an image's path"):
         open_source(data, labelled=False)
 
 

@@ -99,7 +99,7 @@ def test_several_regression_columns(tmp_path: Path, pictures: list[str]) -> None
         ("path,label\n0.png\n", "row 1 has 1 cells; expected 2"),
         ("path,label\n0.png,a\n1.png,\n", r"1\.png' \(row 2 of .* has no label"),
         ("path,label\n0.png,1\n1.png,nan\n", "has no label"),
-        ("path,label\n0.png,a\n9.png,a\n", r"1 of 2 pictures that do not exist: .*9\.png' \(row 2\)"),
+        ("path,label\n0.png,a\n9.png,a\n", r"1 of 2 images that do not exist: .*9\.png' \(row 2\)"),
         ("a,b,c\n1,2,3\n", "it has a, b, c"),
         ("path,b,c\n0.png,2,3\n", "Cannot tell which column .* is the label; beside 'path' it has b, c"),
         ("path,target_a,c\n0.png,2,3\n", "Cannot tell which column"),

@@ -255,7 +255,7 @@ def test_a_model_that_normalizes_its_input_no_longer_does() -> None:
     [
         pytest.param(TokenTransformer(), 1, "linear|guessed images", id="tokens"),
         pytest.param(
-            nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)), 1, "none of the guessed images", id="no picture"
+            nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)), 1, "none of the guessed images", id="no image"
         ),
         pytest.param(nn.Sequential(nn.BatchNorm2d(3), small_cnn()), 1, r"0 \(BatchNorm2d\) reads", id="a norm first"),
         pytest.param(Patches("mixed"), 1, "mixed before embed", id="mixed"),

@@ -10,8 +10,8 @@ from torchvision.transforms import v2
 
 from finetune import FineTuner, Phase, callbacks
 from finetune.callbacks import EMA, L2SP, Callback, ClassWeights, EarlyStopping, Mixup
+from tests.helpers.image_files import labelled_images
 from tests.helpers.models import plain_cnn
-from tests.helpers.pictures import labelled_images
 from tests.helpers.tuners import BatchRecorder
 
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from finetune import FineTuner
 from finetune.callbacks import ClassWeights
 from finetune.errors import ArgumentError
+from tests.helpers.image_files import labelled_images
 from tests.helpers.models import plain_cnn
-from tests.helpers.pictures import labelled_images
 
 
 def uneven() -> tuple[Tensor, Tensor]:

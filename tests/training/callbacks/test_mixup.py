@@ -10,8 +10,8 @@ import torch
 from finetune import FineTuner, StepOutput
 from finetune.callbacks import Mixup
 from finetune.errors import ArgumentError
+from tests.helpers.image_files import labelled_images
 from tests.helpers.models import plain_cnn
-from tests.helpers.pictures import labelled_images
 from tests.helpers.tuners import BatchRecorder
 
 

@@ -1,4 +1,4 @@
-"""Pictures kept in memory, prepared or decoded: later epochs read no file, and every number stays the same."""
+"""Images kept in memory, prepared or decoded: later epochs read no file, and every number stays the same."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from finetune import FineTuner, Preprocessing
 from finetune.data.loading.batches import Batches
-from finetune.data.loading.picture_cache import DecodedPictures, cache_decoded, cache_prepared
+from finetune.data.loading.image_cache import DecodedImages, cache_decoded, cache_prepared
 from finetune.data.preprocessing.augmentations import CropAndFlip
-from finetune.data.preprocessing.base import PICTURE
+from finetune.data.preprocessing.base import IMAGE
+from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.open_source import open_source
-from finetune.data.sources.picture_files import PictureFiles
 from finetune.errors import DataError
 
 SMALL = Preprocessing(crop_size=(8, 8), resize_size=10)
@@ -48,7 +48,7 @@ def pictures(batches: Batches, epoch: int, start: int = 0) -> Tensor:
     return torch.cat([batch[0] for batch in batches.epoch(epoch, start)])
 
 
-# ---------------------------------------------------------------- prepared pictures
+# ---------------------------------------------------------------- prepared images
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -102,7 +102,7 @@ def test_a_changed_file_is_read_again(folder: Path) -> None:
         assert same(changed, list(made(folder).epoch(1)))
 
 
-def test_pictures_beyond_the_budget_are_loaded_each_time(folder: Path) -> None:
+def test_images_beyond_the_budget_are_loaded_each_time(folder: Path) -> None:
     needed = 9 * 3 * 8 * 8
     for budget, keeps in ((needed, True), (needed - 1, False)):
         assert (cache_prepared(open_source(folder), SMALL, budget) is not None) == keeps
@@ -110,9 +110,9 @@ def test_pictures_beyond_the_budget_are_loaded_each_time(folder: Path) -> None:
         assert (batches._prepared is not None) == keeps
 
 
-def test_pictures_in_memory_and_without_targets(folder: Path) -> None:
+def test_images_in_memory_and_without_targets(folder: Path) -> None:
     images = [Image.open(path).copy() for path in sorted(folder.rglob("*.png"))]
-    source = RawItems(images, PICTURE)
+    source = RawItems(images, IMAGE)
     once, plain = (
         Batches(source, batch_size=4, shuffle=False, preprocessing=SMALL, keep=keep) for keep in (True, False)
     )
@@ -134,7 +134,7 @@ def test_a_custom_collate_fn_sees_every_batch(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_run_that_keeps_pictures_is_the_same_bit_for_bit(folder: Path, frozen: bool) -> None:
+def test_a_run_that_keeps_images_is_the_same_bit_for_bit(folder: Path, frozen: bool) -> None:
     def run(data: Any) -> dict[str, Any]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -146,19 +146,19 @@ def test_a_run_that_keeps_pictures_is_the_same_bit_for_bit(folder: Path, frozen:
 
     source = open_source(folder)
     custom = [(picture, int(target)) for picture, target in map(source.__getitem__, range(len(source)))]
-    assert open_source(custom).stochastic  # the pictures of a custom data set are never kept
+    assert open_source(custom).stochastic  # the images of a custom data set are never kept
     torch.testing.assert_close(run(custom), run(folder), rtol=0, atol=0)
 
 
-# ---------------------------------------------------------------- decoded pictures
+# ---------------------------------------------------------------- decoded images
 
 
 def augmented(folder: Path, **arguments: Any) -> Batches:
     return made(folder, **{"augment": AUGMENTATION, "keep": True, **arguments})
 
 
-def decoded(source: PictureFiles, budget: int = 10_000) -> DecodedPictures:
-    return DecodedPictures(source, budget=budget, unchanged=source.watch())
+def decoded(source: ImageFiles, budget: int = 10_000) -> DecodedImages:
+    return DecodedImages(source, budget=budget, unchanged=source.watch())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -175,7 +175,7 @@ def test_later_augmented_epochs_are_the_same_and_read_no_file(folder: Path, work
     assert pictures(batches, 1, start=2).equal(expected[1][4:])
 
 
-def test_stand_ins_share_the_decoded_pictures(folder: Path) -> None:
+def test_stand_ins_share_the_decoded_images(folder: Path) -> None:
     batches = augmented(folder, stand_ins=AUGMENTATION.stand_ins)
     expected = pictures(augmented(folder, keep=False, stand_ins=AUGMENTATION.stand_ins).in_views(), 1)
     pictures(batches, 0)
@@ -194,7 +194,7 @@ def test_nothing_is_decoded_once_unless_asked_or_where_a_function_may_want_the_f
         pictures(batches, 1)
 
 
-def files(folder: Path, *modes: str) -> PictureFiles:
+def files(folder: Path, *modes: str) -> ImageFiles:
     rng = np.random.default_rng(0)
     paths = []
     for number, mode in enumerate(modes):
@@ -203,10 +203,10 @@ def files(folder: Path, *modes: str) -> PictureFiles:
         picture = Image.fromarray(pixels[..., 0].astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(pixels)
         (picture if mode == "I;16" else picture.convert(mode)).save(path)
         paths.append(path)
-    return PictureFiles(paths)
+    return ImageFiles(paths)
 
 
-def test_pictures_keep_their_mode_and_size(tmp_path: Path) -> None:
+def test_images_keep_their_mode_and_size(tmp_path: Path) -> None:
     source = files(tmp_path, "RGB", "L", "RGBA", "RGB")
     cached = decoded(source)
     expected = [source[index] for index in range(4)]
@@ -222,7 +222,7 @@ def test_pictures_keep_their_mode_and_size(tmp_path: Path) -> None:
 def test_other_modes_are_decoded_each_time(tmp_path: Path, mode: str) -> None:
     if mode == "CMYK":
         Image.new("CMYK", (7, 5)).save(tmp_path / "0.jpg")
-        source = PictureFiles([tmp_path / "0.jpg"])
+        source = ImageFiles([tmp_path / "0.jpg"])
     else:
         source = files(tmp_path, mode)
     cached = decoded(source)
@@ -232,7 +232,7 @@ def test_other_modes_are_decoded_each_time(tmp_path: Path, mode: str) -> None:
         cached[0]
 
 
-def test_beyond_the_budget_pictures_are_decoded_each_time(tmp_path: Path) -> None:
+def test_beyond_the_budget_images_are_decoded_each_time(tmp_path: Path) -> None:
     source = files(tmp_path, "RGB", "RGB", "RGB")
     sizes = [3 * 7 * (5 + number) for number in range(3)]
     cached = decoded(source, sum(sizes[:2]))
@@ -257,16 +257,16 @@ def test_a_changed_file_is_decoded_again(tmp_path: Path) -> None:
 def test_a_spawned_process_has_the_plain_files(tmp_path: Path) -> None:
     cached = decoded(files(tmp_path, "RGB"))
     copy = pickle.loads(pickle.dumps(cached))
-    assert type(copy) is PictureFiles
+    assert type(copy) is ImageFiles
     assert copy[0].tobytes() == cached[0].tobytes()
 
 
 def test_without_memory_the_source_stays_as_it_is(tmp_path: Path) -> None:
     source = files(tmp_path, "RGB")
-    assert isinstance(cache_decoded(source, AUGMENTATION), DecodedPictures)
+    assert isinstance(cache_decoded(source, AUGMENTATION), DecodedImages)
     assert cache_decoded(source, AUGMENTATION, budget=0) is source
 
 
-def test_pictures_in_memory_are_not_decoded(folder: Path) -> None:
-    in_memory = RawItems([Image.open(path).copy() for path in folder.rglob("*.png")], PICTURE)
+def test_images_in_memory_are_not_decoded(folder: Path) -> None:
+    in_memory = RawItems([Image.open(path).copy() for path in folder.rglob("*.png")], IMAGE)
     assert cache_decoded(in_memory, AUGMENTATION) is in_memory

@@ -1,4 +1,4 @@
-"""Preprocessing of pictures: geometry on the host, arithmetic on the device.
+"""Preprocessing of images: geometry on the host, arithmetic on the device.
 
 The host resizes and crops each sample to bytes. The device scales and standardizes whole batches.
 Bytes cost a quarter of what floats cost to collate, pin, copy and cache.
@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
-from finetune.data.sources.picture_files import with_channels
+from finetune.data.preprocessing.base import IMAGE, InputPreprocessing
+from finetune.data.sources.image_files import with_channels
 from finetune.errors import ArgumentError, DataError, nearest
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -28,7 +28,7 @@ _RESIZE_MODES = ("stretch", "cover", "contain")
 
 @dataclass(frozen=True)
 class Preprocessing(InputPreprocessing):
-    """Deterministic preprocessing of pictures: resize, center-crop, scale and standardize.
+    """Deterministic preprocessing of images: resize, center-crop, scale and standardize.
 
     It is saved in every checkpoint.
 
@@ -37,8 +37,8 @@ class Preprocessing(InputPreprocessing):
         resize_size: Length of the shorter side before the crop, in pixels, as in torchvision's
             presets, or a pair (height, width). None skips the resize.
         resize_mode: How a pair is applied. "stretch" resizes to exactly that size. "cover" and
-            "contain" preserve the aspect ratio, so that the picture covers the pair or fits into it.
-            The crop pads a smaller picture with black, or with the mean color under "contain".
+            "contain" preserve the aspect ratio, so that the image covers the pair or fits into it.
+            The crop pads a smaller image with black, or with the mean color under "contain".
         mean: Mean per channel, for values in [0, 1]. Defaults to ImageNet's.
         std: Standard deviation per channel, for values in [0, 1]. Defaults to ImageNet's.
         interpolation: Interpolation of the resize, a value of torchvision's `InterpolationMode`.
@@ -62,7 +62,7 @@ class Preprocessing(InputPreprocessing):
     channels: int = 3
     resize_mode: str = "stretch"
     bgr: bool = field(default=False, kw_only=True)
-    kind: ClassVar[str] = PICTURE
+    kind: ClassVar[str] = IMAGE
 
     def __post_init__(self) -> None:
         for name in ("crop_size", "resize_size", "mean", "std"):
@@ -156,9 +156,9 @@ class Preprocessing(InputPreprocessing):
         )
 
     def grey(self) -> Preprocessing:
-        """Return the equivalent preprocessing for grayscale pictures.
+        """Return the equivalent preprocessing for grayscale images.
 
-        Its result is the mean over the channels that the grayscale picture has as RGB. Channel c of
+        Its result is the mean over the channels that the grayscale image has as RGB. Channel c of
         the RGB copy is `(g - mean[c]) / std[c]`. Their mean is `(g - m) / s`, where s is the harmonic
         mean of `std` and m is the mean of `mean`, weighted by `1 / std`. With ImageNet's constants,
         each channel differs from it by a constant below 0.2.
@@ -173,8 +173,8 @@ class Preprocessing(InputPreprocessing):
         mean = sum(value * weight for value, weight in zip(self.mean, weights, strict=True)) / sum(weights)
         return replace(self, mean=(mean,), std=(len(weights) / sum(weights),), channels=1, bgr=False)
 
-    def geometry(self, picture: Image.Image) -> Tensor:
-        """Resize and center-crop a picture to uint8 [C, H, W].
+    def geometry(self, image: Image.Image) -> Tensor:
+        """Resize and center-crop an image to uint8 [C, H, W].
 
         Example:
             >>> Preprocessing(crop_size=(96, 96)).geometry(Image.open("dog.png")).dtype
@@ -183,13 +183,13 @@ class Preprocessing(InputPreprocessing):
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms import functional as F
 
-        picture = with_channels(picture, self.channels)
+        image = with_channels(image, self.channels)
         if self.resize_size is not None:
-            size = self._resized(picture.height, picture.width)
-            picture = F.resize(picture, size, InterpolationMode(self.interpolation))
+            size = self._resized(image.height, image.width)
+            image = F.resize(image, size, InterpolationMode(self.interpolation))
         if self.resize_mode == "contain":
-            picture = _padded(picture, self.crop_size, [round(255 * mean) for mean in self.mean])
-        pixels: Tensor = F.pil_to_tensor(F.center_crop(picture, list(self.crop_size)))
+            image = _padded(image, self.crop_size, [round(255 * mean) for mean in self.mean])
+        pixels: Tensor = F.pil_to_tensor(F.center_crop(image, list(self.crop_size)))
         return pixels
 
     def _resized(self, height: int, width: int) -> list[int]:
@@ -204,7 +204,7 @@ class Preprocessing(InputPreprocessing):
         return [max(1, round(height / ratio)), max(1, round(width / ratio))]
 
     def prepare(self, item: Image.Image) -> Tensor:
-        """Prepare one picture on the host; the same as `geometry`.
+        """Prepare one image on the host; the same as `geometry`.
 
         Example:
             >>> Preprocessing(crop_size=(96, 96)).prepare(Image.open("dog.png")).shape
@@ -219,10 +219,10 @@ class Preprocessing(InputPreprocessing):
             >>> Preprocessing().on_device(torch.zeros(2, 3, 224, 224, dtype=torch.uint8)).dtype
             torch.float32
         """
-        pictures = isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4
-        return self.normalize(inputs) if pictures else inputs
+        images = isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4
+        return self.normalize(inputs) if images else inputs
 
-    def normalize(self, pictures: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Scale uint8 [N, C, H, W] to [0, 1] and standardize each channel. Return float32.
 
         Raises:
@@ -233,25 +233,25 @@ class Preprocessing(InputPreprocessing):
             >>> preprocessing.normalize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
             tensor([2., 2., 2.])
         """
-        if pictures.shape[-3] != self.channels:  # a single channel would silently broadcast to three
+        if images.shape[-3] != self.channels:  # a single channel would silently broadcast to three
             raise DataError(
-                f"The pictures have shape {list(pictures.shape)} and the preprocessing {self.channels} channel(s). "
+                f"The images have shape {list(images.shape)} and the preprocessing {self.channels} channel(s). "
                 f"Expected [N, {self.channels}, H, W]; convert from channels-last with X.transpose(0, 3, 1, 2)."
             )
         if self.bgr:
-            pictures = pictures.flip(-3)
-        mean = _per_channel(self.mean, pictures.device)
-        std = _per_channel(self.std, pictures.device)
+            images = images.flip(-3)
+        mean = _per_channel(self.mean, images.device)
+        std = _per_channel(self.std, images.device)
         # torchvision's order of operations, so that results agree to the last bit.
-        return pictures.to(torch.float32).div_(255).sub_(mean).div_(std)
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
-def _padded(picture: Image.Image, size: tuple[int, int], fill: list[int]) -> Image.Image:
-    """Pad a picture smaller than `size` with a color; torchvision's own crop would pad with black."""
+def _padded(image: Image.Image, size: tuple[int, int], fill: list[int]) -> Image.Image:
+    """Pad an image smaller than `size` with a color; torchvision's own crop would pad with black."""
     from torchvision.transforms import functional as F
 
-    down, across = max(0, size[0] - picture.height), max(0, size[1] - picture.width)
-    padded: Image.Image = F.pad(picture, [across // 2, down // 2, (across + 1) // 2, (down + 1) // 2], fill)
+    down, across = max(0, size[0] - image.height), max(0, size[1] - image.width)
+    padded: Image.Image = F.pad(image, [across // 2, down // 2, (across + 1) // 2, (down + 1) // 2], fill)
     return padded
 
 

@@ -1,4 +1,4 @@
-"""Preprocessing of pictures: equal to torchvision bit for bit, checked, and saved as a dict."""
+"""Preprocessing of images: equal to torchvision bit for bit, checked, and saved as a dict."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification, VideoClassification
 
 from finetune.data.preprocessing.augmentations import CropAndFlip
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.randomness import seeded
-from finetune.data.sources.picture_files import with_channels
+from finetune.data.sources.image_files import with_channels
 from finetune.errors import ArgumentError
-from tests.helpers.pictures import picture
+from tests.helpers.image_files import picture
 
 PIL_MODES = list(InterpolationMode)
 

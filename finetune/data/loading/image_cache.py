@@ -1,8 +1,8 @@
-"""Two caches that keep pictures in memory from the first epoch on.
+"""Two caches that keep images in memory from the first epoch on.
 
-`PreparedPictures` keeps the result of the preprocessing, where that is the same in every epoch: later
-epochs gather whole batches and load nothing. `DecodedPictures` keeps the pixels of decoded files, where a
-random augmentation makes a new picture of them in every epoch. Both take memory as they fill, and read
+`PreparedImages` keeps the result of the preprocessing, where that is the same in every epoch: later
+epochs gather whole batches and load nothing. `DecodedImages` keeps the pixels of decoded files, where a
+random augmentation makes a new image of them in every epoch. Both take memory as they fill, and read
 a file again once it has changed.
 """
 
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from finetune.data.loading.free_memory import free_memory
 from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation
-from finetune.data.preprocessing.base import PICTURE, InputPreprocessing
-from finetune.data.preprocessing.pictures import Preprocessing
+from finetune.data.preprocessing.base import IMAGE, InputPreprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.base import Source
 
-# Share of the free memory that each of the training and the validation pictures take by default. Features
+# Share of the free memory that each of the training and the validation images take by default. Features
 # may take half, so that a tenth stays free.
 _BUDGET_SHARE = 0.2
 
@@ -39,15 +39,15 @@ def default_budget() -> int:
     return int(_BUDGET_SHARE * free_memory(torch.device("cpu")))
 
 
-# ---------------------------------------------------------------------- prepared pictures
+# ---------------------------------------------------------------------- prepared images
 
 
-class PreparedPictures:
-    """Prepared pictures uint8 [N, C, H, W] of a source, added batch by batch as they are loaded."""
+class PreparedImages:
+    """Prepared images uint8 [N, C, H, W] of a source, added batch by batch as they are loaded."""
 
     def __init__(self, source: Source, preprocessing: Preprocessing) -> None:
         self._targets = source.targets
-        self._pictures = torch.empty(_shape(source, preprocessing), dtype=torch.uint8)
+        self._images = torch.empty(_shape(source, preprocessing), dtype=torch.uint8)
         self._filled = torch.zeros(len(source), dtype=torch.bool)
         self._unchanged = source.watch()
 
@@ -57,20 +57,20 @@ class PreparedPictures:
         return filled and (self._unchanged is None or all(map(self._unchanged, indices.tolist())))
 
     def put(self, indices: Tensor, batch: Any) -> None:
-        """Add the pictures of a batch, the samples at int64 [B]."""
-        self._pictures[indices] = batch if self._targets is None else batch[0]
+        """Add the images of a batch, the samples at int64 [B]."""
+        self._images[indices] = batch if self._targets is None else batch[0]
         self._filled[indices] = True
 
     def get(self, indices: Tensor) -> Any:
         """Return the batch of the samples at int64 [B], equal to the loaded one."""
-        pictures = self._pictures[indices]
-        return pictures if self._targets is None else [pictures, self._targets[indices]]
+        images = self._images[indices]
+        return images if self._targets is None else [images, self._targets[indices]]
 
 
 def cache_prepared(
     source: Source, preprocessing: InputPreprocessing | None, budget: int | None = None
-) -> PreparedPictures | None:
-    """Return an empty cache for the prepared pictures of a source.
+) -> PreparedImages | None:
+    """Return an empty cache for the prepared images of a source.
 
     Args:
         source: An indexed source.
@@ -78,28 +78,28 @@ def cache_prepared(
         budget: Most bytes to take. None for the default.
 
     Returns:
-        The cache, or None if the pictures differ between epochs, are not pictures, or exceed the budget.
+        The cache, or None if the images differ between epochs, are not images, or exceed the budget.
     """
-    if not _constant_pictures(source) or not isinstance(preprocessing, Preprocessing):
+    if not _constant_images(source) or not isinstance(preprocessing, Preprocessing):
         return None
     needed = torch.Size(_shape(source, preprocessing)).numel()
     fits = needed <= (default_budget() if budget is None else budget)
-    return PreparedPictures(source, preprocessing) if fits else None
+    return PreparedImages(source, preprocessing) if fits else None
 
 
-def _constant_pictures(source: Source) -> bool:
-    return source.kind == PICTURE and source.indexed and not source.stochastic and source.collate_fn is None
+def _constant_images(source: Source) -> bool:
+    return source.kind == IMAGE and source.indexed and not source.stochastic and source.collate_fn is None
 
 
 def _shape(source: Source, preprocessing: Preprocessing) -> tuple[int, ...]:
     return len(source), preprocessing.channels, *preprocessing.crop_size
 
 
-# ---------------------------------------------------------------------- decoded pictures
+# ---------------------------------------------------------------------- decoded images
 
 
 class _Slot(NamedTuple):
-    """Location of the pixels of a picture in the shared memory."""
+    """Location of the pixels of an image in the shared memory."""
 
     mode: str
     width: int
@@ -116,19 +116,19 @@ class _Slot(NamedTuple):
         return slice(self.start, self.start + self.size)
 
 
-class DecodedPictures(Source):
-    """A source of pictures that keeps their pixels once they are decoded.
+class DecodedImages(Source):
+    """A source of images that keeps their pixels once they are decoded.
 
-    Forked worker processes share the memory. Once it is full, further pictures are decoded each time. A
+    Forked worker processes share the memory. Once it is full, further images are decoded each time. A
     copy in a spawned process is the original source, because it cannot share the memory.
 
     Args:
-        source: A source of picture files.
+        source: A source of image files.
         budget: Most bytes to take.
         unchanged: Function that returns whether the file of a sample is unchanged.
     """
 
-    kind = PICTURE
+    kind = IMAGE
     stochastic = False
 
     def __init__(self, source: Source, *, budget: int, unchanged: Callable[[int], bool]) -> None:
@@ -148,23 +148,23 @@ class DecodedPictures(Source):
         return len(self._source)
 
     def __getitem__(self, index: int) -> Any:
-        picture = self._picture(index)
-        return picture if self._source.targets is None else (picture, self._source.targets[index])
+        image = self._image(index)
+        return image if self._source.targets is None else (image, self._source.targets[index])
 
     def name(self, index: int) -> str:
         return self._source.name(index)
 
-    def _picture(self, index: int) -> Image.Image:
+    def _image(self, index: int) -> Image.Image:
         slot = self._slot(index)
         if slot is not None and self._unchanged(index):
             return Image.frombytes(slot.mode, (slot.width, slot.height), self._pixels[slot.span])
         item = self._source[index]
-        picture: Image.Image = item if self._source.targets is None else item[0]
-        self._add(index, picture)
-        return picture
+        image: Image.Image = item if self._source.targets is None else item[0]
+        self._add(index, image)
+        return image
 
     def _slot(self, index: int) -> _Slot | None:
-        """Return the slot of a picture, or None if it is not cached.
+        """Return the slot of an image, or None if it is not cached.
 
         On every processor, the lock also orders the write of the pixels before this read.
         """
@@ -172,19 +172,19 @@ class DecodedPictures(Source):
             mode, *numbers = self._slots[index].tolist() if locked else (0,)
         return _Slot(_MODES[mode], *numbers) if mode else None
 
-    def _add(self, index: int, picture: Image.Image) -> None:
-        slot = self._reserve(picture) if self._unchanged(index) else None
+    def _add(self, index: int, image: Image.Image) -> None:
+        slot = self._reserve(image) if self._unchanged(index) else None
         if slot is None:
             return
-        self._pixels[slot.span] = picture.tobytes()
+        self._pixels[slot.span] = image.tobytes()
         with self._try_lock() as locked:
             if locked:
                 self._slots[index] = _MODES.index(slot.mode), *slot[1:]
 
-    def _reserve(self, picture: Image.Image) -> _Slot | None:
-        """Reserve memory for a picture. Return None if the mode is not cached or the memory is full."""
+    def _reserve(self, image: Image.Image) -> _Slot | None:
+        """Reserve memory for an image. Return None if the mode is not cached or the memory is full."""
         with self._try_lock() as locked:
-            slot = _Slot(picture.mode, picture.width, picture.height, int(self._end[0]))
+            slot = _Slot(image.mode, image.width, image.height, int(self._end[0]))
             if not locked or slot.mode not in _MODES or slot.start + slot.size > self._budget:
                 return None
             self._end[0] += slot.size
@@ -202,24 +202,24 @@ class DecodedPictures(Source):
 
 
 def cache_decoded(source: Source, augment: Augmentation | None, budget: int | None = None) -> Source:
-    """Return a source that decodes each picture file once.
+    """Return a source that decodes each image file once.
 
     Args:
         source: Any source.
-        augment: Augmentation of its pictures. A custom function may use more than the pixels, such as
-            the file name, and so gets the pictures of the original source.
+        augment: Augmentation of its images. A custom function may use more than the pixels, such as
+            the file name, and so gets the images of the original source.
         budget: Most bytes to take. None for the default.
 
     Returns:
-        The caching source, or the original one if its pictures are in memory already or may differ
+        The caching source, or the original one if its images are in memory already or may differ
         between epochs, if the augmentation may use more than pixels, or if no memory is available.
     """
     pixels_only = isinstance(augment, CacheableAugmentation) and augment.uses_pixels_only
-    unchanged = source.watch() if pixels_only and _constant_pictures(source) else None
+    unchanged = source.watch() if pixels_only and _constant_images(source) else None
     if unchanged is None:
         return source
     try:
-        return DecodedPictures(source, budget=default_budget() if budget is None else budget, unchanged=unchanged)
+        return DecodedImages(source, budget=default_budget() if budget is None else budget, unchanged=unchanged)
     except (OSError, ValueError, ImportError):  # no memory, or a platform without locks
         return source
 

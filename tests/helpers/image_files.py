@@ -1,4 +1,4 @@
-"""Pictures on disk, small and all different."""
+"""Images on disk, small and all different."""
 
 from __future__ import annotations
 
