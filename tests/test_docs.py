@@ -308,4 +308,4 @@ def test_the_diagram_of_the_loop_is_that_of_the_code() -> None:
 
 def test_the_image_of_the_layers_is_that_of_the_code() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "draw_layers.py"))
-    assert script["IMAGE"].read_text(encoding="utf-8") == script["picture"](), "run `make image`"
+    assert script["PICTURE"].read_text(encoding="utf-8") == script["picture"](), "run `make picture`"
