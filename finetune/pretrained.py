@@ -16,10 +16,10 @@ from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError
 from finetune.model import catalog
 from finetune.model.families import family_of
+from finetune.model.network import unwrapped
 from finetune.model.surgery import adapters, input_channels
 from finetune.model.surgery.changes import InputAdaptation, ModelChange
 from finetune.model.weights import load_weights, read_weights
-from finetune.model.wrapping import unwrapped
 
 
 @dataclass(frozen=True, eq=False)

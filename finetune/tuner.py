@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from finetune.advice.evidence import check_classes, measure
 from finetune.advice.features import Features, collect
 from finetune.caching.cache import open_cache
 from finetune.checkpoint import restore, schema
-from finetune.checkpoint.record import record_head, record_model
+from finetune.checkpoint.record import record_head
 from finetune.checkpoint.resume import find_run
 from finetune.checkpoint.schema import Checkpoint
 from finetune.data.batch import split_batch
@@ -31,15 +31,15 @@ from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
 from finetune.data.splitting import split
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError
+from finetune.known import Known
 from finetune.model import compiling, freezing
 from finetune.model.channels_last import channels_last
 from finetune.model.families import family_of
 from finetune.model.inspection.summary import Summary, summarize
-from finetune.model.network import Network
+from finetune.model.network import Network, unwrapped
 from finetune.model.outputs import auxiliary_of, call, logits_of
 from finetune.model.patterns import Patterns
 from finetune.model.surgery import adapters, head_search, heads
-from finetune.model.wrapping import unwrapped
 from finetune.plan import Plan, make_plan
 from finetune.pretrained import load_pretrained
 from finetune.strategies import Strategy
@@ -57,39 +57,12 @@ from finetune.training.precision import Precision, hint_at_bf16, resolve_device
 from finetune.training.progress import ProgressBar
 from finetune.training.run import Run
 from finetune.training.settings import Settings
-from finetune.training.tasks import BINARY, CLASSIFICATION, Loss, Task, infer_task, task_of_kind
+from finetune.training.tasks import Loss, Task, infer_task
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _STEPS = ("training_step", "validation_step", "predict_step")
-
-
-@dataclass(frozen=True)
-class Known:
-    """Everything that verbs learn about the model and its data; a failed verb puts it back whole.
-
-    Attributes:
-        network: The module with its heads, stages and changes.
-        preprocessing: Turns images, texts or sound into inputs; None if inputs are ready.
-        classes: Class names by output, or None.
-        classes_from_data: Whether training data named the classes; names from the weights give way to it.
-        task: The task with its loss, or None before targets were seen.
-        history: A row per epoch.
-        rates: Group name and learning rate by parameter name, as planned last; None before.
-        tried: Whether the model was tried on data since its head was replaced.
-        channels_last: Whether it gives the same with channels-last weights; None if that was not tried.
-    """
-
-    network: Network
-    preprocessing: InputPreprocessing | None = None
-    classes: tuple[str, ...] | None = None
-    classes_from_data: bool = False
-    task: Task | None = None
-    history: History = field(default_factory=History)
-    rates: Mapping[str, tuple[str, float]] | None = None
-    tried: bool = False
-    channels_last: bool | None = None
 
 
 class FineTuner:
@@ -443,7 +416,7 @@ class FineTuner:
                 augment=augment,
                 views=augment_views,
                 keep=sum(phase.epochs for phase in plan.phases) > 1,
-                num_classes=self._num_classes,
+                num_classes=self._known.num_classes,
                 skip_corrupt=skip_corrupt,
             )
             writer = [] if checkpoint_dir is None else [ModelCheckpoint(checkpoint_dir)]
@@ -467,7 +440,7 @@ class FineTuner:
                 self._learn(classes=classes, classes_from_data=True)
             if saved is not None:
                 self._resume(run, saved)
-        self._tell_model(classes, task)
+        self.network.tell_task(task.kind, classes)
         hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
         with self._under_way(run), self._memory_format(train_batches.source, trains_all=plan.trains_all):
             loop.fit(run)
@@ -492,8 +465,8 @@ class FineTuner:
             source = self._open(data, classes=self.classes)
             self._try_once(source)
             task = self.task or self._learn_task(source)
-            audited = self._pipeline.audited(source, "evaluation", num_classes=self._num_classes)
-            batches = self._pipeline.batches(audited, batch_size, num_classes=self._num_classes)
+            audited = self._pipeline.audited(source, "evaluation", num_classes=self._known.num_classes)
+            batches = self._pipeline.batches(audited, batch_size, num_classes=self._known.num_classes)
             metrics = build_metrics(self.settings.metrics, task, self.network.num_outputs)
             with self._passes(source):
                 meter = Meter(metrics, task, self.device)
@@ -622,9 +595,9 @@ class FineTuner:
             )
             self._learn(network=plan.network)
             self._learn_task(source)
-            audited = self._pipeline.audited(source, "training", num_classes=self._num_classes)
+            audited = self._pipeline.audited(source, "training", num_classes=self._known.num_classes)
             batches = self._pipeline.batches(
-                audited, batch_size, shuffle=True, augment=augment, num_classes=self._num_classes
+                audited, batch_size, shuffle=True, augment=augment, num_classes=self._known.num_classes
             )
             own_precision = Precision(self.settings.precision, self.device)  # with its own gradient scale
             run = self._new_run(plan, batches, None, metrics={}, precision=own_precision)
@@ -679,7 +652,7 @@ class FineTuner:
         restore.load_into(tuner.inner, checkpoint)
         origin, changes = checkpoint.model.origin, checkpoint.changes
         tuner._learn(network=replace(tuner.network, origin=origin, changes=changes))
-        tuner._recall(checkpoint)
+        tuner._known = tuner._known.recalled(checkpoint, tuner.settings)
         return tuner
 
     # ------------------------------------------------------------------ steps, for a loop of your own
@@ -821,12 +794,6 @@ class FineTuner:
         self._learn(task=task)
         return task
 
-    @property
-    def _num_classes(self) -> int | None:
-        """Number of classes that labels may name, or None if targets are not class indices."""
-        kind = None if self.task is None else self.task.kind
-        return {CLASSIFICATION: self.network.num_outputs, BINARY: 2}.get(kind or "")
-
     def _features(self, source: Source, samples: int, batch_size: int) -> Features:
         """Return the inputs of every stage and of the head, for at most `samples` samples, stratified by class."""
         whole = not source.indexed or len(source) <= samples
@@ -837,12 +804,6 @@ class FineTuner:
         with self._passes(part):
             passes = loop.outputs(self.predict_step, self.inner, batches, self.precision)
             return collect(self.inner, layers, self.network.required_heads()[0], passes, samples)
-
-    def _tell_model(self, classes: Sequence[str] | None, task: Task) -> None:
-        """Record task and class names in the model itself, if its family has a place for them."""
-        named = classes if classes is not None and len(classes) == self.network.num_outputs else None
-        base = adapters.base(self.inner)
-        family_of(base).tell_task(base, task.kind, named)
 
     # ------------------------------------------------------------------ passes over data
 
@@ -909,42 +870,8 @@ class FineTuner:
                 run.cache.close()
 
     def _checkpoint(self, training: dict[str, Any] | None = None) -> Checkpoint:
-        """Return the content of a checkpoint.
-
-        Args:
-            training: State of a run to resume; None for a checkpoint for use only.
-
-        Example:
-            >>> FineTuner(nn.Linear(4, 2), device="cpu").checkpoint().model.class_name
-            'Linear'
-        """
-        known, network = self._known, self.network
-        return Checkpoint(
-            model=record_model(self.inner, network.origin, network.scope),
-            heads=network.found_heads or None,
-            changes=network.changes,
-            classes=known.classes,
-            classes_from_data=known.classes_from_data,
-            preprocessing=None if known.preprocessing is None else known.preprocessing.to_dict(),
-            settings=self.settings.plain(),
-            task=None if known.task is None else known.task.kind,
-            history=tuple(known.history),
-            training=training,
-        )
-
-    def _recall(self, checkpoint: Checkpoint) -> None:
-        """Learn from a checkpoint all that is not in the weights."""
-        network = self.network
-        if network.scope is not None:
-            saved = checkpoint.model.weights.keys() & dict(self.inner.named_parameters()).keys()
-            network = replace(network, scope=network.scope | saved)
-        self._learn(
-            network=replace(network, known_heads=checkpoint.heads or ()),
-            classes=checkpoint.classes,
-            classes_from_data=checkpoint.classes_from_data,
-            history=History(checkpoint.history),
-            task=None if checkpoint.task is None else task_of_kind(self.settings.loss, checkpoint.task),
-        )
+        """Return the content of a checkpoint, with the state of a run if it is to be resumed."""
+        return self._known.to_checkpoint(self.settings, training)
 
     def _resume(self, run: Run, checkpoint: Checkpoint) -> None:
         assert checkpoint.training is not None  # find_run returns no other
@@ -956,4 +883,4 @@ class FineTuner:
                 f"the arguments of the run that wrote it."
             ) from error
         restore.load_into(self.inner, checkpoint)
-        self._recall(checkpoint)
+        self._known = self._known.recalled(checkpoint, self.settings)

@@ -12,7 +12,7 @@ from torch import nn
 
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError
-from finetune.model.wrapping import unwrapped
+from finetune.model.network import unwrapped
 from finetune.strategies import Strategy, get_strategy
 from finetune.training.optim.phases import Phase, check_phases
 

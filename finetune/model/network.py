@@ -22,8 +22,14 @@ from finetune.model.stages import Stage, stages
 from finetune.model.surgery import adapters, heads
 from finetune.model.surgery.changes import ModelChange
 from finetune.model.surgery.head_search import find_head
-from finetune.model.wrapping import is_synchronized, unwrapped
 from finetune.nested import tensors_of
+
+# The attribute in which each wrapper keeps the model. By class name, so that none has to be imported.
+_ATTRIBUTES = {
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+}
 
 # A pass over fewer samples is over before another memory format of the weights has paid off.
 _FEW_SAMPLES = 32
@@ -169,6 +175,11 @@ class Network:
         order = vars(self).get("parameter_order", self.known_order)
         return replace(self, **{"known_heads": self.found_heads, "known_order": order, **changes})
 
+    def tell_task(self, kind: str | None, classes: Sequence[str] | None) -> None:
+        """Record the task and the class names in the model itself, if its family has a place for them."""
+        base, known = adapters.base(self.module), classes is not None and len(classes) == self.num_outputs
+        family_of(base).tell_task(base, kind, classes if known else None)
+
     # ------------------------------------------------------------------ tried on data
 
     def try_on(self, example: Any, *, channels_last: bool, trains: bool) -> bool | None:
@@ -252,3 +263,29 @@ def _hint(shown: str, first: Tensor) -> str:
     if first.dtype == torch.float64:
         return "Most models are float32: X.float()."
     return "Give inputs of the shape and dtype that the model was made for."
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside all wrappers, or the model itself if it is not wrapped.
+
+    >>> model = nn.Linear(2, 2)
+    >>> unwrapped(nn.DataParallel(model)) is model
+    True
+    """
+    while (attribute := _wrapper_attribute(model)) is not None:
+        model = model.get_submodule(attribute)
+    return model
+
+
+def is_synchronized(model: nn.Module) -> bool:
+    """Return whether a wrapper is DistributedDataParallel, which fixes the trainable parameters when it is created."""
+    while (attribute := _wrapper_attribute(model)) is not None:
+        if "DistributedDataParallel" in (cls.__name__ for cls in type(model).__mro__):
+            return True
+        model = model.get_submodule(attribute)
+    return False
+
+
+def _wrapper_attribute(model: nn.Module) -> str | None:
+    names = (f"{cls.__module__}.{cls.__qualname__}" for cls in type(model).__mro__)
+    return next((_ATTRIBUTES[name] for name in names if name in _ATTRIBUTES), None)

@@ -1,4 +1,4 @@
-"""Wrapped models: `torch.compile`, DataParallel and DistributedDataParallel, by themselves and in `FineTuner`."""
+"""Networks: structure found on first use, and wrapped models by themselves and in `FineTuner`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,65 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune import ArgumentError, FineTuner
+from finetune import ArgumentError, DataError, FineTuner, HeadError
 from finetune.model.freezing import trainable
+from finetune.model.network import Network, is_synchronized, unwrapped
 from finetune.model.surgery.adapters import has_adapters
-from finetune.model.wrapping import is_synchronized, unwrapped
+from tests.helpers.models import TwoHeads, small_cnn
 
 torch.manual_seed(0)
 X, Y = torch.randn(16, 3, 8, 8), torch.arange(16) % 3
+
+
+def test_a_network_finds_its_structure_on_first_use() -> None:
+    network = Network.of(small_cnn())
+    assert network.found_heads == ()
+    assert network.heads == network.found_heads == ("6",)
+    assert network.num_outputs == 5
+    assert network.parameter_order[0] == "0.weight"
+    assert [stage.name for stage in network.stages()] == ["0", "6"]
+
+
+def test_a_network_that_learns_leaves_the_one_before_as_it_was() -> None:
+    network = Network.of(TwoHeads("mean"))
+    assert network.heads == ("first", "second")
+    example = torch.zeros(2, 6)
+    later = network.with_example(example)
+
+    assert later.example is example
+    assert network.example is None
+    assert later.found_heads == network.heads  # found once, and kept
+    assert later.module is network.module
+
+
+def test_a_model_that_leaves_its_head_open_has_none_until_it_is_asked_for() -> None:
+    network = Network.of(nn.Sequential(nn.Flatten(), nn.ReLU()))
+    assert network.heads == ()
+    assert network.num_outputs is None
+    with pytest.raises(HeadError, match="head of Sequential cannot be found"):
+        network.required_heads()
+
+
+def test_trying_a_model_leaves_no_trace(state_of: Callable[[nn.Module], dict[str, Tensor]]) -> None:
+    model = small_cnn()
+    before, random = state_of(model), torch.get_rng_state()
+    network = Network.of(model)
+
+    assert network.try_on(X[:2], channels_last=False, trains=True) is None
+    assert network.try_on(X[:2], channels_last=True, trains=True) is True
+    with pytest.raises(DataError, match="does not accept the data, two samples of which are float32 \\[2, 4\\]"):
+        network.try_on(torch.zeros(2, 4), channels_last=False, trains=True)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in state_of(model).items())
+    assert all(module.training for module in model.modules())
+
+
+def test_few_samples_gain_nothing_from_another_memory_format() -> None:
+    network = Network.of(small_cnn())
+    cpu = torch.device("cpu")
+    assert not network.gains_from_channels_last(cpu, 8)
+    assert network.gains_from_channels_last(cpu, 800) == network.gains_from_channels_last(cpu, None)
+    assert not Network.of(nn.DataParallel(small_cnn())).gains_from_channels_last(cpu, None)
 
 
 class Within(nn.Module):

@@ -1,0 +1,90 @@
+"""Everything that verbs learn about a model and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from finetune.checkpoint.record import record_model
+from finetune.checkpoint.schema import Checkpoint
+from finetune.data.preprocessing.base import InputPreprocessing
+from finetune.model.network import Network
+from finetune.training.history import History
+from finetune.training.settings import Settings
+from finetune.training.tasks import BINARY, CLASSIFICATION, Task, task_of_kind
+
+
+@dataclass(frozen=True)
+class Known:
+    """The state of a `FineTuner` between two verbs. It never changes, so a failed verb puts the old one back.
+
+    Attributes:
+        network: The module with its heads, stages and changes.
+        preprocessing: Turns images, texts or sound into inputs; None if inputs are ready.
+        classes: Class names by output, or None.
+        classes_from_data: Whether training data named the classes. Names from pretrained weights give way to it.
+        task: The task with its loss, or None before targets were seen.
+        history: One row per epoch.
+        rates: Group name and learning rate by parameter name, as last planned; None before.
+        tried: Whether the model was tried on data since its head was replaced.
+        channels_last: Whether the model gives the same outputs with channels-last weights; None if not tried.
+
+    Example:
+        >>> from torch import nn
+        >>> known = Known(Network.of(nn.Linear(4, 3)))
+        >>> known.to_checkpoint(Settings()).model.class_name
+        'Linear'
+    """
+
+    network: Network
+    preprocessing: InputPreprocessing | None = None
+    classes: tuple[str, ...] | None = None
+    classes_from_data: bool = False
+    task: Task | None = None
+    history: History = field(default_factory=History)
+    rates: Mapping[str, tuple[str, float]] | None = None
+    tried: bool = False
+    channels_last: bool | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes that labels index, or None if targets are not class indices."""
+        kind = None if self.task is None else self.task.kind
+        return {CLASSIFICATION: self.network.num_outputs, BINARY: 2}.get(kind or "")
+
+    def to_checkpoint(self, settings: Settings, training: dict[str, Any] | None = None) -> Checkpoint:
+        """Return the content of a checkpoint.
+
+        Args:
+            settings: The tuner's settings.
+            training: State of a run to resume; None for a checkpoint for use only.
+        """
+        network = self.network
+        return Checkpoint(
+            model=record_model(network.module, network.origin, network.scope),
+            heads=network.found_heads or None,
+            changes=network.changes,
+            classes=self.classes,
+            classes_from_data=self.classes_from_data,
+            preprocessing=None if self.preprocessing is None else self.preprocessing.to_dict(),
+            settings=settings.plain(),
+            task=None if self.task is None else self.task.kind,
+            history=tuple(self.history),
+            training=training,
+        )
+
+    def recalled(self, checkpoint: Checkpoint, settings: Settings) -> Known:
+        """Return what is known after the weights of `checkpoint` were loaded into the module."""
+        network = self.network
+        if network.scope is not None:
+            saved = checkpoint.model.weights.keys() & dict(network.module.named_parameters()).keys()
+            network = replace(network, scope=network.scope | saved)
+        return replace(
+            self,
+            network=replace(network, known_heads=checkpoint.heads or ()),
+            classes=checkpoint.classes,
+            classes_from_data=checkpoint.classes_from_data,
+            history=History(checkpoint.history),
+            task=None if checkpoint.task is None else task_of_kind(settings.loss, checkpoint.task),
+        )

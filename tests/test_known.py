@@ -1,0 +1,64 @@
+"""What a `FineTuner` knows, to a checkpoint and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from finetune.data.preprocessing.images import Preprocessing
+from finetune.known import Known
+from finetune.model.network import Network
+from finetune.training.history import History
+from finetune.training.settings import Settings
+from finetune.training.tasks import task_of_kind
+from tests.helpers.models import small_cnn
+
+
+def test_a_checkpoint_holds_all_that_is_known() -> None:
+    network = Network.of(small_cnn())
+    assert network.heads == ("6",)
+    known = Known(
+        network,
+        preprocessing=Preprocessing(),
+        classes=tuple("abcde"),
+        classes_from_data=True,
+        task=task_of_kind(None, "classification"),
+        history=History([{"epoch": 1, "loss": 0.5}]),
+    )
+    checkpoint = known.to_checkpoint(Settings(seed=3))
+    fresh = Known(Network.of(small_cnn()), preprocessing=Preprocessing())
+    recalled = fresh.recalled(checkpoint, Settings())
+
+    assert checkpoint.settings["seed"] == 3
+    assert checkpoint.preprocessing == Preprocessing().to_dict()
+    assert recalled.network.found_heads == ("6",)
+    assert recalled.network.module is fresh.network.module
+    assert (recalled.classes, recalled.classes_from_data) == (known.classes, True)
+    assert recalled.task == known.task
+    assert list(recalled.history) == list(known.history)
+    assert fresh.history == History() or not list(fresh.history)  # a new state, not a changed one
+
+
+def test_saving_does_not_search_for_a_head() -> None:
+    assert Known(Network.of(small_cnn())).to_checkpoint(Settings()).heads is None
+
+
+def test_the_task_decides_how_many_classes_labels_may_name() -> None:
+    known = Known(Network.of(small_cnn()))
+    assert known.num_classes is None
+    counts = {kind: replace(known, task=task_of_kind(None, kind)).num_classes for kind in (
+        "classification", "binary", "multilabel", "regression"
+    )}  # fmt: skip
+    assert counts == {"classification": 5, "binary": 2, "multilabel": None, "regression": None}
+
+
+def test_only_trainable_parameters_of_an_adapted_model_are_in_scope() -> None:
+    network = replace(Network.of(small_cnn()), scope=frozenset({"6.weight"}))
+    known = Known(network)
+    checkpoint = known.to_checkpoint(Settings())
+    recalled = Known(replace(network, scope=frozenset())).recalled(checkpoint, Settings())
+
+    assert recalled.network.scope is not None
+    assert "6.weight" in recalled.network.scope
+    assert torch.is_tensor(checkpoint.model.weights["6.weight"])
