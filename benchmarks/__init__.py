@@ -1,1 +1,1 @@
-"""What was measured, each as `python -m benchmarks.<name>`; tables go to `benchmarks/results`."""
+"""Benchmarks, each run with `python -m benchmarks.<name>`. They write their tables to `benchmarks/results`."""

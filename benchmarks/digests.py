@@ -1,11 +1,11 @@
-"""Digests of ten short runs over different models and strategies, to show that a change left every result bit for bit.
+"""Print digests of ten short runs over different models and strategies, to compare two commits bit for bit.
 
     python -m benchmarks.digests > before.txt     # on one commit
     python -m benchmarks.digests > after.txt      # on another, on the same machine
     diff before.txt after.txt
 
-Each digest covers the trained weights and the history without its times. Only the public interface is used, so that
-the same file runs on any commit.
+A digest covers the trained weights and the history, except for its times. The runs use the public interface only, so
+the same file works on any commit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ IMAGES = {"crop_size": (32, 32), "resize_size": 36}
 
 
 def convolutions() -> nn.Module:
-    """Return a small network with batch norms and dropout."""
+    """Return a small convolutional network with batch norm and dropout."""
     torch.manual_seed(0)
     return nn.Sequential(
         *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()),
@@ -40,7 +40,7 @@ def convolutions() -> nn.Module:
 
 
 def layers(outputs: int = 3) -> nn.Module:
-    """Return a small multi-layer perceptron."""
+    """Return a small multilayer perceptron."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 8), nn.Linear(8, outputs))
 
@@ -59,7 +59,7 @@ def pictures(n: int = 48) -> tuple[Tensor, Tensor]:
 
 
 def folder(place: Path) -> Path:
-    """Write a folder of pictures, twelve of each of three classes."""
+    """Write an image folder with three classes of twelve images each."""
     random = np.random.default_rng(0)
     for k in range(3):
         (place / f"class{k}").mkdir(parents=True, exist_ok=True)
@@ -70,13 +70,13 @@ def folder(place: Path) -> Path:
 
 
 def fitted(tuner: FineTuner, data: Any, val: Any = None, **options: Any) -> FineTuner:
-    """Return the tuner after `fit`."""
+    """Call `fit` and return the tuner."""
     tuner.fit(data, val, progress=False, **options)
     return tuner
 
 
 def resumed(place: Path) -> FineTuner:
-    """Stop a run after two of five epochs and resume it."""
+    """Train for two epochs, then resume from the checkpoint for another three."""
     options: dict[str, Any] = {"batch_size": 16, "lr": 1e-2, "checkpoint_dir": place / "run"}
     fitted(FineTuner(layers(), device="cpu"), numbers(), numbers(48), epochs=2, **options)
     return fitted(FineTuner(layers(), device="cpu"), numbers(), numbers(48), epochs=5, resume_from="auto", **options)
@@ -143,7 +143,7 @@ def runs(place: Path) -> dict[str, Callable[[], FineTuner]]:
 
 
 def digest(tuner: FineTuner) -> str:
-    """Return a digest of weights and history."""
+    """Return a digest of the weights and the history."""
     content = hashlib.sha256()
     for name, value in sorted(tuner.model.state_dict().items()):
         content.update(name.encode() + value.contiguous().numpy().tobytes())
@@ -153,7 +153,7 @@ def digest(tuner: FineTuner) -> str:
 
 
 def main() -> None:
-    """Print one line per run."""
+    """Print the digest and name of each run."""
     logging.disable()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:

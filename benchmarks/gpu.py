@@ -1,12 +1,12 @@
-"""Images per second and fraction of the device's peak, for ResNet-50 and ViT-B/16, and what costs most of the rest.
+"""Measure images per second, fraction of peak and the costliest operation, for ResNet-50 and ViT-B/16.
 
     python -m benchmarks.gpu                                # on CUDA, bf16
-    python -m benchmarks.gpu --device cpu --smallest        # to see that it runs
+    python -m benchmarks.gpu --device cpu --smallest        # a smoke test
 
-Each row is one `fit` over pictures in memory. The rate is that of the epochs after the first, in which the caches fill
-and kernels are chosen. Its fraction of peak counts the operations of a plain step at the same freeze state, forward and
-backward, 2 for a multiply-add. A cached step leaves most of these out, so that its fraction may exceed 1. The profile
-is of an epoch after the first.
+Each row is one `fit` over images in memory. The rate excludes the first epoch, which fills the caches and chooses
+kernels. The fraction of peak counts the operations of an uncached step with the same frozen layers, forward and
+backward, with two operations per multiply-add. A cached step skips most of them, so its fraction may exceed 1. The
+profile covers the second epoch.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import processor
+from benchmarks.rows import Row
 from finetune import FineTuner
 from finetune.callbacks import Callback
 
-Row = dict[str, Any]
-
-PEAK = 790e12  # dense bf16 operations a second of an H100 or H200, as measured; --peak names another
+PEAK = 790e12  # dense bf16 operations per second, measured on an H100 and an H200
 PARTS = {
     "resnet50": {"head only": ["fc"], "last stage": ["layer4", "fc"], "full": ["*"]},
     "vit_b_16": {
@@ -42,7 +41,7 @@ _SMALLEST = {"resnet18": PARTS["resnet50"]}
 
 
 def measure(name: str, part: str, patterns: list[str], cache: bool, options: argparse.Namespace) -> Row:
-    """Return the row of one run: rate, fraction of peak, memory and the largest cost."""
+    """Run `fit` and return its row: rate, fraction of peak, memory and the costliest operation."""
     from torchvision import models
 
     torch.manual_seed(0)
@@ -84,7 +83,7 @@ def measure(name: str, part: str, patterns: list[str], cache: bool, options: arg
 
 
 def operations_of_a_step(model: nn.Module, size: int, device: str) -> int:
-    """Return the floating-point operations of a plain training step for one picture, at the present freeze state."""
+    """Return the floating-point operations of an uncached training step, per image, with the current frozen layers."""
     X = torch.randn(2, 3, size, size, device=device)
     with FlopCounterMode(display=False) as counter:
         model(X).float().sum().backward()
@@ -93,7 +92,7 @@ def operations_of_a_step(model: nn.Module, size: int, device: str) -> int:
 
 
 class Profiled(Callback):
-    """Profiles the second epoch of a run."""
+    """Profile the second epoch of a run."""
 
     def __init__(self, device: str) -> None:
         self.profile = profile(
@@ -112,31 +111,31 @@ class Profiled(Callback):
 
 
 def largest_cost(profiled: profile, device: str) -> str:
-    """Return the operation on which the device spends most, with its share; on CUDA, how long it was idle too."""
+    """Return the operation with the largest share of device time, that share and, on CUDA, the idle time."""
     field = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
     events = [event for event in profiled.key_averages() if getattr(event, field) > 0]
     total = sum(getattr(event, field) for event in events)
     largest = max(events, key=lambda event: getattr(event, field))
-    said = f"{largest.key[:60]}, {getattr(largest, field) / total:.0%}"
+    text = f"{largest.key[:60]}, {getattr(largest, field) / total:.0%}"
     if device == "cuda":
         times = [(event.time_range.start, event.time_range.end) for event in profiled.events()]
         whole = max(end for _, end in times) - min(start for start, _ in times)
-        said += f"; the device is idle for {max(0.0, 1 - total / whole):.0%}"
-    return said
+        text += f"; device idle {max(0.0, 1 - total / whole):.0%}"
+    return text
 
 
 def table(rows: list[Row], options: argparse.Namespace) -> str:
-    """Return the Markdown."""
+    """Return the table as Markdown."""
     device = torch.cuda.get_device_name() if options.device == "cuda" else processor()
     lines = [
         "# Images per second",
         "",
         f"Written by `python -m benchmarks.gpu` on {date.today().isoformat()}: torch {torch.__version__}, Python "
-        f"{platform.python_version()}, {device}, peak taken as {options.peak / 1e12:.0f} T operations a second. "
-        f"{options.samples} pictures of {options.size} px in memory, batches of {options.batch}, {options.precision}, "
-        f"median of epochs 2 to {options.epochs}. Operations are those of a plain step; a cached one leaves most out.",
+        f"{platform.python_version()}, {device}, peak assumed to be {options.peak / 1e12:.0f} TFLOP/s. "
+        f"{options.samples} images of {options.size} px in memory, batches of {options.batch}, {options.precision}, "
+        f"median of epochs 2 to {options.epochs}. Operations are those of an uncached step; a cached step skips most.",
         "",
-        "| model | what trains | cache | images/s | G operations an image | of peak | memory, GB | largest cost |",
+        "| model | trainable | cache | images/s | GFLOP per image | of peak | memory, GB | costliest operation |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
@@ -148,7 +147,7 @@ def table(rows: list[Row], options: argparse.Namespace) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure every model and part, cached and not, and write the table as it grows."""
+    """Measure every model and trainable part with and without the cache, updating the table after each run."""
     options = _parser().parse_args(arguments)
     rows: list[Row] = []
     for name, parts in (_SMALLEST if options.smallest else PARTS).items():
@@ -163,16 +162,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
-    parser.add_argument("--samples", type=int, default=8192)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--peak", type=float, default=PEAK, help="operations a second (default: %(default).3g)")
-    parser.add_argument("--smallest", action="store_true", help="a ResNet-18 instead, to see that it runs")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.md"))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda", help="device to train on (default: %(default)s)")
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="default: %(default)s")
+    parser.add_argument("--samples", type=int, default=8192, help="number of images (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs per run (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="image size in pixels (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=256, help="batch size (default: %(default)s)")
+    parser.add_argument("--peak", type=float, default=PEAK, help="peak FLOP/s of the device (default: %(default).3g)")
+    parser.add_argument("--smallest", action="store_true", help="use a ResNet-18 only, as a smoke test")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.md"), help="path of the table")
     return parser
 
 

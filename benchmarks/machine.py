@@ -1,4 +1,4 @@
-"""What a table says of the machine that it was measured on."""
+"""The description of the machine in each table."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """Return the processor's name, with what of its instructions matters for training."""
+    """Return the processor's name and the instruction sets that affect training speed."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return platform.processor() or platform.machine()
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = set(fields.get("flags", "").split())

@@ -1,10 +1,10 @@
-"""Whether `cache="auto"` is ever slower than `cache=False`: both on the same work, by turns, in one process.
+"""Compare the time of `fit` with `cache="auto"` and `cache=False`, alternating the two in one process.
 
     python -m benchmarks.planning
     python -m benchmarks.planning --seconds 20 --case "digits, head"
 
-The cases are those where storing pays least: few epochs, few samples, a network so small that reading what is stored
-costs as much as computing it, and little before the first layer that trains.
+The cases are those in which caching pays least: few epochs, few samples, few frozen layers, or a network so small that
+reading its features costs as much as computing them.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from finetune import FineTuner
 from finetune.demo import DigitNet
 
 RESULTS = Path(__file__).parent / "results" / "planning.md"
-ALLOWED = 1.05  # the ratio that is to be kept
-_LEAST_ROUNDS = 5
+ALLOWED = 1.05  # largest acceptable ratio of times
+_MIN_ROUNDS = 5
 
-Images = tuple[Tensor, Tensor]
+Pictures = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, what of it trains, and on how much data."""
+    """A network, the patterns of its trainable layers, and the amount of data."""
 
     name: str
     model: Callable[[], nn.Module]
@@ -45,8 +45,8 @@ class Case:
     samples: int
     epochs: int
 
-    def seconds(self, pictures: Images, cache: str | bool) -> float:
-        """Return what a whole `fit` takes."""
+    def seconds(self, pictures: Pictures, cache: str | bool) -> float:
+        """Return the duration of one call of `fit` in seconds."""
         torch.manual_seed(0)
         size = self.shape[1:]
         preprocessing = {"crop_size": size, "resize_size": None, "channels": self.shape[0],
@@ -57,8 +57,8 @@ class Case:
         tuner.fit(pictures, val=False, epochs=self.epochs, augment=False, progress=False, cache=cache)
         return time.perf_counter() - begun
 
-    def pictures(self) -> Images:
-        """Return made-up pictures uint8 [N, C, H, W] and their labels."""
+    def pictures(self) -> Pictures:
+        """Return random images uint8 [N, C, H, W] and their labels."""
         generator = torch.Generator().manual_seed(0)
         return (
             torch.randint(256, (self.samples, *self.shape), dtype=torch.uint8, generator=generator),
@@ -74,7 +74,7 @@ def _resnet18() -> nn.Module:
 
 
 def cases() -> list[Case]:
-    """Return the cases, from those where storing pays most to those where it cannot."""
+    """Return the cases of each network, from those in which caching pays most to those in which it cannot."""
     digit, small = (1, 8, 8), (3, 64, 64)
     resnet = _resnet18
     last, all_but_stem = ("layer4", "fc"), ("layer1", "layer2", "layer3", "layer4", "fc")
@@ -95,21 +95,20 @@ def cases() -> list[Case]:
 
 
 def measure(case: Case, seconds: float) -> list[tuple[float, float]]:
-    """Return the seconds without a cache and with `"auto"`, round by round, each first in every other round.
+    """Return the seconds without a cache and with `"auto"` in each round, alternating the order of the two.
 
-    There are as many rounds as take so many seconds: what is short is measured more often, as a tenth of a second is
-    soon lost to something else.
+    Rounds repeat until their times add up to `seconds`, so that short cases, whose times vary most, get more rounds.
     """
     pictures = case.pictures()
     both: list[dict[str | bool, float]] = []
-    while len(both) <= _LEAST_ROUNDS or sum(sum(times.values()) for times in both) < seconds:
+    while len(both) <= _MIN_ROUNDS or sum(sum(times.values()) for times in both) < seconds:
         order: tuple[str | bool, ...] = (False, "auto") if len(both) % 2 else ("auto", False)
         both.append({cache: case.seconds(pictures, cache) for cache in order})
     return [(times[False], times["auto"]) for times in both[1:]]  # the first round warms up
 
 
 def interval(ordered: Sequence[float]) -> tuple[float, float]:
-    """Return a 95 % interval of the median of values in order: so many ranks off the middle, by the normal law."""
+    """Return a 95 % confidence interval of the median of sorted values, by ranks, in the normal approximation."""
     count = len(ordered)
     reach = 1.96 * count**0.5 / 2
     lowest, highest = math.floor(count / 2 - reach), math.ceil(count / 2 + reach)
@@ -117,7 +116,7 @@ def interval(ordered: Sequence[float]) -> tuple[float, float]:
 
 
 def table(measured: dict[Case, list[tuple[float, float]]], threads: int) -> str:
-    """Return the Markdown."""
+    """Return the table as Markdown."""
     lines = []
     for case, rounds in measured.items():
         ratios = sorted(auto / without for without, auto in rounds)
@@ -132,8 +131,8 @@ def table(measured: dict[Case, list[tuple[float, float]]], threads: int) -> str:
         "# What `cache=\"auto\"` costs",
         "",
         f"Written by `python -m benchmarks.planning` on {date.today().isoformat()}: torch {torch.__version__}, Python "
-        f"{platform.python_version()}, {processor()}, {threads} thread(s). Whole calls of `fit`, by turns in one "
-        f"process. The ratio is that of each round, `\"auto\"` to `False`: its median, with a 95 % interval by ranks.",
+        f"{platform.python_version()}, {processor()}, {threads} thread(s). Whole calls of `fit`, alternating in one "
+        f"process. The ratio is the median over rounds of `\"auto\"` to `False`, with a 95 % interval by ranks.",
         "",
         f"| case | samples | rounds | False, s | auto, s | ratio | interval | at most {ALLOWED:.2f} |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- |",
@@ -142,11 +141,13 @@ def table(measured: dict[Case, list[tuple[float, float]]], threads: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what the command line asks for, and write the table as it grows."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.planning", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each case")
-    parser.add_argument("--case", default="", help="only those whose name begins so")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    """Measure the requested cases, updating the table after each."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.planning", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="time to spend per case (default: %(default)g)")
+    parser.add_argument("--case", default="", help="run only cases whose name starts with this")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     measured: dict[Case, list[tuple[float, float]]] = {}

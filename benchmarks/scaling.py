@@ -1,11 +1,11 @@
-"""Time and memory of `fit` against the number of samples, epochs, pixels and layers, with each kind of cache.
+"""Measure how time and memory of `fit` grow with samples, epochs, image size and depth, for each kind of cache.
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --axis samples --cache disk --smallest
 
-Every point is a process of its own, so that its peak of memory is its own. A network of convolutions of which all but
-the last two layers are frozen is trained on pictures in memory; 32 kB of each picture of 64 pixels are stored. Points
-that are there are not measured again, so that a run goes on where it was.
+Each point runs in its own process, so that peak memory is its own. The model is a convolutional network with all but
+the last two layers frozen; at 64 pixels, the cache stores 32 kB per image. Points measured earlier are kept, so an
+interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ BASE = {"samples": 1024, "epochs": 4, "size": 64, "depth": 4}
 AXES = {
     "samples": (512, 1024, 2048, 4096),
     "epochs": (2, 4, 8, 16),
-    "size": (32, 64, 96, 128),  # cost goes with its square
+    "size": (32, 64, 96, 128),  # cost grows with its square
     "depth": (2, 4, 8, 16),
 }
 CACHES: dict[str, str | bool] = {"memory": "memory", "disk": "disk", "none": False}
-_LOOK_EVERY = 0.02  # seconds between looks at the memory
+_SAMPLING_INTERVAL = 0.02  # seconds between readings of the memory
 _SMALLEST = {"samples": 64, "epochs": 1, "size": 16, "depth": 1}
 
 
 class Net(nn.Module):
-    """Frozen: a stem and `depth` residual layers of 3 x 3. Trained: a convolution and a linear layer."""
+    """A stem and `depth` residual 3 x 3 convolutions, to be frozen, then a convolution and a linear layer."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Net(nn.Module):
 
 
 def measure(point: Point) -> Point:
-    """Return the seconds of one `fit`, and by how many bytes the process's own memory grew at most."""
+    """Run one `fit` and return its seconds and the peak growth of the process's memory in bytes."""
     size = point["size"]
     X = torch.randint(256, (point["samples"], 3, size, size), dtype=torch.uint8)
     y = torch.arange(len(X)) % 10
@@ -85,36 +85,35 @@ def measure(point: Point) -> Point:
 
 
 class _PeakOfMemory:
-    """By how many bytes the process's own memory grows at most within the block.
+    """Record the peak growth of the process's anonymous memory within the block, in bytes.
 
-    Pages of a mapped file are not counted: the system takes them back whenever it needs them, and their number is
-    what it had to spare.
+    Pages of mapped files do not count: the system reclaims them whenever it needs memory.
     """
 
     above = 0
 
     def __enter__(self) -> _PeakOfMemory:
-        self._before, self._ended = _own_memory(), threading.Event()
-        self._watch = threading.Thread(target=self._look, daemon=True)
-        self._watch.start()
+        self._before, self._ended = _anonymous_memory(), threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._sampler.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._watch.join()
+        self._sampler.join()
 
-    def _look(self) -> None:
-        while not self._ended.wait(_LOOK_EVERY):
-            self.above = max(self.above, _own_memory() - self._before)
+    def _sample(self) -> None:
+        while not self._ended.wait(_SAMPLING_INTERVAL):
+            self.above = max(self.above, _anonymous_memory() - self._before)
 
 
-def _own_memory() -> int:
+def _anonymous_memory() -> int:
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(fields["RssAnon"].split()[0])
 
 
 def points(axes: Sequence[str], caches: Sequence[str], smallest: bool) -> list[Point]:
-    """Return all points to measure; the base, which all axes share, once for each cache."""
+    """Return the points to measure. The base, which all axes share, appears once per cache."""
     if smallest:
         return [{**_SMALLEST, axis: value, "cache": cache} for axis in axes for cache in caches
                 for value in (_SMALLEST[axis], 2 * _SMALLEST[axis], 4 * _SMALLEST[axis])]  # fmt: skip
@@ -123,7 +122,7 @@ def points(axes: Sequence[str], caches: Sequence[str], smallest: bool) -> list[P
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """Return intercept, slope and the share of the variance that the line of least squares explains."""
+    """Return intercept, slope and explained variance (R²) of the least-squares line."""
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     spread = sum((one - mean_x) ** 2 for one in x)
     slope = sum((one - mean_x) * (other - mean_y) for one, other in zip(x, y, strict=True)) / spread
@@ -134,14 +133,14 @@ def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
 
 
 def table(measured: Sequence[Point], threads: int, base: Mapping[str, int]) -> str:
-    """Return the Markdown: the points of each axis, and the line through them."""
+    """Return the table as Markdown: the points of each axis and the line fitted to them."""
     parts = [
         "# How cost grows",
         f"Written by `python -m benchmarks.scaling` on {date.today().isoformat()}: torch {torch.__version__}, Python "
         f"{platform.python_version()}, {processor()}, {threads} threads. Each point is one `fit` in a fresh process; "
-        f"memory is by how much the process's own (anonymous resident) memory grew at most during `fit`, the pictures "
-        f"themselves being there before; pages of a mapped file, which the system takes back when it needs them, are "
-        f"not counted. The base is {', '.join(f'{value} {name}' for name, value in base.items())}.",
+        f"memory is the peak growth of the process's anonymous resident memory during `fit`. It excludes the images, "
+        f"which are loaded before, and pages of mapped files, which the system reclaims when it needs memory. "
+        f"The base is {', '.join(f'{value} {name}' for name, value in base.items())}.",
     ]
     done = [point for point in measured if "seconds" in point]
     missing = sorted({f"{point['cache']}: {point['missing']}" for point in measured if "missing" in point})
@@ -153,13 +152,13 @@ def table(measured: Sequence[Point], threads: int, base: Mapping[str, int]) -> s
 
 
 _HEADING = (
-    "| cache | points | seconds | a line explains | each further one, ms | MB | each further one, kB |",
+    "| cache | points | seconds | R² of a line | ms per unit | MB | kB per unit |",
     "| --- | --- | --- | --- | --- | --- | --- |",
 )
 
 
 def _axis(axis: str, cache: str, done: Sequence[Point], base: Mapping[str, int]) -> str:
-    """Return the line of the table for one cache along one axis."""
+    """Return the row of the table for one cache along one axis."""
     others = [name for name in base if name != axis]
     on_it = {point[axis]: point for point in done
              if point["cache"] == cache and all(point[name] == base[name] for name in others)}  # fmt: skip
@@ -173,13 +172,13 @@ def _axis(axis: str, cache: str, done: Sequence[Point], base: Mapping[str, int])
     _, more, _ = line(x, megabytes)
     return (
         f"| {cache} | {', '.join(map(str, values))} | {', '.join(f'{value:.2f}' for value in seconds)} "
-        f"| {explained:.1%} | {1000 * slope:.3g}{' a pixel' if axis == 'size' else ''} "
+        f"| {explained:.1%} | {1000 * slope:.3g}{' per pixel' if axis == 'size' else ''} "
         f"| {', '.join(f'{value:.0f}' for value in megabytes)} | {1000 * more:.3g} |"
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure what the command line asks for and write the table."""
+    """Measure the requested points and write the table."""
     options = _parser().parse_args(arguments)
     if options.point:
         print("\n" + json.dumps(_measured_or_missing(json.loads(options.point))))
@@ -207,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _measured_or_missing(point: Point) -> Point:
     try:
         return measure(point)
-    except ArgumentError as error:  # this version knows no such cache
+    except ArgumentError as error:  # an older version without this kind of cache
         return {**point, "missing": str(error)}
 
 
@@ -224,12 +223,14 @@ def _in_its_own_process(point: Mapping[str, Any], threads: int) -> Point:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("--axis", action="append", choices=list(AXES), help="one axis instead of all")
-    parser.add_argument("--cache", action="append", choices=list(CACHES), help="one cache instead of all")
-    parser.add_argument("--smallest", action="store_true", help="tiny points, to see that it runs")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scaling"), help="folder of the points")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--axis", action="append", choices=list(AXES), help="vary only this; repeatable")
+    parser.add_argument("--cache", action="append", choices=list(CACHES), help="use only this cache; repeatable")
+    parser.add_argument("--smallest", action="store_true", help="measure tiny points, as a smoke test")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scaling"), help="folder for the points")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     return parser
 

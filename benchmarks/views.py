@@ -1,21 +1,22 @@
-"""What stored views cost in accuracy: training a head on few pictures of each sample, against new ones in every epoch.
+"""Measure the accuracy cost of fixed views: a head trained on a few augmented versions per image, or on fresh ones.
 
     python -m benchmarks.views
+    python -m benchmarks.views --smallest     # a smoke test, which writes no table
 
-Five small transfers, each a backbone that is trained here on one half of the classes and frozen for the other
-half; the pictures are PNG files in a folder per class, and the augmentation is the library's own. Every way to
-augment trains on the same pictures, from the same head, in the same order, for as many epochs; a seed draws the
-pictures, the head and the order.
+In each of five small transfers, a backbone is pretrained on half of the classes and frozen for the other half. Images
+are PNG files in a folder per class, and the augmentation is the library's default. All augmentations are compared with
+the same images, initial head, order and number of epochs, which the seed determines.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import platform
 import random
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -27,22 +28,22 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from benchmarks.machine import processor
-from benchmarks.shapes import SHAPES
+from benchmarks.pairs.shapes import SHAPES
 from finetune import FineTuner
 from finetune.comparison.statistics import half_width
 from finetune.data.preprocessing.augmentations import AUGMENTATIONS, Augmentation, CropAndFlip, Unaugmented
 from finetune.data.preprocessing.images import Preprocessing
 
 RESULTS = Path(__file__).parent / "results" / "views.md"
-SEEDS = range(10, 20)  # the library's default was chosen on others
+SEEDS = range(10, 20)  # not those on which the library's default was chosen
 EPOCHS = (10, 30)
-SHOTS, PRETRAINING, TEST = 20, 200, 80  # pictures a class
+SHOTS, PRETRAINING, TEST = 20, 200, 80  # images per class
 BATCH_SIZE, LR = 16, 1e-2
 
 
 @dataclass(frozen=True)
 class OtherViews:
-    """The library's default augmentation, replaced by other views of each picture where features are cached."""
+    """The library's default augmentation, with a different set of views for cached features."""
 
     default: CropAndFlip
     stand_ins: tuple[Augmentation, ...]
@@ -73,7 +74,7 @@ AUGMENTATIONS.update(
     }
 )
 
-# Arguments of `fit` for each way to augment. The first is the reference of the others.
+# Arguments of `fit` for each augmentation. The others are compared with the first.
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "new in every epoch": {"augment_views": 0},
     "none": {"augment": False},
@@ -89,7 +90,7 @@ Draw = Callable[[str, random.Random], Image.Image]
 
 
 class Net(nn.Module):
-    """A small residual network for pictures [N, 3, H, W], with a linear head over pooled features."""
+    """A small residual network for images [N, 3, H, W], with a linear head over pooled features."""
 
     def __init__(self, num_classes: int, width: int = 12) -> None:
         super().__init__()
@@ -120,10 +121,14 @@ class _Block(nn.Module):
 
 @dataclass(frozen=True)
 class Transfer:
-    """From some classes of pictures to others.
+    """A transfer from one set of classes to another.
 
-    `draw` makes a picture of a class from a generator; `size` is what a picture is resized to and cropped to.
-    `draw_train` makes the pictures that the head is trained on, where these are to differ from all others.
+    Attributes:
+        source: Classes the backbone is pretrained on.
+        target: Classes the head is trained on.
+        draw: Function of a class and a random generator that draws an image.
+        size: Sizes in pixels to resize and crop images to.
+        draw_train: Like `draw`, for training images that differ from the test images.
     """
 
     name: str
@@ -134,13 +139,13 @@ class Transfer:
     draw_train: Draw | None = None
 
     @property
-    def known(self) -> Any:
-        """What decides the backbone."""
+    def backbone(self) -> Any:
+        """Key of the backbone: transfers with equal keys share one."""
         return self.source, self.draw
 
 
 def transfers() -> list[Transfer]:
-    """Return the transfers, small ones that need nothing from the network."""
+    """Return the transfers, which need no downloads."""
     small, large = tuple("01234"), tuple("56789")
     shapes = tuple(SHAPES)[::2], tuple(SHAPES)[1::2]
     return [
@@ -153,7 +158,7 @@ def transfers() -> list[Transfer]:
 
 
 class _Digits:
-    """scikit-learn's handwritten digits, each given once: the first a class for testing, the others shuffled."""
+    """scikit-learn's handwritten digits, split so that training and test images are disjoint."""
 
     def __init__(self) -> None:
         from sklearn.datasets import load_digits
@@ -166,7 +171,7 @@ class _Digits:
         return generator.choice(self._of[name])
 
     def folds(self, name: str, seed: int) -> tuple[list[Image.Image], list[Image.Image]]:
-        """Return training and test pictures of a class that have none in common."""
+        """Return disjoint training and test images of a class: the first images are for the test."""
         pictures = self._of[name]
         return random.Random(f"{name} {seed}").sample(pictures[TEST:], SHOTS), pictures[:TEST]
 
@@ -219,20 +224,20 @@ def _shape(name: str, generator: random.Random, largest: float = 16.0) -> Image.
 
 
 def write(folder: Path, name: str, pictures: Iterable[Image.Image]) -> None:
-    """Write the pictures of a class."""
+    """Write the images of a class."""
     (folder / name).mkdir(parents=True)
     for number, picture in enumerate(pictures):
         picture.save(folder / name / f"{number:04d}.png")
 
 
 def drawn(draw: Draw, name: str, count: int, *key: Any) -> list[Image.Image]:
-    """Draw so many pictures of a class, from a generator of their own."""
+    """Draw `count` images of a class from a generator seeded by the key."""
     generator = random.Random(" ".join(map(str, (name, *key))))
     return [draw(name, generator) for _ in range(count)]
 
 
 def write_target(transfer: Transfer, folder: Path, seed: int) -> None:
-    """Write `train` and `test` of the classes that the backbone does not know."""
+    """Write the folders `train` and `test` of the target classes."""
     for name in transfer.target:
         if isinstance(transfer.draw, _Digits):
             train, test = transfer.draw.folds(name, seed)
@@ -244,15 +249,16 @@ def write_target(transfer: Transfer, folder: Path, seed: int) -> None:
 
 
 def tuner_of(transfer: Transfer, seed: int) -> FineTuner:
+    """Return a tuner of a randomly initialized network for the transfer."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Net(len(transfer.target))  # of as many classes as the source has
+        model = Net(len(transfer.target))  # the source has as many classes
     resize, crop = transfer.size
     return FineTuner(model, preprocessing={"resize_size": resize, "crop_size": crop}, device="cpu", seed=seed)
 
 
 def pretrained(transfer: Transfer, folder: Path) -> tuple[dict[str, Tensor], float]:
-    """Train the backbone from nothing; return its weights, and the accuracy on pictures that it was not trained on."""
+    """Train the backbone from scratch and return its weights and its validation accuracy."""
     for name in transfer.source:
         write(folder, name, drawn(transfer.draw, name, PRETRAINING, "source"))
     tuner = tuner_of(transfer, 0)
@@ -262,11 +268,11 @@ def pretrained(transfer: Transfer, folder: Path) -> tuple[dict[str, Tensor], flo
 
 
 def measure(transfer: Transfer, weights: dict[str, Tensor], folder: Path, seed: int, epochs: int) -> list[float]:
-    """Return the accuracy on the test pictures after training with each of the ways."""
+    """Return the test accuracy after training with each augmentation."""
     accuracies = []
     for way in WAYS.values():
         tuner = tuner_of(transfer, seed)
-        tuner.model.load_state_dict(weights, strict=False)  # the head stays fresh
+        tuner.model.load_state_dict(weights, strict=False)  # the head keeps its initial weights
         tuner.freeze()
         arguments = {"cache": "memory", "epochs": epochs, "lr": LR, "batch_size": BATCH_SIZE, **way}
         tuner.fit(folder / "train", False, progress=False, **arguments)
@@ -281,27 +287,26 @@ def interval(values: list[float]) -> str:
 
 
 def row(name: str, epochs: int, runs: list[list[float]]) -> str:
-    """Return a row of the table: the reference's accuracy, then each other way's paired difference to it."""
+    """Return a row of the table: the reference accuracy, then the paired difference of each other augmentation."""
     reference, *others = zip(*runs, strict=True)
     differences = [interval([a - b for a, b in zip(way, reference, strict=True)]) for way in others]
     return f"| {name} | {epochs} | {100 * statistics.mean(reference):.1f} | {' | '.join(differences)} |"
 
 
-def main(seeds: Sequence[int] = SEEDS) -> None:
-    """Measure, and write the table as it grows."""
+def tables(measured: Sequence[Transfer], budgets: Sequence[int], seeds: Sequence[int]) -> Iterator[str]:
+    """Run the transfers for each number of epochs, and yield the table as Markdown after each transfer."""
     first, *others = WAYS
     head = [f"| transfer | epochs | {first}, % | {' | '.join(others)} |", "| --- |" + " --- |" * (len(WAYS) + 1)]
     rows: list[str] = []
     backbones: dict[Any, tuple[dict[str, Tensor], float]] = {}
-    measured = transfers()
     with tempfile.TemporaryDirectory() as scratch:
-        for epochs in EPOCHS:
+        for epochs in budgets:
             all_runs: list[list[float]] = []
             for transfer in measured:
                 folder = Path(scratch) / transfer.name
-                if transfer.known not in backbones:
-                    backbones[transfer.known] = pretrained(transfer, folder / "source")
-                weights, _ = backbones[transfer.known]
+                if transfer.backbone not in backbones:
+                    backbones[transfer.backbone] = pretrained(transfer, folder / "source")
+                weights, _ = backbones[transfer.backbone]
                 for seed in seeds:
                     if not (folder / str(seed)).exists():
                         write_target(transfer, folder / str(seed), seed)
@@ -310,29 +315,45 @@ def main(seeds: Sequence[int] = SEEDS) -> None:
                 all_runs += runs
                 print(rows[-1], flush=True)
                 table = [*head, *rows, row(f"all {len(all_runs)} runs", epochs, all_runs)]
-                known = {", ".join(classes): accuracy for (classes, _), (_, accuracy) in backbones.items()}
-                RESULTS.write_text("\n".join([*preamble(len(seeds), known), *table]) + "\n")
+                accuracies = {", ".join(classes): accuracy for (classes, _), (_, accuracy) in backbones.items()}
+                yield "\n".join([*preamble(len(seeds), accuracies), *table]) + "\n"
             rows = table[len(head) :]
 
 
-def preamble(seeds: int, known: Mapping[str, float]) -> list[str]:
-    """Return what is said above the table."""
-    backbones = "; ".join(f"{classes}: {accuracy:.0%}" for classes, accuracy in known.items())
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all transfers, updating the table after each."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.views", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--smallest", action="store_true", help="run one transfer for one epoch with two seeds, as a smoke test"
+    )
+    if parser.parse_args(arguments).smallest:
+        for text in tables(transfers()[:1], (1,), SEEDS[:2]):
+            print(text)
+        return
+    for text in tables(transfers(), EPOCHS, SEEDS):
+        RESULTS.write_text(text)
+
+
+def preamble(seeds: int, accuracies: Mapping[str, float]) -> list[str]:
+    """Return the lines above the table."""
+    backbones = "; ".join(f"{classes}: {accuracy:.0%}" for classes, accuracy in accuracies.items())
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "scikit-learn"))
     return [
-        "# Stored views against new pictures in every epoch",
+        "# Fixed views and fresh augmentation",
         "",
-        "`python -m benchmarks.views`: accuracy of a new head over a frozen backbone, "
-        f"{SHOTS} training pictures a class, {TEST} test pictures a class, {seeds} seeds, batches of {BATCH_SIZE}, "
-        f"rate {LR}. The third column is the accuracy with the library's augmentation anew in every epoch; the others "
-        "are paired differences to it in percentage points, with 95 % confidence intervals over the seeds. All train "
-        "for the same number of epochs, and see one view of each sample an epoch, in turn.",
+        "`python -m benchmarks.views`: accuracy of a new head on a frozen backbone, "
+        f"{SHOTS} training and {TEST} test images per class, {seeds} seeds, batches of {BATCH_SIZE}, learning rate "
+        f"{LR}. The third column is the accuracy with fresh augmentation in every epoch; the others are paired "
+        "differences from it in percentage points, with 95 % confidence intervals over the seeds. All train for the "
+        "same number of epochs and see one view of each sample per epoch.",
         "",
-        "`picture, 3 random` is the library's default, the picture as it is evaluated and three random views, and "
-        "was chosen on other seeds; `4 random` and `8 random` are `augment_views=4` and `8`. A digit's mirror image is "
-        "none. In `shapes from afar` the test has larger shapes than the training, which only crops show.",
+        "`picture, 3 random` is the library's default: the evaluated image and three random views. It was chosen on "
+        "other seeds. `4 random` and `8 random` are `augment_views=4` and `8`. A mirrored digit is not a digit. In "
+        "`shapes from afar`, the test shapes are larger than the training shapes, as only crops show them.",
         "",
-        f"The backbones' own accuracy on held-out pictures of their classes: {backbones}.",
+        f"Accuracy of the backbones on held-out images of their own classes: {backbones}.",
         "",
         f"{processor()}, {platform.system()}, {torch.get_num_threads()} thread(s), Python "
         f"{platform.python_version()}, {packages}.",

@@ -1,4 +1,4 @@
-"""Who takes part, and what of each is its own default."""
+"""The contenders and their defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.accuracy.work import Task, Work, accuracy, samples_counted
+from benchmarks.accuracy.trial import Task, Trial, accuracy, samples_counted
 
 OURS = "finetune"
 _TWO_THIRDS = 2 / 3
@@ -23,10 +23,11 @@ class Contender:
     """A way to fine-tune.
 
     Attributes:
-        module: of this package, with `train(work, **options)`, which returns the trained model.
-        package: whose version a row names.
-        defaults: what it does by itself, for the table.
-        own_head: whether its head is `head(features, num_classes)` of the module, and not the one that all have.
+        module: Module of this package with a function `train(trial, **options)` that returns the trained model.
+        package: Distribution whose version is recorded.
+        defaults: Description of the defaults for the table.
+        options: Arguments of `train`.
+        own_head: Whether the head comes from the module's `head(features, num_classes)` instead of the shared one.
     """
 
     module: str
@@ -37,42 +38,44 @@ class Contender:
 
     @property
     def ours(self) -> bool:
-        """Whether it is finetune, and so no peer."""
+        """Whether the contender is finetune rather than a peer."""
         return self.module == "finetune_"
 
-    def is_double(self, task: Task) -> bool:
-        """Tell whether it would do the same as the contender of that name without options."""
+    def is_redundant(self, task: Task) -> bool:
+        """Return whether the task makes the contender equal to the one without options."""
         return "unfreeze_at" in self.options and int(task.epochs * self.options["unfreeze_at"]) == 10
 
 
-_LIGHTNING = "Adam at 1e-3 on the head, batch norm trains; the backbone joins at a tenth of that, doubled every epoch"
+_LIGHTNING = (
+    "Adam at 1e-3 on the head, trainable batch norm; then the backbone at a tenth of that rate, doubled every epoch"
+)
 
 CONTENDERS: dict[str, Contender] = {
     OURS: Contender(
         "finetune_",
         "torch-finetune",
-        "all trains, as with `full_finetune`; AdamW, the head's rate one over its number of features within 1e-3 and "
-        "1e-2, from a third of it in the stage before to a hundredth in the first; weight decay 0.01, 5 % warm-up, "
-        "cosine",
+        "all layers, as with `full_finetune`; AdamW, with a head rate of one over its number of features, between 1e-3 "
+        "and 1e-2, and rates from a third of that in the stage before to a hundredth in the first; weight decay 0.01, "
+        "5 % warm-up, cosine",
     ),
     "former_rates": Contender(
         "finetune_",
         "torch-finetune",
-        "finetune with `lr=(1e-4, 1e-3)`, its default until this was measured",
+        "finetune with `lr=(1e-4, 1e-3)`, its default before this benchmark",
         {"lr": (1e-4, 1e-3)},
     ),
     "linear_probe": Contender(
-        "finetune_", "torch-finetune", "finetune's strategy of that name", {"strategy": "linear_probe"}
+        "finetune_", "torch-finetune", "finetune's strategy of this name", {"strategy": "linear_probe"}
     ),
-    "lp_ft": Contender("finetune_", "torch-finetune", "finetune's strategy of that name", {"strategy": "lp_ft"}),
+    "lp_ft": Contender("finetune_", "torch-finetune", "finetune's strategy of this name", {"strategy": "lp_ft"}),
     "gradual_unfreezing": Contender(
-        "finetune_", "torch-finetune", "finetune's strategy of that name", {"strategy": "gradual_unfreezing"}
+        "finetune_", "torch-finetune", "finetune's strategy of this name", {"strategy": "gradual_unfreezing"}
     ),
     "fastai": Contender(
         "fastai",
         "fastai",
-        "`Learner.fine_tune`: one epoch of the head (batch norm trains) at 2e-3, then all, 1e-5 for the body and 1e-3 "
-        "for the head; fastai's Adam with decoupled weight decay 0.01, one-cycle",
+        "`Learner.fine_tune`: one epoch of the head (with trainable batch norm) at 2e-3, then all layers, at 1e-5 for "
+        "the backbone and 1e-3 for the head; fastai's Adam with decoupled weight decay 0.01, one-cycle",
     ),
     "fastai_head": Contender(
         "fastai",
@@ -84,51 +87,57 @@ CONTENDERS: dict[str, Contender] = {
     "lightning_scaled": Contender(
         "lightning",
         "lightning",
-        f"the same with `unfreeze_backbone_at_epoch` at two thirds of the budget, where that is not 10: {_LIGHTNING}",
+        f"the same with `unfreeze_backbone_at_epoch` at two thirds of the budget, unless that is 10: {_LIGHTNING}",
         {"unfreeze_at": _TWO_THIRDS},
     ),
     "huggingface": Contender(
         "huggingface",
         "transformers",
-        "`TrainingArguments`: all trains, AdamW at 5e-5, no weight decay, linear to zero, gradients clipped at 1",
+        "`TrainingArguments`: all layers, AdamW at 5e-5, no weight decay, linear to zero, gradients clipped at 1",
     ),
     "plain_sgd": Contender(
         "plain",
         "torch",
-        "PyTorch's tutorial on transfer learning: all trains, SGD at 1e-3 with momentum 0.9, a tenth of it every 7 "
+        "PyTorch's tutorial on transfer learning: all layers, SGD at 1e-3 with momentum 0.9, divided by ten every 7 "
         "epochs",
         {"optimizer": "sgd"},
     ),
     "plain_adam": Contender(
-        "plain", "torch", "the same loop with `torch.optim.Adam` as it comes: all trains at 1e-3", {"optimizer": "adam"}
+        "plain",
+        "torch",
+        "the same loop with the defaults of `torch.optim.Adam`: all layers at 1e-3",
+        {"optimizer": "adam"},
     ),
 }
 
 
 def run(name: str, task: Task, source: nn.Module, data: Any, num_classes: int) -> dict[str, Any]:
-    """Return the row of one contender on one task.
+    """Train a contender on a task and return its row.
 
     Args:
-        source: the pretrained network, which stays as it is.
-        data: with `train` and `test`, each pictures float32 [N, C, H, W] and labels int64 [N].
+        name: Name of the contender.
+        task: Settings of the trial.
+        source: Pretrained network. It is not modified.
+        data: Object with `train` and `test`, each images float32 [N, C, H, W] and labels int64 [N].
+        num_classes: Number of target classes.
 
     Raises:
-        ImportError: the contender is not installed.
+        ImportError: If the contender is not installed.
     """
     contender = CONTENDERS[name]
     module = import_module(f"benchmarks.accuracy.{contender.module}")
     head = (lambda features: module.head(features, num_classes)) if contender.own_head else None
-    work = Work(task, source, data, num_classes, head)
+    trial = Trial(task, source, data, num_classes, head)
     torch.manual_seed(task.seed)
     start = time.perf_counter()
-    with samples_counted(work.head) as seen:
-        model = module.train(work, **contender.options)
+    with samples_counted(trial.head) as seen:
+        model = module.train(trial, **contender.options)
     seconds = time.perf_counter() - start
     return {
         "contender": name,
         **asdict(task),
         "accuracy": accuracy(model, data.test),
-        "wrong": "" if seen[0] == work.samples else f"learned from {seen[0]} samples of {work.samples}",
+        "wrong": "" if seen[0] == trial.samples else f"trained on {seen[0]} samples instead of {trial.samples}",
         "seconds": round(seconds, 3),
         "version": _version(contender.package),
     }

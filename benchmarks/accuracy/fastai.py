@@ -1,4 +1,4 @@
-"""fastai's `fine_tune`, over the two groups that `vision_learner` makes of an architecture it does not know."""
+"""fastai's `fine_tune`, with the two parameter groups that `vision_learner` uses for unknown architectures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastai.data.load import DataLoader
 from fastai.vision.learner import apply_init, create_head, default_split
 from torch import nn
 
-from benchmarks.accuracy.work import Work
+from benchmarks.accuracy.trial import Trial
 
 
 class NoValidation(Callback):
@@ -18,16 +18,16 @@ class NoValidation(Callback):
 
 
 def head(features: int, num_classes: int) -> nn.Module:
-    """Make what `vision_learner` puts behind the pooling."""
+    """Return the head that `vision_learner` puts after the pooling."""
     made: nn.Module = create_head(features, num_classes, pool=False)
     apply_init(made, nn.init.kaiming_normal_)
     return made
 
 
-def train(work: Work) -> nn.Module:
-    """Train the head alone for one epoch and everything for the others, which together are the budget."""
-    loader = DataLoader(work.dataset(), bs=work.task.batch_size, shuffle=True)
-    model = work.split()
+def train(trial: Trial) -> nn.Module:
+    """Train the head for the first epoch of the budget and all layers for the rest."""
+    loader = DataLoader(trial.dataset(), bs=trial.task.batch_size, shuffle=True)
+    model = trial.split()
     learner = Learner(
         DataLoaders(loader, loader, device="cpu"),
         model,
@@ -36,5 +36,5 @@ def train(work: Work) -> nn.Module:
         cbs=[NoValidation()],
     )
     with learner.no_bar(), learner.no_logging():
-        learner.fine_tune(work.task.epochs - 1)  # which trains one epoch more, its default freeze_epochs
+        learner.fine_tune(trial.task.epochs - 1)  # adds one epoch, the default freeze_epochs
     return model

@@ -6,18 +6,18 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.accuracy.work import Work
+from benchmarks.accuracy.trial import Trial
 
 
-def train(work: Work, **options: Any) -> nn.Module:
-    """Fine-tune; `options` are those of `fit` that are not to be its defaults."""
-    work.tuner.fit(
-        work.data.train,
+def train(trial: Trial, **options: Any) -> nn.Module:
+    """Fine-tune with the defaults of `fit`, except for `options`."""
+    trial.tuner.fit(
+        trial.data.train,
         val=False,
-        epochs=work.task.epochs,
-        batch_size=work.task.batch_size,
+        epochs=trial.task.epochs,
+        batch_size=trial.task.batch_size,
         augment=False,
         progress=False,
         **options,
     )
-    return work.tuner.model
+    return trial.tuner.model

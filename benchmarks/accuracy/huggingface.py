@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer with the defaults of `TrainingArguments`; everything trains."""
+"""Hugging Face's Trainer with the defaults of `TrainingArguments`, over all layers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import tempfile
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from benchmarks.accuracy.work import Work
+from benchmarks.accuracy.trial import Trial
 from benchmarks.peers.huggingface import WithLoss, collate
 
 
-def train(work: Work) -> nn.Module:
-    """Train with AdamW at the rate, schedule and clipping that the arguments have by themselves."""
-    model = work.tuner.model
+def train(trial: Trial) -> nn.Module:
+    """Train with AdamW and the default rate, schedule and gradient clipping."""
+    model = trial.tuner.model
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
-            per_device_train_batch_size=work.task.batch_size,
-            num_train_epochs=work.task.epochs,
-            seed=work.task.seed,
+            per_device_train_batch_size=trial.task.batch_size,
+            num_train_epochs=trial.task.epochs,
+            seed=trial.task.seed,
             use_cpu=True,
             dataloader_pin_memory=False,
             remove_unused_columns=False,
@@ -28,5 +28,5 @@ def train(work: Work) -> nn.Module:
             report_to=[],
             disable_tqdm=True,
         )
-        Trainer(WithLoss(model), arguments, train_dataset=work.dataset(), data_collator=collate).train()
+        Trainer(WithLoss(model), arguments, train_dataset=trial.dataset(), data_collator=collate).train()
     return model

@@ -1,4 +1,4 @@
-"""Lightning's `BackboneFinetuning`, with the optimizer of the example in its documentation."""
+"""Lightning's `BackboneFinetuning`, with the optimizer from the example in its documentation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.accuracy.work import Work
+from benchmarks.accuracy.trial import Trial
 
 
 class Classifier(lightning.LightningModule):
@@ -31,13 +31,13 @@ class Classifier(lightning.LightningModule):
         return torch.optim.Adam(self.head.parameters(), lr=1e-3)
 
 
-def train(work: Work, unfreeze_at: float | None = None) -> nn.Module:
-    """Train the head, then everything from the callback's own epoch on, or from this share of the budget on."""
-    options = {} if unfreeze_at is None else {"unfreeze_backbone_at_epoch": int(work.task.epochs * unfreeze_at)}
-    module: nn.Module = Classifier(*work.split()).train()  # Lightning keeps the modes that it is given
+def train(trial: Trial, unfreeze_at: float | None = None) -> nn.Module:
+    """Train the head, then all layers from the callback's default epoch on, or from a fraction of the budget on."""
+    options = {} if unfreeze_at is None else {"unfreeze_backbone_at_epoch": int(trial.task.epochs * unfreeze_at)}
+    module: nn.Module = Classifier(*trial.split()).train()  # Lightning keeps the modes of the modules
     with tempfile.TemporaryDirectory() as folder:
         trainer = lightning.Trainer(
-            max_epochs=work.task.epochs,
+            max_epochs=trial.task.epochs,
             callbacks=[BackboneFinetuning(**options)],
             accelerator="cpu",
             devices=1,
@@ -47,5 +47,5 @@ def train(work: Work, unfreeze_at: float | None = None) -> nn.Module:
             enable_model_summary=False,
             default_root_dir=folder,
         )
-        trainer.fit(module, work.loader())
+        trainer.fit(module, trial.loader())
     return module

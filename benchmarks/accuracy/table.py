@@ -1,4 +1,4 @@
-"""The table of accuracies: means, paired differences with their intervals, and what follows from them."""
+"""The report on accuracies: means, paired differences with their intervals, and verdicts."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 from benchmarks.accuracy.contenders import CONTENDERS, OURS
 from benchmarks.machine import processor
+from benchmarks.rows import Row
 from finetune.comparison.statistics import half_width
 
-Row = Mapping[str, Any]
 _SETTINGS = ("shots", "epochs", "batch_size")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences and half the width of its 95 % interval, Student's, in points.
+    """The mean of paired differences and the half-width of its 95 % interval by Student's t, in points.
 
-    `half` is not a number where there is but one value.
+    The half-width of a single value is NaN.
     """
 
     mean: float
@@ -30,14 +29,14 @@ class Difference:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Difference:
-        """Return that of some differences of accuracy."""
+        """Return the difference estimated from paired differences of accuracy."""
         points = [100 * value for value in values]
         half = half_width(points)
         return cls(statistics.fmean(points), math.nan if half is None else half)
 
     @property
     def lost(self) -> bool:
-        """Whether the mean is below zero by more than the interval."""
+        """Whether the interval lies below zero."""
         return self.mean + self.half < 0
 
     def __str__(self) -> str:
@@ -52,7 +51,7 @@ class Setting:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Setting:
-        """Gather them from rows."""
+        """Return the setting of some rows."""
         values: dict[str, dict[str, dict[int, float]]] = {name: {} for name in CONTENDERS}
         for row in rows:
             values[row["contender"]].setdefault(row["pair"], {})[row["seed"]] = row["accuracy"]
@@ -64,16 +63,16 @@ class Setting:
         return list(dict.fromkeys(pair for by_pair in self.values.values() for pair in by_pair))
 
     def mean(self, name: str, pair: str) -> float:
-        """Return the mean accuracy of a contender on a pair over the seeds; NaN without any."""
+        """Return the mean accuracy of a contender on a pair over the seeds, or NaN without any."""
         return statistics.fmean(self.values[name].get(pair, {0: math.nan}).values())
 
     def on_pair(self, name: str, pair: str) -> Difference | None:
-        """Return by how much finetune is above a contender on a pair, over the seeds that both have."""
+        """Return the difference of finetune to a contender on a pair, over their common seeds."""
         by_seed = self._by_seed(name, pair)
         return Difference.of(list(by_seed.values())) if by_seed else None
 
     def overall(self, name: str) -> Difference | None:
-        """Return the same over all pairs: the interval is over the seeds that every pair has, for these pairs."""
+        """Return the difference over all pairs, with the interval over the seeds that are complete for every pair."""
         by_pair = [self._by_seed(name, pair) for pair in self.pairs]
         seeds = set.intersection(*(set(by_seed) for by_seed in by_pair))
         means = [statistics.fmean(by_seed[seed] for by_seed in by_pair) for seed in sorted(seeds)]
@@ -85,10 +84,11 @@ class Setting:
 
 
 def table(rows: Sequence[Row], left_out: Mapping[str, str]) -> str:
-    """Return the Markdown.
+    """Return the report as Markdown.
 
     Args:
-        left_out: contenders that are not installed, and what importing them says.
+        rows: Rows of all trials.
+        left_out: Contenders that are not installed, with the message of the import error.
     """
     settings = {tuple(row[name] for name in _SETTINGS): None for row in rows}
     by_setting = {
@@ -101,15 +101,14 @@ def table(rows: Sequence[Row], left_out: Mapping[str, str]) -> str:
     parts = [
         "# Accuracy at the same budget",
         f"Written by `python -m benchmarks.accuracy` on {date.today().isoformat()}: {', '.join(versions)}, Python "
-        f"{platform.python_version()}, {processor()}. `benchmarks/accuracy/__init__.py` says what makes it fair, "
-        f"`benchmarks/pairs` what the pairs are. Accuracies are in %, on test pictures; differences are in points, "
-        f"finetune's defaults less the contender, paired by seed, with their 95 % intervals. Over all pairs the "
-        f"interval is that of the mean over these pairs. With so many comparisons, about one in forty is lost by "
-        f"chance where two are equal.",
+        f"{platform.python_version()}, {processor()}. `benchmarks/accuracy/__init__.py` describes the fairness rules, "
+        f"`benchmarks/pairs` the pairs. Accuracies are in %, on test images. Differences are in points, finetune's "
+        f"defaults minus the contender, paired by seed, with 95 % intervals. Over all pairs, the interval is for the "
+        f"mean over these pairs. Among comparisons of equals, about one in forty is lost by chance.",
         "\n".join(f"- `{name}`: {CONTENDERS[name].defaults}." for name in shown),
     ]
     if left_out:
-        parts.append(f"Left out: {', '.join(f'{name} ({why})' for name, why in left_out.items())}.")
+        parts.append(f"Not installed: {', '.join(f'{name} ({why})' for name, why in left_out.items())}.")
     if wrong:
         parts.append(f"**Not the same budget**: {'; '.join(wrong)}.")
     for (shots, epochs, batch_size), setting in by_setting.items():
@@ -119,7 +118,7 @@ def table(rows: Sequence[Row], left_out: Mapping[str, str]) -> str:
 
 
 def verdict(setting: Setting) -> str:
-    """Say whether finetune's defaults hold against every peer: on the mean, and on each pair within its interval."""
+    """Return a sentence that compares finetune's defaults with every peer, on the mean and on each pair."""
     peers = [name for name in setting.values if not CONTENDERS[name].ours]
     means = {name: difference for name in peers if (difference := setting.overall(name)) is not None}
     if not means:
@@ -134,7 +133,7 @@ def verdict(setting: Setting) -> str:
     nearest = min(means, key=lambda name: means[name].mean)
     on_mean = f"behind {', '.join(behind)}" if behind else f"at or above all {len(means)} peers"
     return (
-        f"**On the mean {on_mean}; the nearest is {nearest}, {means[nearest]}. Pairs lost by more than their interval: "
+        f"**On average {on_mean}; the closest is {nearest}, {means[nearest]}. Pairs lost by more than their interval: "
         f"{'; '.join(lost) or 'none'}.**"
     )
 
@@ -147,8 +146,8 @@ def _accuracies(setting: Setting) -> str:
         cells = " | ".join(f"{100 * mean:.1f}" for mean in (*means, statistics.fmean(means)))
         lines.append(f"| {name} | {cells} |")
     seeds = sorted({len(by_seed) for by_pair in setting.values.values() for by_seed in by_pair.values()})
-    said = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return "\n".join([*_header(f"accuracy, {said} seeds", pairs), *lines])
+    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return "\n".join([*_header(f"accuracy, {count} seeds", pairs), *lines])
 
 
 def _differences(setting: Setting) -> str:
@@ -158,7 +157,7 @@ def _differences(setting: Setting) -> str:
         if name != OURS and OURS in setting.values:
             cells = [*(setting.on_pair(name, pair) for pair in pairs), setting.overall(name)]
             lines.append(f"| {name} | {' | '.join(_cell(cell) for cell in cells)} |")
-    return "\n".join([*_header("finetune less", pairs), *lines]) if lines else ""
+    return "\n".join([*_header("finetune minus", pairs), *lines]) if lines else ""
 
 
 def _cell(difference: Difference | None) -> str:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.advice`; see `benchmarks/advice/__init__.py`. A run that was ended goes on where it was."""
+"""Measure how often `advise` is right; see `benchmarks/advice/__init__.py`. An interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.advice.situations import Row, Situation, measure, situations
+from benchmarks.advice.situations import Situation, measure, situations
 from benchmarks.advice.table import write_table
-from benchmarks.rows import append_row, part, read_rows
+from benchmarks.rows import Row, append_row, part, read_rows
 
 RESULTS = Path(__file__).parent.parent / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the missing situations and write the table."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -38,16 +38,18 @@ def _missing(rows: list[Row], seeds: int) -> list[tuple[Situation, int]]:
 
 
 def read(folder: Path) -> list[Row]:
-    """Return the rows there are."""
+    """Return the saved rows of all parts."""
     return [row for path in sorted(folder.glob("rows-*.jsonl")) for row in read_rows(path)]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.advice", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10, help="repetitions of each situation (default 10)")
-    parser.add_argument("--part", type=part, default=(0, 1), help="such as 0/2: the first of two processes")
-    parser.add_argument("--table", action="store_true", help="only write the table from the rows there are")
-    parser.add_argument("--out", type=Path, default=RESULTS / "advice", help="folder of the rows")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.advice", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=10, help="seeds per situation (default: %(default)s)")
+    parser.add_argument("--part", type=part, default=(0, 1), help="part of the work, such as 0/2: the first of two")
+    parser.add_argument("--table", action="store_true", help="write the table from the saved rows, run nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS / "advice", help="folder for the rows")
     return parser
 
 

@@ -1,11 +1,11 @@
-"""Where the chart's lines are, and what each quadrant advises: chosen on the pairs that are for tuning, and no others.
+"""Fit the boundaries of the chart and the advice of each quadrant, on the tuning half of the pairs only.
 
-    python -m benchmarks.advice.fit       prints what `finetune/advice/chart.py` holds
+    python -m benchmarks.advice.fit       # prints the constants of `finetune/advice/chart.py`
 
-What loses least accuracy over all situations is advised, unless something else loses less on a side of the chart, near
-or far, by more than a standard error, or in a quadrant of that side: what is best in few situations is often so by
-chance. The lines are those with which most cases are within a point of the best of all; of equals those that lose
-least.
+The default advice is the strategy that loses the least accuracy over all situations. One side of the chart, near or
+far, or one quadrant gets other advice only if that is better by more than a standard error, because the best strategy
+in a few situations is often best by chance. The boundaries maximize the number of cases within a point of the best,
+and among equals, minimize the loss of accuracy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.advice.__main__ import RESULTS, read
 from benchmarks.advice.situations import CHOICES, FASTER, FIRST_SHARE, situation_of
 from benchmarks.advice.table import Outcome, evidence_of, outcomes
 
-# Lines between the measured situations, not through them.
+# Candidate boundaries, between the measured situations.
 _NEAR = (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85)
 _MUCH = (8.0, 20.0, 60.0)
 
@@ -28,24 +28,24 @@ Quadrant = tuple[bool, bool]
 
 @dataclass(frozen=True)
 class Case:
-    """One seed of a situation: where it lies, and what was right there."""
+    """One seed of a situation: its place in the chart and the outcome."""
 
     samples: float
     nearness: float
     outcome: Outcome
 
     def quadrant(self, much: float, near: float) -> Quadrant:
-        """Return whether there is much data, and whether it is near."""
+        """Return whether there is much data, and whether the target is near."""
         return self.samples >= much, self.nearness >= near
 
 
 def least_lost(cases: Sequence[Case]) -> str:
-    """Return the strategy that loses least accuracy."""
+    """Return the strategy that loses the least accuracy."""
     return min(CHOICES, key=lambda name: statistics.mean(case.outcome.regret([name]) for case in cases))
 
 
 def choice(cases: Sequence[Case], usual: str) -> str:
-    """Return what is best in these cases, if it is better than what is best otherwise by more than a standard error."""
+    """Return the best strategy of these cases if it beats the usual one by more than a standard error, else that."""
     best = least_lost(cases)
     situations = {case.outcome.situation: case.outcome.accuracy for case in cases}
     gains = [accuracy[best] - accuracy[usual] for accuracy in situations.values()]
@@ -54,12 +54,12 @@ def choice(cases: Sequence[Case], usual: str) -> str:
 
 
 def share_right(cases: Sequence[Case], name: str) -> float:
-    """Return how often a strategy is right in these cases."""
+    """Return the fraction of cases in which a strategy is right."""
     return statistics.mean(case.outcome.share_right([name]) for case in cases)
 
 
 def fit(cases: Sequence[Case]) -> tuple[float, float, Mapping[Quadrant, tuple[str, list[Case]]]]:
-    """Return the lines, and of each quadrant what it advises, and its cases."""
+    """Return the boundaries, and the advice and the cases of each quadrant."""
     usual = least_lost(cases)
 
     def divided(much: float, near: float) -> dict[Quadrant, tuple[str, list[Case]]]:
@@ -82,7 +82,7 @@ def fit(cases: Sequence[Case]) -> tuple[float, float, Mapping[Quadrant, tuple[st
 
 
 def main() -> None:
-    """Print the lines and the quadrants."""
+    """Print the boundaries and the quadrants."""
     rows = [row for row in read(RESULTS / "advice") if not situation_of(row).held_out]
     by_situation = {outcome.situation: outcome for outcome in outcomes(rows)}
     cases = []
@@ -90,15 +90,15 @@ def main() -> None:
         evidence = evidence_of(row)
         cases.append(Case(evidence.samples_per_class, evidence.nearness, by_situation[situation_of(row)]))
     much, near, quadrants = fit(cases)
-    print(f"{len(cases)} cases; NEAR = {near}, MUCH = {much}; usually {least_lost(cases)!r}")
+    print(f"{len(cases)} cases; NEAR = {near}, MUCH = {much}; default {least_lost(cases)!r}")
     for (is_much, is_near), (name, found) in sorted(quadrants.items()):
         gain = statistics.mean(case.outcome.accuracy[name] - case.outcome.accuracy["linear_probe"] for case in found)
-        sure = (share_right(found, name) * len(found) + 1) / (len(found) + 2)  # one case of each kind added
+        right = (share_right(found, name) * len(found) + 1) / (len(found) + 2)  # add-one smoothing
         lost = statistics.mean(case.outcome.regret([name]) for case in found)
         share = FIRST_SHARE if name.endswith(FASTER) else None
         print(
             f"({is_much}, {is_near}): {name.removesuffix(FASTER)!r}, first_share {share}, gain {gain:.3f}, "
-            f"right {sure:.2f}, lost {lost:.3f}, {len(found)} cases"
+            f"right {right:.2f}, lost {lost:.3f}, {len(found)} cases"
         )
 
 

@@ -1,4 +1,4 @@
-"""The situations, and what is measured in one."""
+"""The situations and their measurement."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.pairs import PAIRS
+from benchmarks.rows import Row
 from finetune import FineTuner
 
 EPOCHS, BATCH_SIZE = 15, 16
 SHOTS = (5, 12, 40)
-IMBALANCED = (12, 8.0)  # pictures a class on average, and how many times as many the largest has as the smallest
+IMBALANCED = (12, 8.0)  # mean images per class, and ratio of the largest class to the smallest
 
 STRATEGIES = ("linear_probe", "last_stage", "lp_ft", "gradual_unfreezing", "full_finetune")
-# Rates that do not fall as far below the head's as the default ones: the first stage's as a share of the head's.
+# Variants with a larger rate in the first stage than the default, as a fraction of the head's rate.
 FASTER, FIRST_SHARE = ", faster", 0.1
-HEAD_RATE = 1e-2  # the default of these networks
+HEAD_RATE = 1e-2  # the default rate of the head in these networks
 
-# What advice chooses from: arguments of `fit` by name.
+# The choices of advice, as arguments of `fit` by name.
 CHOICES: dict[str, dict[str, Any]] = {
     **{name: {"strategy": name} for name in STRATEGIES},
     **{name + FASTER: {"strategy": name, "lr": (FIRST_SHARE * HEAD_RATE, HEAD_RATE)}
        for name in ("lp_ft", "full_finetune")},
 }  # fmt: skip
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Situation:
-    """Pictures of a pair's target: how many a class on average, and how unequal the classes are."""
+    """A target data set: a pair, the mean number of images per class, and the ratio of largest to smallest class."""
 
     pair: str
     shots: int
@@ -38,23 +37,23 @@ class Situation:
 
     @property
     def held_out(self) -> bool:
-        """Whether the rule was not tuned on its pair."""
+        """Whether the pair was held out when the rule was tuned."""
         return list(PAIRS).index(self.pair) % 2 == 1
 
 
 def situations() -> list[Situation]:
-    """Return all of them."""
+    """Return all situations."""
     equal = [Situation(pair, shots) for pair in PAIRS for shots in SHOTS]
     return [*equal, *(Situation(pair, *IMBALANCED) for pair in PAIRS)]
 
 
 def situation_of(row: Row) -> Situation:
-    """Return the situation that a row is of."""
+    """Return the situation of a row."""
     return Situation(row["pair"], row["shots"], row["imbalance"])
 
 
 def measure(situation: Situation, seed: int) -> Row:
-    """Return the evidence that advice rests on, and the accuracy on new pictures with each strategy."""
+    """Return the row of a situation: the evidence for the advice, and the test accuracy of each strategy."""
     pair = PAIRS[situation.pair]
     data = pair.data(seed, situation.shots, imbalance=situation.imbalance)
     begun = time.perf_counter()

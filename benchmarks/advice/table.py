@@ -1,4 +1,4 @@
-"""The table: how often advice was right, on pairs that its rule was tuned on and on others."""
+"""The table: how often advice was right, on the held-out pairs and on those used for tuning."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from benchmarks.advice.situations import (
     FIRST_SHARE,
     HEAD_RATE,
     STRATEGIES,
-    Row,
     Situation,
     situation_of,
 )
 from benchmarks.machine import processor
+from benchmarks.rows import Row
 from finetune.advice.advice import judge
 from finetune.advice.evidence import Evidence
 
-# Advice is right if what it names is at most so much less accurate than the best strategy.
+# Advice is right if its accuracy is within this distance of the best strategy.
 TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a situation gave: each strategy's mean accuracy over the seeds, and what each seed's advice was."""
+    """The outcome of a situation: the mean accuracy of each strategy over the seeds, and the advice of each seed."""
 
     situation: Situation
     accuracy: dict[str, float]
     advised: list[str]
 
     def share_right(self, chosen: Iterable[str], among: Collection[str] = STRATEGIES) -> float:
-        """Return how many of the choices were within the tolerance of the best of others."""
+        """Return the fraction of choices within the tolerance of the best of `among`."""
         best = max(self.accuracy[name] for name in among)
         return statistics.mean(self.accuracy[name] >= best - TOLERANCE for name in chosen)
 
     def regret(self, chosen: Iterable[str]) -> float:
-        """Return how much accuracy the choices cost on average against the best."""
+        """Return the mean distance of the choices to the best accuracy."""
         return max(self.accuracy.values()) - statistics.mean(self.accuracy[name] for name in chosen)
 
 
 def outcomes(rows: Iterable[Row]) -> list[Outcome]:
-    """Gather the rows by situation."""
+    """Group the rows by situation."""
     grouped: dict[Situation, list[Row]] = defaultdict(list)
     for row in rows:
         grouped[situation_of(row)].append(row)
@@ -62,20 +62,20 @@ def outcomes(rows: Iterable[Row]) -> list[Outcome]:
 
 
 def _advised(row: Row) -> str:
-    """Return which of the choices is advised."""
+    """Return the advised choice."""
     advice = judge(evidence_of(row), HEAD_RATE)
     return advice.strategy if advice.lr is None else advice.strategy + FASTER
 
 
 def evidence_of(row: Row) -> Evidence:
-    """Return a row's evidence as `advise` measured it."""
+    """Return the evidence of a row, as measured by `advise`."""
     fields = row["evidence"]
     sequences = {"class_sizes": tuple(fields["class_sizes"]), "curve": tuple(map(tuple, fields["curve"]))}
     return Evidence(**{**fields, **sequences})
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
-    """Write what the rows show."""
+    """Write the table of some rows."""
     found = sorted(outcomes(rows), key=lambda outcome: astuple(outcome.situation))
     parts = {
         "held out": [outcome for outcome in found if outcome.situation.held_out],
@@ -89,7 +89,7 @@ def write_table(path: Path, rows: list[Row]) -> None:
 
 
 def _summary(parts: dict[str, list[Outcome]]) -> list[str]:
-    """Return the table of what is right how often: the advice, and each strategy if it were always taken."""
+    """Return the table of how often the advice, and each strategy on its own, is right."""
     titles = [f"{name}, {column}" for name in parts for column in ("right", "right of all", "accuracy lost")]
     lines = [f"| choice | {' | '.join(titles)} |", "| --- |" + " ---: |" * len(titles)]
     for choice in ("advice", *CHOICES):
@@ -107,7 +107,7 @@ def _summary(parts: dict[str, list[Outcome]]) -> list[str]:
 
 def _details(found: list[Outcome]) -> list[str]:
     lines = [
-        f"| pair | pictures a class | imbalance | {' | '.join(CHOICES)} | advised | right |",
+        f"| pair | images per class | imbalance | {' | '.join(CHOICES)} | advised | right |",
         "| --- |" + " ---: |" * (len(CHOICES) + 2) + " --- | ---: |",
     ]
     for outcome in found:
@@ -127,15 +127,15 @@ def _details(found: list[Outcome]) -> list[str]:
 def _preamble(seeds: int) -> list[str]:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "scikit-learn"))
     return [
-        "# Whether advice is right",
+        "# Accuracy of advice",
         "",
-        f"`python -m benchmarks.advice`: accuracy in percent on new pictures, mean over {seeds} seeds, which draw the "
-        "pictures, the head and the order. Advice is asked for once a seed, before training, and is right where the "
-        f"mean accuracy of what it names is at most {100 * TOLERANCE:g} point below that of the best of the "
-        f"{len(STRATEGIES)} strategies at their default rates. Advice may also name larger rates below the head, from "
-        f"{FIRST_SHARE:g} of its rate in the first stage on, here `{FASTER.strip(', ')}`: `right of all` compares it "
-        "with the best of all columns, these included, and `accuracy lost` is the mean distance to that in points. The "
-        "rule was tuned on every other pair; the other pairs are held out.",
+        f"`python -m benchmarks.advice`: test accuracy in percent, mean over {seeds} seeds, which determine images, "
+        "head and order. `advise` is called once per seed, before training. Advice is right if the mean accuracy of "
+        f"its strategy is at most {100 * TOLERANCE:g} point below the best of the {len(STRATEGIES)} strategies at "
+        "their default rates. Advice may also recommend larger rates below the head, from "
+        f"{FIRST_SHARE:g} of the head's rate in the first stage on, marked `{FASTER.strip(', ')}`. `right of all` "
+        "compares with the best of all columns, including these, and `accuracy lost` is the mean distance to that in "
+        "points. The rule was tuned on every other pair; the rest are held out.",
         "",
         f"{processor()}, 1 thread, Python {platform.python_version()}, {packages}.",
         "",

@@ -74,7 +74,9 @@ def _installed() -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.coverage", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--family", choices=list(FAMILIES), help="one family instead of all")
     parser.add_argument("--only", default="*", metavar="GLOB", help="architectures whose names match")
     parser.add_argument("--sample", action="store_true", help="a few small models; exit code 1 on a miss")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from benchmarks.rows import append_row, read_rows
-
-Row = dict[str, Any]
+from benchmarks.rows import Row, append_row, read_rows
 
 
 def read(folder: Path, family: str) -> dict[str, Row]:

@@ -7,11 +7,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from benchmarks.coverage.checks import CHECKS
+from benchmarks.rows import Row
 
-Row = Mapping[str, Any]
 _MARKS = {True: "yes", False: "**no**", None: "-"}
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-Row = dict[str, Any]
+from benchmarks.rows import Row
+
 Job = tuple[str, str]  # family and architecture
 
 _BEFORE_A_NEW_PROCESS = 100  # so that what libraries cache does not add up

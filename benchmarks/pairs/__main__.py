@@ -1,4 +1,4 @@
-"""Train the backbones that are not there yet, and say how good they are; with a path, draw some of each pair."""
+"""Train the missing backbones and print the accuracy of each. Optionally draw samples of every pair."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from benchmarks.pairs.backbones import backbone
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__)
-    parser.add_argument("--draw", type=Path, help="where to write a picture with a block of each pair")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pairs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--draw", type=Path, help="path of an image to write, with samples of every pair")
     options = parser.parse_args()
     for network, source in dict.fromkeys((pair.network, pair.source) for pair in PAIRS.values()):
         begun = time.perf_counter()
@@ -28,7 +30,7 @@ def main() -> None:
 
 
 def draw(path: Path, columns: int = 12) -> None:
-    """Write pictures of every pair: a row is a class, training pictures on the left, shifted ones on the right."""
+    """Write an image with samples of every pair: a row per class, training images left and shifted ones right."""
     blocks = []
     for pair in PAIRS.values():
         data = pair.data(0, shots=columns, test=columns)

@@ -1,4 +1,4 @@
-"""Small residual networks for pictures [N, 1, 16, 16], in stages like their big relatives."""
+"""Small residual networks for images [N, 1, 16, 16], with the stages of a ResNet."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Norm = Callable[[int], nn.Module]
 
 
 class ResNet(nn.Module):
-    """`stem`, `layer1` to `layer3`, and a linear `head` over pooled features.
+    """A stem, three stages of one residual block each, and a linear head over pooled features.
 
     Args:
-        norm: a function of the number of channels that makes a norm layer.
+        norm: Function of the number of channels that returns a normalization layer.
     """
 
     def __init__(self, num_classes: int, norm: Norm, width: int = 8) -> None:
@@ -45,7 +45,7 @@ class _Block(nn.Module):
         return torch.relu(self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x))))) + self.skip(x))
 
 
-# With statistics that fine-tuning moves, and without.
+# Fine-tuning updates the running statistics of the first; the second has none.
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "batchnorm": partial(ResNet, norm=nn.BatchNorm2d),
     "groupnorm": partial(ResNet, norm=partial(nn.GroupNorm, 4)),

@@ -1,28 +1,29 @@
-"""A pair: a backbone that knows one world, and pictures of another to move to."""
+"""A source-target pair: a backbone pretrained on one domain, and images of another."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.pairs.backbones import backbone, new_network
-from benchmarks.pairs.looks import Look
+from benchmarks.pairs.backbones import FOLDER, RECIPE, Recipe, backbone, new_network
+from benchmarks.pairs.domains import Domain
+from benchmarks.pairs.rendering import Rendering
 from benchmarks.pairs.stencils import generator
-from benchmarks.pairs.worlds import World
 
 Images = tuple[Tensor, Tensor]
 
 
 class Data(NamedTuple):
-    """Pictures float [N, 1, 16, 16], normalised, with labels int64 [N].
+    """Normalized images float [N, 1, 16, 16] with labels int64 [N].
 
     Attributes:
-        train: to train on.
-        test: others, of the same kind.
-        shifted: the test pictures out of distribution: turned, fainter, blurred, with other noise.
+        train: Training images.
+        test: Test images of the same distribution.
+        shifted: Test images out of distribution: rotated, fainter, blurred and with different noise.
     """
 
     train: Images
@@ -32,73 +33,82 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True)
 class Pair:
-    """From a source world to a target world.
+    """A transfer from a source domain to a target domain.
 
     Attributes:
-        network: the backbone's architecture, `"batchnorm"` or `"groupnorm"`.
-        look: of the target's pictures, where it is not that of their world.
+        network: Architecture of the backbone, `"batchnorm"` or `"groupnorm"`.
+        rendering: Rendering of the target images, by default that of the target domain.
+        recipe: Settings of the pretraining.
+        folder: Folder of the backbone's file.
     """
 
     name: str
-    source: World
-    target: World
+    source: Domain
+    target: Domain
     network: str
-    look: Look | None = None
+    rendering: Rendering | None = None
+    recipe: Recipe = RECIPE
+    folder: Path = FOLDER
 
     @property
     def num_classes(self) -> int:
         return len(self.target.classes)
 
-    def model(self, seed: int = 0) -> nn.Module:
-        """Return the pretrained network with the head of its source on.
+    @property
+    def source_accuracy(self) -> float:
+        """Accuracy of the backbone on held-out images of the source domain."""
+        return backbone(self.network, self.source, self.recipe, self.folder)[1]
 
-        The first call may train it, which takes up to a minute. There is one backbone for all seeds, as there is
-        one published checkpoint.
+    def model(self, seed: int = 0) -> nn.Module:
+        """Return the pretrained network, including the head for its source domain.
+
+        The first call trains the backbone if needed, which takes up to a minute. All seeds share one backbone, like
+        a published checkpoint.
         """
-        weights, _ = backbone(self.network, self.source)
+        weights, _ = backbone(self.network, self.source, self.recipe, self.folder)
         model = new_network(self.network, len(self.source.classes))
         model.load_state_dict(weights)
         return model
 
     def data(self, seed: int, shots: int = 10, *, imbalance: float = 1.0, test: int = 100) -> Data:
-        """Draw the pictures of a seed; train and test have no picture in common, be they drawn or real.
+        """Draw disjoint training and test images for a seed.
 
         Args:
-            shots: training pictures a class, with an imbalance about so many on average.
-            imbalance: how many times as many the largest class has as the smallest; geometric between. The seed
-                decides which is which.
-            test: test pictures a class.
+            seed: Seed for the images and the order of class sizes.
+            shots: Training images per class, on average.
+            imbalance: Ratio of the largest class to the smallest. Sizes in between are geometric, in random order.
+            test: Test images per class.
 
         Raises:
-            ValueError: a class of real pictures has not so many.
+            ValueError: If a class of real images has fewer than requested.
         """
-        look = self.look or self.target.look
+        rendering = self.rendering or self.target.rendering
         order = torch.randperm(self.num_classes, generator=generator(self.name, seed))
         counts = torch.tensor(sizes(shots, self.num_classes, imbalance))[order].tolist()
         drawn = self.target.stencils
         for name, count in zip(self.target.classes, counts, strict=True):
             if count + test > drawn.available(name):
                 raise ValueError(
-                    f"There are {drawn.available(name)} pictures of {name!r}, but {count} were asked for to train and "
-                    f"{test} to test. Ask for fewer: shots, imbalance or test."
+                    f"There are {drawn.available(name)} images of {name!r}, but {count} were requested for training "
+                    f"and {test} for testing. Reduce shots, imbalance or test."
                 )
         train = [drawn.draw(name, n, "train", seed) for name, n in zip(self.target.classes, counts, strict=True)]
         tested = torch.cat([drawn.draw(name, test, "test", seed) for name in self.target.classes])
         classes = torch.arange(self.num_classes)
         labels = classes.repeat_interleave(test)
 
-        def drawn_as(look: Look, part: str, stencils: Tensor) -> Tensor:
-            return look.pictures(stencils, generator(self.name, part, seed))
+        def drawn_as(rendering: Rendering, part: str, stencils: Tensor) -> Tensor:
+            return rendering.render(stencils, generator(self.name, part, seed))
 
         return Data(
-            (drawn_as(look, "train", torch.cat(train)), classes.repeat_interleave(torch.tensor(counts))),
-            (drawn_as(look, "test", tested), labels),
-            (drawn_as(look.shifted(), "shifted", tested), labels.clone()),
+            (drawn_as(rendering, "train", torch.cat(train)), classes.repeat_interleave(torch.tensor(counts))),
+            (drawn_as(rendering, "test", tested), labels),
+            (drawn_as(rendering.shifted(), "shifted", tested), labels.clone()),
         )
 
 
 def sizes(shots: int, classes: int, imbalance: float) -> list[int]:
-    """Return the sizes of classes, smallest first: about `shots` on average, the last `imbalance` times the first."""
+    """Return geometric class sizes, ascending, with a mean near `shots` and the given ratio of last to first."""
     shares = [imbalance ** (k / (classes - 1)) for k in range(classes)]
     smallest = max(1, round(shots * classes / sum(shares)))
     return [round(smallest * share) for share in shares]

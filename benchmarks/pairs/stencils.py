@@ -1,6 +1,6 @@
-"""What a class looks like before position, light and noise: stencils [N, 32, 32] with values from 0 to 1.
+"""Stencils [N, 32, 32] with values from 0 to 1: the shapes of a class before position, lighting and noise.
 
-`Drawn` ones are made as many as wanted; a `Pool` of real pictures has only so many, and gives each once.
+`Drawn` stencils are unlimited. A `Pool` of real images is finite and uses each image at most once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from benchmarks.shapes import Corners
+from benchmarks.pairs.shapes import Corners
 
 SIDE = 32
 
@@ -26,33 +26,33 @@ Part = Literal["train", "test"]
 
 
 def generator(*key: object) -> torch.Generator:
-    """Return a generator of random numbers that the key decides, in every process."""
+    """Return a random generator seeded by the key, equal in every process."""
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big"))
 
 
 class Stencils(Protocol):
-    """Classes of stencils; those of `train` and of `test` have none in common."""
+    """Stencils of several classes, disjoint between `train` and `test`."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
 
     def available(self, name: str) -> float:
-        """Return how many there are of a class, for training and testing together."""
+        """Return the number of stencils of a class, for training and testing together."""
 
     def draw(self, name: str, count: int, part: Part, seed: int) -> Tensor:
-        """Return [count, 32, 32] of a class, of which no more than `available` are drawn for both parts."""
+        """Return stencils [count, 32, 32] of a class. Both parts together must not exceed `available`."""
 
 
-# ------------------------------------------------------------------ drawn ones
+# ------------------------------------------------------------------ drawn stencils
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Any number of stencils of each class.
+    """Generated stencils, without limit.
 
     Attributes:
-        classes: their names.
-        make: a function of a name, a count and a generator that returns [count, 32, 32].
+        classes: Names of the classes.
+        make: Function of a class, a count and a generator that returns stencils [count, 32, 32].
     """
 
     classes: tuple[str, ...]
@@ -67,7 +67,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The classes of several, whose names differ."""
+    """The union of several sets of stencils with distinct class names."""
 
     parts: tuple[Stencils, ...]
 
@@ -85,14 +85,14 @@ class Mixture:
         return next(part for part in self.parts if name in part.classes)
 
 
-# DejaVu and STIX, which also have other alphabets; then those with Latin letters only. matplotlib ships all.
+# All ship with matplotlib. DejaVu and STIX include other alphabets; the rest have Latin letters only.
 _FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Italic",
           "STIXGeneral", "STIXGeneralBol")  # fmt: skip
 _LATIN_FONTS = (*_FONTS, "STIXGeneralItalic", "STIXGeneralBolIta", "cmr10", "cmss10", "cmtt10", "cmti10", "cmb10")
 
 
 def glyphs(text: str) -> Drawn:
-    """Return characters as classes, in several fonts and two thicknesses."""
+    """Return a class per character, in several fonts and two weights."""
 
     def make(character: str, count: int, generator: torch.Generator) -> Tensor:
         variants = _glyph(character)
@@ -103,7 +103,7 @@ def glyphs(text: str) -> Drawn:
 
 @cache
 def _glyph(character: str) -> Tensor:
-    """Return a character in every font and thickness, [variants, 32, 32]."""
+    """Return a character in every font and weight, [variants, 32, 32]."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -121,7 +121,7 @@ def _glyph(character: str) -> Tensor:
 
 
 def shapes(corners: Mapping[str, Corners]) -> Drawn:
-    """Return shapes as classes, filled or in outline."""
+    """Return a class per shape, filled or outlined."""
 
     def make(name: str, count: int, generator: torch.Generator) -> Tensor:
         variants = _shape(tuple(corners[name]))
@@ -132,7 +132,7 @@ def shapes(corners: Mapping[str, Corners]) -> Drawn:
 
 @cache
 def _shape(corners: tuple[tuple[float, float], ...], finer: int = 4) -> Tensor:
-    """Return a shape filled and in two thicknesses of outline, [3, 32, 32]."""
+    """Return a shape filled and in two widths of outline, [3, 32, 32]."""
     middle, radius = finer * SIDE / 2, finer * SIDE * 0.4
     points = [(middle + radius * x, middle + radius * y) for x, y in corners]
     variants = []
@@ -165,7 +165,7 @@ _TEXTURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def textures() -> Drawn:
-    """Return patterns as classes, of any phase, width and a little tilt."""
+    """Return a class per pattern, with random phase and scale and a slight tilt."""
     steps = torch.arange(SIDE, dtype=torch.float32)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
 
@@ -179,12 +179,16 @@ def textures() -> Drawn:
     return Drawn(tuple(_TEXTURES), make)
 
 
-# ------------------------------------------------------------------ real ones
+# ------------------------------------------------------------------ real images
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Real pictures: a function that loads [N, 32, 32] of every class, once."""
+    """Real images.
+
+    Attributes:
+        load: Function that returns the images [N, 32, 32] of every class.
+    """
 
     classes: tuple[str, ...]
     load: Callable[[], Mapping[str, Tensor]]
@@ -199,7 +203,7 @@ class Pool:
 
 
 def digits(names: str) -> Pool:
-    """Return scikit-learn's handwritten digits, about 178 of each."""
+    """Return scikit-learn's handwritten digits, about 178 per class."""
     return Pool(tuple(names), _digits)
 
 
@@ -214,7 +218,7 @@ def _digits() -> dict[str, Tensor]:
     return {str(digit): framed[torch.from_numpy(found.target == digit)] for digit in range(10)}
 
 
-# Regions of scikit-learn's two photographs, as rows and columns of patches of 16 x 16 pixels.
+# Regions of scikit-learn's two photographs, in rows and columns of 16 x 16 patches.
 _REGIONS = {
     "sky": ("china.jpg", slice(0, 12), slice(22, 40)),
     "tower": ("china.jpg", slice(4, 20), slice(6, 20)),
@@ -225,7 +229,7 @@ _REGIONS = {
 
 
 def photographs() -> Pool:
-    """Return patches of photographs, which do not overlap; the classes are regions."""
+    """Return non-overlapping patches of photographs, with a class per region."""
     return Pool(tuple(_REGIONS), _photographs)
 
 

@@ -13,7 +13,7 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from torch import nn
 
-from benchmarks.peers.work import RATE, WEIGHT_DECAY, Work
+from benchmarks.peers.workload import RATE, WEIGHT_DECAY, Workload
 
 PACKAGE = "fastai"
 
@@ -23,23 +23,23 @@ class NoValidation(Callback):
         raise CancelValidException
 
 
-def train(work: Work) -> float:
-    task = work.task
+def train(workload: Workload) -> float:
+    task = workload.task
     # fastai's own mixed precision is for CUDA
     own = task.precision == "bf16" and task.device == "cuda"
-    loader = DataLoader(work.dataset(), bs=task.batch_size, shuffle=True, drop_last=False, num_workers=0)
+    loader = DataLoader(workload.dataset(), bs=task.batch_size, shuffle=True, drop_last=False, num_workers=0)
     learner = Learner(
-        DataLoaders(loader, loader, device=work.device),
-        work.model(autocast=not own),
+        DataLoaders(loader, loader, device=workload.device),
+        workload.model(autocast=not own),
         nn.CrossEntropyLoss(),
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW),
-        splitter=lambda model: work.trained(),
+        splitter=lambda model: workload.trained(),
         lr=RATE,
         wd=WEIGHT_DECAY,
         wd_bn_bias=True,
         train_bn=False,
         cbs=[NoValidation(), *([MixedPrecision(amp_mode="bf16")] if own else [])],
     )
-    with work.timed(), learner.no_bar(), learner.no_logging():
+    with workload.timed(), learner.no_bar(), learner.no_logging():
         learner.fit(task.epochs)
-    return work.seconds
+    return workload.seconds

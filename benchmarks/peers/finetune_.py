@@ -1,26 +1,26 @@
-"""finetune, as its README has it, with the defaults of `fit`."""
+"""finetune, as in its README, with the defaults of `fit`."""
 
 from __future__ import annotations
 
-from benchmarks.peers.work import MEAN, PARTS, RATE, STD, WEIGHT_DECAY, Work
+from benchmarks.peers.workload import MEAN, PARTS, RATE, STD, WEIGHT_DECAY, Workload
 from finetune import FineTuner
 
 PACKAGE = "torch-finetune"
 
 
-def train(work: Work) -> float:
-    task = work.task
+def train(workload: Workload) -> float:
+    task = workload.task
     side = (task.size, task.size)
     tuner = FineTuner(
-        work.network,
+        workload.network,
         preprocessing={"crop_size": side, "resize_size": task.size, "mean": MEAN, "std": STD},
         device=task.device,
         precision=task.precision,
         weight_decay=WEIGHT_DECAY,
     )
     tuner.freeze("*").unfreeze(list(PARTS[task.part]))
-    data = task.folder or work.arrays
-    with work.timed():
+    data = task.folder or workload.arrays
+    with workload.timed():
         tuner.fit(
             data,
             val=False,
@@ -31,4 +31,4 @@ def train(work: Work) -> float:
             augment=False,
             progress=False,
         )
-    return work.seconds
+    return workload.seconds

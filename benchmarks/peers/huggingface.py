@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 
-from benchmarks.peers.work import RATE, WEIGHT_DECAY, Work
+from benchmarks.peers.workload import RATE, WEIGHT_DECAY, Workload
 
 PACKAGE = "transformers"
 
@@ -29,8 +29,8 @@ def collate(items: list[Any]) -> dict[str, Tensor]:
     return {"X": torch.stack([X for X, _ in items]), "labels": torch.tensor([int(y) for _, y in items])}
 
 
-def train(work: Work) -> float:
-    task = work.task
+def train(workload: Workload) -> float:
+    task = workload.task
     arguments = TrainingArguments(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=task.batch_size,
@@ -49,14 +49,14 @@ def train(work: Work) -> float:
         report_to=[],
         disable_tqdm=True,
     )
-    optimizer = torch.optim.AdamW(work.trained(), lr=RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(workload.trained(), lr=RATE, weight_decay=WEIGHT_DECAY)
     trainer = Trainer(
-        WithLoss(work.model()),
+        WithLoss(workload.model()),
         arguments,
-        train_dataset=work.dataset(),
+        train_dataset=workload.dataset(),
         data_collator=collate,
         optimizers=(optimizer, None),
     )
-    with work.timed():
+    with workload.timed():
         trainer.train()
-    return work.seconds
+    return workload.seconds

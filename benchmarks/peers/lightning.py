@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.peers.work import RATE, WEIGHT_DECAY, Work
+from benchmarks.peers.workload import RATE, WEIGHT_DECAY, Workload
 
 PACKAGE = "lightning"
 
@@ -28,8 +28,8 @@ class Classifier(lightning.LightningModule):
         return torch.optim.AdamW(self._trained, lr=RATE, weight_decay=WEIGHT_DECAY)
 
 
-def train(work: Work) -> float:
-    task = work.task
+def train(workload: Workload) -> float:
+    task = workload.task
     trainer = lightning.Trainer(
         max_epochs=task.epochs,
         accelerator="gpu" if task.device == "cuda" else "cpu",
@@ -41,7 +41,7 @@ def train(work: Work) -> float:
         enable_model_summary=False,
         default_root_dir=tempfile.gettempdir(),
     )
-    module = Classifier(work.model(), work.trained()).train()  # it keeps the modes that it is given
-    with work.timed():
-        trainer.fit(module, work.loader())
-    return work.seconds
+    module = Classifier(workload.model(), workload.trained()).train()  # Lightning keeps the modes of the modules
+    with workload.timed():
+        trainer.fit(module, workload.loader())
+    return workload.seconds

@@ -1,4 +1,4 @@
-"""One peer in this process, `python -m benchmarks.peers.one_run PEER TASK...`: a row of JSON for each task of JSON."""
+"""Run tasks of one peer in this process: `python -m benchmarks.peers.one_run PEER TASK...`, with tasks as JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.check import Witness, counted_updates
-from benchmarks.peers.work import Task, Work
+from benchmarks.peers.verifier import Verifier, counted_updates
+from benchmarks.peers.workload import Task, Workload
 
 PEERS = {
     "finetune": "finetune_",
@@ -30,17 +30,17 @@ PEERS = {
 
 
 def run(peer: str, task: Task) -> dict[str, Any]:
-    """Return the row of one task: how long it took, and whether it was done."""
+    """Run a task after a warm-up, and return its row: the time and the findings of the verifier."""
     threads = torch.get_num_threads()
     module = import_module(f"benchmarks.peers.{PEERS[peer]}")
-    module.train(Work(replace(task, samples=min(task.samples, 2 * task.batch_size), epochs=1, folder="")))
-    work = Work(task)
-    witness = Witness(work)
+    module.train(Workload(replace(task, samples=min(task.samples, 2 * task.batch_size), epochs=1, folder="")))
+    workload = Workload(task)
+    verifier = Verifier(workload)
     with counted_updates() as count:
-        seconds = module.train(work)
-    findings = witness.findings(count[0] if work.updates is None else work.updates)
+        seconds = module.train(workload)
+    findings = verifier.findings(count[0] if workload.updates is None else workload.updates)
     if torch.get_num_threads() != threads:
-        findings["wrong"] += f"; it changed the number of threads to {torch.get_num_threads()}"
+        findings["wrong"] += f"; changed the number of threads to {torch.get_num_threads()}"
     return {"peer": peer, **task.as_row(), "seconds": round(seconds, 4), **findings, "version": _version(module)}
 
 
@@ -52,7 +52,7 @@ def _version(module: Any) -> str:
 
 
 def main(peer: str, tasks: list[str]) -> None:
-    """Print a row of JSON for each task, as it is done."""
+    """Run the tasks and print the row of each as JSON."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     for text in tasks:

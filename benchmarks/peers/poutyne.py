@@ -6,14 +6,14 @@ import poutyne
 import torch
 from torch import nn
 
-from benchmarks.peers.work import RATE, WEIGHT_DECAY, Work
+from benchmarks.peers.workload import RATE, WEIGHT_DECAY, Workload
 
 PACKAGE = "poutyne"
 
 
-def train(work: Work) -> float:
-    optimizer = torch.optim.AdamW(work.trained(), lr=RATE, weight_decay=WEIGHT_DECAY)
-    model = poutyne.Model(work.model(autocast=True), optimizer, nn.CrossEntropyLoss(), device=work.device)
-    with work.timed():
-        model.fit_generator(work.loader(), epochs=work.task.epochs, verbose=False)
-    return work.seconds
+def train(workload: Workload) -> float:
+    optimizer = torch.optim.AdamW(workload.trained(), lr=RATE, weight_decay=WEIGHT_DECAY)
+    model = poutyne.Model(workload.model(autocast=True), optimizer, nn.CrossEntropyLoss(), device=workload.device)
+    with workload.timed():
+        model.fit_generator(workload.loader(), epochs=workload.task.epochs, verbose=False)
+    return workload.seconds

@@ -9,7 +9,7 @@ import torch
 from skorch import NeuralNet
 from torch import nn
 
-from benchmarks.peers.work import RATE, WEIGHT_DECAY, Work
+from benchmarks.peers.workload import RATE, WEIGHT_DECAY, Workload
 
 PACKAGE = "skorch"
 
@@ -19,20 +19,20 @@ class Net(NeuralNet):
         return ((name, value) for name, value in super().get_all_learnable_params() if value.requires_grad)
 
 
-def train(work: Work) -> float:
+def train(workload: Workload) -> float:
     net = Net(
-        work.model(autocast=True),
+        workload.model(autocast=True),
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.AdamW,
         optimizer__weight_decay=WEIGHT_DECAY,
         lr=RATE,
-        max_epochs=work.task.epochs,
-        batch_size=work.task.batch_size,
+        max_epochs=workload.task.epochs,
+        batch_size=workload.task.batch_size,
         iterator_train__shuffle=True,
         train_split=None,
         callbacks__print_log=None,
-        device=work.task.device,
+        device=workload.task.device,
     )
-    with work.timed():
-        net.fit(work.dataset(), None)
-    return work.seconds
+    with workload.timed():
+        net.fit(workload.dataset(), None)
+    return workload.seconds

@@ -1,4 +1,4 @@
-"""The table of the peers: medians over the rounds, their spread, and ratios to finetune."""
+"""The table of the peers: medians and ranges over the rounds, and ratios to finetune."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import processor
+from benchmarks.rows import Row
 
-Row = Mapping[str, Any]
 _OURS = ("finetune", "hand_tricks")
 _SETTINGS = ("part", "precision", "device", "folder", "samples", "epochs", "size", "batch_size", "threads")
 
@@ -24,7 +24,7 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the Markdown: a section for each work, a line for each peer."""
+    """Return the table as Markdown, with a section per workload and a line per peer."""
     done = [row for row in rows if "missing" not in row]
     timed = {row["peer"] for row in done}
     missing = sorted({f"{row['peer']} ({row['missing']})" for row in rows if row["peer"] not in timed})
@@ -33,9 +33,9 @@ def table(rows: Sequence[Row]) -> str:
         "# finetune and its peers",
         f"Written by `python -m benchmarks.peers` on {date.today().isoformat()}: {', '.join(versions)}, "
         f"Python {platform.python_version()}, {processor()}, {os.cpu_count()} cores. ResNet-18, random weights, AdamW, "
-        f"nothing validated, nothing logged; `benchmarks/peers/__init__.py` says what makes it fair. Each time is of "
-        f"a whole `fit`, with all that finetune computes and keeps inside it.",
-        f"Left out, as not installed: {', '.join(missing)}." if missing else "All peers were there.",
+        f"no validation, no logging; `benchmarks/peers/__init__.py` describes the fairness rules. Times are for a "
+        f"whole `fit`, including the time finetune spends on computing and caching features.",
+        f"Not installed: {', '.join(missing)}." if missing else "All peers were installed.",
     ]
     for settings in dict.fromkeys(tuple(row[name] for name in _SETTINGS) for row in done):
         of_it = [row for row in done if tuple(row[name] for name in _SETTINGS) == settings]
@@ -51,7 +51,7 @@ def _section(settings: Mapping[str, Any], rows: Sequence[Row]) -> str:
     lines = [
         f"## {settings['part']}, {settings['precision']} on {settings['device']}",
         "",
-        f"{settings['samples']} pictures of {settings['size']} px, {form}, batches of {settings['batch_size']}, "
+        f"{settings['samples']} images of {settings['size']} px, {form}, batches of {settings['batch_size']}, "
         f"{settings['epochs']} epochs, {settings['threads']} threads.",
         "",
         *_ratios(times),
@@ -78,21 +78,21 @@ def _line(peer: str, rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
         ratio, spread = f"{statistics.median(by_round):.2f}", f"{min(by_round):.2f} to {max(by_round):.2f}"
     return (
         f"| {peer} | {statistics.median(seconds):.2f} | {min(seconds):.2f} to {max(seconds):.2f} | {len(rows)} "
-        f"| {ratio} | {spread} | {loss:.3f} | {accuracy:.2f} | {wrong or 'did the work'} |"
+        f"| {ratio} | {spread} | {loss:.3f} | {accuracy:.2f} | {wrong or 'verified'} |"
     )
 
 
 def _ratios(times: Mapping[str, Sequence[float]]) -> list[str]:
-    """Say how finetune stands to the fastest peer, and to the same tricks by hand."""
+    """Return a sentence that compares finetune with the fastest peer and with the same optimizations by hand."""
     medians = {peer: statistics.median(seconds) for peer, seconds in times.items()}
     peers = {peer: seconds for peer, seconds in medians.items() if peer not in _OURS}
     if "finetune" not in medians:
         return []
-    ours, said = medians["finetune"], []
+    ours, sentences = medians["finetune"], []
     if peers:
         fastest = min(peers, key=lambda peer: peers[peer])
-        said.append(f"**{peers[fastest] / ours:.2f} times as fast as the fastest peer, {fastest}.**")
+        sentences.append(f"**{peers[fastest] / ours:.2f} times as fast as the fastest peer, {fastest}.**")
     if "hand_tricks" in medians:
         own = ours / medians["hand_tricks"] - 1
-        said.append(f"The library's own cost over the same tricks by hand: {own:+.1%}.")
-    return [" ".join(said)]
+        sentences.append(f"The library's overhead over the same optimizations by hand: {own:+.1%}.")
+    return [" ".join(sentences)]

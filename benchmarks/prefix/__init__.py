@@ -1,1 +1,1 @@
-"""The frozen prefix on every architecture: is it split, is training from it training: `python -m benchmarks.prefix`."""
+"""The frozen prefix of every architecture, and training from its cached features: `python -m benchmarks.prefix`."""

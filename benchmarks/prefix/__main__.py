@@ -1,8 +1,10 @@
-"""`python -m benchmarks.prefix`: cut every architecture at three boundaries, and train from what was stored.
+"""Cut every architecture at three boundaries, and compare training from cached features with plain training.
 
-A run that was ended goes on where it was; `--retry-failed` checks those anew that were not as they should be.
-Cached training is held against uncached for six steps of AdamW in fp32 on one thread of the CPU, where the
-trained parameters, buffers, losses and the random state must be equal bit for bit.
+    python -m benchmarks.prefix
+    python -m benchmarks.prefix --suite torchvision --only "resnet*"
+
+Each comparison takes six steps of AdamW in fp32 on one CPU thread. Trained parameters, buffers, losses and the random
+state must be equal bit for bit. An interrupted run resumes; --retry-failed repeats the architectures that failed.
 """
 
 from __future__ import annotations
@@ -14,24 +16,24 @@ from pathlib import Path
 
 from benchmarks.coverage import results
 from benchmarks.coverage.workers import run_jobs
-from benchmarks.prefix.checks import row
+from benchmarks.prefix.cuts import check_architecture
 from benchmarks.prefix.suites import SUITES, load_suite
 from benchmarks.prefix.table import write_table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the command line asks for, and write the table of all that was ever run."""
+    """Run the missing architectures and write the table of all results."""
     options = _parser().parse_args(arguments)
     suites = {name: load_suite(name).names() for name in SUITES}
     jobs = []
     for suite, names in suites.items():
         done = results.read(options.out, suite)
         for name in names:
-            again = name not in done or (options.retry_failed and done[name]["status"] in ("miss", "not checked"))
-            if again and options.suite in (None, suite) and fnmatch(name, options.only):
+            missing = name not in done or (options.retry_failed and done[name]["status"] in ("miss", "not checked"))
+            if missing and options.suite in (None, suite) and fnmatch(name, options.only):
                 jobs.append((suite, name))
     start = time.monotonic()
-    for count, found in enumerate(run_jobs(jobs, options.jobs, options.time_limit, row), 1):
+    for count, found in enumerate(run_jobs(jobs, options.jobs, options.time_limit, check_architecture), 1):
         results.append(options.out, found)
         left = (time.monotonic() - start) / count * (len(jobs) - count) / 60
         print(
@@ -46,13 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prefix", description=__doc__)
-    parser.add_argument("--suite", choices=SUITES, help="one suite instead of all")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="architectures whose names match")
-    parser.add_argument("--jobs", type=int, default=1, help="worker processes (default 1)")
-    parser.add_argument("--retry-failed", action="store_true", help="check misses of earlier runs anew")
-    parser.add_argument("--time-limit", type=float, default=300.0, help="seconds for one architecture")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/prefix"), help="folder of the rows")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.prefix", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suite", choices=SUITES, help="run only this suite")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="run only architectures with matching names")
+    parser.add_argument("--jobs", type=int, default=1, help="worker processes (default: %(default)s)")
+    parser.add_argument("--retry-failed", action="store_true", help="repeat the failures of earlier runs")
+    parser.add_argument(
+        "--time-limit", type=float, default=300.0, help="seconds per architecture (default: %(default)g)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/prefix"), help="folder for the rows")
     return parser
 
 

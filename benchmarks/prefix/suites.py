@@ -1,4 +1,4 @@
-"""The architectures of the coverage run, with fewer of timm and smaller where many passes would take minutes."""
+"""The architectures of the coverage benchmark, with fewer of timm and smaller ones where passes would take minutes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from benchmarks.coverage.family import SAMPLES, Built, Family
 
 SUITES = ("torchvision", "video", "timm", "huggingface")
 
-# Words in names of small variants, the smallest first.
+# Parts of the names of small variants, smallest first.
 _SMALL = ("test_", "atto", "femto", "pico", "zepto", "nano", "xxs", "xx_small", "xxtiny", "_050", "_xs", "tiny", "_s",
           "small", "_b0", "_18", "_26", "_x0", "_m0", "base", "_b")  # fmt: skip
 
 
 def load_suite(name: str) -> Family:
-    """Return the suite `name`: which architectures are cut, and how each is built."""
+    """Return the suite `name`, as a family of architectures."""
     family = load_family(name)
     if name == "torchvision":
-        return replace(family, build=_image_classifier)
+        return replace(family, build=_picture_classifier)
     if name == "video":
         return replace(family, build=_video_classifier)
     if name == "timm":
@@ -29,7 +29,7 @@ def load_suite(name: str) -> Family:
 
 
 def _one_of_each_timm_module() -> list[str]:
-    """Return the smallest architecture of each module of timm, as far as its name tells."""
+    """Return the smallest architecture of each timm module, judging by the names."""
     import timm
 
     modules = {module: list(timm.list_models(module=module)) for module in timm.list_modules()}
@@ -41,8 +41,8 @@ def _size(name: str) -> tuple[int, int, str]:
     return rank, len(name), name
 
 
-def _image_classifier(name: str) -> Built:
-    """Build vision transformers for 4 x 4 patches."""
+def _picture_classifier(name: str) -> Built:
+    """Build a classifier; a vision transformer gets an image of 4 x 4 patches."""
     if name.startswith("vit_"):
         side = 4 * int(name.rsplit("_", 1)[1])
         return _torchvision(name, (3, side, side), image_size=side)

@@ -1,4 +1,4 @@
-"""The table: what was split, what was declined and why, whether training was equal, and what a replay costs."""
+"""The report: cuts that were split or declined and the reasons, equality of training, and replay times."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
-from benchmarks.prefix.checks import BOUNDARIES
+from benchmarks.prefix.cuts import BOUNDARIES
+from benchmarks.rows import Row
 
-Row = Mapping[str, Any]
-Suites = Mapping[str, tuple[Sequence[str], Mapping[str, Row]]]  # the names of all architectures, and rows by name
-Found = tuple[str, str, str, Row]  # suite, architecture, boundary, what came of it
+Suites = Mapping[str, tuple[Sequence[str], Mapping[str, Row]]]  # all architectures, and rows by architecture
+Found = tuple[str, str, str, Row]  # suite, architecture, boundary and findings
 
 
 def write_table(path: Path, suites: Suites) -> None:
-    """Write the table of all suites, with what was found for those that have a row."""
+    """Write the report over all suites."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(table(suites))
 
 
 def table(suites: Suites) -> str:
-    """Return the Markdown."""
+    """Return the report as Markdown."""
     found = [
         (suite, name, boundary, cut)
         for suite, (names, rows) in suites.items()
@@ -34,7 +33,7 @@ def table(suites: Suites) -> str:
         for boundary, cut in rows.get(name, {}).get("boundaries", {}).items()
     ]
     parts = [_heading(suites, found), _counts(found), _costs(found), _unequal(found), _declined(found)]
-    return "\n\n".join([*parts, _little(found), _not_checked(suites), _each(found)]) + "\n"
+    return "\n\n".join([*parts, _little_skipped(found), _not_cut(suites), _each(found)]) + "\n"
 
 
 def _heading(suites: Suites, found: list[Found]) -> str:
@@ -46,26 +45,25 @@ def _heading(suites: Suites, found: list[Found]) -> str:
     boundaries = "\n".join(f"- **{name}**: {meaning}." for name, meaning in BOUNDARIES.items())
     return f"""# The frozen prefix
 
-**{len(split)} of {len(found)} cuts split; {equal} of these train bit for bit as without, {same} more if their batches \
-stay the same.** \
+**{len(split)} of {len(found)} cuts split; {equal} of these train bit for bit as without the cache, {same} more if \
+batches stay the same.** \
 {len(rows)} of {sum(len(names) for names, _ in suites.values())} architectures were run.
 
 Written by `python -m benchmarks.prefix` on {date.today().isoformat()}: \
 {"; ".join(sorted({row["versions"] for row in rows if row.get("versions")}))}, Python {platform.python_version()}, \
-{os.cpu_count()} CPU cores, one thread, {minutes:.0f} minutes. Random weights; small pictures and configurations. \
-All of torchvision's classifiers, one small architecture of each module of timm, every classification class of \
+{os.cpu_count()} CPU cores, one thread, {minutes:.0f} minutes. Random weights, small images and configurations. \
+All of torchvision's classifiers, one small architecture of each timm module, every classification class of \
 Hugging Face. Each is cut at three boundaries:
 
 {boundaries}
 
-A cut that is split was proved by `cut_prefix` itself. It is then trained for six steps of AdamW, without and with the \
-stored activations, in fp32 on the CPU, in batches that are mixed anew after the first epoch; parameters, buffers, \
-losses and the random state have to be equal. Times are of two samples on a machine that others used as well: \
-indicative."""
+`cut_prefix` verifies every cut that it splits. Here the model then trains for six steps of AdamW, with and without \
+the cached features, in fp32 on the CPU, in batches that are shuffled after the first epoch. Parameters, buffers, \
+losses and the random state must be equal. Times are for two samples on a shared machine, and indicative only."""
 
 
 def _counts(found: list[Found]) -> str:
-    lines = ["| suite | boundary | cut | split | | equal bit for bit | multiply-adds left out, median |"]
+    lines = ["| suite | boundary | cut | split | | equal bit for bit | multiply-adds skipped, median |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for suite, boundary in dict.fromkeys((suite, boundary) for suite, _, boundary, _ in found):
         cuts = [cut for one, _, other, cut in found if (one, other) == (suite, boundary)]
@@ -79,9 +77,9 @@ def _counts(found: list[Found]) -> str:
 
 def _costs(found: list[Found]) -> str:
     lines = [
-        "## What it costs\n",
-        "A replay with the head alone past the boundary is all overhead but for one layer: the model's own Python, "
-        "placeholders and what is given back. A cut traces the model twice and proves itself.\n",
+        "## Costs\n",
+        "A replay up to the head is all overhead except for one layer: the Python code of the model, placeholders and "
+        "returning stored activations. A cut traces the model twice and verifies the result.\n",
         "| suite | plain forward, ms | replay up to the head, ms | range | cut, ms | in forward passes |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
@@ -112,7 +110,7 @@ def _unequal(found: list[Found]) -> str:
         lines.insert(0, _ROUNDING)
     vague = [f"`{name}`" for _, name, _, cut in found if cut["split"] and not cut.get("finite", True)]
     if vague:
-        lines += ["", f"Equal, with values that are not finite: {', '.join(dict.fromkeys(vague))}."]
+        lines += ["", f"Equal, with non-finite values: {', '.join(dict.fromkeys(vague))}."]
     return "\n".join(["## Not equal\n", *(lines or ["None."])])
 
 
@@ -121,18 +119,18 @@ _EXPLAINED = {
     False: "**Unexplained.**",
     None: "Not tried in the same batches.",
 }
-_ROUNDING = """A kernel may round a sample otherwise at another place in the batch, as a matrix product does where its \
-rows are no multiple of a tile. What is stored of the sample then differs in the last bit from what a plain run \
-computes for it in another batch. Each of these was trained again in the batches that filled the store.
+_ROUNDING = """The rounding of a sample may depend on its position in the batch, for example in a matrix product whose \
+number of rows is not a multiple of the tile size. Its stored activations then differ in the last bit from those that \
+plain training computes in another batch. Each of these was trained again in the same batches that filled the store.
 """
 
 
 def _declined(found: list[Found]) -> str:
     declined = [one for one in found if not one[3]["split"]]
     kinds = Counter(_kind(cut["reason"]) for *_, cut in declined)
-    lines = ["## Declined\n", "| why | cuts |", "| --- | --- |"]
+    lines = ["## Declined\n", "| reason | cuts |", "| --- | --- |"]
     lines += [f"| {kind} | {count} |" for kind, count in kinds.most_common()]
-    lines += ["", "| suite | architecture | boundary | why |", "| --- | --- | --- | --- |"]
+    lines += ["", "| suite | architecture | boundary | reason |", "| --- | --- | --- | --- |"]
     lines += [f"| {suite} | {name} | {boundary} | {_cell(cut['reason'])} |" for suite, name, boundary, cut in declined]
     return "\n".join(lines) if declined else "## Declined\n\nNone."
 
@@ -146,16 +144,16 @@ def _cell(text: str) -> str:
     return text.replace("|", "/")
 
 
-def _little(found: list[Found]) -> str:
-    """Say which were split and have next to nothing left out, for what comes so early."""
+def _little_skipped(found: list[Found]) -> str:
+    """Return the section on cuts that skip almost nothing, with the operation that ends each prefix."""
     little = [one for one in found if one[3]["split"] and one[3]["share"] < 0.05]
-    lines = ["## Split, with less than 5 % of the multiply-adds left out\n"]
-    lines += ["| suite | architecture | boundary | what comes so early |", "| --- | --- | --- | --- |"]
+    lines = ["## Split, with less than 5 % of the multiply-adds skipped\n"]
+    lines += ["| suite | architecture | boundary | end of the prefix |", "| --- | --- | --- | --- |"]
     lines += [f"| {suite} | {name} | {boundary} | {cut['cause']} |" for suite, name, boundary, cut in little]
     return "\n".join(lines) if little else "\n".join([*lines[:1], "None."])
 
 
-def _not_checked(suites: Suites) -> str:
+def _not_cut(suites: Suites) -> str:
     lines = ["## Not cut\n"]
     for suite, (names, rows) in suites.items():
         for row in (rows[name] for name in names if name in rows and "boundaries" not in rows[name]):
@@ -164,8 +162,8 @@ def _not_checked(suites: Suites) -> str:
 
 
 def _each(found: list[Found]) -> str:
-    lines = ["## Every cut that was split\n"]
-    lines += ["| suite | architecture | boundary | tensors | kB a sample | left out | plain, ms | replay, ms | equal |"]
+    lines = ["## All split cuts\n"]
+    lines += ["| suite | architecture | boundary | tensors | kB/sample | skipped | plain, ms | replay, ms | equal |"]
     lines += ["|" + " --- |" * 9]
     for suite, name, boundary, cut in found:
         if cut["split"]:

@@ -1,1 +1,1 @@
-"""What papers say of strategies, each as an experiment that can come out the other way."""
+"""Claims from papers about fine-tuning strategies, each tested by an experiment that could refute it."""

@@ -1,13 +1,12 @@
-"""What papers say of strategies, as experiments over the pairs of `benchmarks.pairs`.
+"""Test claims from papers about fine-tuning strategies on the pairs of `benchmarks.pairs`.
 
-    python -m benchmarks.strategies                    # all of it, and the table
-    python -m benchmarks.strategies --part 0/2         # beside another process with 1/2, which shares the work
+    python -m benchmarks.strategies                    # everything
+    python -m benchmarks.strategies --part 0/2         # half of the work; run another process with 1/2
     python -m benchmarks.strategies --data dogs --model resnet18
     python -m benchmarks.strategies --data Flowers102 --root data --model resnet18
 
-The last two compare frozen, partly frozen and fine-tuned on real pictures: those of a folder with a folder per class,
-or a data set of torchvision that was downloaded before, or is with --download. Runs that are there are not done again,
-so that a run goes on where it was; the table is written of what there is.
+The last two compare a frozen, a partly frozen and a fine-tuned model on real images: an image folder with one folder
+per class, or a torchvision data set, which --download fetches. Finished runs are kept, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ import torch
 
 from benchmarks.machine import processor
 from benchmarks.pairs import PAIRS
-from benchmarks.rows import append_row, part, read_rows
+from benchmarks.rows import Row, append_row, part, read_rows
 from benchmarks.strategies.plan import Measured, stages
 from benchmarks.strategies.real import MissingDataError, report
 from benchmarks.strategies.table import table
-from benchmarks.strategies.work import Row, run
+from benchmarks.strategies.task import run
 
 RESULTS = Path(__file__).parent.parent / "results" / "strategies"
 _EVERY = 60  # seconds between lines of progress
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line asks for, and write the table."""
+    """Run the missing tasks and write the table."""
     options = _parser().parse_args(arguments)
     if options.data:
         return _on_real_data(options)
@@ -44,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.table:
         measure(pairs, options.part, options.out, options.minutes)
     path = options.out.with_suffix(".md")
-    path.write_text(table(Measured(read(options.out), pairs), machine()))
+    backbones = {f"{PAIRS[name].network} on {PAIRS[name].source.name}": PAIRS[name].source_accuracy for name in pairs}
+    path.write_text(table(Measured(read(options.out), pairs), backbones, machine()))
     print(f"wrote {path}")
     return 0
 
@@ -65,9 +65,9 @@ def _on_real_data(options: argparse.Namespace) -> int:
 
 
 def measure(pairs: Sequence[str], part: tuple[int, int], out: Path, minutes: float = float("inf")) -> None:
-    """Do every task that is not done, and note each as it ends: first those of this part, then what others left."""
+    """Run every missing task and save its row: first the tasks of this part, then those left by other processes."""
     for pair in pairs:
-        PAIRS[pair].model()  # so that no run waits for its backbone
+        PAIRS[pair].model()  # train all backbones first, outside of the timed runs
     out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, Row] = {}
     begun = told = time.monotonic()
@@ -86,16 +86,17 @@ def measure(pairs: Sequence[str], part: tuple[int, int], out: Path, minutes: flo
                 left = sum(one.key not in rows for one in stage)
                 print(f"{now - begun:.0f} s, {left} of {len(stage)} left in this stage: {task}", flush=True)
             if now - begun > 60 * minutes:
-                print(f"ended after {minutes:g} minutes, as asked")
+                print(f"stopped after {minutes:g} minutes")
                 return
 
 
 def read(out: Path) -> dict[str, Row]:
-    """Return the rows that are there, by task."""
+    """Return the saved rows by task."""
     return {row["key"]: row for row in read_rows(out / "rows.jsonl")}
 
 
 def machine() -> str:
+    """Return a description of the machine and the versions."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "pillow", "scikit-learn", "matplotlib"))
     return (
         f"{processor()}, {platform.system()}, {torch.get_num_threads()} thread, Python {platform.python_version()}, "
@@ -104,19 +105,23 @@ def machine() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.strategies", description=__doc__)
-    parser.add_argument("--pairs", action="append", choices=list(PAIRS), help="one instead of all; may be repeated")
-    parser.add_argument("--part", type=part, default=(0, 1), help="as 0/2, for one process of two")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="end after so many")
-    parser.add_argument("--table", action="store_true", help="measure nothing, write the table of what there is")
-    parser.add_argument("--data", help="a folder with a folder per class, or a torchvision data set as Flowers102")
-    parser.add_argument("--model", default="resnet18", help="for --data, as FineTuner takes it (default resnet18)")
-    parser.add_argument("--weights", default="DEFAULT", help="of --model: a name, a file, or none for random ones")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where torchvision's data sets are")
-    parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
-    parser.add_argument("--epochs", type=int, default=10, help="for --data")
-    parser.add_argument("--seeds", type=int, default=3, help="for --data")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the rows; the table stands beside it")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.strategies",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--pairs", action="append", choices=list(PAIRS), help="run only this pair; repeatable")
+    parser.add_argument("--part", type=part, default=(0, 1), help="part of the work, such as 0/2: the first of two")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time")
+    parser.add_argument("--table", action="store_true", help="write the table from the saved rows, run nothing")
+    parser.add_argument("--data", help="image folder with one folder per class, or a torchvision data set")
+    parser.add_argument("--model", default="resnet18", help="model for --data (default: %(default)s)")
+    parser.add_argument("--weights", default="DEFAULT", help="weights of --model: a name, a file, or none for random")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of torchvision's data sets")
+    parser.add_argument("--download", action="store_true", help="download the data set if it is missing")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs with --data (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds with --data (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the rows; the table is next to it")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Which runs there are: sides to compare, the rates each may choose from, seeds and shots."""
+"""The tasks of the benchmark: sides to compare, their grids of rates, seeds and shots."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from benchmarks.strategies.work import Row, Task, Way
+from benchmarks.rows import Row
+from benchmarks.strategies.task import Task, Way
 
 SEEDS = range(10)
-TUNING_SEED = 100  # rates are chosen on its pictures, and nothing else
-SHOTS = 10  # of all comparisons
+TUNING_SEED = 100  # used only to choose rates
+SHOTS = 10  # training images per class in all comparisons
 EPOCHS = {5: 10, 10: 10, 20: 8, 50: 4}  # by shots
-SHOTS_SEEDS = range(3)  # of other shots than those of the comparisons
+SHOTS_SEEDS = range(3)  # seeds for the table by shots
 
-_LOW, _HIGH = 1e-4, 1e-3  # what the grids are multiples of
-_SECOND = 5e-5  # so are those of LP-FT's second phase
+_LOW, _HIGH = 1e-4, 1e-3  # base rates of the grids
+_SECOND = 5e-5  # base rate of LP-FT's second phase
 
 DEFAULT, CHOSEN = SETTINGS = ("default rates", "chosen rates")
 
@@ -28,7 +29,7 @@ def _ones(strategy: str, *factors: float, decay: float | None = None) -> tuple[W
     return tuple(Way(strategy, _HIGH * factor, decay) for factor in factors)
 
 
-# The ways a side may choose from. The first has the library's own rates, but where the side is one of its rates.
+# The grid of each side. Its first entry has the library's default rates, unless the side is about the rates.
 SIDES: dict[str, tuple[Way, ...]] = {
     "frozen": (Way("linear_probe"), *_pairs("linear_probe", 1, 3, 10, 30, 100)),
     "last stage": (Way("last_stage"), *_pairs("last_stage", 1, 3, 10, 30, 100)),
@@ -41,7 +42,7 @@ SIDES: dict[str, tuple[Way, ...]] = {
 }
 BY_SHOTS = ("frozen", "last stage", "fine-tuned", "from scratch")
 
-# One rate and layer decay are no default of the library.
+# The library uses neither one rate nor layer decay by default.
 SETTINGS_OF = {
     DEFAULT: tuple(side for side in SIDES if side not in ("one rate", "layer decay")),
     CHOSEN: tuple(SIDES),
@@ -49,11 +50,11 @@ SETTINGS_OF = {
 
 
 class Measured:
-    """The rows that there are of some pairs, and which rates follow from them.
+    """The measured rows of some pairs, and the rates chosen from them.
 
     Attributes:
-        rows: by task.
-        pairs: their names.
+        rows: Rows by task.
+        pairs: Names of the pairs.
     """
 
     def __init__(self, rows: Mapping[str, Row], pairs: Sequence[str]) -> None:
@@ -61,7 +62,7 @@ class Measured:
         self.pairs = pairs
 
     def grid(self, side: str) -> tuple[Way, ...]:
-        """Return the ways a side may choose from; LP-FT's probe has the rates that were chosen for the probe."""
+        """Return the grid of a side. LP-FT's first phase uses the rates chosen for the linear probe."""
         if side != "LP-FT":
             return SIDES[side]
         probe = self.chosen.get("frozen")
@@ -69,15 +70,15 @@ class Measured:
         return (first, *(Way("lp_ft", probe.lr, second=way.second) for way in others)) if probe else ()
 
     def tuning(self, way: Way) -> float | None:
-        """Return the mean accuracy of a way over all pairs on the tuning seed; None unless all are measured."""
+        """Return the mean accuracy of a way over all pairs on the tuning seed, or None unless all are measured."""
         found = [self.rows.get(task(pair, way, TUNING_SEED).key) for pair in self.pairs]
         return statistics.mean(row["accuracy"] for row in found if row) if found and all(found) else None
 
     @cached_property
     def chosen(self) -> dict[str, Way]:
-        """The best way of each side over all pairs, the first of equals; only of sides whose grid is measured."""
+        """The best way of each side over all pairs, the first among equals. Sides with unmeasured grids are absent."""
         best: dict[str, Way] = {}
-        self.__dict__["chosen"] = best  # LP-FT's grid asks for the probe's
+        self.__dict__["chosen"] = best  # LP-FT's grid reads the choice for the probe
         for side in SIDES:
             accuracies = {way: self.tuning(way) for way in self.grid(side)}
             if accuracies and None not in accuracies.values():
@@ -85,25 +86,25 @@ class Measured:
         return best
 
     def way(self, side: str, setting: str) -> Way | None:
-        """Return how a side trains in a setting."""
+        """Return the way a side trains in a setting, or None if it is not chosen yet."""
         if side not in SETTINGS_OF[setting]:
             return None
         return SIDES[side][0] if setting == DEFAULT else self.chosen.get(side)
 
     @cached_property
-    def whole_seeds(self) -> int:
-        """How many seeds are measured for all that is compared."""
+    def complete_seeds(self) -> int:
+        """Number of seeds that are measured for all comparisons."""
         every = [(pair, side, setting) for setting in SETTINGS for side in SETTINGS_OF[setting] for pair in self.pairs]
         return sum(all(self.row(pair, side, seed, setting) for pair, side, setting in every) for seed in SEEDS)
 
     def row(self, pair: str, side: str, seed: int, setting: str, shots: int = SHOTS) -> Row | None:
-        """Return what a side gave with a seed, None where it is not measured yet."""
+        """Return the row of a side for a seed, or None if it is not measured yet."""
         way = self.way(side, setting)
         return None if way is None else self.rows.get(task(pair, way, seed, shots).key)
 
 
 def stages(pairs: Sequence[str], rows: Mapping[str, Row]) -> Iterator[list[Task]]:
-    """Yield lists of tasks, each to be done before the next is asked for; `rows` fills meanwhile."""
+    """Yield lists of tasks. Each depends on the rows of the previous one, which the caller adds to `rows`."""
     yield [task(pair, way, TUNING_SEED) for pair in pairs for side in SIDES if side != "LP-FT" for way in SIDES[side]]
     measured = Measured(rows, pairs)
     yield [task(pair, way, TUNING_SEED) for pair in pairs for way in measured.grid("LP-FT")]
@@ -118,5 +119,5 @@ def stages(pairs: Sequence[str], rows: Mapping[str, Row]) -> Iterator[list[Task]
 
 
 def task(pair: str, way: Way, seed: int, shots: int = SHOTS) -> Task:
-    """Return the task, with the epochs that such shots have."""
+    """Return a task with the number of epochs for its shots."""
     return Task(pair, way, seed, shots, EPOCHS[shots])

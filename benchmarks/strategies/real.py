@@ -1,4 +1,4 @@
-"""Frozen against partly frozen against fine-tuned on a real data set: a folder, or one that torchvision downloads."""
+"""Compare a frozen, a partly frozen and a fine-tuned model on real images: a folder or a torchvision data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torchvision
 
 STRATEGIES = ("linear_probe", "last_stage", "full_finetune")
 
-# The arguments that give training and test pictures.
+# Arguments of the training and the test split.
 _SPLITS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "CIFAR10": ({"train": True}, {"train": False}),
     "CIFAR100": ({"train": True}, {"train": False}),
@@ -23,39 +23,38 @@ _SPLITS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 
 
 class MissingDataError(Exception):
-    """The data set is not there."""
+    """The data set is missing."""
 
 
 def opened(data: str, root: Path, download: bool) -> tuple[Any, Any]:
-    """Return training and test data; of a folder None for the latter, so that a share is set aside.
+    """Return training and test data. For a folder, the test data is None and `compare` splits off a part.
 
     Args:
-        data: a folder with a folder per class, or the name of one of torchvision's data sets.
-        root: where the latter is, or is to be.
-        download: fetch it if it is not there.
+        data: Image folder with one folder per class, or the name of a torchvision data set.
+        root: Folder of the torchvision data sets.
+        download: Whether to download the data set if it is missing.
 
     Raises:
-        MissingDataError: it is not there.
+        MissingDataError: If the data set is missing.
     """
     if Path(data).is_dir():
         return data, None
     if data not in _SPLITS:
-        raise MissingDataError(f"{data} is no folder, and none of torchvision's data sets {', '.join(_SPLITS)}.")
+        raise MissingDataError(f"{data} is not a folder, nor one of the torchvision data sets {', '.join(_SPLITS)}.")
     try:
         train, test = (getattr(torchvision.datasets, data)(root, download=download, **which) for which in _SPLITS[data])
     except RuntimeError as error:
         raise MissingDataError(
-            f"{data} is not in {root}: {error} Name the folder that it was downloaded to with --root, or fetch it with "
-            f"--download."
+            f"{data} is not in {root}: {error} Set --root to the folder it was downloaded to, or pass --download."
         ) from error
     return train, test
 
 
 def report(data: str, model: str, root: Path, download: bool, out: Path, **options: Any) -> str:
-    """Compare the strategies, and return the table as Markdown; finished runs are kept in `out`.
+    """Compare the strategies and return the table as Markdown. Finished runs are kept in `out`.
 
     Raises:
-        MissingDataError: the data set is not there.
+        MissingDataError: If the data set is missing.
     """
     train, test = opened(data, root, download)
     from finetune import compare

@@ -1,13 +1,12 @@
-"""The table: what was measured, and what follows from it for each claim."""
+"""The report: a verdict on each claim, and the measurements behind it."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.pairs import PAIRS
-from benchmarks.pairs.backbones import backbone
 from benchmarks.strategies.plan import (
     BY_SHOTS,
     CHOSEN,
@@ -20,13 +19,13 @@ from benchmarks.strategies.plan import (
     SIDES,
     Measured,
 )
-from benchmarks.strategies.work import TEST
+from benchmarks.strategies.task import TEST
 from finetune.comparison.statistics import half_width
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That one side is above another, in a measure."""
+    """A claim that one side is better than another by a measure."""
 
     text: str
     above: str
@@ -35,12 +34,12 @@ class Claim:
 
     @property
     def settings(self) -> list[str]:
-        """Those that both sides have."""
+        """The settings in which both sides are run."""
         return [setting for setting, sides in SETTINGS_OF.items() if {self.above, self.below} <= {*sides}]
 
 
 CLAIMS = {
-    "Few pictures of a new task": (
+    "Few images of a new task": (
         Claim("Fine-tuned above frozen", "fine-tuned", "frozen"),
         Claim("Frozen above from scratch", "frozen", "from scratch"),
         Claim("Fine-tuned above from scratch", "fine-tuned", "from scratch"),
@@ -49,13 +48,13 @@ CLAIMS = {
     "LP-FT, arXiv 2202.10054": (
         Claim("LP-FT above the probe", "LP-FT", "frozen"),
         Claim("LP-FT above fine-tuned", "LP-FT", "fine-tuned"),
-        Claim("LP-FT above the probe on shifted pictures", "LP-FT", "frozen", "shifted"),
-        Claim("LP-FT above fine-tuned on shifted pictures", "LP-FT", "fine-tuned", "shifted"),
-        Claim("The probe above fine-tuned on shifted pictures", "frozen", "fine-tuned", "shifted"),
+        Claim("LP-FT above the probe on shifted images", "LP-FT", "frozen", "shifted"),
+        Claim("LP-FT above fine-tuned on shifted images", "LP-FT", "fine-tuned", "shifted"),
+        Claim("The probe above fine-tuned on shifted images", "frozen", "fine-tuned", "shifted"),
     ),
     "Gradual unfreezing, arXiv 1801.06146": (
         Claim("Gradual unfreezing above all at once", "gradual", "fine-tuned"),
-        Claim("Gradual unfreezing above all at once on shifted pictures", "gradual", "fine-tuned", "shifted"),
+        Claim("Gradual unfreezing above all at once on shifted images", "gradual", "fine-tuned", "shifted"),
     ),
     "Discriminative rates, arXiv 1801.06146 and 2106.08254": (
         Claim("A pair of rates, spread geometrically, above one rate", "fine-tuned", "one rate"),
@@ -66,14 +65,14 @@ CLAIMS = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and half of its 95 % interval by Student's t, as shares."""
+    """A mean and the half-width of its 95 % interval by Student's t, as fractions."""
 
     mean: float
     half: float
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval lies on one side of zero, else 0."""
+        """1 or -1 if the interval lies above or below zero, else 0."""
         return (self.mean - self.half > 0) - (self.mean + self.half < 0)
 
     def __str__(self) -> str:
@@ -81,19 +80,19 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Return the mean with its interval, None for fewer than three values, of which there is hardly one."""
+    """Return the mean and its interval, or None for fewer than three values."""
     half = half_width(values) if len(values) >= 3 else None
     return None if half is None else Estimate(statistics.mean(values), half)
 
 
 def differences(measured: Measured, claim: Claim, pair: str, setting: str) -> list[float]:
-    """Return the differences between the sides of a claim, a value for each seed that has both."""
+    """Return the differences between the sides of a claim, one per seed for which both are measured."""
     both = [[measured.row(pair, side, seed, setting) for side in (claim.above, claim.below)] for seed in SEEDS]
     return [above[claim.measure] - below[claim.measure] for above, below in both if above and below]
 
 
 def verdict(by_pair: Sequence[Sequence[float]]) -> str:
-    """Return what the differences say of a claim: a list of a value for each seed, for each pair."""
+    """Return the verdict on a claim from the differences of each pair, one per seed."""
     means = [statistics.mean(values) for values in by_pair if values]
     whole = estimate(means)
     if whole is None:
@@ -107,39 +106,43 @@ def verdict(by_pair: Sequence[Sequence[float]]) -> str:
     )
 
 
-def table(measured: Measured, machine: str = "") -> str:
-    """Return the Markdown."""
-    parts = [_preamble(machine, measured), _verdicts(measured), _by_shots(measured), _rates(measured)]
+def table(measured: Measured, backbones: Mapping[str, float], machine: str = "") -> str:
+    """Return the report as Markdown.
+
+    Args:
+        backbones: Accuracy of each backbone on its source domain.
+        machine: Description of the machine and the versions.
+    """
+    parts = [_preamble(machine, measured, backbones), _verdicts(measured), _by_shots(measured), _rates(measured)]
     parts += [_accuracies(measured, setting) for setting in SETTINGS]
     parts += [_differences(measured, title, claims) for title, claims in CLAIMS.items()]
     return "\n\n".join(parts) + "\n"
 
 
-def _preamble(machine: str, measured: Measured) -> str:
+def _preamble(machine: str, measured: Measured, backbones: Mapping[str, float]) -> str:
     budget = ", ".join(f"{epochs} at {shots} shots" for shots, epochs in EPOCHS.items())
-    known = dict.fromkeys((PAIRS[pair].network, PAIRS[pair].source) for pair in measured.pairs)
-    backbones = [f"{network} on {source.name}: {backbone(network, source)[1]:.0%}" for network, source in known]
-    done = measured.whole_seeds
-    unfinished = f" **The run is not at its end: {done} of the seeds are whole.**" if done < len(SEEDS) else ""
+    accuracies = [f"{name}: {accuracy:.0%}" for name, accuracy in backbones.items()]
+    done = measured.complete_seeds
+    unfinished = f" **The run is unfinished: {done} of {len(SEEDS)} seeds are complete.**" if done < len(SEEDS) else ""
     return (
         f"# Strategies, measured\n\n"
         f"`python -m benchmarks.strategies`: the pairs of `benchmarks.pairs`, {len(SEEDS)} seeds, {SHOTS} training "
-        f"pictures a class where nothing else is said, {TEST} test pictures a class. All sides of a comparison have "
-        f"the same pictures and the same epochs ({budget}), batches of 32, and what `fit` does by default; the seed "
-        f"draws pictures, head and order. Shifted are the test pictures turned, fainter, blurred and with other "
-        f"noise.{unfinished}\n\n"
-        f"Differences are paired by seed, in percentage points, with 95 % intervals by Student's t: of a pair over "
-        f"the seeds, and over pairs from the pairs' means, so that what is said of pairs is said of others like them "
-        f"(some share a backbone, and are less different than that takes them for). A claim **held** where that "
-        f"interval lies above zero, **did not hold** where it lies below, and is **undecided** else. With *default "
-        f"rates* every side has the library's; with *chosen rates* each side has the best of a small grid, the same "
-        f"for all pairs, by the mean accuracy over the pairs on one other seed.\n\n"
-        f"The backbones' own accuracy on held-out pictures of their classes: {'; '.join(backbones)}.\n\n{machine}"
+        f"images per class unless stated otherwise, {TEST} test images per class. All sides of a comparison train on "
+        f"the same images for the same number of epochs ({budget}), in batches of 32, with the defaults of `fit`; the "
+        f"seed determines images, head and order. Shifted test images are rotated, fainter, blurred and have "
+        f"different noise.{unfinished}\n\n"
+        f"Differences are paired by seed, in percentage points, with 95 % intervals by Student's t: for a pair, over "
+        f"the seeds; for all pairs, over the means of the pairs, so that the interval generalizes to similar pairs "
+        f"(some pairs share a backbone, so it is somewhat too narrow). A claim **held** if that interval lies above "
+        f"zero, **did not hold** if it lies below, and is **undecided** otherwise. With *default rates*, every side "
+        f"uses the library's; with *chosen rates*, each side uses the best of a small grid, the same for all pairs, "
+        f"by the mean accuracy over the pairs on one other seed.\n\n"
+        f"Accuracy of the backbones on held-out images of their own classes: {'; '.join(accuracies)}.\n\n{machine}"
     )
 
 
 def _verdicts(measured: Measured) -> str:
-    lines = ["## What held"]
+    lines = ["## Verdicts"]
     for title, claims in CLAIMS.items():
         lines.append(f"\n{title}:\n")
         for claim in claims:
@@ -150,12 +153,11 @@ def _verdicts(measured: Measured) -> str:
 
 
 def _by_shots(measured: Measured) -> str:
-    """Return accuracy and speed by shots, over the pairs that have all seeds of all sides."""
+    """Return accuracy and speed by shots, over the pairs that are complete for all sides and seeds."""
     lines = [
         "## Frozen, partly frozen, fine-tuned: accuracy and throughput\n",
-        f"Chosen rates, {len(SHOTS_SEEDS)} seeds. Accuracy is the mean over pairs and seeds; training pictures a "
-        "second and seconds are of a whole `fit`, medians, in the processor's own time, which other work on the "
-        "machine touches less.\n",
+        f"Chosen rates, {len(SHOTS_SEEDS)} seeds. Accuracy is the mean over pairs and seeds. Training images per "
+        "second and seconds are medians over whole calls of `fit`, in CPU time, which depends less on other load.\n",
         f"| shots | epochs | pairs | {' | '.join(BY_SHOTS)} |",
         "| --- | --- | --- |" + " --- |" * len(BY_SHOTS),
     ]
@@ -178,8 +180,8 @@ def _by_shots(measured: Measured) -> str:
 def _rates(measured: Measured) -> str:
     lines = [
         "## Rates\n",
-        "Mean accuracy over the pairs on the tuning seed. The first of a side is the default, the bold one was "
-        "chosen. Two rates are of the first stage that trains and of the head.\n",
+        "Mean accuracy over the pairs on the tuning seed. The first entry of a side is the default; the chosen one is "
+        "bold. Of two rates, the first is for the first trainable stage and the second for the head.\n",
         "| side | rates and accuracy |",
         "| --- | --- |",
     ]
@@ -197,7 +199,7 @@ def _accuracies(measured: Measured, setting: str) -> str:
     sides = SETTINGS_OF[setting]
     lines = [
         f"## Accuracy with {setting}\n",
-        "On test pictures, and behind the slash on shifted ones, means over the seeds.\n",
+        "Means over the seeds, on test images and, after the slash, on shifted ones.\n",
         f"| pair | backbone | {' | '.join(sides)} |",
         "| --- | --- |" + " --- |" * len(sides),
     ]

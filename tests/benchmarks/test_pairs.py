@@ -1,18 +1,19 @@
-"""The pairs: the seed decides everything, train and test are apart, and every backbone loads with its stages."""
+"""The pairs: the seed determines the data, training and test images are disjoint, and backbones are cached."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.pairs import PAIRS, Pair, backbones, worlds
-from benchmarks.pairs.backbones import Recipe
+from benchmarks.pairs import PAIRS, Pair, domains
+from benchmarks.pairs.backbones import Recipe, backbone
+from benchmarks.pairs.domains import Domain
 from benchmarks.pairs.networks import NETWORKS
 from benchmarks.pairs.pair import sizes
-from benchmarks.pairs.worlds import World
 from finetune import FineTuner
 
 pytest.importorskip("sklearn")
@@ -20,12 +21,7 @@ pytest.importorskip("sklearn")
 pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Backbones of three updates, in a folder of their own."""
-    monkeypatch.setattr(backbones, "RECIPE", Recipe(stencils=4, held_out=4, steps=3))
-    monkeypatch.setattr(backbones, "FOLDER", tmp_path)
-    return tmp_path
+QUICK = Recipe(stencils=4, held_out=4, steps=3)
 
 
 def rows(pictures: Tensor) -> set[bytes]:
@@ -33,7 +29,7 @@ def rows(pictures: Tensor) -> set[bytes]:
 
 
 @pairs
-def test_images_are_as_said(pair: Pair) -> None:
+def test_images_have_the_documented_shape_type_and_scale(pair: Pair) -> None:
     data = pair.data(0, shots=3, test=4)
     for (X, y), count in zip(data, (3, 4, 4), strict=True):
         assert (X.shape, X.dtype) == ((count * pair.num_classes, 1, 16, 16), torch.float32)
@@ -45,7 +41,7 @@ def test_images_are_as_said(pair: Pair) -> None:
 
 
 @pairs
-def test_the_seed_decides(pair: Pair) -> None:
+def test_the_seed_determines_the_images(pair: Pair) -> None:
     once, again, other = (pair.data(seed, shots=2, test=3) for seed in (1, 1, 2))
     for (X, y), (same, label), (different, _) in zip(once, again, other, strict=True):
         assert X.equal(same)
@@ -54,22 +50,22 @@ def test_the_seed_decides(pair: Pair) -> None:
 
 
 @pairs
-def test_train_and_test_have_no_image_in_common(pair: Pair) -> None:
+def test_training_and_test_images_are_disjoint(pair: Pair) -> None:
     data = pair.data(3, shots=20, test=20)
     assert not rows(data.train[0]) & rows(data.test[0])
 
 
-@pytest.mark.parametrize("world", [worlds.DIGITS, worlds.PHOTOGRAPHS], ids=lambda world: world.name)
-def test_real_images_are_given_once(world: World) -> None:
-    """Also before position and noise: all of a class are divided between train and test."""
-    for name in world.classes:
-        every = world.stencils.load()[name]
-        train, test = (world.stencils.draw(name, count, part, seed=3)
+@pytest.mark.parametrize("domain", [domains.DIGITS, domains.PHOTOGRAPHS], ids=lambda domain: domain.name)
+def test_real_images_are_used_once(domain: Domain) -> None:
+    """Training and test stencils of a class partition its images."""
+    for name in domain.classes:
+        every = domain.stencils.load()[name]
+        train, test = (domain.stencils.draw(name, count, part, seed=3)
                        for part, count in (("train", 60), ("test", len(every) - 60)))  # fmt: skip
         assert torch.cat([train, test]).flatten(1).sort(0).values.equal(every.flatten(1).sort(0).values)
 
 
-def test_the_test_images_are_the_same_for_any_number_of_shots() -> None:
+def test_the_test_images_do_not_depend_on_the_number_of_shots() -> None:
     few, many = (PAIRS["letters to digits"].data(0, shots=shots, test=5) for shots in (1, 7))
     assert few.test[0].equal(many.test[0])
 
@@ -82,21 +78,21 @@ def test_sizes_are_geometric(shots: int, classes: int, imbalance: float, expecte
     assert sizes(shots, classes, imbalance) == expected
 
 
-def test_imbalance_is_as_said_and_the_seed_says_which_class_is_large() -> None:
+def test_class_sizes_have_the_requested_ratio_in_an_order_drawn_by_seed() -> None:
     pair = PAIRS["latin to greek"]
     counts = [pair.data(seed, shots=10, imbalance=10, test=1).train[1].bincount() for seed in range(4)]
     assert all(count.max() == 10 * count.min() for count in counts)
     assert len({int(count.argmax()) for count in counts}) > 1
 
 
-def test_more_real_images_than_there_are_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"'[5-9]', but 100 were asked for to train and 100 to test"):
+def test_too_few_real_images_raise() -> None:
+    with pytest.raises(ValueError, match=r"'[5-9]', but 100 were requested for training and 100 for testing"):
         PAIRS["digits 0-4 to 5-9"].data(0, shots=100, test=100)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_backbone_loads_and_its_stages_are_the_librarys(network: str, quick: Path) -> None:
-    pair = Pair("test", worlds.FIGURES, worlds.OTHER_SHAPES, network)
+def test_a_backbone_loads_and_the_library_finds_its_stages(network: str, tmp_path: Path) -> None:
+    pair = Pair("test", domains.FIGURES, domains.OTHER_SHAPES, network, recipe=QUICK, folder=tmp_path)
     tuner = FineTuner(pair.model(0), device="cpu").replace_head(pair.num_classes)
     layers = [name for name, _ in tuner.model.named_children() if name.startswith("layer")]
     assert [stage.name for stage in tuner.network.stages()] == ["stem", *layers, "head"]
@@ -105,27 +101,26 @@ def test_a_backbone_loads_and_its_stages_are_the_librarys(network: str, quick: P
     assert 0 <= tuner.evaluate(data.test)["accuracy"] <= 1
 
 
-def test_a_backbone_is_trained_once_and_again_for_another_recipe(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backbone_is_trained_once_per_recipe(tmp_path: Path) -> None:
     def files() -> dict[str, int]:
-        return {path.name: path.stat().st_mtime_ns for path in quick.glob("*.safetensors")}
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
 
-    weights, accuracy = backbones.backbone("batchnorm", worlds.FIGURES)
+    weights, accuracy = backbone("batchnorm", domains.FIGURES, QUICK, tmp_path)
     (kept,) = files().items()
-    backbones._kept.cache_clear()
-    loaded, same = backbones.backbone("batchnorm", worlds.FIGURES)
+    backbone.cache_clear()
+    loaded, same = backbone("batchnorm", domains.FIGURES, QUICK, tmp_path)
     assert (dict([kept]), accuracy) == (files(), same)
     assert all(loaded[name].equal(value) for name, value in weights.items())
-    monkeypatch.setattr(backbones, "RECIPE", Recipe(stencils=4, held_out=4, steps=2))
-    other, _ = backbones.backbone("batchnorm", worlds.FIGURES)
+    other, _ = backbone("batchnorm", domains.FIGURES, replace(QUICK, steps=2), tmp_path)
     assert len(files()) == 2
     assert not other["head.weight"].equal(weights["head.weight"])
 
 
-def test_every_pair_leads_to_classes_that_its_backbone_does_not_know() -> None:
+def test_the_target_classes_of_every_pair_are_new_to_its_backbone() -> None:
     assert len(PAIRS) >= 8
     assert {pair.network for pair in PAIRS.values()} == set(NETWORKS)
     for pair in PAIRS.values():
         assert pair.source.name != pair.target.name
-        drawn = [world for world in (pair.source, pair.target) if "handwritten" not in world.name]
-        if len(drawn) == 2:  # a drawn figure is no handwritten one
+        drawn = [domain for domain in (pair.source, pair.target) if "handwritten" not in domain.name]
+        if len(drawn) == 2:  # drawn and handwritten digits share names only
             assert not set(pair.source.classes) & set(pair.target.classes)

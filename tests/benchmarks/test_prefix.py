@@ -1,13 +1,13 @@
-"""The prefix run: a cut that changes training is seen, and the table says what was split, declined and unequal."""
+"""The prefix benchmark: cuts that change training are found, and the report counts split, declined and unequal ones."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.prefix.checks import BOUNDARIES, check_model
+from benchmarks.prefix.cuts import BOUNDARIES, check_model
 from benchmarks.prefix.table import table
+from finetune.caching.prefix.cut import cut_prefix
 from finetune.caching.prefix.prefix import Prefix
 
 
@@ -31,29 +31,38 @@ def pictures() -> Tensor:
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_sound_model_is_split_and_trains_alike_at_every_boundary() -> None:
+def test_a_sound_model_is_split_and_trains_equally_at_every_boundary() -> None:
     found = check_model(Net(), pictures())
     assert list(found) == list(BOUNDARIES)
     assert all(cut["split"] and cut["equal"] and cut["finite"] for cut in found.values())
     assert all(cut["replay_ms"] > 0 and cut["bytes"] > 0 for cut in found.values())
 
 
-def test_what_is_declined_has_its_reason() -> None:
+def test_a_declined_cut_has_a_reason() -> None:
     found = check_model(MixesSamples(), pictures())
     assert {cut["reason"] for cut in found.values()} == {"the frozen layers mix the samples of a batch"}
 
 
-def test_activations_of_other_samples_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = Prefix.compute
-    monkeypatch.setattr("finetune.caching.prefix.cut._verify", lambda *_: None)  # which would see it first, as would
-    monkeypatch.setattr(Prefix, "agrees", lambda *_: True)
-    monkeypatch.setattr(Prefix, "compute", lambda self, inputs: tuple(x.flip(0) for x in compute(self, inputs)))
-    found = check_model(Net(), pictures())
+class Swapped(Prefix):
+    """A prefix that returns the activations of the samples in reverse order."""
+
+    def compute(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(activations.flip(0) for activations in super().compute(inputs))
+
+
+def cut_and_swap(model: nn.Module, batch: Tensor) -> Prefix:
+    prefix = cut_prefix(model, batch)
+    prefix.__class__ = Swapped  # only now, because cut_prefix would decline it
+    return prefix
+
+
+def test_activations_of_the_wrong_samples_are_found() -> None:
+    found = check_model(Net(), pictures(), cut_and_swap)
     assert not any(cut["equal"] or cut["equal_in_same_batches"] for cut in found.values())
     assert "differ" in found["head"]["why"]
 
 
-def test_the_table_counts_and_names_what_came_of_each_cut() -> None:
+def test_the_report_counts_and_lists_the_outcomes() -> None:
     split = {"split": True, "tensors": 1, "bytes": 2000, "share": 0.9, "cause": "c", "cut_ms": 20.0, "plain_ms": 2.0,
              "replay_ms": 0.5, "equal": True, "finite": True}  # fmt: skip
     rounds = {**split, "equal": False, "equal_in_same_batches": True, "why": "3 tensors differ"}
@@ -69,7 +78,7 @@ def test_the_table_counts_and_names_what_came_of_each_cut() -> None:
         "c": {"name": "c", "status": "not checked", "causes": {"build": "needs natten"}},
     }
     text = table({"timm": (["a", "b", "c", "d"], rows)})
-    assert "**4 of 5 cuts split; 2 of these train bit for bit as without, 1 more" in text
+    assert "**4 of 5 cuts split; 2 of these train bit for bit as without the cache, 1 more" in text
     assert "3 of 4 architectures were run" in text
     assert "| timm | head | 2 | 2 | 100% | 1 | 90% |" in text
     assert "`b`, head: 3 tensors differ. Equal in the same batches" in text

@@ -1,4 +1,4 @@
-"""The experiments on strategies: verdicts follow from the numbers, rates from the tuning seeds, and a run goes on."""
+"""The benchmark of strategies: verdicts follow from the numbers, rates from the tuning seed, and a run resumes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.pairs import PAIRS, Pair, backbones, worlds
+from benchmarks.pairs import PAIRS, Pair, domains
 from benchmarks.pairs.backbones import Recipe
+from benchmarks.rows import Row
 from benchmarks.strategies import __main__ as command_line
-from benchmarks.strategies import plan, real, work
+from benchmarks.strategies import plan, real
+from benchmarks.strategies import task as task_module
 from benchmarks.strategies.plan import CHOSEN, DEFAULT, SEEDS, SETTINGS, SIDES, TUNING_SEED, Measured, stages
 from benchmarks.strategies.table import Claim, differences, estimate, table, verdict
-from benchmarks.strategies.work import Row, Task, Way
+from benchmarks.strategies.task import Task, Way
 
 FEW = ("letters to digits", "latin to greek", "letters to symbols")
 
 
 def made(task: Task, accuracy: float, shifted: float = 0.5) -> Row:
-    return {"key": task.key, "accuracy": accuracy, "shifted": shifted, "seconds": 1.0, "images": 100.0}
+    return {"key": task.key, "accuracy": accuracy, "shifted": shifted, "seconds": 1.0, "pictures": 100.0}
 
 
 def rows_of(ways: dict[Way, Sequence[float]], pair: str = FEW[0], seeds: Sequence[int] = SEEDS) -> dict[str, Row]:
@@ -35,7 +37,7 @@ def tuned(ways: dict[Way, float], pair: str = FEW[0]) -> dict[str, Row]:
     return rows_of({way: [value] for way, value in ways.items()}, pair, [TUNING_SEED])
 
 
-def test_an_interval_is_students() -> None:
+def test_intervals_use_students_t() -> None:
     found = estimate([1.0, 2.0, 3.0])
     assert found is not None
     assert (found.mean, found.half) == (2.0, pytest.approx(2.484, abs=0.001))  # 4.303 * 1 / sqrt(3)
@@ -56,7 +58,7 @@ def test_a_verdict_follows_from_the_pairs(means: tuple[float, ...], word: str) -
     assert verdict([[mean - 0.001, mean, mean + 0.001] for mean in means]).startswith(word)
 
 
-def test_a_verdict_counts_the_pairs_that_are_clear() -> None:
+def test_a_verdict_counts_the_pairs_with_a_clear_sign() -> None:
     by_pair = [[0.05, 0.06, 0.05], [0.1, -0.1, 0.0], [-0.05, -0.06, -0.05], []]
     assert "over 3 pairs" in verdict(by_pair)
     assert verdict(by_pair).endswith("clearly above in 1 pairs, clearly below in 1")
@@ -74,7 +76,7 @@ def test_differences_are_paired_by_seed() -> None:
     assert differences(measured, claim, FEW[0], CHOSEN) == []
 
 
-def test_rates_are_chosen_on_the_tuning_seed_alone_and_for_all_pairs() -> None:
+def test_rates_are_chosen_for_all_pairs_together_on_the_tuning_seed_only() -> None:
     first, second, *others = SIDES["frozen"]
     rows = rows_of({second: [0.9] * len(SEEDS)}) | tuned({first: 0.5, second: 0.6, **dict.fromkeys(others, 0.2)})
     assert Measured(rows, FEW[:1]).chosen == {"frozen": second}
@@ -83,7 +85,7 @@ def test_rates_are_chosen_on_the_tuning_seed_alone_and_for_all_pairs() -> None:
     assert Measured(rows, FEW[:2]).chosen == {"frozen": first}
 
 
-def test_the_first_of_equals_is_chosen_and_lp_ft_has_the_probes_rates() -> None:
+def test_ties_go_to_the_first_and_lp_ft_takes_the_rates_of_the_probe() -> None:
     rows = tuned(dict.fromkeys(SIDES["frozen"], 0.5))
     assert Measured(rows, FEW[:1]).chosen["frozen"] == SIDES["frozen"][0]
     best = SIDES["frozen"][2]
@@ -92,7 +94,7 @@ def test_the_first_of_equals_is_chosen_and_lp_ft_has_the_probes_rates() -> None:
     assert Measured(rows, FEW).grid("LP-FT") == ()
 
 
-def test_every_comparison_is_on_the_same_images_for_the_same_epochs() -> None:
+def test_all_sides_of_a_comparison_have_the_same_images_and_epochs() -> None:
     rows: dict[str, Row] = {}
     listed = []
     for stage in stages(FEW, rows):
@@ -107,8 +109,7 @@ def test_every_comparison_is_on_the_same_images_for_the_same_epochs() -> None:
     assert len(SEEDS) >= 10
 
 
-def test_the_table_says_what_the_numbers_say_and_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.strategies.table.backbone", lambda network, source: ({}, 0.9))
+def test_the_report_states_the_verdicts_and_accepts_unfinished_runs() -> None:
     assert text_of({}).count("not measured yet") > len(SETTINGS)
     rows: dict[str, Row] = {}
     for number, pair in enumerate(FEW):
@@ -121,34 +122,36 @@ def test_the_table_says_what_the_numbers_say_and_takes_what_there_is(monkeypatch
     assert re.search(r"- Frozen above from scratch, default rates: \*\*undecided\*\*: \+0\.0", text)
     assert re.search(r"- Frozen above from scratch, chosen rates: not measured yet", text)
     assert "some machine" in text
-    assert "0 of the seeds are whole" in text
+    assert f"0 of {len(SEEDS)} seeds are complete" in text
+    assert "batchnorm on letters: 90%" in text
 
 
 def text_of(rows: dict[str, Row]) -> str:
-    return table(Measured(rows, FEW), "some machine")
+    return table(Measured(rows, FEW), {"batchnorm on letters": 0.9}, "some machine")
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """One pair with a backbone of three updates, and two tasks of an epoch; returns the names of tasks done."""
+    """Plan two tasks over one pair with a quickly trained backbone. Return the strategies of the finished tasks."""
     done: list[str] = []
-    pair = Pair("small", worlds.FIGURES, worlds.OTHER_SHAPES, "batchnorm")
+    quick = Recipe(stencils=4, held_out=4, steps=3)
+    pair = Pair(
+        "small", domains.FIGURES, domains.OTHER_SHAPES, "batchnorm", recipe=quick, folder=tmp_path / "backbones"
+    )
     planned = [Task("small", way, 0, 2, 2) for way in (SIDES["frozen"][0], SIDES["LP-FT"][0])]
 
     def run(task: Task) -> Row:
         done.append(task.way.strategy)
-        return work.run(task)
+        return task_module.run(task)
 
-    monkeypatch.setattr(backbones, "RECIPE", Recipe(stencils=4, held_out=4, steps=3))
-    monkeypatch.setattr(backbones, "FOLDER", tmp_path / "backbones")
     monkeypatch.setitem(PAIRS, "small", pair)
     monkeypatch.setattr(command_line, "stages", lambda pairs, rows: iter([planned]))
     monkeypatch.setattr(command_line, "run", run)
-    monkeypatch.setattr(command_line, "table", lambda measured, machine: f"{len(measured.rows)} rows, {machine}")
+    monkeypatch.setattr(command_line, "table", lambda measured, *rest: f"{len(measured.rows)} rows, {rest[-1]}")
     return done
 
 
-def test_a_run_goes_on_where_it_was(small: list[str], tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(small: list[str], tmp_path: Path) -> None:
     out = tmp_path / "strategies"
     arguments = ["--pairs", "small", "--out", str(out)]
     command_line.main([*arguments, "--minutes", "0"])
@@ -162,12 +165,12 @@ def test_a_run_goes_on_where_it_was(small: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_each_side_trains_at_the_rates_it_says(side: str, small: list[str]) -> None:
+def test_each_side_trains_at_its_rates(side: str, small: list[str]) -> None:
     from finetune import FineTuner
 
     pair = PAIRS["small"]
     data = pair.data(0, shots=2, test=2)
-    for way in SIDES[side][1:]:  # the first may be the library's own
+    for way in SIDES[side][1:]:  # the first may use the library's default rates
         arguments: dict[str, Any] = way.arguments()
         tuner = FineTuner(pair.model(), device="cpu").replace_head(pair.num_classes)
         history = tuner.fit(data.train, epochs=2, schedule="constant", progress=False, **arguments)
@@ -178,25 +181,25 @@ def test_each_side_trains_at_the_rates_it_says(side: str, small: list[str]) -> N
             assert last["head"] == pytest.approx(way.second)
 
 
-def test_parts_share_the_work_and_none_is_left(small: list[str], tmp_path: Path) -> None:
+def test_parts_divide_the_work_and_one_process_can_finish_it(small: list[str], tmp_path: Path) -> None:
     out = tmp_path / "strategies"
     arguments = ["--pairs", "small", "--out", str(out)]
     command_line.main([*arguments, "--part", "1/2", "--minutes", "0"])
     assert small == ["lp_ft"]
-    command_line.main([*arguments, "--part", "1/2"])  # the other process does not come
+    command_line.main([*arguments, "--part", "1/2"])  # the other process never runs
     assert small == ["lp_ft", "linear_probe"]
     with pytest.raises(SystemExit):
         command_line.main(["--part", "2/2"])
 
 
-def test_a_data_set_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_data_set_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["--data", "CIFAR10", "--root", str(tmp_path)]) == 2
     assert f"CIFAR10 is not in {tmp_path}" in capsys.readouterr().err
     assert command_line.main(["--data", "no such set"]) == 2
-    assert "none of torchvision's data sets CIFAR10" in capsys.readouterr().err
+    assert "one of the torchvision data sets CIFAR10" in capsys.readouterr().err
 
 
-def test_real_images_are_compared(tmp_path: Path) -> None:
+def test_strategies_are_compared_on_real_images(tmp_path: Path) -> None:
     for name, grey in (("cat", 60), ("dog", 200)):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for number in range(5):

@@ -1,4 +1,4 @@
-"""The work that every peer does: pictures, network and what of it trains."""
+"""The workload of every peer: images, network and trainable parameters."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Task:
-    """What a run is to do, as it stands in a row of results.
+    """Settings of a run, as saved in its row.
 
     Args:
-        part: a key of `PARTS`.
-        size: the side of the pictures, in pixels.
+        part: Trainable part of the network, a key of `PARTS`.
+        samples: Number of training images.
+        epochs: Number of epochs.
+        size: Image size in pixels.
+        batch_size: Images per batch.
         precision: "fp32" or "bf16".
         device: "cpu" or "cuda".
-        folder: a folder of JPEGs, one folder a class; "" for pictures in memory.
+        folder: Folder of JPEGs with one folder per class, or "" for images in memory.
     """
 
     part: str
@@ -52,17 +55,17 @@ class Task:
 
     @property
     def updates(self) -> int:
-        """The optimizer updates that it takes."""
+        """Number of optimizer updates."""
         return self.epochs * -(-self.samples // self.batch_size)
 
 
 @dataclass
-class Work:
-    """A task with its pictures and its network, for one run.
+class Workload:
+    """The images and the network of a task, for one run.
 
     Attributes:
-        updates: what a peer whose optimizer is none of torch's says it made.
-        seconds: what `timed` took.
+        updates: Number of updates as reported by a peer whose optimizer is not a torch optimizer.
+        seconds: Duration of the `timed` block.
     """
 
     task: Task
@@ -76,12 +79,12 @@ class Work:
 
     @cached_property
     def arrays(self) -> tuple[Tensor, Tensor]:
-        """Pictures uint8 [N, 3, S, S] and labels int64 [N], on the CPU."""
+        """Images uint8 [N, 3, S, S] and labels int64 [N], on the CPU."""
         return pictures(self.task.samples, self.task.size)
 
     @cached_property
     def network(self) -> nn.Module:
-        """The ResNet-18, random weights, with what is frozen frozen; on the device. Each run trains this very one."""
+        """A ResNet-18 with random weights and frozen layers, on the device. The run trains it in place."""
         from torchvision.models import resnet18
 
         torch.manual_seed(0)
@@ -91,14 +94,15 @@ class Work:
         return network.to(self.device)
 
     def model(self, *, autocast: bool = False) -> Normalised:
-        """Return the network as the peers take it: uint8 [B, 3, S, S] in, float32 [B, CLASSES] out.
+        """Return the network for the peers: it maps uint8 [B, 3, S, S] to float32 [B, CLASSES].
 
-        `autocast` is for peers that have none of their own.
+        Args:
+            autocast: Whether to apply the precision of the task, for peers without mixed precision of their own.
         """
         return Normalised(self.network, PARTS[self.task.part], autocast=autocast and self.task.precision == "bf16")
 
     def trained(self) -> list[nn.Parameter]:
-        """Return the parameters that train."""
+        """Return the trainable parameters."""
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
     def dataset(self) -> Dataset[Any]:
@@ -119,7 +123,7 @@ class Work:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Take the time of the block, on the device too."""
+        """Time the block, including pending work on the device."""
         self._wait()
         start = time.perf_counter()
         yield
@@ -132,7 +136,7 @@ class Work:
 
 
 class Normalised(nn.Module):
-    """A network over bytes, whose frozen children stay in eval mode as a careful user has them."""
+    """A network for images as bytes. Its frozen children stay in eval mode, as good practice demands."""
 
     mean: Tensor
     std: Tensor
@@ -159,7 +163,7 @@ class Normalised(nn.Module):
 
 
 def pictures(samples: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return noise uint8 [N, 3, S, S] over a tint that tells the class, and labels int64 [N]."""
+    """Return images uint8 [N, 3, S, S] of noise around a color per class, and labels int64 [N]."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(samples) % CLASSES
     tints = torch.randint(64, 192, (CLASSES, 3, 1, 1), generator=generator)
@@ -168,7 +172,7 @@ def pictures(samples: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def write_jpegs(folder: Path, samples: int, size: int) -> None:
-    """Write the same pictures into a folder with a folder per class."""
+    """Write the same images as JPEGs, in one folder per class."""
     from torchvision.transforms.functional import to_pil_image
 
     for number, (picture, label) in enumerate(zip(*pictures(samples, size), strict=True)):

@@ -1,4 +1,4 @@
-"""One run: a way to train, on the pictures of one seed of a pair."""
+"""A task: train in one way on the images of one seed of a pair."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 from benchmarks.pairs import PAIRS, Data
+from benchmarks.rows import Row
 from finetune import FineTuner, LayerDecay, Phase, strategies
 
-Row = dict[str, Any]
-
-TEST = 30  # pictures a class
+TEST = 30  # test images per class
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,9 @@ class Way:
     """A strategy and its rates.
 
     Attributes:
-        lr: one rate, or of the first stage that trains and of the head; None for the library's.
-        decay: the factor of a `LayerDecay` of `lr`.
-        second: the rate of LP-FT's second phase.
+        lr: One rate, or the rates of the first trainable stage and of the head. None uses the library's.
+        decay: Factor of a `LayerDecay` of `lr`.
+        second: Rate of LP-FT's second phase.
     """
 
     strategy: str
@@ -33,7 +32,7 @@ class Way:
 
     @property
     def rates(self) -> str:
-        """The rates, in words."""
+        """The rates as text."""
         spread = self.lr if isinstance(self.lr, tuple) else (self.lr,)
         first = "the default" if self.lr is None else " to ".join(f"{rate:.0e}" for rate in spread)
         decay = f" with decay {self.decay}" if self.decay else ""
@@ -52,7 +51,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Task:
-    """A way on the pictures of a seed, for so many epochs."""
+    """A way to train, on the images of a seed, for a number of epochs."""
 
     pair: str
     way: Way
@@ -66,7 +65,7 @@ class Task:
 
 
 def run(task: Task) -> Row:
-    """Train, and return the row: accuracy on test and on shifted pictures, and the processor's seconds of `fit`."""
+    """Train and return the row: accuracy on test and shifted images, and CPU seconds of `fit`."""
     pair, data = PAIRS[task.pair], _data(task.pair, task.seed, task.shots)
     tuner = FineTuner(pair.model(task.seed), device="cpu", seed=task.seed).replace_head(pair.num_classes, layer="head")
     begun = time.process_time()

@@ -1,4 +1,4 @@
-"""One model, cut at each boundary: is it split or declined and why, is training from it training, what is a replay."""
+"""Check a model's cuts: whether each is split or declined, trains equally from cached features, and its replay time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from benchmarks.coverage.cheap_weights import CheapWeights
 from benchmarks.coverage.workers import failed, versions
 from benchmarks.prefix.suites import load_suite
+from benchmarks.rows import Row
 from finetune.caching.declined import Declined
 from finetune.caching.prefix.cut import cut_prefix
 from finetune.caching.prefix.prefix import Prefix
@@ -27,20 +28,18 @@ from finetune.model.surgery.head_search import find_head
 from finetune.nested import tensors_of
 
 BOUNDARIES = {
-    "head": "the head trains",
-    "last stage": "the last stage and the head train",
-    "in a block": "the head trains, and one layer in the middle of a block in the middle of the model",
+    "head": "the head is trainable",
+    "last stage": "the last stage and the head are trainable",
+    "in a block": "the head and one layer inside a block in the middle of the model are trainable",
 }
-# The samples of each step: an epoch in order, which fills the store, and two in which batches are mixed from it.
+# The samples of each step: an epoch in order, which fills the store, then two with batches mixed from it.
 _MIXED = ([0, 1], [2, 3], [2, 0], [3, 1], [1, 2], [0, 3])
 _SAME = ([0, 1], [2, 3]) * 3
 _REPEATS = 5
 
-Row = dict[str, Any]
 
-
-def row(suite: str, name: str) -> Row:
-    """Return what came of one architecture; for a worker process."""
+def check_architecture(suite: str, name: str) -> Row:
+    """Return the row of one architecture. Runs in a worker process."""
     start = time.perf_counter()
     try:
         family = load_suite(suite)
@@ -49,7 +48,7 @@ def row(suite: str, name: str) -> Row:
         boundaries = check_model(built.model, built.inputs)
     except HeadError as error:
         return {"family": suite, "name": name, "status": "no head", "causes": {"head": " ".join(str(error).split())}}
-    except Exception as error:  # of a library or a model: it is the finding
+    except Exception as error:  # an error of a library or a model is a finding
         return failed(suite, name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     unequal = any(not (cut.get("equal", True) or cut.get("equal_in_same_batches")) for cut in boundaries.values())
     return {
@@ -64,36 +63,44 @@ def row(suite: str, name: str) -> Row:
     }
 
 
-def check_model(model: nn.Module, inputs: Any) -> dict[str, Row]:
-    """Return for each boundary what came of it; `inputs` are two samples, and the model is changed."""
+def check_model(model: nn.Module, inputs: Any, cut: Callable[..., Prefix | Declined] = cut_prefix) -> dict[str, Row]:
+    """Return the findings for each boundary.
+
+    Args:
+        model: Model to cut. It is modified.
+        inputs: A batch of two samples.
+        cut: Function that cuts the model, called with the model and a batch.
+    """
     samples = _four_samples(inputs)
     train_mode(model)
-    return {boundary: _checked(model, patterns, samples) for boundary, patterns in _patterns(model, inputs).items()}
+    return {
+        boundary: _checked(model, patterns, samples, cut) for boundary, patterns in _patterns(model, inputs).items()
+    }
 
 
-def _checked(model: nn.Module, patterns: list[str], samples: Any) -> Row:
+def _checked(model: nn.Module, patterns: list[str], samples: Any, cut: Callable[..., Prefix | Declined]) -> Row:
     train_only(model, patterns)
     train_mode(model)
     start = time.perf_counter()
-    prefix = cut_prefix(model, _taken(samples, [0, 1]))
-    cut = time.perf_counter() - start
+    prefix = cut(model, _taken(samples, [0, 1]))
+    seconds = time.perf_counter() - start
     if isinstance(prefix, Declined):
         return {"split": False, "reason": prefix.reason}
-    prefix.strict = True  # a replay that diverges is a finding here
+    prefix.strict = True  # report a diverging replay instead of running the model whole
     row = {
         "split": True,
         "tensors": len(prefix.specs),
         "bytes": prefix.bytes_per_sample,
         "share": round(prefix.share, 4),
         "cause": prefix.cause,
-        "cut_ms": round(1000 * cut, 1),
+        "cut_ms": round(1000 * seconds, 1),
         **_times(model, prefix, _taken(samples, [0, 1])),
     }
     return {**row, **_compared(model, prefix, samples)}
 
 
 def _patterns(model: nn.Module, inputs: Any) -> dict[str, list[str]]:
-    """Return what trains, by boundary; a boundary that the model does not have is left out."""
+    """Return the patterns of trainable layers by boundary, without boundaries that the model lacks."""
     head = list(find_head(model, inputs))
     if not any(list(model.get_submodule(name).parameters()) for name in head):
         raise HeadError(f"{', '.join(head)} has no parameters")
@@ -110,7 +117,7 @@ def _patterns(model: nn.Module, inputs: Any) -> dict[str, list[str]]:
 
 
 def _layers_within_blocks(model: nn.Module) -> list[str]:
-    """Return the layers with parameters that are not the first of the module they stand in."""
+    """Return the layers with parameters, except for the first within each module."""
     layers = [name for name, module in model.named_modules() if name and not list(module.children())]
     layers = [name for name in layers if list(model.get_submodule(name).parameters())]
     parents = [name.rpartition(".")[0] for name in layers]
@@ -120,7 +127,7 @@ def _layers_within_blocks(model: nn.Module) -> list[str]:
 
 
 def _four_samples(inputs: Any) -> Any:
-    """Return two samples and two others made of them: the last dimension backwards but for its ends."""
+    """Return the two samples and reversed copies: the last dimension is flipped except for its ends."""
 
     def doubled(tensor: Tensor) -> Tensor:
         other = tensor.clone()
@@ -135,21 +142,21 @@ def _taken(samples: Any, indices: list[int]) -> Any:
 
 
 def _compared(model: nn.Module, prefix: Prefix, samples: Any) -> Row:
-    """Train for a few steps without and with the prefix; say whether all that moved is equal bit for bit.
+    """Train for a few steps without and with the prefix, and compare the results bit for bit.
 
-    Where it is not, the same is done with the batches that filled the store: then what is frozen rounds a
-    sample otherwise where it stands elsewhere in a batch, and that alone makes the difference.
+    If they differ, repeat the comparison with the same batches that filled the store. If that is equal, the frozen
+    layers round a sample differently depending on its position in the batch, which explains the difference.
     """
     try:
-        row = _held_against(model, prefix, samples, _MIXED)
+        row = _compared_over(model, prefix, samples, _MIXED)
         if not row["equal"]:
-            row["equal_in_same_batches"] = _held_against(model, prefix, samples, _SAME)["equal"]
-    except Exception as error:  # a finding, whatever it is
+            row["equal_in_same_batches"] = _compared_over(model, prefix, samples, _SAME)["equal"]
+    except Exception as error:  # any error is a finding
         row = {"equal": False, "why": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
     return row
 
 
-def _held_against(model: nn.Module, prefix: Prefix, samples: Any, steps: Sequence[list[int]]) -> Row:
+def _compared_over(model: nn.Module, prefix: Prefix, samples: Any, steps: Sequence[list[int]]) -> Row:
     with _restored(model):
         plain = _trained(model, None, samples, steps)
     with _restored(model):
@@ -158,7 +165,7 @@ def _held_against(model: nn.Module, prefix: Prefix, samples: Any, steps: Sequenc
     row: Row = {"equal": not unequal, "finite": all(bool(value.isfinite().all()) for value in plain.values())}
     if unequal:
         apart = max(float((plain[name].double() - cached[name].double()).abs().max()) for name in unequal)
-        row["why"] = f"{len(unequal)} of {len(plain)} tensors differ, by {apart:.1e} at most, the first {unequal[0]}"
+        row["why"] = f"{len(unequal)} of {len(plain)} tensors differ by up to {apart:.1e}, first {unequal[0]}"
     return row
 
 
@@ -172,7 +179,7 @@ def _trained(model: nn.Module, prefix: Prefix | None, samples: Any, steps: Seque
         batch = _taken(samples, indices)
         if prefix and store:
             stored = _activations(prefix, store, batch, torch.tensor(indices))
-            with prefix.serving(batch, stored, guarded=False):  # the model was put back to where it was, in place
+            with prefix.serving(batch, stored, guarded=False):  # _restored changed the model in place
                 outputs = tensors_of(call(model, batch))
         else:
             outputs = tensors_of(call(model, batch))
@@ -186,20 +193,20 @@ def _trained(model: nn.Module, prefix: Prefix | None, samples: Any, steps: Seque
 
 def _activations(prefix: Prefix, store: MemoryStore, batch: Any, indices: Tensor) -> tuple[Tensor, ...]:
     if not prefix.accepts(batch):
-        raise ValueError("the prefix does not accept a batch like the one it was cut on")
+        raise ValueError("the prefix rejects a batch like the one it was cut on")
     if not store.has(indices):
         store.put(indices, prefix.compute(batch))
     return store.get(indices)
 
 
 def _loss(outputs: list[Tensor], indices: Tensor) -> Tensor:
-    """Return a cross-entropy of everything that comes out and depends on what trains."""
+    """Return the cross-entropy of every output that depends on trainable parameters."""
     scored = [output.flatten(1).float() for output in outputs if output.requires_grad and output.dim() > 1]
     return torch.stack([F.cross_entropy(scores, indices % scores.shape[1]) for scores in scored]).sum()
 
 
 def _moving(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies of what training may change: parameters that train, and buffers."""
+    """Return copies of the trainable parameters and the buffers, which training may change."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     return {name: value.detach().clone() for name, value in [*named, *model.named_buffers()]}
 
@@ -216,12 +223,12 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors are equal; a NaN is equal to another."""
+    """Return whether two tensors are equal, with NaN equal to NaN."""
     return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _times(model: nn.Module, prefix: Prefix, batch: Any) -> Row:
-    """Return the milliseconds of a forward pass over two samples, plain and replayed."""
+    """Return the milliseconds of a plain and of a replayed forward pass over two samples."""
     activations = prefix.compute(batch)
 
     def replay() -> None:

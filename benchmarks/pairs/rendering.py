@@ -1,4 +1,4 @@
-"""From stencils to pictures: position, light, blur and noise, drawn anew for each."""
+"""Render stencils as images with random position, lighting, blur and noise."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What normalises pictures with values from 0 to 1.
+# Normalization of images with values from 0 to 1.
 _MEAN, _STD = 0.45, 0.25
 
 
 @dataclass(frozen=True)
-class Look:
-    """How stencils become pictures. A pair is a range that each picture draws from.
+class Rendering:
+    """Ranges of the random transformations that turn a stencil into an image.
 
     Attributes:
-        turn: by up to so many degrees to either side.
-        scale: of the stencil in the picture, for each direction on its own.
-        shear: up to this slope to either side.
-        shift: by up to this share of the side.
-        contrast: between the stencil and what is around it.
-        inverted: the share of pictures that are dark on light.
-        gradient: of the light across the picture, up to this.
-        blur: how much of a blurred copy is mixed in, up to this.
-        noise: standard deviation of Gaussian noise.
-        specks: the share of pixels that are replaced by random ones.
+        turn: Largest rotation in degrees, either way.
+        scale: Range of the stencil's scale, drawn separately for width and height.
+        shear: Largest shear slope, either way.
+        shift: Largest shift, as a fraction of the image's side.
+        contrast: Range of the contrast between stencil and background.
+        inverted: Fraction of images that are dark on light.
+        gradient: Largest brightness gradient across the image.
+        blur: Largest weight of a blurred copy that is mixed in.
+        noise: Range of the standard deviation of Gaussian noise.
+        specks: Fraction of pixels replaced by random values.
     """
 
     turn: float = 15
@@ -42,8 +42,8 @@ class Look:
     noise: tuple[float, float] = (0.03, 0.15)
     specks: float = 0.0
 
-    def pictures(self, stencils: Tensor, generator: torch.Generator) -> Tensor:
-        """Return pictures [N, 1, 16, 16], normalised, of stencils [N, 32, 32]."""
+    def render(self, stencils: Tensor, generator: torch.Generator) -> Tensor:
+        """Return normalized images [N, 1, 16, 16] of stencils [N, 32, 32]."""
 
         def drawn(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(len(stencils), 1, 1, 1, generator=generator)
@@ -60,8 +60,8 @@ class Look:
         light = torch.where(speck, torch.rand(light.shape, generator=generator), light)
         return (light.clamp(0, 1) - _MEAN) / _STD
 
-    def shifted(self) -> Look:
-        """Return the look of the same pictures out of distribution: turned, fainter, blurred, with other noise."""
+    def shifted(self) -> Rendering:
+        """Return a shifted distribution: more rotation and blur, less contrast, different noise."""
         return replace(
             self,
             turn=self.turn + 10,
@@ -73,7 +73,7 @@ class Look:
         )
 
     def _placed(self, stencils: Tensor, drawn: Callable[[float, float], Tensor]) -> Tensor:
-        """Return the stencils [N, 1, 32, 32] turned, scaled, sheared and shifted."""
+        """Rotate, scale, shear and shift the stencils [N, 1, 32, 32]."""
         turn = drawn(-1, 1) * math.radians(self.turn)
         wide, high = 1 / drawn(*self.scale), 1 / drawn(*self.scale)
         shear = drawn(-self.shear, self.shear)
@@ -85,4 +85,4 @@ class Look:
         return F.grid_sample(stencils, grid, padding_mode="border", align_corners=False)
 
 
-LOOK = Look()
+RENDERING = Rendering()

@@ -1,4 +1,4 @@
-"""Shapes by their corners, in coordinates from -1 to 1, which several benchmarks draw."""
+"""Shapes that benchmarks draw, as corners in coordinates from -1 to 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Corners = list[tuple[float, float]]
 
 
 def star(points: int, inner: float, turn: float = 0.0) -> Corners:
-    """Return the corners of a star, or with `inner` 1 of a polygon, of radius 1."""
+    """Return the corners of a star of radius 1. With an inner radius of 1, it is a regular polygon."""
     return [
         (radius * math.sin(angle), -radius * math.cos(angle))
         for k in range(2 * points)

@@ -1,4 +1,4 @@
-"""What every contender is given: a pretrained network with a new head, a few pictures, and a budget."""
+"""The trial of every contender: a pretrained network with a new head, a few images, and a budget."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ HeadFactory = Callable[[int], nn.Module]
 
 @dataclass(frozen=True)
 class Task:
-    """What a run is to do, as it stands in a row of results.
+    """Settings of a trial, as saved in its row.
 
     Args:
-        pair: the name of a pair of source and target.
-        seed: of the pictures, the head and the order.
-        shots: pictures a class to train on.
+        pair: Name of the source-target pair.
+        seed: Seed for the images, the head and the order.
+        shots: Training images per class.
+        epochs: Number of epochs.
+        batch_size: Images per batch.
     """
 
     pair: str
@@ -35,17 +37,18 @@ class Task:
     batch_size: int = 16
 
 
-class Work:
-    """A task with its network and pictures, for one run: contenders train the network in place.
+class Trial:
+    """The network and the data of a task, for one run. Contenders train the network in place.
 
     Args:
-        source: the pretrained network with its old head; it is copied.
-        data: with `train`, pictures float32 [N, C, H, W] and labels int64 [N].
-        num_classes: of the target.
-        head: a function of the number of features that makes a head of a contender's own.
+        task: Settings of the trial.
+        source: Pretrained network with its old head. It is copied.
+        data: Object with `train`: images float32 [N, C, H, W] and labels int64 [N].
+        num_classes: Number of target classes.
+        head: Function of the number of features that returns a contender's own head.
 
     Attributes:
-        tuner: holds the network with its new head; whoever does without the tuner takes its `model`.
+        tuner: Tuner of the network with its new head. Peers use its `model` only.
     """
 
     def __init__(
@@ -58,11 +61,11 @@ class Work:
 
     @property
     def samples(self) -> int:
-        """How many samples the whole training sees."""
+        """Number of samples over all epochs."""
         return len(self.data.train[1]) * self.task.epochs
 
     def dataset(self) -> Dataset[Any]:
-        """Return the training pictures and labels."""
+        """Return the training images and labels."""
         return TensorDataset(*self.data.train)
 
     def loader(self) -> DataLoader[Any]:
@@ -70,19 +73,19 @@ class Work:
         return DataLoader(self.dataset(), self.task.batch_size, shuffle=True)
 
     def split(self) -> nn.Sequential:
-        """Return the same network as a backbone and a head, for those that want it in two."""
+        """Split the network into a backbone and a head, in a sequential module."""
         network = self.tuner.model
         X = self.data.train[0][:2]
         expected = _outputs(network, X)
         name = next(name for name, module in network.named_modules() if module is self.head)
         network.set_submodule(name, nn.Identity())
         halves = nn.Sequential(network, self.head)
-        torch.testing.assert_close(_outputs(halves, X), expected)  # the head is the last that the network does
+        torch.testing.assert_close(_outputs(halves, X), expected)  # true only if the head is the last layer
         return halves
 
 
 def accuracy(model: nn.Module, pictures: tuple[Tensor, Tensor]) -> float:
-    """Return the share of pictures that a model gets right."""
+    """Return the accuracy of a model on some images."""
     X, y = pictures
     outputs = torch.cat([_outputs(model, some) for some in X.split(256)])
     return float((outputs.argmax(1) == y).double().mean())
@@ -90,9 +93,9 @@ def accuracy(model: nn.Module, pictures: tuple[Tensor, Tensor]) -> float:
 
 @contextmanager
 def samples_counted(head: nn.Module) -> Iterator[list[int]]:
-    """Count the samples whose gradients are accumulated in the head; the count is the one entry of the list.
+    """Count the samples whose gradients are accumulated in the head, in the single entry of the list.
 
-    What is asked of `torch.autograd.grad`, as to measure how long that takes, is not learned from.
+    Calls of `torch.autograd.grad`, for example to time them, accumulate no gradients and do not count.
     """
     count, batch = [0], [0]
 
