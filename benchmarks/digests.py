@@ -10,6 +10,7 @@ the same file works on any commit.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import logging
@@ -154,6 +155,11 @@ def digest(tuner: FineTuner) -> str:
 
 def main() -> None:
     """Print the digest and name of each run."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.digests",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     logging.disable()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:

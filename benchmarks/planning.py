@@ -2,6 +2,7 @@
 
     python -m benchmarks.planning
     python -m benchmarks.planning --seconds 20 --case "digits, head"
+    python -m benchmarks.planning --seconds 0 --case "digits, head, few" --out smoke.md     # a smoke test
 
 The cases are those in which caching pays least: few epochs, few samples, few frozen layers, or a network so small that
 reading its features costs as much as computing them.
@@ -128,7 +129,7 @@ def table(measured: dict[Case, list[tuple[float, float]]], threads: int) -> str:
             f"| {low:.2f} to {high:.2f} | {kept} |"
         )
     return "\n".join([
-        "# What `cache=\"auto\"` costs",
+        "# The cost of `cache=\"auto\"`",
         "",
         f"Written by `python -m benchmarks.planning` on {date.today().isoformat()}: torch {torch.__version__}, Python "
         f"{platform.python_version()}, {processor()}, {threads} thread(s). Whole calls of `fit`, alternating in one "
@@ -148,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="time to spend per case (default: %(default)g)")
     parser.add_argument("--case", default="", help="run only cases whose name starts with this")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="path of the table")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     measured: dict[Case, list[tuple[float, float]]] = {}
@@ -155,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if case.name.startswith(options.case):
             measured[case] = measure(case, options.seconds)
             print(case.name, [f"{without:.2f} {auto:.2f}" for without, auto in measured[case]], flush=True)
-            RESULTS.write_text(table(measured, options.threads))
+            options.out.write_text(table(measured, options.threads))
 
 
 if __name__ == "__main__":

@@ -72,9 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=_names(list(PAIRS)), default=list(PAIRS), help=",".join(PAIRS))
+    parser.add_argument("--pairs", type=_names(list(PAIRS)), default=list(PAIRS), help=", ".join(PAIRS))
     parser.add_argument(
-        "--contenders", type=_names(list(CONTENDERS)), default=list(CONTENDERS), help=",".join(CONTENDERS)
+        "--contenders", type=_names(list(CONTENDERS)), default=list(CONTENDERS), help=", ".join(CONTENDERS)
     )
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds (default: %(default)s)")
     parser.add_argument(

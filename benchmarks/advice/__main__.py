@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _missing(rows: list[Row], seeds: int) -> list[tuple[Situation, int]]:
-    """Return what is not measured yet, seed by seed, so that an ended run has looked at all situations."""
+    """Return the unmeasured situations, seed by seed, so that an unfinished run covers all of them."""
     done = {(row["pair"], row["shots"], row["imbalance"], row["seed"]) for row in rows}
     wanted = [(situation, seed) for seed in range(seeds) for situation in situations()]
     return [(each, seed) for each, seed in wanted if (each.pair, each.shots, each.imbalance, seed) not in done]

@@ -1,1 +1,1 @@
-"""Every architecture at hand, checked on random weights: `python -m benchmarks.coverage`."""
+"""Checks of every installed architecture, on random weights: `python -m benchmarks.coverage`."""

@@ -1,7 +1,11 @@
-"""`python -m benchmarks.coverage`: check every architecture at hand and write a table for each family.
+"""Check every installed architecture and write a table per family.
 
-A run that was ended goes on where it was; `--retry-failed` checks those anew that were not as they should be.
-Checkpoints are written to the system's folder for temporary files; TMPDIR names another, such as one in memory.
+    python -m benchmarks.coverage
+    python -m benchmarks.coverage --family timm --only "vit_*" --jobs 4
+    python -m benchmarks.coverage --sample       # a few small models, without a table
+
+An interrupted run resumes; --retry-failed repeats the architectures that failed. Checkpoints are written to the
+system's temporary folder; set TMPDIR to use another, such as one in memory.
 """
 
 from __future__ import annotations
@@ -13,15 +17,15 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from benchmarks.coverage import results
-from benchmarks.coverage.families import FAMILIES, load_family
+from benchmarks.coverage.family import FAMILIES, load_family
 from benchmarks.coverage.table import write_table
 from benchmarks.coverage.workers import Job, run_jobs
 
-_FINE = ("ok", "no classifier")
+_PASSED = ("ok", "no classifier")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the command line asks for; return 1 if the sample has a miss."""
+    """Check the missing architectures and write the tables. Return 1 if one of the sample fails, else 0."""
     options = _parser().parse_args(arguments)
     families = [options.family] if options.family else _installed()
     together: list[Job] = []
@@ -31,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         done = {} if options.sample else results.read(options.out, name)
         for architecture in family.sample if options.sample else family.names():
             found = done.get(architecture)
-            again = options.retry_failed and found is not None and found["status"] not in _FINE
+            again = options.retry_failed and found is not None and found["status"] not in _PASSED
             if fnmatch(architecture, options.only) and (found is None or again):
                 (alone if family.alone(architecture) else together).append((name, architecture))
     misses = _run(together, options, options.jobs) + _run(alone, options, 1)
@@ -51,7 +55,7 @@ def _run(jobs: list[Job], options: argparse.Namespace, workers: int) -> int:
         if not options.sample:
             results.append(options.out, row)
         causes = "; ".join(f"{check}: {cause}" for check, cause in row["causes"].items())
-        misses += row["status"] not in _FINE
+        misses += row["status"] not in _PASSED
         per_job = (time.monotonic() - start) / count
         print(
             f"[{count}/{len(jobs)}, {per_job * (len(jobs) - count) / 60:.0f} min left] {row['family']} {row['name']}: "
@@ -62,14 +66,14 @@ def _run(jobs: list[Job], options: argparse.Namespace, workers: int) -> int:
 
 
 def _installed() -> list[str]:
-    """Return the families whose packages are there."""
+    """Return the families whose packages are installed."""
     found = []
     for name in FAMILIES:
         try:
             load_family(name).names()
             found.append(name)
         except ImportError as error:
-            print(f"{name}: left out, {error}", file=sys.stderr)
+            print(f"{name}: not installed, {error}", file=sys.stderr)
     return found
 
 
@@ -77,13 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.coverage", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--family", choices=list(FAMILIES), help="one family instead of all")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="architectures whose names match")
-    parser.add_argument("--sample", action="store_true", help="a few small models; exit code 1 on a miss")
-    parser.add_argument("--jobs", type=int, default=2, help="worker processes (default 2)")
-    parser.add_argument("--retry-failed", action="store_true", help="check misses of earlier runs anew")
-    parser.add_argument("--time-limit", type=float, default=300.0, help="seconds for one architecture")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/coverage"), help="folder of the rows")
+    parser.add_argument("--family", choices=list(FAMILIES), help="check only this family")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="check only architectures with matching names")
+    parser.add_argument("--sample", action="store_true", help="check a few small models; exit code 1 on a failure")
+    parser.add_argument("--jobs", type=int, default=2, help="worker processes (default: %(default)s)")
+    parser.add_argument("--retry-failed", action="store_true", help="repeat the failures of earlier runs")
+    parser.add_argument(
+        "--time-limit", type=float, default=300.0, help="seconds per architecture (default: %(default)g)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/coverage"), help="folder for the rows")
     return parser
 
 

@@ -1,7 +1,7 @@
-"""Random weights at the price of a copy.
+"""Fast random initialization of large models.
 
-Drawing a truncated normal number takes some 20 ns, and the architectures together have 10^11 parameters.
-Within `cheap_weights` every initialisation of a large tensor copies from one block of noise instead.
+Drawing a truncated normal number takes about 20 ns, and the architectures have 10^11 parameters in total. Within
+`CheapWeights`, large tensors are initialized by copying from one block of noise instead.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _BLOCK = 1 << 20
-_SMALL = 1 << 12  # below it a real draw costs nothing
+_SMALL = 1 << 12  # smaller tensors are drawn normally
 
 
 class CheapWeights(TorchFunctionMode):
-    """Within it, `normal_`, `uniform_` and `torch.nn.init`'s functions fill large tensors from a block of noise.
+    """Make `normal_`, `uniform_` and the functions of `torch.nn.init` fill large tensors from a block of noise.
 
-    Means, deviations and bounds are kept; repetition after a million numbers is not noticed by what is checked.
+    Means, standard deviations and bounds are kept. Values repeat after a million numbers, which no check depends on.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -36,7 +36,7 @@ class CheapWeights(TorchFunctionMode):
         tensor, *rest = args or (settings.pop("tensor", None),)
         if name not in _FILLS or not isinstance(tensor, Tensor) or tensor.numel() < _SMALL or tensor.is_meta:
             return func(*args, **(kwargs or {}))
-        if name == "erfinv_":  # the second step of a truncated normal; the first has filled it
+        if name == "erfinv_":  # second step of a truncated normal; the first one filled the tensor
             return tensor
         return self._filled(tensor, *_FILLS[name](tensor, *rest, **settings))
 
@@ -50,7 +50,7 @@ class CheapWeights(TorchFunctionMode):
 
 
 def _of_normal(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *_: Any, **__: Any) -> tuple[float, float]:
-    return mean, std * math.sqrt(3)  # the half width of the uniform distribution with this deviation
+    return mean, std * math.sqrt(3)  # half-width of the uniform distribution with this standard deviation
 
 
 def _of_uniform(tensor: Tensor, a: float = 0.0, b: float = 1.0, *_: Any, **kwargs: Any) -> tuple[float, float]:

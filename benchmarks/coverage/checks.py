@@ -1,4 +1,4 @@
-"""The checks on one model, through the public `FineTuner`; nothing here knows a family."""
+"""The checks of a model through the public `FineTuner`, independent of its family."""
 
 from __future__ import annotations
 
@@ -26,20 +26,30 @@ CHECKS = {
     "frozen": "only the head moved, all else bit-identical",
     "loaded": "saved and loaded equal",
     "stages": "stages complete",
-    "truth": "the model's own number of classes true",
-    "own_saving": "the model's own saving works",
+    "truth": "number of classes updated in model and config",
+    "own_saving": "`save_pretrained` round trip equal",
 }
 RATE = 0.1
-CLASSES = 7  # a number that no default configuration has
+CLASSES = 7  # unlike any default configuration
 
 
 class MissError(Exception):
-    """A check did not hold; the message says how."""
+    """A check failed."""
 
 
 @dataclass
 class Findings:
-    """What came of the checks on one model: True, False, or None for one that does not apply or was not reached."""
+    """The results of the checks on one model.
+
+    Attributes:
+        checks: Result of each check: True, False, or None if it does not apply or was not reached.
+        causes: Error message of each failed check.
+        headless: Whether the library found no head.
+        told: Whether the model needed `example_input_array`.
+        parameters: Number of parameters.
+        stages: Number of stages.
+        seconds: Duration of each check.
+    """
 
     checks: dict[str, bool | None] = field(default_factory=lambda: dict.fromkeys(CHECKS))
     causes: dict[str, str] = field(default_factory=dict)
@@ -51,13 +61,13 @@ class Findings:
 
     @contextmanager
     def check(self, name: str) -> Iterator[None]:
-        """Record how the block went, whatever it raises, and how long it took."""
+        """Record the outcome and the duration of the block, catching any exception."""
         start = time.perf_counter()
         self.checks[name] = False
         try:
             yield
             self.checks[name] = True
-        except Exception as error:  # of a library, a model or a check: it is the finding
+        except Exception as error:  # any error of a library, a model or a check is a finding
             kind = "" if isinstance(error, MissError) else f"{type(error).__name__}: "
             self.causes[name] = (kind + " ".join(str(error).split()))[:400]
         finally:
@@ -65,7 +75,7 @@ class Findings:
 
 
 class Labelled(Dataset[Any]):
-    """The rows of batched inputs, a tensor or a dict of them, each with a label."""
+    """A dataset of the samples of batched inputs, a tensor or a dict of tensors, each with its own label."""
 
     def __init__(self, inputs: Any) -> None:
         self.inputs = inputs
@@ -80,10 +90,15 @@ class Labelled(Dataset[Any]):
 
 
 def check_model(model: nn.Module, inputs: Any, folder: Path | None = None) -> Findings:
-    """Run every check on `model`, which is changed, with the inputs of two samples.
+    """Run every check on a model.
 
-    Where what the model reads is not to be guessed, it is told as a user would tell it, by the attribute
-    `example_input_array`, and that is noted. `folder` is where checkpoints are written, and removed again.
+    If the library cannot guess the inputs of the model, they are set as `example_input_array`, as a user would do,
+    and the findings record it.
+
+    Args:
+        model: Model to check. It is modified.
+        inputs: Batch of two samples.
+        folder: Folder for temporary checkpoints, by default the system's.
     """
     found = Findings(parameters=sum(parameter.numel() for parameter in model.parameters()))
     untouched = copy.deepcopy(model)
@@ -111,12 +126,12 @@ def check_model(model: nn.Module, inputs: Any, folder: Path | None = None) -> Fi
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         with found.check("loaded"):
             path = tuner.save_checkpoint(Path(scratch) / "model.safetensors")
-            _overwrite(untouched)  # else a load that loads nothing would pass
+            _overwrite(untouched)  # otherwise a load without effect would pass
             loaded = FineTuner.load_checkpoint(path, untouched)
             path.unlink()
             _equal_states(model, untouched)
             if outputs is not None and not _same(loaded.predict(data, batch_size=SAMPLES), outputs):
-                raise MissError("the loaded model predicts otherwise")
+                raise MissError("the loaded model predicts differently")
         del untouched
         if callable(getattr(model, "save_pretrained", None)) and hasattr(type(model), "from_pretrained"):
             with found.check("own_saving"):
@@ -131,7 +146,7 @@ def _with_new_head(model: nn.Module, inputs: Any, found: Findings) -> FineTuner:
         found.headless = True
         if "accepted none of the inputs" not in str(error) or hasattr(model, "example_input_array"):
             raise
-    model.example_input_array = inputs  # as Lightning's modules say what they read
+    model.example_input_array = inputs  # the convention of Lightning's modules
     tuner = FineTuner(model, device="cpu").replace_head(CLASSES)
     found.headless, found.told = False, True
     return tuner
@@ -144,9 +159,9 @@ def _clones(tensors: Any) -> list[Tensor]:
 def _moved(before: list[Tensor], model: nn.Module, heads: tuple[str, ...]) -> None:
     """Check that each head took a step.
 
-    One of its tensors is enough: deep networks with random weights can give features of almost zero, on
-    which a head's bias alone has a gradient. AdamW's first step is as long as the rate; what weight decay
-    does by itself is far shorter.
+    One changed tensor per head is enough: deep networks with random weights may have features near zero, for which
+    only the bias of a head has a gradient. AdamW's first step is as large as the learning rate, and weight decay
+    alone changes the weights far less.
     """
     old = iter(before)
     for name in heads:
@@ -156,10 +171,10 @@ def _moved(before: list[Tensor], model: nn.Module, heads: tuple[str, ...]) -> No
 
 
 def _identical(model: nn.Module, untouched: nn.Module, heads: tuple[str, ...]) -> None:
-    """Check every parameter and buffer outside the heads, those that are not saved included."""
+    """Check every parameter and buffer outside the heads, including non-persistent ones."""
     now, then = _tensors(model, heads), _tensors(untouched, heads)
     if now.keys() != then.keys():
-        raise MissError(f"not in both before and after: {', '.join(sorted(now.keys() ^ then.keys())[:5])}")
+        raise MissError(f"added or removed by training: {', '.join(sorted(now.keys() ^ then.keys())[:5])}")
     moved = [name for name, tensor in now.items() if not _same(tensor, then[name])]
     if moved:
         raise MissError(f"{len(moved)} tensors outside the head moved, the first {moved[0]}")
@@ -177,7 +192,7 @@ def _within(name: str, heads: tuple[str, ...]) -> bool:
 def _same(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    return torch.equal(one, other) or torch.equal(_bytes(one), _bytes(other))  # a NaN is equal by its bytes only
+    return torch.equal(one, other) or torch.equal(_bytes(one), _bytes(other))  # NaNs compare equal only as bytes
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -195,12 +210,12 @@ def _complete_stages(model: nn.Module, heads: tuple[str, ...]) -> int:
     if last != head:
         raise MissError(f"the last stage and the head differ by {sorted(last ^ head)[:4]}")
     if len(found) < 2:
-        raise MissError("there is one stage only")
+        raise MissError("there is only one stage")
     return len(found)
 
 
 def _truth(model: nn.Module) -> None:
-    """Check what the model and its configuration say of themselves, where they say anything."""
+    """Check the number of classes that the model and its configuration report, if they do."""
     config = getattr(model, "config", None)
     for owner, name in ((model, "num_classes"), (model, "num_labels"), (config, "num_labels")):
         value = getattr(owner, name, None)

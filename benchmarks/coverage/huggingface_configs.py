@@ -1,7 +1,7 @@
-"""Small configurations of Hugging Face models: any configuration class, made small enough for a test.
+"""Small configurations of Hugging Face models, for any configuration class.
 
-Three steps: every field that is known to be a size gets a small value; nested configurations are made small
-in the same way; and what a family asks for beyond that is set from a table, each entry with its reason.
+Every field that is known to be a size gets a small value, in nested configurations too. Further fields that a model
+type requires are set from a table.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Any
 
 WIDTH = 32
 HEADS = 4
-VOCABULARY = 300  # ESM and Canine have special tokens up to here; no table of 30,000 rows is needed
+VOCABULARY = 300  # instead of some 30,000; ESM and Canine have special tokens up to here
 SIDE = 32
 TOKENS = 16
 
-# Fields that mean a size, with the small value. Only whole numbers larger than it are changed.
+# Fields that are sizes, with their small values. Only larger integers are changed.
 _SIZES: dict[str, int] = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embed_dim"), WIDTH),
     **dict.fromkeys(("embedding_size", "word_embed_proj_dim", "projection_dim", "true_hidden_size"), WIDTH),
@@ -53,8 +53,8 @@ _SIZES: dict[str, int] = {
     "patch_size": 8,
 }
 
-# What else a family asks for: widths that go together, one entry a stage, and whatever has to fit them.
-# The fields of a nested configuration stand under its name.
+# Further fields by model type: widths that must match, with one entry per stage, and the fields that depend on them.
+# The fields of a nested configuration are under its name.
 _WIDTHS = [16, 16, 32, 32]
 _ONE_EACH = [1, 1, 1, 1]
 _SWIN = {"embed_dim": 12, "num_heads": [3, 3, 6, 6], "window_size": 2, "patch_size": 2, "depths": _ONE_EACH}
@@ -63,7 +63,7 @@ _HYBRID = {"layer_types": ["linear_attention", "full_attention"]}  # one of each
 _GROUPED_EXPERTS = {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 1}  # a group holds two of the four
 
 _PARTICULAR: dict[str, dict[str, Any]] = {
-    # pictures
+    # images
     "bit": {"embedding_size": 16, "hidden_sizes": _WIDTHS, "depths": _ONE_EACH, "num_groups": 4},
     "convnext": {"hidden_sizes": _WIDTHS, "depths": _ONE_EACH},
     "convnextv2": {"hidden_sizes": _WIDTHS, "depths": _ONE_EACH},
@@ -118,9 +118,9 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1, "mask_token_id": 2},  # both None by default
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8},  # four and two of them make the width
+    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8},  # the width is four of the first and two of the second
     "lilt": {"hidden_size": 48},  # six coordinates share it
-    "mistral4": {"head_dim": 16},  # with and without rotation, 8 each
+    "mistral4": {"head_dim": 16},  # 8 each with and without rotation
     "mobilebert": {"intra_bottleneck_size": WIDTH},
     "nemotron": {"num_key_value_heads": HEADS},
     "qwen3_5": {"text_config": _HYBRID},
@@ -133,13 +133,13 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
         "local_attn_chunk_length": 4,
         "lsh_attn_chunk_length": 4,
         "num_buckets": 2,
-        "hash_seed": 0,  # else its attention is random in eval mode too
+        "hash_seed": 0,  # otherwise attention is random in eval mode too
     },
     "t5": {"decoder_start_token_id": 0},
     "xmod": {"default_language": "en_XX"},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2, "n_mamba_heads": 4},
-    # sound
+    # audio
     **dict.fromkeys(("data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2"), _WAVEFORM),
     **dict.fromkeys(("wav2vec2-conformer", "wavlm"), _WAVEFORM),
     "audio-spectrogram-transformer": {"max_length": 64, "num_mel_bins": 32},
@@ -155,7 +155,7 @@ def small_config(model_type: str) -> Any:
     config = config_class(**_small_fields(config_class(), _PARTICULAR.get(model_type, {})))
     text = config.get_text_config()
     if getattr(text, "pad_token_id", 0) is None:
-        text.pad_token_id = 0  # decoders find the last token of each row by it
+        text.pad_token_id = 0  # decoders use it to find the last token of each row
     return config
 
 
@@ -178,6 +178,6 @@ def _small_fields(config: Any, particular: dict[str, Any]) -> dict[str, Any]:
     tokens = [name for name in fields if name.endswith(("_token_id", "_token_index"))]
     for position, name in enumerate(tokens, 1):
         if fields[name] >= vocabulary:
-            fields[name] = position  # special tokens stand at the end of large vocabularies
+            fields[name] = position  # special tokens are at the end of large vocabularies
     nested = {name for name, value in fields.items() if isinstance(value, dict)}
     return {**fields, **{name: value for name, value in particular.items() if name not in nested}}

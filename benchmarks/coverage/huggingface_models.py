@@ -1,4 +1,4 @@
-"""Every Hugging Face class that `AutoModelFor...Classification` maps, built small and with random weights."""
+"""Every Hugging Face class of the `AutoModelFor...Classification` mappings, built small and with random weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAPPINGS = {
 
 
 def _names() -> list[str]:
-    """Return `modality/model type/class` of every class."""
+    """Return every class as `modality/model type/class`."""
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     found = []
     for modality, mapping in _MAPPINGS.items():
@@ -39,7 +39,7 @@ def _build(name: str) -> Built:
 
 
 def _inputs(name: str, model: nn.Module) -> dict[str, Tensor]:
-    """Return the named inputs of some samples."""
+    """Return a batch of random inputs by name."""
     modality, model_type, _ = name.split("/")
     config: Any = model.config
     generator = torch.Generator().manual_seed(0)
@@ -47,7 +47,7 @@ def _inputs(name: str, model: nn.Module) -> dict[str, Tensor]:
         return _text(model_type, config, generator)
     if modality == "audio":
         return _audio(model_type, config, generator)
-    return _images(model_type, config, generator)
+    return _pictures(model_type, config, generator)
 
 
 def _text(model_type: str, config: Any, generator: torch.Generator) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ def _text(model_type: str, config: Any, generator: torch.Generator) -> dict[str,
     ids = torch.randint(20, getattr(text, "vocab_size", VOCABULARY), (SAMPLES, TOKENS), generator=generator)
     end = getattr(text, "eos_token_id", None)
     if isinstance(end, int):
-        ids[:, -1] = end  # encoder-decoders read their answer there
+        ids[:, -1] = end  # encoder-decoders classify at the end token
     found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return found
 
@@ -71,11 +71,11 @@ def _audio(model_type: str, config: Any, generator: torch.Generator) -> dict[str
     return {"input_values": torch.randn((SAMPLES, 1000), generator=generator)}
 
 
-def _images(model_type: str, config: Any, generator: torch.Generator) -> dict[str, Tensor]:
-    if model_type == "imagegpt":  # reads colours as words
+def _pictures(model_type: str, config: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    if model_type == "imagegpt":  # its inputs are colors as tokens
         ids = torch.randint(config.vocab_size - 1, (SAMPLES, TOKENS), generator=generator)
         return {"input_ids": ids}
-    if model_type == "siglip2":  # reads patches, each a row
+    if model_type == "siglip2":  # its inputs are flattened patches
         patch = 3 * config.vision_config.patch_size**2
         return {
             "pixel_values": torch.randn((SAMPLES, TOKENS, patch), generator=generator),
@@ -92,7 +92,7 @@ def _images(model_type: str, config: Any, generator: torch.Generator) -> dict[st
 
 
 FAMILY = Family(
-    title="Hugging Face classifiers of pictures, text, sound and videos",
+    title="Hugging Face classifiers of images, text, audio and video",
     packages=("transformers",),
     names=_names,
     build=_build,

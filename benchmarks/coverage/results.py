@@ -1,4 +1,4 @@
-"""The results: one JSON line an architecture, appended as it is done, so that a run can go on where it was."""
+"""The saved rows of a family, in one file of JSON lines."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from benchmarks.rows import Row, append_row, read_rows
 
 
 def read(folder: Path, family: str) -> dict[str, Row]:
-    """Return the rows of a family by architecture; of several for one, the last."""
+    """Return the rows of a family by architecture, the last one of each."""
     return {row["name"]: row for row in read_rows(folder / f"{family}.jsonl")}
 
 
 def append(folder: Path, row: Row) -> None:
-    """Add a row to its family's file."""
+    """Append a row to the file of its family."""
     append_row(folder / f"{row['family']}.jsonl", row)

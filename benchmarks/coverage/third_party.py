@@ -1,4 +1,4 @@
-"""Modules of packages that are neither torchvision, timm nor transformers: nothing knows them by name."""
+"""Models of packages other than torchvision, timm and transformers, which the library does not know by name."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _open_clip(name: str) -> Built:
 
     tower: Any = open_clip.create_model(name, pretrained=None).visual
     side = tower.image_size[0] if isinstance(tower.image_size, tuple) else tower.image_size
-    # as people fine-tune it: the picture's tower with a linear layer on the embedding
+    # the usual way to fine-tune it: the image tower with a linear layer on the embedding
     return Built(nn.Sequential(tower, nn.Linear(tower.output_dim, 10)), _noise(3, side, side))
 
 
@@ -111,7 +111,7 @@ def _resnest(name: str) -> Built:
 
 
 def _segmentation_models(name: str) -> Built:
-    """Return a segmentation network with its classification head alone, as its `aux_params` make it."""
+    """Return the encoder of a segmentation network with the classification head that `aux_params` adds."""
     import segmentation_models_pytorch as smp
 
     model = getattr(smp, name)("resnet18", encoder_weights=None, aux_params={"classes": 4})
@@ -147,7 +147,7 @@ _BUILDERS: dict[str, tuple[Callable[[str], Built], tuple[str, ...]]] = {
 
 
 def _names() -> list[str]:
-    """Return `package/model` of the packages that are installed."""
+    """Return the models of the installed packages as `package/model`."""
     return [
         f"{package}/{name}"
         for package, (_, models) in _BUILDERS.items()
@@ -162,7 +162,7 @@ def _build(name: str) -> Built:
 
 
 FAMILY = Family(
-    title="modules of other packages",
+    title="models of other packages",
     packages=tuple(_PACKAGES.values()),
     names=_names,
     build=_build,

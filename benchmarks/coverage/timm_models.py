@@ -1,4 +1,4 @@
-"""timm's architectures, on the smallest picture that each accepts."""
+"""timm's architectures, each on the smallest image it accepts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from benchmarks.coverage.family import SAMPLES, Built, Family
 
-# Above this many parameters an architecture is built with one or two blocks a stage, where it has a setting for it.
+# Architectures with more parameters are built with one or two blocks per stage, if they have a setting for it.
 _LARGEST = 100_000_000
-# Above this many it is not tried: four copies of a model are in memory while its checkpoint is written or read.
+# Architectures with more parameters are skipped: saving or loading a checkpoint takes four copies of a model.
 _LIMIT = 1_300_000_000
-# Of these even one does not fit into the memory of a small machine; they are counted before they are built.
+# Names of architectures whose parameters are counted before they are built, because one may exceed the memory.
 _HUGE = re.compile(r"giant|gigantic|enormous|huge|_\db_|xxlarge|_1280|_2560|coatnet_5|152x4")
 _SIDES = (64, 96, 128)
 
@@ -28,10 +28,10 @@ def _names() -> list[str]:
 
 
 def _build(name: str) -> Built:
-    """Build `name` for pictures of 64 pixels if it can be told so, else at its own size."""
+    """Build `name` for images of 64 pixels if it has a setting for it, else at its default size."""
     fewer, note = _fewer_blocks(name) if _HUGE.search(name) else ({}, "")
     if not fewer and _HUGE.search(name) and (_parameters(name) or 0) > _LIMIT:
-        raise MemoryError(f"{name} has more than {_LIMIT / 1e9} G parameters, and no setting for fewer blocks")
+        raise MemoryError(f"{name} has more than {_LIMIT / 1e9} billion parameters and no setting for fewer blocks")
     reasons = []
     for options in ({"img_size": _SIDES[0]}, {}):
         try:
@@ -40,15 +40,15 @@ def _build(name: str) -> Built:
                 fewer, note = _fewer_blocks(name)
                 model = _created(name, **options, **fewer) if fewer else model
             inputs = next(_accepted(model), None)
-            if inputs is None and fewer:  # some can be built with fewer blocks and then do not run
+            if inputs is None and fewer:  # some can be built with fewer blocks, but do not run
                 model, note = _created(name, **options), ""
                 inputs = next(_accepted(model), None)
-        except Exception as error:  # most know no img_size; some cannot do with a small one
+        except Exception as error:  # many have no img_size, and some reject a small one
             reasons.append(str(error))
             continue
         if inputs is not None:
             return Built(model, inputs, note)
-    raise RuntimeError(f"{name} accepted no picture; {reasons[-1] if reasons else ''}")
+    raise RuntimeError(f"{name} accepted no image; {reasons[-1] if reasons else ''}")
 
 
 def _created(name: str, **options: Any) -> nn.Module:
@@ -59,7 +59,7 @@ def _created(name: str, **options: Any) -> nn.Module:
 
 
 def _accepted(model: nn.Module) -> Iterator[Tensor]:
-    """Yield pictures that the model takes, the smallest first."""
+    """Yield batches of images that the model accepts, smallest first."""
     config: Any = model.pretrained_cfg
     channels, *own = config["input_size"]
     generator = torch.Generator().manual_seed(0)
@@ -70,13 +70,13 @@ def _accepted(model: nn.Module) -> Iterator[Tensor]:
             with torch.no_grad():
                 _settle(model, picture)
                 model(picture)
-        except Exception:  # whatever a model raises on a size it was not made for
+        except Exception:  # models raise all kinds of errors on unsupported sizes
             continue
         yield picture
 
 
 def _settle(model: nn.Module, picture: Tensor) -> None:
-    """Give batch norms the statistics of a picture where random weights would let values grow beyond all bounds."""
+    """Set the statistics of batch norms from an image if random weights make activations explode."""
     if float(model(picture).abs().max()) < 1e3:
         return
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -91,7 +91,7 @@ def _settle(model: nn.Module, picture: Tensor) -> None:
 
 
 def _fewer_blocks(name: str) -> tuple[dict[str, Any], str]:
-    """Return the settings that make a very large architecture small enough, and a note that says so."""
+    """Return the settings that make a very large architecture small enough, and a note about them."""
     published = _parameters(name)
     if published is None or published <= _LARGEST:
         return {}, ""
@@ -106,7 +106,7 @@ def _fewer_blocks(name: str) -> tuple[dict[str, Any], str]:
 
 
 def _parameters(name: str, **options: Any) -> int | None:
-    """Count the parameters without making any; None where the options are not accepted."""
+    """Return the number of parameters without allocating them, or None if the options are rejected."""
     try:
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in _created(name, **options).parameters())
@@ -114,7 +114,7 @@ def _parameters(name: str, **options: Any) -> int | None:
         return None
 
 
-# Those that have no setting for fewer blocks.
+# Large architectures without a setting for fewer blocks.
 _ALONE = ("focalnet_huge_*", "mvitv2_huge_*", "regnety_1280", "regnety_2560", "resnetv2_152x4_*")
 
 
@@ -122,7 +122,7 @@ def _alone(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in _ALONE)
 
 
-# Encoders that end before a classifier and have no method to make one.
+# Encoders without a classifier or a method to add one.
 _HEADLESS = (
     "deepseek_vit_412m_enc",
     "gemma4_vit_167m_enc",

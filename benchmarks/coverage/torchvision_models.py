@@ -1,4 +1,4 @@
-"""torchvision's classifiers of pictures and of videos."""
+"""torchvision's classifiers of images and videos."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torchvision import models
 
 from benchmarks.coverage.family import SAMPLES, Built, Family
 
-# The smallest picture each accepts, in train mode too; 64 pixels are enough for the rest.
+# The smallest image size that each accepts, including in train mode. 64 pixels are enough for the rest.
 _SIDES = {"vit_": 224, "swin": 64, "inception_v3": 299, "alexnet": 64, "maxvit": 224}
 _CLIPS = {"mvit": (16, 224), "swin3d": (4, 32), "s3d": (14, 224)}
 

@@ -1,6 +1,6 @@
-"""Worker processes: one architecture at a time, many a process, with a time limit each.
+"""Worker processes that check architectures one after another, with a time limit for each.
 
-An architecture that kills its process, or does not end, costs itself only: the next gets a new process.
+An architecture that crashes its process or exceeds the limit fails alone: the next one gets a new process.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from benchmarks.rows import Row
 
 Job = tuple[str, str]  # family and architecture
 
-_BEFORE_A_NEW_PROCESS = 100  # so that what libraries cache does not add up
+_JOBS_PER_PROCESS = 100  # restart processes now and then, because the caches of libraries add up
 
 
 def run_jobs(
     jobs: Iterable[Job], workers: int, limit: float, check: Callable[[str, str], Row] | None = None
 ) -> Iterator[Row]:
-    """Check every job in one of `workers` processes and yield a row for each as it is done.
+    """Run the jobs in worker processes and yield the row of each as it finishes.
 
-    `limit` is in seconds, for one architecture; what takes longer is ended and said to have. `check` makes
-    the row of a job, that of the coverage if there is none given.
+    Args:
+        jobs: Architectures to check.
+        workers: Number of processes.
+        limit: Time limit per architecture in seconds. A job that exceeds it is killed and fails.
+        check: Function that returns the row of a job. By default, it runs the checks of the coverage benchmark.
     """
     waiting = deque(jobs)
     pool = [_Worker(check or _row) for _ in range(min(workers, len(waiting)))]
@@ -50,7 +53,7 @@ def run_jobs(
 
 @dataclass
 class _Worker:
-    """A process, the job it is at, and the time by which it must be done."""
+    """A process, its current job, and the job's deadline."""
 
     check: Callable[[str, str], Row]
     job: Job | None = None
@@ -60,7 +63,7 @@ class _Worker:
     connection: Connection = field(init=False)
 
     def start(self, job: Job, limit: float) -> None:
-        if self.process is None or self.done >= _BEFORE_A_NEW_PROCESS:
+        if self.process is None or self.done >= _JOBS_PER_PROCESS:
             self.end()
             context = multiprocessing.get_context("spawn")
             self.connection, theirs = context.Pipe()
@@ -72,7 +75,7 @@ class _Worker:
         self.connection.send(job)
 
     def result(self) -> Row | None:
-        """Return the row of the job if there is one by now, or one that says why there will be none."""
+        """Return the row of the job if it has finished, crashed or timed out, else None."""
         if self.job is None:
             return None
         family, name = self.job
@@ -82,10 +85,10 @@ class _Worker:
                 row = self.connection.recv()
         except (EOFError, OSError):
             self.process.join(5)
-            row = failed(family, name, f"the process ended with exit code {self.process.exitcode}")
+            row = failed(family, name, f"the process exited with code {self.process.exitcode}")
             self.end()
         if row is None and time.monotonic() > self.deadline:
-            row = failed(family, name, "not done within the time limit")
+            row = failed(family, name, "not finished within the time limit")
             self.end()
         if row is not None:
             self.job, self.done = None, self.done + 1
@@ -100,9 +103,9 @@ class _Worker:
 
 
 def _serve(connection: Connection, check: Callable[[str, str], Row]) -> None:
-    """Check what comes over `connection`, one after the other, until the process is ended."""
+    """Check the jobs that arrive over the connection, until the process is killed."""
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
-    warnings.simplefilter("ignore")  # the libraries' own; what is checked is said in rows
+    warnings.simplefilter("ignore")  # warnings of the libraries
     import torch
 
     torch.set_num_threads(1)
@@ -114,7 +117,7 @@ def _serve(connection: Connection, check: Callable[[str, str], Row]) -> None:
 def _row(family_name: str, name: str) -> Row:
     from benchmarks.coverage.cheap_weights import CheapWeights
     from benchmarks.coverage.checks import check_model
-    from benchmarks.coverage.families import load_family
+    from benchmarks.coverage.family import load_family
 
     start = time.perf_counter()
     try:
@@ -126,7 +129,7 @@ def _row(family_name: str, name: str) -> Row:
     build_seconds = time.perf_counter() - start
     try:
         found = check_model(built.model, built.inputs)
-    except Exception:  # of the checks themselves
+    except Exception:  # an error of the checks themselves
         return failed(family_name, name, " ".join(traceback.format_exc().split())[-400:])
     headless = found.headless and name in family.headless
     status = "no classifier" if headless else "ok" if False not in found.checks.values() else "miss"
@@ -152,7 +155,7 @@ def failed(family: str, name: str, cause: str) -> Row:
 
 
 def versions(packages: tuple[str, ...]) -> str:
-    """Return the versions of torch and `packages` in a line."""
+    """Return the versions of torch and `packages` as text."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = []

@@ -112,14 +112,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--work", type=names(list(PARTS)), default=list(PARTS), help="trainable parts: head,last_stage,full"
     )
-    parser.add_argument("--peers", type=names(list(PEERS)), default=list(PEERS), help=",".join(PEERS))
+    parser.add_argument("--peers", type=names(list(PEERS)), default=list(PEERS), help=", ".join(PEERS))
     parser.add_argument("--samples", type=int, help=f"number of images (default: {_SAMPLES})")
     parser.add_argument("--epochs", type=int, default=10, help="epochs per run (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="runs per peer and part (default: %(default)s)")
     parser.add_argument("--size", type=int, default=160, help="image size in pixels (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="batch size (default: %(default)s)")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)")
     parser.add_argument("--folder", action="store_true", help="read images from a folder of JPEGs, not from memory")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers"), help="folder for the rows")

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks.coverage.families import load_family
-from benchmarks.coverage.family import SAMPLES, Built, Family
+from benchmarks.coverage.family import SAMPLES, Built, Family, load_family
 
 SUITES = ("torchvision", "video", "timm", "huggingface")
 

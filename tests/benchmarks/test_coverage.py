@@ -1,4 +1,4 @@
-"""The coverage run: its checks see what is broken, its tables say it, and it goes on where it was."""
+"""The coverage benchmark: its checks find broken models, its tables list them, and a run resumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.coverage import __main__ as command_line
-from benchmarks.coverage import families, results
+from benchmarks.coverage import results
 from benchmarks.coverage.cheap_weights import CheapWeights
 from benchmarks.coverage.checks import CHECKS, check_model
 from benchmarks.coverage.family import Built, Family
@@ -20,7 +20,7 @@ from benchmarks.coverage.workers import run_jobs
 
 
 class Net(nn.Module):
-    """A small network; its variants below each break one thing."""
+    """A small network. Each subclass below breaks one thing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def pictures() -> Tensor:
 def test_a_sound_model_passes_every_check(tmp_path: Path) -> None:
     found = check_model(Net(), pictures(), tmp_path)
     assert found.causes == {}
-    assert found.checks == {**dict.fromkeys(CHECKS, True), "own_saving": None}  # it has no saving of its own
+    assert found.checks == {**dict.fromkeys(CHECKS, True), "own_saving": None}  # the model has no save_pretrained
     assert found.stages >= 2
     assert list(tmp_path.iterdir()) == []
 
@@ -116,19 +116,19 @@ def test_a_sound_model_passes_every_check(tmp_path: Path) -> None:
         (OwnSavingIsBroken, "own_saving", "differ"),
     ],
 )
-def test_what_is_broken_is_seen(broken: type[Net], check: str, said: str, tmp_path: Path) -> None:
+def test_broken_models_are_found(broken: type[Net], check: str, said: str, tmp_path: Path) -> None:
     found = check_model(broken(), pictures(), tmp_path)
     assert found.checks[check] is False
     assert said in found.causes[check]
 
 
-def test_a_model_without_a_head_ends_with_the_error_that_says_so(tmp_path: Path) -> None:
+def test_a_model_without_a_head_is_reported_as_headless(tmp_path: Path) -> None:
     found = check_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), pictures(), tmp_path)
     assert found.headless
     assert found.checks == {**dict.fromkeys(CHECKS), "head": False}
 
 
-def test_stages_that_leave_a_parameter_out_are_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_incomplete_stages_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from benchmarks.coverage import checks
 
     whole = checks.stages
@@ -136,7 +136,7 @@ def test_stages_that_leave_a_parameter_out_are_seen(monkeypatch: pytest.MonkeyPa
     assert "in no stage" in check_model(Net(), pictures(), tmp_path).causes["stages"]
 
 
-def test_cheap_weights_keep_the_deviation_and_the_small_tensors() -> None:
+def test_cheap_weights_keep_standard_deviations_and_small_tensors() -> None:
     with CheapWeights():
         large, small = torch.empty(200, 100), torch.empty(5)
         nn.init.trunc_normal_(large, std=0.02)
@@ -153,7 +153,7 @@ def row(name: str, status: str = "ok", **rest: Any) -> dict[str, Any]:
     return {"family": "test", "name": name, "status": status, "checks": {}, "causes": {}, "parameters": 1, **rest}
 
 
-def test_the_table_counts_and_names_every_miss() -> None:
+def test_the_table_counts_and_lists_the_failures() -> None:
     rows = {
         "a": row("a", checks=dict.fromkeys(CHECKS, True), versions="torch 9", note="built with depth=2"),
         "b": row("b", "miss", checks={"head": True, "shape": False}, causes={"shape": "of 3"}),
@@ -161,7 +161,7 @@ def test_the_table_counts_and_names_every_miss() -> None:
         "d": {"family": "test", "name": "d", "status": "not checked", "causes": {"build": "needs natten"}},
     }
     text = table("things", ["a", "b", "c", "d", "e"], rows)
-    assert "**2 of 5 as they should be.** 1 not run yet." in text
+    assert "**2 of 5 pass.** 1 not run yet." in text
     assert "| head replaced | 2 | 0 | 1 |" in text
     assert "- `b`: output shape right: of 3" in text
     assert "- `d`: building: needs natten" in text
@@ -169,7 +169,7 @@ def test_the_table_counts_and_names_every_miss() -> None:
     assert "torch 9" in text
 
 
-def test_rows_are_read_back_the_last_of_each_and_without_a_torn_line(tmp_path: Path) -> None:
+def test_the_last_row_of_each_architecture_is_read_and_cut_off_lines_are_skipped(tmp_path: Path) -> None:
     for one in (row("a", "miss"), row("b"), row("a")):
         results.append(tmp_path, one)
     with (tmp_path / "test.jsonl").open("a") as file:
@@ -179,7 +179,7 @@ def test_rows_are_read_back_the_last_of_each_and_without_a_torn_line(tmp_path: P
 
 @pytest.fixture
 def small_family(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A family of two models in place of the real ones, checked in this process; returns what was checked."""
+    """Replace the families by one of two models, checked in this process. Return the names of checked models."""
     checked: list[str] = []
 
     def checked_here(jobs: Any, workers: int, limit: float) -> Any:
@@ -188,13 +188,12 @@ def small_family(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             yield {**row(name, "miss" if name == "bad" else "ok"), "family": family}
 
     family = Family("two", (), lambda: ["good", "bad"], lambda name: Built(Net(), pictures()), sample=("good",))
-    monkeypatch.setattr(families, "FAMILIES", {"video": ("", "")})
     monkeypatch.setattr(command_line, "load_family", lambda name: family)
     monkeypatch.setattr(command_line, "run_jobs", checked_here)
     return checked
 
 
-def test_a_run_goes_on_where_it_was(small_family: list[str], tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(small_family: list[str], tmp_path: Path) -> None:
     run = ["--family", "video", "--out", str(tmp_path / "coverage")]
     command_line.main([*run, "--only", "g*"])
     assert small_family == ["good"]
@@ -208,9 +207,7 @@ def test_a_run_goes_on_where_it_was(small_family: list[str], tmp_path: Path) -> 
     assert len((tmp_path / "coverage" / "video.jsonl").read_text().splitlines()) == 3
 
 
-def test_the_sample_says_by_its_exit_code_whether_it_passed_and_writes_nothing(
-    small_family: list[str], tmp_path: Path
-) -> None:
+def test_the_sample_returns_an_exit_code_and_writes_nothing(small_family: list[str], tmp_path: Path) -> None:
     out = tmp_path / "coverage"
     assert command_line.main(["--family", "video", "--sample", "--out", str(out)]) == 0
     assert small_family == ["good"]
@@ -218,7 +215,7 @@ def test_the_sample_says_by_its_exit_code_whether_it_passed_and_writes_nothing(
 
 
 @pytest.mark.slow
-def test_a_worker_gives_a_row_and_says_what_could_not_be_built() -> None:
+def test_a_worker_returns_a_row_also_for_a_model_it_cannot_build() -> None:
     jobs = [("torchvision", "squeezenet1_1"), ("torchvision", "no_such_model")]
     good, bad = run_jobs(jobs, workers=1, limit=120)
     assert (good["status"], good["causes"]) == ("ok", {})
@@ -227,7 +224,7 @@ def test_a_worker_gives_a_row_and_says_what_could_not_be_built() -> None:
     assert "no_such_model" in bad["causes"]["build"]
 
 
-def test_a_worker_that_takes_too_long_is_ended() -> None:
+def test_a_worker_that_exceeds_the_time_limit_is_killed() -> None:
     (found,) = run_jobs([("torchvision", "squeezenet1_1")], workers=1, limit=0.0)
     assert found["status"] == "not checked"
     assert "time limit" in found["causes"]["build"]

@@ -1,4 +1,4 @@
-"""Digests of runs: the same for the same run, another for any other."""
+"""Digests of runs: equal for equal runs, different for any others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def trained(lr: float = 1e-3) -> FineTuner:
     return fitted(FineTuner(layers(), device="cpu"), numbers(24), epochs=1, lr=lr)
 
 
-def test_a_digest_is_of_weights_and_history() -> None:
+def test_a_digest_covers_weights_and_history() -> None:
     assert digest(trained()) == digest(trained())
     assert digest(trained()) != digest(trained(lr=1.1e-3))
     tuner = trained()

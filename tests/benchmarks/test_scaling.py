@@ -1,24 +1,24 @@
-"""The scaling run: its line is that of least squares, its points are each wanted once, its table tells axes apart."""
+"""The scaling benchmark: the fitted line is right, each point appears once, and the table shows each axis."""
 
 from __future__ import annotations
 
 from benchmarks.scaling import AXES, BASE, CACHES, line, measure, points, table
 
 
-def test_a_straight_line_is_found_and_a_curve_is_told_from_it() -> None:
+def test_a_line_is_fitted_by_least_squares() -> None:
     assert line([1, 2, 3, 4], [3, 5, 7, 9]) == (1.0, 2.0, 1.0)
     assert line([1, 2, 3, 4], [1, 4, 9, 16])[2] < 0.99
     assert line([1, 2], [5, 5]) == (5.0, 0.0, 1.0)
 
 
-def test_each_point_is_wanted_once() -> None:
+def test_each_point_is_measured_once() -> None:
     wanted = points(list(AXES), list(CACHES), smallest=False)
     unique = {tuple(point.values()) for point in wanted}
     shared = sum(BASE[axis] in values for axis, values in AXES.items()) - 1
     assert len(wanted) == len(unique) == len(CACHES) * (sum(map(len, AXES.values())) - shared)
 
 
-def test_a_point_has_its_time_and_the_table_the_growth_along_each_axis() -> None:
+def test_a_point_has_a_time_and_the_table_shows_the_growth_along_an_axis() -> None:
     found = measure({"samples": 32, "epochs": 1, "size": 16, "depth": 1, "cache": "none"})
     assert found["seconds"] > 0
     assert found["bytes"] >= 0
