@@ -52,7 +52,7 @@ def numbers(n: int = 96) -> tuple[Tensor, Tensor]:
     return torch.eye(3, 4)[y] * 2 + torch.randn(n, 4, generator=torch.Generator().manual_seed(0)), y
 
 
-def pictures(n: int = 48) -> tuple[Tensor, Tensor]:
+def images(n: int = 48) -> tuple[Tensor, Tensor]:
     """Return X [n, 3, 24, 24] and class indices [n]."""
     y = torch.arange(n) % 3
     noise = torch.randn(n, 3, 24, 24, generator=torch.Generator().manual_seed(0))
@@ -89,11 +89,11 @@ def runs(place: Path) -> dict[str, Callable[[], FineTuner]]:
     by_hand = [Phase("9", 2, 1e-2), Phase(["3", "9"], 2, {"3": 1e-3, "9": 1e-2})]
     return {
         "resnet18, head, folder, augmented": lambda: fitted(
-            FineTuner("resnet18", **resnet).replace_head(3).freeze(), folder(place / "pictures"), epochs=3
+            FineTuner("resnet18", **resnet).replace_head(3).freeze(), folder(place / "images"), epochs=3
         ),
         "resnet18, last stage, cache on disk": lambda: fitted(
             FineTuner("resnet18", **resnet).replace_head(3),
-            folder(place / "pictures"),
+            folder(place / "images"),
             strategy="last_stage",
             epochs=2,
             cache="disk",
@@ -101,7 +101,7 @@ def runs(place: Path) -> dict[str, Callable[[], FineTuner]]:
         ),
         "squeezenet, full, arrays": lambda: fitted(
             FineTuner("squeezenet1_1", weights=None, device="cpu").replace_head(3),
-            pictures(),
+            images(),
             strategy="full_finetune",
             epochs=2,
         ),
@@ -115,19 +115,19 @@ def runs(place: Path) -> dict[str, Callable[[], FineTuner]]:
         ),
         "convolutions, gradual unfreezing": lambda: fitted(
             FineTuner(convolutions(), device="cpu").replace_head(3),
-            pictures(),
-            pictures(24),
+            images(),
+            images(24),
             strategy="gradual_unfreezing",
             epochs=4,
             schedule="one_cycle",
         ),
         "convolutions, phases, cache in memory": lambda: fitted(
-            FineTuner(convolutions(), device="cpu"), pictures(), strategy=by_hand, cache="memory"
+            FineTuner(convolutions(), device="cpu"), images(), strategy=by_hand, cache="memory"
         ),
         "convolutions, mixup, EMA, early stopping": lambda: fitted(
             FineTuner(convolutions(), device="cpu").replace_head(3),
-            pictures(),
-            pictures(24),
+            images(),
+            images(24),
             epochs=6,
             callbacks=[Mixup(), EMA(0.9), EarlyStopping(patience=2)],
         ),

@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results" / "planning.md"
 ALLOWED = 1.05  # largest acceptable ratio of times
 _MIN_ROUNDS = 5
 
-Pictures = tuple[Tensor, Tensor]
+Images = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Case:
     samples: int
     epochs: int
 
-    def seconds(self, pictures: Pictures, cache: str | bool) -> float:
+    def seconds(self, images: Images, cache: str | bool) -> float:
         """Return the duration of one call of `fit` in seconds."""
         torch.manual_seed(0)
         size = self.shape[1:]
@@ -55,10 +55,10 @@ class Case:
         tuner = FineTuner(self.model(), preprocessing=preprocessing, device="cpu")
         tuner.freeze("*").unfreeze(self.trains)
         begun = time.perf_counter()
-        tuner.fit(pictures, val=False, epochs=self.epochs, augment=False, progress=False, cache=cache)
+        tuner.fit(images, val=False, epochs=self.epochs, augment=False, progress=False, cache=cache)
         return time.perf_counter() - begun
 
-    def pictures(self) -> Pictures:
+    def images(self) -> Images:
         """Return random images uint8 [N, C, H, W] and their labels."""
         generator = torch.Generator().manual_seed(0)
         return (
@@ -100,11 +100,11 @@ def measure(case: Case, seconds: float) -> list[tuple[float, float]]:
 
     Rounds repeat until their times add up to `seconds`, so that short cases, whose times vary most, get more rounds.
     """
-    pictures = case.pictures()
+    images = case.images()
     both: list[dict[str | bool, float]] = []
     while len(both) <= _MIN_ROUNDS or sum(sum(times.values()) for times in both) < seconds:
         order: tuple[str | bool, ...] = (False, "auto") if len(both) % 2 else ("auto", False)
-        both.append({cache: case.seconds(pictures, cache) for cache in order})
+        both.append({cache: case.seconds(images, cache) for cache in order})
     return [(times[False], times["auto"]) for times in both[1:]]  # the first round warms up
 
 

@@ -49,15 +49,15 @@ class OtherViews:
     stand_ins: tuple[Augmentation, ...]
     uses_pixels_only = True
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        return self.default(picture)
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.default(image)
 
     def describe(self, seed: int, view: int, index: int) -> str:
         return self.default.describe(seed, view, index)
 
 
-def _with_mirror_image(preprocessing: Preprocessing) -> OtherViews:
-    mirrored = lambda picture: preprocessing.geometry(picture).flip(-1)  # noqa: E731
+def _with_mirrored(preprocessing: Preprocessing) -> OtherViews:
+    mirrored = lambda image: preprocessing.geometry(image).flip(-1)  # noqa: E731
     return OtherViews(CropAndFlip(preprocessing), (Unaugmented(preprocessing), mirrored))
 
 
@@ -68,9 +68,9 @@ def _with_random(count: int, preprocessing: Preprocessing) -> OtherViews:
 
 AUGMENTATIONS.update(
     {
-        "picture, mirror image": _with_mirror_image,
-        "picture, 1 random": partial(_with_random, 1),
-        "picture, 5 random": partial(_with_random, 5),
+        "original + mirrored": _with_mirrored,
+        "original + 1 random": partial(_with_random, 1),
+        "original + 5 random": partial(_with_random, 5),
     }
 )
 
@@ -78,10 +78,10 @@ AUGMENTATIONS.update(
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "new in every epoch": {"augment_views": 0},
     "none": {"augment": False},
-    "picture, mirror image": {"augment": "picture, mirror image"},
-    "picture, 1 random": {"augment": "picture, 1 random"},
-    "picture, 3 random": {},  # the library's default
-    "picture, 5 random": {"augment": "picture, 5 random"},
+    "original + mirrored": {"augment": "original + mirrored"},
+    "original + 1 random": {"augment": "original + 1 random"},
+    "original + 3 random": {},  # the library's default
+    "original + 5 random": {"augment": "original + 5 random"},
     "4 random": {"augment_views": 4},
     "8 random": {"augment_views": 8},
 }
@@ -100,9 +100,9 @@ class Net(nn.Module):
         self.layer3 = _Block(4 * width, 8 * width)
         self.head = nn.Linear(8 * width, num_classes)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Return logits [N, num_classes]."""
-        logits: Tensor = self.head(self.layer3(self.layer2(self.layer1(self.stem(pictures)))).mean((2, 3)))
+        logits: Tensor = self.head(self.layer3(self.layer2(self.layer1(self.stem(images)))).mean((2, 3)))
         return logits
 
 
@@ -164,21 +164,21 @@ class _Digits:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        pictures = (digits.images * (255 / 16)).astype("uint8")
-        self._of = {str(n): [Image.fromarray(p) for p in pictures[digits.target == n]] for n in range(10)}
+        images = (digits.images * (255 / 16)).astype("uint8")
+        self._of = {str(n): [Image.fromarray(p) for p in images[digits.target == n]] for n in range(10)}
 
     def __call__(self, name: str, generator: random.Random) -> Image.Image:
         return generator.choice(self._of[name])
 
     def folds(self, name: str, seed: int) -> tuple[list[Image.Image], list[Image.Image]]:
         """Return disjoint training and test images of a class: the first images are for the test."""
-        pictures = self._of[name]
-        return random.Random(f"{name} {seed}").sample(pictures[TEST:], SHOTS), pictures[:TEST]
+        images = self._of[name]
+        return random.Random(f"{name} {seed}").sample(images[TEST:], SHOTS), images[:TEST]
 
 
-def _noisy(picture: Image.Image, generator: random.Random) -> Image.Image:
-    noise = Image.frombytes("RGB", picture.size, generator.randbytes(3 * picture.width * picture.height))
-    return Image.blend(picture, noise, 0.3 + 0.2 * generator.random())
+def _noisy(image: Image.Image, generator: random.Random) -> Image.Image:
+    noise = Image.frombytes("RGB", image.size, generator.randbytes(3 * image.width * image.height))
+    return Image.blend(image, noise, 0.3 + 0.2 * generator.random())
 
 
 _TEXTURES = {
@@ -197,37 +197,37 @@ _TEXTURES = {
 
 def _texture(name: str, generator: random.Random) -> Image.Image:
     back = tuple(generator.randrange(256) for _ in range(3))
-    picture = Image.new("RGB", (48, 40), back)
+    image = Image.new("RGB", (48, 40), back)
     front = tuple((value + generator.randrange(70, 186)) % 256 for value in back)
     scale = generator.uniform(0.5, 1.1)
     left, top = generator.uniform(-24, 0), generator.uniform(-20, 0)
     tilt = generator.uniform(-0.15, 0.15)
-    for x in range(picture.width):
-        for y in range(picture.height):
+    for x in range(image.width):
+        for y in range(image.height):
             u, v = scale * (x + left - tilt * y), scale * (y + top + tilt * x)
             if _TEXTURES[name](u, v) > 0:
-                picture.putpixel((x, y), front)
-    return _noisy(picture, generator)
+                image.putpixel((x, y), front)
+    return _noisy(image, generator)
 
 
 def _shape(name: str, generator: random.Random, largest: float = 16.0) -> Image.Image:
     back, front = (tuple(generator.randrange(*light) for _ in range(3)) for light in ((0, 90), (165, 256)))
-    picture = Image.new("RGB", (48, 40), back)
+    image = Image.new("RGB", (48, 40), back)
     radius, turn = generator.uniform(9, largest), generator.uniform(-0.3, 0.3)
     x, y = generator.uniform(18, 30), generator.uniform(16, 24)
     corners = [
         (x + radius * (a * math.cos(turn) - b * math.sin(turn)), y + radius * (a * math.sin(turn) + b * math.cos(turn)))
         for a, b in SHAPES[name]
     ]
-    ImageDraw.Draw(picture).polygon(corners, fill=front)
-    return _noisy(picture, generator)
+    ImageDraw.Draw(image).polygon(corners, fill=front)
+    return _noisy(image, generator)
 
 
-def write(folder: Path, name: str, pictures: Iterable[Image.Image]) -> None:
+def write(folder: Path, name: str, images: Iterable[Image.Image]) -> None:
     """Write the images of a class."""
     (folder / name).mkdir(parents=True)
-    for number, picture in enumerate(pictures):
-        picture.save(folder / name / f"{number:04d}.png")
+    for number, image in enumerate(images):
+        image.save(folder / name / f"{number:04d}.png")
 
 
 def drawn(draw: Draw, name: str, count: int, *key: Any) -> list[Image.Image]:
@@ -349,7 +349,7 @@ def preamble(seeds: int, accuracies: Mapping[str, float]) -> list[str]:
         "differences from it in percentage points, with 95 % confidence intervals over the seeds. All train for the "
         "same number of epochs and see one view of each sample per epoch.",
         "",
-        "`picture, 3 random` is the library's default: the evaluated image and three random views. It was chosen on "
+        "`original + 3 random` is the library's default: the evaluated image and three random views. It was chosen on "
         "other seeds. `4 random` and `8 random` are `augment_views=4` and `8`. A mirrored digit is not a digit. In "
         "`shapes from afar`, the test shapes are larger than the training shapes, as only crops show them.",
         "",

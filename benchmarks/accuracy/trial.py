@@ -84,9 +84,9 @@ class Trial:
         return halves
 
 
-def accuracy(model: nn.Module, pictures: tuple[Tensor, Tensor]) -> float:
+def accuracy(model: nn.Module, images: tuple[Tensor, Tensor]) -> float:
     """Return the accuracy of a model on some images."""
-    X, y = pictures
+    X, y = images
     outputs = torch.cat([_outputs(model, some) for some in X.split(256)])
     return float((outputs.argmax(1) == y).double().mean())
 

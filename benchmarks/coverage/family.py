@@ -13,7 +13,7 @@ SAMPLES = 2
 
 # The module and the attribute of each family.
 FAMILIES = {
-    "torchvision": ("torchvision_models", "PICTURES"),
+    "torchvision": ("torchvision_models", "IMAGES"),
     "video": ("torchvision_models", "VIDEOS"),
     "timm": ("timm_models", "FAMILY"),
     "huggingface": ("huggingface_models", "FAMILY"),

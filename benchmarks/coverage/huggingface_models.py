@@ -47,7 +47,7 @@ def _inputs(name: str, model: nn.Module) -> dict[str, Tensor]:
         return _text(model_type, config, generator)
     if modality == "audio":
         return _audio(model_type, config, generator)
-    return _pictures(model_type, config, generator)
+    return _images(model_type, config, generator)
 
 
 def _text(model_type: str, config: Any, generator: torch.Generator) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ def _audio(model_type: str, config: Any, generator: torch.Generator) -> dict[str
     return {"input_values": torch.randn((SAMPLES, 1000), generator=generator)}
 
 
-def _pictures(model_type: str, config: Any, generator: torch.Generator) -> dict[str, Tensor]:
+def _images(model_type: str, config: Any, generator: torch.Generator) -> dict[str, Tensor]:
     if model_type == "imagegpt":  # its inputs are colors as tokens
         ids = torch.randint(config.vocab_size - 1, (SAMPLES, TOKENS), generator=generator)
         return {"input_ids": ids}

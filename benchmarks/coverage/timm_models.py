@@ -65,26 +65,26 @@ def _accepted(model: nn.Module) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(0)
     model.eval()
     for height, width in [*((side, side) for side in _SIDES if side < min(own)), tuple(own)]:
-        picture = torch.randn(SAMPLES, channels, height, width, generator=generator)
+        image = torch.randn(SAMPLES, channels, height, width, generator=generator)
         try:
             with torch.no_grad():
-                _settle(model, picture)
-                model(picture)
+                _settle(model, image)
+                model(image)
         except Exception:  # models raise all kinds of errors on unsupported sizes
             continue
-        yield picture
+        yield image
 
 
-def _settle(model: nn.Module, picture: Tensor) -> None:
+def _settle(model: nn.Module, image: Tensor) -> None:
     """Set the statistics of batch norms from an image if random weights make activations explode."""
-    if float(model(picture).abs().max()) < 1e3:
+    if float(model(image).abs().max()) < 1e3:
         return
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
     model.train()
-    model(picture)
+    model(image)
     model.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -78,11 +78,11 @@ def _locked(lock: Path) -> Iterator[None]:
 
 def _digest(network: str, source: Domain, recipe: Recipe) -> str:
     """Return a digest of the initial weights, a few images and the recipe."""
-    pictures, _ = _pictures(source, "train", 2)
+    images, _ = _images(source, "train", 2)
     digest = hashlib.sha256(repr(recipe).encode())
     for value in new_network(network, len(source.classes)).state_dict().values():
         digest.update(value.numpy().tobytes())
-    rounded = (40 * pictures).round().to(torch.int16)  # processors differ in the last bits
+    rounded = (40 * images).round().to(torch.int16)  # processors differ in the last bits
     digest.update(rounded.numpy().tobytes())
     return digest.hexdigest()[:12]
 
@@ -100,13 +100,13 @@ def _trained(network: str, source: Domain, recipe: Recipe) -> tuple[nn.Module, f
         loss.backward()
         optimizer.step()
         schedule.step()
-    pictures, labels = _pictures(source, "test", recipe.held_out)
+    images, labels = _images(source, "test", recipe.held_out)
     with torch.no_grad():
-        correct = model.eval()(pictures).argmax(1) == labels
+        correct = model.eval()(images).argmax(1) == labels
     return model, correct.float().mean().item()
 
 
-def _pictures(source: Domain, part: Part, count: int) -> tuple[Tensor, Tensor]:
+def _images(source: Domain, part: Part, count: int) -> tuple[Tensor, Tensor]:
     stencils, labels = _stencils(source, part, count)
     return source.rendering.render(stencils, generator(source.name, part, "look")), labels
 

@@ -26,9 +26,9 @@ class ResNet(nn.Module):
         self.layer3 = _Block(4 * width, 8 * width, norm)
         self.head = nn.Linear(8 * width, num_classes)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Return logits [N, num_classes]."""
-        logits: Tensor = self.head(self.layer3(self.layer2(self.layer1(self.stem(pictures)))).mean((2, 3)))
+        logits: Tensor = self.head(self.layer3(self.layer2(self.layer1(self.stem(images)))).mean((2, 3)))
         return logits
 
 

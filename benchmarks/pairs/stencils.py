@@ -111,12 +111,12 @@ def _glyph(character: str) -> Tensor:
     for name in _LATIN_FONTS if character.isascii() else _FONTS:
         font = ImageFont.truetype(str(folder / f"{name}.ttf"), 24)
         for stroke in (0, 1):
-            picture = Image.new("L", (SIDE, SIDE))
-            pen = ImageDraw.Draw(picture)
+            image = Image.new("L", (SIDE, SIDE))
+            pen = ImageDraw.Draw(image)
             left, top, right, bottom = pen.textbbox((0, 0), character, font=font, stroke_width=stroke)
             corner = (SIDE - left - right) / 2, (SIDE - top - bottom) / 2
             pen.text(corner, character, fill=255, font=font, stroke_width=stroke)
-            variants.append(_tensor(picture))
+            variants.append(_tensor(image))
     return torch.stack(variants)
 
 
@@ -137,15 +137,15 @@ def _shape(corners: tuple[tuple[float, float], ...], finer: int = 4) -> Tensor:
     points = [(middle + radius * x, middle + radius * y) for x, y in corners]
     variants = []
     for fill, width in ((255, 1), (None, 2 * finer), (None, 4 * finer)):
-        picture = Image.new("L", (finer * SIDE, finer * SIDE))
-        ImageDraw.Draw(picture).polygon(points, fill=fill, outline=255, width=width)
-        variants.append(_tensor(picture.reduce(finer)))
+        image = Image.new("L", (finer * SIDE, finer * SIDE))
+        ImageDraw.Draw(image).polygon(points, fill=fill, outline=255, width=width)
+        variants.append(_tensor(image.reduce(finer)))
     return torch.stack(variants)
 
 
-def _tensor(picture: Image.Image) -> Tensor:
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return pixels.view(picture.height, picture.width) / 255
+def _tensor(image: Image.Image) -> Tensor:
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width) / 255
 
 
 _TEXTURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -197,9 +197,9 @@ class Pool:
         return len(self.load()[name])
 
     def draw(self, name: str, count: int, part: Part, seed: int) -> Tensor:
-        pictures = self.load()[name]
-        order = torch.randperm(len(pictures), generator=generator(name, seed))
-        return pictures[(order if part == "test" else order.flip(0))[:count]]
+        images = self.load()[name]
+        order = torch.randperm(len(images), generator=generator(name, seed))
+        return images[(order if part == "test" else order.flip(0))[:count]]
 
 
 def digits(names: str) -> Pool:
@@ -212,8 +212,8 @@ def _digits() -> dict[str, Tensor]:
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    pictures = torch.from_numpy(found.images).float() / 16  # [1797, 8, 8]
-    larger = F.interpolate(pictures[:, None], size=(26, 26), mode="bilinear")[:, 0]
+    images = torch.from_numpy(found.images).float() / 16  # [1797, 8, 8]
+    larger = F.interpolate(images[:, None], size=(26, 26), mode="bilinear")[:, 0]
     framed = F.pad(larger, (3, 3, 3, 3))
     return {str(digit): framed[torch.from_numpy(found.target == digit)] for digit in range(10)}
 

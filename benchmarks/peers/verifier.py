@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from benchmarks.peers.workload import PARTS, Normalised, Workload, pictures
+from benchmarks.peers.workload import PARTS, Normalised, Workload, images
 
 _SAMPLES = 256  # samples over which loss and accuracy are computed
 
@@ -61,7 +61,7 @@ def counted_updates() -> Iterator[list[int]]:
 @torch.no_grad()
 def _outcome(workload: Workload) -> tuple[float, float]:
     """Return the training loss and accuracy of a copy of the network, in fp32 and train mode, for all peers alike."""
-    X, y = (part[:_SAMPLES] for part in pictures(workload.task.samples, workload.task.size))
+    X, y = (part[:_SAMPLES] for part in images(workload.task.samples, workload.task.size))
     model = Normalised(copy.deepcopy(workload.network), PARTS[workload.task.part], autocast=False).train()
     logits = torch.cat([model(batch.to(workload.device)).cpu() for batch in X.split(workload.task.batch_size)])
     return float(F.cross_entropy(logits, y)), float((logits.argmax(1) == y).float().mean())

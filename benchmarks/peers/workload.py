@@ -80,7 +80,7 @@ class Workload:
     @cached_property
     def arrays(self) -> tuple[Tensor, Tensor]:
         """Images uint8 [N, 3, S, S] and labels int64 [N], on the CPU."""
-        return pictures(self.task.samples, self.task.size)
+        return images(self.task.samples, self.task.size)
 
     @cached_property
     def network(self) -> nn.Module:
@@ -111,8 +111,8 @@ class Workload:
             from torchvision.datasets import ImageFolder
             from torchvision.transforms.functional import pil_to_tensor
 
-            pictures: Dataset[Any] = ImageFolder(self.task.folder, pil_to_tensor)
-            return pictures
+            images: Dataset[Any] = ImageFolder(self.task.folder, pil_to_tensor)
+            return images
         return TensorDataset(*self.arrays)
 
     def loader(self) -> DataLoader[Any]:
@@ -162,7 +162,7 @@ class Normalised(nn.Module):
         return logits.float() if self._autocast else logits
 
 
-def pictures(samples: int, size: int) -> tuple[Tensor, Tensor]:
+def images(samples: int, size: int) -> tuple[Tensor, Tensor]:
     """Return images uint8 [N, 3, S, S] of noise around a color per class, and labels int64 [N]."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(samples) % CLASSES
@@ -175,7 +175,7 @@ def write_jpegs(folder: Path, samples: int, size: int) -> None:
     """Write the same images as JPEGs, in one folder per class."""
     from torchvision.transforms.functional import to_pil_image
 
-    for number, (picture, label) in enumerate(zip(*pictures(samples, size), strict=True)):
+    for number, (image, label) in enumerate(zip(*images(samples, size), strict=True)):
         path = folder / f"class{int(label)}" / f"{number:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        to_pil_image(picture).save(path, quality=95)
+        to_pil_image(image).save(path, quality=95)

@@ -19,7 +19,7 @@ def load_suite(name: str) -> Family:
     """Return the suite `name`, as a family of architectures."""
     family = load_family(name)
     if name == "torchvision":
-        return replace(family, build=_picture_classifier)
+        return replace(family, build=_image_classifier)
     if name == "video":
         return replace(family, build=_video_classifier)
     if name == "timm":
@@ -40,7 +40,7 @@ def _size(name: str) -> tuple[int, int, str]:
     return rank, len(name), name
 
 
-def _picture_classifier(name: str) -> Built:
+def _image_classifier(name: str) -> Built:
     """Build a classifier; a vision transformer gets an image of 4 x 4 patches."""
     if name.startswith("vit_"):
         side = 4 * int(name.rsplit("_", 1)[1])

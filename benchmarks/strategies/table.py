@@ -169,7 +169,7 @@ def _by_shots(measured: Measured) -> str:
         for side in BY_SHOTS if whole else ():
             rows = [row for pair in whole for row in found[side][pair] if row]
             accuracy = statistics.mean(row["accuracy"] for row in rows)
-            speed = statistics.median(row["pictures"] / row["seconds"] for row in rows)
+            speed = statistics.median(row["images"] / row["seconds"] for row in rows)
             seconds = statistics.median(row["seconds"] for row in rows)
             cells.append(f"{accuracy:.3f}, {speed:,.0f}/s, {seconds:.2f} s")
         if cells:

@@ -77,7 +77,7 @@ def run(task: Task) -> Row:
         "accuracy": tuner.evaluate(data.test, batch_size=250)["accuracy"],
         "shifted": tuner.evaluate(data.shifted, batch_size=250)["accuracy"],
         "seconds": round(seconds, 4),
-        "pictures": len(data.train[1]) * task.epochs,
+        "images": len(data.train[1]) * task.epochs,
     }
 
 

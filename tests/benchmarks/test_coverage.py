@@ -92,12 +92,12 @@ class OwnSavingIsBroken(Net):
         return cls()
 
 
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_sound_model_passes_every_check(tmp_path: Path) -> None:
-    found = check_model(Net(), pictures(), tmp_path)
+    found = check_model(Net(), images(), tmp_path)
     assert found.causes == {}
     assert found.checks == {**dict.fromkeys(CHECKS, True), "own_saving": None}  # the model has no save_pretrained
     assert found.stages >= 2
@@ -117,13 +117,13 @@ def test_a_sound_model_passes_every_check(tmp_path: Path) -> None:
     ],
 )
 def test_broken_models_are_found(broken: type[Net], check: str, said: str, tmp_path: Path) -> None:
-    found = check_model(broken(), pictures(), tmp_path)
+    found = check_model(broken(), images(), tmp_path)
     assert found.checks[check] is False
     assert said in found.causes[check]
 
 
 def test_a_model_without_a_head_is_reported_as_headless(tmp_path: Path) -> None:
-    found = check_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), pictures(), tmp_path)
+    found = check_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), images(), tmp_path)
     assert found.headless
     assert found.checks == {**dict.fromkeys(CHECKS), "head": False}
 
@@ -133,7 +133,7 @@ def test_incomplete_stages_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     whole = checks.stages
     monkeypatch.setattr(checks, "stages", lambda model, heads: whole(model, heads)[1:])
-    assert "in no stage" in check_model(Net(), pictures(), tmp_path).causes["stages"]
+    assert "in no stage" in check_model(Net(), images(), tmp_path).causes["stages"]
 
 
 def test_cheap_weights_keep_standard_deviations_and_small_tensors() -> None:
@@ -187,7 +187,7 @@ def small_family(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             checked.append(name)
             yield {**row(name, "miss" if name == "bad" else "ok"), "family": family}
 
-    family = Family("two", (), lambda: ["good", "bad"], lambda name: Built(Net(), pictures()), sample=("good",))
+    family = Family("two", (), lambda: ["good", "bad"], lambda name: Built(Net(), images()), sample=("good",))
     monkeypatch.setattr(command_line, "load_family", lambda name: family)
     monkeypatch.setattr(command_line, "run_jobs", checked_here)
     return checked

@@ -24,8 +24,8 @@ pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 QUICK = Recipe(stencils=4, held_out=4, steps=3)
 
 
-def rows(pictures: Tensor) -> set[bytes]:
-    return {picture.numpy().tobytes() for picture in pictures}
+def rows(images: Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
 
 
 @pairs

@@ -27,19 +27,19 @@ class MixesSamples(Net):
         return super().forward(X - X.mean(0))
 
 
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_sound_model_is_split_and_trains_equally_at_every_boundary() -> None:
-    found = check_model(Net(), pictures())
+    found = check_model(Net(), images())
     assert list(found) == list(BOUNDARIES)
     assert all(cut["split"] and cut["equal"] and cut["finite"] for cut in found.values())
     assert all(cut["replay_ms"] > 0 and cut["bytes"] > 0 for cut in found.values())
 
 
 def test_a_declined_cut_has_a_reason() -> None:
-    found = check_model(MixesSamples(), pictures())
+    found = check_model(MixesSamples(), images())
     assert {cut["reason"] for cut in found.values()} == {"the frozen layers mix the samples of a batch"}
 
 
@@ -57,7 +57,7 @@ def cut_and_swap(model: nn.Module, batch: Tensor) -> Prefix:
 
 
 def test_activations_of_the_wrong_samples_are_found() -> None:
-    found = check_model(Net(), pictures(), cut_and_swap)
+    found = check_model(Net(), images(), cut_and_swap)
     assert not any(cut["equal"] or cut["equal_in_same_batches"] for cut in found.values())
     assert "differ" in found["head"]["why"]
 

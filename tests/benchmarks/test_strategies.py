@@ -24,7 +24,7 @@ FEW = ("letters to digits", "latin to greek", "letters to symbols")
 
 
 def made(task: Task, accuracy: float, shifted: float = 0.5) -> Row:
-    return {"key": task.key, "accuracy": accuracy, "shifted": shifted, "seconds": 1.0, "pictures": 100.0}
+    return {"key": task.key, "accuracy": accuracy, "shifted": shifted, "seconds": 1.0, "images": 100.0}
 
 
 def rows_of(ways: dict[Way, Sequence[float]], pair: str = FEW[0], seeds: Sequence[int] = SEEDS) -> dict[str, Row]:
