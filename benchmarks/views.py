@@ -76,7 +76,7 @@ AUGMENTATIONS.update(
 
 # Arguments of `fit` for each augmentation. The others are compared with the first.
 WAYS: Mapping[str, Mapping[str, Any]] = {
-    "new in every epoch": {"augment_views": 0},
+    "fresh every epoch": {"augment_views": 0},
     "none": {"augment": False},
     "original + mirrored": {"augment": "original + mirrored"},
     "original + 1 random": {"augment": "original + 1 random"},
@@ -351,7 +351,7 @@ def preamble(seeds: int, accuracies: Mapping[str, float]) -> list[str]:
         "",
         "`original + 3 random` is the library's default: the evaluated image and three random views. It was chosen on "
         "other seeds. `4 random` and `8 random` are `augment_views=4` and `8`. A mirrored digit is not a digit. In "
-        "`shapes from afar`, the test shapes are larger than the training shapes, as only crops show them.",
+        "`shapes from afar`, test shapes are larger than training shapes: a size that only random crops produce.",
         "",
         f"Accuracy of the backbones on held-out images of their own classes: {backbones}.",
         "",

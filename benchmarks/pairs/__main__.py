@@ -14,6 +14,7 @@ from benchmarks.pairs.backbones import backbone
 
 
 def main() -> None:
+    """Train the missing backbones, and draw samples if requested."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.pairs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
