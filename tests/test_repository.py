@@ -274,6 +274,46 @@ def test_there_is_no_drawer_for_everything() -> None:
     assert not [path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.stem in drawers]
 
 
+# Tests of the package or the repository as a whole, which mirror no module.
+WHOLE = {"docs", "examples", "imports", "prose", "public_surface", "repository", "subclassing", "checkpoint/golden"}
+
+# The one class that is longer than a file should be: half of it is the documentation of its verbs.
+LONG = {"tuner.py": 900}
+
+
+def test_a_folder_holds_at_most_a_dozen_modules_and_folders() -> None:
+    for folder in (PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__")):
+        entries = [path.name for path in folder.iterdir() if not path.name.startswith(("__", "py.typed"))]
+        modules = [name for name in entries if name.endswith(".py")]
+        counted = modules if folder == PACKAGE else entries  # the top has the rooms beside its own modules
+        assert len(counted) <= 12, f"{folder.relative_to(ROOT)} holds {len(counted)}: {sorted(counted)}"
+
+
+def test_a_file_is_one_thing() -> None:
+    lines = {path.relative_to(PACKAGE).as_posix(): len(_text(path).splitlines()) for path in PACKAGE.rglob("*.py")}
+    long = {name: count for name, count in lines.items() if count > LONG.get(name, 500)}
+    assert not long
+    assert all(lines[name] > 500 for name in LONG), "no longer an exception"
+
+
+def test_the_test_tree_is_that_of_the_package() -> None:
+    modules = {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        tested = path.relative_to(ROOT / "tests").with_name(path.stem.removeprefix("test_")).as_posix()
+        if not tested.startswith("benchmarks/"):
+            assert tested in modules | WHOLE, f"{path.relative_to(ROOT)} tests no module"
+
+
+def test_a_class_is_inherited_by_several_or_by_users() -> None:
+    trees = [ast.parse(_text(path)) for path in PACKAGE.rglob("*.py")]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    children: dict[str, list[str]] = {node.name: [] for node in classes}
+    for node in classes:
+        for base in {ast.unparse(base).partition("[")[0] for base in node.bases} & children.keys():
+            children[base].append(node.name)
+    assert not {base: names for base, names in children.items() if len(names) == 1}
+
+
 # Mentions that would tie the project to one machine, written so that this file does not match itself.
 REGISTRY = re.compile(r"index[-_]url|find[-_]links|:[/]{2}\S+/simple\b", re.IGNORECASE)
 MACHINE_PATH = re.compile(r"(?<![\w.~/-])/(?:work|farm|opt|tmp/env)(?![\w-])")
