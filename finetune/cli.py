@@ -49,10 +49,10 @@ _Data = Annotated[Path, typer.Argument(help="Folder with one subfolder per class
 _File = Annotated[Path, typer.Argument(help="Checkpoint written by train.")]
 _Val = Annotated[Path | None, typer.Option(help="Validation data. Default: hold out a fifth.")]
 _Model = Annotated[list[str], typer.Option(help="Model name. Repeatable.")]
-_Weights = Annotated[str, typer.Option(help="DEFAULT, another name, a file, or none.")]
+_Weights = Annotated[str, typer.Option(help="Weights: DEFAULT, another name, a file, or none.")]
 _Rate = Annotated[str | None, typer.Option(help="Learning rate, or two as 1e-4,1e-3 (first stage, head).")]
 _BatchSize = Annotated[int, typer.Option(help="Samples per batch.", min=1)]
-_Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, or fp16.")]
+_Precision = Annotated[str, typer.Option(help="Number format: auto, fp32, bf16, or fp16.")]
 _SkipCorrupt = Annotated[bool, typer.Option(help="Leave out images that cannot be decoded.", show_default=False)]
 
 
@@ -67,7 +67,7 @@ def train(
     freeze: Annotated[
         list[str] | None, typer.Option(help="Pattern of layers to freeze, or backbone. Repeatable.")
     ] = None,
-    strategy: Annotated[str | None, typer.Option(help="Such as lp_ft, lora, or surgical:layer1.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Strategy, such as lp_ft or surgical:layer1.")] = None,
     lr: _Rate = None,
     batch_size: _BatchSize = 32,
     precision: _Precision = "auto",
@@ -123,7 +123,7 @@ def predict(
     if len(images) > 1 and any(image.is_dir() for image in images):
         raise ArgumentError("Expected images or one folder of images, but got a folder among several paths.")
     tuner = FineTuner.load_checkpoint(file)
-    source = open_source(images[0] if len(images) == 1 else images, labelled=False)
+    source = open_source(images[0] if len(images) == 1 else images, labeled=False)
     outputs = tuner.predict(source)
     values = outputs if tuner.task is None else tuner.task.probabilities(outputs)
     for index, row in enumerate(values):
@@ -172,7 +172,9 @@ def advise(
 def compare(
     data: _Data,
     model: _Model = ["resnet18"],  # noqa: B006
-    strategies: Annotated[str, typer.Option(help="Comma-separated names.")] = "linear_probe,last_stage,full_finetune",
+    strategies: Annotated[
+        str, typer.Option(help="Comma-separated strategies.")
+    ] = "linear_probe,last_stage,full_finetune",
     val: _Val = None,
     weights: _Weights = "DEFAULT",
     seeds: Annotated[int, typer.Option(help="Runs per model and strategy.", min=1)] = 3,
@@ -253,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _most_likely(row: Tensor, classes: Sequence[str] | None, top: int) -> str:
-    """Format the `top` largest values of a row [C] with their classes, or the value of a single output."""
+    """Format the `top` largest values of a row [C] with their class names, or the value of a single output."""
     if len(row) == 1:
         return f"{row.item():.3f}"
     best = row.topk(min(top, len(row)))

@@ -78,7 +78,7 @@ def run_demo(folder: Path, seeds: int = SEEDS) -> Comparison:
     """Run the demo in `folder`: write the images, compare the strategies, then save and reload the best model."""
     begun = time.perf_counter()
     digits = write_digits(folder / "digits")
-    print(f"1,797 handwritten digits are in {digits}, a folder per class.")
+    print(f"Wrote 1,797 handwritten digits to {digits}, with one folder per class.")
     backbone = train_backbone(digits / "source")
     print(f"The backbone has learned 0 to 4: training accuracy {backbone.history[-1]['accuracy']:.3f}.")
     print(f"Now it learns 5 to 9 from {SHOTS} images per class, with {len(STRATEGIES)} strategies and {seeds} seeds.\n")
@@ -104,8 +104,8 @@ def run_demo(folder: Path, seeds: int = SEEDS) -> Comparison:
     tuner.fit(*data(seed=0), epochs=EPOCHS, strategy=strategy, progress=False, **_FOR_FIT)
     checkpoint = tuner.save_checkpoint(folder / "best.safetensors")
     image = sorted((digits / "target" / "7").glob("*.png"))[-1]
-    print(f"\nThe plot is {folder / 'strategies.png'}, the best model {checkpoint}.")
-    print(f"Loaded again, it says that {image} is a {_classify(checkpoint, image)}.")
+    print(f"\nWrote the plot to {folder / 'strategies.png'} and the best model to {checkpoint}.")
+    print(f"Loaded again, it classifies {image} as {_classify(checkpoint, image)}.")
     print(f"The demo took {time.perf_counter() - begun:.0f} seconds.")
     return comparison
 

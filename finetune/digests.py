@@ -140,7 +140,7 @@ def _byte_chunks(values: Tensor | np.ndarray) -> Iterator[memoryview]:
 
 
 def _as_bytes(values: Tensor | np.ndarray) -> np.ndarray:
-    """Return the values as a flat uint8 array, without a copy where their memory allows it."""
+    """Return the values as a flat uint8 array, without a copy if their memory allows it."""
     if isinstance(values, Tensor):
         plain = values.detach().resolve_conj().resolve_neg().cpu().contiguous()
         return plain.reshape(-1).view(torch.uint8).numpy()

@@ -1,4 +1,4 @@
-"""The errors that the package raises on purpose.
+"""Errors that the package raises on purpose.
 
 Each is a `FineTuneError` and also the matching builtin, so `except ValueError` works without knowing this package.
 A message gives the cause, the expectation and the fix. `nearest` suggests the names that a typo may have meant.
@@ -102,8 +102,9 @@ class NonFiniteError(FineTuneError, ArithmeticError):
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> str:
     """Return `" Did you mean 'a', 'b'?"` with the candidates closest to `name`, or `""` if none is close.
 
-    >>> nearest("cosin", ["linear", "cosine"])
-    " Did you mean 'cosine'?"
+    Example:
+        >>> nearest("cosin", ["linear", "cosine"])
+        " Did you mean 'cosine'?"
     """
     close = difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
     return f" Did you mean {', '.join(repr(c) for c in close)}?" if close else ""

@@ -1,4 +1,4 @@
-"""Everything that verbs learn about a model and its data."""
+"""`Known`: the state that verbs learn about a model and its data."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from finetune.training.tasks import BINARY, CLASSIFICATION, Task, task_of_kind
 
 @dataclass(frozen=True)
 class Known:
-    """The state of a `FineTuner` between two verbs. It never changes, so a failed verb puts the old one back.
+    """The state of a `FineTuner` between two verbs. It is immutable, so a failed verb restores the previous one.
 
     Attributes:
         network: The module with its heads, stages and changes.
-        preprocessing: Turns images, texts or sound into inputs; None if inputs are ready.
+        preprocessing: Preprocessing from images, text or audio to model inputs; None if inputs need none.
         classes: Class names by output, or None.
-        classes_from_data: Whether training data named the classes. Names from pretrained weights give way to it.
-        task: The task with its loss, or None before targets were seen.
+        classes_from_data: Whether the class names come from training data, which replaces those of the weights.
+        task: The task with its loss, or None before any targets have been seen.
         history: One row per epoch.
-        rates: Group name and learning rate by parameter name, as last planned; None before.
-        tried: Whether the model was tried on data since its head was replaced.
-        channels_last: Whether the model gives the same outputs with channels-last weights; None if not tried.
+        rates: Group name and learning rate by parameter name in the latest plan; None before the first.
+        tried: Whether the model has been tried on data since its head was replaced.
+        channels_last: Whether the model gives the same results with channels_last weights; None if not tried.
 
     Example:
         >>> from torch import nn
@@ -49,7 +49,7 @@ class Known:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes that labels index, or None if targets are not class indices."""
+        """Number of classes that labels may refer to, or None if targets are not class indices."""
         kind = None if self.task is None else self.task.kind
         return {CLASSIFICATION: self.network.num_outputs, BINARY: 2}.get(kind or "")
 
@@ -58,7 +58,7 @@ class Known:
 
         Args:
             settings: The tuner's settings.
-            training: State of a run to resume; None for a checkpoint for use only.
+            training: State of a run to resume; None for a checkpoint that is not resumable.
         """
         network = self.network
         return Checkpoint(
@@ -75,7 +75,7 @@ class Known:
         )
 
     def recalled(self, checkpoint: Checkpoint, settings: Settings) -> Known:
-        """Return what is known after the weights of `checkpoint` were loaded into the module."""
+        """Return the state after the weights of `checkpoint` have been loaded into the module."""
         network = self.network
         if network.scope is not None:
             saved = checkpoint.model.weights.keys() & dict(network.module.named_parameters()).keys()

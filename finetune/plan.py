@@ -1,4 +1,4 @@
-"""From a strategy to phases with rates and optimizers, all of them tried before any work."""
+"""Plan a run: turn a strategy into phases with rates and optimizers, and try each before training starts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Plan:
     Attributes:
         network: The network with the adapters that the phases need.
         phases: The phases, each with its own rates and schedule.
-        lines: One line per phase for people to read.
+        lines: Description of each phase in one line, to print or log.
         rates: Group name and learning rate by parameter name, in the last phase.
         trains_all: Whether gradients reach the first stage in every phase.
     """
@@ -54,23 +54,23 @@ def make_plan(
     precision: Precision,
     on_error: Callable[[Callable[[], None]], Any],
 ) -> Plan:
-    """Plan a run and rehearse every phase: its patterns, rates, starting weights and optimizer.
+    """Plan a run and try every phase: its patterns, rates, starting weights and optimizer.
 
     Args:
-        network: The model to train. It is left as it was, but for LoRA adapters that a phase asks for.
-        strategy: A name, a function, a list of phases, or None for the present freeze state.
-        epochs: Passes over the training data, for a strategy to divide.
+        network: The model to train. It is unchanged except for LoRA adapters that a phase requests.
+        strategy: A name, a function, a list of phases, or None for the current freeze state.
+        epochs: Passes over the training data, divided among the phases of a strategy.
         lr: Learning rates for phases without their own; None for the optimizer's defaults.
         schedule: Schedule for phases without their own.
         settings: The tuner's settings.
         precision: Number format of the forward pass.
-        on_error: Takes a function that removes the adapters again, should anything fail later.
+        on_error: Registers a function to call after a later error, which removes the adapters.
 
     Raises:
-        ArgumentError: If a strategy, schedule, rate or optimizer cannot work, or no parameter trains.
+        ArgumentError: If a strategy, schedule, rate or optimizer is invalid, or no parameter is trainable.
         PatternError: If a pattern matches nothing.
         CheckpointError: If a phase's starting weights cannot be used.
-        HeadError: If the strategy needs the head and the model leaves it open.
+        HeadError: If the strategy needs the head and the head is ambiguous.
     """
     phases = _phases(network, strategy, epochs, lr, schedule)
     for phase in phases:
@@ -108,7 +108,7 @@ def _phases(
     lr: Rate | None,
     schedule: str | Schedule,
 ) -> list[Phase]:
-    """Return the strategy's phases, each with its own rates and schedule or else those given."""
+    """Return the strategy's phases. `lr` and `schedule` apply to phases without their own."""
     get_schedule(schedule)
     if strategy is None:
         return [Phase(None, epochs, lr, schedule)]
@@ -128,7 +128,7 @@ def _phases(
 
 
 def _within_scope(network: Network, phase: Phase) -> Phase:
-    """Return the phase with "everything", or adapters, meaning those that PEFT has already given the model."""
+    """Return the phase with "everything" and LoRA referring to the parameters that PEFT has made trainable."""
     if network.scope is None or (phase.train != "*" and phase.lora_rank is None):
         return phase
     return replace(phase, train=network.everything(), lora_rank=None)
@@ -137,17 +137,17 @@ def _within_scope(network: Network, phase: Phase) -> Phase:
 def _with_adapters(
     network: Network, rank: int | None, seed: int, on_error: Callable[[Callable[[], None]], Any]
 ) -> Network:
-    """Give the module LoRA adapters of a rank, unless it has them or none are asked for.
+    """Add LoRA adapters of a rank to the module, unless it has them already or no phase requests any.
 
     Raises:
-        ArgumentError: If it has adapters of another rank, or PEFT cannot give it any.
+        ArgumentError: If the module has adapters of another rank, or PEFT cannot add any.
     """
     present = next((change.lora_rank for change in network.changes if isinstance(change, LoraAdapters)), None)
     if rank is None or rank == present:
         return network
     if present is not None:
         raise ArgumentError(
-            f"The model has LoRA adapters of rank {present}, so it cannot also have some of rank {rank}. Use rank "
+            f"The model has LoRA adapters of rank {present}, so adapters of rank {rank} cannot be added. Use rank "
             f"{present}, or start from the model without adapters."
         )
     layers = adapters.lora_targets(network.module, network.required_heads())
@@ -157,7 +157,7 @@ def _with_adapters(
 
 
 def _new_head(network: Network) -> list[Any]:
-    """Return the parameters of a head that may still be random; none if the model came with its head."""
+    """Return the parameters of a head that may still be random, or none if the head is pretrained."""
     replaced = network.scope is not None or any(isinstance(change, HeadReplacement) for change in network.changes)
     return list(network.module.get_submodule(network.required_heads()[0]).parameters()) if replaced else []
 

@@ -1,4 +1,4 @@
-"""From a name or a module to a model with weights, input channels and preprocessing."""
+"""Load a model by name, or take the user's module, with weights, input channels and preprocessing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Pretrained:
         model: The module, including its wrappers if it came with some.
         origin: Plain data from which `catalog.rebuild` builds the model; None for the user's own module.
         classes: Class names of the outputs, or None if unknown.
-        preprocessing: Turns images, texts or sound into inputs; None if unknown.
+        preprocessing: Preprocessing from images, text or audio to model inputs; None if unknown.
         changes: Changes made to the model, for checkpoints to repeat.
     """
 
@@ -49,16 +49,17 @@ def load_pretrained(
     preprocessing: Any = None,
     seed: int = 0,
 ) -> Pretrained:
-    """Build the model of a name, or take the user's module. The arguments are those of `FineTuner`.
+    """Build a model by name, or take the user's module. The arguments are those of `FineTuner`.
 
     Raises:
         ArgumentError: If a value is invalid.
         CheckpointError: If the weights are neither cached nor downloadable, or do not fit the model.
 
-    >>> load_pretrained("resnet18", weights=None).origin["family"]
-    'torchvision'
-    >>> load_pretrained(nn.Linear(4, 2)).preprocessing is None
-    True
+    Example:
+        >>> load_pretrained("resnet18", weights=None).origin["family"]
+        'torchvision'
+        >>> load_pretrained(nn.Linear(4, 2)).preprocessing is None
+        True
     """
     loaded, preset = _load(model, weights, seed)
     inner = unwrapped(loaded.model)

@@ -47,7 +47,7 @@ def greedy_soup(
         ArgumentError: If there are no checkpoints, or `evaluate` returns no value named `monitor`.
         CheckpointError: If a file is damaged or belongs to another model.
 
-    Examples:
+    Example:
         >>> train, val = (torch.randn(12, 4), torch.arange(12) % 2), (torch.randn(6, 4), torch.arange(6) % 2)
         >>> def trained(seed: int) -> Path:
         ...     tuner = FineTuner(nn.Linear(4, 2), seed=seed)

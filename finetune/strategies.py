@@ -1,7 +1,7 @@
 """Fine-tuning strategies: functions of stages, epochs and learning rates that return a list of phases.
 
-Each takes a few lines that read like its paper. `fit(strategy=...)` accepts the name of a strategy, such a function of
-your own, or a list of `Phase`. Use `functools.partial` to set the options of a strategy. To add a name, add an entry to
+Each takes a few lines that read like its paper. `fit(strategy=...)` accepts the name of a strategy, a custom function,
+or a list of `Phase`. Use `functools.partial` to set the options of a strategy. To add a name, add an entry to
 `STRATEGIES`.
 """
 
@@ -21,7 +21,7 @@ Strategy = Callable[[Sequence[Stage], int, "Rate | None"], list[Phase]]
 # Rates that fall with depth, such as the defaults, are small enough below the head without it.
 _LP_FT_FACTOR = 0.1
 
-# Default rates where the weights are new: they learn at full speed in the first stage too, or nearly so.
+# Default rates for new weights, which train at full or nearly full speed in the first stage too.
 _SCRATCH_RATE = 1e-3
 _ADAPTER_RATES = (1e-4, 1e-3)
 

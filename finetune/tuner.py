@@ -66,36 +66,36 @@ _STEPS = ("training_step", "validation_step", "predict_step")
 
 
 class FineTuner:
-    """A model with the verbs to fine-tune it.
+    """A model and the methods to fine-tune it.
 
     Args:
         model: An `nn.Module`, used in place, or the name of a model: `"resnet18"`, `"timm/NAME"`, `"hf/NAME"`.
-        weights: For a name, `"DEFAULT"` for the best published weights, the name of others, or None for
-            random ones. In either case, the path of a local state dict (`.pth` or `.safetensors`).
-        in_channels: Channels of the images, if not the model's own. The first layers are adapted, so that
-            with 1 a grey image gives the same as its RGB copy. None leaves them alone.
-        preprocessing: From images, texts or sound to inputs: a `Preprocessing` or its fields, or a
-            tokenizer, feature extractor or image processor of transformers. None for the one published with the
-            weights, and otherwise, for images, ImageNet's at 224 pixels.
-        loss: `"cross_entropy"`, `"bce"`, `"mse"` or a function of outputs and targets; None to infer it
+        weights: For a model name, `"DEFAULT"` for the best published weights, the name of other weights, or None
+            for random ones. For any model, the path of a local state dict (`.pth` or `.safetensors`).
+        in_channels: Number of image channels, if it differs from the model's. The first layers are adapted; with 1,
+            a grayscale image gives the same output as its RGB copy. None keeps the layers.
+        preprocessing: A `Preprocessing` or a mapping of its fields, or a tokenizer, feature extractor or image
+            processor of transformers. None uses the preprocessing published with the weights, or for images
+            without one, ImageNet's at 224 pixels.
+        loss: `"cross_entropy"`, `"bce"`, `"mse"` or a function of outputs and targets; None infers it
             from the targets.
         metrics: Names, torchmetrics objects, or a mapping from name to either; None for the task's defaults.
         optimizer: `"adamw"`, `"sgd"`, or a function of parameter groups such as `torch.optim.Adam`.
         weight_decay: Weight decay; norm weights and biases are exempt.
-        max_grad_norm: Norm to clip the gradients to, at every update.
+        max_grad_norm: Maximum gradient norm per update; None does not clip.
         gradient_accumulation_steps: Batches per optimizer update.
-        device: Device to train on; `"auto"` takes a GPU if there is one.
-        precision: `"fp32"`, `"bf16"`, `"fp16"`, or `"auto"`: the best the GPU supports, fp32 on a CPU.
-        compile: Whether to run the model through `torch.compile`; a string names a backend other than
+        device: Device to train on; `"auto"` uses a GPU if there is one.
+        precision: `"fp32"`, `"bf16"`, `"fp16"`, or `"auto"` for the best that the GPU supports and fp32 on a CPU.
+        compile: Whether to compile the model with `torch.compile`, or the name of a backend other than
             `"inductor"`. The first batches then take longer, up to minutes.
         seed: Seed for every random choice: fresh weights and heads, splits, order, augmentation, dropout.
 
     Attributes:
-        device: Where the model is.
+        device: Device of the model.
 
     Raises:
-        ArgumentError: If an argument cannot work.
-        CheckpointError: If the weights cannot be found, or do not fit.
+        ArgumentError: If an argument is invalid.
+        CheckpointError: If the weights cannot be found or do not fit the model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -150,12 +150,12 @@ class FineTuner:
 
     @property
     def network(self) -> Network:
-        """The model with everything known about its structure: heads, stages, parameter order."""
+        """Model and everything known about its structure: heads, stages, parameter order."""
         return self._known.network
 
     @property
     def model(self) -> nn.Module:
-        """The module that was given, never swapped for another."""
+        """Module passed to the constructor, always the same object."""
         return self.network.wrapped
 
     @model.setter
@@ -165,21 +165,21 @@ class FineTuner:
 
     @property
     def inner(self) -> nn.Module:
-        """The model inside `torch.compile`, DataParallel and the like; all names are those in here."""
+        """Model inside `torch.compile` or a parallel wrapper. All layer and parameter names refer to it."""
         return self.network.module
 
     @property
     def head(self) -> nn.Module:
-        """The model's main head.
+        """Main head of the model.
 
         Raises:
-            HeadError: If the model leaves open which layer that is.
+            HeadError: If the head is ambiguous.
         """
         return self.inner.get_submodule(self.network.required_heads()[0])
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Class names by output, or None if outputs have none."""
+        """Class names by output, or None if the outputs have no names."""
         return self._known.classes
 
     @classes.setter
@@ -188,7 +188,7 @@ class FineTuner:
 
     @property
     def preprocessing(self) -> InputPreprocessing | None:
-        """Turns images, texts or sound into the model's inputs; None if inputs come ready."""
+        """Preprocessing from images, text or audio to model inputs; None if inputs need none."""
         return self._known.preprocessing
 
     @preprocessing.setter
@@ -197,17 +197,17 @@ class FineTuner:
 
     @property
     def history(self) -> History:
-        """A row for each epoch trained so far."""
+        """Training history with one row per epoch."""
         return self._known.history
 
     @property
     def task(self) -> Task | None:
-        """The task the model is trained for, or None before any targets were seen."""
+        """Task that the model is trained for, or None before any targets have been seen."""
         return self._known.task
 
     @property
     def loss(self) -> Loss:
-        """The loss, a function of outputs and targets.
+        """Loss, a function of outputs and targets.
 
         Raises:
             ArgumentError: If the loss depends on the targets and none have been seen yet.
@@ -223,15 +223,15 @@ class FineTuner:
     def freeze(self, pattern: Patterns | None = None) -> Self:
         """Freeze the matching layers and parameters.
 
-        Frozen parameters take no gradient, no update and no weight decay. Frozen batch norms and dropouts
-        stay in eval mode, whatever calls `train()`.
+        Frozen parameters get no gradients, no updates and no weight decay. Frozen batch norm and dropout layers
+        stay in eval mode after every call of `train()`.
 
         Args:
-            pattern: A glob such as `"layer[123]"` over full names, or several; None for all but the head.
+            pattern: A glob over full names such as `"layer[123]"`, or several; None for everything but the head.
 
         Raises:
             PatternError: If a pattern matches nothing.
-            HeadError: If `pattern` is None and the model leaves open which layer is its head.
+            HeadError: If `pattern` is None and the head is ambiguous.
 
         Example:
             >>> tuner = FineTuner("resnet18", device="cpu").replace_head(3).freeze()
@@ -248,7 +248,7 @@ class FineTuner:
         """Make the matching layers and parameters trainable.
 
         Args:
-            names: Patterns as `freeze` takes them; None for everything, which with PEFT is all that PEFT trains.
+            names: Patterns as in `freeze`; None for everything, or for a PEFT model everything that PEFT trains.
 
         Raises:
             PatternError: If a pattern matches nothing.
@@ -268,15 +268,15 @@ class FineTuner:
         head: nn.Module | heads.HeadFactory | str | None = None,
         layer: str | None = None,
     ) -> Self:
-        """Give the model a new, trainable head with `n` outputs; auxiliary heads are replaced with it.
+        """Replace the head, including auxiliary heads, with a new trainable one with `n` outputs.
 
-        With `n=1` the loss decides between binary classification and regression.
+        With `n=1` the loss or the targets decide between binary classification and regression.
 
         Args:
             n: Number of outputs.
-            head: A module; a function from `num_features` to a module; `"append"` for a layer behind the
-                present outputs; None for a layer like the old one.
-            layer: Full name of the layer to replace, if the model leaves that open.
+            head: A module; a function from `num_features` to a module; `"append"` for a layer after the
+                existing outputs; None for a layer like the old one.
+            layer: Full name of the layer to replace, if the head is ambiguous.
 
         Raises:
             HeadError: If the head cannot be found or built. The model is unchanged.
@@ -287,7 +287,7 @@ class FineTuner:
             Linear(in_features=512, out_features=120, bias=True)
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise HeadError(f"Expected a whole number of outputs from 1 on, but got {n!r}.")
+            raise HeadError(f"Expected n to be a whole number of at least 1, but got {n!r}.")
         adapters.check_changeable(self.inner, HeadError, f"FineTuner(model).replace_head({n})")
         if layer is not None:
             head_search.check_name(self.inner, layer)
@@ -301,18 +301,18 @@ class FineTuner:
         return self
 
     def summary(self, input_size: Sequence[int] | None = None, *, depth: int = 0) -> Summary:
-        """Return a table of the stages: parameters, freeze state, learning rates and costs.
+        """Return a table of the stages with their parameters, freeze state, learning rates and costs.
 
-        Output shapes, multiply-adds and activation memory are per sample. Learning rates appear once
-        training has been planned.
+        Output shapes, multiply-adds and activation memory are per sample. Learning rates appear after the
+        first `fit`.
 
         Args:
-            input_size: Shape of one sample, such as `(3, 224, 224)`. None for the data last seen, or for an
-                input guessed from the preprocessing and the first layer; without either the table has no costs.
+            input_size: Shape of one sample, such as `(3, 224, 224)`. None uses the data seen last, or else guesses
+                from the preprocessing and the first layer; if the model accepts no guess, the costs are left out.
             depth: Levels of layers to list below each stage.
 
         Raises:
-            ArgumentError: If the model does not accept that size.
+            ArgumentError: If the model does not accept `input_size`.
 
         Example:
             >>> summary = FineTuner(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), device="cpu").summary()
@@ -346,47 +346,51 @@ class FineTuner:
         skip_corrupt: bool = False,
         progress: bool = True,
     ) -> History:
-        """Train, evaluate after every epoch, and return the history.
+        """Train the model, evaluate it after every epoch, and return the history.
 
         Args:
-            train: Training data: a folder with one folder per class, a CSV or Parquet file of path or text and
-                label, a pair `(X, y)`, a Dataset or a DataLoader.
-            val: Validation data in the same forms, a share such as 0.1 to set aside, or False for none. None
-                sets aside a fifth of a folder or table, stratified by class, and nothing of other data.
-            epochs: Passes over the training data, divided among the phases of a strategy. A list of phases
-                has its own.
-            strategy: Name or function from `finetune.strategies`, or a list of `Phase`; None for one phase with
-                the present freeze state.
-            lr: Learning rate; a pair `(first stage, head)`, spread geometrically over the stages between; a
-                `LayerDecay`; or a mapping from pattern to rate. None for the optimizer's defaults: with Adam the
-                head's is one over its number of features, between 1e-3 and 1e-2, a third of that for the stage
-                before it, and a hundredth for the first.
+            train: Training data: a folder with one subfolder per class, a CSV or Parquet file with a column of
+                paths or texts and one of labels, a pair `(X, y)`, a Dataset or a DataLoader.
+            val: Validation data in the same forms, a fraction such as 0.1 to hold out, or False for none. None
+                holds out a fifth of a folder or table, stratified by class, and nothing of other data.
+            epochs: Passes over the training data, divided among the phases of a strategy. Ignored for a list of
+                phases, which have their own.
+            strategy: Name or function from `finetune.strategies`, or a list of `Phase`. None trains one phase with
+                the current freeze state.
+            lr: Learning rate; a pair `(first stage, head)`, spread geometrically over the stages in between; a
+                `LayerDecay`; or a mapping from pattern to rate. None uses the optimizer's defaults. With Adam, the
+                head trains at one over its number of features, clipped to [1e-3, 1e-2], the stage before it at a
+                third of that, and the first stage at a hundredth.
             schedule: `"cosine"`, `"linear"`, `"constant"` or `"one_cycle"`, all with warm-up over the first
                 5 % (one-cycle: 30 %), or a function from the phase's progress in [0, 1] to a factor.
             batch_size: Samples per batch.
             augment: Augmentation of training images: True for random crops and flips, False for none,
-                `"randaugment"` or `"trivialaugment"` for these policies on top, or a function of a PIL image.
+                `"randaugment"` or `"trivialaugment"` to add that policy, or a function of a PIL image.
             augment_views: Number of fixed augmented versions to keep per image, cycled one per epoch, so that
                 frozen features can be cached. 0 draws a fresh augmentation every epoch. None draws fresh ones
                 unless the cache is active and the augmentation is built in; then it keeps 4: the image as
                 evaluated and 3 random versions.
-            cache: Where to keep the activations of the frozen layers, computed once per sample: `"auto"` on
-                the device, in memory or on disk if that pays and gives the same result; `"memory"` or
-                `"disk"` (a temporary file) whenever it gives the same result; a folder to share between runs;
-                False for no cache. A run finds in a folder all that did not change, such as for another head,
-                rate or fold. The folder is yours to delete.
+            cache: Where to keep the activations of the frozen layers, computed once per sample. `"auto"` picks the
+                device, memory or disk if caching pays and gives the same result; `"memory"` or `"disk"` (a
+                temporary file) caches whenever it gives the same result; a path names a folder to share between
+                runs; False disables the cache. A run reuses every entry of a folder whose inputs have not changed,
+                for example with another head, learning rate or fold. finetune never deletes the folder.
             callbacks: Callbacks, called in this order.
             checkpoint_dir: Folder for `last.safetensors` and `best.safetensors`.
-            resume_from: A checkpoint file, a folder of them, or `"auto"` for the one in `checkpoint_dir` if
-                there is one.
+            resume_from: A checkpoint file, a folder of checkpoints, or `"auto"` to resume from `checkpoint_dir` if
+                it has a checkpoint.
             skip_corrupt: Whether to leave out images that cannot be decoded, with a warning, instead of
-                raising.
-            progress: Whether to show plan and progress in a terminal; elsewhere they are logged.
+                raising an error.
+            progress: Whether to show the plan and the progress in a terminal. Elsewhere they are logged.
+
+        Returns:
+            The history, one row per epoch, including earlier calls of `fit`.
 
         Raises:
-            ArgumentError, PatternError, DataError, CheckpointError: If an argument or the data cannot work;
-                raised before the first update.
-            NonFiniteError: If the loss or a gradient is NaN or infinite. The model is as before that update.
+            ArgumentError, PatternError, DataError, CheckpointError: If an argument or the data is invalid. Raised
+                before the first update.
+            NonFiniteError: If the loss or a gradient is NaN or infinite. The model keeps its state from before that
+                update.
 
         Example:
             >>> tuner = FineTuner("resnet18", device="cpu", preprocessing={"crop_size": 32}).replace_head(3)
@@ -447,14 +451,17 @@ class FineTuner:
         return self.history
 
     def evaluate(self, data: Any, *, batch_size: int = 32) -> dict[str, float]:
-        """Return the loss and then the metrics over `data`, each sample counted once.
+        """Return the loss and the metrics over `data`, with each sample counted once.
 
         Args:
-            data: Labelled data, as `fit` takes it.
+            data: Labeled data in any form that `fit` accepts.
             batch_size: Samples per batch.
 
+        Returns:
+            Values by name, the loss first.
+
         Raises:
-            DataError: If the data cannot be used, or has a class that the training data lacks.
+            DataError: If the data is invalid, or has a class that the training data lacks.
 
         Example:
             >>> tuner = FineTuner(nn.Linear(4, 3), device="cpu")
@@ -475,18 +482,18 @@ class FineTuner:
     def predict(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
         """Return the model's outputs on the CPU, one row per sample, in the order of the data.
 
-        These are raw outputs, for classes the logits: `.softmax(1)` turns them into probabilities, and
-        `tuner.classes` has the names.
+        For classification, these are logits: `.softmax(1)` gives the probabilities, and `tuner.classes` the class
+        names.
 
         Args:
-            data: Data as `fit` takes it, with or without labels; or the path of one image, a list of
+            data: Data in any form that `fit` accepts, with or without labels; or the path of an image, a list of
                 paths, a folder of images, or X alone, such as a list of texts.
             batch_size: Samples per batch.
-            tta: Test-time augmentation: True to average the outputs with those of the mirrored images, or
-                functions of a batch [N, C, H, W], one per further view.
+            tta: Test-time augmentation: True averages the outputs over each image and its mirror image. Functions
+                of a batch [N, C, H, W] each add a view.
 
         Raises:
-            DataError: If the data cannot be used.
+            DataError: If the data is invalid.
             ArgumentError: If `predict_step` returns no tensor.
 
         Example:
@@ -495,38 +502,41 @@ class FineTuner:
             torch.Size([2, 1000])
         """
         with self._undone_on_error():
-            source = self._open(data, labelled=False)
+            source = self._open(data, labeled=False)
             self._try_once(source)
             batches = self._pipeline.batches(self._pipeline.audited(source, "prediction"), batch_size)
             with self._passes(source):
                 outputs = loop.predict(over_views(self.predict_step, tta), self.inner, batches, self.precision)
         if not outputs:
-            raise DataError("The data gave no sample to predict. An iterable data set should start anew each time.")
+            raise DataError(
+                "The data yielded no samples. Expected an iterable dataset to start over each time it is read."
+            )
         for output in outputs:
             if not isinstance(output, Tensor):
                 raise ArgumentError(
-                    f"predict_step should return a tensor [N, ...], but returned a {type(output).__name__}."
+                    f"Expected predict_step to return a tensor [N, ...], but got a {type(output).__name__}."
                 )
         return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs])
 
     def advise(self, train: Any, val: Any = None, *, samples: int = 2000, batch_size: int = 32) -> Advice:
-        """Estimate which strategy suits the data, and at which rates; nothing is trained or changed.
+        """Recommend a strategy and learning rates for the data, without training or changing the model.
 
-        The model runs once over a sample of the data. Its features are scored: how well a linear probe and
-        nearest neighbours separate the classes, the gain from more data, and the value of earlier stages.
+        The model runs once over a sample of the data. Its features are scored by the held-out accuracy of a linear
+        probe and of nearest neighbors, the gain from more data, and the gain from earlier stages.
 
         Args:
-            train: Training data as `fit` takes it, with one class per sample; the head need not fit it yet.
-            val: Validation data as `fit` takes it; None sets aside the same share as `fit`.
-            samples: Number of samples to look at, stratified by class.
+            train: Training data in any form that `fit` accepts, with one class per sample. The head need not match
+                the classes yet.
+            val: Validation data in any form that `fit` accepts; None holds out the same fraction as `fit`.
+            samples: Number of samples to measure, stratified by class.
             batch_size: Samples per batch.
 
         Returns:
             Advice with `.strategy` and `.lr` to pass to `fit`, reasons, measurements and `.plot()`.
 
         Raises:
-            DataError: If the data cannot be used, or has fewer than two classes with two samples each.
-            HeadError: If the model leaves open which layer is its head.
+            DataError: If the data is invalid, or has fewer than two classes with two samples each.
+            HeadError: If the head is ambiguous.
 
         Example:
             >>> y = torch.arange(60) % 3
@@ -552,24 +562,25 @@ class FineTuner:
         augment: bool | str | Augmentation = True,
         steps: int = 100,
     ) -> RateSuggestion:
-        """Suggest learning rates for the present freeze state: those at which the loss falls fastest.
+        """Suggest the learning rates at which the loss falls fastest, for the current freeze state.
 
-        Trains for some updates at rising rates and takes everything back, so that a later `fit` is the same,
-        bit for bit, as without it (Smith, arXiv 1506.01186).
+        Trains for some updates at rising rates and undoes every change, so a later `fit` gives the same result bit
+        for bit (learning-rate range test, arXiv 1506.01186).
 
         Args:
-            train: Training data as `fit` takes it.
-            lr: Rates as `fit` takes them; only their ratios count, and are kept.
+            train: Training data in any form that `fit` accepts.
+            lr: Learning rates as in `fit`. Only their ratios matter, and the suggestion keeps them.
             batch_size: Samples per batch.
-            augment: Augmentation as `fit` takes it.
-            steps: Updates over which the fastest group's rate rises from 1e-7 to 10; fewer if the loss diverges.
+            augment: Augmentation as in `fit`.
+            steps: Number of updates over which the highest rate rises from 1e-7 to 10. The test stops early if the
+                loss diverges.
 
         Returns:
             A suggestion with `.lr` to pass to `fit`, and `.plot()`.
 
         Raises:
-            ArgumentError: If an argument cannot work, or the loss falls at no rate.
-            DataError: If the data cannot be used.
+            ArgumentError: If an argument is invalid, or the loss falls at no rate.
+            DataError: If the data is invalid.
 
         Example:
             >>> y = torch.arange(90) % 3
@@ -579,7 +590,7 @@ class FineTuner:
             True
         """
         if not isinstance(steps, int) or steps < 10:
-            raise ArgumentError(f"Expected steps to be a whole number from 10 on, but got {steps!r}.")
+            raise ArgumentError(f"Expected steps to be a whole number of at least 10, but got {steps!r}.")
         with self._as_before(), generators_of_loader_preserved(train):
             source = self._open_training(train, False).train
             self._try_on(source)
@@ -608,15 +619,18 @@ class FineTuner:
     # ------------------------------------------------------------------ verbs on the result
 
     def save_checkpoint(self, path: str | Path) -> Path:
-        """Write weights, classes, preprocessing, freeze state and history into one safetensors file.
+        """Write weights, classes, preprocessing, freeze state and history to one safetensors file.
 
-        While `fit` is running, the file also holds all that a run needs to resume.
+        During `fit`, the file also holds everything needed to resume the run.
 
         Args:
             path: File to write.
 
+        Returns:
+            The path of the file.
+
         Raises:
-            CheckpointError: If it cannot be written. A file already there stays whole.
+            CheckpointError: If the file cannot be written. An existing file stays intact.
 
         Example:
             >>> FineTuner(nn.Linear(4, 3), device="cpu").save_checkpoint("model.safetensors").name
@@ -629,15 +643,15 @@ class FineTuner:
 
     @classmethod
     def load_checkpoint(cls, path: str | Path, model: nn.Module | None = None, **settings: Any) -> Self:
-        """Load a checkpoint after verifying every byte of it; nothing is downloaded.
+        """Load a checkpoint after verifying every byte of it, without downloading anything.
 
         Args:
-            path: File that `save_checkpoint` wrote.
-            model: The module, if it was one of your own. A model by name is built here.
+            path: File written by `save_checkpoint`.
+            model: The module, if the model was not built by name.
             settings: Keyword arguments of `FineTuner` that replace the saved ones.
 
         Raises:
-            CheckpointError: If the file is damaged, or belongs to another model.
+            CheckpointError: If the file is damaged or belongs to another model.
 
         Example:
             >>> path = FineTuner(nn.Linear(4, 3), device="cpu").save_checkpoint("model.safetensors")
@@ -646,7 +660,9 @@ class FineTuner:
         """
         checkpoint = schema.read(Path(path))
         built = restore.rebuild(checkpoint) if model is None else model
-        restore.missing_changes(unwrapped(built), checkpoint)  # an unfitting model stays untouched
+        restore.missing_changes(
+            unwrapped(built), checkpoint
+        )  # checked first, so that a failure leaves the model unchanged
         kept = {**checkpoint.settings, "preprocessing": checkpoint.preprocessing}
         tuner = cls(built, **{**kept, **settings})
         restore.load_into(tuner.inner, checkpoint)
@@ -655,15 +671,15 @@ class FineTuner:
         tuner._known = tuner._known.recalled(checkpoint, tuner.settings)
         return tuner
 
-    # ------------------------------------------------------------------ steps, for a loop of your own
+    # ------------------------------------------------------------------ steps to override
 
     def training_step(self, batch: Any) -> Tensor | StepOutput:
-        """Return the loss of a batch; override it for a custom loss.
+        """Return the loss of a batch. Override this method for a custom loss.
 
-        Precision, accumulation, clipping, schedule and history are handled around it.
+        Precision, accumulation, clipping, schedules, callbacks and history keep working.
 
         Args:
-            batch: `(inputs, targets)`, or whatever the dataset or loader gives, on the device.
+            batch: `(inputs, targets)`, or a batch in the form of a custom dataset or loader, on the device.
 
         Returns:
             A scalar loss, or a `StepOutput` with outputs and targets for the training metrics.
@@ -679,7 +695,7 @@ class FineTuner:
         return self._step(batch, *family_of(self.inner).loss_weights(self.inner))
 
     def validation_step(self, batch: Any) -> Tensor | StepOutput:
-        """Return the loss of a validation batch, like `training_step`; gradients are off.
+        """Return the loss of a validation batch, like `training_step` but without gradients.
 
         Example:
             >>> class Hinge(FineTuner):
@@ -693,7 +709,7 @@ class FineTuner:
         return self._step(batch, 1.0, 0.0)
 
     def predict_step(self, batch: Any) -> Tensor:
-        """Return the outputs [N, ...] for a batch; labels in it are ignored.
+        """Return the outputs [N, ...] for a batch. Labels in the batch are ignored.
 
         Example:
             >>> class Probabilities(FineTuner):
@@ -718,17 +734,17 @@ class FineTuner:
             loss = weight * loss + auxiliary_weight * sum(self.loss(other, targets) for other in others)
         return StepOutput(loss, logits, targets)
 
-    # ------------------------------------------------------------------ what is known, and how it is put back
+    # ------------------------------------------------------------------ known state and its restoration
 
     def _learn(self, **facts: Any) -> None:
         self._known = replace(self._known, **facts)
 
     @contextmanager
     def _undone_on_error(self) -> Iterator[Callable[[Callable[[], None]], Any]]:
-        """Forget everything learned from data that turns out to be unusable.
+        """Restore the known state after an error, for example if the data turns out to be unusable.
 
         Yields:
-            A function that registers another function to call on an error.
+            A function that registers further functions to call on an error.
         """
         before = self._known
         with ExitStack() as undo:
@@ -741,7 +757,7 @@ class FineTuner:
 
     @contextmanager
     def _as_before(self) -> Iterator[None]:
-        """Restore every attribute at the end, those set by custom steps included."""
+        """Restore every attribute on exit, including those set by custom steps."""
         before = dict(vars(self))
         try:
             yield
@@ -749,14 +765,14 @@ class FineTuner:
             vars(self).clear()
             vars(self).update(before)
 
-    # ------------------------------------------------------------------ data, tried on the model
+    # ------------------------------------------------------------------ trial runs on the data
 
     @property
     def _pipeline(self) -> Pipeline:
         return Pipeline(self.preprocessing, self.settings.seed, self.device)
 
-    def _open(self, data: Any, *, classes: Sequence[str] | None = None, labelled: bool = True) -> Source:
-        source = self._pipeline.open(data, classes=classes, labelled=labelled)
+    def _open(self, data: Any, *, classes: Sequence[str] | None = None, labeled: bool = True) -> Source:
+        source = self._pipeline.open(data, classes=classes, labeled=labeled)
         self._learn(preprocessing=preprocessing_for(source, self.preprocessing))
         return source
 
@@ -767,13 +783,13 @@ class FineTuner:
         return data
 
     def _try_on(self, source: Source, *, trains: bool = False) -> None:
-        """Try the model on two samples, and learn its head and memory format from them.
+        """Try the model on two samples to find its head and memory format.
 
-        With a custom training step the samples are only remembered, since it may call the model on anything.
+        With a custom training step the samples are only kept, because the step may call the model on other inputs.
 
         Raises:
-            DataError: If the model does not accept them.
-            HeadError: If it returns several results and which ones are the logits is unclear.
+            DataError: If the model does not accept the samples.
+            HeadError: If the model returns several results and it is unclear which ones are the logits.
         """
         example, same = self._pipeline.example(source), None
         network = self.network.with_example(example)
@@ -783,7 +799,7 @@ class FineTuner:
         self._learn(network=network, tried=True, channels_last=same)
 
     def _try_once(self, source: Source) -> None:
-        """Try the model on two samples unless it was tried before; `_passes` explains later failures."""
+        """Try the model on two samples if it has not been tried before. `_passes` explains later failures."""
         known = self._known
         if not known.tried or (known.channels_last is None and self._gains_from_channels_last(source)):
             self._try_on(source)
@@ -809,9 +825,9 @@ class FineTuner:
 
     @contextmanager
     def _passes(self, source: Source) -> Iterator[None]:
-        """Hold the context for passes over `source` outside of `fit`: memory format, compilation, clear errors.
+        """Enter the context for passes over `source` outside of `fit`: memory format, compilation, clear errors.
 
-        If the model fails, it is tried on the data again to explain why: trying it beforehand would cost a
+        If the model fails, it is tried on the data again to explain the failure. A trial beforehand would cost a
         second forward pass in every call.
         """
         backend = self.settings.backend
@@ -826,12 +842,12 @@ class FineTuner:
             raise
 
     def _memory_format(self, source: Source, *, trains_all: bool = False) -> AbstractContextManager[None]:
-        """Return the context in which the weights are channels-last, if that is faster and gives the same."""
+        """Return a context with channels_last weights if they are faster and give the same results."""
         turned = self._known.channels_last and self._gains_from_channels_last(source, trains_all=trains_all)
         return channels_last(self.inner) if turned else nullcontext()
 
     def _gains_from_channels_last(self, source: Source, *, trains_all: bool = False) -> bool:
-        """Return whether channels-last pays, and no custom step depends on the present format."""
+        """Return whether channels_last weights are faster and no custom step depends on the current format."""
         samples = len(source) if source.indexed else None
         gains = self.network.gains_from_channels_last(self.device, samples, trains_all=trains_all)
         return gains and not self._overrides(*_STEPS)
@@ -859,7 +875,7 @@ class FineTuner:
 
     @contextmanager
     def _under_way(self, run: Run) -> Iterator[None]:
-        """Hold the context in which `run` is the one that checkpoints and summaries are about."""
+        """Make `run` the one that checkpoints and summaries describe until the context exits."""
         self._run = run
         try:
             yield
@@ -870,7 +886,7 @@ class FineTuner:
                 run.cache.close()
 
     def _checkpoint(self, training: dict[str, Any] | None = None) -> Checkpoint:
-        """Return the content of a checkpoint, with the state of a run if it is to be resumed."""
+        """Return the content of a checkpoint, with the training state of a run to resume if there is one."""
         return self._known.to_checkpoint(self.settings, training)
 
     def _resume(self, run: Run, checkpoint: Checkpoint) -> None:
@@ -879,8 +895,8 @@ class FineTuner:
             run.load_state_dict(checkpoint.training)
         except (KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{checkpoint.path} belongs to a run with other metrics or callbacks: {error}. Give fit and FineTuner "
-                f"the arguments of the run that wrote it."
+                f"{checkpoint.path} was written by a run with different metrics or callbacks: {error}. Pass fit and "
+                f"FineTuner the same arguments as in that run."
             ) from error
         restore.load_into(self.inner, checkpoint)
         self._known = self._known.recalled(checkpoint, self.settings)

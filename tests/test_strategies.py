@@ -419,7 +419,7 @@ def test_a_lora_checkpoint_holds_the_adapters(data, tmp_path, same) -> None:
     assert set(trainable(again.model)) == set(trainable(tuner.model))
     assert torch.equal(other.predict(data[0]), own.predict(data[0]))
     other.fit(data, strategy="lora")  # reuses its adapters
-    with pytest.raises(ArgumentError, match="has LoRA adapters of rank 8, so it cannot also have some of rank 4"):
+    with pytest.raises(ArgumentError, match="has LoRA adapters of rank 8, so adapters of rank 4 cannot be added"):
         other.fit(data, strategy=partial(strategies.lora, rank=4))
 
 

@@ -177,7 +177,7 @@ def test_models_with_dict_inputs_train_evaluate_and_predict() -> None:
     [
         (lambda loss: None, "scalar loss tensor or a StepOutput, but the loss is None"),
         (lambda loss: loss.expand(3), r"shape \[3\]"),
-        (lambda loss: loss.detach(), "depends on no trainable parameter"),
+        (lambda loss: loss.detach(), "does not depend on any trainable parameter"),
         (lambda loss: loss.item(), "scalar loss tensor"),
         (lambda loss: (loss, loss), "scalar loss tensor"),
         (lambda loss: {"loss": loss}, "scalar loss tensor"),
@@ -234,7 +234,7 @@ def test_a_predict_step_that_does_not_return_a_tensor_is_an_error() -> None:
         def predict_step(self, batch: Any) -> Any:
             return {"logits": super().predict_step(batch)}
 
-    with pytest.raises(ArgumentError, match=r"predict_step should return a tensor .* but returned a dict"):
+    with pytest.raises(ArgumentError, match=r"Expected predict_step to return a tensor .* but got a dict"):
         Wrong(net(), device="cpu").predict(data()[0])
 
 

@@ -155,7 +155,7 @@ def test_a_folder_is_split_and_the_user_is_told(pets: Path, caplog: pytest.LogCa
     with caplog.at_level("INFO"):
         tuner.fit(pets, epochs=1)
 
-    assert "2 of 8 samples were set aside" in caplog.text
+    assert "2 of 8 samples were held out" in caplog.text
     assert tuner.classes == ("cat", "dog")
     assert "val_loss" in tuner.history[0]
 
@@ -605,10 +605,10 @@ def test_the_model_is_used_in_place_and_local_weights_are_loaded(tmp_path: Path)
 @pytest.mark.parametrize(
     ("inputs", "hint"),
     [
-        (torch.zeros(6, 3, 12, 12, dtype=torch.uint8), "Bytes are scaled only with a preprocessing"),
+        (torch.zeros(6, 3, 12, 12, dtype=torch.uint8), "uint8 inputs are scaled only by a preprocessing"),
         (torch.zeros(6, 12, 12, 3), "look channels-last"),
         (torch.zeros(6, 3, 12, 12, dtype=torch.float64), "X.float()"),
-        (torch.zeros(6, 1, 12, 12), "that the model was made for"),
+        (torch.zeros(6, 1, 12, 12), "that the model expects"),
     ],
 )
 def test_inputs_that_the_model_does_not_accept_are_said_before_training(inputs: Tensor, hint: str) -> None:

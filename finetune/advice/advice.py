@@ -19,7 +19,7 @@ _WIDTH = 79  # columns of the printed text
 
 @dataclass(frozen=True)
 class Advice:
-    """A recommended strategy with its reasons. Printed, it shows all of them.
+    """A recommended strategy with its reasons. `str()` returns the full report.
 
     Attributes:
         strategy: Strategy for `fit(strategy=...)`.
@@ -30,12 +30,13 @@ class Advice:
         reasons: Three sentences.
         evidence: The measurements.
 
-    >>> from finetune import FineTuner
-    >>> tuner = FineTuner("resnet18")
-    >>> advice = tuner.advise("dogs/train", "dogs/val")
-    >>> print(advice)
-    Recommended: fit(strategy=...
-    >>> history = tuner.replace_head(3).fit("dogs/train", strategy=advice.strategy, lr=advice.lr)
+    Example:
+        >>> from finetune import FineTuner
+        >>> tuner = FineTuner("resnet18")
+        >>> advice = tuner.advise("dogs/train", "dogs/val")
+        >>> print(advice)
+        Recommended: fit(strategy=...
+        >>> history = tuner.replace_head(3).fit("dogs/train", strategy=advice.strategy, lr=advice.lr)
     """
 
     strategy: str
@@ -58,16 +59,17 @@ class Advice:
         ])  # fmt: skip
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Plot the data on the chart of data size against distance from the pretraining domain.
+        """Plot the data on the chart of data size and distance from the pretraining domain.
 
         Args:
-            path: File to write the figure to; its suffix sets the format.
+            path: Path to also save the figure to; the suffix sets the format.
 
         Returns:
             The matplotlib figure.
 
-        >>> from finetune import FineTuner
-        >>> figure = FineTuner("resnet18").advise("dogs/train").plot("chart.png")
+        Example:
+            >>> from finetune import FineTuner
+            >>> figure = FineTuner("resnet18").advise("dogs/train").plot("chart.png")
         """
         figure = draw(self.evidence, f"{self.strategy} (confidence {100 * self.confidence:.0f} %)")
         if path is not None:
@@ -76,13 +78,13 @@ class Advice:
 
 
 def judge(evidence: Evidence, head_rate: float) -> Advice:
-    """Return the advice of the quadrant that the measurements fall into.
+    """Return the advice for the quadrant of the measurements.
 
     Args:
         head_rate: Default learning rate of the head, from which recommended rates are derived.
     """
     found = quadrant(evidence.samples_per_class, evidence.nearness)
-    # Within the spread of the probe, the data may as well lie in a neighboring quadrant.
+    # Within the spread of the probe, the data may also lie in a neighboring quadrant.
     plausible = {quadrant(evidence.samples_per_class, evidence.nearness + k * evidence.spread) for k in (-1, 0, 1)}
     agreement = sum(each.advises_as(found) for each in plausible) / len(plausible)
     confidence = found.right * agreement
@@ -113,7 +115,7 @@ def _reasons(evidence: Evidence, found: Quadrant, confidence: float) -> tuple[st
             f"than a linear probe."
         )
     doubt = "" if confidence == found.right else ", but here the spread of the probe reaches a different recommendation"
-    hits = f"It came within one point of the best strategy in {100 * found.right:.0f} % of them{doubt}."
+    hits = f"It came within one point of the best strategy in {100 * found.right:.0f} % of these benchmarks{doubt}."
     return location, gain, hits
 
 
@@ -129,10 +131,10 @@ def _table(evidence: Evidence) -> list[str]:
         ("learning curve", "", f"{curve} samples"),
         ("all stages", f"{evidence.probe_of_stages:.3f}", "probe of all stages; if higher, earlier stages help"),
         ("neighbors", f"{evidence.knn:.3f}", "accuracy of the 5 nearest neighbors"),
-        ("H-score", f"{evidence.h_score:.3f}", "0 to 1; compares models, not data sets"),
-        ("LogME", f"{evidence.log_me:.3f}", "log evidence; compares models, not data sets"),
+        ("H-score", f"{evidence.h_score:.3f}", "0 to 1; compares models, not datasets"),
+        ("LogME", f"{evidence.log_me:.3f}", "log evidence; compares models, not datasets"),
     ]
     if evidence.probe_on_validation is not None:
         on_validation = f"{evidence.probe_on_validation:.3f}"
-        rows.insert(2, ("on validation", on_validation, "same probe; if far lower, the data sets differ"))
+        rows.insert(2, ("on validation", on_validation, "same probe; if far lower, the datasets differ"))
     return [f"  {name:<14} {value:>7}  {note}" for name, value, note in rows]

@@ -1,4 +1,4 @@
-"""`Quadrant`: the chart of data size against distance from the pretraining domain, with a strategy per quadrant.
+"""`Quadrant`: the chart of data size and distance from the pretraining domain, with a strategy per quadrant.
 
 Its boundaries and strategies were fitted by `python -m benchmarks.advice.fit` on half of the transfers of
 `benchmarks.advice`, between small convolutional networks. The benchmark's table reports the other half.
@@ -44,12 +44,12 @@ class Quadrant:
 
     @property
     def name(self) -> str:
-        """The short name, such as `"little data, near"`."""
+        """Short name, such as `"little data, near"`."""
         return f"{'much' if self.much else 'little'} data, {'near' if self.near else 'far'}"
 
     @property
     def description(self) -> str:
-        """The name in full, such as `"little data, near the pretraining domain"`."""
+        """Full name, such as `"little data, near the pretraining domain"`."""
         return f"{self.name} {'' if self.near else 'from '}the pretraining domain"
 
     def advises_as(self, other: Quadrant) -> bool:
@@ -77,12 +77,12 @@ def draw(evidence: Evidence, title: str) -> Figure:
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.axvline(NEAR, color="grey", linewidth=1)
-    axes.axhline(MUCH, color="grey", linewidth=1)
+    axes.axvline(NEAR, color="gray", linewidth=1)
+    axes.axhline(MUCH, color="gray", linewidth=1)
     for each in QUADRANTS:
         place = (1 + NEAR) / 2 if each.near else NEAR / 2, 0.9 if each.much else 0.05
         advised = each.strategy if each.first_share is None else f"{each.strategy}, larger rates"
-        axes.text(*place, f"{each.name}\n{advised}", transform=axes.transAxes, ha="center", color="grey")
+        axes.text(*place, f"{each.name}\n{advised}", transform=axes.transAxes, ha="center", color="gray")
     point = min(max(evidence.nearness, 0.0), 1.0), min(max(evidence.samples_per_class, 1.0), _AXIS_LIMIT)
     axes.errorbar(*point, xerr=evidence.spread, fmt="o", markersize=9, capsize=4, color="tab:red")
     axes.annotate("your data", point, (8, 8), textcoords="offset points", color="tab:red")

@@ -1,4 +1,4 @@
-"""`Evidence`: measurements of a data set through a pretrained model, the basis of advice."""
+"""`Evidence`: measurements of a dataset through a pretrained model, the basis of advice."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Evidence:
-    """Measurements of a data set. Accuracies range from 0 to 1.
+    """Measurements of a dataset. Accuracies range from 0 to 1.
 
     Attributes:
         samples: Number of samples in the data, or None for a stream.
         measured: Number of samples measured.
         class_sizes: Number of measured samples per class.
         h_score: H-score of the input features of the head, divided by C - 1, so that 1 means that the class means
-            explain all their variance. Compares models on one data set; higher is better.
-        log_me: LogME of these features. Compares models on one data set; higher is better.
+            explain all their variance. Compares models on one dataset; higher is better.
+        log_me: LogME of these features. Compares models on one dataset; higher is better.
         knn: Accuracy of a nearest-neighbor classifier on these features.
         probe: Cross-validated accuracy of a linear probe on these features.
         spread: Standard deviation of `probe` over the folds.
@@ -42,12 +42,13 @@ class Evidence:
             `probe`, earlier stages hold information that the last stage lost and that training may recover.
         probe_on_validation: Accuracy of the probe on the validation data, or None without validation data.
 
-    >>> from finetune import FineTuner
-    >>> evidence = FineTuner("resnet18").advise("dogs/train", "dogs/val").evidence
-    >>> evidence.num_classes, evidence.imbalance
-    (3, 1.0)
-    >>> 0 <= evidence.probe <= 1
-    True
+    Example:
+        >>> from finetune import FineTuner
+        >>> evidence = FineTuner("resnet18").advise("dogs/train", "dogs/val").evidence
+        >>> evidence.num_classes, evidence.imbalance
+        (3, 1.0)
+        >>> 0 <= evidence.probe <= 1
+        True
     """
 
     samples: int | None
@@ -64,36 +65,37 @@ class Evidence:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes."""
+        """Number of classes."""
         return len(self.class_sizes)
 
     @property
     def imbalance(self) -> float:
-        """The ratio of the largest class to the smallest."""
+        """Ratio of the largest class to the smallest."""
         return max(self.class_sizes) / min(self.class_sizes)
 
     @property
     def samples_per_class(self) -> float:
-        """The mean over the classes, for the whole data if its length is known."""
+        """Mean number of samples per class, in the whole data if its length is known."""
         return (self.samples or self.measured) / self.num_classes
 
     @property
     def nearness(self) -> float:
-        """The accuracy of the probe above chance: 0 for guessing, 1 for no errors."""
+        """Accuracy of the probe above chance: 0 for guessing, 1 for no errors."""
         chance = 1 / self.num_classes
         return (self.probe - chance) / (1 - chance)
 
     @property
     def gain_from_doubling(self) -> float:
-        """The gain in accuracy of the probe when its training data doubled."""
+        """Gain in accuracy of the probe when its training data doubled."""
         return self.curve[-1][1] - self.curve[-2][1]
 
 
 def measure(train: Features, val: Features | None = None, samples: int | None = None) -> Evidence:
-    """Score the features of the training data and, if given, the validation data.
+    """Score the features of the training data and, if given, of the validation data.
 
     Args:
-        train, val: Features of the two data sets.
+        train: Features of the training data.
+        val: Features of the validation data, or None.
         samples: Number of samples in the training data, or None for a stream.
 
     Raises:
@@ -104,7 +106,7 @@ def measure(train: Features, val: Features | None = None, samples: int | None = 
     if len(sizes) < 2 or len(labels) < 2 * len(sizes):
         raise DataError(
             f"Advice requires at least two classes with two samples each, but got {len(labels)} samples of "
-            f"{len(sizes)} classes. Provide more data."
+            f"{len(sizes)} classes. Pass more data."
         )
     last = spectrum(train.last)
     folds = _folds(labels)
@@ -131,15 +133,15 @@ def check_classes(targets: Tensor | None) -> None:
     """Check that targets are class indices [N] or [N, 1].
 
     Raises:
-        DataError: If they are not.
+        DataError: If the targets are missing or not class indices.
     """
     if targets is None or targets.is_floating_point() or targets.numel() != len(targets):
         got = "no labels" if targets is None else f"targets of shape {list(targets.shape)} and type {targets.dtype}"
-        raise DataError(f"Advice is for classification and expects a class index per sample, but the data has {got}.")
+        raise DataError(f"Advice is for classification. Expected one class index per sample, but the data has {got}.")
 
 
 def _folds(labels: Tensor) -> list[Tensor]:
-    """Divide the samples into folds, stratified by class, with consecutive samples in the same fold.
+    """Split the samples into folds, stratified by class, with consecutive samples in the same fold.
 
     Images taken in a row are often near-duplicates, which would leak between folds.
     """

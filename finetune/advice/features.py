@@ -41,7 +41,7 @@ def collect(
         model: Model to observe.
         stages: Full module names of the stages, from the stem on, without the head.
         head: Full module name of the head.
-        passes: Pairs of a batch and the output of the model, produced as the model runs.
+        passes: Pairs of a batch and the model's output, yielded as the model runs.
         samples: Number of samples to collect before stopping.
     """
     kept: dict[str, list[Tensor]] = {}

@@ -1,11 +1,11 @@
 """Scores of features for classification, as functions of their singular value decomposition and the class indices.
 
 The cross-validated accuracy of a linear probe estimates a new head on frozen features, not the gain of fine-tuning.
-Nearest neighbors estimate the same without a linear map. The H-score and LogME compare models on one data set; their
-scales differ between data sets. LEEP (arXiv 2002.12462), which needs only the outputs of the pretrained head, is
+Nearest neighbors estimate the same without a linear map. The H-score and LogME compare models on one dataset; their
+scales differ between datasets. LEEP (arXiv 2002.12462), which needs only the outputs of the pretrained head, is
 omitted because it depends more on the number of its classes than on the transfer.
 
-With centered features F = U S V' [N, D], ridge regression, the H-score, and LogME depend on U and S alone, so the
+With centered features F = U S V' [N, D], ridge regression, the H-score and LogME depend only on U and S, so the
 features are decomposed once for all of them.
 """
 

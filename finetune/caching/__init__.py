@@ -1,1 +1,1 @@
-"""Frozen-prefix cache: activations computed once per sample, stored, and replayed."""
+"""Cache of frozen features: activations computed once per sample, stored, and replayed."""

@@ -1,4 +1,4 @@
-"""The feature cache of a run: cut in each phase anew, with a line for the user about the decision."""
+"""The feature cache of a run, rebuilt in each phase, with a line for the user about each decision."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from finetune.model.stages import Stage
 
 AUTO, FOLDER = "auto", "folder"
 
-# Where activations may go, in order of preference. A folder is used or fails.
+# Storage tiers by kind of cache, in order of preference. A folder is either used or declined.
 _TIERS = {AUTO: (DEVICE, MEMORY, DISK), MEMORY: (DEVICE, MEMORY), DISK: (DISK,)}
 _OWN_PREPROCESSING = (type(None), Preprocessing, TextPreprocessing, SoundPreprocessing)
 _SUGGESTED_VIEWS = 4
@@ -47,24 +47,24 @@ log = logging.getLogger("finetune")
 
 
 class Cache:
-    """Cached prefix activations of the present phase.
+    """Cached prefix activations of the current phase.
 
     Each phase fills its own store from the data. Activations of an earlier phase could only help if the later one froze
     more layers, which no strategy here does: unfreezing moves the boundary toward the input, before the stored tensors.
-    In a folder, activations at the same boundary are found by any run.
+    In a folder, every run finds the activations at the same boundary.
 
     Args:
-        where: `"auto"`, `"memory"`, `"disk"` or a folder. With `"auto"` activations are cached only if that pays.
-        stages: Returns the stages of the model, from the stem to the head.
-        autocast: Makes the context of the forward pass.
+        where: `"auto"`, `"memory"`, `"disk"` or a folder. With `"auto"`, activations are cached only if that pays.
+        stages: Function that returns the stages of the model, from the stem to the head.
+        autocast: Function that returns the context of the forward pass.
         changed: Whether a callback changes the inputs of each training batch before the step.
-        declined: Why the model must not be cut, if so.
+        declined: Reason that the model must not be cut, or None.
         guarded: Whether custom steps or callbacks may change the model or a batch.
 
     Attributes:
-        messages: Lines for the user about the present phase; they are in the log too.
-        rows: Number of inputs with activations, stored or still to be.
-        found: Number of them that another run had stored already.
+        messages: Lines for the user about the current phase, which are also logged.
+        rows: Number of inputs to store activations for.
+        found: Number of those inputs that another run had already stored.
     """
 
     def __init__(
@@ -85,15 +85,15 @@ class Cache:
         self.rows = self.found = 0
 
     def cut(self, model: nn.Module, train: Any, val: Any, epochs: int, in_views: bool | None = None) -> tuple[Any, Any]:
-        """Cut the model at its present freeze state, and return the batches to train and evaluate on in this phase.
+        """Cut the model in its current freeze state, and return the batches to train and evaluate on in this phase.
 
         Args:
             model: Model to cut.
             train: Training batches.
             val: Validation batches, or None.
             epochs: Number of epochs of the phase.
-            in_views: Whether a few fixed views of each sample replace the default augmentation, as decided before a
-                run was resumed. None decides anew.
+            in_views: Whether a few fixed views of each sample replace the default augmentation, as an earlier part of
+                a resumed run decided. None decides anew.
         """
         self.close()
         self.messages = []
@@ -122,14 +122,14 @@ class Cache:
         return served.get(train, train), served.get(val, val)
 
     def close(self) -> None:
-        """Release the store; one in the user's folder is flushed to disk."""
+        """Release the store. A store in the user's folder is flushed to disk."""
         if self._store is not None:
             self._store.close()
         self._store = None
 
     @property
     def _requested(self) -> bool:
-        """Whether the user requested a cache, so that it need not pay."""
+        """Whether the user requested a cache, which is then used even if it saves no time."""
         return self._where != AUTO
 
     def _say(self, line: str) -> None:
@@ -139,9 +139,9 @@ class Cache:
     def _training_declined(
         self, model: nn.Module, train: Batches, parts: list[Batches], epochs: int
     ) -> Declined | None:
-        """Return why training data is not cached; None if it may be.
+        """Return the reason that training data is not cached, or None if it may be.
 
-        Fixed views are suggested in place of fresh augmentation only if no other reason would remain.
+        Fixed views are suggested in place of fresh augmentation only if there is no other reason.
         """
         if self._changed:
             return Declined("a callback changes the inputs")
@@ -151,13 +151,13 @@ class Cache:
         views = _SUGGESTED_VIEWS if isinstance(self._where, Path) else min(_SUGGESTED_VIEWS, max(1, epochs - 1))
         remaining = self._not_worth_cutting(model, Workload.of([train, *parts], epochs, fresh_views=views))
         return remaining or Declined(
-            f"the augmentation makes new images in every epoch; augment_views={views} would cycle {views} of each"
+            f"the augmentation makes new images in every epoch; augment_views={views} would cycle {views} fixed views"
         )
 
     def _takes_views(self, model: nn.Module, batches: Batches, epochs: int) -> bool:
-        """Return whether fixed views of each sample replace the default augmentation: if only the head is trained.
+        """Return whether fixed views of each sample replace the default augmentation, which needs a frozen backbone.
 
-        The decision depends on no measurement, so that the same run always shows the same images.
+        The decision does not depend on measurements, so the same run always uses the same images.
         """
         viewed = batches.in_views()
         if viewed is batches or self._changed or varies(viewed, requested=self._requested):
@@ -179,7 +179,7 @@ class Cache:
         return None if isinstance(self._where, Path) else self._too_few_samples(workload)
 
     def _served(self, model: nn.Module, parts: list[Batches], epochs: int) -> dict[Any, CachedBatches] | Declined:
-        """Cut the prefix, open a store and time a batch; return cached batches for those in `parts`."""
+        """Cut the prefix, open a store and time a batch, and return cached batches for those in `parts`."""
         auto, workload = not self._requested, Workload.of(parts, epochs)
         declined = self._not_worth_cutting(model, workload)
         if declined:
@@ -202,7 +202,7 @@ class Cache:
     def _stored(
         self, model: nn.Module, prefix: Prefix, parts: list[Batches], batch: Any, timings: Timings, epochs: int
     ) -> dict[Any, CachedBatches] | Declined:
-        """Open a store for the prefix and time a batch; return cached batches for those in `parts`."""
+        """Open a store for the prefix and time a batch, and return cached batches for those in `parts`."""
         room = self._with_room(prefix, parts)
         if isinstance(room, Declined):
             return room
@@ -231,7 +231,7 @@ class Cache:
         return served
 
     def _with_room(self, prefix: Prefix, parts: list[Batches]) -> tuple[list[Batches], str] | Declined:
-        """Choose the data to store and the tier: everything in the first tier with room, else the first part alone."""
+        """Choose the tier and the data to store: everything in the first tier with room, or else the first part."""
         if isinstance(self._where, Path):
             return parts, FOLDER
         device, tiers = parts[0].device, _TIERS[self._where]
@@ -251,7 +251,7 @@ class Cache:
             return MemoryStore(prefix.specs, rows, device=at, pinned=pinned and tier == MEMORY)
         if tier == DISK:
             return DiskStore(None, prefix.specs, rows, pinned=pinned)
-        preprocessing = parts[0].preprocessing  # that of the model, so it is the same for all parts
+        preprocessing = parts[0].preprocessing  # the same for all parts, because it is the model's
         if type(preprocessing) not in _OWN_PREPROCESSING:
             return Declined("a custom preprocessing class cannot be identified by content")
         layout = [list(parameter.stride()) for parameter in model.parameters()]  # kernels round by it
@@ -260,7 +260,7 @@ class Cache:
         keys = [keys_of_views(batches) for batches in parts]
         known = [key for key in keys if key is not None]
         if name is None or len(known) < len(keys):
-            return Declined("the data or a frozen layer cannot be identified by content, to be found by another run")
+            return Declined("the data or a frozen layer cannot be identified by content, so no other run could find it")
         return DiskStore(self._where, prefix.specs, np.concatenate(known), name, pinned=pinned)
 
     def _measured(
@@ -269,7 +269,7 @@ class Cache:
         """Time the first batch, and store its activations.
 
         Raises:
-            StoreError: If they cannot be stored.
+            StoreError: If the activations cannot be stored.
             DivergedError: If the model takes a different path on a whole batch.
         """
         indices, seconds = cached.rows(0)[0], 0.0
@@ -297,7 +297,7 @@ def describe_views(batches: Batches, given: Batches) -> str:
     if batches.views is None or batches.views == 1:
         return ""
     if batches is given:
-        return f"{batches.views} fixed views of each image in turn, approximating a new one in every epoch"
+        return f"{batches.views} fixed views of each image in turn, approximating a new view in every epoch"
     return (
         f"{batches.views} fixed views of each image in turn, one of them as in evaluation, approximating new crops in "
         "every epoch, which cannot be cached; augment_views=0 draws new ones"
@@ -307,17 +307,17 @@ def describe_views(batches: Batches, given: Batches) -> str:
 def open_cache(
     cache: str | Path | bool, network: Network, autocast: Any, *, changed: bool, guarded: bool
 ) -> Cache | None:
-    """Return the cache that the `cache` argument of `fit` asks for, or None for no cache.
+    """Return the cache that the `cache` argument of `fit` requests, or None for no cache.
 
     Args:
         cache: `"auto"`, `"memory"`, `"disk"`, a folder or False.
         network: The model.
-        autocast: Makes the context of the forward pass.
+        autocast: Function that returns the context of the forward pass.
         changed: Whether a callback changes the inputs of training batches.
         guarded: Whether custom steps or callbacks may change the model or a batch.
 
     Raises:
-        ArgumentError: If `cache` is neither a kind of cache nor a folder, existing or new.
+        ArgumentError: If `cache` is neither a kind of cache nor an existing or new folder.
     """
     where = _place(cache)
     if where is None:
@@ -326,7 +326,7 @@ def open_cache(
 
 
 def _not_to_be_cut(network: Network) -> Declined | None:
-    """Return why the forward pass cannot be split, or None."""
+    """Return the reason that the forward pass cannot be split, or None."""
     if network.wrapped is not network.module:
         wrapper = type(network.wrapped).__name__
         return Declined(f"the model is wrapped in {wrapper}, which may compile or divide its forward pass")

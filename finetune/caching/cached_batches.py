@@ -1,7 +1,7 @@
 """Batches with cached prefix activations.
 
-The training loop iterates over them as over any others. It wraps each step in `serving`, within which the model's
-forward pass replays from the batch's stored activations. The first time, they are computed and stored.
+The training loop iterates over them like over plain batches. It wraps each step in `serving`, within which the model's
+forward pass replays from the batch's stored activations. In the first epoch, they are computed and stored.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ class CachedBatches:
 
     Args:
         batches: Batches with a fixed number of views of each sample.
-        prefix: Prefix of the model that is trained.
+        prefix: Prefix of the trained model.
         store: Store with room for every view of every sample, at `Batches.rows`.
-        guarded: Check for changes of the model or the data by custom steps or callbacks.
+        guarded: Whether to check for changes of the model or the data by custom steps or callbacks.
     """
 
     def __init__(self, batches: Batches, prefix: Prefix, store: Store, *, guarded: bool = True) -> None:
         self._batches, self._prefix, self._store, self._guarded = batches, prefix, store, guarded
-        # Inputs that are not read past the prefix are not loaded again, unless a step reads them.
+        # Inputs that are not read past the prefix are loaded again only if a step reads them.
         self._skips_loading = not prefix.reads_inputs and batches.source.targets is not None
         self._empty: tuple[Tensor, Tensor] | None = None  # a batch's inputs and targets, without samples
         self._valid = True
         self._wanted = True  # whether the model was called with the last batch unmodified
-        self._used: bool | None = None  # whether any batch was, this epoch; None before the first batch
+        self._used: bool | None = None  # the same for any batch of this epoch; None before the first batch
         self._said_unused = False
         self._data_version = batches.source.version(values=guarded)
-        self._pending: dict[int, tuple[Any, Tensor]] = {}  # batches that are not served yet, with their rows
+        self._pending: dict[int, tuple[Any, Tensor]] = {}  # batches to be served, with their rows
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)
@@ -93,7 +93,7 @@ class CachedBatches:
 
     @contextmanager
     def serving(self, batch: Any) -> Iterator[None]:
-        """Within this context, replay the model's calls with this batch's inputs."""
+        """Replay the model's calls with this batch's inputs within the context."""
         _, rows = self._pending.pop(id(batch))
         inputs = split_batch(batch)[0]
         if not self._valid or not self._prefix.accepts(inputs) or (self._guarded and not self._prefix.holds()):
@@ -112,8 +112,8 @@ class CachedBatches:
         """Compute and store the prefix activations of a batch.
 
         Returns:
-            None if the model took a different path, or if the last step called it on modified inputs only, as this
-            step then may too.
+            The activations; None if the model took a different path, or if the last step called it only on modified
+            inputs, because this step may do the same.
         """
         if not self._wanted:
             return None
@@ -122,13 +122,13 @@ class CachedBatches:
             self._store.put(rows, activations)
         except DivergedError:
             return None
-        except StoreError as error:  # the disk is full; the run goes on
+        except StoreError as error:  # the disk is full; training continues without the cache
             log.warning(_FULL, error)
             self._skips_loading = False
         return activations
 
     def remember(self, batch: Any, indices: Tensor) -> None:
-        """Note the form of a batch, so that the like of it can be made without loading inputs."""
+        """Note the form of a batch, so that similar batches can be made without loading inputs."""
         targets = self._batches.source.targets
         if not self._skips_loading or targets is None:
             return
@@ -143,7 +143,7 @@ class CachedBatches:
         inputs, targets = empty
 
         def load() -> Tensor:
-            self._skips_loading = False  # steps read their inputs, which load faster ahead of time
+            self._skips_loading = False  # steps read their inputs, so loading ahead of time is faster
             loaded: Tensor = split_batch(next(self._batches.epoch(epoch, step)))[0]
             return loaded
 
@@ -154,10 +154,10 @@ class CachedBatches:
 
 
 def varies(batches: Batches, *, requested: bool = False) -> Declined | None:
-    """Return why a sample's inputs may differ between epochs, augmentation aside; None if they are the same.
+    """Return why a sample's inputs may differ between epochs apart from augmentation, or None if they are the same.
 
-    A custom data set is trusted if its first samples come out the same twice. For training data it must also have been
-    requested, because only evaluation repeats the random numbers of torch, NumPy and Python in every epoch.
+    A custom dataset is trusted if its first samples are the same when read twice. For training data, the user must also
+    have requested a cache, because only evaluation repeats the random numbers of torch, NumPy and Python every epoch.
 
     Args:
         batches: Batches to cache.
@@ -165,15 +165,15 @@ def varies(batches: Batches, *, requested: bool = False) -> Declined | None:
     """
     source = batches.source
     if source.kind in (TEXT, SOUND):
-        return Declined("texts and sounds are padded to the longest of their batch")
+        return Declined("text and audio are padded to the longest sample of their batch")
     if not source.indexed:
         return Declined("samples of a DataLoader or a stream have no index")
     if source.stochastic:
         if batches.shuffle and not requested:
             return Declined(
-                "a custom data set may return different samples for the same index in each epoch; pass cache='memory' "
+                "a custom dataset may return different samples for the same index in each epoch; pass cache='memory' "
                 "if yours does not"
             )
         if not batches.repeats():
-            return Declined("your data set returns different samples for the same index in each epoch")
+            return Declined("your dataset returns different samples for the same index in each epoch")
     return None

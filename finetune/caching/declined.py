@@ -1,4 +1,4 @@
-"""Reasons for not caching, as values and as an exception."""
+"""Reasons for not caching, as a value and as an exception."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Declined:
-    """Why something is not done, in one line that fits into a sentence for the user.
+    """Reason that something is not done, in one line that fits into a sentence for the user.
 
-    >>> str(Declined("no sample is seen twice"))
-    'no sample is seen twice'
+    Example:
+        >>> str(Declined("no sample is seen twice"))
+        'no sample is seen twice'
     """
 
     reason: str
@@ -20,4 +21,4 @@ class Declined:
 
 
 class DeclinedError(Exception):
-    """A model cannot be split. Unwinds the search for a boundary; `cut_prefix` returns it as `Declined`."""
+    """A model cannot be split. Raised to leave the search for a boundary; `cut_prefix` returns it as `Declined`."""

@@ -1,10 +1,10 @@
 """Decide whether caching a frozen prefix pays, and where its activations go.
 
-There are two decisions. Before the prefix is cut, by what is known for free or cheap: finding and verifying a prefix
-costs several passes of the model, so it is not cut where there is little to save. And after, by timings of one batch:
-filling the store once and reading it in every later epoch against loading and computing in each. Room alone decides
-where the activations go, within a budget for everything that a run stores at once: on the device, else in memory, else
-in a file if reading that is faster than computing.
+There are two decisions. The first, before the prefix is cut, uses cheap estimates: finding and verifying a prefix costs
+several passes of the model, so it is not cut if there is little to save. The second uses timings of one batch: filling
+the store once and reading it in every later epoch is compared with loading and computing in each. Activations go to the
+first tier with room, within a budget for everything that a run stores at once: the device, then memory, then a file if
+reading it is faster than computing.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from finetune.data.loading.free_memory import free_memory
 
 DEVICE, MEMORY, DISK = "device", "memory", "disk"
 
-# Shares of the free bytes that may be used; steps need device memory too.
+# Share of the free bytes to use per tier. Training steps need device memory too.
 _BUDGET_SHARES = {DEVICE: 0.4, MEMORY: 0.5, DISK: 0.9}
-# Passes of single samples that must be spared for a prefix to be cut. Cutting one costs about 64 of them, which is 5 %
-# of a run whose steps take two passes' time, if it is done in vain.
+# Minimum number of forward passes of single samples to save before a prefix is cut. Cutting costs about 64 of them,
+# which wastes 5 % of a run whose steps take as long as two passes if the cache is not used.
 _MIN_SAMPLES = 640
 # The same in passes of a few samples, because a small batch may take as long as a large one. Cutting costs 15 to 20.
 _MIN_SMALL_PASSES = 160
-# Share of the time that must be saved, because measurements are inexact.
+# Minimum share of the time to save, because measurements are inexact.
 _MIN_GAIN = 0.05
-# Share of the forward pass that a prefix must have to be measured at all.
+# Minimum share of the forward pass for a prefix to be timed.
 MIN_SHARE = 0.05
 # Cost of reading stored activations, in passes of a few samples. In small networks it is half of one.
 _READING = 0.5
@@ -55,13 +55,14 @@ def free_bytes(tier: str, device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Workload:
-    """Number of activations to store in a phase, and how often they are written and read.
+    """Number of activations to store in a phase, and of batches to write and read.
 
     Attributes:
         samples: Number of samples.
         rows: Number of inputs: one per view of each sample.
-        spared_samples: Forward passes of single samples that stored activations replace, over all epochs.
-        filling, reading: Batches to compute and to read, over all epochs.
+        spared_samples: Number of forward passes of single samples that stored activations replace, over all epochs.
+        filling: Number of batches to compute and store, over all epochs.
+        reading: Number of batches to read, over all epochs.
     """
 
     samples: int
@@ -77,7 +78,7 @@ class Workload:
         Args:
             parts: The batches.
             epochs: Number of epochs.
-            fresh_views: Number of views to assume for batches that are augmented afresh in every epoch.
+            fresh_views: Number of views to assume for batches with fresh augmentation in every epoch.
         """
         views = [part.views or fresh_views for part in parts]
         samples = [len(part.source) for part in parts]
@@ -98,11 +99,11 @@ def num_rows(parts: Sequence[Batches]) -> int:
 
 
 def too_few_samples(workload: Workload, *, requested: bool) -> Declined | None:
-    """Decline to cut a prefix if too few passes can be spared.
+    """Decline to cut a prefix if it would save too few passes.
 
     Args:
         workload: The phase's workload.
-        requested: Whether the user requested a cache; then any pass spared is enough.
+        requested: Whether the user requested a cache, in which case saving one pass is enough.
     """
     if not workload.spared_samples:
         return Declined("no sample is seen twice")
@@ -112,7 +113,7 @@ def too_few_samples(workload: Workload, *, requested: bool) -> Declined | None:
 
 
 def too_little_time(timings: Timings, workload: Workload) -> Declined | None:
-    """Decline to cut a prefix if the passes that can be spared take too little time."""
+    """Decline to cut a prefix if the saved passes take too little time."""
     spared = timings.load + timings.forward * timings.frozen_share - _READING * timings.small_forward
     if spared * workload.reading < _MIN_SMALL_PASSES * timings.small_forward:
         return Declined("there is too little to compute for caching to pay")
@@ -132,7 +133,7 @@ def choose_tier(
         wanted: Bytes to store.
         device: Device of the model.
         tiers: Tiers in order of preference.
-        free: Returns the free bytes of a tier.
+        free: Function that returns the free bytes of a tier.
     """
     if device.type == "cpu":
         tiers = tuple(tier for tier in tiers if tier != DEVICE)
@@ -161,21 +162,22 @@ def epoch_seconds(timings: Timings, batches: Batches) -> float:
 
 
 def describe(prefix: Prefix, workload: Workload, place: str, found: int) -> str:
-    """Describe for the user what is cached, where, and how much of it was found there."""
+    """Describe the cache for the user: its share of the forward pass, place and size, and the rows found there."""
     where = {DEVICE: "on the device", MEMORY: "in memory", DISK: "on disk"}.get(place, f"in '{place}'")
     inputs = f"{workload.rows:,} views of " * (workload.rows > workload.samples) + f"{workload.samples:,} samples"
     size = format_bytes(workload.rows * prefix.bytes_per_sample)
     return (
         f"cache: {prefix.share:.0%} of the forward pass, up to {prefix.cause}, is computed once and kept {where} "
-        f"({size} for {inputs}{f', {found:,} of them found there' if found else ''})"
+        f"({size} for {inputs}{f', {found:,} of them already there' if found else ''})"
     )
 
 
 def format_bytes(size: float) -> str:
     """Return a number of bytes as text.
 
-    >>> format_bytes(2.5e9)
-    '2.5 GB'
+    Example:
+        >>> format_bytes(2.5e9)
+        '2.5 GB'
     """
     for unit in ("B", "kB", "MB"):
         if size < 1000:

@@ -34,8 +34,8 @@ class Timings:
     """Seconds per batch.
 
     Attributes:
-        load: Loading and preprocessing; 0 if worker processes do that during the steps.
-        forward: Whole forward pass; at first extrapolated from a few samples if long, 0 if not measured.
+        load: Loading and preprocessing; 0 if worker processes do them during the steps.
+        forward: Whole forward pass, first extrapolated from a few samples if long; 0 if not measured.
         small_forward: Forward pass of a few samples; 0 if not measured.
         frozen_share: Share of the forward pass before the first module with trainable parameters; 1 if not measured.
         prefix: Computing the prefix.
@@ -53,7 +53,7 @@ class Timings:
 
 
 def timed(work: Callable[[], Result], repeats: int = _REPEATS) -> tuple[float, Result]:
-    """Return the duration of a call in seconds, the minimum of several if it is short, and the call's result."""
+    """Return the duration of a call in seconds, the minimum of several calls if it is short, and its result."""
     best, result = float("inf"), None
     for _ in range(repeats):
         _wait_for_device()
@@ -71,7 +71,7 @@ def time_forward(model: nn.Module, inputs: Any, load: float) -> Timings:
     """Measure the forward pass and the share of it before the first trainable module, before a prefix is cut.
 
     A long pass is extrapolated from a few samples: the overhead of a small batch is then negligible, and a whole pass
-    would cost a good part of the time to be saved. The model and the random state are left unchanged.
+    would cost a large part of the time to be saved. The model and the random state are left unchanged.
     """
     samples = next(len(tensor) for tensor in tensors_of(inputs))
     few = map_tensors(lambda tensor: tensor[:_FEW], inputs, None)
@@ -83,9 +83,9 @@ def time_forward(model: nn.Module, inputs: Any, load: float) -> Timings:
 
 
 def _frozen_share(model: nn.Module, inputs: Any) -> float:
-    """Run the model once and return the share of that time before the first module that owns trainable parameters.
+    """Run the model once and return the share of the time before the first module that owns trainable parameters.
 
-    1 if no such module is called, or if it is the model itself, which may use them only at its end.
+    Return 1 if no such module is called, or if it is the model itself, which may use them only at its end.
     """
     owners = [module for module in model.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
     reached: list[float] = []

@@ -4,8 +4,8 @@ Tensors become the tensors of a safetensors file (https://huggingface.co/docs/sa
 path. Everything else becomes JSON in its metadata, which refers to the tensors by name. There is no pickle,
 so loading runs no code.
 
-The metadata also has a SHA-256 over all bytes of the file, computed with zeros in its own place. If any byte
-changes, is lost or is added, loading fails.
+The metadata also holds a SHA-256 over all bytes of the file, computed with zeros in its own place. If any byte
+is changed, lost or added, loading fails.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _BLANK = "0" * 64
 
 
 class Stored(NamedTuple):
-    """The content of a file and the version of its format."""
+    """Content of a file, with the version of its format."""
 
     version: int
     content: dict[str, Any]
 
 
 def check_writable(path: Path) -> None:
-    """Check that a checkpoint can be written to `path`, before any time is spent on training.
+    """Check that a checkpoint can be written to `path`, before time is spent on training.
 
     Raises:
-        CheckpointError: If it cannot.
+        CheckpointError: If the path is not writable.
     """
     try:
         if path.is_dir():
@@ -55,7 +55,7 @@ def check_writable(path: Path) -> None:
 
 
 def write(path: Path, content: Mapping[str, Any], *, version: int = 1) -> None:
-    """Write `content` to `path`. A file already there stays intact until the new one is complete.
+    """Write `content` to `path`. An existing file stays intact until the new one is complete.
 
     The new file is staged in the same folder, flushed to disk and renamed.
 
@@ -80,7 +80,7 @@ def write(path: Path, content: Mapping[str, Any], *, version: int = 1) -> None:
         Path(staged).replace(path)
         _flush_folder(path.parent)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}. The file there before is untouched.") from error
+        raise CheckpointError(f"{path} cannot be written: {error}. An existing file is unchanged.") from error
     finally:
         with suppress(FileNotFoundError):
             Path(staged).unlink()
@@ -98,7 +98,7 @@ def read(path: Path) -> Stored:
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
     header = _metadata(path, data)
     if sha256(_with_digest(data, header[_HASH], _BLANK)) != header[_HASH]:
-        raise CheckpointError(f"{path} is damaged: its bytes are not those that were written. Use another copy.")
+        raise CheckpointError(f"{path} is damaged: its content does not match its checksum. Use another copy.")
     plain = json.loads(header["content"])
     return Stored(plain["version"], _restored(plain["content"], safetensors.torch.load(data)))
 
@@ -114,7 +114,7 @@ def _serialized(content: Mapping[str, Any], version: int) -> bytes:
 
 
 def _extracted(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
-    """Move the tensors of `value` to `tensors`, and put their names in their place."""
+    """Move the tensors of `value` to `tensors`, and leave their names in their place."""
     if isinstance(value, Tensor):
         name = _name(path)
         tensors[name] = _stored(value, name)
@@ -161,7 +161,7 @@ def _restored(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _sealed(data: bytes) -> bytes:
-    """Return `data` with its digest in the place of the blank one."""
+    """Return `data` with its digest in place of the blank one."""
     return _with_digest(data, _BLANK, sha256(data))
 
 

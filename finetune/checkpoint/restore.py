@@ -1,4 +1,4 @@
-"""Restore the model of a checkpoint: build it by its name, repeat the changes made to it, load its weights."""
+"""Restore the model of a checkpoint: build it by name, repeat its changes and load its weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from finetune.model.weights import load_state
 
 
 def rebuild(checkpoint: Checkpoint) -> nn.Module:
-    """Build the model of a checkpoint by its name, with the changes made to it. No network is used.
+    """Build the model of a checkpoint by name, with its changes, without network access.
 
     Raises:
-        CheckpointError: If the model has no name, or its head was a module of the user's own.
+        CheckpointError: If the model has no name, or its head is a custom module.
     """
     if checkpoint.model.origin is None:
         raise CheckpointError(
-            f"{checkpoint.path} holds a {checkpoint.model.class_name} of your own, which cannot be built from its "
+            f"{checkpoint.path} holds your custom {checkpoint.model.class_name}, which cannot be built from its "
             f"name. Build it and pass it as model=."
         )
     with seeded("checkpoint"):
@@ -44,7 +44,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     A model that lacks the checkpoint's head, input channels or adapters gets them first.
 
     Raises:
-        CheckpointError: If the weights do not fit. The model is then unchanged.
+        CheckpointError: If the weights do not fit. The model is unchanged.
     """
     with seeded("checkpoint"):
         for change in missing_changes(model, checkpoint):
@@ -54,13 +54,13 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def missing_changes(model: nn.Module, checkpoint: Checkpoint) -> list[ModelChange]:
-    """Return the changes that `model` lacks for a checkpoint's weights to fit. The model is left alone.
+    """Return the changes that `model` needs for a checkpoint's weights to fit. The model is not changed.
 
     Raises:
         CheckpointError: If the weights do not fit, with or without the changes.
     """
     misfits = _misfits(model, checkpoint)
-    if not misfits:  # the shapes of weights need not show how many channels the model reads
+    if not misfits:  # the number of input channels may not show in the shapes of weights
         return [change for change in checkpoint.changes if isinstance(change, InputAdaptation)]
     changes = [change for change in checkpoint.changes if not _is_custom_head(change)]
     if changes:
@@ -78,7 +78,7 @@ def starting_weights(path: Path, model: nn.Module) -> Mapping[str, Tensor]:
     """Read the weights of a checkpoint for a phase to start from.
 
     Raises:
-        CheckpointError: If the file is damaged or its weights do not fit the model as it is.
+        CheckpointError: If the file is damaged or its weights do not fit the model.
     """
     checkpoint = schema.read(path)
     misfits = _misfits(model, checkpoint)
@@ -91,7 +91,7 @@ def _repeat(change: ModelChange, model: nn.Module, checkpoint: Checkpoint) -> No
     """Make a recorded change to `model`.
 
     Raises:
-        CheckpointError: If the head was a module of the user's own, or the model has no place for the change.
+        CheckpointError: If the head is a custom module, or the change cannot be made to the model.
     """
     if isinstance(change, InputAdaptation):
         try:
@@ -102,7 +102,7 @@ def _repeat(change: ModelChange, model: nn.Module, checkpoint: Checkpoint) -> No
         adapters.add_lora(model, change.layers, change.lora_rank)
     elif change.head == CUSTOM_HEAD:
         raise CheckpointError(
-            f"The head in {checkpoint.path} was a module of your own, which cannot be built from its name. Build the "
+            f"The head in {checkpoint.path} is a custom module, which cannot be built from its name. Build the "
             f"model, replace its head in the same way, and pass it as model=."
         )
     else:
@@ -127,11 +127,11 @@ def _misfits(model: nn.Module, checkpoint: Checkpoint) -> list[str]:
     rest = {name: own[name] for name in own.keys() - weights.keys()}
     if not rest or (base is not None and base_digest(rest) == base):
         return wrong
-    return wrong + [f"{name} of the base, to judge by its digest" if base else name for name in sorted(rest)]
+    return wrong + [f"{name} of the base, according to its digest" if base else name for name in sorted(rest)]
 
 
 def _shape(value: Any) -> Any:
-    return getattr(value, "shape", None)  # a module's extra state need not be a tensor
+    return getattr(value, "shape", None)  # a module's extra state may not be a tensor
 
 
 def _misfit_error(model: nn.Module, checkpoint: Checkpoint, misfits: list[str]) -> CheckpointError:

@@ -10,11 +10,11 @@ from finetune.errors import ArgumentError, CheckpointError
 
 
 def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) -> Checkpoint | None:
-    """Read the checkpoint that a run resumes from. Return None to start anew.
+    """Read the checkpoint that a run resumes from. Return None to start from the beginning.
 
     Args:
         resume_from: A file; a folder, for the newest intact checkpoint in it; or `"auto"` for
-            `checkpoint_dir` if that has a checkpoint.
+            `checkpoint_dir` if it has a checkpoint.
         checkpoint_dir: Folder that the run saves to.
 
     Raises:
@@ -25,7 +25,7 @@ def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) 
         return None
     if resume_from == "auto":
         if checkpoint_dir is None:
-            raise ArgumentError("resume_from='auto' looks in checkpoint_dir; pass a checkpoint_dir to fit too.")
+            raise ArgumentError("resume_from='auto' needs a checkpoint_dir. Pass fit the folder of the checkpoints.")
         if not any(Path(checkpoint_dir).glob("*.safetensors")):
             return None
         resume_from = checkpoint_dir
@@ -35,7 +35,7 @@ def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) 
     checkpoint = schema.read(path)
     if checkpoint.training is None:
         raise CheckpointError(
-            f"{path} was saved for use and has no training state. To continue from its weights, load it with "
+            f"{path} has no training state, so no run can resume from it. To continue from its weights, load it with "
             f"load_checkpoint and call fit; to resume a run, pass its last.safetensors."
         )
     return checkpoint
@@ -51,6 +51,6 @@ def _newest(folder: Path) -> Checkpoint:
         if checkpoint.training is not None:
             return checkpoint
     raise CheckpointError(
-        f"There is no intact checkpoint to resume from in {folder}; looked at {len(files)} files. Expected a "
+        f"None of the {len(files)} checkpoints in {folder} is an intact one to resume from. Expected a "
         f"last.safetensors, as written by fit(checkpoint_dir=...)."
     )

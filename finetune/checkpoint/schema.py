@@ -24,7 +24,7 @@ Content = dict[str, Any]
 MIGRATIONS: dict[int, Callable[[Content], Content]] = {}
 """Functions that convert the content of one version of the format to the next, by version."""
 
-# By the key that no other kind of change has.
+# Kinds of change by the key that no other kind has.
 _CHANGES: dict[str, Callable[..., ModelChange]] = {
     "head": HeadReplacement,
     "in_channels": InputAdaptation,
@@ -38,10 +38,10 @@ class ModelRecord:
 
     Attributes:
         class_name: Name of the model's class.
-        origin: Description from which `catalog.rebuild` builds the model, None for a module of the user's own.
+        origin: Description from which `catalog.rebuild` builds the model, None for the user's own module.
         frozen: Names of the frozen parameters.
         weights: The state dict, without the base of a PEFT model.
-        base: Digest of the parameters left out of `weights`, None if none are.
+        base: Digest of the parameters left out of `weights`, or None.
     """
 
     class_name: str
@@ -53,17 +53,17 @@ class ModelRecord:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The whole content of a checkpoint.
+    """The content of a checkpoint.
 
     Attributes:
         model: The model's origin, weights and freeze state.
-        heads: Full names of the model's heads, the main head first; None if they were never looked for.
+        heads: Full names of the model's heads, the main head first; None if they have not been searched for.
         changes: Changes made to the model since it was built, in order.
-        classes: Class names by output, None where outputs have none.
+        classes: Class names by output, or None if the outputs have no names.
         classes_from_data: Whether `classes` come from training data rather than from the weights.
         preprocessing: `Preprocessing.to_dict()` or None.
         settings: Keyword arguments of `FineTuner` that a file can hold.
-        task: Kind of task, None if it is not known yet.
+        task: Kind of task, None if not known yet.
         history: One row per epoch.
         training: `Run.state_dict()`, None in a checkpoint saved outside of `fit`.
         path: File that the checkpoint was read from; not part of the content.
@@ -88,7 +88,7 @@ def format_version() -> int:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to `path`. A file already there stays intact until the new one is complete.
+    """Write a checkpoint to `path`. An existing file stays intact until the new one is complete.
 
     Raises:
         CheckpointError: If the content cannot be stored or the file cannot be written.
@@ -106,7 +106,7 @@ def read(path: Path) -> Checkpoint:
     newest = format_version()
     if version > newest:
         raise CheckpointError(
-            f"{path} has format version {version}, this package reads up to {newest}. Update torch-finetune."
+            f"{path} has format version {version}, but this package reads at most {newest}. Update torch-finetune."
         )
     try:
         for number in range(version, newest):
@@ -143,7 +143,7 @@ def to_content(checkpoint: Checkpoint) -> Content:
 
 
 def from_content(content: Mapping[str, Any], path: Path | None = None) -> Checkpoint:
-    """Return the checkpoint that `to_content` turned into `content`.
+    """Return the checkpoint that `to_content` converted to `content`.
 
     Raises:
         KeyError, TypeError: If a field is missing, or a change is of an unknown kind.

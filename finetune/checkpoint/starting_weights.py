@@ -15,11 +15,11 @@ from finetune.model.surgery.reinitialize import fresh_weights
 
 
 def starting_weights(network: Network, start_from: str | Path, seed: int) -> Mapping[str, Tensor]:
-    """Return the weights a phase starts from, by name.
+    """Return the weights that a phase starts from, by name.
 
     Args:
-        network: The model they are for. It is not changed.
-        start_from: A checkpoint's path, or `"scratch"` for random weights.
+        network: Network to load them into. It is not changed.
+        start_from: Path of a checkpoint, or `"scratch"` for random weights.
         seed: Seed for random weights.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Comparisons of models and strategies over several seeds, built on the public `FineTuner` alone."""
+"""Comparisons of models and strategies over several seeds, built on the public `FineTuner`."""

@@ -1,11 +1,11 @@
-"""`advise` for several models: rank them by how well their features suit a data set."""
+"""`advise` for several models: rank them by how well their features suit a dataset."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from finetune.advice.advice import Advice
-from finetune.comparison.candidates import Models, build_model, labelled_models
+from finetune.comparison.candidates import Models, build_model, labeled_models
 from finetune.tuner import FineTuner
 
 
@@ -31,16 +31,17 @@ def advise(
         DataError: If the data cannot be used.
         HeadError: If the head of a model cannot be identified.
 
-    >>> import torch
-    >>> from torch import nn
-    >>> models = {width: nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2)) for width in (8, 32)}
-    >>> X = torch.randn(60, 4)
-    >>> advice = advise(models, (X, (X[:, 0] > 0).long()))
-    >>> sorted(advice)
-    ['32', '8']
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> models = {width: nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2)) for width in (8, 32)}
+        >>> X = torch.randn(60, 4)
+        >>> advice = advise(models, (X, (X[:, 0] > 0).long()))
+        >>> sorted(advice)
+        ['32', '8']
     """
     advice = {}
-    for label, model in labelled_models(models).items():
+    for label, model in labeled_models(models).items():
         tuner = FineTuner(build_model(model, label, settings.get("seed", 0)), **settings)
         advice[label] = tuner.advise(train, val, samples=samples, batch_size=batch_size)
     score = {label: (each.evidence.probe, each.evidence.log_me) for label, each in advice.items()}

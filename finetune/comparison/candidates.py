@@ -1,4 +1,4 @@
-"""`Candidate`: a model and a strategy to compare, in any form a user may pass them, each with a label."""
+"""`Candidate`: a model and a strategy to compare, in any form that a user may pass, each with a label."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """The name of the candidate in progress and log lines."""
+        """Name of the candidate in progress and log lines."""
         return f"{self.model_label}, {self.strategy_label}"
 
     def build(self, seed: int) -> nn.Module | str:
@@ -50,8 +50,8 @@ def candidates(models: Models, strategies: Strategies, budget: int) -> list[Cand
     """
     return [
         Candidate(model_label, model, strategy_label, strategy)
-        for model_label, model in labelled_models(models).items()
-        for strategy_label, strategy in _labelled_strategies(strategies, budget).items()
+        for model_label, model in labeled_models(models).items()
+        for strategy_label, strategy in _labeled_strategies(strategies, budget).items()
     ]
 
 
@@ -68,32 +68,32 @@ def build_model(model: GivenModel, label: str, seed: int) -> nn.Module | str:
     with seeded(seed, "model"):
         module = model()
     if not isinstance(module, nn.Module):
-        raise ArgumentError(f"Expected {label} to return an nn.Module, but it returned {module!r}.")
+        raise ArgumentError(f"Expected {label} to return an nn.Module, but got {module!r}.")
     return module
 
 
-def labelled_models(models: Models) -> dict[str, GivenModel]:
+def labeled_models(models: Models) -> dict[str, GivenModel]:
     """Return the models by label.
 
     Raises:
         ArgumentError: If there is no model, or one is invalid.
     """
     alone = isinstance(models, (str, nn.Module)) or not isinstance(models, Iterable)
-    labelled = _labelled([models] if alone else models, _label_of_model)
-    for model in labelled.values():
+    labeled = _labeled([models] if alone else models, _label_of_model)
+    for model in labeled.values():
         if not isinstance(model, (str, nn.Module)) and not callable(model):
             raise ArgumentError(
                 f"Expected a model to be a name, an nn.Module, or a function that returns one, but got {model!r}."
             )
-    if not labelled:
+    if not labeled:
         raise ArgumentError("Expected at least one model, but got none.")
-    return labelled
+    return labeled
 
 
-def _labelled_strategies(strategies: Strategies, budget: int) -> dict[str, GivenStrategy]:
+def _labeled_strategies(strategies: Strategies, budget: int) -> dict[str, GivenStrategy]:
     alone = isinstance(strategies, str) or not isinstance(strategies, Iterable) or _are_phases(strategies)
-    labelled = _labelled([strategies] if alone else strategies, _label_of_strategy)
-    for label, strategy in labelled.items():
+    labeled = _labeled([strategies] if alone else strategies, _label_of_strategy)
+    for label, strategy in labeled.items():
         if isinstance(strategy, str):
             get_strategy(strategy)
         elif not callable(strategy):
@@ -101,28 +101,28 @@ def _labelled_strategies(strategies: Strategies, budget: int) -> dict[str, Given
             if epochs != budget:
                 raise ArgumentError(
                     f"The phases of {label!r} take {epochs} epochs in total, but the budget of each run is {budget}. "
-                    f"Change their epochs or the budget, or pass a strategy function, which divides the budget itself."
+                    f"Change their epochs or the budget, or pass a strategy function, which gets the budget."
                 )
-    if not labelled:
+    if not labeled:
         raise ArgumentError("Expected at least one strategy to compare, but got none.")
-    return labelled
+    return labeled
 
 
 def _are_phases(strategies: Any) -> bool:
-    """Return whether a list holds phases, and so is one strategy rather than a list of strategies."""
+    """Return whether a list holds phases and is therefore one strategy rather than a list of strategies."""
     return isinstance(strategies, Sequence) and {*map(type, strategies)} == {Phase}
 
 
-def _labelled(given: Any, label_of: Callable[[Any], str]) -> dict[str, Any]:
-    """Return the models or strategies by label: the user's, or a derived one, numbered if it occurs twice."""
+def _labeled(given: Any, label_of: Callable[[Any], str]) -> dict[str, Any]:
+    """Return the models or strategies by the user's label, or a derived one, numbered if it occurs twice."""
     if isinstance(given, Mapping):
         return {str(label): one for label, one in given.items()}
-    labelled: dict[str, Any] = {}
+    labeled: dict[str, Any] = {}
     for one in given:
         label = label_of(one)
-        taken = sum(other == label or other.startswith(f"{label} (") for other in labelled)
-        labelled[f"{label} ({taken + 1})" if taken else label] = one
-    return labelled
+        taken = sum(other == label or other.startswith(f"{label} (") for other in labeled)
+        labeled[f"{label} ({taken + 1})" if taken else label] = one
+    return labeled
 
 
 def _label_of_model(model: Any) -> str:

@@ -41,9 +41,9 @@ def compare(
     """Train every model with every strategy and seed on the same data, and compare the results.
 
     A seed sets the initial weights of the head, the sample order, the augmentation, and the validation split if
-    one is drawn. All entries share the seeds, so that their differences form a paired sample. The compared value
-    is that of the last epoch: the best epoch would be selected on the data that it is judged by. The same bias,
-    though smaller, affects the best entry, so confirm it on separate test data before you publish its score.
+    one is drawn. All entries share the seeds, so their differences form a paired sample. The compared value is that
+    of the last epoch, because the best epoch would be selected on the data that judges it. A smaller bias of the
+    same kind affects the best entry, so confirm its score on separate test data before you publish it.
 
     Runs are ordered by seed. A run that fails becomes a row with the error, and the others continue. Activations
     of frozen layers are computed once and shared between strategies, and between seeds except for images that
@@ -55,36 +55,37 @@ def compare(
             replaced.
         data: Training data as accepted by `fit`, or a function that maps a seed to a pair (train, val), such as a
             cross-validation fold.
-        val: Validation data, or the fraction to hold out, such as 0.1. None takes the validation part of a divided
-            folder, or else holds out a fifth of the data.
+        val: Validation data, or the fraction to hold out, such as 0.1. None uses the validation folder if `data` is a
+            folder with a training and a validation folder, or else holds out a fifth of the data.
         strategies: A strategy name, a strategy function, or a list of `Phase`; a list of these, or a mapping from
             labels to them.
         seeds: Number of seeds, or the seeds themselves.
         budget: Epochs per run.
         monitor: Metric to compare, as named by `evaluate`. None selects the accuracy if there is one, else the loss.
-        cache: As in `fit`; a folder that you name is kept. None shares a temporary folder between the runs.
-        folder: Folder for the results of finished runs. The same call, or one with more seeds, models, or
+        cache: Cache as in `fit`. A folder that you name is kept. None shares a temporary folder between the runs.
+        folder: Folder for the results of finished runs. The same call, or one with more seeds, models or
             strategies, reuses them and retries failed runs. A run is recognized by everything that determines its
-            result: data, model, strategy, seed, budget, settings, and package versions. None keeps no results.
-        progress: Show progress on a terminal. The log reports it in any case.
-        settings: Keyword arguments of `FineTuner` and `fit` for all runs, such as `lr`, `batch_size`, `weights`, or
+            result: data, model, strategy, seed, budget, settings and package versions. None keeps no results.
+        progress: Whether to show the progress on a terminal. It is logged in any case.
+        settings: Keyword arguments of `FineTuner` and `fit` for all runs, such as `lr`, `batch_size`, `weights` or
             `augment`.
 
     Returns:
-        The results of all runs. Printed, they are a table.
+        The results of all runs, which print as a table.
 
     Raises:
-        ArgumentError: If an argument is invalid (before the first run), or every entry fails with the first seed.
-        DataError: If the data cannot be used (before the first run).
+        ArgumentError: If an argument is invalid, before the first run, or if every entry fails with the first seed.
+        DataError: If the data cannot be used, before the first run.
 
-    >>> import torch
-    >>> from torch import nn
-    >>> X = torch.randn(60, 4)
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> strategies = ["linear_probe", "full_finetune"]
-    >>> comparison = compare(model, (X, (X[:, 0] > 0).long()), strategies=strategies, seeds=2, budget=1)
-    >>> len(comparison.rows), comparison.monitor
-    (4, 'accuracy')
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> X = torch.randn(60, 4)
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> strategies = ["linear_probe", "full_finetune"]
+        >>> comparison = compare(model, (X, (X[:, 0] > 0).long()), strategies=strategies, seeds=2, budget=1)
+        >>> len(comparison.rows), comparison.monitor
+        (4, 'accuracy')
     """
     if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
         raise ArgumentError(f"Expected budget to be a positive number of epochs, but got {budget!r}.")
@@ -137,7 +138,7 @@ def _seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
 
 
 def _divided(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Divide keyword arguments into those of `FineTuner` and those of `fit`.
+    """Split keyword arguments into those of `FineTuner` and those of `fit`.
 
     Raises:
         ArgumentError: If an argument belongs to neither, or `compare` sets it itself.
@@ -148,8 +149,8 @@ def _divided(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     for name in settings.keys() - of_tuner - of_fit:
         known = sorted({*of_tuner, *of_fit, *inspect.signature(compare).parameters} - {"settings"})
         raise ArgumentError(
-            f"compare has no argument {name!r}.{nearest(name, known)} Besides its own arguments, it accepts these of "
-            f"FineTuner and fit: {', '.join(sorted(of_tuner | of_fit))}."
+            f"compare has no argument {name!r}.{nearest(name, known)} Besides its own arguments, it accepts these "
+            f"arguments of FineTuner and fit: {', '.join(sorted(of_tuner | of_fit))}."
         )
     return {n: settings[n] for n in settings if n in of_tuner}, {n: settings[n] for n in settings if n in of_fit}
 

@@ -25,18 +25,19 @@ class RunResult:
     """The result of one run: one model, one strategy, one seed.
 
     Attributes:
-        model, strategy: Labels of the model and the strategy.
+        model: Label of the model.
+        strategy: Label of the strategy.
         seed: Seed of the run.
         monitor: Name of the compared metric, such as `"accuracy"`.
         value: The metric on the validation data after the last epoch, or None if the run failed.
         higher_is_better: Direction of the metric.
         images_per_second: Training throughput in samples per second, median over the epochs.
-        seconds: Wall time of `fit`, validation included.
+        seconds: Wall time of `fit`, including validation.
         peak_memory: Peak memory in bytes: tensors on a CUDA device, otherwise the whole process. None if unknown.
         trained_parameters: Number of parameters trained in at least one phase.
         checkpoint_size: Size of a saved checkpoint in bytes.
         found: Fraction of the cached activations that an earlier run had already stored, or None without a cache.
-        error: Reason of the failure, or None if the run succeeded.
+        error: Reason for the failure, or None if the run succeeded.
     """
 
     model: str
@@ -59,13 +60,16 @@ class Entry:
     """A model with a strategy, summarized over the seeds that succeeded.
 
     Attributes:
-        model, strategy: Labels of the model and the strategy.
+        model: Label of the model.
+        strategy: Label of the strategy.
         values: The compared metric by seed.
-        p_value: Paired t-test against the best entry over their common seeds, corrected for multiple tests. None
-            for the best entry itself and where no test is possible.
-        images_per_second, seconds: Median over the seeds.
-        peak_memory: Largest over the seeds in bytes, or None if unknown.
-        trained_parameters, checkpoint_size: Largest over the seeds, on which they hardly depend.
+        p_value: P-value of a paired t-test against the best entry over their common seeds, corrected for multiple
+            tests. None for the best entry itself or if no test is possible.
+        images_per_second: Median throughput over the seeds.
+        seconds: Median duration over the seeds.
+        peak_memory: Maximum over the seeds in bytes, or None if unknown.
+        trained_parameters: Maximum over the seeds, which hardly differ.
+        checkpoint_size: Maximum over the seeds, which hardly differ, in bytes.
         found: Mean fraction of cached activations that earlier runs had stored, or None without a cache.
     """
 
@@ -82,41 +86,42 @@ class Entry:
 
     @property
     def mean(self) -> float:
-        """The mean over the seeds."""
+        """Mean over the seeds."""
         return statistics.fmean(self.values.values())
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % confidence interval of the mean (Student's t), or None with fewer than 2 seeds."""
+        """95 % confidence interval of the mean (Student's t), or None with fewer than 2 seeds."""
         half = half_width(list(self.values.values()))
         return None if half is None else (self.mean - half, self.mean + half)
 
 
 class Comparison:
-    """The results of `compare`. `str()` gives the table.
+    """The results of `compare`. `str()` returns the table.
 
     Args:
-        rows: One result per run, failed runs included.
+        rows: One result per run, including failed runs.
         budget: Epochs per run.
 
     Attributes:
-        rows: One result per run, failed runs included.
+        rows: One result per run, including failed runs.
         budget: Epochs per run.
         monitor: Name of the compared metric, such as `"accuracy"`.
         higher_is_better: Direction of the metric.
 
-    >>> rows = [
-    ...     RunResult("resnet18", strategy, seed, "accuracy", value)
-    ...     for strategy, values in {"linear_probe": (0.81, 0.84), "lp_ft": (0.88, 0.90)}.items()
-    ...     for seed, value in enumerate(values)
-    ... ]
-    >>> comparison = Comparison(rows, budget=10)
-    >>> comparison.best.strategy, round(comparison.best.mean, 3)
-    ('lp_ft', 0.89)
-    >>> [(entry.strategy, entry.values) for entry in comparison.entries]
-    [('linear_probe', {0: 0.81, 1: 0.84}), ('lp_ft', {0: 0.88, 1: 0.9})]
-    >>> comparison.failed
-    ()
+    Example:
+        >>> rows = [
+        ...     RunResult("resnet18", strategy, seed, "accuracy", value)
+        ...     for strategy, values in {"linear_probe": (0.81, 0.84), "lp_ft": (0.88, 0.90)}.items()
+        ...     for seed, value in enumerate(values)
+        ... ]
+        >>> comparison = Comparison(rows, budget=10)
+        >>> comparison.best.strategy, round(comparison.best.mean, 3)
+        ('lp_ft', 0.89)
+        >>> [(entry.strategy, entry.values) for entry in comparison.entries]
+        [('linear_probe', {0: 0.81, 1: 0.84}), ('lp_ft', {0: 0.88, 1: 0.9})]
+        >>> comparison.failed
+        ()
     """
 
     def __init__(self, rows: Iterable[RunResult], budget: int) -> None:
@@ -128,7 +133,7 @@ class Comparison:
 
     @property
     def failed(self) -> tuple[RunResult, ...]:
-        """The failed runs, each with its `error`."""
+        """Failed runs, each with its `error`."""
         return tuple(row for row in self.rows if row.error is not None)
 
     @cached_property
@@ -145,18 +150,19 @@ class Comparison:
 
     @property
     def best(self) -> Entry | None:
-        """The entry with the best mean among those with the most seeds, or None if every run failed."""
+        """Entry with the best mean among those with the most seeds, or None if every run failed."""
         name = self._best_of({(entry.model, entry.strategy): entry.values for entry in self.entries})
         return next((entry for entry in self.entries if (entry.model, entry.strategy) == name), None)
 
     def to_markdown(self) -> str:
         """Return the table and its notes as Markdown.
 
-        >>> print(Comparison([RunResult("resnet18", "lp_ft", 0, "accuracy", 0.9)], budget=10).to_markdown())
-        | strategy | accuracy | p | img/s | seconds | memory | trained | file |
-        | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-        | lp_ft | 0.900 | best | 0 | 0.0 | - | 0 | 0 B |
-        ...
+        Example:
+            >>> print(Comparison([RunResult("resnet18", "lp_ft", 0, "accuracy", 0.9)], budget=10).to_markdown())
+            | strategy | accuracy | p | img/s | seconds | memory | trained | file |
+            | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+            | lp_ft | 0.900 | best | 0 | 0.0 | - | 0 | 0 B |
+            ...
         """
         columns = self._columns()
         if self._several_models:
@@ -191,17 +197,18 @@ class Comparison:
     __repr__ = __str__
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Plot the compared metric, with a dot per run and the mean with its interval, beside the throughput.
+        """Plot the compared metric, with a dot per run and the mean with its interval, next to the throughput.
 
         Args:
-            path: File to write the figure to; its suffix sets the format.
+            path: Path to also save the figure to; the suffix sets the format.
 
         Returns:
             The matplotlib figure.
 
-        >>> figure = Comparison([RunResult("resnet18", "lp_ft", 0, "accuracy", 0.9)], budget=10).plot()
-        >>> [axes.get_title() for axes in figure.axes]
-        ['validation accuracy', 'training images per second']
+        Example:
+            >>> figure = Comparison([RunResult("resnet18", "lp_ft", 0, "accuracy", 0.9)], budget=10).plot()
+            >>> [axes.get_title() for axes in figure.axes]
+            ['validation accuracy', 'training images per second']
         """
         from matplotlib.figure import Figure
 
@@ -248,7 +255,7 @@ class Comparison:
         return f"{entry.model}, {entry.strategy}" if self._several_models else entry.strategy
 
     def _columns(self) -> dict[str, Callable[[Entry], str]]:
-        """Return the columns: header to the function that formats an entry's cell."""
+        """Return the function that formats an entry's cell, by column header."""
         best = self.best
         columns: dict[str, Callable[[Entry], str]] = {
             "strategy": lambda entry: entry.strategy,

@@ -1,7 +1,7 @@
 """Fingerprints of everything that determines the result of a run, so that a finished run is recognized later.
 
 A fingerprint is a JSON value that is the same in every process; large values become a hash. A file is identified by
-its path, size, and modification time, a tensor by its values, a function by its code and closure, and an object by
+its path, size and modification time, a tensor by its values, a function by its code and closure, and an object by
 its class and attributes.
 """
 
@@ -46,13 +46,13 @@ def fingerprint(value: Any) -> Any:
         return _fingerprint(value)
     except RecursionError:
         raise ArgumentError(
-            f"A {type(value).__name__} that refers to itself has no fingerprint, so its runs could not be found again. "
-            f"Leave out folder."
+            f"A {type(value).__name__} that refers to itself has no fingerprint, so its runs could not be recognized "
+            f"later. Omit folder."
         ) from None
 
 
 def fingerprint_data(source: Source) -> Any:
-    """Return the fingerprint of data. A custom data set counts with its class, length, and labels only."""
+    """Return the fingerprint of data. A custom dataset counts only with its class, length and labels."""
     parts = [repr(fingerprint(part)) for part in source.describe()]
     return [sha256(*parts), fingerprint(source.targets), source.classes]
 

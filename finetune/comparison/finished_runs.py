@@ -1,4 +1,4 @@
-"""`FinishedRuns`: results on disk, found again by everything that determines them."""
+"""`FinishedRuns`: results on disk, keyed by everything that determines them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FinishedRuns:
             _check_writable(self._folder)
 
     def path(self, model: nn.Module | str, strategy: GivenStrategy, seed: int, split: Any) -> Path | None:
-        """Return the path of a run's file, which need not exist, or None if nothing is kept.
+        """Return the path of a run's file, which may not exist yet, or None if no results are kept.
 
         Args:
             split: Fingerprint of the data.

@@ -15,7 +15,7 @@ _RESET_PEAK = "5"  # written to `clear_refs`, resets the peak resident set size 
 class PeakMemory:
     """Peak memory since construction: tensors on a CUDA device, otherwise the resident set of the process.
 
-    The resident set includes the interpreter and all libraries. It is known on Linux only.
+    The resident set includes the interpreter and all libraries. It is available only on Linux.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class PeakMemory:
 def _reset_peak() -> bool:
     try:
         (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
-    except OSError:  # not Linux, or a container without the permission
+    except OSError:  # not Linux, or a container without permission
         return False
     return True
 

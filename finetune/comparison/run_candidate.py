@@ -53,7 +53,7 @@ class RunSettings:
     for_fit: Mapping[str, Any]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return JSON values that identify the settings, the machine, and the package versions."""
+        """Return JSON values that identify the settings, the machine and the package versions."""
         for_tuner = dict(self.for_tuner)
         if "preprocessing" in for_tuner:  # a tokenizer is identified by its files
             for_tuner["preprocessing"] = preprocessing_of(for_tuner["preprocessing"])
@@ -79,11 +79,11 @@ def run_candidate(
     cache: str | Path | bool,
     on_epoch: Callable[[], None],
 ) -> tuple[RunResult, bool]:
-    """Return the result of a run, failed or not, and whether it was read from `finished` instead of trained.
+    """Return the result of a run, failed or not, and whether it was read from `finished`.
 
     Args:
-        cache: As in `fit`.
-        on_epoch: Called after every epoch.
+        cache: Cache as in `fit`.
+        on_epoch: Function to call after every epoch.
     """
     empty = RunResult(candidate.model_label, candidate.strategy_label, seed)
     try:
@@ -95,11 +95,11 @@ def run_candidate(
         row = _train(empty, model, candidate.strategy, split, settings, cache=cache, on_epoch=on_epoch)
         finished.write(path, row)
         return row, False
-    except Exception as error:  # whatever one candidate raises, the others continue
+    except Exception as error:  # the other candidates continue
         log.debug("%s, seed %d failed", candidate.label, seed, exc_info=True)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # free the remains of an out-of-memory error
+        torch.cuda.empty_cache()  # free the memory held after an out-of-memory error
     return replace(empty, error=reason), False
 
 
@@ -113,7 +113,7 @@ def _train(
     cache: str | Path | bool,
     on_epoch: Callable[[], None],
 ) -> RunResult:
-    """Train a model, and return `empty` filled in with the measurements."""
+    """Train a model, and return `empty` with the measurements filled in."""
     tuner = FineTuner(model, seed=empty.seed, **settings.for_tuner)
     if split.num_outputs is not None and not _head_fits(tuner, split):
         tuner.replace_head(split.num_outputs)
@@ -148,7 +148,7 @@ def _train(
 
 
 class _Observer(Callback):
-    """Check a run against the settings, then count its trained parameters and cache hits."""
+    """Callback that checks a run against the settings and counts its trained parameters and cache hits."""
 
     def __init__(self, settings: RunSettings, on_epoch: Callable[[], None]) -> None:
         self._budget, self._on_epoch = settings.budget, on_epoch
@@ -176,7 +176,7 @@ class _Observer(Callback):
 
 
 def _head_fits(tuner: FineTuner, split: Split) -> bool:
-    """Return whether the head matches the classes, as far as their names and number tell."""
+    """Return whether the head matches the classes by their names and number."""
     try:
         outputs = num_outputs(tuner.head)
     except HeadError:  # replace_head reports the problem, if there is one

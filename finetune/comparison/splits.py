@@ -18,7 +18,8 @@ class Split:
     """Training and validation data of the runs with one seed.
 
     Attributes:
-        train, val: Data as accepted by `fit`. A validation fraction is drawn with the seed of the run.
+        train: Training data as accepted by `fit`.
+        val: Validation data as accepted by `fit`. A fraction is drawn with the seed of the run.
         num_outputs: Number of outputs that the targets require, or None if they do not determine it.
         classes: Class names, or None.
         fingerprint: JSON value that identifies the data, or None if it was not requested.
@@ -44,11 +45,11 @@ def splits_by_seed(data: Any, val: Any, seeds: Iterable[int], *, fingerprinted: 
     if not callable(data):
         return dict.fromkeys(seeds, _split(data, val, fingerprinted))
     if val is not None:
-        raise ArgumentError("data is a function that returns a pair (train, val) for each seed, so leave out val.")
+        raise ArgumentError("data is a function that returns a pair (train, val) for each seed, so omit val.")
     drawn = {seed: data(seed) for seed in seeds}
     for pair in drawn.values():
         if not isinstance(pair, tuple) or len(pair) != 2:
-            raise ArgumentError(f"Expected data(seed) to return a pair (train, val), but it returned {pair!r}.")
+            raise ArgumentError(f"Expected data(seed) to return a pair (train, val), but got {pair!r}.")
     return {seed: _split(train, held_out, fingerprinted) for seed, (train, held_out) in drawn.items()}
 
 
@@ -58,14 +59,14 @@ def _split(train: Any, val: Any, fingerprinted: bool) -> Split:
         val = VALIDATION_SHARE
         opened = _opened(train, val)
     if opened.val is None:
-        raise ArgumentError("A comparison requires validation data. Pass val, or leave it out to hold out a fifth.")
+        raise ArgumentError("A comparison requires validation data. Pass val, or omit it to hold out a fifth.")
     fraction = val if isinstance(val, float) else None
     parts = [fingerprint_data(source) for source in (opened.train, opened.val)] if fingerprinted else None
     return Split(train, val, _num_outputs(opened.train), opened.train.classes, [fraction, parts])
 
 
 def _opened(train: Any, val: Any) -> Prepared:
-    """Open the data as images, texts, or sound, because the input type of the models is not known yet."""
+    """Open the data as images, text or audio, because the input type of the models is not known yet."""
     errors = []
     for takes in (None, TEXT, SOUND):
         try:

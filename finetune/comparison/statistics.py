@@ -20,8 +20,8 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
 def paired_p_value(values: Sequence[float], others: Sequence[float]) -> float | None:
     """Return the p-value of the two-sided paired t-test between two series.
 
-    It is 1 if all pairs are equal. It is None for fewer than 2 pairs, and if all differences are equal, because the
-    test needs their spread.
+    It is 1 if all pairs are equal, and None for fewer than 2 pairs or if all differences are equal, because the test
+    needs their spread.
     """
     differences = [value - other for value, other in zip(values, others, strict=True)]
     if len(differences) < 2:
@@ -36,7 +36,7 @@ def paired_p_value(values: Sequence[float], others: Sequence[float]) -> float | 
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected for multiple tests (Holm 1979). None stands for no test and stays None."""
+    """Return p-values corrected for multiple tests (Holm 1979). None means no test and stays None."""
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0

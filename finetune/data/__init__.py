@@ -1,1 +1,1 @@
-"""From the user's data to batches on the device."""
+"""Data: opening the user's data, checking it, and loading batches on the device."""

@@ -1,4 +1,4 @@
-"""Checks of the data before the first step, with errors that name the sample."""
+"""Check data before the first step, with errors that name the sample."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from finetune.data.randomness import seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import stacked_targets
 from finetune.errors import DataError
-from finetune.nested import tensors_of
 
 _MAX_INSPECTED = 2_000
-_MAX_INSPECTED_IF_TARGETS_ARE_KNOWN = 32  # then only shapes and values are left to check
+_MAX_INSPECTED_IF_TARGETS_ARE_KNOWN = 32  # only shapes and values remain to be checked
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class Audit:
     Attributes:
         role: Name of the data in messages. "training" data needs two classes.
         num_classes: Number of outputs of the model, or None if targets are not class indices.
-        preprocessing: Preprocessing of the source's raw items, which decides whether one can be used, or None.
-        skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising.
+        preprocessing: Preprocessing of the source's raw items, which decides whether an item can be used, or None.
+        skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising an error.
     """
 
     role: str = "training"
@@ -40,7 +39,7 @@ class Audit:
     skip_corrupt: bool = False
 
     def check_item(self, item: Any, name: str) -> None:
-        """Raise DataError, with the name of the sample, if the preprocessing cannot use a raw item."""
+        """Raise a DataError that names the sample if the preprocessing cannot use a raw item."""
         if self.preprocessing is None:
             return
         try:
@@ -49,13 +48,13 @@ class Audit:
             raise DataError(f"{name}: {error}") from error
 
     def not_finite(self, name: str) -> DataError:
-        """Return the error that an input is NaN or infinite."""
+        """Return the error for an input with values that are NaN or infinite."""
         return DataError(f"The input of {name} has values that are NaN or infinite. Correct or remove the sample.")
 
     def read_samples(self, source: Source) -> None:
         """Read up to 2,000 samples, spread evenly, and check their shapes and values.
 
-        If their targets are unknown beforehand, these are checked as well; if they are known, 32 samples are read.
+        If the targets are unknown beforehand, they are checked as well. If they are known, 32 samples are read.
 
         Raises:
             DataError: If a sample cannot be used.
@@ -107,13 +106,13 @@ class Audit:
             )
 
     def check_class_count(self, source: Source) -> None:
-        """Raise DataError if the data has another number of classes than the model has outputs."""
+        """Raise DataError if the number of classes in the data differs from the model's number of outputs."""
         if self.num_classes is None or source.classes is None or len(source.classes) == self.num_classes:
             return
         k = len(source.classes)
         shown = ", ".join(source.classes[:10]) + (", ..." if k > 10 else "")
         raise DataError(
-            f"The {self.role} data has {k} classes ({shown}) and the model {self.num_classes} outputs. "
+            f"The {self.role} data has {k} classes ({shown}), but the model has {self.num_classes} outputs. "
             f"Call `replace_head({k})` to give it one output per class."
         )
 
@@ -126,24 +125,25 @@ def audit(
     skip_corrupt: bool = False,
     preprocessing: InputPreprocessing | None = None,
 ) -> Source:
-    """Check data for problems that would stop or spoil a run, before the first step.
+    """Check data before the first step for problems that would stop or spoil a run.
 
-    Every image and sound file is decoded once, every text and every value of an array is read, and so are up to
-    2,000 samples of a dataset. Streams and DataLoaders cannot be checked beforehand; see `check_batch_targets`.
+    Every image and audio file is decoded once, every text and every value of an array is read, and up to 2,000
+    samples of a dataset are loaded. Streams and DataLoaders cannot be checked beforehand; see `check_batch_targets`.
 
     Args:
         source: The data.
         num_classes: Number of outputs of the model, or None if targets are not class indices.
         role: Name of the data in messages. "training" data needs two classes.
-        skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising.
-        preprocessing: Preprocessing of the raw items, which decides whether one can be used.
+        skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising an error.
+        preprocessing: Preprocessing of the raw items, which decides whether an item can be used.
 
     Returns:
         The source, without the files that were left out.
 
     Raises:
-        DataError: If the data is empty, has a single class, labels out of range, another number of classes than
-            the model, damaged files, empty texts, values that are not finite, or inputs of unequal shapes.
+        DataError: If the data is empty, has a single class, labels out of range, a number of classes that differs
+            from the model's outputs, damaged files, empty texts, values that are not finite, or inputs of unequal
+            shapes.
     """
     if not source.indexed:
         return source
@@ -186,29 +186,3 @@ def _check_range(targets: Tensor, num_classes: int, name: Callable[[int], str]) 
             f"{int(targets[first])}. Expected 0 to {num_classes - 1}, because the model has {num_classes} "
             f"outputs. Correct the labels{other}."
         )
-
-
-def not_accepted(model: str, inputs: Any, error: Exception) -> DataError:
-    """Return the error that a model does not accept the data, with the likely cause.
-
-    Args:
-        model: Name of the model.
-        inputs: Inputs of two samples.
-        error: Error that the model raised on them.
-    """
-    tensors = list(tensors_of(inputs))
-    shown = ", ".join(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in tensors)
-    first = tensors[0] if tensors else torch.empty(0)
-    if isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str):
-        shown = "texts"
-    hint = "Pass inputs of the shape and dtype that the model was made for."
-    if shown == "texts":
-        hint = "Pass its tokenizer: FineTuner(model, preprocessing=tokenizer)."
-    elif first.dim() == 4 and first.shape[-1] in (1, 3) and first.shape[1] not in (1, 3):
-        hint = "They look channels-last; [N, C, H, W] is expected: X.transpose(0, 3, 1, 2)."
-    elif first.dtype == torch.uint8:
-        hint = "Bytes are scaled only by a preprocessing: pass one to FineTuner, or pass X as floats."
-    elif first.dtype == torch.float64:
-        hint = "Most models are float32: X.float()."
-    said = str(error).strip().splitlines() or [type(error).__name__]
-    return DataError(f"{model} does not accept the data, two samples of which are {shown}: {said[0]}. {hint}")

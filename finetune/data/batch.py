@@ -1,4 +1,4 @@
-"""Where the inputs and the targets of a batch, or of one sample, are: in a pair or in a dict with a label."""
+"""Find the inputs and targets in a batch or sample, which is a pair or a dict with a label."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def target_of(batch: Any) -> Any:
 
 
 def label_key_of(keys: Iterable[str]) -> str | None:
-    """Return the one of `keys` that usually names the label, or None."""
+    """Return the key among `keys` that usually names the label, or None."""
     names = list(keys)
     return next((key for key in LABEL_KEYS if key in names), None)
 
@@ -46,7 +46,7 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
 
 
 def join_batch(batch: Any, inputs: Any, targets: Any) -> Any:
-    """Return a batch of the same structure with other inputs and targets: the inverse of `split_batch`."""
+    """Return a batch of the same structure with new inputs and targets, the inverse of `split_batch`."""
     if isinstance(batch, (tuple, list)):
         return (inputs, targets, *batch[2:])
     key = label_key_of(batch) if hasattr(batch, "keys") else None

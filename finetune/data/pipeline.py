@@ -1,4 +1,4 @@
-"""The way from the user's data to batches on the device: opened, tried, audited, loaded."""
+"""`Pipeline`: open the user's data, audit it and load batches on the device."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from finetune.nested import map_tensors
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Everything that decides how the user's data becomes batches.
+    """Settings that determine how the user's data becomes batches.
 
     Attributes:
-        preprocessing: Turns raw items into inputs; None if the data holds inputs.
+        preprocessing: Preprocessing of raw items; None if the data is already model input.
         seed: Seed for splits, order and augmentation.
-        device: Where the batches go.
+        device: Device of the batches.
 
     Example:
         >>> pipeline = Pipeline(seed=1)
@@ -46,9 +46,9 @@ class Pipeline:
         """Kind of raw item that the preprocessing takes."""
         return None if self.preprocessing is None else self.preprocessing.kind
 
-    def open(self, data: Any, *, classes: Sequence[str] | None = None, labelled: bool = True) -> Source:
-        """Open data in any of the forms the package accepts, as `open_source` does."""
-        return open_source(data, classes=classes, labelled=labelled, takes=self.takes)
+    def open(self, data: Any, *, classes: Sequence[str] | None = None, labeled: bool = True) -> Source:
+        """Open data in any form that the package accepts. See `open_source`."""
+        return open_source(data, classes=classes, labeled=labeled, takes=self.takes)
 
     def open_training(
         self, train: Any, val: Any, *, classes: Sequence[str] | None = None, from_data: bool = False
@@ -57,10 +57,10 @@ class Pipeline:
 
         Args:
             train: Training data.
-            val: Validation data, a share of `train`, False for none, or None for the default of the form of data.
+            val: Validation data, a fraction of `train`, False for none, or None for the default for this form of data.
             classes: Class names that are already known.
-            from_data: Whether earlier training data named them, so that other classes are an error. Classes
-                of pretrained weights only keep their order, if the data has no others.
+            from_data: Whether `classes` come from earlier training data, so that any other class is an error.
+                Classes of pretrained weights only set the order, if the data has no others.
 
         Raises:
             DataError: If the data cannot be opened, or holds an unknown class.
@@ -79,19 +79,19 @@ class Pipeline:
         few = source.subset(range(min(2, len(source)))) if source.indexed else source
         try:
             batch = next(iter(self.batches(few, 2).epoch(0)), None)
-        except DataError:  # the audit reports it, together with all others of its kind
+        except DataError:  # the audit reports it together with all other errors of its kind
             return None
         return map_tensors(lambda tensor: tensor[:2], split_batch(batch)[0], None)
 
     def audited(
         self, source: Source, role: str, *, num_classes: int | None = None, skip_corrupt: bool = False
     ) -> Source:
-        """Check data and return it, without corrupt files if these may be skipped.
+        """Check data and return it, without corrupt files if `skip_corrupt`.
 
         Args:
             source: The data.
             role: Name of the data in messages, such as `"training"`.
-            num_classes: Number of classes that the model tells apart, or None.
+            num_classes: Number of outputs of the model, or None if targets are not class indices.
             skip_corrupt: Whether to leave out files that cannot be decoded.
 
         Raises:
@@ -117,9 +117,9 @@ class Pipeline:
         Args:
             source: The data.
             batch_size: Samples per batch.
-            shuffle: Whether each epoch has its own order.
-            augment: Augmentation of images, as `fit` takes it.
-            views: Fixed augmented versions per image; None for the default of the augmentation.
+            shuffle: Whether to draw a new order every epoch.
+            augment: Augmentation of images, as in `fit`.
+            views: Number of fixed augmented versions per image; None for the default of the augmentation.
             keep: Whether decoded images may stay in memory for the next epoch.
             num_classes: Number of classes, to check labels that cannot be audited beforehand.
         """
@@ -149,7 +149,7 @@ class Pipeline:
         num_classes: int | None = None,
         skip_corrupt: bool = False,
     ) -> tuple[Batches, Batches | None]:
-        """Audit training and validation data and return their batches; arguments as for `audited` and `batches`.
+        """Audit training and validation data and return their batches. See `audited` and `batches` for the arguments.
 
         Raises:
             DataError: If a sample cannot be used.
@@ -163,5 +163,5 @@ class Pipeline:
 
 
 def preprocessing_for(source: Source, known: InputPreprocessing | None) -> InputPreprocessing | None:
-    """Return the preprocessing for a source: the known one, or ImageNet's for images that have none."""
+    """Return the preprocessing for a source: the known one, or ImageNet's for images without one."""
     return Preprocessing() if known is None and source.kind == IMAGE else known

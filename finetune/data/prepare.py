@@ -1,4 +1,4 @@
-"""From the arguments of `fit` to training and validation data: opened, split and checked."""
+"""Prepare training and validation data from the arguments of `fit`: open, split and check them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune.data.sources.folders import find_split
 from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import split
 
-# The share of a folder or table to hold out if no validation data is given.
+# Fraction of a folder or table to hold out if no validation data is given.
 VALIDATION_SHARE = 0.2
 
 
@@ -28,7 +28,7 @@ class Prepared:
     Attributes:
         train: Training data.
         val: Validation data, or None.
-        notes: Sentences that the user should read, e.g. how much was held out.
+        notes: Sentences for the user, such as the number of samples held out.
     """
 
     train: Source
@@ -47,7 +47,7 @@ class Prepared:
         Args:
             num_classes: Number of outputs of the model, or None if targets are not class indices.
             preprocessing: Preprocessing of the raw items.
-            skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising.
+            skip_corrupt: Whether to leave out files that cannot be decoded, with a warning.
 
         Raises:
             DataError: If the data would stop or spoil a run.
@@ -75,10 +75,10 @@ def prepare(
 
     Args:
         train: Training data, in any form that `open_source` accepts.
-        val: Validation data in any such form, a share between 0 and 1 to hold out, False for none, or None to hold
-            out a fifth of files and tables and nothing of other data.
-        classes: Classes of earlier training data, which targets index. None to derive them from `train`.
-        model_classes: Classes that the model was trained on. Data with some of them and no others keeps their order.
+        val: Validation data in the same forms, a fraction between 0 and 1 to hold out, False for none, or None to
+            hold out a fifth of files and tables and nothing of other data.
+        classes: Classes of earlier training data, which targets index. None derives them from `train`.
+        model_classes: Classes that the model was trained on. Data with a subset of them keeps their order.
         seed: Seed of the split.
         takes: Kind of raw item that the preprocessing takes.
 
@@ -108,8 +108,8 @@ def prepare(
 def _split(source: Source, share: float, seed: int) -> Prepared:
     train, val = split(source, share, seed)
     note = (
-        f"No validation data was given: {len(val)} of {len(source)} samples were set aside for it, "
-        f"stratified by class, with seed {seed}. Pass val=False to train on all."
+        f"No validation data was given: {len(val)} of {len(source)} samples were held out, "
+        f"stratified by class, with seed {seed}. Pass val=False to train on all samples."
     )
     return Prepared(train, val, (note,))
 

@@ -1,8 +1,8 @@
 """Stateless random numbers: every draw is a function of a key.
 
 A run that seeds sample `i` of epoch `e` from `(seed, e, i)` draws the same numbers with any number of workers, in any
-order, and after it resumes mid-epoch. `reseed` seeds the three global generators, whichever of them the code uses, and
-`preserved` restores their states.
+order, and after it resumes mid-epoch. `reseed` seeds the global generators of torch, `random` and NumPy; `preserved`
+restores their states.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def reseed(*key: int | str) -> None:
 def preserved() -> Iterator[None]:
     """Restore the states of the global generators of torch, `random` and NumPy on exit.
 
-    Takes about 200 microseconds, so it belongs around a batch or a run rather than a sample. Not thread-safe, because
+    Takes about 200 microseconds, so use it around a batch or a run rather than a sample. Not thread-safe, because
     the generators belong to the process.
     """
     generators = [(generator, generator.get_state()) for generator in torch_generators()]
@@ -74,7 +74,7 @@ def seeded(*key: int | str) -> Iterator[None]:
 
 @contextmanager
 def generators_of_loader_preserved(data: object) -> Iterator[None]:
-    """Restore the states of the generators of a DataLoader on exit. Other data has none."""
+    """Restore the states of the generators of a DataLoader on exit. Other data has no generators."""
     holders = (data, getattr(data, "sampler", None), getattr(data, "batch_sampler", None))
     found = [getattr(holder, "generator", None) for holder in holders]
     generators = [(generator, generator.get_state()) for generator in found if isinstance(generator, torch.Generator)]
@@ -92,6 +92,6 @@ def host_state() -> tuple[object, ...]:
 
 
 def torch_generators() -> tuple[torch.Generator, ...]:
-    """Return torch's global generators: that of the CPU, and those of CUDA once it is in use."""
+    """Return torch's global generators: the CPU's, and CUDA's if it is in use."""
     cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
     return (torch.default_generator, *cuda)

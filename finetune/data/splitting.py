@@ -1,4 +1,4 @@
-"""Random divisions of a source, stratified by class."""
+"""Random splits of a source, stratified by class."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source,
         (8, tensor([0, 1]))
     """
     if not 0 < fraction < 1:
-        raise ArgumentError(f"fraction is {fraction}; expected a number between 0 and 1, e.g. 0.2.")
+        raise ArgumentError(f"Expected a fraction between 0 and 1, such as 0.2, but got {fraction}.")
     try:
         total = len(source)
     except TypeError as error:
@@ -45,14 +45,14 @@ def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source,
     chosen = _choose(strata, round(fraction * total), seed)
     if not chosen.any():
         raise DataError(
-            f"{total} samples are too few to set {fraction:.0%} of them aside and keep one of each class for "
+            f"{total} samples are too few to hold out {fraction:.0%} of them and keep one of each class for "
             "training. Pass the validation data explicitly, or more data."
         )
     return source.subset((~chosen).nonzero().flatten()), source.subset(chosen.nonzero().flatten())
 
 
 def few_shot(source: Source, shots: int, seed: int = 0) -> tuple[Source, Source]:
-    """Draw `shots` samples per class at random, and return them and all other samples.
+    """Draw `shots` samples per class at random, and return them and the remaining samples.
 
     Args:
         source: Indexed source with class targets.
@@ -64,7 +64,7 @@ def few_shot(source: Source, shots: int, seed: int = 0) -> tuple[Source, Source]
         DataError: If there are no class targets, or a class has no more samples than `shots`.
     """
     if shots < 1:
-        raise ArgumentError(f"shots is {shots}; expected 1 or more.")
+        raise ArgumentError(f"Expected shots to be at least 1, but got {shots}.")
     targets = source.targets
     if targets is None or targets.dim() != 1 or targets.is_floating_point():
         raise DataError("Drawing samples per class needs class targets that are known beforehand.")
@@ -74,7 +74,7 @@ def few_shot(source: Source, shots: int, seed: int = 0) -> tuple[Source, Source]
     for target in targets.unique():
         of_class = order[targets.cpu()[order] == target.cpu()]
         if len(of_class) <= shots:
-            raise DataError(f"Class {int(target)} has {len(of_class)} samples; {shots} would leave none of them.")
+            raise DataError(f"Class {int(target)} has {len(of_class)} samples, so drawing {shots} would leave none.")
         chosen[of_class[:shots]] = True
     return source.subset(chosen.nonzero().flatten()), source.subset((~chosen).nonzero().flatten())
 

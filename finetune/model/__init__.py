@@ -1,1 +1,1 @@
-"""Reads or changes an `nn.Module`; knows no data and no optimizer."""
+"""Models: reading and changing an `nn.Module`, independent of data and optimizers."""

@@ -29,8 +29,8 @@ def create(name: str, weights: str | Path | None = "DEFAULT") -> CatalogModel:
 
     Args:
         name: Name of a torchvision classifier; `timm/` and the name of a timm model, with or without the
-            tag of its weights; `hf/` and the name of a model on the Hugging Face hub; or a folder with
-            such a model.
+            tag of its weights; `hf/` and the name of a model on the Hugging Face hub; or a folder that
+            `save_pretrained` wrote.
         weights: `"DEFAULT"` for the best published weights, the name of others such as
             `"IMAGENET1K_V1"`, the path of a local state dict (`.pth` or `.safetensors`), or None for
             random weights.
@@ -84,7 +84,7 @@ def _local_file(name: str, weights: str | Path, published: list[str]) -> Path:
     path = Path(weights)
     if not path.is_file():
         raise CheckpointError(
-            f"There are no weights {str(weights)!r} for {name}: it is neither a file nor one of the published weights "
+            f"There are no weights {str(weights)!r} for {name}. Expected a file or one of the published weights "
             f"{', '.join(published)}.{nearest(str(weights), published)} For random weights, pass weights=None."
         )
     return path

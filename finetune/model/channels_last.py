@@ -1,8 +1,8 @@
 """Run convolutional models in the channels_last memory format, in which convolutions are faster.
 
 Only the weights change their layout (`torch.channels_last`). Every convolution passes its layout on to its
-output, and the first accepts images in either layout, so inputs stay as they are. Sums are taken in another
-order, so results differ in the last digits.
+output, and the first accepts images in either layout, so inputs need no change. The order of summation
+changes, so results differ in the last digits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.outputs import call
 from finetune.nested import tensors_of
 
-# Relative error. A kernel that assumes a contiguous input is off by far more.
+# Relative error. A kernel that wrongly assumes a contiguous input is off by far more.
 _ROUNDING = 0.1
 
 
@@ -43,7 +43,7 @@ def gains_from_channels_last(model: nn.Module, device: torch.device, *, trains_a
 
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
-    """Keep the weights of 2-d convolutions in channels_last, and move them back to their memory on exit.
+    """Keep the weights of 2-d convolutions in channels_last, and move them back to their original memory on exit.
 
     Parameters stay the same objects. Other references to their memory see the new values after the exit.
     """

@@ -37,7 +37,7 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 def _parts(model: nn.Module, overridden: set[nn.Module]) -> Iterator[nn.Module]:
-    """Yield the largest modules without overridden parts. A single layer alone gains nothing."""
+    """Yield the largest modules without overridden parts. A single layer gains nothing."""
     if not overridden:
         yield model
         return

@@ -72,7 +72,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that have to stay in eval mode at the current freeze state.
+    """Return the modules that must stay in eval mode in the current freeze state.
 
     A module with parameters, including those of its submodules, is frozen if all of them are. A module
     without parameters follows the nearest enclosing module that has some, if that is entirely frozen or
@@ -176,6 +176,6 @@ def _neighbor_is_frozen(children: list[nn.Module], position: int) -> bool:
     nearest = [(child, -1) for child in before], [(child, 0) for child in after]
     for neighbor, edge in chain(*nearest) if keeps_statistics else chain(*reversed(nearest)):
         own = [module for module in neighbor.modules() if next(module.parameters(recurse=False), None) is not None]
-        if own:  # of several layers, the closest
+        if own:  # the closest layer decides
             return not any(parameter.requires_grad for parameter in own[edge].parameters(recurse=False))
     return False

@@ -31,7 +31,7 @@ _ATTRIBUTES = {
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
 }
 
-# A pass over fewer samples is over before another memory format of the weights has paid off.
+# Over fewer samples, changing the memory format of the weights costs more than it saves.
 _FEW_SAMPLES = 32
 
 
@@ -39,18 +39,18 @@ _FEW_SAMPLES = 32
 class Network:
     """A module with its heads, stages and parameter order, each found on first use.
 
-    A `Network` never changes: surgery on the module gives another one, so a failed verb is undone by
-    going back to the one before.
+    A `Network` is immutable: surgery on the module returns a new one, so a failed verb is undone by
+    restoring the previous one.
 
     Attributes:
-        wrapped: The module as the user calls it, perhaps inside DataParallel or `torch.compile`.
-        origin: How to build the module by name, for checkpoints; None for the user's own module.
-        changes: Surgery on the module so far, for checkpoints to repeat.
+        wrapped: The module as the user calls it, possibly inside DataParallel or `torch.compile`.
+        origin: Plain data from which checkpoints rebuild the module by name; None for the user's own module.
+        changes: Surgery on the module so far, which checkpoints repeat.
         scope: Names of the parameters that PEFT allows to train; None if all may train.
-        synchronized: The parameters whose gradients DistributedDataParallel shares; None without it.
-        example: Inputs of two samples of the user's data; None before data was seen.
+        synchronized: Parameters whose gradients DistributedDataParallel synchronizes; None without it.
+        example: Inputs of two samples of the user's data; None before any data has been seen.
         known_heads: Full names of the heads, the main one first; empty if not known yet.
-        known_order: Parameters in the order the forward pass reads them; empty if not known yet.
+        known_order: Parameters in the order in which the forward pass reads them; empty if not known yet.
     """
 
     wrapped: nn.Module
@@ -66,7 +66,7 @@ class Network:
     def of(
         cls, module: nn.Module, origin: dict[str, Any] | None = None, changes: Sequence[ModelChange] = ()
     ) -> Network:
-        """Return the network of a module that the user has just handed over."""
+        """Return the network of a module from the user."""
         inner, scope = unwrapped(module), adapters.scope(unwrapped(module))
         return cls(
             module,
@@ -78,12 +78,12 @@ class Network:
 
     @cached_property
     def module(self) -> nn.Module:
-        """The module inside all wrappers; parameter and layer names are its own."""
+        """Module inside all wrappers. All layer and parameter names refer to it."""
         return unwrapped(self.wrapped)
 
     @cached_property
     def heads(self) -> tuple[str, ...]:
-        """Full names of the heads, the main one first; empty if the model leaves them open."""
+        """Full names of the heads, the main one first; empty if the head is ambiguous."""
         if not self.known_heads:
             with suppress(HeadError):
                 return find_head(self.module, self.example)
@@ -91,7 +91,7 @@ class Network:
 
     @cached_property
     def parameter_order(self) -> tuple[str, ...]:
-        """Parameter names in the order the forward pass reads them; empty if it cannot run or the family knows."""
+        """Parameter names in the order of the forward pass; empty if it cannot run or the family has its own order."""
         if self.known_order or family_of(self.module).depth(self.module) is not None:
             return self.known_order
         example = accepted_example(self.module, self.example)
@@ -102,22 +102,22 @@ class Network:
 
     @property
     def num_outputs(self) -> int | None:
-        """Number of outputs of the main head, or None if the head does not tell."""
+        """Number of outputs of the main head, or None if unknown."""
         with suppress(HeadError):
             return heads.num_outputs(self.module.get_submodule(self.heads[0])) if self.heads else None
         return None
 
     @property
     def found_heads(self) -> tuple[str, ...]:
-        """The heads found so far, without searching for them."""
+        """Full names of the heads found so far, without a search."""
         found: tuple[str, ...] = vars(self).get("heads", self.known_heads)
         return found
 
     def required_heads(self) -> tuple[str, ...]:
-        """Return the heads' full names, the main one first.
+        """Return the full names of the heads, the main one first.
 
         Raises:
-            HeadError: If the model leaves open which layer is its head.
+            HeadError: If the head is ambiguous.
         """
         return self.heads or find_head(self.module, self.example)
 
@@ -129,7 +129,7 @@ class Network:
         """Return the stages restricted to parameters in `scope`; the head may always train.
 
         Raises:
-            HeadError: If the model leaves open which layer is its head.
+            HeadError: If the head is ambiguous.
         """
         self.required_heads()
         *below, top = self.stages()
@@ -142,32 +142,32 @@ class Network:
         """Return the parameters that PEFT allows to train, or None if the whole model may train."""
         return None if self.scope is None else sorted(self.scope)
 
-    # ------------------------------------------------------------------ the same network, knowing more
+    # ------------------------------------------------------------------ updated copies
 
     def with_example(self, example: Any) -> Network:
-        """Return the network with an example of the user's data, which may run where no guess did."""
+        """Return the network with an example of the user's data, which may run even if no guessed input did."""
         return self._knowing(example=example)
 
     def with_head(self, names: tuple[str, ...], change: ModelChange) -> Network:
-        """Return the network after its heads were replaced."""
+        """Return the network with its heads replaced."""
         return self._knowing(known_heads=names, changes=(*self.changes, change))
 
     def with_adapters(self, change: ModelChange) -> Network:
-        """Return the network after LoRA adapters were added, which renames parameters inside adapted layers."""
+        """Return the network with LoRA adapters, which rename the parameters inside adapted layers."""
         return self._knowing(known_order=(), changes=(*self.changes, change))
 
     def with_trainable(self) -> Network:
-        """Return the network with everything that is trainable now in its scope, for checkpoints to hold.
+        """Return the network with all currently trainable parameters in its scope, so that checkpoints include them.
 
         Raises:
-            ArgumentError: If DistributedDataParallel would not share these parameters' gradients.
+            ArgumentError: If DistributedDataParallel would not synchronize the gradients of these parameters.
         """
         training = trainable(self.module)
         shared = training if self.synchronized is None else self.synchronized
         if {*map(id, training.values())} != {*map(id, shared.values())}:
             raise ArgumentError(
-                "DistributedDataParallel shares the gradients of the parameters that were trainable when it was made, "
-                "and others are trainable now. Replace the head and freeze first, then wrap the model."
+                "DistributedDataParallel synchronizes only the gradients of the parameters that were trainable when it "
+                "was created, and others are trainable now. Replace the head and freeze first, then wrap the model."
             )
         return self if self.scope is None else self._knowing(scope=self.scope | training.keys())
 
@@ -176,26 +176,26 @@ class Network:
         return replace(self, **{"known_heads": self.found_heads, "known_order": order, **changes})
 
     def tell_task(self, kind: str | None, classes: Sequence[str] | None) -> None:
-        """Record the task and the class names in the model itself, if its family has a place for them."""
+        """Record the task and the class names in the model itself, if its family supports it."""
         base, known = adapters.base(self.module), classes is not None and len(classes) == self.num_outputs
         family_of(base).tell_task(base, kind, classes if known else None)
 
-    # ------------------------------------------------------------------ tried on data
+    # ------------------------------------------------------------------ trial runs on data
 
     def try_on(self, example: Any, *, channels_last: bool, trains: bool) -> bool | None:
-        """Run the model once on two samples, in eval mode; modes, buffers and random state stay as they were.
+        """Run the model once on two samples in eval mode, and restore modes, buffers and random state.
 
         Args:
             example: Inputs of two samples.
-            channels_last: Whether to try the channels-last memory format too.
-            trains: Whether that includes a backward pass.
+            channels_last: Whether to try the channels_last memory format too.
+            trains: Whether to try a backward pass in channels_last too.
 
         Returns:
-            Whether the model gives the same in channels-last; None if that was not tried.
+            Whether the model gives the same results in channels_last; None if not tried.
 
         Raises:
             DataError: If the model does not accept the samples.
-            HeadError: If it returns several results and which ones are the logits is unclear.
+            HeadError: If the model returns several results and it is unclear which ones are the logits.
         """
         same = None
         with undisturbed(self.module):
@@ -211,18 +211,18 @@ class Network:
         return same
 
     def gains_from_channels_last(self, device: torch.device, samples: int | None, *, trains_all: bool = False) -> bool:
-        """Return whether channels-last weights make passes over the data faster.
+        """Return whether channels_last weights make passes over the data faster.
 
         Args:
-            device: Where the model runs.
-            samples: Samples per pass, or None if that is not known.
+            device: Device on which the model runs.
+            samples: Samples per pass, or None if unknown.
             trains_all: Whether gradients reach the first stage.
         """
         plain = self.wrapped is self.module and (samples is None or samples >= _FEW_SAMPLES)
         return plain and gains_from_channels_last(self.module, device, trains_all=trains_all)
 
     def example_of_size(self, size: Sequence[int] | None, image: tuple[int, ...] | None) -> Any:
-        """Return two samples of `size`; without it samples of the user's data, or guessed ones.
+        """Return two samples of `size`, or if it is None, samples of the user's data or guessed ones.
 
         Args:
             size: Shape of one sample, without the batch dimension.
@@ -243,7 +243,7 @@ class Network:
 
 
 def not_accepted(model: str, inputs: Any, error: Exception) -> DataError:
-    """Return the error for a model that raised `error` on samples of the user's data, with the likeliest mend."""
+    """Return the error for a model that failed with `error` on samples of the user's data, with the likeliest fix."""
     tensors = tensors_of(inputs)
     shown = ", ".join(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in tensors)
     if isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str):
@@ -255,22 +255,23 @@ def not_accepted(model: str, inputs: Any, error: Exception) -> DataError:
 
 def _hint(shown: str, first: Tensor) -> str:
     if shown == "texts":
-        return "Give it its tokenizer: FineTuner(model, preprocessing=tokenizer)."
+        return "Pass the model's tokenizer: FineTuner(model, preprocessing=tokenizer)."
     if first.dim() == 4 and first.shape[-1] in (1, 3) and first.shape[1] not in (1, 3):
-        return "They look channels-last; [N, C, H, W] is expected: X.transpose(0, 3, 1, 2)."
+        return "The images look channels-last. Expected [N, C, H, W]: X.transpose(0, 3, 1, 2)."
     if first.dtype == torch.uint8:
-        return "Bytes are scaled only with a preprocessing: give FineTuner one, or X as floats."
+        return "uint8 inputs are scaled only by a preprocessing. Pass FineTuner one, or X as floats."
     if first.dtype == torch.float64:
-        return "Most models are float32: X.float()."
-    return "Give inputs of the shape and dtype that the model was made for."
+        return "Most models expect float32: X.float()."
+    return "Pass inputs of the shape and dtype that the model expects."
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside all wrappers, or the model itself if it is not wrapped.
 
-    >>> model = nn.Linear(2, 2)
-    >>> unwrapped(nn.DataParallel(model)) is model
-    True
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(model)) is model
+        True
     """
     while (attribute := _wrapper_attribute(model)) is not None:
         model = model.get_submodule(attribute)

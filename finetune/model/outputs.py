@@ -27,9 +27,10 @@ def logits_of(output: Any) -> Any:
     and torchvision's GoogLeNet and Inception; else its first tensor. VideoPrism's logits [N, 1, C]
     become [N, C].
 
-    >>> import torch
-    >>> logits_of({"features": torch.zeros(2, 8), "logits": torch.zeros(2, 3)}).shape
-    torch.Size([2, 3])
+    Example:
+        >>> import torch
+        >>> logits_of({"features": torch.zeros(2, 8), "logits": torch.zeros(2, 3)}).shape
+        torch.Size([2, 3])
     """
     if isinstance(output, Tensor):
         return output

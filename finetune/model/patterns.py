@@ -35,7 +35,7 @@ def select(model: nn.Module, patterns: Patterns) -> dict[str, nn.Parameter]:
 def covers(pattern: str, name: str) -> bool:
     """Return whether `pattern` matches `name` or a module around it. A full name always matches itself.
 
-    Examples:
+    Example:
         >>> covers("layer1", "layer1.0.conv1.weight"), covers("layer1", "layer10.0.conv1.weight")
         (True, False)
     """

@@ -1,6 +1,6 @@
 """Divide a model into stages, from the stem to the head.
 
-A stage is a part that one would freeze, train or give a learning rate as a whole: ResNet's `layer3`, a
+A stage is a part that is usually frozen, trained or given a learning rate as a whole: ResNet's `layer3`, a
 transformer block, the head. Every parameter is in exactly one stage.
 
 The model's family defines the stages if it can (timm's `group_matcher`). Otherwise they are the elements of

@@ -49,10 +49,11 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: If nothing matches, a shape differs, or a weight of the backbone is missing.
 
-    >>> model = nn.Linear(2, 2)
-    >>> load_weights(model, {"module.weight": torch.ones(2, 2), "module.bias": torch.zeros(2)})
-    >>> model.weight.sum().item()
-    4.0
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> load_weights(model, {"module.weight": torch.ones(2, 2), "module.bias": torch.zeros(2)})
+        >>> model.weight.sum().item()
+        4.0
     """
     head = family_of(model).heads(model)
     state = _without_prefixes(state, model.state_dict())
@@ -77,7 +78,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
     """Load a state dict written by the same version of the model's layers.
 
-    A file of plain tensors does not record layer versions, and MNASNet for one refuses to load without.
+    A file of plain tensors does not record layer versions, and some models, such as MNASNet, do not load without them.
     """
     versioned = OrderedDict(state)
     versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]

@@ -22,9 +22,9 @@ _TRIM_BY_DEFAULT, _MMAP_BY_DEFAULT = 128 * 1024, 65536
 
 @contextmanager
 def freed_memory_kept(device: torch.device) -> Iterator[None]:
-    """Keep freed memory for the next step within the block, and return it to the system at the end.
+    """Keep freed memory for the next step within the context, and return it to the system on exit.
 
-    Settings of the allocator in the environment take precedence.
+    Allocator settings in the environment take precedence.
     """
     set_by_user = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     libc = ctypes.CDLL(None) if device.type == "cpu" and sys.platform == "linux" and not set_by_user else None

@@ -16,7 +16,7 @@ BOOKKEEPING = ("epoch", "phase", "lr", "seconds", "samples_per_second")
 
 
 class History(Sequence[HistoryRow]):
-    """A sequence of rows, one per epoch.
+    """Sequence of rows, one per epoch.
 
     The keys of a row are `epoch` (from 1), `phase`, `loss` and the training metrics, `val_loss` and the validation
     metrics if there is validation data, `lr` (learning rate by parameter group at the epoch's last update), and
@@ -56,15 +56,16 @@ class History(Sequence[HistoryRow]):
     def append(self, row: HistoryRow) -> None:
         """Add the row of an epoch.
 
-        >>> history = History()
-        >>> history.append({"epoch": 1, "loss": 0.5})
-        >>> history[-1]["loss"]
-        0.5
+        Example:
+            >>> history = History()
+            >>> history.append({"epoch": 1, "loss": 0.5})
+            >>> history[-1]["loss"]
+            0.5
         """
         self._rows.append(row)
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Plot losses and metrics by epoch, training and validation in the same axes.
+        """Plot losses and metrics by epoch, with training and validation in the same axes.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.

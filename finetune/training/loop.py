@@ -1,4 +1,4 @@
-"""The training loop, whole.
+"""The complete training loop.
 
 fit                                              on_fit_begin
   for phase in phases:                           on_phase_begin
@@ -36,7 +36,7 @@ from finetune.training.run import Position, Run
 
 
 def fit(run: Run) -> None:
-    """Train through the remaining phases. Modes and random state are restored at the end, also after an error."""
+    """Train through the remaining phases. Modes and random state are restored on exit, also after an error."""
     with modes_restored(run.model), preserved(), freed_memory_kept(run.train.device):
         try:
             run.emit("on_fit_begin")
@@ -73,8 +73,8 @@ def _fit_epoch(run: Run) -> None:
         run.emit("on_step_end")
     if run.meter.samples == 0:
         raise DataError(
-            f"The training data gave no batch in epoch {run.epoch + 1}. A DataLoader with drop_last needs at least "
-            f"batch_size samples, and an iterable data set should start over in every epoch."
+            f"The training data yielded no batch in epoch {run.epoch + 1}. Expected at least batch_size samples in a "
+            f"DataLoader with drop_last, and an iterable dataset to start over in every epoch."
         )
     run.check_finite()
     training = run.meter.compute()  # waits for the device, so the time below covers all updates
@@ -103,11 +103,11 @@ def _fit_epoch(run: Run) -> None:
 def update(run: Run, window: list[Any]) -> None:
     """Run one optimizer update over a window of batches, each weighted by its number of samples.
 
-    The gradient is that of a single batch of all their samples, also if the last batch is smaller.
+    The gradient equals that of a single batch of all their samples, even if the last batch is smaller.
 
     Raises:
-        NonFiniteError: If the loss or a gradient is NaN or infinite, in this update or in an earlier one that was not
-            checked yet. The model is restored to its state before that update.
+        NonFiniteError: If the loss or a gradient is NaN or infinite, in this update or in an earlier one that had not
+            been checked yet. The model is restored to its state before that update.
     """
     sizes = [num_samples_of(batch) for batch in window]
     run.set_rates(run.position.step)
@@ -135,7 +135,7 @@ def evaluate(
     meter: Meter,
     precision: Precision,
 ) -> dict[str, float]:
-    """Return the loss and the metrics over all batches, each sample counted once."""
+    """Return the loss and the metrics over all batches, with each sample counted once."""
     for batch, output in outputs(step, model, batches, precision):
         meter.update(as_step_output(output, step), num_samples_of(batch))
     return meter.compute()
@@ -149,7 +149,7 @@ def predict(step: Callable[[Any], Any], model: nn.Module, batches: Batches, prec
 def outputs(
     step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield every batch with its output of `step`, computed in eval mode. Modes are restored at the end."""
+    """Yield every batch with its output of `step`, computed in eval mode. Modes are restored on exit."""
     with modes_restored(model):
         eval_mode(model)
         for batch in batches.epoch(0):
@@ -169,19 +169,19 @@ def as_step_output(returned: Any, step: Callable[[Any], Any]) -> StepOutput:
     """Convert the return value of a step to a `StepOutput`.
 
     Raises:
-        ArgumentError: If it is neither a loss nor a `StepOutput`, or the loss is not a scalar.
+        ArgumentError: If the value is neither a loss nor a `StepOutput`, or the loss is not a scalar.
     """
     output = returned if isinstance(returned, StepOutput) else StepOutput(returned)
     if not isinstance(output.loss, Tensor) or output.loss.dim() != 0:
         got = f"shape {list(output.loss.shape)}" if isinstance(output.loss, Tensor) else repr(output.loss)
         name = getattr(step, "__qualname__", "the step")
-        raise ArgumentError(f"{name} should return a scalar loss tensor or a StepOutput, but the loss is {got}.")
+        raise ArgumentError(f"Expected {name} to return a scalar loss or a StepOutput, but the loss is {got}.")
     return output
 
 
 def _training_step(run: Run, batch: Any, size: int) -> StepOutput:
     if size == 1 and run.moves_statistics:
-        run.warn_once("A batch holds one sample and so has no batch statistics; batch norms use their running ones.")
+        run.warn_once("A batch of one sample has no batch statistics, so batch norms use their running statistics.")
     alone = single_sample(run.model) if size == 1 else nullcontext()
     given = batch
     for callback in run.callbacks:
@@ -190,7 +190,7 @@ def _training_step(run: Run, batch: Any, size: int) -> StepOutput:
         output = as_step_output(run.tuner.training_step(given), run.tuner.training_step)
     if not output.loss.requires_grad:
         raise ArgumentError(
-            "The loss of training_step depends on no trainable parameter, so there is nothing to learn from it. "
-            "Compute it from the outputs of self.model, without detach() or no_grad()."
+            "The loss of training_step does not depend on any trainable parameter. Compute it from the outputs of "
+            "self.model, without detach() or no_grad()."
         )
     return output

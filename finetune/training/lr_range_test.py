@@ -39,8 +39,8 @@ class RateSuggestion:
     """The result of a learning-rate range test.
 
     Attributes:
-        lr: Suggested learning rates, at which the loss fell fastest, in the form that the test was given. Pass them to
-            `fit(lr=...)`.
+        lr: Suggested learning rates, at which the loss fell fastest, in the same form as the test's `lr`. Pass them
+            to `fit(lr=...)`.
         rates: Learning rate of the fastest group at each update.
         losses: Training loss at each update.
         suggested: Suggested rate of the fastest group, one of `rates`.
@@ -60,7 +60,7 @@ class RateSuggestion:
     suggested: float
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Plot the loss by learning rate, and the suggested rate.
+        """Plot the loss by learning rate, with the suggested rate.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.
@@ -87,14 +87,14 @@ class RateSuggestion:
 
 
 def rising(progress: float) -> float:
-    """Schedule of the test: the factor on the highest rate at a progress in [0, 1]."""
+    """Return the factor on the highest rate at a progress in [0, 1], the schedule of the test."""
     return float((_LOWEST / _HIGHEST) ** (1 - progress))
 
 
 def lr_range_test(run: Run, lr: Rate, steps: int) -> RateSuggestion:
     """Train at rising learning rates, and suggest those at which the loss fell fastest.
 
-    Model, gradients, modes and random state are restored at the end, also after an error.
+    Model, gradients, modes and random state are restored on exit, also after an error.
 
     Args:
         run: Run of a single phase with the schedule `rising`.
@@ -102,7 +102,7 @@ def lr_range_test(run: Run, lr: Rate, steps: int) -> RateSuggestion:
         steps: Number of optimizer updates.
 
     Raises:
-        ArgumentError: If the loss fell at no rate.
+        ArgumentError: If the loss did not fall at any rate.
     """
     run.steps_per_epoch = steps
     rates: list[float] = []
@@ -159,7 +159,7 @@ def _endless(batches: Batches) -> Iterator[Any]:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Restore parameters, buffers and gradients at the end of the block."""
+    """Restore parameters, buffers and gradients on exit."""
     saved, gradients = snapshot(model), [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
         yield

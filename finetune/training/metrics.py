@@ -1,7 +1,7 @@
 """The loss and the metrics over a whole pass, exact for any batch size.
 
 `METRICS` is the table of names; a new metric is one entry. Losses are weighted by the number of samples. Metrics are
-those of torchmetrics, whose state accumulates over batches: an F1 is that of the data set, not a mean over batches.
+those of torchmetrics, whose state accumulates over batches: an F1 is that of the dataset, not a mean over batches.
 Everything stays on the device until it is read once at the end.
 """
 
@@ -25,7 +25,7 @@ Metrics: TypeAlias = "Mapping[str, MetricSpec] | Sequence[MetricSpec] | MetricSp
 
 
 class StepOutput(NamedTuple):
-    """The result of `training_step` or `validation_step`.
+    """Result of `training_step` or `validation_step`.
 
     Attributes:
         loss: Scalar loss.
@@ -55,8 +55,8 @@ class NamedMetric:
     """A metric that `FineTuner(metrics=...)` accepts by name.
 
     Attributes:
-        build: Function from the task's kind and the number of outputs, None if unknown, to a torchmetrics object. It
-            is updated with probabilities, or values for regression, and targets.
+        build: Function from the kind of task and the number of outputs (None if unknown) to a torchmetrics object,
+            which is updated with probabilities, or values for regression, and targets.
         kinds: Kinds of task that the metric applies to.
 
     Example:
@@ -77,7 +77,7 @@ _FAMILIES = {CLASSIFICATION: "Multiclass", BINARY: "Binary", MULTILABEL: "Multil
 
 
 def _classification_metric(suffix: str) -> NamedMetric:
-    """Return the entry of a metric that torchmetrics has in a multiclass, a binary and a multilabel form."""
+    """Return the entry of a metric with a multiclass, a binary and a multilabel form in torchmetrics."""
 
     def build(kind: str, num_outputs: int | None) -> torchmetrics.Metric:
         from torchmetrics import classification
@@ -109,7 +109,7 @@ def _sizes(kind: str, name: str, num_outputs: int | None) -> dict[str, Any]:
     size = "num_labels" if kind == MULTILABEL else "num_classes"
     if num_outputs is None:
         raise ArgumentError(
-            f"The metric {name} needs the number of outputs, and the model's head does not reveal it. Pass a "
+            f"The metric {name} needs the number of outputs, which is unknown for the head of this model. Pass a "
             f"torchmetrics object instead: metrics=[{name}({size}=5)]."
         )
     return {size: num_outputs} if kind == MULTILABEL else {size: num_outputs, "average": "macro"}
@@ -164,14 +164,14 @@ def build_metrics(spec: Metrics, task: Task, num_outputs: int | None) -> dict[st
 
 
 class Meter:
-    """Accumulates the loss and the metrics over one pass through the data.
+    """Accumulator of the loss and the metrics over one pass through the data.
 
-    Metrics stay out of a pass in which every step returned a loss only.
+    Metrics are left out if every step returned only a loss.
 
     Args:
         metrics: Metrics by name, cloned before use.
         task: Task that turns outputs into probabilities.
-        device: Device that the values are accumulated on.
+        device: Device on which the values are accumulated.
 
     Attributes:
         samples: Number of samples so far.
@@ -249,7 +249,7 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     raise ArgumentError(
-        f"The metric {name!r} should return one number, but returned {got}. Set how it averages, as in average='macro'."
+        f"Expected the metric {name!r} to return one number, but got {got}. Set how it averages, as in average='macro'."
     )
 
 

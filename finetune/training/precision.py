@@ -19,13 +19,13 @@ log = logging.getLogger("finetune")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-# Number of updates on a GPU after which the host waits for the device, to check that they were finite.
+# Number of updates on a GPU after which the host waits for the device to check that they were finite.
 _INTERVAL = 32
 
 # Below this number of parameters, matrix products do not dominate the time and bf16 would not help.
 _LARGE = 1_000_000
 
-# Gradients that overflow even at this scale are not finite for another reason.
+# Gradients that overflow even at this scale are non-finite for another reason.
 _SMALLEST_SCALE = 2.0**-10
 
 
@@ -36,16 +36,16 @@ class Precision:
     keep their format; only the operations that autocast covers change theirs.
 
     The host does not wait for a GPU to learn whether an update is finite. A fused optimizer skips the first update that
-    is not, and every later one, until the host checks.
+    is not finite and all later ones until the host checks.
 
     Args:
         name: `"fp32"`, `"bf16"`, `"fp16"` or `"auto"`.
-        device: Device that the model trains on.
+        device: Device on which the model trains.
 
     Attributes:
         interval: Number of updates between two checks by the host.
-        failed: Boolean tensor on the device: whether an update since the last check was not finite. None if the host
-            checks every update.
+        failed: Boolean tensor on the device that is True if an update since the last check was not finite. None if the
+            host checks every update.
 
     Raises:
         ArgumentError: If there is no such precision.
@@ -80,7 +80,7 @@ class Precision:
         With fp16, an update whose gradients overflow is skipped and the loss scale is lowered.
 
         Raises:
-            NonFiniteError: If the loss or a gradient is NaN or infinite, with gradient scaling at every scale. The
+            NonFiniteError: If the loss or a gradient is NaN or infinite, or with gradient scaling, at every scale. The
                 optimizer has not stepped since then.
         """
         try:
@@ -106,7 +106,7 @@ class Precision:
         """Wait for the device and check that the updates so far were finite.
 
         Raises:
-            NonFiniteError: If one was not. That update and all later ones were skipped.
+            NonFiniteError: If an update was not finite. That update and all later ones were skipped.
         """
         read = torch.stack(self._unread).tolist() if self._unread else []
         self._unread, self.failed = [], None
@@ -139,7 +139,7 @@ class Precision:
         return lowered >= scale  # the scaler lowers the scale exactly when it skips an update
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the gradient scaler; empty if there is none."""
+        """Return the state of the gradient scaler, empty if there is none."""
         return {} if self.scaler is None else self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -180,7 +180,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def hint_at_bf16(precision: Precision, parameters: int) -> None:
-    """Log a hint if bf16 would save time: on a CPU with native bf16, for a model of that many parameters."""
+    """Log a hint if bf16 would save time: on a CPU with native bf16, for a model with enough parameters."""
     if precision.device.type != "cpu" or precision.name != "fp32" or parameters < _LARGE:
         return
     known = torch.cpu.get_capabilities()

@@ -1,7 +1,7 @@
 """The progress display: the plan, a progress bar, and a line per epoch.
 
-On a terminal, rich draws it. Without a terminal nothing is printed. Either way the lines go to the logger `finetune` at
-level INFO. rich redraws in its own thread a few times per second, so a training step costs one comparison.
+On a terminal, rich draws the display. Without a terminal, nothing is printed. In both cases the lines go to the logger
+`finetune` at level INFO. rich redraws in a thread a few times per second, so a training step costs one comparison.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class ProgressBar(Callback):
 
 
 class SeriesProgress:
-    """Show the progress of a series of runs: on a terminal a bar over all epochs, and a line per run, also logged.
+    """Progress display for a series of runs: a bar over all epochs, and a line per run, which is also logged.
 
     Args:
         runs: Number of runs.

@@ -1,7 +1,6 @@
-"""One call of `fit`: its state, from the plan to the last epoch.
+"""`Run`: the state of one call of `fit`, from the plan to the last epoch.
 
-The loop moves it forward, callbacks read it, and a checkpoint saves enough of it to resume at the same
-update.
+The loop advances it, callbacks read it, and a checkpoint saves enough of it to resume at the same update.
 """
 
 from __future__ import annotations
@@ -42,7 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("finetune")
 
 _NON_FINITE_ADVICE = (
-    "The model is as it was before this update. A lower lr, max_grad_norm=1.0, or inputs of ordinary size usually help."
+    "The model keeps its state from before this update. A lower lr, max_grad_norm=1.0, or normalized inputs usually "
+    "help."
 )
 
 
@@ -60,19 +60,19 @@ class Steps(Protocol):
         """Return the loss of a validation batch."""
 
     def _checkpoint(self, training: dict[str, Any] | None) -> Checkpoint:
-        """Return the content of a checkpoint, with this training state."""
+        """Return the content of a checkpoint with this training state."""
 
 
 @dataclass
 class Position:
-    """How far a run is; every count is of completed work.
+    """Position in a run, in counts of completed work.
 
     Attributes:
         phase: Index of the phase.
-        epoch: Epochs in the phase.
-        window: Updates attempted in the epoch.
-        step: Optimizer updates in the phase.
-        tried: Index of the update whose rates the parameter groups show.
+        epoch: Number of epochs in the phase.
+        window: Number of updates attempted in the epoch.
+        step: Number of optimizer updates in the phase.
+        tried: Index of the update whose rates are set in the parameter groups.
     """
 
     phase: int = 0
@@ -89,19 +89,19 @@ class Run:
     Attributes:
         tuner: The `FineTuner`, whose steps are called.
         network: The model with its heads and stages.
-        settings: The tuner's settings: accumulation, clipping, seed and the rest.
+        settings: The tuner's settings, such as accumulation, clipping and seed.
         phases: The phases to train through.
         train: Training batches.
         val: Validation batches, or None.
         task: The task with its loss.
         metrics: Metrics by name, as templates.
         precision: Number format of the forward pass.
-        callbacks: Called in this order, those that save the run after the others.
+        callbacks: Callbacks in the order of their calls, those that save the run last.
         notes: Lines for the user to read before training starts.
-        plan: One line per phase.
-        cache: Computes the frozen prefix once; None to run the whole model in every step.
-        position: How far the run is.
-        row: History row of the epoch under way, complete in `on_epoch_end`.
+        plan: Description of each phase in one line.
+        cache: Cache of frozen features; None to run the whole model in every step.
+        position: Position in the run.
+        row: History row of the current epoch, complete in `on_epoch_end`.
         loss: Training loss of the last update, a detached scalar on the device. Reading it waits for the device.
         end_phase: Set it to True to end the phase after this epoch.
 
@@ -151,24 +151,24 @@ class Run:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer of the phase under way."""
+        """Optimizer of the current phase."""
         if self._optimizer is None:
             raise RuntimeError("There is no optimizer before the first phase has begun.")
         return self._optimizer
 
     @property
     def model(self) -> nn.Module:
-        """The model being trained, without wrappers such as `torch.compile`'s; steps call `run.tuner.model`."""
+        """Model being trained, without wrappers such as `torch.compile`'s. Steps call `run.tuner.model`."""
         return self.network.module
 
     @property
     def heads(self) -> Sequence[str]:
-        """Full names of the model's heads, the main one first; empty if they are not known."""
+        """Full names of the model's heads, the main one first; empty if unknown."""
         return self.network.heads
 
     @property
     def num_outputs(self) -> int | None:
-        """Number of outputs of the model, or None if it is not known."""
+        """Number of outputs of the model, or None if unknown."""
         return self.network.num_outputs
 
     @property
@@ -183,12 +183,12 @@ class Run:
 
     @property
     def phase(self) -> Phase:
-        """The phase under way."""
+        """Current phase."""
         return self.phases[self.position.phase]
 
     @property
     def epoch(self) -> int:
-        """Index of the epoch under way, counted over all phases and earlier calls of `fit`."""
+        """Index of the current epoch, counted over all phases and earlier calls of `fit`."""
         return len(self.history)
 
     def progress(self, step: int) -> float:
@@ -214,7 +214,7 @@ class Run:
         return f"epoch {self.epoch + 1}, update {self.position.window + 1}"
 
     def monitored_names(self) -> list[str]:
-        """Return the names of the values that every epoch's row will hold."""
+        """Return the names of the values in every epoch's row."""
         names = ["loss", *self.metrics]
         return names if self.val is None else names + [f"val_{name}" for name in names]
 
@@ -223,7 +223,7 @@ class Run:
         return {group.get("name", "all"): group["lr"] for group in self.optimizer.param_groups}
 
     def planned_rates(self) -> dict[str, tuple[str, float]]:
-        """Return each parameter's group name and rate before the schedule; empty before the first phase."""
+        """Return each parameter's group name and rate before the schedule, empty before the first phase."""
         return {} if self._optimizer is None else planned_rates(self._optimizer)
 
     def set_rates(self, step: int) -> None:
@@ -246,7 +246,7 @@ class Run:
         """Wait for the device to confirm that every update so far was finite.
 
         Raises:
-            NonFiniteError: If one was not. The model is as it was before that update.
+            NonFiniteError: If an update was not finite. The model keeps its state from before that update.
         """
         with self.undone_if_not_finite(done=1):
             self.precision.check()
@@ -256,7 +256,7 @@ class Run:
         """Restore batch statistics and position if an update fails, and name that update in the error.
 
         Args:
-            done: Number of updates by which the position is ahead of the last attempted one.
+            done: Number of updates by which the position is ahead of the last attempted update.
         """
         try:
             yield
@@ -269,7 +269,7 @@ class Run:
             raise NonFiniteError(f"{error} in {self.where()}. {_NON_FINITE_ADVICE}") from None
 
     def begin_phase(self) -> None:
-        """Build the optimizer of the phase. Parameters that already trained keep their moments."""
+        """Build the optimizer of the phase. Parameters that were already trained keep their moments."""
         network, settings, phase = self.network, self.settings, self.phase
         before = self._optimizer
         self._optimizer = build_optimizer(
@@ -292,7 +292,7 @@ class Run:
     def cut_prefix(self) -> None:
         """Serve this phase's batches from the frozen prefix, if that pays.
 
-        A phase decides once which images it shows, so a resumed run shows the same ones.
+        A phase chooses its images only once, so a resumed run uses the same ones.
         """
         begun = self._views[self.position.phase :][:1]
         in_views = begun[0] is not None if begun else None
@@ -304,9 +304,9 @@ class Run:
 
     @contextmanager
     def compiled(self) -> Iterator[None]:
-        """Compile the model for this phase: all of it, or only the part behind the cached prefix.
+        """Compile the model for this phase: all of it, or only the part after the cached prefix.
 
-        Earlier compilations are dropped first, because torch gives up on a module with too many versions.
+        Earlier compilations are dropped first, because torch stops compiling a module with too many versions.
         """
         if self.settings.backend is None:
             yield
@@ -316,7 +316,7 @@ class Run:
             yield
 
     def validating(self) -> AbstractContextManager[Any]:
-        """Return the context for validation: batches served from the cache cannot run in a model compiled as one."""
+        """Return the context for validation. Batches served from the cache cannot run in a fully compiled model."""
         apart = self.settings.backend is None or _overridden(self.train) or not _overridden(self.val)
         return nullcontext() if apart else torch.compiler.set_stance("force_eager")
 
@@ -329,11 +329,14 @@ class Run:
         """Write a checkpoint.
 
         Args:
-            path: File to write. A file already there is replaced as a whole or not at all.
-            training_state: Whether a run can resume from it; False for a smaller file for use only.
+            path: File to write. An existing file is replaced as a whole or not at all.
+            training_state: Whether a run can resume from the file; False for a smaller file.
+
+        Returns:
+            The path of the file.
 
         Raises:
-            CheckpointError: If it cannot be written.
+            CheckpointError: If the file cannot be written.
         """
         schema.write(Path(path), self.tuner._checkpoint(self.state_dict() if training_state else None))
         return Path(path)
@@ -358,10 +361,10 @@ class Run:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load a state; the next `begin_phase` passes the optimizer its part.
+        """Load a state. The next `begin_phase` restores the optimizer.
 
         Raises:
-            CheckpointError: If the run had another plan, so that its position means something else here.
+            CheckpointError: If the saved run had another plan, in which its position has a different meaning.
         """
         self.position = Position(**state["position"])
         self._check_plan(state["plan"])
@@ -375,12 +378,12 @@ class Run:
             callback.load_state_dict(state["callbacks"].get(_key(self, callback), {}))
 
     def _plan(self) -> dict[str, Any]:
-        """Describe the plan that gives the position its meaning."""
+        """Describe the plan that the position refers to."""
         names = [phase.name for phase in self.phases]
         return {"phases": names, "batch_size": self.train.batch_size, "accumulation": self.accumulation}
 
     def _check_plan(self, saved: Mapping[str, Any]) -> None:
-        """Check that the phases up to the position are the same; later ones may differ."""
+        """Check that the phases up to the position are the same. Later phases may differ."""
         done, plan = self.position.phase + 1, self._plan()
         before = saved["phases"][:done] != plan["phases"][:done]
         within = [name for name in ("batch_size", "accumulation") if saved[name] != plan[name]]
@@ -388,7 +391,7 @@ class Run:
             raise CheckpointError(
                 f"The run to resume had phases {saved['phases']}, batch_size {saved['batch_size']} and accumulation "
                 f"{saved['accumulation']}; this one has {plan['phases']}, {plan['batch_size']} and "
-                f"{plan['accumulation']}. Resume with what it had; only at the end of an epoch may the last two change."
+                f"{plan['accumulation']}. Resume with the same values; the last two may change at the end of an epoch."
             )
 
 
@@ -405,13 +408,13 @@ def _key(run: Run, callback: Any) -> str:
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """Copy all that training can change: the trainable parameters and every buffer."""
+    """Copy everything that training can change: the trainable parameters and every buffer."""
     changing = {**trainable(model), **dict(model.named_buffers())}
     return {name: tensor.detach().clone() for name, tensor in changing.items()}
 
 
 def restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Copy a snapshot's values back into the tensors they came from."""
+    """Copy the values of a snapshot back into the model's tensors."""
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, value in saved.items():

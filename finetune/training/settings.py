@@ -1,4 +1,4 @@
-"""The settings of a `FineTuner` that stay the same from one `fit` to the next."""
+"""The settings of a `FineTuner` that stay the same across calls of `fit`."""
 
 from __future__ import annotations
 
@@ -64,8 +64,9 @@ class Settings:
     def plain(self) -> dict[str, Any]:
         """Return the settings that a checkpoint can hold, without functions and other objects.
 
-        >>> Settings(loss=lambda outputs, targets: outputs.mean()).plain()["optimizer"]
-        'adamw'
+        Example:
+            >>> Settings(loss=lambda outputs, targets: outputs.mean()).plain()["optimizer"]
+            'adamw'
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if _is_plain(value)}

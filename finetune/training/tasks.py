@@ -1,4 +1,4 @@
-"""The kinds of task, inferred from loss or targets, and their default losses.
+"""The kinds of task, inferred from the loss or the targets, and their default losses.
 
 Targets that are class indices mean classification with cross-entropy. Rows of zeros and ones mean multi-label
 classification, and zeros and ones for a single output binary classification, both with binary cross-entropy on logits.
@@ -26,7 +26,7 @@ class Task:
     """A kind of task with its loss.
 
     Attributes:
-        kind: `"classification"`, `"binary"`, `"multilabel"` or `"regression"`; None if only a custom loss knows.
+        kind: `"classification"`, `"binary"`, `"multilabel"` or `"regression"`; None for an unknown custom loss.
         loss: Function of outputs and targets that returns a scalar.
 
     Example:
@@ -42,9 +42,10 @@ class Task:
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Convert logits [N, C] to the input of metrics: probabilities, or the values themselves for regression.
 
-        >>> import torch
-        >>> Task("binary", F.binary_cross_entropy_with_logits).probabilities(torch.zeros(2, 1))
-        tensor([[0.5000], [0.5000]])
+        Example:
+            >>> import torch
+            >>> Task("binary", F.binary_cross_entropy_with_logits).probabilities(torch.zeros(2, 1))
+            tensor([[0.5000], [0.5000]])
         """
         if self.kind == CLASSIFICATION:
             return outputs.softmax(1)
@@ -108,7 +109,7 @@ def number_of_classes(task: Task, num_outputs: int | None, callback: str) -> int
     """
     if task.kind != CLASSIFICATION or num_outputs is None:
         raise ArgumentError(
-            f"{callback} is for classification by a model with one output per class, but this is "
+            f"{callback} needs a classification task with one output per class, but this is "
             f"{task.kind or 'a custom loss'}. Remove the callback."
         )
     return num_outputs

@@ -230,7 +230,7 @@ def test_images(pictures: Path, arguments: Any, expected: str, caplog: pytest.Lo
     ("frozen", "data", "cache", "expected"),
     [
         ([], (X, Y), "auto", "off, because "),
-        (["stem"], TensorDataset(X, Y, Y), "auto", "a custom data set may return different samples"),
+        (["stem"], TensorDataset(X, Y, Y), "auto", "a custom dataset may return different samples"),
         (["stem", "block1"], (X[:10], Y[:10]), "auto", "too few samples and epochs"),
     ],
 )
@@ -546,7 +546,7 @@ def test_place_bytes_and_seconds_are_logged(tmp_path: Path, caplog: pytest.LogCa
         fitted(tmp_path, tuned(), EVEN, False)
     lines = said(caplog)
     assert f"kept in '{tmp_path}' (75 kB for 48 samples); an epoch then takes about" in lines
-    assert "75 kB for 48 samples, 48 of them found there" in lines
+    assert "75 kB for 48 samples, 48 of them already there" in lines
 
 
 # ---------------------------------------------------------------- custom data sets
@@ -589,7 +589,7 @@ def test_a_custom_training_set_is_stored_if_requested_and_constant(caplog: pytes
     ("cache", "data", "reason"),
     [
         ("auto", Own(), "pass cache='memory' if yours does not"),
-        ("memory", Own(draws=True), "your data set returns different samples for the same index"),
+        ("memory", Own(draws=True), "your dataset returns different samples for the same index"),
         ("memory", DataLoader(Own(), batch_size=8), "samples of a DataLoader or a stream have no index"),
     ],
     ids=["not asked", "random", "loader"],
@@ -604,9 +604,9 @@ def test_trap_42_data_that_may_differ_is_not_stored(
 
 
 def test_an_items_own_label_is_used() -> None:
-    class Relabelled(Own):
+    class Relabeled(Own):
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
             item, label = super().__getitem__(index)
             return item, 2 - label
 
-    assert_equal(fitted(False, tuned(), Relabelled(), False), fitted("memory", tuned(), Relabelled(), False))
+    assert_equal(fitted(False, tuned(), Relabeled(), False), fitted("memory", tuned(), Relabeled(), False))

@@ -257,7 +257,7 @@ class Own(Dataset[Any]):
 
 
 @pytest.mark.parametrize(
-    ("draws", "line"), [(False, "kept in memory"), (True, "your data set returns different samples")]
+    ("draws", "line"), [(False, "kept in memory"), (True, "your dataset returns different samples")]
 )
 def test_views_of_a_custom_data_set_are_stored_if_its_images_are_constant(
     pictures: Path, draws: bool, line: str, caplog: pytest.LogCaptureFixture
@@ -342,8 +342,8 @@ def test_trap_42_a_chosen_augmentation_is_neither_replaced_nor_cached(
 @pytest.mark.parametrize(
     ("frozen", "arguments", "reason"),
     [
-        ("block", {"epochs": 9}, "augment_views=4 would cycle 4 of each"),
-        ("block", {"epochs": 4}, "augment_views=3 would cycle 3 of each"),
+        ("block", {"epochs": 9}, "augment_views=4 would cycle 4 fixed views"),
+        ("block", {"epochs": 4}, "augment_views=3 would cycle 3 fixed views"),
         ("block", {"epochs": 1}, "no sample is seen twice"),
         ("block", {"epochs": 5, "cache": "auto"}, "there are too few samples and epochs"),
         (None, {"cache": "auto"}, "the first layers are trainable"),

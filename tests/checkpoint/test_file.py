@@ -261,7 +261,7 @@ def test_trap_39_a_full_disk_or_a_killed_process_leaves_the_previous_file(whole:
 
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert "whole.safetensors cannot be written" in done.stdout
-    assert "The file there before is untouched. True" in done.stdout
+    assert "An existing file is unchanged. True" in done.stdout
     assert whole[0].read_bytes() == whole[1]
     assert list(whole[0].parent.glob("*.safetensors")) == [whole[0]]
 

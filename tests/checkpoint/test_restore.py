@@ -215,7 +215,7 @@ def test_a_custom_head_needs_the_model(tmp_path: Path) -> None:
     tuner = make()
     path = tuner.save_checkpoint(tmp_path / "f")
 
-    with pytest.raises(CheckpointError, match=r"head in .* was a module of your own.*model="):
+    with pytest.raises(CheckpointError, match=r"head in .* is a custom module.*model="):
         FineTuner.load_checkpoint(path, device="cpu")
     loaded = FineTuner.load_checkpoint(path, make().model, device="cpu")
     assert torch.equal(loaded.predict(IMAGES), tuner.predict(IMAGES))
@@ -224,7 +224,7 @@ def test_a_custom_head_needs_the_model(tmp_path: Path) -> None:
 def test_a_module_of_the_users_own_cannot_be_built_by_name(tmp_path: Path) -> None:
     path = FineTuner(net(), device="cpu").save_checkpoint(tmp_path / "f")
 
-    with pytest.raises(CheckpointError, match=r"holds a Net of your own.*model="):
+    with pytest.raises(CheckpointError, match=r"holds your custom Net.*model="):
         FineTuner.load_checkpoint(path)
 
 

@@ -31,9 +31,9 @@ def test_a_checkpoint_without_training_state_cannot_be_resumed(tmp_path: Path) -
     path = FineTuner(net(), device="cpu").save_checkpoint(tmp_path / "f.safetensors")
     tuner = FineTuner(net(), device="cpu")
 
-    with pytest.raises(CheckpointError, match=r"saved for use and has no training state.*last\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"has no training state.*last\.safetensors"):
         tuner.fit(vectors(), resume_from=path)
-    with pytest.raises(CheckpointError, match=r"no intact checkpoint to resume from in .*; looked at 1 files"):
+    with pytest.raises(CheckpointError, match=r"None of the 1 checkpoints in .* is an intact one to resume from"):
         tuner.fit(vectors(), resume_from=tmp_path)
     with pytest.raises(ArgumentError, match="checkpoint_dir"):
         tuner.fit(vectors(), resume_from="auto")

@@ -85,7 +85,7 @@ def test_an_unknown_change_is_an_error(tmp_path: Path) -> None:
 def test_a_newer_format_is_an_error(tmp_path: Path) -> None:
     file.write(tmp_path / "f", {}, version=schema.format_version() + 1)
 
-    with pytest.raises(CheckpointError, match=r"format version 2, this package reads up to 1. Update"):
+    with pytest.raises(CheckpointError, match=r"format version 2, but this package reads at most 1. Update"):
         schema.read(tmp_path / "f")
 
 
@@ -124,7 +124,7 @@ def test_a_new_version_is_one_entry_in_the_table_of_migrations(tmp_path: Path, m
     assert torch.equal(FineTuner.load_checkpoint(second, net(), device="cpu").predict(X), tuner.predict(X))
 
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="format version 2, this package reads up to 1"):
+    with pytest.raises(CheckpointError, match="format version 2, but this package reads at most 1"):
         FineTuner.load_checkpoint(second, net())
 
 

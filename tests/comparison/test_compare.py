@@ -306,7 +306,7 @@ def test_labels_are_derived_or_given() -> None:
         ({"batchsize": 3}, r"no argument 'batchsize'.*'batch_size'"),
         ({"seed": 3}, r"no argument 'seed'.*'seeds'"),
         ({"epochs": 3}, "no argument 'epochs'"),
-        ({"data": lambda seed: (DATA, VAL)}, "leave out val"),
+        ({"data": lambda seed: (DATA, VAL)}, "omit val"),
         ({"data": lambda seed: DATA[0], "val": None}, r"return a pair \(train, val\)"),
         ({"val": False}, "requires validation data"),
         ({"val": 3.0}, "fraction is 3.0"),
@@ -350,7 +350,7 @@ def out_of_memory() -> nn.Module:
 BROKEN = {
     "no such model": ({"bad": "resnet19"}, "resnet18"),
     "a model that cannot be made": (out_of_memory, "OutOfMemoryError: no room"),
-    "a model that is not one": (lambda: 3, "to return an nn.Module, but it returned 3"),
+    "a model that is not one": (lambda: 3, "to return an nn.Module, but got 3"),
     "a model for other data": (nn.Sequential(nn.Linear(7, 3)), "DataError"),
 }
 

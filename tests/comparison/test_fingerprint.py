@@ -131,5 +131,5 @@ def test_data_is_identified_by_its_content(tmp_path: Path) -> None:
 def test_a_self_reference_has_no_fingerprint() -> None:
     endless = Weighted(1)
     endless.weight = endless  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=r"A Weighted that refers to itself.*Leave out folder"):
+    with pytest.raises(ValueError, match=r"A Weighted that refers to itself.*Omit folder"):
         fingerprint(endless)

@@ -90,7 +90,7 @@ def test_trap_34_labels_out_of_range_name_the_first_sample(make: Callable[[list[
 def test_trap_34_number_of_classes_and_head_must_agree(class_folder: MakeFolder) -> None:
     folder = open_source(class_folder(a=2, b=3))
     for outputs in (1, 3, 1000):
-        with pytest.raises(DataError, match=rf"2 classes \(a, b\) and the model {outputs} .*replace_head\(2\)"):
+        with pytest.raises(DataError, match=rf"2 classes \(a, b\), but the model has {outputs} .*replace_head\(2\)"):
             audit(folder, num_classes=outputs)
 
 
@@ -122,13 +122,13 @@ def test_trap_36_corrupt_images_are_named_and_only_skipped_when_asked(
     for i in range(10):
         kept[i]
     with pytest.raises(DataError, match="None is left"):
-        audit(open_source(bad, labelled=False), skip_corrupt=True)
+        audit(open_source(bad, labeled=False), skip_corrupt=True)
 
 
 def test_tiny_images_are_not_damaged(tmp_path: Path) -> None:
     for size in ((1, 1), (7, 30)):
         picture(0, size).save(tmp_path / f"{size[0]}.jpg")
-    assert len(audit(open_source(tmp_path, labelled=False))) == 2
+    assert len(audit(open_source(tmp_path, labeled=False))) == 2
 
 
 def test_inputs_that_are_not_finite(tmp_path: Path) -> None:

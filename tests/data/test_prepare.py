@@ -35,7 +35,7 @@ def test_data_is_opened_split_and_checked(class_folder: MakeFolder, caplog: pyte
     kept = data.audited(num_classes=2, skip_corrupt=True)
 
     assert (len(kept.train) + len(kept.val), kept.train.classes, kept.notes) == (9, ("ant", "bee"), data.notes)
-    assert "2 of 10 samples were set aside" in data.notes[0]
+    assert "2 of 10 samples were held out" in data.notes[0]
     assert "They are left out." in caplog.text
     with pytest.raises(DataError, match="training data has 2 classes"):
         data.audited(num_classes=3, skip_corrupt=True)
@@ -74,7 +74,7 @@ def test_validation_data_is_data_a_share_or_none() -> None:
 
     assert (len(given.train), len(given.val), given.notes) == (40, 9, ())
     assert (len(share.train), len(share.val)) == (30, 10)
-    assert "10 of 40 samples were set aside" in share.notes[0]
+    assert "10 of 40 samples were held out" in share.notes[0]
     for none in (None, False):
         assert prepare(pair(40), none).val is None
 

@@ -34,7 +34,7 @@ class Flow(IterableDataset[Any]):
 
 
 class Numbers(Flow):
-    """Five labelled numbers, one after the other."""
+    """Five labeled numbers, one after the other."""
 
     def __init__(self) -> None:
         super().__init__([(torch.tensor([float(i)]), i % 2) for i in range(5)])

@@ -14,7 +14,7 @@ def picture(seed: int, size: tuple[int, int] = (40, 32), mode: str = "RGB") -> I
     return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).convert(mode)
 
 
-def labelled_images(n: int = 12) -> tuple[Tensor, Tensor]:
+def labeled_images(n: int = 12) -> tuple[Tensor, Tensor]:
     """Return noise images [n, 3, 6, 6] and class indices [n] of three classes."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(n, 3, 6, 6, generator=generator), torch.arange(n) % 3

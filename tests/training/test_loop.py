@@ -338,7 +338,7 @@ def test_a_step_should_return_a_scalar_loss(net, blobs, returned: Callable[[Tens
         def training_step(self, batch: Any) -> Any:
             return returned(self.model(batch[0]).sum())
 
-    with pytest.raises(ArgumentError, match=f"Own.training_step should return a scalar loss.*the loss is {got}"):
+    with pytest.raises(ArgumentError, match=f"Expected .*Own.training_step to return a scalar loss.*the loss is {got}"):
         Own(net(), device="cpu").fit(blobs())
 
 
@@ -347,7 +347,7 @@ def test_a_loss_without_trainable_parameters_is_an_error(net, blobs) -> None:
         def training_step(self, batch: Any) -> Tensor:
             return self.model(batch[0]).detach().sum()
 
-    with pytest.raises(ArgumentError, match="depends on no trainable parameter"):
+    with pytest.raises(ArgumentError, match="does not depend on any trainable parameter"):
         Own(net(), device="cpu").fit(blobs())
 
 
@@ -480,7 +480,7 @@ def test_trap_33_a_last_batch_of_one_trains(net, blobs, state_of, watch, caplog)
     tuner.fit(blobs(9), batch_size=4, lr=0.01, callbacks=[seen])
     tuner.fit(blobs(9), batch_size=4, lr=0.01, epochs=3)
 
-    assert caplog.text.count("A batch holds one sample") == 2  # once per run, not per epoch
+    assert caplog.text.count("A batch of one sample") == 2  # once per run, not per epoch
     (_, first), (_, second), (training, last) = seen.seen
     assert training
     assert not torch.equal(second["0.weight"], last["0.weight"])
@@ -524,7 +524,7 @@ def test_data_of_unknown_length_trains_as_data_of_known_length(net, blobs, state
 def test_data_that_gives_no_batch_is_an_error(net, blobs) -> None:
     loader = DataLoader(TensorDataset(*blobs(5)), batch_size=8, drop_last=True)
 
-    with pytest.raises(DataError, match="gave no batch in epoch 1"):
+    with pytest.raises(DataError, match="yielded no batch in epoch 1"):
         FineTuner(net(), device="cpu", loss="cross_entropy").fit(loader)
 
 
@@ -538,7 +538,7 @@ def test_an_iterable_that_can_only_be_read_once_is_an_error(net, blobs) -> None:
 
     tuner = FineTuner(net(), device="cpu", loss="cross_entropy")
 
-    with pytest.raises(DataError, match="gave no batch in epoch 2"):
+    with pytest.raises(DataError, match="yielded no batch in epoch 2"):
         tuner.fit(Once(blobs(100)), epochs=2, batch_size=10)
 
 

@@ -248,7 +248,7 @@ def test_a_metric_that_is_not_one_number_is_an_error(metric: torchmetrics.Metric
     outputs, targets = answers(CLASSIFICATION)
     task = task_of_kind(None, CLASSIFICATION)
 
-    with pytest.raises(ArgumentError, match=f"The metric 'own' should return one number, but returned {got}"):
+    with pytest.raises(ArgumentError, match=f"Expected the metric 'own' to return one number, but got {got}"):
         metered(Meter({"own": metric}, task, CPU), task, outputs, targets, 8)
 
 

@@ -53,7 +53,7 @@ def test_a_terminal_shows_the_plan_and_a_line_per_epoch(net, blobs, terminal) ->
 def test_notes_come_first(net, blobs, terminal) -> None:
     FineTuner(net(), device="cpu").fit(blobs(30), 0.2, callbacks=[ProgressBar(terminal)])
 
-    assert text_of(terminal).startswith("No validation data was given: 6 of 30 samples were set aside")
+    assert text_of(terminal).startswith("No validation data was given: 6 of 30 samples were held out")
 
 
 def test_the_bar_counts_the_updates(net, blobs, terminal) -> None:

@@ -12,7 +12,7 @@ _ROUNDING = 0.05
 
 
 def equal_results(one: Tensor, other: Tensor) -> bool:
-    """Return whether two results are equal bit for bit; off the CPU, where the order of sums varies, nearly equal."""
+    """Return whether two results are equal bit for bit, or nearly equal off the CPU, where the order of sums varies."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if one.device.type == "cpu":

@@ -1,8 +1,8 @@
-"""Find the boundary of a model's frozen prefix in two traces: the tensors to store, and the calls to skip.
+"""Find the boundary of a model's frozen prefix in two traces: the tensors to store and the calls to skip.
 
 The nodes are the outermost module calls that need not run in every step, and every operation outside of them. Walking
 back from the operations that must run, each tensor that they read is either stored or recomputed from tensors before
-it. Traces of two batch sizes reveal which dimension is that of the samples.
+it. Traces of two batch sizes reveal the sample dimension.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from finetune.model.inspection.forward_graph import storage_of
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """Size and strides of a tensor at any batch size, interpolated from two; each is linear in the batch size.
+    """Size and strides of a tensor as linear functions of the batch size.
 
     Attributes:
         samples: Batch size of the base values.
-        size, stride: For each dimension, the base value and its increase per sample.
+        size: Base size of each dimension and its increase per sample.
+        stride: Base stride of each dimension and its increase per sample.
     """
 
     samples: int
@@ -38,7 +39,7 @@ class BatchLayout:
 
     @classmethod
     def between(cls, one: Tensor, other: Tensor, samples: int) -> BatchLayout:
-        """Compare the same tensor in a pass of `samples` samples and in one of `samples + 1`.
+        """Compare a tensor in a pass of `samples` samples with the same one in a pass of `samples + 1`.
 
         Raises:
             DeclinedError: If the two differ in dtype or number of dimensions.
@@ -56,7 +57,7 @@ class BatchLayout:
 
     @property
     def sample_dimension(self) -> int | None:
-        """The only dimension that grows with the batch, if its size is a multiple of the batch size; else None."""
+        """Dimension that grows with the batch if it is the only one and a multiple of the batch size, else None."""
         growing = [dim for dim, (base, step) in enumerate(self.size) if step]
         if len(growing) != 1:
             return None
@@ -66,21 +67,21 @@ class BatchLayout:
 
 @dataclass(frozen=True)
 class ArgumentResult:
-    """A result that is one of the arguments: the leaf at `position`."""
+    """A result that is one of the arguments, the leaf at `position`."""
 
     position: int
 
 
 @dataclass(frozen=True)
 class StoredResult:
-    """A result that is read from the store: tensor number `index`."""
+    """A result that is read from the store, tensor number `index`."""
 
     index: int
 
 
 @dataclass(frozen=True)
 class UnreadResult:
-    """A result that nothing past the boundary reads; a placeholder stands for it."""
+    """A result that nothing past the boundary reads, replaced by a placeholder."""
 
     layout: BatchLayout
 
@@ -92,7 +93,7 @@ class Skip:
     Attributes:
         func: The operation; None for a module call.
         structure: Structure of the results.
-        results: Where each result comes from; any other value is a constant.
+        results: Source of each result; any other value is a constant.
     """
 
     func: Any
@@ -113,9 +114,9 @@ class Boundary:
         modules: Full names of the modules with a skipped call.
         enclosing: Full names of the modules that run, but receive or return placeholders.
         disturbs: Whether an operation with side effects comes before the last stored tensor.
-        cause: What ends the prefix.
-        share: Share of the forward pass's multiply-adds that is skipped.
-        derivation: How the stored tensors are computed.
+        cause: Operation or parameter that ends the prefix.
+        share: Skipped share of the forward pass's multiply-adds.
+        derivation: Derivation of the stored tensors from the inputs.
     """
 
     stored: list[BatchLayout] = field(default_factory=list)
@@ -138,8 +139,8 @@ def find_boundary(one: Trace, other: Trace, *, samples: int, eager: bool) -> Bou
         one: Trace of `samples` samples.
         other: Trace of `samples + 1` samples.
         samples: Batch size of the first trace.
-        eager: Run every operation outside of frozen modules in every step, on their stored results. More is stored,
-            but no operation receives a placeholder.
+        eager: Whether to run every operation outside of frozen modules in every step, on their stored results. More
+            is stored, but no operation receives a placeholder.
 
     Raises:
         DeclinedError: If there is nothing to store, or a tensor cannot be stored by sample.
@@ -165,7 +166,7 @@ def find_boundary(one: Trace, other: Trace, *, samples: int, eager: bool) -> Bou
 
 
 class _Search:
-    """Decide for each tensor that is read past the boundary whether it is stored or recomputed."""
+    """Search that decides for each tensor read past the boundary whether it is stored or recomputed."""
 
     def __init__(self, trace: Trace, nodes: list[Node], others: list[Node], samples: int, eager: bool) -> None:
         self._trace, self._nodes, self._eager = trace, nodes, eager
@@ -183,14 +184,14 @@ class _Search:
                 for one, two in zip(node.made, other.made, strict=True):
                     self._layouts[id(one)] = BatchLayout.between(one, two, samples)
         self._changed = {storage for node in nodes if node.call is None for storage in node.writes}
-        self._running: set[Node] = set()  # nodes that run in every step, whoever reads their results
+        self._running: set[Node] = set()  # nodes that run in every step
         self._wanted: dict[int, Tensor] = {}  # tensors read past the boundary, by id
         self._stored: dict[int, Tensor] = {}
         self._absent: set[int] = set()  # ids of tensors that are placeholders in a replay
         self._skipped: set[Node] = set()
 
     def solve(self) -> set[tuple[int, ...]]:
-        """Decide which tensors to store; return the paths of calls that must be opened first."""
+        """Decide which tensors to store, and return the paths of calls that must be opened first."""
         while True:
             unfit = self._walk_back()
             if unfit:
@@ -221,7 +222,7 @@ class _Search:
         """Find the nodes that receive placeholders in a replay.
 
         Returns:
-            Operations whose results would be stored although they receive no placeholder and so run anyway.
+            Operations whose results would be stored, although they receive no placeholder and therefore run anyway.
         """
         self._absent = {id(tensor) for tensor in self._trace.inputs if id(tensor) not in self._wanted}
         self._skipped, bypassed = set(), set()
@@ -245,7 +246,7 @@ class _Search:
         return self._layouts[id(tensor)].sample_dimension is not None
 
     def _recomputed(self, node: Node, made: list[Tensor]) -> bool:
-        """Return whether an operation runs in every step although its results could be stored, as cheap views do."""
+        """Return whether an operation runs in every step, like a cheap view, although it could be stored."""
         if not node.operations[0].depends or not all(self._by_sample(tensor) for tensor in made):
             return True
         made_of = {id(tensor): tensor for tensor in node.reads if id(tensor) in self._trace.born}
@@ -259,7 +260,7 @@ class _Search:
         """Return the boundary that `solve` decided on.
 
         Raises:
-            DeclinedError: If it is not worth storing, or not safe to replay.
+            DeclinedError: If the boundary is not worth storing or not safe to replay.
         """
         self._check_worth()
         self._check_decisions()
@@ -310,7 +311,7 @@ class _Search:
     def _place_calls(self, plan: Boundary, skips: dict[Call | None, Skip]) -> None:
         """List, for each module with a skipped call, its calls in order, skipped or not."""
         modules = {call.module for call in self._trace.calls if call in skips}
-        skipped: tuple[int, ...] = (-1,)  # the path of the last skipped call; calls inside it never happen
+        skipped: tuple[int, ...] = (-1,)  # path of the last skipped call, inside which there are no calls
         for call in self._trace.calls[1:]:
             if call.path[: len(skipped)] == skipped:
                 continue
@@ -341,7 +342,7 @@ class _Search:
             raise DeclinedError(f"{self._first_cause()} comes before any frozen layer")
 
     def _check_decisions(self) -> None:
-        """Check that no value of a batch decides the course of the pass before its last skipped node."""
+        """Check that the pass does not branch on the values of a batch before its last skipped node."""
         last = max(number for number, node in enumerate(self._nodes) if node in self._skipped)
         for node in self._nodes[: last + 1]:
             if any(operation.decides for operation in node.operations):
@@ -355,7 +356,7 @@ class _Search:
 
 
 def _belongs_to_library(hook: Any) -> bool:
-    """Return whether a hook is part of the model, such as torch's weight norm, rather than an observer of its own."""
+    """Return whether a hook is part of the model, such as torch's weight norm, rather than an observer."""
     module = getattr(hook, "__module__", None) or type(hook).__module__
     return module.split(".")[0] in ("torch", "transformers")
 

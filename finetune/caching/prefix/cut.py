@@ -1,4 +1,4 @@
-"""Cut a model's frozen prefix, and verify it against the plain pass and among other samples before use."""
+"""Cut a model's frozen prefix, and verify it against the plain pass and among other samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from finetune.model.outputs import call
 
 POSITION_MATTERS = "the frozen layers' result for a sample depends on its position or on the batch size"
 
-# Samples to trace and verify on. A trace holds all intermediate results of its pass, so these are few.
+# Number of samples to trace and verify on, small because a trace holds all intermediate results of its pass.
 _SAMPLES = 4
 
 
@@ -54,7 +54,7 @@ def cut_prefix(model: nn.Module, inputs: Any) -> Prefix | Declined:
 
 
 def _declined_before_running(model: nn.Module, tensors: list[Tensor]) -> Declined | None:
-    """Return why a model with these input tensors cannot be split, as far as that is known without running it."""
+    """Return the reason that a model with these input tensors cannot be split, if it is known without running it."""
     lengths = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
     if len(lengths) != 1:
         return Declined("the model's inputs are not tensors that share a first dimension of samples")
@@ -82,7 +82,7 @@ def _cut(model: nn.Module, example: Any, eager: bool) -> Prefix:
         return prefix
     except (DeclinedError, KeyboardInterrupt):
         raise
-    except Exception as error:  # the model may raise anything on inputs it was not made for
+    except Exception as error:  # the model may raise anything on unexpected inputs
         said = str(error).splitlines() or [""]
         reason = f"{type(error).__name__}: {said[0][:120]}"
         raise DeclinedError(f"the model fails when layers are skipped ({reason})") from error
@@ -92,14 +92,14 @@ def _verify(prefix: Prefix, model: nn.Module, example: Any) -> None:
     """Compare a replay with the plain pass, and a sample's activations with those among other samples.
 
     Raises:
-        DeclinedError: If they differ.
+        DeclinedError: If the results differ.
     """
     leaves, structure = flatten_inputs(example)
     with undisturbed(model):
         activations = prefix.compute(example)
         half = (len(activations[0]) + 1) // 2
         for kept in (slice(None, half), slice(half, None)):
-            others = unflatten_inputs([_with_other_neighbours(leaf, kept) for leaf in leaves], structure)
+            others = unflatten_inputs([_with_other_neighbors(leaf, kept) for leaf in leaves], structure)
             beside_others = prefix.compute(others)
             pairs = zip(activations, beside_others, strict=True)
             if not all(equal_results(one[kept], other[kept]) for one, other in pairs):
@@ -114,8 +114,8 @@ def _verify(prefix: Prefix, model: nn.Module, example: Any) -> None:
         raise DeclinedError("the frozen layers' result is not the same each time")
 
 
-def _with_other_neighbours(leaf: Any, kept: slice) -> Any:
-    """Replace all samples except those `kept` by the first of these, mirrored."""
+def _with_other_neighbors(leaf: Any, kept: slice) -> Any:
+    """Replace all samples outside `kept` with the first kept sample, mirrored."""
     if not isinstance(leaf, Tensor):
         return leaf
     first = leaf[kept][:1]

@@ -1,8 +1,7 @@
-"""The derivation of stored activations from the inputs: every operation, and every constant that one reads.
+"""The derivation of stored activations from the inputs: every operation and every constant that it reads.
 
-It is read off a trace and so describes operations below modules: a stride, an epsilon, a cast, the choice of a layer
-or a tensor attribute of a module all appear, whatever their names. Trainable parameters, and operations past the
-boundary, do not.
+It is read from a trace and therefore describes operations below modules: strides, epsilons, casts, choices between
+layers and tensor attributes of modules all appear. Trainable parameters and operations past the boundary do not.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from finetune.caching.prefix.trace import Trace
 
 @dataclass(frozen=True)
 class Derivation:
-    """How stored activations are computed. Equal text and equal constants give equal activations of equal inputs.
+    """Computation of stored activations. Equal text and constants give equal activations for equal inputs.
 
     Attributes:
         text: One line per operation and per stored tensor.
-        constants: Tensors that the operations read: parameters, buffers and others.
+        constants: Parameters, buffers and other tensors that the operations read.
     """
 
     text: str = ""
@@ -65,6 +64,6 @@ def derivation_of(trace: Trace, stored: Sequence[Tensor]) -> Derivation:
 
 
 def layout_of(tensor: Tensor) -> str:
-    """Describe a tensor's dtype, shape, strides and kind of device; these texts are part of the keys on disk."""
+    """Describe a tensor's dtype, shape, strides and kind of device. These texts are part of the keys on disk."""
     strides = tensor.stride() if tensor.layout == torch.strided else None
     return f"{tensor.dtype} {tuple(tensor.shape)} {strides} {tensor.device.type}"

@@ -1,7 +1,7 @@
-"""Detect changes of a model since its prefix was cut, after which stored activations no longer hold.
+"""Detect changes of a model since its prefix was cut, which invalidate stored activations.
 
 Custom steps and callbacks may change anything at any time, even for a single call: a frozen weight, a mode, a setting,
-a hook. Version counters reveal most changes of tensors; changes through `.data` only show in the values.
+a hook. Version counters reveal most changes of tensors; changes through `.data` show only in the values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def hooks_on_all_modules() -> list[Any]:
 
 
 class PrefixGuard:
-    """A snapshot of everything that a prefix depends on, compared with the model's present state.
+    """A snapshot of everything that a prefix depends on, to compare with the model's current state.
 
     Args:
         model: Model that was cut.
@@ -45,19 +45,19 @@ class PrefixGuard:
 
     @property
     def depends_on_modes(self) -> bool:
-        """Whether eval mode would change a skipped module's mode, and has not been allowed yet."""
+        """Whether eval mode, not yet allowed, would change a skipped module's mode."""
         return any(map(any, self._modes)) and len(self._modes) == 1
 
     def allow_present_modes(self) -> None:
-        """Accept the skipped modules' present modes as another one in which the stored activations hold."""
+        """Also accept the current modes of the skipped modules, in which the stored activations are valid too."""
         self._modes.append(self._present_modes())
 
     def unchanged(self) -> bool:
-        """Return whether modes, settings, hooks and tensor versions are unchanged; takes microseconds per module."""
+        """Return whether modes, settings, hooks and tensor versions are unchanged. Takes microseconds per module."""
         return self._present_modes() in self._modes and _same(self._state, self._present())
 
     def values_unchanged(self) -> bool:
-        """Return whether all values that the prefix reads are unchanged; reads every one, at memory speed."""
+        """Return whether all values that the prefix reads are unchanged. Reads each of them, at memory speed."""
         return self._values == self._present_values()
 
     def _parts(self) -> Iterable[nn.Module]:

@@ -1,7 +1,7 @@
 """Divide a trace into nodes: whole module calls that can be skipped, and the operations outside of them.
 
-A call is one node if skipping it can be made up for, which means that outside code reads only the call's results and
-no intermediate tensor. Other calls are opened: their operations and inner calls become nodes.
+A call is one node if it can be skipped, which means that outside code reads only the call's results and no intermediate
+tensor. Other calls are opened: their operations and inner calls become nodes.
 """
 
 from __future__ import annotations

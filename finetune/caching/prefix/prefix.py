@@ -3,8 +3,8 @@
 Layers before the first trainable parameter that draw no random numbers give the same result in every epoch.
 `cut_prefix` (`cut.py`) finds them in any model by its operations, not by its architecture:
 
-1. Trace one forward pass (`trace.py`). Operations that depend on a trainable parameter, a random draw or batch
-   statistics must run in every step; all others need not.
+1. Trace one forward pass (`trace.py`). Only operations that depend on a trainable parameter, a random draw or batch
+   statistics must run in every step.
 2. Find the boundary (`boundary.py`). The outermost module calls without such operations are skipped whole, operations
    outside of them one by one. Tensors that are read past the boundary are stored.
 3. `Prefix.compute` runs the model on a batch up to the last stored tensor, and returns the stored ones.
@@ -12,7 +12,7 @@ Layers before the first trainable parameter that draw no random numbers give the
    but no memory. A skipped module returns its stored activations, or a placeholder if nothing past the boundary reads
    them, and so does an operation on a placeholder. Code that sees only real tensors is past the boundary and runs
    normally: train mode, dropout, gradients.
-5. Before use, verify all of this against the plain forward and backward pass on real samples (`cut.py`).
+5. Before use, verify the replay against the plain forward and backward pass on real samples (`cut.py`).
 
 The model is never replaced. Overrides of `forward` last as long as a context manager, and placeholders as long as one
 call of the model.
@@ -53,11 +53,12 @@ class Prefix:
         specs: Shape and dtype per sample of each tensor that crosses the boundary.
         modules: Full names of the skipped modules.
         reads_inputs: Whether the model's inputs are read past the boundary. If not, a replay needs no input values.
-        share: Share of the forward pass's multiply-adds that is skipped, 0 to 1.
-        derivation: How the stored activations follow from the inputs, to find activations of earlier runs.
-        cause: What ends the prefix, such as "the trainable parameter 'fc.weight'".
-        strict: Whether a replay raises if the model takes a different path. If not, as once the prefix is verified,
-            the model runs whole.
+        share: Skipped share of the forward pass's multiply-adds, 0 to 1.
+        derivation: Derivation of the stored activations from the inputs, to find activations of earlier runs.
+        cause: Description of the operation or parameter that ends the prefix, such as "the trainable parameter
+            'fc.weight'".
+        strict: Whether a replay raises an error if the model takes a different path. A verified prefix is not strict
+            and runs the whole model instead.
     """
 
     def __init__(self, model: nn.Module, boundary: Boundary, example: Any) -> None:
@@ -93,7 +94,7 @@ class Prefix:
         """Return whether the trainable parameters and the skipped modules are unchanged since the cut.
 
         Args:
-            values: Also detect changes through `.data`, which reads every skipped weight.
+            values: Whether to also detect changes through `.data`, which reads every skipped weight.
         """
         return self._guard.unchanged() and (not values or self._guard.values_unchanged())
 
@@ -103,13 +104,13 @@ class Prefix:
         The random state and the model's buffers are left unchanged.
 
         Raises:
-            DivergedError: If the batch does not match that of the cut, or the model takes a different path.
+            DivergedError: If the batch does not match the one of the cut, or the model takes a different path.
         """
         samples = self._samples_of(inputs)
         if samples is None:
             raise DivergedError("the batch does not match the one that the prefix was cut on")
         forward_pass = ForwardPass(self._boundary, self._codecs, samples)
-        # No gradient is needed, but under `no_grad` torch picks other kernels than in a step (LSTM).
+        # No gradient is needed, but under `no_grad` torch picks different kernels from those in a step (LSTM).
         with torch.enable_grad(), ExitStack() as protection, suppress(PrefixComputed):
             if self._boundary.disturbs:
                 protection.enter_context(undisturbed(self._model))
@@ -117,14 +118,14 @@ class Prefix:
         return forward_pass.computed()
 
     def agrees(self, inputs: Any, activations: tuple[Tensor, ...]) -> bool:
-        """Return whether the last two samples give the same up to rounding when swapped, in a batch of their own."""
+        """Return whether the last two samples, swapped in a separate batch, give the same results up to rounding."""
         leaves, structure = flatten_inputs(inputs)
         swapped = [leaf[-2:].flip(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         other = self.compute(unflatten_inputs(swapped, structure))
         return all(close_results(one[-2:], two.flip(0)) for one, two in zip(activations, other, strict=True))
 
     def try_in_eval_mode(self, inputs: Any, activations: tuple[Tensor, ...]) -> None:
-        """Let the prefix hold in eval mode too, if its activations are the same there."""
+        """Allow the prefix in eval mode too, if its activations are the same there."""
         if self._guard.depends_on_modes:
             with modes_restored(self._model), suppress(DivergedError):
                 eval_mode(self._model)
@@ -137,16 +138,17 @@ class Prefix:
     ) -> Iterator[list[nn.Module]]:
         """Replay calls of the model with exactly `inputs`, from the activations that `compute` returned for them.
 
-        Only calls with the same, unmodified tensors are replayed. Any other call runs whole, as does a call under
-        another autocast, or one that needs a gradient of its inputs.
+        Only calls with the same, unmodified tensors are replayed. Any other call runs the whole model, and so does a
+        call under a different autocast or with inputs that require a gradient.
 
         Args:
             inputs: Inputs of the batch.
-            activations: Activations of the batch; None to run every call whole, and only count them.
-            guarded: Check for changes of the model, and of inputs through `.data`, by custom steps or callbacks.
+            activations: Activations of the batch; None to run the whole model and only count the calls.
+            guarded: Whether to check for changes of the model, and of inputs through `.data`, by custom steps or
+                callbacks.
 
         Yields:
-            A list that gets an entry for each call of the model with `inputs`.
+            A list with an entry for each call of the model with `inputs`.
         """
         samples = self._samples_of(inputs)
         expected, structure = flatten_inputs(inputs)
@@ -183,7 +185,7 @@ class Prefix:
         return output
 
     def _samples_of(self, inputs: Any) -> int | None:
-        """Return the number of samples of a batch; None if it does not match that of the cut."""
+        """Return the number of samples of a batch, or None if the batch does not match the one of the cut."""
         leaves, structure = flatten_inputs(inputs)
         if structure != self._structure or not all(map(matches_example, leaves, self._example)):
             return None

@@ -1,4 +1,4 @@
-"""Run one forward pass without its prefix, from stored activations, or run the prefix alone to compute them."""
+"""Run one forward pass from stored activations without its prefix, or run only the prefix to compute them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from finetune.caching.prefix.boundary import ArgumentResult, BatchLayout, Bounda
 
 
 class DivergedError(RuntimeError):
-    """The model took a different path than in the pass that its prefix was cut on."""
+    """The model took a different path from the one that its prefix was cut on."""
 
 
 class PrefixComputed(BaseException):
-    """All activations of a batch are computed. Raised through the model's own code to end its forward pass."""
+    """All activations of a batch are computed. Raised through the model's code to end its forward pass."""
 
 
 class Placeholder(Tensor):
     """A tensor with a shape but no memory, whose operations are handled by its forward pass.
 
-    While the prefix is computed it stands for `value`; in a replay it has none.
+    It stands for `value` while the prefix is computed, and has no value in a replay.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -52,11 +52,11 @@ class Placeholder(Tensor):
 
 
 class ActivationCodec:
-    """Convert a tensor of the model to its stored form, `[N, ...]` by sample and in memory order, and back.
+    """Conversion of a tensor of the model to its stored form, `[N, ...]` by sample and in memory order, and back.
 
     Args:
         layout: Layout of the tensor in the model.
-        copied: Return a copy from `unpack`, because the model writes the tensor in place or returns it.
+        copied: Whether `unpack` returns a copy, because the model writes the tensor in place or returns it.
     """
 
     def __init__(self, layout: BatchLayout, *, copied: bool) -> None:
@@ -101,10 +101,10 @@ def _same_strides(size: list[int], one: Any, other: Any) -> bool:
 
 
 class ForwardPass:
-    """One forward pass: a replay from stored activations, or without them, a computation of them.
+    """One forward pass: a replay from stored activations, or their computation.
 
     Args:
-        boundary: The boundary that the model was cut at.
+        boundary: The boundary at which the model was cut.
         codecs: A codec for each stored tensor.
         samples: Batch size.
         stored: Stored activations, `[N, ...]` each; None to compute them.
@@ -142,7 +142,7 @@ class ForwardPass:
             return forward(*args, **kwargs)
         skip = next(self._calls[module], _MISSING)
         if skip is _MISSING:
-            raise DivergedError("a module was called more often than before")
+            raise DivergedError("a module was called more often than in the traced pass")
         if skip is None:
             return forward(*args, **kwargs)
         return self._results(skip, tree_leaves((args, kwargs)), forward, args, kwargs)
@@ -157,7 +157,7 @@ class ForwardPass:
         return self._results(skip, leaves, func, args, kwargs)
 
     def _results(self, skip: Skip, leaves: list[Any], run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Return the results of a skipped node: stored ones in a replay, else by running it."""
+        """Return the results of a skipped node: the stored ones in a replay, or else by running the node."""
         made: list[Any] = []
         if self._stored is None:
             self._inside = True

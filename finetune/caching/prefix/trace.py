@@ -1,4 +1,4 @@
-"""Record one forward pass: every operation, every module call, and the causes that make operations run in every step.
+"""Record one forward pass: every operation, every module call, and the reasons to run operations in every step.
 
 Operations are recorded below autograd and modules, calls by overriding `forward` during the pass.
 """
@@ -31,10 +31,11 @@ class Call:
     """One module call, with arguments and results as flat lists.
 
     Attributes:
-        path: Position among its siblings, for the call and those enclosing it, outermost first.
-        start, end: The call's operations are `start` to `end` of the trace.
+        path: Positions of the enclosing calls and of the call itself among their siblings, outermost first.
+        start: Number of the call's first operation in the trace.
+        end: Number after the call's last operation.
         children: Number of calls inside.
-        aliases: For tensors that the call wrote in place and returned, the id of the returned alias -> the original.
+        aliases: Original tensor by the id of its returned alias, for tensors that the call wrote in place and returned.
     """
 
     module: nn.Module
@@ -57,7 +58,7 @@ class Operation:
         signature: Structure of the arguments.
         structure: Structure of the results.
         writes: Storages written in place.
-        cause: Why it must run in every step; None if its result follows from the inputs and frozen values.
+        cause: Reason to run it in every step; None if its result follows from the inputs and frozen values.
         depends: Whether it depends on the inputs at all.
         frozen: Whether it reads a parameter.
         sink: Whether it hands a value or a shape to Python.
@@ -80,10 +81,10 @@ class Operation:
 
 @dataclass(eq=False)
 class Trace:
-    """A whole pass.
+    """A recorded forward pass.
 
     Attributes:
-        born: The id of a tensor -> the time it was made.
+        born: Time at which each tensor was made, by its id.
         input_written: Whether an operation writes to an input in place.
         host_random: Whether Python's or NumPy's random generators were used.
         kept: Name of a module attribute that holds a skippable result after the pass, where later code may read it.
@@ -107,7 +108,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tr
     inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     recorder = _Recorder(model, inputs)
     before = host_state()
-    # Autocast caches casts of trainable weights: record fresh ones, and leave none behind that lack a gradient.
+    # Autocast caches casts of trainable weights. Record fresh ones, and leave none without a gradient behind.
     torch.clear_autocast_cache()
     with torch.no_grad(), intercepted(model.modules(), recorder.call), recorder:
         output = model(*args, **kwargs)
@@ -207,7 +208,7 @@ class _Recorder(TorchDispatchMode):
         self._alive.append((arguments, results))
         self.input_written |= not writes.isdisjoint(self._inputs)
         causes = {self._causes[storage] for storage in reads if storage in self._causes}
-        cause = max(causes, default=None)  # deterministic: the weight before its bias
+        cause = max(causes, default=None)  # deterministic, the weight before its bias
         cause = cause or self._own_cause(func, args, kwargs, writes, drawn)
         depends = not reads.isdisjoint(self._dependent)
         if depends:
@@ -229,7 +230,7 @@ class _Recorder(TorchDispatchMode):
         )
 
     def _own_cause(self, func: Any, args: Any, kwargs: Any, writes: frozenset[int], drawn: bool) -> str | None:
-        """Return why an operation without trainable parameters must still run in every step, or None."""
+        """Return the reason that an operation without trainable parameters must run in every step, or None."""
         where = f" in {self._running[-1].name!r}" if self._running and self._running[-1].name else ""
         if drawn:
             return f"a random draw{where}"
@@ -250,7 +251,7 @@ class _Recorder(TorchDispatchMode):
         return None
 
     def _renamed(self, call: Call, result: Tensor) -> Tensor:
-        """Return an alias of a result written in place, to tell reading the result from reading the argument."""
+        """Return an alias of a result written in place, to tell reads of the result from reads of the argument."""
         self._paused = True
         alias = result.detach()
         self._paused = False
@@ -260,7 +261,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def _norm_over_samples(func: Any, args: Any, kwargs: Any) -> bool:
-    """Return whether this is a batch norm in train mode. An instance norm is one over a batch of 1, and is not."""
+    """Return whether this is a batch norm in train mode. An instance norm, run as one over a batch of 1, is not."""
     if "batch_norm" not in str(func):
         return False
     names = (argument.name for argument in func._schema.arguments)
@@ -270,8 +271,9 @@ def _norm_over_samples(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 def _in_mask_check() -> bool:
-    """Return whether transformers is checking if a mask hides anything; without one that does not, attention agrees
-    up to rounding.
+    """Return whether transformers is checking if a mask hides anything.
+
+    If it does not, the mask may be dropped, and attention agrees up to rounding.
     """
     frame = sys._getframe()
     while frame.f_back is not None:

@@ -8,17 +8,17 @@ A store is a folder named by its fingerprint, with these files:
 - `0.bin`, `1.bin`, ...: the rows of each stored tensor.
 - `whole.bin`: one byte per sample, 1 once its rows are complete.
 
-It stays consistent whatever happens:
+It stays consistent in all of these cases:
 
-- The process is killed. A sample is marked complete only after its rows were flushed to disk, so marked rows are
+- The process is killed. A sample is marked complete only after its rows have been flushed to disk, so marked rows are
   correct even after a power failure. Rows are marked every few seconds; unmarked ones are lost.
 - It is killed while creating a store. The folder is renamed to its final name last.
-- It is killed while growing a store. Keys are appended last, after the room for their unmarked rows.
+- It is killed while growing a store. Keys are appended last, after the space for their unmarked rows.
 - Two runs share a store. One holds the lock and writes, the other reads marked rows. The system releases the lock
   when its process ends; `refresh` takes it over.
 - The disk fills up. Blocks are allocated before mapping and written by calls that can fail, because a failed write
   through a memory map would kill the process.
-- The header does not fit, or a file is truncated. The store is created anew.
+- The header does not match, or a file is truncated. The store is created anew.
 
 Rows carry no checksums: bit rot goes undetected.
 """
@@ -65,13 +65,13 @@ class DiskStore(Store):
     While another run fills the same store, it is not `writable`: marked rows can be read, and `put` has no effect.
 
     Args:
-        folder: Folder for all of the user's stores; this one is kept in `folder/fingerprint`. None for a temporary
-            store, deleted when the process ends.
+        folder: Folder for all of the user's stores. This one is kept in `folder/fingerprint`. None for a temporary
+            store, which is deleted when the process ends.
         specs: Shape and dtype per row, one for each stored tensor.
-        samples: Keys of the samples, `KEY` [N], where equal keys share a row; or their number, if their order
-            identifies them. Room for all of them is allocated at once.
+        samples: Keys of the samples, `KEY` [N], where equal keys share a row; or the number of samples, if their
+            order identifies them. Space for all of them is allocated at once.
         fingerprint: Fingerprint of the computation (`keys.fingerprint`), letters and digits.
-        pinned: Return page-locked memory from `get`, so that a CUDA device copies it asynchronously.
+        pinned: Whether `get` returns page-locked memory, so that a CUDA device copies it asynchronously.
         mark_interval: Seconds between flushes to disk, after which rows are marked complete.
         chunk_bytes: Bytes of zeros to write at a time on file systems that cannot allocate blocks.
 
@@ -113,7 +113,7 @@ class DiskStore(Store):
             shutil.rmtree(self._folder)  # open files live on until the process ends, even if it is killed
 
     def refresh(self) -> None:
-        """Pick up the rows that another run has marked; if that run has ended, take over its lock.
+        """Pick up the rows that another run has marked. If that run has ended, take over its lock.
 
         Raises:
             StoreError: If the disk is full or cannot be written, or its file system has no locks.
@@ -143,7 +143,7 @@ class DiskStore(Store):
             raise self._failure(error) from error
 
     def close(self) -> None:
-        """Mark rows complete and close the files; a temporary store is deleted."""
+        """Mark rows complete and close the files. A temporary store is deleted."""
         with suppress(OSError):  # unmarked rows are lost and recomputed
             self._mark()
         super().close()
@@ -179,7 +179,7 @@ class DiskStore(Store):
         return {"version": FORMAT_VERSION, "fingerprint": self._name, "tensors": tensors, "identity": identity}
 
     def _identity(self) -> str | None:
-        """Return the unique identity of the store on disk; None if it is missing, damaged or does not fit."""
+        """Return the unique identity of the store on disk, or None if it is missing, damaged or does not match."""
         try:
             header = json.loads((self._path / _HEADER).read_text(encoding="utf-8"))
             identity = str(header["identity"])
@@ -215,7 +215,7 @@ class DiskStore(Store):
         self._resources.callback(os.close, lock)
 
     def _make(self) -> None:
-        """Create the store with room for all samples, replacing a damaged one."""
+        """Create the store with space for all samples, replacing a damaged one."""
         staged = self._folder / f"{self._name}.part"
         for old in (staged, self._path):
             if old.exists():
@@ -230,7 +230,7 @@ class DiskStore(Store):
             raise
 
     def _make_room(self, store: Path) -> None:
-        """Append room for the samples that have no place yet."""
+        """Append space for the samples that have no place yet."""
         with ExitStack() as opened:
             files = {}
             for name in self._bytes_per_row():
@@ -246,7 +246,7 @@ class DiskStore(Store):
                 for file, size in room.items():
                     _grow(file, len(keys) * size, len(new) * size, self._chunk_bytes)
             except OSError:
-                for file, size in room.items():  # give back the room that was allocated
+                for file, size in room.items():  # release the allocated space
                     os.ftruncate(file, len(keys) * size)
                 raise
             os.fsync(files[_MARKS])
@@ -262,7 +262,7 @@ class DiskStore(Store):
         marks = np.fromfile(self._path / _MARKS, np.uint8)  # read after the keys, so there is one for each
         rows = [self._mapped(number, spec, len(keys)) for number, spec in enumerate(self.specs)]
         if self._identity() != identity:
-            return  # created anew meanwhile, so the marks may belong to other rows
+            return  # created anew in the meantime, so the marks may belong to other rows
         self._rows = rows
         self._filled = torch.from_numpy(np.append(marks[: len(keys)] == 1, False))
         self._place_of = torch.from_numpy(_places(self._keys, keys))
@@ -324,7 +324,7 @@ def _made_folder(folder: str | os.PathLike[str] | None, resources: ExitStack) ->
         Path(folder).mkdir(parents=True, exist_ok=True)
         return Path(folder)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ArgumentError(f"{folder} is not a folder. Expected the path of a folder, existing or new.") from error
+        raise ArgumentError(f"{folder} is not a folder. Expected the path of an existing or new folder.") from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be used: {error}") from error
 
@@ -335,7 +335,7 @@ def _numbered(samples: int) -> np.ndarray:
 
 
 def _places(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Return the position of each wanted key in `keys`, int64 [N]; `len(keys)` for missing ones."""
+    """Return the position of each wanted key in `keys`, int64 [N], or `len(keys)` for missing ones."""
     order = np.argsort(keys, kind="stable")
     found = np.searchsorted(keys, wanted, sorter=order)
     places = np.append(order, len(keys))[found]

@@ -2,8 +2,8 @@
 
 The fingerprint covers the computation: the derivation of the activations, the values of all constants, and the
 preprocessing. The key of a sample covers its data. Neither covers trainable parameters, heads, learning rates or folds,
-so runs that differ only in these share a store. And because each sample has its own key, a fold is found in any form:
-a validation split made here, a list of paths, or `X[fold]`.
+so runs that differ only in these share a store. Because each sample has its own key, a fold is found in any form: a
+validation split made here, a list of paths, or `X[fold]`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from finetune.data.loading.batches import Batches
 from finetune.data.sources.base import Source
 from finetune.digests import KEY_BYTES, key_of, sha256
 
-VERSION = 2  # increase whenever a prefix stores other values, or stores them in another way
+VERSION = 2  # increase whenever the stored values or their format change
 
 
 def keys_of(source: Source) -> np.ndarray | None:
@@ -51,15 +51,15 @@ def fingerprint(prefix: Prefix, described: Mapping[str, Any] | None = None, *, v
 
     Args:
         prefix: Prefix whose skipped modules have not changed since the cut.
-        described: All else that decides the model's inputs, in JSON values: the preprocessing as a dict, the views,
-            the precision and the layout.
+        described: Everything else that determines the model's inputs, as JSON values: the preprocessing as a dict,
+            the views, the precision and the layout.
         version: Version of the stored values.
 
     Returns:
-        None if the prefix reads a constant without bytes, such as a sparse tensor.
+        The fingerprint, or None if the prefix reads a constant without bytes, such as a sparse tensor.
 
     Raises:
-        TypeError: If `described` holds a value that JSON does not.
+        TypeError: If `described` holds a value that JSON cannot represent.
     """
     import torchvision
 

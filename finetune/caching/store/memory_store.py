@@ -1,4 +1,4 @@
-"""Activations in memory, of the host or of a device."""
+"""Activations in host or device memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from finetune.caching.store.store import Spec, Store, StoreError
 
 
 class MemoryStore(Store):
-    """Activations in memory. The system assigns the memory's pages as the store fills.
+    """Activations in memory, whose pages the system assigns as the store fills.
 
     Args:
         specs: Shape and dtype per row, one for each stored tensor.
-        num_rows: Number of rows to make room for.
-        device: Where to keep the rows, and where `get` returns them.
-        pinned: Return page-locked memory from `get`, so that a CUDA device copies it asynchronously. CPU only.
+        num_rows: Number of rows to allocate.
+        device: Device on which rows are kept and returned by `get`.
+        pinned: Whether `get` returns page-locked memory, so that a CUDA device copies it asynchronously. CPU only.
 
     Raises:
-        StoreError: If there is too little memory.
+        StoreError: If there is not enough memory.
     """
 
     def __init__(

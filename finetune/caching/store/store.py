@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Rows are kept as integers of the same width, because torch copies these for every dtype.
+# Rows are kept as integers of the same width, because torch can copy these for every dtype.
 STORAGE_DTYPES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
@@ -26,17 +26,17 @@ class Spec:
 
 
 class StoreError(Exception):
-    """Activations cannot be stored. The message is one line for the user; the run goes on without a store."""
+    """Activations cannot be stored. The message is one line for the user; the run continues without a store."""
 
 
 class Store:
-    """Rows of activations. A row is written once and stays as it is.
+    """Rows of activations. A row is written once and never changes.
 
     With V views of each of N samples there are V * N rows, and a view's row is `view * N + sample`.
 
     Attributes:
         specs: Shape and dtype per row, one for each stored tensor.
-        num_rows: Number of rows there is room for.
+        num_rows: Number of rows that the store can hold.
         writable: Whether `put` has an effect.
     """
 
@@ -82,7 +82,7 @@ class Store:
 
         Raises:
             ValueError: If shapes or dtypes differ from `specs`.
-            StoreError: If there is no room. Stored rows remain readable; the store takes no more.
+            StoreError: If there is no room. Stored rows remain readable, but no more can be added.
         """
         for tensor, spec in zip(tensors, self.specs, strict=True):
             if tensor.shape != (len(rows), *spec.shape) or tensor.dtype != spec.dtype:
@@ -98,20 +98,20 @@ class Store:
         self._filled[places] = True
 
     def refresh(self) -> None:
-        """Pick up the rows that other runs have stored meanwhile, if the store is shared.
+        """Pick up the rows that other runs have stored in the meantime, if the store is shared.
 
         Raises:
             StoreError: If the store can no longer be used.
         """
 
     def close(self) -> None:
-        """Release the store's resources; it is empty afterwards."""
+        """Release the store's resources. The store is empty afterwards."""
         self.writable = False
         self._filled.zero_()
         self._rows = self._allocated(0, "cpu")
 
     def _places(self, rows: Tensor) -> Tensor:
-        """Return the physical places of `rows`."""
+        """Return the physical positions of `rows`."""
         return rows
 
     def _write(self, places: Tensor, values: list[Tensor]) -> None:
@@ -134,7 +134,7 @@ class StoreSlice(Store):
     """Consecutive rows of a store, numbered from 0, so that training and validation data can share one.
 
     Args:
-        store: The whole store; closing it remains the caller's job.
+        store: The whole store, which the caller closes.
         start: First row of the slice.
         num_rows: Number of rows in the slice.
     """

@@ -1,4 +1,4 @@
-"""Batches on the device, whose order and augmentation depend on (seed, epoch) alone."""
+"""Batches on the device, whose order and augmentation depend only on (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from finetune.nested import pinned, same_values, tensors_of, to_device
 
 _NUM_COMPARED = 8  # samples that `repeats` loads twice
 
-_NOUNS = {IMAGE: "images", TEXT: "text", SOUND: "sound"}
+_NOUNS = {IMAGE: "images", TEXT: "text", SOUND: "audio"}
 _FIXES = {
     IMAGE: "image size and scale: FineTuner(model, preprocessing=Preprocessing(...))",
     TEXT: "tokenizer: FineTuner(model, preprocessing=AutoTokenizer.from_pretrained(...))",
@@ -34,15 +34,15 @@ _FIXES = {
 
 
 class Batches:
-    """The batches of a source, epoch by epoch, on a device.
+    """Batches of a source on a device, epoch by epoch.
 
-    The host prepares raw items; the device normalizes images, as it does any other uint8 [N, C, H, W]. The
-    batches of a `DataLoader` are only moved. Torch's global generators stay untouched.
+    The host prepares raw items; the device normalizes images and any other uint8 [N, C, H, W]. The batches of a
+    `DataLoader` are only moved. Torch's global generators are not used.
 
     Args:
         source: Source from `open_source`.
         batch_size: Samples per batch; the last batch may be smaller. A DataLoader keeps its own.
-        shuffle: Whether each epoch has a new order. A DataLoader and an iterable dataset keep their own.
+        shuffle: Whether to draw a new order every epoch. DataLoaders and iterable datasets keep their own.
         seed: Seed for the order and the augmentation.
         device: Device of the batches.
         preprocessing: Preprocessing of raw items, required if the source has any.
@@ -51,13 +51,13 @@ class Batches:
         views: Number of fixed augmented views per sample, cycled one per epoch. In each epoch, equal parts of
             the samples show each view. None draws a new view every epoch.
         stand_ins: Augmentations for the views of `in_views`, one per view, if `views` is None.
-        workers: Number of processes that load, or None for a suitable number. Results do not depend
-            on it, except for an iterable dataset that divides its items among workers.
-        num_classes: Number of classes to check labels against that are unknown before loading. None skips
-            the check.
+        workers: Number of worker processes, or None for a suitable number. Results do not depend on it,
+            except for an iterable dataset that divides its items among workers.
+        num_classes: Number of classes, for checking labels that are unknown before loading. None skips the
+            check.
         keep: Whether to keep images in memory: prepared if they are the same in every epoch and all fit,
-            otherwise decoded, as many as fit, if the augmentation is the library's.
-        budget: Most bytes to take for that. None takes a fifth of the free memory.
+            otherwise decoded, as many as fit, if the augmentation is built in.
+        budget: Maximum number of bytes for these images. None uses a fifth of the free memory.
 
     Raises:
         ArgumentError: If the batch size is below 1, the preprocessing does not match the source, data other
@@ -104,7 +104,7 @@ class Batches:
         """Return the number of batches per epoch.
 
         Raises:
-            TypeError: If it is unknown.
+            TypeError: If the number is unknown.
         """
         if self.steps is None:
             raise TypeError("The number of batches is unknown because the data is an iterable without a length.")
@@ -136,7 +136,7 @@ class Batches:
     def rows(self, epoch: int) -> tuple[Tensor, ...]:
         """Return the row int64 [B] of each input in a store of all views, per batch of an epoch.
 
-        The row of a view is `view * num_samples + index`. Only if `views` is not None.
+        The row of a view is `view * num_samples + index`. Call it only if `views` is not None.
         """
         assert self.views is not None
         rows = self._views_shown(epoch) * len(self.source) + torch.arange(len(self.source))
@@ -199,7 +199,7 @@ class Batches:
             if self.source.batched:
                 yield to_device(batch, self.device)
                 continue
-            ready = pinned(batch) if self.device.type == "cuda" else batch  # workers have pinned theirs
+            ready = pinned(batch) if self.device.type == "cuda" else batch  # a no-op for batches pinned by workers
             yield self._finished(to_device(ready, self.device))
 
     def _host_batches(self, epoch: int, start: int, keep: bool) -> Iterator[Batch]:
@@ -256,7 +256,7 @@ class Batches:
             yield batch
 
     def _seeded(self, stream: Iterable[Batch], epoch: int, start: int) -> Iterator[Batch]:
-        """Yield a stream from `start` on, each draw seeded by (seed, epoch, step), so that it can be resumed."""
+        """Yield a stream from `start` on. Each draw is seeded by (seed, epoch, step), so the stream can be resumed."""
         with seeded(self.seed, "loader", epoch):
             batches = iter(stream)
         for step in itertools.count():
@@ -284,12 +284,12 @@ def _check_arguments(
     source: Source, batch_size: int, preprocessing: InputPreprocessing | None, augment: Augmentation | None
 ) -> None:
     if batch_size < 1:
-        raise ArgumentError(f"batch_size is {batch_size}; expected at least 1.")
+        raise ArgumentError(f"Expected batch_size to be at least 1, but got {batch_size}.")
     if source.kind is not None and (preprocessing is None or preprocessing.kind != source.kind):
         has = "no preprocessing" if preprocessing is None else f"a preprocessing for {_NOUNS[preprocessing.kind]}"
         raise ArgumentError(
-            f"The data is {_NOUNS[source.kind]}, and the model has {has}. Give it its {_FIXES[source.kind]}, or give "
-            "data that is the model's input already."
+            f"The data is {_NOUNS[source.kind]}, but the model has {has}. Pass its {_FIXES[source.kind]}, or pass "
+            "data that is already model input."
         )
     if augment is not None and source.kind != IMAGE:
         raise not_images()
@@ -300,9 +300,9 @@ def _check_views(source: Source, views: int | None, augment: Augmentation | None
         return
     if not isinstance(views, int) or isinstance(views, bool) or views < 0:
         raise ArgumentError(
-            f"augment_views is {views!r}; expected the number of augmented views per sample, at least 1, or 0 for "
-            "new ones in every epoch."
+            f"Expected augment_views to be a number of views per sample of at least 1, or 0 for new views in every "
+            f"epoch, but got {views!r}."
         )
     if views and (augment is None or not source.indexed):
         lacks = "its images are not augmented" if source.indexed else "it is read as a stream, without sample numbers"
-        raise ArgumentError(f"augment_views={views} asks for fixed views of each sample of data, but {lacks}. Omit it.")
+        raise ArgumentError(f"augment_views={views} needs data with fixed views of each sample, but {lacks}. Omit it.")

@@ -9,7 +9,7 @@ import torch
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the number of free bytes on a device; for the CPU, of those that the container may take."""
+    """Return the number of free bytes on a device; for the CPU, within the limit of the container."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return min(_free_on_machine(), _free_in_container())

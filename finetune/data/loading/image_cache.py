@@ -1,9 +1,8 @@
 """Two caches that keep images in memory from the first epoch on.
 
-`PreparedImages` keeps the result of the preprocessing, where that is the same in every epoch: later
-epochs gather whole batches and load nothing. `DecodedImages` keeps the pixels of decoded files, where a
-random augmentation makes a new image of them in every epoch. Both take memory as they fill, and read
-a file again once it has changed.
+`PreparedImages` keeps preprocessed images that are the same in every epoch: later epochs gather whole batches
+and load nothing. `DecodedImages` keeps the pixels of decoded files, from which a random augmentation makes a new
+image in every epoch. Both take memory as they fill, and read a file again after it has changed.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from finetune.data.preprocessing.base import IMAGE, InputPreprocessing
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.base import Source
 
-# Share of the free memory that each of the training and the validation images take by default. Features
-# may take half, so that a tenth stays free.
+# Default share of the free memory for the training images, and the same again for the validation images.
+# Cached features may take half, which leaves a tenth free.
 _BUDGET_SHARE = 0.2
 
 # Modes of cached pixels; their index is stored. Other modes, such as palettes, are decoded each time.
@@ -35,7 +34,7 @@ _LOCK_TIMEOUT = 1.0  # seconds; a process usually holds the lock for microsecond
 
 
 def default_budget() -> int:
-    """Return the number of bytes that a cache takes at most by default."""
+    """Return the default maximum size of a cache in bytes."""
     return int(_BUDGET_SHARE * free_memory(torch.device("cpu")))
 
 
@@ -75,10 +74,10 @@ def cache_prepared(
     Args:
         source: An indexed source.
         preprocessing: Preprocessing of its items.
-        budget: Most bytes to take. None for the default.
+        budget: Maximum number of bytes. None for the default.
 
     Returns:
-        The cache, or None if the images differ between epochs, are not images, or exceed the budget.
+        The cache, or None if the items differ between epochs, are not images, or exceed the budget.
     """
     if not _constant_images(source) or not isinstance(preprocessing, Preprocessing):
         return None
@@ -117,14 +116,14 @@ class _Slot(NamedTuple):
 
 
 class DecodedImages(Source):
-    """A source of images that keeps their pixels once they are decoded.
+    """A source of images that keeps the pixels of every image it has decoded.
 
-    Forked worker processes share the memory. Once it is full, further images are decoded each time. A
+    Forked worker processes share the memory. When it is full, further images are decoded each time. A
     copy in a spawned process is the original source, because it cannot share the memory.
 
     Args:
         source: A source of image files.
-        budget: Most bytes to take.
+        budget: Maximum number of bytes.
         unchanged: Function that returns whether the file of a sample is unchanged.
     """
 
@@ -166,7 +165,7 @@ class DecodedImages(Source):
     def _slot(self, index: int) -> _Slot | None:
         """Return the slot of an image, or None if it is not cached.
 
-        On every processor, the lock also orders the write of the pixels before this read.
+        The lock also orders the write of the pixels before this read, on every processor.
         """
         with self._try_lock() as locked:
             mode, *numbers = self._slots[index].tolist() if locked else (0,)
@@ -192,7 +191,7 @@ class DecodedImages(Source):
 
     @contextmanager
     def _try_lock(self) -> Iterator[bool]:
-        """Hold the lock if it is available: a killed process never releases it."""
+        """Hold the lock if it is available, with a timeout because a killed process never releases it."""
         locked = self._lock.acquire(timeout=_LOCK_TIMEOUT)
         try:
             yield locked
@@ -207,8 +206,8 @@ def cache_decoded(source: Source, augment: Augmentation | None, budget: int | No
     Args:
         source: Any source.
         augment: Augmentation of its images. A custom function may use more than the pixels, such as
-            the file name, and so gets the images of the original source.
-        budget: Most bytes to take. None for the default.
+            the file name, so it gets the images of the original source.
+        budget: Maximum number of bytes. None for the default.
 
     Returns:
         The caching source, or the original one if its images are in memory already or may differ

@@ -1,7 +1,7 @@
 """A tensor that loads its values on first use.
 
-Where the frozen prefix of a model is cached, a training step that only passes its inputs on to the
-model need not load them. Any other use loads them first, so that they behave like an ordinary tensor.
+If the frozen prefix of a model is cached, a training step that only passes its inputs on to the model does
+not need their values. Any other use loads the values first, so the inputs behave like an ordinary tensor.
 """
 
 from __future__ import annotations

@@ -20,29 +20,29 @@ from finetune.data.sources.base import Source
 from finetune.errors import ArgumentError, DataError
 
 Batch = Any
-# The epoch of each sample and its index; where views are fixed, the view takes the place of the epoch.
+# The epoch and the index of each sample. With fixed views, the view takes the place of the epoch.
 Keys = list[tuple[int, int]]
 
-_COLLATE_HINT = "To batch such samples, give the dataset a `collate_fn`, or pass a DataLoader."
+_COLLATE_HINT = "To batch samples of this kind, give the dataset a `collate_fn`, or pass a DataLoader."
 
 
 @dataclass
 class Failure:
-    """A DataError on its way out of a worker, where torch would bury a raised one in a traceback."""
+    """A DataError returned from a worker, because torch would bury a raised one in a traceback."""
 
     message: str
 
 
 @dataclass
 class Samples:
-    """Loads the batch of any (epoch, index) or (view, index) pairs, bit for bit the same in every process.
+    """Loader of the batch for any (epoch, index) or (view, index) pairs, bit for bit the same in every process.
 
     Attributes:
         source: Indexed source of the samples, or a stream whose items are only prepared and collated.
         seed: Seed of the run. A sample's augmentation is seeded by it, the epoch and the index.
         preprocessing: Preprocessing of raw items, or None.
         augment: Augmentation of images, or None.
-        views: Augmentation of each view, where the number of views per sample is fixed. Empty otherwise.
+        views: Augmentation of each view if the number of views per sample is fixed, otherwise empty.
     """
 
     source: Source
@@ -76,7 +76,7 @@ class Samples:
             ) from error
 
     def prepare(self, item: Any, name: str, epoch: int = 0) -> Any:
-        """Prepare the raw item in `item`, the first of a tuple, and leave the others as they are."""
+        """Prepare the raw item in `item`, the first of a tuple, and leave the others unchanged."""
         if self.source.kind is None:
             return item
         try:
@@ -115,8 +115,8 @@ class Samples:
             return result
         kind = f"a {result.dtype} tensor" if isinstance(result, Tensor) else f"a {type(result).__name__}"
         raise ArgumentError(
-            f"The augmentation returned {kind}; expected a PIL image, a uint8 tensor [C, H, W], or a float "
-            "tensor that is already normalized."
+            f"Expected the augmentation to return a PIL image, a uint8 tensor [C, H, W], or a float tensor that is "
+            f"already normalized, but got {kind}."
         )
 
 
@@ -162,7 +162,7 @@ class WorkerPool:
 
 
 def default_workers(source: Source, steps: int) -> int:
-    """Return the number of worker processes that are worth their start for a source, or 0."""
+    """Return the number of worker processes that pay off for a source, or 0."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if source.vectorized or source.kind == TEXT or cores <= 2:  # tokenizers have their own threads
         return 0
@@ -184,7 +184,7 @@ def shape_error(items: Sequence[Any], indices: Sequence[int], name: Callable[[in
 def shapes_of(item: Any) -> Any:
     """Return `item` with tensors and arrays replaced by their shapes and raw items by their kind."""
     if (kind := kind_of(item)) is not None:
-        return kind  # raw items may have any size: the preprocessing makes them equal
+        return kind  # raw items may have any size, because the preprocessing makes them equal
     if hasattr(item, "shape"):
         return tuple(item.shape)
     if hasattr(item, "keys"):

@@ -1,1 +1,1 @@
-"""Preprocessing: from images, texts and sound to model inputs."""
+"""Preprocessing: from images, text and audio to model inputs."""

@@ -1,8 +1,8 @@
 """Augmentations of images: one table of names for training, and mixing of whole batches.
 
-Any function of a PIL image augments. The library's own also say how they can be cached, by the
-protocol `CacheableAugmentation`. A new one is an entry in `AUGMENTATIONS`, which makes it available
-as `fit(augment="its_name")`.
+Any function of a PIL image can serve as augmentation. The built-in ones also state how they can be cached,
+through the protocol `CacheableAugmentation`. To add one, add an entry to `AUGMENTATIONS`, which makes it
+available as `fit(augment="its_name")`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _MIN_AREA = 0.35
 
 @runtime_checkable
 class CacheableAugmentation(Protocol):
-    """An augmentation that says how its images can be cached.
+    """An augmentation that states how its images can be cached.
 
     Attributes:
-        uses_pixels_only: Whether the result depends on nothing but the pixels of the image, so that a
-            cached copy can take the place of the decoded file, which also has a name and metadata.
-        stand_ins: Augmentations for the views of each sample, one per view, that replace this one where
-            the features of each view are cached. Empty to never be replaced.
+        uses_pixels_only: Whether the result depends only on the pixels of the image, so that a cached
+            copy can replace the decoded file, which also has a name and metadata.
+        stand_ins: Augmentations for the views of each sample, one per view, that replace this one if the
+            features of each view are cached. Empty if it must never be replaced.
     """
 
     @property
@@ -56,14 +56,14 @@ class CacheableAugmentation(Protocol):
         Args:
             seed: Seed of the run.
             view: Number of the view, which seeds a random augmentation.
-            index: Index of the sample, which seeds it too.
+            index: Index of the sample, which also seeds it.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Unaugmented:
-    """The image as in evaluation: an augmentation that changes nothing and draws nothing."""
+    """The augmentation that changes nothing: the image as in evaluation."""
 
     preprocessing: Preprocessing
     uses_pixels_only = True
@@ -93,9 +93,9 @@ class CropAndFlip:
 
     @property
     def stand_ins(self) -> tuple[Augmentation, ...]:
-        """The image as evaluated, and three random versions.
+        """Image as in evaluation, and three random versions.
 
-        Among only four views, the evaluated image makes up for the lost variety; see `benchmarks.views`.
+        With only four views, the evaluated image makes up for the lost variety; see `benchmarks.views`.
         """
         return Unaugmented(self.preprocessing), self, self, self
 
@@ -109,7 +109,7 @@ class CropAndFlip:
 
     def describe(self, seed: int, view: int, index: int) -> str:
         policy = "" if self.policy is None else f" and {self.policy}"
-        # Part of the keys of cache folders: another wording would lose what they hold.
+        # Part of the keys of cache folders: a change of wording would invalidate their entries.
         return f"{_MIN_AREA} to 1 of the area and a flip{policy}, drawn from {seed}, {view}, {index}"
 
 
@@ -137,7 +137,7 @@ AUGMENTATIONS: dict[str, Callable[[Preprocessing], Augmentation]] = {
 
 
 class ChosenAugmentation(NamedTuple):
-    """The augmentation of a run, None for none, and its stand-ins where features are cached."""
+    """Augmentation of a run, None for none, and its stand-ins for cached features."""
 
     augment: Augmentation | None
     stand_ins: tuple[Augmentation, ...] = ()
@@ -152,8 +152,8 @@ def chosen_augmentation(
         augment: True for the default, False for none, a name in `AUGMENTATIONS`, or a function of a
             PIL image.
         preprocessing: Preprocessing of the model.
-        kind: Kind of raw item that the data holds. True augments images and nothing else.
-        views: Number of views per sample that the user asked for. Stand-ins are offered only without it.
+        kind: Kind of raw item that the data holds. True augments only images.
+        views: Number of views per sample that the user requested. Stand-ins are used only if it is None.
 
     Raises:
         ArgumentError: If the name is unknown, or given for data other than images.
@@ -165,8 +165,8 @@ def chosen_augmentation(
         return ChosenAugmentation(None)
     if name not in AUGMENTATIONS:
         raise ArgumentError(
-            f"augment is {name!r}; expected True, False, a function of a PIL image, or one of "
-            f"{', '.join(AUGMENTATIONS)}.{nearest(str(name), AUGMENTATIONS)}"
+            f"Expected augment to be True, False, a function of a PIL image, or one of "
+            f"{', '.join(AUGMENTATIONS)}, but got {name!r}.{nearest(str(name), AUGMENTATIONS)}"
         )
     if kind != IMAGE or not isinstance(preprocessing, Preprocessing):
         if augment is True:
@@ -181,8 +181,8 @@ def chosen_augmentation(
 def not_images() -> ArgumentError:
     """Return the error for augmenting data other than PIL images."""
     return ArgumentError(
-        "An augmentation takes PIL images, but the items of this data are not. Augment inside the dataset, "
-        "or give images."
+        "An augmentation takes PIL images, but the items of this data are not images. Augment inside the dataset, "
+        "or pass images."
     )
 
 

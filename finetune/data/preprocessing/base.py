@@ -1,8 +1,8 @@
 """Kinds of raw items, and the interface of every preprocessing.
 
-A raw item is an image (PIL), a text (a str or a `TextPair`), or sound (a 1-d array, a `Waveform`, or a
-cell of a Hugging Face audio column). A source says which kind it holds, a preprocessing which kind it
-takes. Anything else is model input already.
+A raw item is an image (PIL), a text (a str or a `TextPair`), or audio (a 1-d array, a `Waveform`, or a
+cell of a Hugging Face audio column). A source states which kind it holds, and a preprocessing which kind it
+takes. Anything else is already model input.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
-IMAGE, TEXT, SOUND = "picture", "text", "waveform"  # the values stand in checkpoints
+IMAGE, TEXT, SOUND = "picture", "text", "waveform"  # the values are written to checkpoints
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TextPair:
 
 @dataclass(frozen=True)
 class Waveform:
-    """Sound with its sampling rate.
+    """Audio with its sampling rate.
 
     Attributes:
         samples: Amplitudes [T].
@@ -44,7 +44,7 @@ class Waveform:
 class InputPreprocessing(ABC):
     """Conversion of one kind of raw item to model input, saved in every checkpoint.
 
-    The host prepares each sample and collates batches; the device does the arithmetic that can wait.
+    The host prepares each sample and collates batches; the device does the remaining arithmetic.
     """
 
     kind: ClassVar[str]
@@ -95,7 +95,7 @@ def kind_of(item: Any, takes: str | None = None) -> str | None:
 
     Args:
         item: Item of a dataset.
-        takes: Kind that the preprocessing takes. A 1-d float array is sound only where sound is taken.
+        takes: Kind that the preprocessing takes. A 1-d float array counts as audio only if it takes audio.
     """
     if isinstance(item, Image.Image):
         return IMAGE

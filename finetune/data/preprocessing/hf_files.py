@@ -1,4 +1,4 @@
-"""Tokenizers and feature extractors of Hugging Face, as the files they are saved in."""
+"""Save and load Hugging Face tokenizers and feature extractors as files inside a checkpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_pretrained(auto_class: str, files: PretrainedFiles) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ArgumentError("Text and sound need transformers: pip install torch-finetune[hf].") from error
+        raise ArgumentError("Text and audio need transformers: pip install torch-finetune[hf].") from error
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             path = Path(folder, _safe_path(name))
@@ -49,7 +49,7 @@ def load_pretrained(auto_class: str, files: PretrainedFiles) -> Any:
         except Exception as error:  # each of a hundred formats raises its own type
             raise CheckpointError(
                 f"transformers {transformers.__version__} cannot read the files {', '.join(files)}: {error}. "
-                "Pass the tokenizer or feature extractor itself to FineTuner as preprocessing=."
+                "Pass the tokenizer or feature extractor to FineTuner as preprocessing=."
             ) from error
 
 
@@ -64,7 +64,7 @@ def files_from_tensors(tensors: Mapping[str, torch.Tensor]) -> PretrainedFiles:
 
 
 def _safe_path(name: str) -> PurePosixPath:
-    """Return a file name as a path, and refuse one that leaves the folder: checkpoints may be hostile."""
+    """Return a file name as a path. Reject names that leave the folder, because checkpoints may be hostile."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
         raise CheckpointError(f"The checkpoint contains a file {name!r}, which would be written outside its folder.")

@@ -1,7 +1,7 @@
 """Preprocessing of images: geometry on the host, arithmetic on the device.
 
 The host resizes and crops each sample to bytes. The device scales and standardizes whole batches.
-Bytes cost a quarter of what floats cost to collate, pin, copy and cache.
+Bytes cost a quarter as much as floats to collate, pin, copy and cache.
 """
 
 from __future__ import annotations
@@ -81,22 +81,23 @@ class Preprocessing(InputPreprocessing):
             _check_size("resize_size", (self.resize_size, self.resize_size))
         if self.interpolation not in _INTERPOLATIONS:
             raise ArgumentError(
-                f"interpolation is {self.interpolation!r}; expected one of {', '.join(_INTERPOLATIONS)}."
+                f"Expected interpolation to be one of {', '.join(_INTERPOLATIONS)}, but got {self.interpolation!r}."
                 + nearest(str(self.interpolation), _INTERPOLATIONS)
             )
         if self.resize_mode not in _RESIZE_MODES:
-            raise ArgumentError(f"resize_mode is {self.resize_mode!r}; expected one of {', '.join(_RESIZE_MODES)}.")
+            modes = ", ".join(_RESIZE_MODES)
+            raise ArgumentError(f"Expected resize_mode to be one of {modes}, but got {self.resize_mode!r}.")
         if self.channels not in (1, 3):
-            raise ArgumentError(f"channels is {self.channels!r}; expected 3 (RGB) or 1 (grayscale).")
+            raise ArgumentError(f"Expected channels to be 3 (RGB) or 1 (grayscale), but got {self.channels!r}.")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or len(value) != self.channels:
                 raise ArgumentError(
-                    f"{name} is {value!r} for {self.channels} channel(s). "
-                    f"Give one number per channel, for example {name}={(0.5,) * self.channels}."
+                    f"Expected {name} to have one number per channel, for example {name}="
+                    f"{(0.5,) * self.channels}, but got {value!r} for {self.channels} channel(s)."
                 )
         if not all(value > 0 for value in self.std):
-            raise ArgumentError(f"std is {self.std}; expected positive values.")
+            raise ArgumentError(f"Expected std to be positive, but got {self.std}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the kind and the fields as JSON values.
@@ -144,8 +145,8 @@ class Preprocessing(InputPreprocessing):
             interpolation = preset.interpolation.value
         except AttributeError as error:
             raise ArgumentError(
-                f"{type(preset).__name__} is not a torchvision ImageClassification preset; "
-                "expected the result of `weights.transforms()` for a classification model."
+                f"{type(preset).__name__} is not a torchvision ImageClassification preset. "
+                "Expected the result of `weights.transforms()` for a classification model."
             ) from error
         return cls(
             crop_size=(crop[0], crop[-1]),
@@ -158,10 +159,10 @@ class Preprocessing(InputPreprocessing):
     def grey(self) -> Preprocessing:
         """Return the equivalent preprocessing for grayscale images.
 
-        Its result is the mean over the channels that the grayscale image has as RGB. Channel c of
-        the RGB copy is `(g - mean[c]) / std[c]`. Their mean is `(g - m) / s`, where s is the harmonic
-        mean of `std` and m is the mean of `mean`, weighted by `1 / std`. With ImageNet's constants,
-        each channel differs from it by a constant below 0.2.
+        It gives the mean over the normalized channels of the RGB copy. Channel c of that copy is
+        `(g - mean[c]) / std[c]`. The mean over c is `(g - m) / s`, where s is the harmonic mean of `std` and m is
+        the mean of `mean` weighted by `1 / std`. With ImageNet's constants, each channel differs from it by a
+        constant below 0.2.
 
         Example:
             >>> Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3).grey().mean
@@ -204,7 +205,7 @@ class Preprocessing(InputPreprocessing):
         return [max(1, round(height / ratio)), max(1, round(width / ratio))]
 
     def prepare(self, item: Image.Image) -> Tensor:
-        """Prepare one image on the host; the same as `geometry`.
+        """Prepare one image on the host. Same as `geometry`.
 
         Example:
             >>> Preprocessing(crop_size=(96, 96)).prepare(Image.open("dog.png")).shape
@@ -235,7 +236,7 @@ class Preprocessing(InputPreprocessing):
         """
         if images.shape[-3] != self.channels:  # a single channel would silently broadcast to three
             raise DataError(
-                f"The images have shape {list(images.shape)} and the preprocessing {self.channels} channel(s). "
+                f"The images have shape {list(images.shape)}, but the preprocessing has {self.channels} channel(s). "
                 f"Expected [N, {self.channels}, H, W]; convert from channels-last with X.transpose(0, 3, 1, 2)."
             )
         if self.bgr:
@@ -257,11 +258,11 @@ def _padded(image: Image.Image, size: tuple[int, int], fill: list[int]) -> Image
 
 @lru_cache(maxsize=32)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return constants [C, 1, 1] on a device, copied once: a copy per batch would block the host."""
+    """Return constants [C, 1, 1] on a device, copied once because a copy per batch would block the host."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 def _check_size(name: str, size: Any) -> None:
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ArgumentError(f"{name} is {size!r}; expected a height and a width in pixels, both positive integers.")
+        raise ArgumentError(f"Expected {name} to be a positive height and width in whole pixels, but got {size!r}.")

@@ -1,4 +1,4 @@
-"""Preprocessing published with a model, in any library's format, converted to this library's."""
+"""Convert the preprocessing published with a model from the format of its library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS: dict[str, type[Preprocessing | TextPreprocessing | SoundPreprocessing]] 
     TEXT: TextPreprocessing,
     SOUND: SoundPreprocessing,
 }
-_ADVICE = "Give FineTuner a custom Preprocessing, or data that is the model's input already."
+_ADVICE = "Pass FineTuner a custom Preprocessing, or pass data that is already model input."
 
 
 def preprocessing_of(preset: Any, max_positions: int | None = None) -> InputPreprocessing | None:
@@ -60,14 +60,14 @@ def preprocessing_of(preset: Any, max_positions: int | None = None) -> InputPrep
 
 
 def preprocessing_from_dict(values: Mapping[str, Any]) -> InputPreprocessing:
-    """Rebuild a preprocessing from its `to_dict`. Without a kind it is one of images.
+    """Rebuild a preprocessing from its `to_dict`. Values without a kind describe images.
 
     Raises:
         ArgumentError: If the kind or a field is unknown, or a value is invalid.
     """
     kind = values.get("kind", IMAGE)
     if kind not in _KINDS:
-        raise ArgumentError(f"Unknown kind of preprocessing {kind!r}; expected one of {', '.join(_KINDS)}.")
+        raise ArgumentError(f"Expected a kind of preprocessing from {', '.join(_KINDS)}, but got {kind!r}.")
     return _KINDS[kind].from_dict(values)
 
 
@@ -105,8 +105,8 @@ def from_image_processor(processor: Any) -> Preprocessing:
     """Convert a transformers image processor.
 
     Size, mean, std and channel order are measured on a black, a white and a red image. The resize is
-    read from the settings, and the result compared with the processor's on two images. They may
-    differ by rounding and one pixel: where a crop leaves an odd border, transformers and torchvision
+    read from the settings, and the result is compared with the processor's on two images. The two may
+    differ by rounding and one pixel: if a crop leaves an odd border, transformers and torchvision
     round its center to different sides, and Perceiver crops before it resizes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Preprocessing of sound with a Hugging Face feature extractor."""
+"""Preprocessing of audio with a Hugging Face feature extractor."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from finetune.errors import DataError
 
 @dataclass(frozen=True)
 class SoundPreprocessing(InputPreprocessing):
-    """Waveforms to the input of a sound model, by its feature extractor.
+    """Preprocessing from waveforms to the input of an audio model, by its feature extractor.
 
     An extractor with a fixed length, such as Whisper's 30 seconds, pads to that length. Others pad to
     the longest waveform of the batch.
 
     Attributes:
         files: Files of the feature extractor.
-        rate: Samples per second that the model expects. Sound is never resampled.
+        rate: Samples per second that the model expects. Audio is never resampled.
     """
 
     files: PretrainedFiles
@@ -45,28 +45,28 @@ class SoundPreprocessing(InputPreprocessing):
 
     @cached_property
     def extractor(self) -> Any:
-        """The feature extractor, loaded from its files on first use. Raises ArgumentError without transformers."""
+        """Feature extractor, loaded from its files on first use. Raises ArgumentError without transformers."""
         return load_pretrained("AutoFeatureExtractor", self.files)
 
     def check(self, item: Any) -> None:
         """Check the rate, the shape and the values of a waveform.
 
         Raises:
-            DataError: If the rate differs from the model's, or if the sound is empty, has several
-                channels, or holds NaN or infinity.
+            DataError: If the rate differs from the model's, or if the audio is empty, has several
+                channels, or contains NaN or infinite values.
         """
         samples, rate = _unpacked(item)
         if rate is not None and rate != self.rate:
             raise DataError(
-                f"The sound has {rate} samples per second, but the model expects {self.rate}. Resample it, in a "
+                f"The audio has {rate} samples per second, but the model expects {self.rate}. Resample it, in a "
                 f"Hugging Face dataset with cast_column('audio', Audio(sampling_rate={self.rate}))."
             )
         if samples.ndim != 1 or len(samples) == 0 or samples.dtype.kind != "f":
             raise DataError(
-                f"Expected sound with one channel, floats [T], but got {samples.dtype} {list(samples.shape)}."
+                f"Expected audio with one channel, floats [T], but got {samples.dtype} {list(samples.shape)}."
             )
         if not np.isfinite(samples).all():
-            raise DataError("The sound contains NaN or infinite values. Correct or remove the sample.")
+            raise DataError("The audio contains NaN or infinite values. Correct or remove the sample.")
 
     def prepare(self, item: Any) -> np.ndarray:
         """Return the samples, float32 [T]."""

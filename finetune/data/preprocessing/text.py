@@ -26,10 +26,10 @@ _UNLIMITED = 1_000_000  # tokenizers without a limit report about 1e30
 
 @dataclass(frozen=True)
 class TextPreprocessing(InputPreprocessing):
-    """Texts to token ids, padded to the longest text of each batch.
+    """Preprocessing from texts to token ids, padded to the longest text of each batch.
 
     The attention mask makes results independent of padding, so batches are as short as possible.
-    The tokenizer decides the side of the padding.
+    The tokenizer decides the padding side.
 
     Attributes:
         files: Files of the tokenizer.
@@ -45,7 +45,7 @@ class TextPreprocessing(InputPreprocessing):
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
-            raise ArgumentError(f"max_length is {self.max_length}; expected at least 1 token.")
+            raise ArgumentError(f"Expected max_length to be at least 1 token, but got {self.max_length}.")
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any, max_positions: int | None = None) -> TextPreprocessing:
@@ -56,7 +56,7 @@ class TextPreprocessing(InputPreprocessing):
         Args:
             tokenizer: A `PreTrainedTokenizer` or `PreTrainedTokenizerFast`.
             max_positions: Number of tokens that the model can take, or None if unknown. Texts are
-                truncated at this or at the tokenizer's own limit, whichever is less, and at 512 without both.
+                truncated at the smaller of this and the tokenizer's own limit, or at 512 without either.
 
         Raises:
             ArgumentError: If the tokenizer has neither a padding nor an end token.
@@ -74,19 +74,19 @@ class TextPreprocessing(InputPreprocessing):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer, loaded from its files on first use. Raises ArgumentError without transformers."""
+        """Tokenizer, loaded from its files on first use. Raises ArgumentError without transformers."""
         return load_pretrained("AutoTokenizer", self.files)
 
     @property
     def pad_token_id(self) -> int:
-        """Id of the padding token. Decoders find the last token of a text by it, as `config.pad_token_id`."""
+        """Id of the padding token, by which decoders find the last token of a text (`config.pad_token_id`)."""
         return int(self.tokenizer.pad_token_id)
 
     def check(self, item: Any) -> None:
         """Check that the item is a text and not empty.
 
         Raises:
-            DataError: If it is not.
+            DataError: If the item is not a text, or is empty.
         """
         texts = (item.first, item.second) if isinstance(item, TextPair) else (item,)
         for text in texts:

@@ -31,7 +31,7 @@ def over_views(step: Callable[[Any], Any], views: bool | Sequence[View]) -> Call
         inputs, targets = split_batch(batch)
         if not isinstance(inputs, Tensor) or inputs.dim() < 4:
             raise ArgumentError(
-                "Test-time augmentation is for images [N, C, H, W], but these inputs are not. Omit tta."
+                "Test-time augmentation needs images [N, C, H, W], but these inputs are not images. Omit tta."
             )
         others = [join_batch(batch, view(inputs), targets) for view in functions]
         return torch.stack([step(one) for one in (batch, *others)]).mean(0)

@@ -104,9 +104,9 @@ class Arrays(Source):
             return None
 
     def version(self, *, values: bool) -> Any:
-        """Return the version that torch counts; with `values` also a checksum.
+        """Return torch's version counter, and a checksum if `values`.
 
-        The version misses a change through `.data` or NumPy, and a NumPy array has none.
+        The counter misses changes through `.data` or NumPy, and NumPy arrays have none.
         """
         counted = isinstance(self.inputs, Tensor) and not self.inputs.is_inference()
         version = self.inputs._version if counted else None  # type: ignore[union-attr]
@@ -114,7 +114,7 @@ class Arrays(Source):
 
 
 def as_inputs(inputs: Any) -> Tensor | np.ndarray:
-    """Return a tensor that shares memory with `inputs` if possible. A memory map stays one.
+    """Return a tensor that shares memory with `inputs` if possible. A memory map is returned unchanged.
 
     Raises:
         DataError: If `inputs` are not numbers, or tensors of different shapes.
@@ -125,7 +125,7 @@ def as_inputs(inputs: Any) -> Tensor | np.ndarray:
         try:
             return torch.stack(list(inputs))
         except RuntimeError as error:
-            raise DataError(f"The tensors of X do not have one shape: {error}. Pad or crop them.") from error
+            raise DataError(f"The tensors of X differ in shape: {error}. Pad or crop them.") from error
     try:
         array = inputs if isinstance(inputs, np.ndarray) else np.asarray(inputs)
         if array.dtype.kind not in "biufc":

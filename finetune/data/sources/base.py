@@ -1,4 +1,4 @@
-"""The protocol of data sources: everything the package asks of data, whatever its form."""
+"""The protocol of data sources: the interface to data in any form."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Indices = Sequence[int] | Tensor
 
 @dataclass(frozen=True)
 class Request:
-    """How data is to be opened.
+    """Settings for opening data.
 
     Attributes:
-        classes: Classes of the training data, which targets then index. None to derive them from the data.
-        labelled: Whether labels are needed.
+        classes: Classes of the training data, which targets index. None derives them from the data.
+        labeled: Whether labels are needed.
         takes: Kind of raw item that the preprocessing takes, or None.
     """
 
     classes: Classes | None = None
-    labelled: bool = True
+    labeled: bool = True
     takes: str | None = None
 
 
@@ -40,21 +40,21 @@ class Source(Dataset[Any]):
 
     `open_source` returns one for every form that the package recognizes. To add a form, subclass `Source` and pass an
     instance to `fit`, `evaluate` or `predict`. An indexed source implements `__len__` and `__getitem__`; a stream
-    sets `indexed` to False and implements `batches`. Every other member has a default that holds for any data;
-    override it to let the package do more, e.g. `keys` to cache features on disk.
+    sets `indexed` to False and implements `batches`. Every other member has a default that holds for any data.
+    Override members to enable more features, for example `keys` to cache features on disk.
 
     Attributes:
         classes: Class names by index, or None if there are none or they are unknown.
-        targets: All targets, if they are known without reading the inputs: int64 [N] class indices, or
-            float [N] or [N, K]. None otherwise.
+        targets: All targets, int64 [N] class indices or float [N] or [N, K], if they are known without reading
+            the inputs. None otherwise.
         kind: Kind of raw item that the preprocessing has to prepare. None if the inputs are ready for the model.
         collate_fn: Function that makes a batch of samples, or None for torch's default.
-        splits: Whether `fit` holds out a share for validation when it is given no validation data.
-        indexed: Whether samples have a number. False for a stream, which is read from its start.
-        stochastic: Whether two reads of a sample may differ, e.g. because the source augments. Set it to False only
-            if samples are constant and `targets` holds their targets, if they have any.
+        splits: Whether `fit` holds out a fraction for validation if it gets no validation data.
+        indexed: Whether samples have an index. False for a stream, which is read from its start.
+        stochastic: Whether two reads of a sample may differ, for example because the source augments. Set it to
+            False only if samples are constant and `targets` holds all targets, if there are any.
         vectorized: Whether `gather` returns a whole batch, so that samples need not be read one by one.
-        batched: Whether a stream comes in batches that are ready for the model, and only moved to its device.
+        batched: Whether a stream yields batches that are ready for the model and only moved to its device.
 
     Example:
         >>> class Squares(Source):
@@ -83,7 +83,7 @@ class Source(Dataset[Any]):
         raise TypeError(f"{type(self).__name__} has no length because it is read as a stream.")
 
     def __getitem__(self, index: int) -> Any:
-        """Return the pair `(input, target)`, the input alone if there are no targets, or a dict of both."""
+        """Return the pair `(input, target)`, only the input if there are no targets, or a dict of both."""
         raise TypeError(f"{type(self).__name__} has no samples by index because it is read as a stream.")
 
     def subset(self, indices: Indices) -> Source:
@@ -108,7 +108,7 @@ class Source(Dataset[Any]):
 
         Args:
             batch_size: Samples per batch.
-            workers: Number of processes that read.
+            workers: Number of worker processes.
             collate_fn: Function that makes a batch of samples.
             generator: Generator that draws the seeds of the workers.
         """
@@ -130,7 +130,7 @@ class Source(Dataset[Any]):
         return None if samples is None else math.ceil(samples / batch_size)
 
     def name(self, index: int) -> str:
-        """Return a name for a sample that its owner recognizes in an error message."""
+        """Return a name for a sample that the user recognizes in an error message."""
         return f"sample {index}"
 
     def first_targets(self, count: int) -> Tensor | None:
@@ -138,7 +138,7 @@ class Source(Dataset[Any]):
         return stacked_targets([target_of(self[index]) for index in range(min(count, len(self)))])
 
     def describe(self) -> Iterator[Any]:
-        """Yield values that identify the inputs, by which `compare` recognizes a finished run.
+        """Yield values that identify the inputs, so that `compare` recognizes a finished run.
 
         The default yields the name of the class and the number of samples.
         """
@@ -161,9 +161,9 @@ class Source(Dataset[Any]):
     # ------------------------------------------------------------------ identity and changes, for caches
 
     def keys(self) -> Iterable[bytes] | None:
-        """Return a key per sample by which a cache on disk recognizes it, or None (default) to keep it out of one.
+        """Return a key per sample that identifies it in a cache on disk, or None (default) to disable such caches.
 
-        Equal keys mean equal inputs, in whichever source, so a key says where its sample is from. Targets do not count.
+        Equal keys must mean equal inputs across all sources. Targets do not count.
         """
         return None
 
@@ -171,12 +171,12 @@ class Source(Dataset[Any]):
         """Return a value that changes when the inputs are modified in place, or None (default) if they are not.
 
         Args:
-            values: Whether to read all values, because code of the user may have modified them unnoticed.
+            values: Whether to read all values, because user code may have modified them unnoticed.
         """
         return None
 
     def watch(self) -> Callable[[int], bool] | None:
-        """Return a function that returns whether a sample is unchanged since this call, or None if all always are."""
+        """Return a function that checks whether a sample is unchanged since now, or None if samples never change."""
         return None
 
 

@@ -21,12 +21,12 @@ from finetune.errors import DataError
 
 
 class MapDataset(Source):
-    """A map-style dataset of the user's, whose items stay as they are, except for their class indices.
+    """A map-style dataset from the user. Its items are unchanged except for their class indices.
 
     Args:
         dataset: Any object with a length and items by index.
         targets: int64 [N] or float [N, ...], or None if they are unknown without reading the inputs.
-        classes: Class names by index: those of the training data if they are known.
+        classes: Class names by index, those of the training data if known.
         own_classes: Class names of the dataset itself, by the index in its items.
         renumber: int64, the index in `classes` of each own class, or -1 if it is unknown. None to keep all indices.
         kind: Kind of raw item of the inputs, or None if they are ready for the model.
@@ -88,12 +88,12 @@ class MapDataset(Source):
 def open_dataset(dataset: Any, request: Request) -> Source:
     """Open a map-style dataset.
 
-    Items stay as they are, except for raw items: PIL images, Hugging Face's audio columns and, if the preprocessing
+    Items are unchanged except for raw items: PIL images, Hugging Face audio columns and, if the preprocessing
     takes them, texts and 1-d arrays.
 
     Args:
         dataset: Any object with a length and items by index.
-        request: How to open it.
+        request: Settings for opening it.
 
     Raises:
         DataError: If a class is unknown to the training data, or texts have no labels.
@@ -130,12 +130,12 @@ def _input_key(first: dict[str, Any], takes: str | None) -> str | None:
     """Return the key of the raw item in a dict, or None if its values are ready for the model.
 
     Raises:
-        DataError: If the dict itself is a sound, with its sampling rate beside its label.
+        DataError: If the dict itself is an audio cell, with the sampling rate beside the label.
     """
     if takes == SOUND and {"array", "sampling_rate"} <= first.keys():
         raise DataError(
-            "The items have 'array' and 'sampling_rate' of a sound side by side with the rest. Put the two into a "
-            "dictionary of their own, {'audio': {'array': ..., 'sampling_rate': ...}, 'label': ...}."
+            "The items have the audio fields 'array' and 'sampling_rate' at the top level. Nest the two in a dict: "
+            "{'audio': {'array': ..., 'sampling_rate': ...}, 'label': ...}."
         )
     kinds = {key: _kind_of(value, takes) for key, value in first.items()}
     for key, kind in kinds.items():
@@ -150,7 +150,7 @@ def _is_tokenized(first: dict[str, Any]) -> bool:
 
 
 def _kind_of(value: Any, takes: str | None) -> str | None:
-    """Return the kind of a raw item. A string is a text only if the preprocessing takes texts: it may be an ID."""
+    """Return the kind of a raw item. A string may be an ID, so it is a text only if the preprocessing takes texts."""
     kind = kind_of(value, takes)
     return None if kind == TEXT != takes else kind
 
@@ -160,12 +160,12 @@ def _open_texts(dataset: Any, columns: tuple[str, ...], request: Request) -> Raw
     plain = dataset.with_format(None)
     texts = texts_of([list(plain[column]) for column in columns])
     source = RawItems(texts, TEXT)
-    if not request.labelled:
+    if not request.labeled:
         return source
     label = label_key_of(dataset.column_names)
     if label is None:
         raise DataError(
-            f"The dataset has the texts {', '.join(columns)} and no labels; its columns are "
+            f"The dataset has the text columns {', '.join(columns)} but no labels; its columns are "
             f"{', '.join(dataset.column_names)}. Name the column of labels 'label'."
         )
     own, classes = class_names(dataset), request.classes
@@ -211,7 +211,7 @@ def _targets_of(dataset: Any) -> Tensor | None:
 
 
 def _as_targets(values: Any, length: int) -> Tensor | None:
-    """Return `values` as int64 or float32 [N, ...] if they are a number, or a row of numbers, per sample."""
+    """Return `values` as int64 or float32 [N, ...] if they hold a number, or a row of numbers, per sample."""
     if not isinstance(values, (Sequence, np.ndarray, Tensor)) or isinstance(values, str):
         return None
     try:
@@ -228,7 +228,7 @@ def _is_hugging_face(dataset: Any) -> bool:
 
 
 def _first_item(dataset: Any) -> Any:
-    """Read one item, or return None if there is none. Random transforms do not touch the global generators."""
+    """Read one item, or return None if there is none. Random transforms leave the global generators unchanged."""
     if len(dataset) == 0:
         return None
     with seeded("first item"):

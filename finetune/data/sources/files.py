@@ -1,4 +1,4 @@
-"""The base of sources of files: one path per sample, suffixes that identify the kind, and a reader."""
+"""Base class of file sources: one path per sample, suffixes that identify the kind, and a reader."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class FileSource(Source):
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Any:
-        """Return the item in a file. Raise DataError if it is damaged."""
+        """Return the item in a file. Raise DataError if the file is damaged."""
         raise NotImplementedError
 
     @staticmethod
     def verify(path: str | os.PathLike[str]) -> Any:
-        """Read a file to the end, and return the item if that is cheap. Raise DataError if it is damaged."""
+        """Read a file to the end, and return the item if that is cheap. Raise DataError if the file is damaged."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -96,7 +96,7 @@ class FileSource(Source):
             The source, without the damaged files if `audit.skip_corrupt`.
 
         Raises:
-            DataError: If a file is damaged, or all of those to skip are.
+            DataError: If a file is damaged and not skipped, or every file is damaged.
         """
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             errors = list(pool.map(lambda path: self._error(path, audit), self.paths))
@@ -125,9 +125,9 @@ class FileSource(Source):
         return tuple(map(_state, self.paths)) if values else None
 
     def watch(self) -> Callable[[int], bool] | None:
-        """Return a function that returns whether a file has the size and times of change that it has now.
+        """Return a function that checks whether the size and modification times of a file are unchanged since now.
 
-        A file that is gone counts as unchanged, because its earlier content still holds.
+        A deleted file counts as unchanged, because its earlier content is still valid.
         """
         paths = self.paths
         states = np.array([_state(path) for path in paths], np.int64)
@@ -144,7 +144,7 @@ class FileSource(Source):
 
 
 def _state(path: Path) -> int:
-    """Return a number that differs after a file changed."""
+    """Return a number that differs after a file has changed."""
     try:
         state = path.stat()
     except OSError:

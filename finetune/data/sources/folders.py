@@ -1,4 +1,4 @@
-"""Folders and lists of files: one folder per class, loose files, or a training and a validation folder."""
+"""Folders and lists of files: one subfolder per class, loose files, or a training and a validation folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune.errors import DataError, nearest
 
 logger = logging.getLogger("finetune")
 
-# One source per kind of file. A file with none of their suffixes is of the first.
+# One source per kind of file. The first also takes files with an unknown suffix.
 FILE_SOURCES: tuple[type[FileSource], ...] = (ImageFiles, SoundFiles)
 
 _TRAIN_NAMES = ("train", "training")
@@ -27,7 +27,7 @@ _VAL_NAMES = ("val", "valid", "validation", "dev", "test")
 
 
 def is_sample_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether `path` has the suffix of a kind of file that holds a sample."""
+    """Return whether `path` has the suffix of an image or audio file."""
     return any(source.matches(path) for source in FILE_SOURCES)
 
 
@@ -70,21 +70,21 @@ def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
 
 
 def open_folder(folder: Path, request: Request) -> FileSource:
-    """Open a folder with one folder per class or, unlabelled, with files at any depth.
+    """Open a folder with one subfolder per class or, without labels, with files at any depth.
 
-    It is a folder of images, unless the preprocessing takes another kind of file.
+    The files are images unless the preprocessing takes another kind.
 
     Raises:
         DataError: If there are no class folders, one is empty or unknown to the training data, or the folder
             consists of a training and a validation folder.
     """
     source = next((source for source in FILE_SOURCES if source.kind == request.takes), FILE_SOURCES[0])
-    if not request.labelled:
+    if not request.labeled:
         return source(list(_files_under(folder, source)), folder=folder)
     split = find_split(folder)
     if split is not None:
         raise DataError(
-            f"'{folder}' is divided into parts; they are not classes. "
+            f"'{folder}' contains a training and a validation folder instead of one folder per class. "
             f"Pass '{split[0]}' as the training data and '{split[1]}' as the validation data."
         )
     found = {path.name: list(_files_under(path, source)) for path in _folders_in(folder)}
@@ -97,15 +97,15 @@ def open_folder(folder: Path, request: Request) -> FileSource:
 
 
 def missing_path(path: Path) -> DataError:
-    """Return the error that `path` does not exist, with the part of it that does and the nearest names there."""
+    """Return the error for a missing `path`, with its existing part and the nearest names there."""
     there = path.absolute()
     while not there.parent.exists():
         there = there.parent
     siblings = [entry.name for entry in there.parent.iterdir()]
     return DataError(
         f"'{path}' does not exist: there is no '{there.name}' in '{there.parent}'."
-        f"{nearest(there.name, siblings)} Expected a folder with one folder per class, "
-        "or a CSV or Parquet file of path, or text, and label."
+        f"{nearest(there.name, siblings)} Expected a folder with one subfolder per class, "
+        "or a CSV or Parquet file with a path or text and a label per row."
     )
 
 
@@ -117,9 +117,8 @@ def _check_class_folders(
     if not any(found.values()):
         holds = f"{len(loose)} loose {noun}s" if loose else f"no {noun}s"
         raise DataError(
-            f"'{folder}' holds {holds} and no folder per class. Expected '{folder}/<class name>/<{noun}>', "
-            f"a {noun} being one of {', '.join(source.suffixes)}. For other layouts list path and label in a CSV "
-            "file."
+            f"'{folder}' contains {holds} and no class folders. Expected '{folder}/<class name>/<{noun}>' "
+            f"with the suffix {', '.join(source.suffixes)}. For other layouts, list paths and labels in a CSV file."
         )
     if loose:
         logger.warning("'%s': %d %ss beside the class folders have no class; left out.", folder, len(loose), noun)
@@ -127,7 +126,7 @@ def _check_class_folders(
         if classes is not None and name not in classes and found[name]:
             raise unknown_class(name, f"'{found[name][0]}'", classes)
         if classes is None and not found[name]:
-            raise DataError(f"The class folder '{folder / name}' holds no {noun}s. Fill it or remove it.")
+            raise DataError(f"The class folder '{folder / name}' contains no {noun}s. Fill it or remove it.")
 
 
 def _folders_in(folder: Path) -> list[Path]:

@@ -91,7 +91,7 @@ class ImageFiles(FileSource):
     verify = staticmethod(verify_image)
 
     def keys(self) -> Iterable[bytes] | None:
-        """Return a digest of each file's path, size and times of change, or None if a file is gone."""
+        """Return a digest of each file's path, size and modification times, or None if a file is missing."""
         if type(self) is not ImageFiles:
             return None  # a subclass may read its files differently
         try:

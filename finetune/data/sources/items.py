@@ -1,4 +1,4 @@
-"""Raw items in memory: texts, images and waveforms that the preprocessing has to prepare."""
+"""Raw items in memory: texts, images and waveforms for the preprocessing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels as people write them (names or numbers) and the targets that a loss takes."""
+"""Convert labels (names or numbers) to the targets that a loss takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Classes = tuple[str, ...]
 
 
 def encode(labels: Sequence[Any], classes: Classes | None, name: Callable[[int], str]) -> tuple[Tensor, Classes | None]:
-    """Encode labels as targets, and return the class names that these index.
+    """Encode labels as targets, and return the class names that the targets index.
 
     Names become classes in sorted order and integers classes in numeric order, unless `classes` sets the order.
     Floats are regression targets and have no classes.
@@ -62,7 +62,7 @@ def numbers_in(texts: Sequence[str]) -> Sequence[str | int | float]:
 
 
 def class_targets(labels: Any, classes: Classes | None, name: Callable[[int], str]) -> tuple[Tensor, Classes | None]:
-    """Convert the y of a pair (X, y) to targets: names are encoded, numbers stay as they are.
+    """Convert the y of a pair (X, y) to targets: names are encoded, numbers are kept.
 
     Args:
         labels: Tensor, array or list: [N] class indices or names, or [N] or [N, K] numbers.
@@ -100,15 +100,15 @@ def renumbering(own: Classes | None, classes: Classes | None) -> Tensor | None:
 
 
 def check_numbering(own: Classes | None, classes: Classes | None, data: str) -> None:
-    """Check that class indices that cannot be renumbered stand for the classes of the training data.
+    """Check that class indices that cannot be renumbered agree with the classes of the training data.
 
     Args:
-        own: Classes that the indices stand for, or None if they are unknown.
+        own: Classes that the indices refer to, or None if unknown.
         classes: Classes of the training data, or None.
         data: Name of the data in the error message.
 
     Raises:
-        DataError: If an index stands for another class.
+        DataError: If an index refers to another class.
     """
     if renumbering(own, classes) is None:
         return
@@ -116,13 +116,13 @@ def check_numbering(own: Classes | None, classes: Classes | None, data: str) -> 
     k = next(k for k, name in enumerate(own) if k >= len(classes) or classes[k] != name)
     meant = repr(classes[k]) if k < len(classes) else "none at all"
     raise DataError(
-        f"{data} numbers the classes in its own way: its class {k} is {own[k]!r}, the training data's is "
+        f"{data} numbers the classes differently: its class {k} is {own[k]!r}, the training data's is "
         f"{meant}. Pass the dataset itself, whose classes can be renumbered, or train with the same classes."
     )
 
 
 def target_tensor(target: Any) -> Tensor | None:
-    """Return a target as a tensor on the CPU, or None if there is none or it is not numeric."""
+    """Return a target as a tensor on the CPU, or None if it is missing or not numeric."""
     try:
         return None if target is None else torch.as_tensor(target).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
@@ -141,7 +141,7 @@ def stacked_targets(targets: Sequence[Any]) -> Tensor | None:
 
 
 def unknown_class(label: str, where: str, classes: Classes) -> DataError:
-    """Return the error that a sample has a class that the training data does not have."""
+    """Return the error for a sample of a class that the training data does not have."""
     shown = ", ".join(classes[:20]) + (f", ... ({len(classes)} in all)" if len(classes) > 20 else "")
     return DataError(
         f"{where} has the class {label!r}, which the training data does not have. "

@@ -1,4 +1,4 @@
-"""From any form of data to a source: `open_source` and the table of forms that it recognizes."""
+"""`open_source` opens data in any form, by the table of forms that it recognizes."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ from finetune.data.sources.tables import TABLE_SUFFIXES, open_table
 from finetune.errors import DataError
 
 _ACCEPTED = (
-    "Accepted are: a folder with one folder per class; a CSV or Parquet file of path, or text, and "
-    "label; a pair (X, y) of tensors, arrays or lists; a map-style or iterable Dataset; a DataLoader; a Hugging Face "
+    "Expected a folder with one subfolder per class; a CSV or Parquet file with a path or text and a label per row; a "
+    "pair (X, y) of tensors, arrays or lists; a map-style or iterable Dataset; a DataLoader; or a Hugging Face "
     "dataset"
 )
-_ACCEPTED_UNLABELLED = "; and to predict also an image's path, a list of paths, a folder of images, or X alone."
+_ACCEPTED_UNLABELED = "; for predict also the path of an image, a list of paths, a folder of images, or X alone."
 
 
 def open_source(
-    data: Any, *, classes: Sequence[str] | None = None, labelled: bool = True, takes: str | None = None
+    data: Any, *, classes: Sequence[str] | None = None, labeled: bool = True, takes: str | None = None
 ) -> Source:
     """Open data in any of the forms that the package accepts.
 
     Only the list of files and the targets are read.
 
-    With `takes="text"`, every str in a list is a text, and so is a single str unless it ends like a table. Otherwise
-    the first str of a list decides: if it ends like an image or sound file, or exists, all are paths, else texts.
-    A `Path` is always a path.
+    With `takes="text"`, every str in a list is a text, and so is a single str unless it has the suffix of a table.
+    Otherwise the first str of a list decides: if it has the suffix of an image or audio file, or exists, all are paths,
+    else texts. A `Path` is always a path.
 
     Args:
-        data: A folder with one folder per class; a CSV or Parquet file of path and label; a pair (X, y) of tensors,
+        data: A folder with one subfolder per class; a CSV or Parquet file of path and label; a pair (X, y) of tensors,
             arrays or lists, X [N, ...], y [N] or [N, K]; a map-style or iterable Dataset; a DataLoader; a Hugging
             Face dataset; a `Source`. Without labels also a path, a list of paths, a folder of files, or X alone.
-            Files are images or sound (`.wav`). X may hold texts or, if the preprocessing takes waveforms, 1-d
+            Files are images or audio (`.wav`). X may hold texts or, if the preprocessing takes waveforms, 1-d
             arrays or a float array [N, T].
-        classes: Classes of the training data, which targets then index. None to derive them from the data.
-        labelled: Whether labels are needed. Without them, files and arrays return inputs alone; the items of a
-            dataset or DataLoader stay as they are.
+        classes: Classes of the training data, which targets index. None derives them from the data.
+        labeled: Whether labels are needed. Without them, files and arrays return only inputs; the items of a
+            dataset or DataLoader are unchanged.
         takes: Kind of raw item that the preprocessing takes.
 
     Returns:
         The source.
 
     Raises:
-        DataError: If a path does not exist, the form is not accepted, labels are missing, differ in number from the
-            inputs, or name a class that is not one of `classes`.
+        DataError: If a path does not exist, the form is not accepted, or labels are missing, differ in number from
+            the inputs, or name a class that is not one of `classes`.
     """
-    request = Request(None if classes is None else tuple(classes), labelled, takes)
+    request = Request(None if classes is None else tuple(classes), labeled, takes)
     if hasattr(data, "to_numpy"):  # a column of pandas or polars
         data = data.to_numpy()
     for recognizes, opener in _FORMS:
         if recognizes(data, request):
             return opener(data, request)
-    accepted = _ACCEPTED + ("." if labelled else _ACCEPTED_UNLABELLED)
+    accepted = _ACCEPTED + ("." if labeled else _ACCEPTED_UNLABELED)
     raise DataError(f"Data of type {type(data).__name__} cannot be used. {accepted}")
 
 
@@ -92,10 +92,10 @@ def _open_path(data: str | os.PathLike[str], request: Request) -> Source:
 
 
 def _open_paths(data: Sequence[str | os.PathLike[str]], request: Request) -> Source:
-    if request.labelled:
+    if request.labeled:
         raise DataError(
             f"Paths alone have no labels: {_shown(data)}. Pass the pair (paths, labels), a folder with one "
-            "folder per class, or a CSV file of path and label."
+            "subfolder per class, or a CSV file of path and label."
         )
     return open_files(_existing(data))
 
@@ -106,11 +106,11 @@ def _open_tensor_dataset(data: TensorDataset, request: Request) -> Source:
 
 def _open_pair(data: Sequence[Any], request: Request) -> Source:
     inputs, labels = data
-    if request.labelled and len(inputs) != len(labels):
+    if request.labeled and len(inputs) != len(labels):
         raise DataError(
             f"The pair (X, y) has {len(inputs)} inputs and {len(labels)} labels. Expected one label per input."
         )
-    return _open_inputs(inputs, labels if request.labelled else None, request)
+    return _open_inputs(inputs, labels if request.labeled else None, request)
 
 
 def _open_text(data: str, request: Request) -> Source:
@@ -159,7 +159,7 @@ def _existing(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 
 def _require_no_labels(request: Request, problem: str) -> None:
-    if request.labelled:
+    if request.labeled:
         raise DataError(f"{problem}. Pass the pair (X, y), with one y per sample.")
 
 
@@ -236,7 +236,7 @@ def _are_paths(data: Any, request: Request) -> bool:
 
 def _are_rows(data: Any, request: Request) -> bool:
     """Return whether `data` is the X of a prediction as a list of arrays, lists or numbers."""
-    rows = isinstance(data, list) and bool(data) and not request.labelled
+    rows = isinstance(data, list) and bool(data) and not request.labeled
     return rows and isinstance(data[0], (Tensor, np.ndarray, list, int, float))
 
 
@@ -253,7 +253,7 @@ def _exists(path: str) -> bool:
 
 # ---------------------------------------------------------------------- forms
 
-# How to recognize each form of data, and how to open it. The first that matches counts.
+# A recognizer and an opener for each form of data. The first match wins.
 _FORMS: tuple[tuple[Callable[[Any, Request], bool], Callable[[Any, Request], Source]], ...] = (
     (_is_source, _open_opened),
     (_is_text, _open_text),

@@ -1,4 +1,4 @@
-"""Sound files: PCM `.wav`, read with the standard library."""
+"""Audio files: PCM `.wav`, read with the standard library."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def read_waveform(path: str | os.PathLike[str]) -> Waveform:
         samples = _as_floats(content, width).reshape(-1, channels).mean(1, dtype=np.float32)
     except (wave.Error, EOFError, OSError, ValueError) as error:
         if not Path(path).exists():
-            raise DataError(f"The sound file '{path}' does not exist. Correct its path, or leave it out.") from error
+            raise DataError(f"The audio file '{path}' does not exist. Correct its path, or leave it out.") from error
         raise DataError(
-            f"The sound file '{path}' cannot be read ({type(error).__name__}: {error}). Expected PCM .wav; convert "
+            f"The audio file '{path}' cannot be read ({type(error).__name__}: {error}). Expected PCM .wav; convert "
             "it, or remove it from the data."
         ) from error
     return Waveform(samples, rate)
@@ -46,10 +46,10 @@ def _as_floats(content: bytes, width: int) -> np.ndarray:
 
 
 class SoundFiles(FileSource):
-    """Sound files, read as waveforms."""
+    """Audio files, read as waveforms."""
 
     kind = SOUND
-    noun = "sound file"
+    noun = "audio file"
     suffixes = (".wav",)
     read = staticmethod(read_waveform)
     verify = staticmethod(read_waveform)

@@ -1,4 +1,4 @@
-"""Data without sample numbers: iterable datasets and the user's own DataLoader."""
+"""Data without sample indices: iterable datasets and DataLoaders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune.data.sources.labels import Classes, check_numbering, stacked_targe
 
 
 class Stream(Source):
-    """An iterable dataset: it has an order of its own and is batched here.
+    """An iterable dataset, which has its own order and is batched here.
 
     Args:
         dataset: The dataset, whose items are samples.
@@ -63,7 +63,7 @@ class Stream(Source):
 
 
 class Loader(Source):
-    """A DataLoader of the user's, with its own batches, order and workers.
+    """A DataLoader from the user, with its own batches, order and workers.
 
     Args:
         loader: The DataLoader.
@@ -107,10 +107,10 @@ class Loader(Source):
 
 
 def open_stream(dataset: IterableDataset[Any], request: Request) -> Stream:
-    """Open an iterable dataset. Its items stay as they are, including their class indices.
+    """Open an iterable dataset. Its items are unchanged, including their class indices.
 
     Raises:
-        DataError: If a class index stands for another class than in the training data.
+        DataError: If a class index refers to another class than in the training data.
     """
     own = class_names(dataset)
     check_numbering(own, request.classes, "The iterable dataset")
@@ -118,10 +118,10 @@ def open_stream(dataset: IterableDataset[Any], request: Request) -> Stream:
 
 
 def open_loader(loader: DataLoader[Any], request: Request) -> Loader:
-    """Open a DataLoader. Its batches stay as they are, including their class indices.
+    """Open a DataLoader. Its batches are unchanged, including their class indices.
 
     Raises:
-        DataError: If a class index stands for another class than in the training data.
+        DataError: If a class index refers to another class than in the training data.
     """
     own = class_names(loader.dataset)
     check_numbering(own, request.classes, "The DataLoader's dataset")
@@ -137,6 +137,6 @@ def _length(sized: Any) -> int | None:
 
 
 def _set_epoch(shuffled: Any, epoch: int) -> None:
-    """Set the epoch of a distributed sampler or a Hugging Face stream, which their own loops do as well."""
+    """Set the epoch of a distributed sampler or a Hugging Face stream, as their own training loops do."""
     if callable(getattr(shuffled, "set_epoch", None)):
         shuffled.set_epoch(epoch)

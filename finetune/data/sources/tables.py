@@ -49,12 +49,12 @@ def open_table(path: Path, request: Request) -> Source:
     """Open a table of path and label, or of text and label. Paths are relative to the folder of the table.
 
     Columns are recognized by their usual names, or because there are only two. Several numeric columns called
-    `label_...` or `target_...` are one regression target each. Two columns such as `premise` and `hypothesis` are a
-    pair of texts. If the table has paths and texts, the preprocessing decides between them.
+    `label_...` or `target_...` are one regression target each. Two columns such as `premise` and `hypothesis` form a
+    text pair. If the table has both paths and texts, the preprocessing decides.
 
     Raises:
-        DataError: If the file cannot be read, the columns cannot be told apart, files or labels are missing, or a
-            class is unknown to the training data.
+        DataError: If the file cannot be read, its columns are ambiguous, files or labels are missing, or a class is
+            unknown to the training data.
     """
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     columns, kind = _input_columns(path, table, request.takes)
@@ -65,20 +65,20 @@ def open_table(path: Path, request: Request) -> Source:
     def name(row: int) -> str:
         return f"'{paths[row]}' (row {row + 1} of '{path}')" if paths else f"row {row + 1} of '{path}'"
 
-    targets, names = _targets(path, table, columns, request.classes, name) if request.labelled else (None, None)
+    targets, names = _targets(path, table, columns, request.classes, name) if request.labeled else (None, None)
     if kind is None:
         return open_files(paths, targets, names, path)
     return RawItems(texts_of([table[column] for column in columns]), kind, targets, names, table=path)
 
 
 def texts_of(columns: Sequence[Sequence[Any]]) -> list[Any]:
-    """Return one text per row of one column, or a pair of texts per row of two. Missing cells stay None."""
+    """Return one text per row for one column, or a text pair per row for two. Missing cells stay None."""
     cells = [[cell if cell is None else str(cell) for cell in column] for column in columns]
     return cells[0] if len(cells) == 1 else [TextPair(*row) for row in zip(*cells, strict=True)]
 
 
 def text_columns(first: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the column of texts, the two columns of a pair of texts, or nothing if the names do not tell.
+    """Return the text column, the two columns of a text pair, or nothing if the names are ambiguous.
 
     Columns are recognized by their usual names. A single column of strings beside the label counts as well.
 
@@ -119,7 +119,7 @@ def _read_csv(path: Path) -> Table:
         ) from error
     if not rows:
         raise DataError(
-            f"'{path}' is empty. Expected a row of column names, then a row per sample with a path or text and a label."
+            f"'{path}' is empty. Expected a header row, then one row per sample with a path or text and a label."
         )
     header = [cell.strip() for cell in rows[0]]
     if any(is_sample_file(cell) for cell in header):  # no header: the first row is a sample
@@ -129,7 +129,7 @@ def _read_csv(path: Path) -> Table:
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise DataError(
-                f"'{path}', row {number} has {len(row)} cells; expected {len(header)} ({', '.join(header)})."
+                f"'{path}', row {number} has {len(row)} cells. Expected {len(header)} ({', '.join(header)})."
             )
     columns = {name: [row[k].strip() for row in rows] for k, name in enumerate(header)}
     return {name: numbers_in(cells) for name, cells in columns.items()}
@@ -160,14 +160,14 @@ def _input_columns(path: Path, table: Table, takes: str | None) -> tuple[tuple[s
     if texts:
         return texts, TEXT
     raise DataError(
-        f"Cannot tell which columns of '{path}' are the image's path, or the text, and the label; it has "
-        f"{', '.join(table)}. Call them 'path', or 'text', and 'label'. (For a table of numbers, pass the pair "
-        "(X, y).)"
+        f"Cannot tell which columns of '{path}' are the path or text and the label. Its columns are "
+        f"{', '.join(table)}. Rename them to 'path' or 'text', and 'label'. For a table of numbers, pass the pair "
+        "(X, y)."
     )
 
 
 def _column_of_files(table: Table) -> str | None:
-    """Return the first column whose first cell is the name of an image or sound file."""
+    """Return the first column whose first cell is the name of an image or audio file."""
     return next((c for c, cells in table.items() if len(cells) and is_sample_file(str(cells[0]))), None)
 
 
@@ -195,8 +195,8 @@ def _targets(
     if len(several) > 1:
         return _numeric(path, table, several), None
     raise DataError(
-        f"Cannot tell which column of '{path}' is the label; beside {' and '.join(map(repr, inputs))} it has "
-        f"{', '.join(rest) or 'none'}. Call it 'label'."
+        f"Cannot tell which column of '{path}' is the label. Besides {' and '.join(map(repr, inputs))} it has "
+        f"{', '.join(rest) or 'none'}. Rename the column to 'label'."
     )
 
 
@@ -206,6 +206,6 @@ def _numeric(path: Path, table: Table, columns: list[str]) -> Tensor:
     except (TypeError, ValueError) as error:
         raise DataError(
             f"The label columns {', '.join(columns)} of '{path}' are not all numbers ({error}). "
-            "Call the one column of class names 'label'."
+            "Rename the column of class names to 'label'."
         ) from error
     return torch.from_numpy(np.ascontiguousarray(values))

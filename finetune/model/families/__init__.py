@@ -1,4 +1,4 @@
-"""Model families: the libraries whose models finetune knows.
+"""Model families: libraries whose models finetune supports by their own conventions.
 
 A family is one `Family` class in one file of this folder and one entry in `FAMILIES`. Everything
 else asks `family_of(model)`.
@@ -29,9 +29,10 @@ _DEFAULT = Family()
 def family_of(model: nn.Module) -> Family:
     """Return the family of `model`, or the default one if no library claims it.
 
-    >>> from torchvision.models import resnet18
-    >>> model = resnet18()
-    >>> family_of(model).heads(model)
-    ('fc',)
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> model = resnet18()
+        >>> family_of(model).heads(model)
+        ('fc',)
     """
     return next((family for family in FAMILIES.values() if family.owns(model)), _DEFAULT)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-# A number of classes that no layer has as its width by chance: the thousandth prime.
+# The thousandth prime, a number of classes that no layer has as its width by chance.
 UNUSUAL_NUM_CLASSES = 7919
 
 
@@ -38,12 +38,13 @@ class Family:
 
     Attributes:
         prefix: Prefix of the model names that the family builds, such as `"timm/"`.
-        usage: How such a name is written, for the error about an unknown one.
+        usage: Description of the names, for the error about an unknown one.
 
-    >>> class OpenClip(Family):
-    ...     prefix = "open_clip/"
-    >>> OpenClip().local_name("open_clip/ViT-B-32")
-    'ViT-B-32'
+    Example:
+        >>> class OpenClip(Family):
+        ...     prefix = "open_clip/"
+        >>> OpenClip().local_name("open_clip/ViT-B-32")
+        'ViT-B-32'
     """
 
     prefix: str = ""
@@ -138,7 +139,7 @@ class Family:
 def resized_layers(model: nn.Module, twin: nn.Module) -> tuple[str, ...]:
     """Return the layers of `model` whose size follows the number of classes.
 
-    A layer that the user has replaced by one of their own counts as a whole.
+    A layer that the user has replaced with a custom one counts as a whole.
 
     Args:
         model: The model to search.

@@ -67,7 +67,7 @@ class HuggingFace(Family):
         return found
 
     def examples(self, model: nn.Module, samples: int) -> list[Any]:
-        """Return the input that the model's class calls its main one, if its size is known."""
+        """Return the model's main input by its class, if the size of that input is known."""
         config: Any = model.config
         kind = getattr(model, "main_input_name", None)
         vision = getattr(config, "vision_config", config)
@@ -121,7 +121,7 @@ class HuggingFace(Family):
         try:
             preset = _load(name, getattr(transformers, _PREPROCESSORS[modality]))
         except CheckpointError:
-            preset = None  # some folders hold a model and nothing else
+            preset = None  # some folders hold only a model
         origin = {
             "name": name,
             "class": cls.__name__,
@@ -173,7 +173,7 @@ def _load(name: str, cls: Any, **options: Any) -> Any:
     except Exception as error:
         raise CheckpointError(
             f"{name!r} is not in the Hugging Face cache and {cls.__name__} could not download it ({reason(error)}). "
-            f"Download it on a machine with network access, or give a folder that save_pretrained wrote."
+            f"Download it on a machine with network access, or pass a folder written by save_pretrained."
         ) from error
 
 
@@ -186,7 +186,7 @@ def _classifier_class(name: str, config: Any) -> tuple[str, Any]:
     if not candidates:
         raise ArgumentError(
             f"{name!r} is a {config.model_type!r} model, for which transformers has no class that classifies images, "
-            f"texts, sounds or videos. Build the model yourself and pass it to FineTuner."
+            f"text, audio or video. Build the model yourself and pass it to FineTuner."
         )
     modality, cls = (saved or candidates)[0]
     return modality, getattr(_library(), cls)

@@ -28,8 +28,8 @@ class Timm(Family):
     def heads(self, model: nn.Module) -> tuple[str, ...]:
         """Return the layers that `reset_classifier` resizes.
 
-        `get_classifier` can return more than those, such as a layer before the last one that keeps
-        its weights. So a copy on the meta device is reset to an unusual number of classes.
+        `get_classifier` can return further layers, such as one before the last that keeps its weights.
+        Therefore a copy on the meta device is reset to an unusual number of classes.
         """
         if not hasattr(model, "reset_classifier"):
             raise HeadError(
@@ -44,7 +44,7 @@ class Timm(Family):
     def depth(self, model: nn.Module) -> list[list[str]] | None:
         try:
             matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
-        except (AttributeError, AssertionError):  # some architectures have none, or like RDNet none by stage
+        except (AttributeError, AssertionError):  # some architectures have no groups, or like RDNet none by stage
             return None
         groups = _library().models.group_parameters(model, matcher)
         return [groups[key] for key in sorted(groups)]
@@ -134,7 +134,7 @@ def _imagenet_classes(model: nn.Module) -> tuple[str, ...] | None:
 def _not_downloaded(name: str, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"The pretrained weights of timm's {name} are not in the Hugging Face cache and could not be downloaded "
-        f"({reason(error)}). Download them on a machine with network access, give a file with weights='FILE', or start "
+        f"({reason(error)}). Download them on a machine with network access, pass a file with weights='FILE', or start "
         f"from random weights with weights=None."
     )
 

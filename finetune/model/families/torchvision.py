@@ -117,19 +117,19 @@ def _pretrained(name: str, entry: WeightsEnum) -> nn.Module:
 
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(entry.url).path).name
     try:
-        # torchvision's builder would run code from a cached file. Reading it first with weights_only
-        # fails on a file that holds any.
+        # torchvision's builder would run code from a cached file. Reading the file with weights_only first
+        # raises an error if it holds any code.
         entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
         model: nn.Module = models.get_model(name, weights=entry)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise CheckpointError(
             f"The pretrained weights of {name} could not be downloaded from {entry.url} "
-            f"({getattr(error, 'reason', error)}) and are not cached as {file}. Put the file there, give another one "
+            f"({getattr(error, 'reason', error)}) and are not cached as {file}. Put the file there, pass another one "
             f"with weights='FILE', or start from random weights with weights=None."
         ) from error
     except Exception as error:  # a damaged file can make the reader fail in any way
         raise CheckpointError(
             f"The pretrained weights of {name} in {file} cannot be used: {reason(error)}. Delete the file to download "
-            f"it again, or give another one with weights='FILE'."
+            f"it again, or pass another one with weights='FILE'."
         ) from error
     return model

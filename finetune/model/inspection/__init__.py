@@ -1,1 +1,1 @@
-"""Inspects a model without changing it: example inputs, the recorded forward pass, costs and the summary."""
+"""Inspection of a model without changing it: example inputs, recorded forward pass, costs and summary."""

@@ -32,7 +32,7 @@ class SampleCosts:
         activations: Bytes that autograd keeps for the backward pass of a training step, None if the model did not
             run in train mode.
 
-    Examples:
+    Example:
         >>> costs = measure_costs(nn.Linear(4, 2), torch.randn(2, 4))
         >>> costs.multiply_adds, costs.activations
         (8, 16)

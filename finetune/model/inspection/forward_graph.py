@@ -26,8 +26,8 @@ class Operation:
 
     Attributes:
         module: Full name of the innermost module that it ran in; `""` is the model.
-        parameters: Full names of the parameters that it read, directly or through values computed from
-            parameters alone.
+        parameters: Full names of the parameters that it read, directly or through values computed only
+            from parameters.
         inputs: Operations whose results it read.
     """
 
@@ -142,7 +142,7 @@ class _Recorder(TorchDispatchMode):
         self._from_input = {id(tensor) for tensor in self._alive}
         self._parameters: dict[int, tuple[str, ...]] = {
             id(tensor): (name,) for name, tensor in model.named_parameters()
-        }  # and of values computed from parameters alone, such as a transposed weight
+        }  # and of values computed only from parameters, such as a transposed weight
         self._filled: dict[int, tuple[str, ...]] = {}  # storage -> the parameters written into it
         first = {id(tensor): name for name, tensor in model.named_parameters()}
         self._tied = {
@@ -215,7 +215,7 @@ def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list
 
 
 def storage_of(tensor: Tensor) -> int:
-    """Return a number that a tensor shares with its views alone, unique while one of them is alive."""
+    """Return a number that a tensor shares only with its views, unique while one of them is alive."""
     if tensor.layout is not torch.strided:  # a sparse tensor has no single storage
         return id(tensor)
     return int(tensor.untyped_storage()._cdata)

@@ -26,7 +26,7 @@ _LENGTHS = (256, 16, 64, 1024, 16000)
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Restore modes, buffers and the random state on exit, whatever the model does to them."""
+    """Restore modes, buffers and the random state on exit."""
     buffers = [
         (module._buffers, name, buffer, buffer.clone())
         for module in model.modules()

@@ -33,7 +33,7 @@ class Summary:
         modes: Current modes: `"training"` if every module is in the mode that its row shows, else `"train"`,
             `"eval"` or `"mixed"`.
 
-    Examples:
+    Example:
         >>> from finetune import FineTuner
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> summary = FineTuner(model).freeze().summary()
@@ -74,7 +74,7 @@ class Summary:
         from rich.console import Console
 
         page = StringIO()
-        # Plain text in every environment, and no markup: names may contain brackets.
+        # Plain text in every environment, without markup because names may contain brackets.
         console = Console(
             file=page, width=_WIDTH, color_system=None, force_terminal=False, force_jupyter=False, markup=False
         )
@@ -159,7 +159,7 @@ def _cells(row: SummaryRow, above: str = "", level: int = 0) -> Iterator[dict[st
 
 
 def _shared(name: str, above: str) -> str:
-    """Return the prefix that a layer's name shares with the row `above`, which need not be repeated."""
+    """Return the prefix that a layer's name shares with the row `above` and that is not repeated."""
     parts = name.split(".")[:-1]
     same = takewhile(lambda pair: pair[0] == pair[1], zip(parts, above.split("."), strict=False))
     return "".join(f"{part}." for part, _ in same)
@@ -172,10 +172,10 @@ def _notes(summary: Summary) -> Iterator[str]:
         done = _scaled(summary.costs.multiply_adds, {"": 1, "M": 10**6, "G": 10**9})
         yield f"Per sample of size {sizes}: {done} multiply-adds{_kept(summary.costs.activations)}."
     now = {
-        "training": ", in which the model is now",
+        "training": "; the model is in these modes now",
         "train": "; the whole model is in train mode now",
         "eval": "; the whole model is in eval mode now",
-        "mixed": "; the model is in other modes now",
+        "mixed": "; the model is in different modes now",
     }[summary.modes]
     yield f"Modes are those during training{now}."
     if summary.statistics:

@@ -31,7 +31,7 @@ class SummaryRow:
         shape: Output shape for one sample, None if unknown.
         layers: Rows of its layers, down to the requested depth.
 
-    Examples:
+    Example:
         >>> from finetune import FineTuner
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> row = FineTuner(model).freeze().summary().rows[-1]
@@ -58,7 +58,7 @@ class SummaryRow:
 
 
 class RowBuilder:
-    """Builds the rows of a model at its current freeze state.
+    """Builder of the rows of a model in its current freeze state.
 
     Args:
         groups: Name and rate of the learning-rate group of each parameter.

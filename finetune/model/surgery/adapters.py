@@ -1,8 +1,8 @@
-"""Adapters of PEFT (https://huggingface.co/docs/peft): models that come with them, and LoRA added to a model.
+"""PEFT adapters (https://huggingface.co/docs/peft): models that come with them, and LoRA added to a model.
 
 `get_peft_model(model, config)` freezes a model and adds trainable parameters: adapters, and copies of the
-modules listed in `modules_to_save`. Most functions here deal with such a model. `add_lora` in contrast puts
-PEFT's LoRA layers into the user's own model, where they are layers like any others.
+modules listed in `modules_to_save`. Most functions here deal with a model of that kind. In contrast, `add_lora`
+puts PEFT's LoRA layers into the user's own model, where they are ordinary layers.
 
 PEFT is imported only for models that it made and when LoRA is requested.
 """
@@ -26,7 +26,7 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def scope(model: nn.Module) -> set[str] | None:
-    """Return the full names of the parameters that may train: PEFT's and the trainable ones. None without PEFT."""
+    """Return the full names of PEFT's parameters and the trainable ones, or None without PEFT."""
     if not has_adapters(model):
         return None
     return saved_by_peft(model) | trainable(model).keys()
@@ -89,10 +89,11 @@ def lora_targets(model: nn.Module, heads: Sequence[str]) -> list[str]:
     """Return the full names of the layers to adapt: all linear layers outside the heads, else the convolutions.
 
     Raises:
-        ArgumentError: If there are neither.
+        ArgumentError: If the model has neither.
 
-    >>> lora_targets(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), heads=["1"])
-    ['0']
+    Example:
+        >>> lora_targets(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), heads=["1"])
+        ['0']
     """
     found: dict[type[nn.Module], list[str]] = {nn.Linear: [], nn.Conv2d: []}
     for name, module in model.named_modules():
@@ -111,8 +112,8 @@ def lora_targets(model: nn.Module, heads: Sequence[str]) -> list[str]:
 def add_lora(model: nn.Module, layers: Sequence[str], rank: int) -> Callable[[], None]:
     """Add LoRA adapters to layers of the model and return a function that removes them.
 
-    New adapters change no output. The present weights keep their freeze state. Names within an adapted
-    layer change, such as from `weight` to `base_layer.weight`.
+    New adapters do not change the output. Existing weights keep their freeze state. Names within an adapted
+    layer change, for example from `weight` to `base_layer.weight`.
 
     Args:
         model: The model, changed in place.

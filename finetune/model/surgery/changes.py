@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CUSTOM_HEAD = "custom"
-"""Stands for a head module that only the user's own code can build."""
+"""Placeholder for a head module that only the user's code can build."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class HeadReplacement:
     Attributes:
         n: Number of outputs.
         names: Full names of the replaced layers.
-        head: None for a layer like the old one, `"append"` for a layer behind it, `CUSTOM_HEAD`, or the
-            description of standard layers that `layer_specs.build` understands.
+        head: None for a layer like the old one, `"append"` for a layer after it, `CUSTOM_HEAD`, or a
+            description of standard layers for `layer_specs.build`.
     """
 
     n: int

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 def shared_copy(model: nn.Module) -> nn.Module:
     """Copy the modules of a model and share its tensors.
 
-    >>> layer = nn.Linear(2, 2)
-    >>> shared_copy(layer).weight is layer.weight
-    True
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> shared_copy(layer).weight is layer.weight
+        True
     """
     return _copy(model, lambda tensor: tensor)
 
@@ -21,8 +22,9 @@ def shared_copy(model: nn.Module) -> nn.Module:
 def meta_copy(model: nn.Module) -> nn.Module:
     """Copy a model to the meta device, where tensors have a shape and a dtype but no memory.
 
-    >>> meta_copy(nn.Linear(2, 2)).weight.device
-    device(type='meta')
+    Example:
+        >>> meta_copy(nn.Linear(2, 2)).weight.device
+        device(type='meta')
     """
     return _copy(model, _to_meta)
 

@@ -31,8 +31,9 @@ def find_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
     Raises:
         HeadError: If the model has no head, or its head is ambiguous.
 
-    >>> find_head(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
-    ('2',)
+    Example:
+        >>> find_head(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+        ('2',)
     """
     if has_adapters(model):
         prefix, base = named_base(model)
@@ -69,7 +70,7 @@ def check_name(model: nn.Module, name: str) -> None:
     """Check that `name` is a layer of the model.
 
     Raises:
-        HeadError: If it is not.
+        HeadError: If the model has no layer of that name.
     """
     modules = dict(model.named_modules())
     if not name or name not in modules:

@@ -1,6 +1,6 @@
 """Replace the head.
 
-The head is one layer, or several where a model has auxiliary or distilled heads beside its main one.
+The head is one layer, or several if a model has auxiliary or distilled heads beside its main one.
 All of them are replaced together, on the same device and in the same dtype.
 """
 
@@ -37,20 +37,21 @@ def replace_head(
         model: The model, changed in place.
         n: Number of outputs.
         names: Full names of the heads, the main one first.
-        head: The main head: a module, a function of `num_features` that makes one, `"append"` for a new
-            layer behind the present outputs, or None for a new layer like the old one. Auxiliary heads
+        head: The main head: a module, a function of `num_features` that returns one, `"append"` for a new
+            layer after the existing outputs, or None for a new layer like the old one. Auxiliary heads
             always become new layers.
         verify: Whether to check that the model has `n` outputs, if an input for it can be guessed.
 
     Raises:
-        HeadError: If the head cannot be made or the model does not have `n` outputs. The model is
-            unchanged then.
+        HeadError: If the head cannot be built, or the model with it does not have `n` outputs. The model is
+            unchanged.
 
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> replace_head(model, 10, ("2",))
-    ('2',)
-    >>> model[2]
-    Linear(in_features=8, out_features=10, bias=True)
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> replace_head(model, 10, ("2",))
+        ('2',)
+        >>> model[2]
+        Linear(in_features=8, out_features=10, bias=True)
     """
     if "" in names:
         raise HeadError(
@@ -77,7 +78,7 @@ def num_features(module: nn.Module) -> int:
     """Return the number of features that a head reads.
 
     Raises:
-        HeadError: If it holds no linear or convolutional layer.
+        HeadError: If the head has no linear or convolutional layer.
     """
     first = _resizable(module)[0]
     return int(first.in_features if isinstance(first, nn.Linear) else first.in_channels)
@@ -87,13 +88,13 @@ def num_outputs(module: nn.Module) -> int:
     """Return the number of outputs of a head.
 
     Raises:
-        HeadError: If it holds no linear or convolutional layer.
+        HeadError: If the head has no linear or convolutional layer.
     """
     return int(_resizable(module)[-1].weight.shape[0])
 
 
 def _with_head(model: nn.Module, n: int, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Let the family add a head to a model that was built without one; return the heads' names."""
+    """Add the family's head to a model that was built without one, and return the names of the heads."""
     if not all(isinstance(model.get_submodule(name), nn.Identity) for name in names):
         return names
     family = family_of(model)
@@ -104,7 +105,7 @@ def _with_head(model: nn.Module, n: int, names: tuple[str, ...]) -> tuple[str, .
 def _new_modules(
     model: nn.Module, n: int, names: tuple[str, ...], head: nn.Module | HeadFactory | str | None
 ) -> dict[str, nn.Module]:
-    """Return the modules to set, by full name: the new heads, and identities for ReLUs behind them."""
+    """Return the modules to set, by full name: the new heads, and identities for the ReLUs after them."""
     new = {name: _new_layer(model.get_submodule(name), n) for name in names}
     old = model.get_submodule(names[0])
     if head == "append":
@@ -139,7 +140,7 @@ def _resizable(module: nn.Module) -> list[Any]:
 
 
 def _new_layer(old: nn.Module, n: int, in_features: int | None = None) -> nn.Module:
-    """Return a layer of `n` outputs to stand where `old` stood, on its device and in its dtype."""
+    """Return a layer with `n` outputs to replace `old`, on its device and in its dtype."""
     like = _resizable(old)[0]
     features = in_features or num_features(old)
     options: dict[str, Any] = {
@@ -160,7 +161,7 @@ def _new_layer(old: nn.Module, n: int, in_features: int | None = None) -> nn.Mod
 
 
 def _given_head(old: nn.Module, n: int, head: nn.Module | HeadFactory | str) -> nn.Module:
-    """Return the user's head, built by their function if it is one, after a trial on features of zero."""
+    """Return the user's head, or the result of their function, after a trial on zero features."""
     like = _resizable(old)[0]
     features = num_features(old)
     try:
@@ -185,7 +186,7 @@ def _given_head(old: nn.Module, n: int, head: nn.Module | HeadFactory | str) -> 
         ) from error
     if not isinstance(output, Tensor) or output.shape[1:2] != (n,):
         got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise HeadError(f"Expected the given head to return [2, {n}] for two samples, but got {got}.")
+        raise HeadError(f"Expected the given head to return shape [2, {n}] for two samples, but got {got}.")
     return made
 
 

@@ -51,12 +51,13 @@ def adapt_input(model: nn.Module, in_channels: int, example: Any = None) -> None
         example: An input that the model accepts. Without one, inputs are guessed from its first layer.
 
     Raises:
-        ArgumentError: If the layers that read the image cannot be adapted. The model is unchanged then.
+        ArgumentError: If the layers that read the image cannot be adapted. The model is unchanged.
 
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
-    >>> adapt_input(model, 1)
-    >>> model[0]
-    Conv2d(1, 8, kernel_size=(3, 3), stride=(1, 1))
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
+        >>> adapt_input(model, 1)
+        >>> model[0]
+        Conv2d(1, 8, kernel_size=(3, 3), stride=(1, 1))
     """
     if not isinstance(in_channels, int) or isinstance(in_channels, bool) or in_channels < 1:
         raise ArgumentError(f"Expected in_channels to be a positive integer, but got {in_channels!r}.")
@@ -110,7 +111,7 @@ class _Input:
         return torch.zeros(shape, dtype=self.image.dtype, device=self.image.device)
 
     def with_image(self, image: Tensor) -> Any:
-        """Return the example with another image in it."""
+        """Return the example with `image` in place of its image."""
         return tree_map(lambda leaf: image if leaf is self.image else leaf, self.example)
 
 
@@ -194,7 +195,7 @@ def _adapted(weight: Tensor, new: int) -> Tensor:
 
 
 def _standardizes(model: nn.Module, name: str, example: Any) -> bool:
-    """Return whether a convolution transforms its weight, in which case it is not linear in it."""
+    """Return whether a convolution transforms its weight, so that its output is not linear in it."""
     layer = model.get_submodule(name)
     if not isinstance(layer, _CONVOLUTIONS) or layer._parameters.get("weight") is None:
         return False

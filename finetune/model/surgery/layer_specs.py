@@ -25,15 +25,16 @@ STANDARD_LAYERS = {
 
 
 def describe(module: nn.Module) -> dict[str, Any] | None:
-    """Return the spec from which `build` makes the same module again, or None if a part is not a standard layer.
+    """Return the spec from which `build` makes the same module, or None if a part is not a standard layer.
 
-    >>> describe(nn.Dropout(0.2))
-    {'type': 'Dropout', 'arguments': {'p': 0.2, 'inplace': False}}
-    >>> build(describe(nn.Sequential(nn.Linear(4, 2), nn.ReLU())))
-    Sequential(
-      (0): Linear(in_features=4, out_features=2, bias=True)
-      (1): ReLU()
-    )
+    Example:
+        >>> describe(nn.Dropout(0.2))
+        {'type': 'Dropout', 'arguments': {'p': 0.2, 'inplace': False}}
+        >>> build(describe(nn.Sequential(nn.Linear(4, 2), nn.ReLU())))
+        Sequential(
+          (0): Linear(in_features=4, out_features=2, bias=True)
+          (1): ReLU()
+        )
     """
     if type(module) is nn.Sequential:
         if len(list(module.named_parameters(remove_duplicate=False))) > len(list(module.parameters())):
@@ -47,7 +48,7 @@ def describe(module: nn.Module) -> dict[str, Any] | None:
 
 
 def build(description: Mapping[str, Any]) -> nn.Module:
-    """Build the module that `describe` described, with random weights.
+    """Build the module of a spec from `describe`, with random weights.
 
     Raises:
         KeyError: If the description names a layer that is not a standard one.

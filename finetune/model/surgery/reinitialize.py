@@ -25,14 +25,15 @@ def fresh_weights(model: nn.Module, like: nn.Module | None = None) -> dict[str, 
     Raises:
         ArgumentError: If a parameter cannot be reinitialized, or the model has adapters.
 
-    >>> norm = nn.BatchNorm1d(2)
-    >>> _ = norm.running_mean.fill_(5)
-    >>> fresh_weights(norm)["running_mean"]
-    tensor([0., 0.])
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> _ = norm.running_mean.fill_(5)
+        >>> fresh_weights(norm)["running_mean"]
+        tensor([0., 0.])
     """
     if has_adapters(model):
         raise ArgumentError(
-            "A model with PEFT adapters cannot start from scratch, because its adapters belong to the present weights. "
+            "A model with PEFT adapters cannot start from scratch, because its adapters belong to the current weights. "
             "Pass FineTuner the model without adapters."
         )
     twin = copy.deepcopy(model)

@@ -9,16 +9,16 @@ from finetune.training.run import Run
 
 
 class Callback:
-    """Base class for callbacks, which act at fixed points of a run; override the hooks you need.
+    """Base class for callbacks, which act at fixed points of a run. Override the hooks you need.
 
-    Hooks are named as in Keras where Keras has them, and run in the order of `finetune.training.loop`. Each gets the
+    Hooks have their Keras names if Keras has them, and run in the order of `finetune.training.loop`. Each gets the
     `Run`: `run.row` is the current epoch's row of the history, `run.history` holds all rows, `run.model` is the model,
     and `run.end_phase = True` ends the phase after this epoch.
 
     Attributes:
         saves_run: Whether the callback writes the run to a file. Its hooks then run after those of the other callbacks.
-        changes_inputs: Whether `change_batch`, if overridden, changes inputs and not only targets. Cached features of
-            the unchanged inputs are then not used.
+        changes_inputs: Whether an overridden `change_batch` changes inputs and not only targets. If so, cached features
+            of the unchanged inputs are not used.
 
     Example:
         >>> import torch
@@ -39,7 +39,7 @@ class Callback:
         """Called before training starts."""
 
     def on_phase_begin(self, run: Run) -> None:
-        """Called once the optimizer of a phase exists."""
+        """Called after the optimizer of a phase has been built."""
 
     def on_epoch_begin(self, run: Run) -> None:
         """Called before the first batch of an epoch."""
@@ -52,10 +52,11 @@ class Callback:
 
         The global random generators are seeded before every update, so random changes made here are reproducible.
 
-        >>> class Noise(Callback):
-        ...     def change_batch(self, run, batch):
-        ...         inputs, targets = batch
-        ...         return inputs + 0.1 * inputs.new_empty(inputs.shape).normal_(), targets
+        Example:
+            >>> class Noise(Callback):
+            ...     def change_batch(self, run, batch):
+            ...         inputs, targets = batch
+            ...         return inputs + 0.1 * inputs.new_empty(inputs.shape).normal_(), targets
         """
         return batch
 
@@ -63,10 +64,10 @@ class Callback:
         """Called after the last update of an epoch, before any evaluation on validation data."""
 
     def on_evaluate_end(self, run: Run) -> None:
-        """Called once the epoch's validation values are in `run.row`."""
+        """Called after the epoch's validation values have been added to `run.row`."""
 
     def on_epoch_end(self, run: Run) -> None:
-        """Called once the epoch's row is in the history."""
+        """Called after the epoch's row has been added to the history."""
 
     def on_phase_end(self, run: Run) -> None:
         """Called after the last epoch of a phase."""
@@ -77,19 +78,20 @@ class Callback:
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs: tensors, numbers, strings, and lists and dicts of these.
 
-        >>> class CountEpochs(Callback):
-        ...     count = 0
-        ...     def on_epoch_end(self, run):
-        ...         self.count += 1
-        ...     def state_dict(self):
-        ...         return {"count": self.count}
-        ...     def load_state_dict(self, state):
-        ...         self.count = state.get("count", 0)
+        Example:
+            >>> class CountEpochs(Callback):
+            ...     count = 0
+            ...     def on_epoch_end(self, run):
+            ...         self.count += 1
+            ...     def state_dict(self):
+            ...         return {"count": self.count}
+            ...     def load_state_dict(self, state):
+            ...         self.count = state.get("count", 0)
         """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned; an empty one if the checkpoint has none for this callback."""
+        """Restore a state from `state_dict`. The state is empty if the checkpoint has none for this callback."""
 
 
 def change_inputs(callbacks: Iterable[Callback]) -> bool:
@@ -98,5 +100,5 @@ def change_inputs(callbacks: Iterable[Callback]) -> bool:
 
 
 def are_custom(callbacks: Iterable[Callback]) -> bool:
-    """Return whether one of the callbacks is not the library's, and may change model or data."""
+    """Return whether one of the callbacks is custom, and may therefore change the model or the data."""
     return any(type(callback).__module__.split(".")[0] != "finetune" for callback in callbacks)

@@ -19,9 +19,9 @@ from finetune.training.tasks import as_labels, number_of_classes
 class ClassWeights(Callback):
     """Weight the training loss by class, so that rare classes count.
 
-    The loss of a batch is the plain mean over its samples of weight times loss, and so does not depend on the batch
-    size. The loss function gets the weights as targets [N, C], as cross-entropy accepts probabilities. The validation
-    loss stays unweighted.
+    The loss of a batch is the plain mean over its samples of weight times loss, so it does not depend on the batch
+    size. The loss function gets the weights through targets [N, C], which cross-entropy accepts as probabilities. The
+    validation loss stays unweighted.
 
     Args:
         weights: One weight per class, or `"balanced"` for N / (C * n), where n of the N training samples belong to the
@@ -42,7 +42,7 @@ class ClassWeights(Callback):
 
     def __init__(self, weights: str | Sequence[float] = "balanced") -> None:
         if isinstance(weights, str) and weights != "balanced":
-            raise ArgumentError(f"Expected weights to be 'balanced' or a number for each class, but got {weights!r}.")
+            raise ArgumentError(f"Expected weights to be 'balanced' or one number per class, but got {weights!r}.")
         self.weights = weights
         self._by_class = torch.empty(0)
 
@@ -51,7 +51,7 @@ class ClassWeights(Callback):
         weights = _balanced(run, classes) if isinstance(self.weights, str) else torch.tensor(self.weights).float()
         if weights.shape != (classes,):
             raise ArgumentError(
-                f"ClassWeights has {len(weights)} weights, but the model {classes} classes. Pass one weight per class."
+                f"ClassWeights has {len(weights)} weights, but the model has {classes} classes. Pass one per class."
             )
         self._by_class = weights.to(run.train.device)
 
@@ -66,8 +66,8 @@ def _balanced(run: Run, classes: int) -> Tensor:
     targets = run.train.source.targets
     if targets is None:
         raise ArgumentError(
-            "ClassWeights('balanced') counts the labels in advance, but those of this data are known only as it is "
-            "read. Pass one weight per class instead, as in ClassWeights([1.0, 5.0])."
+            "ClassWeights('balanced') counts the labels in advance, but the labels of this data are unknown until it "
+            "is read. Pass one weight per class instead, as in ClassWeights([1.0, 5.0])."
         )
     counts = torch.bincount(targets.flatten().long().cpu(), minlength=classes).float()
     present = counts > 0

@@ -12,9 +12,9 @@ from finetune.training.run import Run, restore, snapshot
 
 
 class EarlyStopping(Callback):
-    """End a phase once the monitored value has stopped improving, and restore the best weights.
+    """End a phase when the monitored value has stopped improving, and restore the best weights.
 
-    Whether a value improves by falling or by rising follows from the metric. Every phase starts afresh.
+    The metric determines whether a value improves by falling or by rising. Every phase starts with a new count.
 
     Args:
         monitor: Value to monitor, a key of the history's rows.

@@ -19,7 +19,7 @@ class L2SP(Callback):
 
     Replaces weight decay and is decoupled from the gradients, as in AdamW: after each update
     `w -= lr * strength * (w - start)`, with the learning rate of the weight's group. The head is new, so its weights
-    decay toward zero, and its biases and norm weights not at all.
+    decay toward zero. Its biases and norm weights do not decay.
 
     Args:
         strength: Strength of the decay, 0 or above.

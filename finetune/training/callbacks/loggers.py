@@ -15,10 +15,10 @@ from finetune.training.run import Run
 
 
 class Logger(Callback):
-    """Base class for loggers; override `log_epoch`, `log_step` or both.
+    """Base class for loggers. Override `log_epoch`, `log_step` or both.
 
     Attributes:
-        every_n_steps: Number of optimizer updates from one `log_step` to the next. None (default) never calls it.
+        every_n_steps: Number of optimizer updates between calls of `log_step`. None (default) never calls it.
         step: Number of optimizer updates so far, over all phases. It continues in a resumed run.
 
     Example:
@@ -51,7 +51,7 @@ class Logger(Callback):
         Args:
             step: Number of updates so far, from 1.
             loss: Scalar training loss, detached and still on the device. `float(loss)` waits for the device, so keep
-                the tensors and read them together where that is possible.
+                the tensors and read them together if possible.
             lr: Learning rates of this update by parameter group.
         """
 
@@ -91,7 +91,7 @@ class CSVLogger(Logger):
         self._rows: list[Mapping[str, Any]] = []
 
     def on_fit_begin(self, run: Run) -> None:
-        self._rows = [flat_row(row) for row in run.history]  # epochs of earlier fits and of a resumed run
+        self._rows = [flat_row(row) for row in run.history]  # epochs of earlier calls of fit or before a resume
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         self._rows.append(row)
@@ -124,7 +124,7 @@ class TensorBoard(Logger):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ArgumentError(
-                "The TensorBoard callback needs the package tensorboard: pip install tensorboard."
+                "The TensorBoard callback needs the tensorboard package: pip install tensorboard."
             ) from error
         self.writer = SummaryWriter(str(folder))
 

@@ -18,7 +18,8 @@ class Mixup(Callback):
     """Train on mixtures of two images and of their labels (mixup, arXiv 1710.09412; CutMix, arXiv 1905.04899).
 
     The loss gets probabilities [N, C] as targets, and the training metrics use the likelier of the two labels.
-    Validation data is never mixed. Frozen features of the training data are not cached, because every epoch mixes anew.
+    Validation data is never mixed. Frozen features of the training data are not cached, because every epoch mixes new
+    pairs.
 
     Args:
         alpha: Strength of mixup, which blends two images: the larger, the more evenly. 0 disables it.
@@ -26,7 +27,7 @@ class Mixup(Callback):
             above 0, each batch gets one of the two at random.
 
     Raises:
-        ArgumentError: If both are 0 or one is negative; at the start of `fit`, if the task is not classification.
+        ArgumentError: If both are 0 or one is negative, or at the start of `fit`, if the task is not classification.
 
     Example:
         >>> from finetune import FineTuner
@@ -51,7 +52,7 @@ class Mixup(Callback):
         images, targets = split_batch(batch)
         if not isinstance(images, Tensor) or images.dim() != 4:
             raise ArgumentError(
-                "Mixup mixes batches of images [N, C, H, W] with labels, and this batch has another form. Remove the "
+                "Mixup expects batches of images [N, C, H, W] with labels, but this batch has another form. Remove the "
                 "callback, or mix the batch in a custom training_step."
             )
         return join_batch(batch, *self._mix(images, as_labels(targets)))

@@ -16,14 +16,14 @@ from finetune.training.run import Run
 class ModelCheckpoint(Callback):
     """Keep `last.safetensors` and `best.safetensors` in a folder.
 
-    `last` is written after every epoch and can be resumed from. `best` holds the model of the epoch with the best
+    `last` is written after every epoch, and runs resume from it. `best` holds the model of the epoch with the best
     monitored value; NaN is never the best.
 
     Args:
-        folder: Folder of the checkpoints; created if missing.
+        folder: Folder of the checkpoints, created if missing.
         monitor: Value to monitor, a key of the history's rows; None for `val_loss`, or `loss` without validation data.
         keep: Number of additional checkpoints to keep, the most recent ones, named by epoch.
-        every_steps: Number of optimizer updates after which `last` is also written; None writes it per epoch only.
+        every_steps: Number of optimizer updates after which `last` is also written; None writes it only every epoch.
 
     Raises:
         ArgumentError: At the start of `fit`, if the run has no value `monitor`.

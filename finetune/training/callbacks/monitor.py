@@ -1,4 +1,4 @@
-"""Monitored values: the number per epoch that a callback watches."""
+"""Monitored values: the number that a callback watches every epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def check_monitor(monitor: str, names: Iterable[str]) -> None:
     """Check that a run has the value to monitor.
 
     Raises:
-        ArgumentError: If it does not.
+        ArgumentError: If the run has no such value.
     """
     names = list(names)
     if monitor not in names:

@@ -21,7 +21,7 @@ from finetune.training.run import Run
 
 
 class _Average(Callback):
-    """The averaged tensors, and swapping them with those of the model."""
+    """Base class that holds the averaged tensors and swaps them with those of the model."""
 
     def __init__(self) -> None:
         self._own: dict[str, Tensor] = {}  # the tensors of the model itself
@@ -51,7 +51,7 @@ class _Average(Callback):
             self._average, self._set_aside, self._count = state["average"], state["set_aside"], state["count"]
 
     def _swap_in(self) -> None:
-        """Put the average into the model and set its training weights aside."""
+        """Put the average into the model and keep the training weights."""
         self._set_aside = _copies(self._own)
         _copy(self._average, self._own)
 
@@ -153,7 +153,7 @@ def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
 
 
 def _recompute_statistics(run: Run) -> None:
-    """Recompute the batch-norm statistics of the current weights over the training data; all batches weigh the same."""
+    """Recompute the batch-norm statistics of the current weights over the training data, with equal batch weights."""
     norms = [module for module in run.model.modules() if isinstance(module, _BatchNorm) and module.training]
     norms = [norm for norm in norms if norm.running_mean is not None]
     momenta: Sequence[float | None] = [norm.momentum for norm in norms]

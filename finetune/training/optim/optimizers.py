@@ -30,7 +30,7 @@ class NamedOptimizer:
     Attributes:
         build: Function from parameter groups to an optimizer. To combine several, return one `Optimizer` whose
             `step` runs them all.
-        default_lr: Function from the model and its stages, stem first, to the learning rates used when `fit` gets
+        default_lr: Function from the model and its stages, stem first, to the learning rates to use if `fit` gets
             none. The default suits optimizers like Adam, whose updates do not scale with the gradient.
 
     Example:
@@ -65,10 +65,10 @@ OPTIMIZERS: dict[str, NamedOptimizer] = {
 
 
 def default_rate(optimizer: str | OptimizerFactory, model: nn.Module, stages: Sequence[Stage]) -> Rate:
-    """Return the learning rates for an optimizer when the user gives none.
+    """Return the learning rates for an optimizer if the user passes none.
 
     Args:
-        optimizer: Name from `OPTIMIZERS`, or a factory, which gets the rates of an optimizer like Adam.
+        optimizer: Name from `OPTIMIZERS`, or a factory, for which the rates suit optimizers like Adam.
         stages: All stages of the model, stem first.
     """
     named = OPTIMIZERS.get(optimizer) if isinstance(optimizer, str) else None
@@ -105,7 +105,7 @@ def build_optimizer(
         )
     made = _factory(optimizer)(groups)
     if not isinstance(made, Optimizer):
-        raise ArgumentError(f"The optimizer factory should return a torch Optimizer, but returned {made!r}.")
+        raise ArgumentError(f"Expected the optimizer factory to return a torch Optimizer, but got {made!r}.")
     check_parameters(model, made)
     for group in made.param_groups:
         group["initial_lr"] = group["lr"]  # the schedule multiplies this rate
@@ -161,7 +161,7 @@ def without_decay(optimizer: Optimizer) -> None:
 
 
 def carry_state(old: Optimizer, new: Optimizer) -> None:
-    """Hand the state of parameters that both optimizers hold over to the new one."""
+    """Copy the state of parameters that both optimizers hold to the new one."""
     for group in new.param_groups:
         for parameter in group["params"]:
             if parameter in old.state:
@@ -192,7 +192,7 @@ def check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
     """Check that an optimizer holds exactly the trainable parameters, each once and by identity.
 
     Raises:
-        ArgumentError: If it does not.
+        ArgumentError: If a parameter is missing, or another tensor is in a group.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     expected = {id(parameter) for parameter in trainable(model).values()}
@@ -202,7 +202,7 @@ def check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
     if missing or strange or len(held) != len(set(held)):
         raise ArgumentError(
             f"The optimizer does not hold exactly the trainable parameters: missing {sorted(missing)[:3]}, frozen or "
-            f"foreign {sorted(strange)[:3]}. An optimizer factory should pass on every parameter group it gets, as in "
+            f"foreign {sorted(strange)[:3]}. Pass every parameter group on to the optimizer, as in "
             f"lambda groups: torch.optim.SGD(groups, momentum=0.9)."
         )
 

@@ -19,9 +19,9 @@ class Phase:
         train: Patterns of the trainable parameters; everything else is frozen. None keeps the current freeze state.
         epochs: Number of epochs, at least 1.
         lr: Learning rates as in `fit`; None for those passed to `fit`.
-        schedule: Name of a schedule, or a function of progress through this phase; None for that of `fit`.
+        schedule: Name of a schedule, or a function of progress through this phase; None for the one passed to `fit`.
         name: Name in the history and the progress display.
-        start_from: Weights to start from: the path of a checkpoint, or `"scratch"` to re-initialize the model. None
+        start_from: Weights to start from: the path of a checkpoint, or `"scratch"` to reinitialize the model. None
             continues from the current weights.
         lora_rank: Rank of LoRA adapters to add, which `train` can name with `"*lora_*"`; None adds none.
 
@@ -60,7 +60,7 @@ def check_epochs(epochs: int) -> None:
     """Check a number of epochs.
 
     Raises:
-        ArgumentError: If it is not a whole number of at least 1.
+        ArgumentError: If `epochs` is not a whole number of at least 1.
     """
     if not isinstance(epochs, int) or epochs < 1:
         raise ArgumentError(f"Expected epochs to be a whole number of at least 1, but got {epochs!r}.")
@@ -70,7 +70,7 @@ def check_phases(phases: Iterable[Phase]) -> list[Phase]:
     """Return the phases of a strategy as a list.
 
     Raises:
-        ArgumentError: If there are none, or one is not a `Phase`.
+        ArgumentError: If there are no phases, or an item is not a `Phase`.
     """
     listed: list[Phase] = list(phases) if isinstance(phases, Iterable) else []
     if not listed or not all(isinstance(phase, Phase) for phase in listed):

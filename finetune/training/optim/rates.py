@@ -13,7 +13,7 @@ from finetune.model.patterns import select
 from finetune.model.stages import Stage, trainable_stages
 
 # The default rate of the head is one over its number of input features, within these bounds. Updates of Adam have the
-# size of the rate whatever the gradient, so one update then moves a logit by about one, with 64 features as with 768.
+# size of the rate for any gradient, so one update moves a logit by about one, with 64 features as with 768.
 # The pretrained stages get this share of the head's rate in the last and in the first stage, geometric in between:
 # a factor of 0.75 per block in a transformer of 12 blocks, as published, down to a hundredth, as in fastai.
 # benchmarks/results/accuracy.md compares these defaults with those of other libraries.
@@ -32,8 +32,8 @@ _PUBLISHED_DEPTH = 13
 class LayerDecay:
     """Learning rates that decay by a constant factor per stage, from the head down to the stem.
 
-    In a model with more than 14 stages the decay is weakened so that the stem trains at `lr * decay ** 13`, however
-    deep the model.
+    In a model with more than 14 stages, the decay is weakened so that the stem trains at `lr * decay ** 13` at any
+    depth.
 
     Attributes:
         lr: Base learning rate: the head trains at `lr * head`, the stage before it at `lr * decay`.
@@ -67,8 +67,9 @@ class LayerDecay:
     def rate(self, depth: int, stages: int) -> float:
         """Return the rate of the stage at `depth`, counted from 0 at the stem, of `stages` in total.
 
-        >>> LayerDecay(0.1, decay=0.5).rate(0, stages=3)
-        0.025
+        Example:
+            >>> LayerDecay(0.1, decay=0.5).rate(0, stages=3)
+            0.025
         """
         if depth == stages - 1:
             return self.lr * self.head
@@ -105,7 +106,7 @@ def head_rate(model: nn.Module, stages: Sequence[Stage]) -> float:
 
 
 def scaled(lr: Rate, factor: float) -> Rate:
-    """Return the same rates times a factor, in the same form."""
+    """Return the rates times a factor, in the same form."""
     if isinstance(lr, Mapping):
         return {pattern: rate * factor for pattern, rate in lr.items()}
     if isinstance(lr, LayerDecay):
@@ -161,7 +162,7 @@ def _rates_by_pattern(model: nn.Module, lr: Mapping[str, float]) -> dict[str, tu
     missing = [name for name in training if name not in chosen]
     if missing:
         raise ArgumentError(
-            f"lr gives no rate to {len(missing)} trainable parameters, the first {missing[0]!r}. Add a pattern for "
+            f"lr has no rate for {len(missing)} trainable parameters, the first is {missing[0]!r}. Add a pattern for "
             f"them, freeze them, or start the mapping with a rate for everything else: {{'*': 1e-4, ...}}."
         )
     return {name: chosen[name] for name in training}

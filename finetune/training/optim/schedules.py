@@ -14,8 +14,8 @@ from finetune.errors import ArgumentError, nearest
 
 Schedule = Callable[[float], float]
 
-# Fraction of a phase with linear warm-up. The first updates of Adam have the size of the rate whatever the gradient,
-# so a short warm-up helps every schedule.
+# Fraction of a phase with linear warm-up. The first updates of Adam have the size of the rate for any gradient, so a
+# short warm-up helps every schedule.
 WARMUP = 0.05
 _ONE_CYCLE_WARMUP = 0.3
 
@@ -51,7 +51,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def get_schedule(schedule: str | Schedule) -> Schedule:
-    """Look up a schedule by name; a function of progress is returned unchanged.
+    """Look up a schedule by name. A function of progress is returned unchanged.
 
     Raises:
         ArgumentError: If the name is unknown, or the function returns anything but finite numbers.

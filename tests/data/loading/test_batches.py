@@ -178,7 +178,7 @@ def test_images_are_prepared_and_normalized(folder: Path) -> None:
 
 
 def test_images_without_targets_and_in_streams(folder: Path) -> None:
-    source = open_source(folder, labelled=False)
+    source = open_source(folder, labeled=False)
     batches = Batches(source, batch_size=5, shuffle=False, preprocessing=SMALL)
     first = epoch(batches)[0]
     assert first.shape == (5, 3, 16, 16)
@@ -222,9 +222,9 @@ def test_trap_36_a_corrupt_image_is_named_from_any_worker(folder: Path, workers:
 
 def test_arguments_are_checked(folder: Path) -> None:
     arrays = open_source((torch.zeros(5), torch.zeros(5)))
-    with pytest.raises(ArgumentError, match="batch_size is 0"):
+    with pytest.raises(ArgumentError, match="Expected batch_size to be at least 1, but got 0"):
         Batches(arrays, batch_size=0, shuffle=True)
-    with pytest.raises(ArgumentError, match=r"data is images, and the model has no .*=Preprocessing"):
+    with pytest.raises(ArgumentError, match=r"data is images, but the model has no .*=Preprocessing"):
         Batches(open_source(folder), batch_size=1, shuffle=True)
     with pytest.raises(ArgumentError, match="takes PIL images"):
         Batches(arrays, batch_size=1, shuffle=True, preprocessing=SMALL, augment=lambda picture: picture)

@@ -54,7 +54,7 @@ def test_augmentations_may_return_a_image_bytes_or_the_final_tensor(folder: Path
 )
 def test_other_results_of_an_augmentation_are_refused(folder: Path, wrong: Any, kind: str) -> None:
     batches = Batches(open_source(folder), batch_size=9, shuffle=False, preprocessing=SMALL, augment=wrong)
-    with pytest.raises(ArgumentError, match=f"{kind}.*; expected a PIL image"):
+    with pytest.raises(ArgumentError, match=rf"to return a PIL image, .*, but got a (torch\.)?{kind}"):
         epoch(batches)
 
 

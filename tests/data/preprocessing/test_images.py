@@ -105,7 +105,7 @@ def test_an_int_crop_is_square() -> None:
         ({"mean": [0.5]}, "mean"),
         ({"std": 0.5}, "std"),
         ({"std": [0.5, 0.0, 0.5]}, "std"),
-        ({"channels": 1}, "Give one number per channel"),
+        ({"channels": 1}, "to have one number per channel"),
     ],
 )
 def test_bad_fields_are_named(values: dict[str, object], message: str) -> None:

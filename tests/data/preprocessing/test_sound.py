@@ -85,19 +85,19 @@ def test_folder_table_list_and_arrays_are_the_same_data(tones: Path) -> None:
 def test_other_rates_and_values_are_refused_before_training(tones: Path) -> None:
     tuner = FineTuner(make_model(), preprocessing=make_extractor(), device="cpu")
     other = write_sound(tones / "low" / "other.wav", 20_000 * tone(300), rate=8000)
-    with pytest.raises(DataError, match=r"1 of the 9 sound files .*other\.wav.*has 8000 .*expects 16000. Resample"):
+    with pytest.raises(DataError, match=r"1 of the 9 audio files .*other\.wav.*has 8000 .*expects 16000. Resample"):
         tuner.fit(tones, val=False, progress=False)
     other.write_bytes(b"RIFF")
     with pytest.raises(DataError, match=r"other\.wav' cannot be read"):
         tuner.fit(tones, val=False, progress=False)
-    with pytest.raises(DataError, match="sample 1: The sound contains NaN"):
+    with pytest.raises(DataError, match="sample 1: The audio contains NaN"):
         tuner.fit(([tone(1), np.full(400, np.nan, np.float32)], [0, 1]), progress=False)
-    with pytest.raises(DataError, match=r"sample 1: Expected sound with one channel.*float32 \[2, 5\]"):
+    with pytest.raises(DataError, match=r"sample 1: Expected audio with one channel.*float32 \[2, 5\]"):
         tuner.fit(([tone(1), np.zeros((2, 5), np.float32)], [0, 1]), progress=False)
 
 
 def test_sound_without_an_extractor_says_what_to_do(tones: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"data is sound, and the model has no preprocessing.*feature extractor"):
+    with pytest.raises(ArgumentError, match=r"data is audio, but the model has no preprocessing.*feature extractor"):
         FineTuner(make_model(), device="cpu").fit(tones.with_suffix(".csv"), progress=False)
 
 
@@ -119,7 +119,7 @@ def test_an_audio_column() -> None:
     tuner = FineTuner(make_model(), preprocessing=make_extractor(), device="cpu")
     tuner.fit(Column(), progress=False)
     assert tuner.predict(Column()).shape == (4, 2)
-    with pytest.raises(DataError, match="sample 0: The sound has 8000 samples per second, but the model expects 16000"):
+    with pytest.raises(DataError, match="sample 0: The audio has 8000 samples per second, but the model expects 16000"):
         tuner.predict(Column(8000))
 
 

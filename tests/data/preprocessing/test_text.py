@@ -177,8 +177,8 @@ def test_columns_of_texts_are_found(tmp_path: Path, table: str, items: list[Any]
         assert [source[i][0] for i in range(2)] == items
         assert source.classes is not None
         assert len(source.classes) == 2
-    unlabelled = open_source(file, labelled=False, takes="text")
-    assert [unlabelled[i] for i in range(2)] == items
+    unlabeled = open_source(file, labeled=False, takes="text")
+    assert [unlabeled[i] for i in range(2)] == items
 
 
 def test_parquet_equals_csv(reviews: Path) -> None:
@@ -198,8 +198,8 @@ def test_parquet_equals_csv(reviews: Path) -> None:
         ("text,label\ngood,a\n,b\nbad,a\n", r"row 2 of '.*t\.csv': The text is empty"),
         ("premise,hypothesis,label\na,the,1\nit,,0\n", r"row 2 of '.*': The text is empty"),
         ("text,label\ngood,a\nit,\nbad,b\n", r"row 2 of '.*t\.csv' has no label"),
-        ("text,id,user\ngood,1,2\n", "Cannot tell which column of .* is the label; beside 'text' it has id, user"),
-        ("text\ngood\n", "beside 'text' it has none"),
+        ("text,id,user\ngood,1,2\n", "Cannot tell which column of .* is the label. Besides 'text' it has id, user"),
+        ("text\ngood\n", "Besides 'text' it has none"),
         ("this,that\ngood,bad\n", "Cannot tell which columns"),
         ('text,label\n"good,a\nbad,b\n', r"line 3 cannot be read as CSV: unexpected end of data"),
     ],
@@ -213,7 +213,7 @@ def test_bad_rows_are_named_before_training(tmp_path: Path, table: str, message:
 
 def test_a_str_is_text_for_a_model_of_text(reviews: Path, tmp_path: Path) -> None:
     def opened(data: Any, takes: str | None = "text") -> list[Any]:
-        source = open_source(data, labelled=False, takes=takes)
+        source = open_source(data, labeled=False, takes=takes)
         return [source[i] for i in range(len(source))]
 
     (tmp_path / "good").mkdir()
@@ -257,7 +257,7 @@ def test_hugging_face_data_sets() -> None:
     named = datasets.Dataset.from_dict({"premise": ["a"], "hypothesis": ["it"], "label": ["yes"]})
     assert open_source(named, takes="text")[0][0] == TextPair("a", "it")
     assert open_source(named, takes="text").classes == ("yes",)
-    assert open_source(named.remove_columns("label"), labelled=False, takes="text")[0] == TextPair("a", "it")
+    assert open_source(named.remove_columns("label"), labeled=False, takes="text")[0] == TextPair("a", "it")
     with pytest.raises(DataError, match="no labels; its columns are premise, hypothesis"):
         open_source(named.remove_columns("label"), takes="text")
     tokenized = data.add_column("input_ids", [[1], [2], [3]])
@@ -302,9 +302,9 @@ def test_an_empty_text_in_a_data_set_is_named() -> None:
 def test_texts_without_a_tokenizer_are_refused_with_advice(reviews: Path) -> None:
     tuner = FineTuner(make_bert(), device="cpu")
     for data in (reviews, (["good", "bad"], [0, 1])):
-        with pytest.raises(ArgumentError, match=r"data is text, and the model has no preprocessing.*tokenizer"):
+        with pytest.raises(ArgumentError, match=r"data is text, but the model has no preprocessing.*tokenizer"):
             tuner.fit(data, progress=False)
-    with pytest.raises(ArgumentError, match="data is text, and the model has no preprocessing"):
+    with pytest.raises(ArgumentError, match="data is text, but the model has no preprocessing"):
         tuner.predict(["good"])
     with pytest.raises(DataError, match=r"two samples of which are texts.*preprocessing=tokenizer"):
         tuner.fit(Pairs(), progress=False)
@@ -312,7 +312,7 @@ def test_texts_without_a_tokenizer_are_refused_with_advice(reviews: Path) -> Non
 
 def test_another_kind_of_item_is_refused(reviews: Path) -> None:
     pictures = FineTuner(nn.Conv2d(3, 2, 3), preprocessing=Preprocessing(), device="cpu")
-    with pytest.raises(ArgumentError, match="data is text, and the model has a preprocessing for images"):
+    with pytest.raises(ArgumentError, match="data is text, but the model has a preprocessing for images"):
         pictures.fit(reviews, progress=False)
     with pytest.raises(ArgumentError, match="An augmentation takes PIL images"):
         FineTuner(make_bert(), preprocessing=make_tokenizer(), device="cpu").fit(reviews, augment=lambda text: text)

@@ -34,5 +34,5 @@ def test_outputs_are_the_mean_over_the_views(tta: Any) -> None:
 
 
 def test_inputs_other_than_images_are_refused() -> None:
-    with pytest.raises(ArgumentError, match="Test-time augmentation is for images"):
+    with pytest.raises(ArgumentError, match="Test-time augmentation needs images"):
         FineTuner(nn.Linear(4, 2), device="cpu").predict(torch.randn(3, 4), tta=True)

@@ -31,7 +31,7 @@ def test_pairs_of_every_kind(kind: Callable[..., Any]) -> None:
     part = source.subset([2, 1]).subset([1])
     assert part.name(0) == "sample 1"
     assert part[0][0].tolist() == [3.0, 4.0]
-    alone = open_source(pair, labelled=False)
+    alone = open_source(pair, labeled=False)
     assert alone.targets is None
     assert alone[2].tolist() == [5.0, 6.0]
 
@@ -81,5 +81,5 @@ def test_arrays_share_the_users_memory() -> None:
 def test_tensor_datasets_are_arrays() -> None:
     data = TensorDataset(torch.arange(3.0), torch.tensor([0, 1, 0]))
     assert isinstance(open_source(data), Arrays)
-    assert open_source(data, labelled=False).targets is None
+    assert open_source(data, labeled=False).targets is None
     assert isinstance(open_source(TensorDataset(torch.arange(3.0))), MapDataset)

@@ -91,9 +91,9 @@ def test_hugging_face_columns() -> None:
     renumbered = open_source(Columns(["neg", "pos"]), classes=["pos", "neg"])
     assert renumbered.targets.tolist() == [0, 1, 0]
     assert renumbered[0]["label"] == 0
-    unlabelled = Columns(None)
-    unlabelled.column_names = ["text"]
-    assert open_source(unlabelled).targets is None
+    unlabeled = Columns(None)
+    unlabeled.column_names = ["text"]
+    assert open_source(unlabeled).targets is None
 
 
 def test_a_real_hugging_face_dataset() -> None:
@@ -118,8 +118,8 @@ def test_trap_35_training_classes_rule_in_datasets(class_folder: MakeFolder) -> 
     assert open_source(folder, classes=["bee", "cat", "dog"]).targets.tolist() == [0, 1, 1]
     with pytest.raises(DataError, match=r"sample 1 has the class 'cat'.*known classes are ant, bee"):
         open_source(folder, classes=["ant", "bee"])
-    unlabelled = Items([torch.zeros(1)], classes=["bee", "cat"])
-    assert torch.equal(open_source(unlabelled, classes=["ant", "bee"])[0], torch.zeros(1))
+    unlabeled = Items([torch.zeros(1)], classes=["bee", "cat"])
+    assert torch.equal(open_source(unlabeled, classes=["ant", "bee"])[0], torch.zeros(1))
     hidden = Items([{"x": torch.zeros(1), "label": k % 2} for k in range(4)], classes=["bee", "cat"])
     source = open_source(hidden, classes=["ant", "bee"])
     assert source[0]["label"] == 1

@@ -45,16 +45,16 @@ def test_hidden_and_foreign_files_are_ignored(class_folder: MakeFolder, caplog: 
     assert "1 images beside the class folders" in caplog.text
 
 
-def test_unlabelled_folder_image_and_list(class_folder: MakeFolder) -> None:
+def test_unlabeled_folder_image_and_list(class_folder: MakeFolder) -> None:
     folder = class_folder(a=2, b=1)
     picture(9).save(folder / "loose.png")
-    everything = open_source(folder, labelled=False)
+    everything = open_source(folder, labeled=False)
     assert [Path(everything.name(i)).relative_to(folder).as_posix() for i in range(4)] == [
         "loose.png", "a/0.png", "a/1.png", "b/0.png",
     ]  # fmt: skip
     assert isinstance(everything[0], Image.Image)
-    one = open_source(str(folder / "loose.png"), labelled=False)
-    several = open_source([folder / "a" / "1.png", str(folder / "loose.png")], labelled=False)
+    one = open_source(str(folder / "loose.png"), labeled=False)
+    several = open_source([folder / "a" / "1.png", str(folder / "loose.png")], labeled=False)
     assert len(one) == 1
     assert several.name(0).endswith("1.png")
     assert several.subset([1]).name(0).endswith("loose.png")
@@ -62,23 +62,23 @@ def test_unlabelled_folder_image_and_list(class_folder: MakeFolder) -> None:
 
 def test_missing_paths_name_the_nearest(class_folder: MakeFolder) -> None:
     folder = class_folder("train", a=1, b=1)
-    with pytest.raises(DataError, match=r"no 'tarin' in .*Did you mean 'train'.*one folder per class"):
+    with pytest.raises(DataError, match=r"no 'tarin' in .*Did you mean 'train'.*one subfolder per class"):
         open_source(folder.parent / "tarin")
     with pytest.raises(DataError, match="no 'tarin' in"):
         open_source(folder.parent / "tarin" / "deep" / "er")
     with pytest.raises(DataError, match=r"no '7\.png'"):
-        open_source([folder / "a" / "7.png"], labelled=False)
+        open_source([folder / "a" / "7.png"], labeled=False)
 
 
 def test_folders_without_class_folders(class_folder: MakeFolder, tmp_path: Path) -> None:
     folder = class_folder(a=1, b=1)
-    with pytest.raises(DataError, match="holds 1 loose images and no folder per class"):
+    with pytest.raises(DataError, match="contains 1 loose images and no class folders"):
         open_source(folder / "a")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="contains no images"):
         open_source(tmp_path / "empty")
     (folder / "c").mkdir()
-    with pytest.raises(DataError, match=r"class folder '.*c' holds no images"):
+    with pytest.raises(DataError, match=r"class folder '.*c' contains no images"):
         open_source(folder)
     assert len(open_source(folder, classes=["a", "b", "c"])) == 2
     assert len(open_source(folder, classes=["a", "b"])) == 2
@@ -92,7 +92,7 @@ def test_find_split(tmp_path: Path, class_folder: MakeFolder) -> None:
     assert find_split(str(tmp_path)) == (tmp_path / "Train", tmp_path / "test")
     class_folder("valid", a=1, b=1)
     assert find_split(tmp_path) == (tmp_path / "Train", tmp_path / "valid")
-    with pytest.raises(DataError, match=r"divided into parts; they are not classes.*Train' as the training"):
+    with pytest.raises(DataError, match=r"contains a training and a validation folder .*Train' as the training"):
         open_source(tmp_path)
 
 

@@ -22,7 +22,7 @@ MakeFolder = Callable[..., Path]
 def test_lists_of_tensors_paths_and_images(tmp_path: Path, pictures: list[str]) -> None:
     stacked = open_source(([torch.ones(2), torch.zeros(2)], [0, 1]))
     assert isinstance(stacked, Arrays)
-    with pytest.raises(DataError, match="do not have one shape"):
+    with pytest.raises(DataError, match="differ in shape"):
         open_source(([torch.ones(2), torch.zeros(3)], [0, 1]))
     with pytest.raises(DataError, match="not an array of numbers"):
         open_source((np.array([{}, {}]), [0, 1]))
@@ -35,14 +35,14 @@ def test_lists_of_tensors_paths_and_images(tmp_path: Path, pictures: list[str]) 
     assert images.kind == "picture"
     assert images.classes == ("x", "y")
     assert int(images[1][1]) == 1
-    assert open_source([picture(1), picture(2)], labelled=False).kind == "picture"
-    assert open_source(([picture(1), picture(2)], ["x", "y"]), labelled=False).kind == "picture"
+    assert open_source([picture(1), picture(2)], labeled=False).kind == "picture"
+    assert open_source(([picture(1), picture(2)], ["x", "y"]), labeled=False).kind == "picture"
 
 
 def test_inputs_alone() -> None:
     x = torch.arange(6.0).reshape(3, 2)
     for alone in (x, x.numpy(), x.tolist(), list(x)):
-        source = open_source(alone, labelled=False)
+        source = open_source(alone, labeled=False)
         assert isinstance(source, Arrays)
         assert source.gather(torch.tensor([1])).tolist() == [[2.0, 3.0]]
     with pytest.raises(DataError, match=r"X alone has no labels.*\(3, 2\)"):
@@ -55,10 +55,10 @@ def test_inputs_alone() -> None:
 
 @pytest.mark.parametrize("data", [7, None, {"x": 1}, {1, 2}])
 def test_unsupported_data_lists_the_accepted_forms(data: Any) -> None:
-    with pytest.raises(DataError, match=r"type .* cannot be used\. Accepted are: a folder.*DataLoader"):
+    with pytest.raises(DataError, match=r"type .* cannot be used\. Expected a folder.*DataLoader"):
         open_source(data)
-    with pytest.raises(DataError, match="to predict also an image's path"):
-        open_source(data, labelled=False)
+    with pytest.raises(DataError, match="for predict also the path of an image"):
+        open_source(data, labeled=False)
 
 
 def test_opening_draws_no_random_numbers(class_folder: MakeFolder) -> None:

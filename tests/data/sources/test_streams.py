@@ -37,5 +37,5 @@ def test_trap_35_loaders_and_streams_cannot_be_renumbered(class_folder: MakeFold
     assert open_source(DataLoader(folder)).classes == ("bee", "cat")
     opened = open_source(folder)
     assert open_source(opened, classes=["bee", "cat", "dog"]) is opened
-    with pytest.raises(DataError, match="The source numbers the classes in its own way"):
+    with pytest.raises(DataError, match="The source numbers the classes differently"):
         open_source(opened, classes=["cat", "bee"])

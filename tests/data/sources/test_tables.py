@@ -38,7 +38,7 @@ def test_columns_are_found(tmp_path: Path, pictures: list[str], header: str | No
     assert source.targets is not None
     assert source.targets.tolist() == [1, 0, 1, 2]
     assert source.name(3) == str(tmp_path / "3.png")
-    assert open_source(tmp_path / "t.csv", labelled=False).targets is None
+    assert open_source(tmp_path / "t.csv", labeled=False).targets is None
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_several_regression_columns(tmp_path: Path, pictures: list[str]) -> None
     ("text", "message"),
     [
         ("", "is empty"),
-        ("path,label\n0.png\n", "row 1 has 1 cells; expected 2"),
+        ("path,label\n0.png\n", "row 1 has 1 cells. Expected 2"),
         ("path,label\n0.png,a\n1.png,\n", r"1\.png' \(row 2 of .* has no label"),
         ("path,label\n0.png,1\n1.png,nan\n", "has no label"),
         ("path,label\n0.png,a\n9.png,a\n", r"1 of 2 images that do not exist: .*9\.png' \(row 2\)"),
-        ("a,b,c\n1,2,3\n", "it has a, b, c"),
-        ("path,b,c\n0.png,2,3\n", "Cannot tell which column .* is the label; beside 'path' it has b, c"),
+        ("a,b,c\n1,2,3\n", "Its columns are a, b, c"),
+        ("path,b,c\n0.png,2,3\n", "Cannot tell which column .* is the label. Besides 'path' it has b, c"),
         ("path,target_a,c\n0.png,2,3\n", "Cannot tell which column"),
     ],
 )

@@ -204,7 +204,7 @@ def test_the_note_on_modes_compares_them_with_the_current_ones() -> None:
     assert summary_of(model.train()).modes == "training"
     model[6].eval()
     assert summary_of(model).modes == "mixed"
-    assert "the model is in other modes now" in str(summary_of(model))
+    assert "the model is in different modes now" in str(summary_of(model))
 
 
 def test_a_row_names_the_groups_that_train_it() -> None:

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from finetune import FineTuner, Phase, callbacks
 from finetune.callbacks import EMA, L2SP, Callback, ClassWeights, EarlyStopping, Mixup
-from tests.helpers.image_files import labelled_images
+from tests.helpers.image_files import labeled_images
 from tests.helpers.models import plain_cnn
 from tests.helpers.tuners import BatchRecorder
 
@@ -44,7 +44,7 @@ def test_a_custom_callback_may_change_the_batch(state_of) -> None:
             return v2.MixUp(num_classes=3)(*batch)
 
     tuner = BatchRecorder(plain_cnn(), device="cpu")
-    tuner.fit(labelled_images(), batch_size=12, callbacks=[Custom()])
+    tuner.fit(labeled_images(), batch_size=12, callbacks=[Custom()])
 
     assert tuner.batches[0][1].shape == (12, 3)
 
@@ -75,7 +75,7 @@ def test_callbacks_combine() -> None:
     tuner = FineTuner(plain_cnn(), device="cpu", loss=nn.CrossEntropyLoss(label_smoothing=0.1))
     added = [Mixup(0.4, 1.0), ClassWeights(), L2SP(), EMA(), EarlyStopping(patience=2)]
 
-    history = tuner.fit(labelled_images(), labelled_images(), strategy="lp_ft", epochs=4, batch_size=4, callbacks=added)
+    history = tuner.fit(labeled_images(), labeled_images(), strategy="lp_ft", epochs=4, batch_size=4, callbacks=added)
 
     assert len(history) == 4
     assert all(torch.isfinite(value).all() for value in tuner.model.state_dict().values())

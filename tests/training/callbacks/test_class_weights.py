@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from finetune import FineTuner
 from finetune.callbacks import ClassWeights
 from finetune.errors import ArgumentError
-from tests.helpers.image_files import labelled_images
+from tests.helpers.image_files import labeled_images
 from tests.helpers.models import plain_cnn
 
 
@@ -52,11 +52,11 @@ def test_balanced_weights_raise_the_recall_of_a_rare_class(net) -> None:
 
 def test_invalid_class_weights_are_an_error(net, blobs) -> None:
     loader = DataLoader(TensorDataset(*blobs()), 8)
-    with pytest.raises(ArgumentError, match="2 weights, but the model 3 classes"):
+    with pytest.raises(ArgumentError, match="2 weights, but the model has 3 classes"):
         FineTuner(net(), device="cpu").fit(blobs(), callbacks=[ClassWeights([1.0, 2.0])])
     with pytest.raises(ArgumentError, match="'balanced' or a number"):
         ClassWeights("balance")
-    with pytest.raises(ArgumentError, match="known only as it is read"):
+    with pytest.raises(ArgumentError, match="unknown until it is read"):
         FineTuner(net(), device="cpu").fit(loader, callbacks=[ClassWeights()])
 
 
@@ -64,7 +64,7 @@ def test_invalid_class_weights_are_an_error(net, blobs) -> None:
 def test_class_weights_keep_cached_features_in_use(cache: Any, state_of, same, caplog) -> None:
     def trained(cache: Any) -> FineTuner:
         tuner = FineTuner(plain_cnn(), device="cpu").freeze("0")
-        tuner.fit(labelled_images(), epochs=3, batch_size=4, callbacks=[ClassWeights([1.0, 2.0, 3.0])], cache=cache)
+        tuner.fit(labeled_images(), epochs=3, batch_size=4, callbacks=[ClassWeights([1.0, 2.0, 3.0])], cache=cache)
         return tuner
 
     with caplog.at_level("INFO", logger="finetune"):

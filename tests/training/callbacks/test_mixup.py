@@ -10,7 +10,7 @@ import torch
 from finetune import FineTuner, StepOutput
 from finetune.callbacks import Mixup
 from finetune.errors import ArgumentError
-from tests.helpers.image_files import labelled_images
+from tests.helpers.image_files import labeled_images
 from tests.helpers.models import plain_cnn
 from tests.helpers.tuners import BatchRecorder
 
@@ -18,9 +18,9 @@ from tests.helpers.tuners import BatchRecorder
 @pytest.mark.parametrize(("alpha", "cutmix"), [(0.5, 0.0), (0.0, 1.0), (0.5, 1.0)])
 def test_mixup_and_cutmix_match_torchvision(alpha: float, cutmix: float) -> None:
     plain, mixed, again = (BatchRecorder(plain_cnn(), device="cpu") for _ in range(3))
-    plain.fit(labelled_images(), batch_size=4)
-    mixed.fit(labelled_images(), batch_size=4, callbacks=[Mixup(alpha, cutmix)])
-    again.fit(labelled_images(), batch_size=4, callbacks=[Mixup(alpha, cutmix)])
+    plain.fit(labeled_images(), batch_size=4)
+    mixed.fit(labeled_images(), batch_size=4, callbacks=[Mixup(alpha, cutmix)])
+    again.fit(labeled_images(), batch_size=4, callbacks=[Mixup(alpha, cutmix)])
 
     assert any(not torch.equal(X, other) for (X, _), (other, _) in zip(plain.batches, mixed.batches, strict=True))
     for (X, y), (mixture, soft), repeated in zip(plain.batches, mixed.batches, again.batches, strict=True):
@@ -41,7 +41,7 @@ def test_the_loss_uses_the_mixed_labels_and_the_metric_the_likelier_label(state_
             return self.step
 
     tuner = LastStep(plain_cnn(), device="cpu")
-    history = tuner.fit(labelled_images(), batch_size=12, callbacks=[Mixup(1.0)])
+    history = tuner.fit(labeled_images(), batch_size=12, callbacks=[Mixup(1.0)])
 
     ((_, soft),) = tuner.batches
     logits = tuner.step.outputs
@@ -52,16 +52,16 @@ def test_the_loss_uses_the_mixed_labels_and_the_metric_the_likelier_label(state_
 def test_validation_data_is_not_mixed() -> None:
     tuner = FineTuner(plain_cnn(), device="cpu")
 
-    history = tuner.fit(labelled_images(), labelled_images(), callbacks=[Mixup(1.0)])
+    history = tuner.fit(labeled_images(), labeled_images(), callbacks=[Mixup(1.0)])
 
-    assert history[0]["val_loss"] == pytest.approx(tuner.evaluate(labelled_images())["loss"])
+    assert history[0]["val_loss"] == pytest.approx(tuner.evaluate(labeled_images())["loss"])
 
 
 @pytest.mark.parametrize("cache", ["auto", "memory", False])
 def test_trap_43_mixed_images_never_use_cached_features(cache: Any, state_of, same, caplog) -> None:
     def trained(cache: Any) -> FineTuner:
         tuner = FineTuner(plain_cnn(), device="cpu").freeze("0")
-        tuner.fit(labelled_images(), labelled_images(), epochs=3, batch_size=4, callbacks=[Mixup(1.0)], cache=cache)
+        tuner.fit(labeled_images(), labeled_images(), epochs=3, batch_size=4, callbacks=[Mixup(1.0)], cache=cache)
         return tuner
 
     with caplog.at_level("INFO", logger="finetune"):
@@ -72,7 +72,7 @@ def test_trap_43_mixed_images_never_use_cached_features(cache: Any, state_of, sa
 def test_unsuitable_data_and_arguments_are_an_error(net, blobs) -> None:
     with pytest.raises(ArgumentError, match="mixes batches of images"):
         FineTuner(net(), device="cpu").fit(blobs(), callbacks=[Mixup()])
-    with pytest.raises(ArgumentError, match=r"Mixup is for classification .* this is regression"):
+    with pytest.raises(ArgumentError, match=r"Mixup needs a classification task .* this is regression"):
         FineTuner(net(1), device="cpu").fit((torch.randn(8, 4), torch.randn(8)), callbacks=[Mixup()])
     for alpha, cutmix in ((0.0, 0.0), (-1.0, 1.0)):
         with pytest.raises(ArgumentError, match="not both 0"):

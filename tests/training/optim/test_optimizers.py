@@ -244,7 +244,7 @@ def test_trap_07_a_frozen_parameter_in_the_optimizer_is_an_error() -> None:
 
 
 def test_a_factory_should_return_an_optimizer() -> None:
-    with pytest.raises(ArgumentError, match="should return a torch Optimizer, but returned None"):
+    with pytest.raises(ArgumentError, match="Expected the optimizer factory to return a torch Optimizer, but got None"):
         build_optimizer(*with_stages(linear_layers("a"), ()), lambda groups: None, 1e-3, 0.0)
 
 
