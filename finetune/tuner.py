@@ -660,9 +660,7 @@ class FineTuner:
         """
         checkpoint = schema.read(Path(path))
         built = restore.rebuild(checkpoint) if model is None else model
-        restore.missing_changes(
-            unwrapped(built), checkpoint
-        )  # checked first, so that a failure leaves the model unchanged
+        restore.missing_changes(unwrapped(built), checkpoint)  # raises before anything changes
         kept = {**checkpoint.settings, "preprocessing": checkpoint.preprocessing}
         tuner = cls(built, **{**kept, **settings})
         restore.load_into(tuner.inner, checkpoint)

@@ -175,12 +175,12 @@ def test_models_with_dict_inputs_train_evaluate_and_predict() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda loss: None, "scalar loss tensor or a StepOutput, but the loss is None"),
+        (lambda loss: None, "to return a scalar loss or a StepOutput, but the loss is None"),
         (lambda loss: loss.expand(3), r"shape \[3\]"),
         (lambda loss: loss.detach(), "does not depend on any trainable parameter"),
-        (lambda loss: loss.item(), "scalar loss tensor"),
-        (lambda loss: (loss, loss), "scalar loss tensor"),
-        (lambda loss: {"loss": loss}, "scalar loss tensor"),
+        (lambda loss: loss.item(), "to return a scalar loss or a StepOutput"),
+        (lambda loss: (loss, loss), "to return a scalar loss or a StepOutput"),
+        (lambda loss: {"loss": loss}, "to return a scalar loss or a StepOutput"),
         (lambda loss: StepOutput(loss[None]), r"shape \[1\]"),
     ],
 )

@@ -49,7 +49,7 @@ def test_a_run_of_another_kind_is_an_error_before_anything_changes(
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     before = structure(model)
 
-    with pytest.raises(CheckpointError, match="other metrics" if case == "metrics" else "does not belong"):
+    with pytest.raises(CheckpointError, match="different metrics" if case == "metrics" else "does not belong"):
         other.fit(vectors(), resume_from=tmp_path, progress=False)
 
     assert same(model.state_dict(), weights)

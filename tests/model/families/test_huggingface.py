@@ -235,7 +235,9 @@ def test_without_a_network_the_error_suggests_a_way_out(monkeypatch: pytest.Monk
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # skip a minute of retries
-    with pytest.raises(CheckpointError, match=r"'no/such' is not in the Hugging Face cache.*save_pretrained wrote"):
+    with pytest.raises(
+        CheckpointError, match=r"'no/such' is not in the Hugging Face cache.*pass a folder written by save_pretrained"
+    ):
         catalog.create("hf/no/such")
 
 

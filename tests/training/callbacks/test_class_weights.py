@@ -54,7 +54,7 @@ def test_invalid_class_weights_are_an_error(net, blobs) -> None:
     loader = DataLoader(TensorDataset(*blobs()), 8)
     with pytest.raises(ArgumentError, match="2 weights, but the model has 3 classes"):
         FineTuner(net(), device="cpu").fit(blobs(), callbacks=[ClassWeights([1.0, 2.0])])
-    with pytest.raises(ArgumentError, match="'balanced' or a number"):
+    with pytest.raises(ArgumentError, match="'balanced' or one number per class"):
         ClassWeights("balance")
     with pytest.raises(ArgumentError, match="unknown until it is read"):
         FineTuner(net(), device="cpu").fit(loader, callbacks=[ClassWeights()])

@@ -39,7 +39,7 @@ def test_the_csv_file_holds_the_history(net, blobs, tmp_path) -> None:
 def test_without_tensorboard_the_error_names_the_package_to_install(monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
-    with pytest.raises(ArgumentError, match="needs the package tensorboard: pip install tensorboard"):
+    with pytest.raises(ArgumentError, match="needs the tensorboard package: pip install tensorboard"):
         TensorBoard(tmp_path)
 
 

@@ -70,7 +70,7 @@ def test_trap_43_mixed_images_never_use_cached_features(cache: Any, state_of, sa
 
 
 def test_unsuitable_data_and_arguments_are_an_error(net, blobs) -> None:
-    with pytest.raises(ArgumentError, match="mixes batches of images"):
+    with pytest.raises(ArgumentError, match="expects batches of images"):
         FineTuner(net(), device="cpu").fit(blobs(), callbacks=[Mixup()])
     with pytest.raises(ArgumentError, match=r"Mixup needs a classification task .* this is regression"):
         FineTuner(net(1), device="cpu").fit((torch.randn(8, 4), torch.randn(8)), callbacks=[Mixup()])

@@ -73,7 +73,7 @@ def test_frozen_parameters_need_no_rate_in_a_mapping() -> None:
 
 
 def test_a_trainable_parameter_without_a_rate_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match=r"no rate to 2 trainable parameters, the first 'b\.weight'"):
+    with pytest.raises(ArgumentError, match=r"no rate for 2 trainable parameters, the first is 'b\.weight'"):
         rates(*with_stages(linear_layers("a", "b"), ("b",)), {"a": 1e-3})
 
 
@@ -96,7 +96,7 @@ def test_a_rate_that_is_not_positive_is_an_error(rate: Any, form: Callable[[Any]
 
 
 def test_an_empty_mapping_does_not_mean_the_defaults() -> None:
-    with pytest.raises(ArgumentError, match="no rate to 4 trainable parameters"):
+    with pytest.raises(ArgumentError, match="no rate for 4 trainable parameters"):
         build_optimizer(*with_stages(linear_layers("a", "head"), ("head",)), "adamw", {}, 0.0)
 
 
