@@ -74,7 +74,7 @@ def test_the_checkpoint_holds_the_best_model_and_classifies_an_image(demo: Demo)
     assert tuner.evaluate(rest, batch_size=256)["accuracy"] == pytest.approx(best)
     picture = sorted((folder / "digits" / "target" / "7").glob("*.png"))[-1]
     answer = tuner.classes[int(tuner.predict(picture).argmax())]
-    assert f"is a {answer} (" in said
+    assert f" as {answer} (" in said
 
 
 def test_the_seed_draws_ten_images_per_class_and_leaves_the_rest(demo: Demo) -> None:
