@@ -278,7 +278,7 @@ class Comparison:
         over = f"mean of {self._num_seeds} seeds ± 95 % interval" if self._num_seeds > 1 else "one seed"
         notes = [f"{self.monitor}: on validation data after epoch {self.budget}, {over}"]
         if tests:
-            notes.append(f"p: paired t-test against the best entry, Holm-corrected for {tests} tests")
+            notes.append(f"p: paired t-test against the best entry, Holm-corrected for {tests} test{'s' * (tests > 1)}")
         notes.append("memory: peak; trained: parameters; file: checkpoint size")
         if any(entry.found for entry in self.entries):
             notes.append("*: reused activations cached by earlier runs; use cache=False to compare speed")
