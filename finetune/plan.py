@@ -88,7 +88,7 @@ def make_plan(
             optimizer = build_optimizer(
                 network.module, network.stages(), settings.optimizer, phase.lr, settings.weight_decay
             )
-            rates = planned_rates(optimizer)
+            rates = planned_rates(network.module, network.stages(), settings.optimizer, phase.lr)
             line = describe_phase(network.module, phase, optimizer)
             lines.append(f"{line}, {precision.name} on {precision.device}")
             network = network.with_trainable()

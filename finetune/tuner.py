@@ -160,8 +160,7 @@ class FineTuner:
 
     @model.setter
     def model(self, model: nn.Module) -> None:
-        same = unwrapped(model) is self.inner
-        self._learn(network=replace(self.network, wrapped=model) if same else Network.of(model))
+        self._learn(network=self.network.with_module(model))
 
     @property
     def inner(self) -> nn.Module:
@@ -199,6 +198,10 @@ class FineTuner:
     def history(self) -> History:
         """Training history with one row per epoch."""
         return self._known.history
+
+    @history.setter
+    def history(self, history: History) -> None:
+        self._learn(history=history)
 
     @property
     def task(self) -> Task | None:

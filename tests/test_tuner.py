@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import random
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from finetune import (
     FineTuneError,
     FineTuner,
     HeadError,
+    History,
     NonFiniteError,
     PatternError,
     Phase,
@@ -665,3 +667,24 @@ def test_data_that_the_model_does_not_accept_leaves_the_summary_as_it_was(verb: 
         getattr(tuner, verb)(bad if verb != "predict" else bad[0])
     assert tuner._known is known
     assert str(tuner.summary()) == trained
+
+
+def test_a_copy_in_the_models_place_can_be_rebuilt_from_a_checkpoint(tmp_path: Path) -> None:
+    tuner = FineTuner("squeezenet1_1", weights=None, device="cpu").replace_head(3)
+    tuner.model = copy.deepcopy(tuner.model)
+    path = tuner.save_checkpoint(tmp_path / "model.safetensors")
+    assert FineTuner.load_checkpoint(path).head.out_channels == 3
+
+
+def test_a_model_with_other_layers_is_known_from_scratch() -> None:
+    tuner = make().replace_head(2)
+    tuner.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    assert tuner.head is tuner.model[2]
+
+
+def test_the_history_can_be_replaced() -> None:
+    tuner = make()
+    data = torch.randn(6, 4), torch.arange(6) % 3
+    tuner.fit(data, progress=False)
+    tuner.history = History()
+    assert [row["epoch"] for row in tuner.fit(data, progress=False)] == [1]

@@ -148,6 +148,17 @@ class Network:
         """Return the network with an example of the user's data, which may run even if no guessed input did."""
         return self._knowing(example=example)
 
+    def with_module(self, module: nn.Module) -> Network:
+        """Return the network of another module, which keeps what is known if it has the same layers.
+
+        So a copy, an average of weights or a wrapper can take the model's place, and a checkpoint still tells how to
+        build it.
+        """
+        inner = unwrapped(module)
+        if inner is self.module or _layout(inner) == _layout(self.module):
+            return self._knowing(wrapped=module)
+        return Network.of(module)
+
     def with_head(self, names: tuple[str, ...], change: ModelChange) -> Network:
         """Return the network with its heads replaced."""
         return self._knowing(known_heads=names, changes=(*self.changes, change))
@@ -240,6 +251,11 @@ class Network:
             if accepted_example(self.module, images) is not None:
                 return images
         return accepted_example(self.module)
+
+
+def _layout(module: nn.Module) -> tuple[type, dict[str, torch.Size]]:
+    """Return the class of a module, and the shape of every parameter by name."""
+    return type(module), {name: parameter.shape for name, parameter in module.named_parameters()}
 
 
 def not_accepted(model: str, inputs: Any, error: Exception) -> DataError:

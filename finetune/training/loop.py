@@ -83,7 +83,7 @@ def _fit_epoch(run: Run) -> None:
     run.emit("on_evaluate_begin")
     if run.val is not None:
         meter = Meter(run.metrics, run.task, run.val.device)
-        reseed(run.settings.seed, "evaluate", run.epoch)
+        reseed(run.seed, "evaluate", run.epoch)
         with run.validating():
             values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
         run.row |= {f"val_{name}": value for name, value in values.items()}
@@ -113,7 +113,7 @@ def update(run: Run, window: list[Any]) -> None:
     run.set_rates(run.position.step)
     run.remember_statistics()
     loss = torch.zeros((), device=run.train.device)
-    reseed(run.settings.seed, "step", run.epoch, run.position.window)  # makes every update resumable
+    reseed(run.seed, "step", run.epoch, run.position.window)  # makes every update resumable
     for batch, size in zip(window, sizes, strict=True):
         step = _training_step(run, batch, size)
         whole = torch.promote_types(step.loss.dtype, torch.float32)  # half precision rounds, or overflows if scaled
@@ -123,7 +123,7 @@ def update(run: Run, window: list[Any]) -> None:
         run.meter.update(step, size)
     run.loss = loss
     with run.undone_if_not_finite():
-        stepped = run.precision.step(run.optimizer, loss, run.settings.max_grad_norm)
+        stepped = run.precision.step(run.optimizer, loss, run.max_grad_norm)
     run.position.window += 1
     run.position.step += stepped
 

@@ -97,6 +97,9 @@ class Run:
         metrics: Metrics by name, as templates.
         precision: Number format of the forward pass.
         callbacks: Callbacks in the order of their calls, those that save the run last.
+        accumulation: Batches per optimizer update.
+        max_grad_norm: Norm that gradients are clipped to, or None. A callback may change it.
+        seed: Seed for every random choice in a step.
         notes: Lines for the user to read before training starts.
         plan: Description of each phase in one line.
         cache: Cache of frozen features; None to run the whole model in every step.
@@ -137,12 +140,16 @@ class Run:
     end_phase: bool = False
 
     def __post_init__(self) -> None:
+        self.accumulation = self.settings.gradient_accumulation_steps
+        self.max_grad_norm = self.settings.max_grad_norm
+        self.seed = self.settings.seed
         self.meter = Meter(self.metrics, self.task, self.train.device)
         batches = self.train.steps
         self.steps_per_epoch = None if not batches else -(-batches // self.accumulation)
         # A file must hold the result of every other callback of the same epoch.
         self.callbacks = sorted(self.callbacks, key=lambda callback: getattr(callback, "saves_run", False))
         self._optimizer: Optimizer | None = None
+        self._planned: dict[str, tuple[str, float]] = {}
         self._optimizer_state: Mapping[str, Any] = {}
         self._statistics: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         self._remembered: dict[tuple[torch.dtype, torch.device], Tensor] = {}
@@ -172,9 +179,9 @@ class Run:
         return self.network.num_outputs
 
     @property
-    def accumulation(self) -> int:
-        """Batches per optimizer update."""
-        return self.settings.gradient_accumulation_steps
+    def backend(self) -> str | None:
+        """Backend of `torch.compile`, or None to compile nothing."""
+        return self.settings.backend
 
     @property
     def history(self) -> History:
@@ -224,7 +231,7 @@ class Run:
 
     def planned_rates(self) -> dict[str, tuple[str, float]]:
         """Return each parameter's group name and rate before the schedule, empty before the first phase."""
-        return {} if self._optimizer is None else planned_rates(self._optimizer)
+        return self._planned
 
     def set_rates(self, step: int) -> None:
         """Set the learning rates for update `step` of the phase: each group's own rate times the schedule."""
@@ -275,6 +282,7 @@ class Run:
         self._optimizer = build_optimizer(
             network.module, network.stages(), settings.optimizer, phase.lr, settings.weight_decay
         )
+        self._planned = planned_rates(network.module, network.stages(), settings.optimizer, phase.lr)
         if phase.start_from is not None and self.position.epoch == self.position.window == 0:
             load_weights(self.model, starting_weights(network, phase.start_from, settings.seed), strict=False)
             before = None  # its moments belong to other weights
@@ -308,7 +316,7 @@ class Run:
 
         Earlier compilations are dropped first, because torch stops compiling a module with too many versions.
         """
-        if self.settings.backend is None:
+        if self.backend is None:
             yield
             return
         torch.compiler.reset()
@@ -317,7 +325,7 @@ class Run:
 
     def validating(self) -> AbstractContextManager[Any]:
         """Return the context for validation. Batches served from the cache cannot run in a fully compiled model."""
-        apart = self.settings.backend is None or _overridden(self.train) or not _overridden(self.val)
+        apart = self.backend is None or _overridden(self.train) or not _overridden(self.val)
         return nullcontext() if apart else torch.compiler.set_stance("force_eager")
 
     def emit(self, hook: str) -> None:

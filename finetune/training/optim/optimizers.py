@@ -134,10 +134,14 @@ def parameter_groups(model: nn.Module, stages: Sequence[Stage], lr: Rate, weight
     return list(groups.values())
 
 
-def planned_rates(optimizer: Optimizer) -> dict[str, tuple[str, float]]:
-    """Return the group name and the rate before any schedule, by parameter name."""
-    groups = optimizer.param_groups
-    return {name: (group["name"], group["initial_lr"]) for group in groups for name in group.get("names", ())}
+def planned_rates(
+    model: nn.Module, stages: Sequence[Stage], optimizer: str | OptimizerFactory, lr: Rate | None
+) -> dict[str, tuple[str, float]]:
+    """Return the group name and the rate before any schedule, by parameter name.
+
+    They do not depend on the groups of the optimizer that a factory returns, which may have other names or none.
+    """
+    return rates(model, stages, default_rate(optimizer, model, stages) if lr is None else lr)
 
 
 def decayed(model: nn.Module) -> set[str]:

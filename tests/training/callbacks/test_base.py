@@ -80,3 +80,20 @@ def test_callbacks_combine() -> None:
     assert len(history) == 4
     assert all(torch.isfinite(value).all() for value in tuner.model.state_dict().values())
     assert set(callbacks.__all__) >= {"EMA", "L2SP", "SWA", "ClassWeights", "Mixup"}
+
+
+def test_a_callback_may_change_the_norm_that_gradients_are_clipped_to(net, blobs, state_of, same) -> None:
+    class Clip(Callback):
+        def on_fit_begin(self, run: Any) -> None:
+            assert (run.max_grad_norm, run.accumulation, run.seed, run.backend) == (None, 2, 3, None)
+            run.max_grad_norm = 0.01
+
+    def fitted(norm: float | None, *added: Callback) -> Any:
+        tuner = FineTuner(
+            net(), device="cpu", optimizer="sgd", max_grad_norm=norm, gradient_accumulation_steps=2, seed=3
+        )
+        tuner.fit(blobs(), callbacks=added)
+        return state_of(tuner.model)
+
+    assert same(fitted(None, Clip()), fitted(0.01))
+    assert not same(fitted(None), fitted(0.01))

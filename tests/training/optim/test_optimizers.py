@@ -394,3 +394,18 @@ def test_one_entry_may_step_two_optimizers(net, blobs, state_of, same, monkeypat
 
     assert history[-1]["loss"] < 0.85 * history[0]["loss"]
     assert same(state_of(whole.model), state_of(resumed.model))
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        lambda groups: torch.optim.SGD([p for group in groups for p in group["params"]], lr=0.1),
+        lambda groups: torch.optim.SGD([{key: group[key] for key in ("params", "lr", "names")} for group in groups]),
+    ],
+    ids=["one_group", "no_group_names"],
+)
+def test_groups_without_names_train_and_the_summary_shows_the_rates(net, blobs, factory: Any) -> None:
+    tuner = FineTuner(net(), device="cpu", optimizer=factory)
+    tuner.fit(blobs(), lr=0.25)
+    rates = {rate for row in tuner.summary().rows for _, rate in row.groups}
+    assert rates == {0.25}
