@@ -676,6 +676,20 @@ def test_a_copy_in_the_models_place_can_be_rebuilt_from_a_checkpoint(tmp_path: P
     assert FineTuner.load_checkpoint(path).head.out_channels == 3
 
 
+def test_a_step_may_put_a_teacher_in_the_models_place(tmp_path: Path) -> None:
+    class Distillation(FineTuner):
+        def training_step(self, batch: Any) -> Tensor:
+            student, self.model = self.model, nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+            with torch.no_grad():
+                target = self.predict_step(batch)
+            self.model = student
+            return (self.model(batch[0]) - target).square().mean()
+
+    tuner = Distillation("squeezenet1_1", weights=None, device="cpu").replace_head(3)
+    tuner.fit((torch.rand(4, 3, 32, 32), torch.arange(4) % 3), checkpoint_dir=tmp_path, progress=False)
+    assert FineTuner.load_checkpoint(tmp_path / "last.safetensors").head.out_channels == 3
+
+
 def test_a_model_with_other_layers_is_known_from_scratch() -> None:
     tuner = make().replace_head(2)
     tuner.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))

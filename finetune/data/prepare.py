@@ -97,6 +97,8 @@ def prepare(
     if classes is None and model_classes and source.classes:
         known = tuple(model_classes)
         if source.classes != known and {*source.classes} <= {*known}:
+            if val is not None and not isinstance(val, (bool, float)):
+                open_source(val, classes=source.classes, takes=takes)  # a class that training lacks is an error
             source = open_source(train, classes=known, takes=takes)
     if val is False or (val is None and not source.splits):
         return Prepared(source)

@@ -316,11 +316,12 @@ class Run:
 
         Earlier compilations are dropped first, because torch stops compiling a module with too many versions.
         """
-        if self.backend is None:
+        backend = self.backend
+        if backend is None:
             yield
             return
         torch.compiler.reset()
-        with compiled(self.model, self.settings.backend, _overridden(self.train)):
+        with compiled(self.model, backend, _overridden(self.train)):
             yield
 
     def validating(self) -> AbstractContextManager[Any]:

@@ -68,6 +68,16 @@ def test_classes_of_the_model_keep_their_order(class_folder: MakeFolder) -> None
         prepare(folder, classes=["bee"])
 
 
+def test_validation_data_has_no_class_that_only_the_model_knows(class_folder: MakeFolder) -> None:
+    train, val = class_folder("train", ant=2, bee=2), class_folder("val", ant=1, cat=1)
+
+    with pytest.raises(DataError, match="has the class 'cat'"):
+        prepare(train, val, model_classes=["bee", "cat", "ant"])
+    known = prepare(train, train, model_classes=["bee", "cat", "ant"])
+    assert known.val is not None
+    assert known.val.classes == ("bee", "cat", "ant")
+
+
 def test_validation_data_is_data_a_share_or_none() -> None:
     given = prepare(pair(40), pair(9))
     share = prepare(pair(40), 0.25)
