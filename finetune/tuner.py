@@ -615,9 +615,8 @@ class FineTuner:
             )
             own_precision = Precision(self.settings.precision, self.device)  # with its own gradient scale
             run = self._new_run(plan, batches, None, metrics={}, precision=own_precision)
-            if lr is None:
-                lr = default_rate(self.settings.optimizer, self.inner, self.network.stages())
-            return lr_range_test(run, lr, steps)
+            default = default_rate(self.settings.optimizer, self.inner, self.network.stages())
+            return lr_range_test(run, default if lr is None else lr, steps)
 
     # ------------------------------------------------------------------ verbs on the result
 
@@ -861,13 +860,11 @@ class FineTuner:
 
     def _new_run(self, plan: Plan, train: Batches, val: Batches | None, **options: Any) -> Run:
         assert self.task is not None
-        given = {"precision": self.precision, **options}
+        given: dict[str, Any] = {"phases": plan.phases, "plan": plan.lines, "precision": self.precision, **options}
         return Run(
             tuner=self,
             network=plan.network,
             settings=self.settings,
-            phases=plan.phases,
-            plan=plan.lines,
             train=train,
             val=val,
             task=self.task,
