@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from finetune.errors import ArgumentError, DataError, HeadError
 from finetune.model.channels_last import gains_from_channels_last, same_in_channels_last
@@ -52,7 +51,6 @@ class Network:
         example: Inputs of two samples of the user's data; None before any data has been seen.
         known_heads: Full names of the heads, the main one first; empty if not known yet.
         known_order: Parameters in the order in which the forward pass reads them; empty if not known yet.
-        previous: The network that this one replaced, None if it replaced none with other layers.
     """
 
     wrapped: nn.Module
@@ -63,7 +61,6 @@ class Network:
     example: Any = None
     known_heads: tuple[str, ...] = ()
     known_order: tuple[str, ...] = ()
-    previous: Network | None = None
 
     @classmethod
     def of(
@@ -152,15 +149,15 @@ class Network:
         return self._knowing(example=example)
 
     def with_module(self, module: nn.Module) -> Network:
-        """Return the network of another module, with everything known so far if it has the same layers.
+        """Return the network of a module in the place of this one: a copy, a wrapper, or a teacher for a while.
 
-        So a copy, an average of weights or a wrapper can take the model's place, and a checkpoint still tells how to
-        build it. A model that a step replaces temporarily, e.g. by a teacher, is recognized when it returns.
+        Everything known so far is kept, so that a checkpoint still tells how to build the model by name. Heads are
+        found again if the module has no layers of their names.
         """
-        for known in (self, self.previous):
-            if known is not None and _alike(unwrapped(module), known.module):
-                return known._knowing(wrapped=module)
-        return replace(Network.of(module), previous=self._knowing(previous=None))
+        network = self._knowing(wrapped=module)
+        if {name for name, _ in network.module.named_modules()} >= {*network.known_heads}:
+            return network
+        return replace(network, known_heads=(), known_order=())
 
     def with_head(self, names: tuple[str, ...], change: ModelChange) -> Network:
         """Return the network with its heads replaced."""
@@ -254,17 +251,6 @@ class Network:
             if accepted_example(self.module, images) is not None:
                 return images
         return accepted_example(self.module)
-
-
-def _alike(module: nn.Module, other: nn.Module) -> bool:
-    """Return whether two modules are the same, or of one class with the same names and shapes of parameters."""
-    if module is other or type(module) is not type(other):
-        return module is other
-    return _shapes(module) == _shapes(other)
-
-
-def _shapes(module: nn.Module) -> dict[str, torch.Size | None]:
-    return {name: None if is_lazy(p) else p.shape for name, p in module.named_parameters()}
 
 
 def not_accepted(model: str, inputs: Any, error: Exception) -> DataError:
