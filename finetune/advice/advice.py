@@ -110,9 +110,10 @@ def _reasons(evidence: Evidence, found: Quadrant, confidence: float) -> tuple[st
         gain = "In benchmarks of this quadrant, training more than the head did not improve the accuracy."
     else:
         rates = "" if found.first_share is None else " with larger learning rates below the head"
+        points = round(100 * found.gain)
         gain = (
-            f"In benchmarks of this quadrant, {found.strategy}{rates} was {100 * found.gain:.0f} points more accurate "
-            f"than a linear probe."
+            f"In benchmarks of this quadrant, {found.strategy}{rates} was {points} point{'s' * (points != 1)} more "
+            f"accurate than a linear probe."
         )
     doubt = "" if confidence == found.right else ", but here the spread of the probe reaches a different recommendation"
     hits = f"It came within one point of the best strategy in {100 * found.right:.0f} % of these benchmarks{doubt}."
