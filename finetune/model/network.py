@@ -16,7 +16,7 @@ from finetune.model.channels_last import gains_from_channels_last, same_in_chann
 from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, trainable
 from finetune.model.inspection.forward_graph import reading_order
-from finetune.model.inspection.probing import accepted_example, samples_of_size, undisturbed
+from finetune.model.inspection.probing import accepted_example, samples_of_size, undisturbed, without_autocast
 from finetune.model.outputs import call, check_logits
 from finetune.model.stages import Stage, stages
 from finetune.model.surgery import adapters, heads
@@ -86,7 +86,7 @@ class Network:
         """Full names of the heads, the main one first; empty if the head is ambiguous."""
         if not self.known_heads:
             with suppress(HeadError):
-                return find_head(self.module, self.example)
+                return self._search_heads()
         return self.known_heads
 
     @cached_property
@@ -94,10 +94,11 @@ class Network:
         """Parameter names in the order of the forward pass; empty if it cannot run or the family has its own order."""
         if self.known_order or family_of(self.module).depth(self.module) is not None:
             return self.known_order
-        example = accepted_example(self.module, self.example)
-        with undisturbed(self.module), suppress(Exception):
-            eval_mode(self.module)
-            return tuple(reading_order(self.module, example))
+        with without_autocast():
+            example = accepted_example(self.module, self.example)
+            with undisturbed(self.module), suppress(Exception):
+                eval_mode(self.module)
+                return tuple(reading_order(self.module, example))
         return ()
 
     @property
@@ -119,7 +120,11 @@ class Network:
         Raises:
             HeadError: If the head is ambiguous.
         """
-        return self.heads or find_head(self.module, self.example)
+        return self.heads or self._search_heads()
+
+    def _search_heads(self) -> tuple[str, ...]:
+        with without_autocast():
+            return find_head(self.module, self.example)
 
     def stages(self) -> list[Stage]:
         """Return the stages from the stem to the head, in the order of the forward pass."""

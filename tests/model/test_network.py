@@ -17,7 +17,7 @@ from finetune import ArgumentError, DataError, FineTuner, HeadError
 from finetune.model.freezing import trainable
 from finetune.model.network import Network, is_synchronized, unwrapped
 from finetune.model.surgery.adapters import has_adapters
-from tests.helpers.models import TwoHeads, small_cnn
+from tests.helpers.models import TokenTransformer, TwoHeads, small_cnn
 
 torch.manual_seed(0)
 X, Y = torch.randn(16, 3, 8, 8), torch.arange(16) % 3
@@ -30,6 +30,23 @@ def test_a_network_finds_its_structure_on_first_use() -> None:
     assert network.num_outputs == 5
     assert network.parameter_order[0] == "0.weight"
     assert [stage.name for stage in network.stages()] == ["0", "6"]
+
+
+@pytest.mark.parametrize("make", [small_cnn, TokenTransformer, TwoHeads])
+def test_structure_is_found_within_autocast_too(make: Callable[[], nn.Module]) -> None:
+    plain, other = Network.of(make()), Network.of(make())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert other.heads == other.required_heads() == plain.heads
+        assert other.parameter_order == plain.parameter_order
+    assert plain.heads
+    assert plain.parameter_order
+
+
+def test_half_precision_knows_the_number_of_outputs_before_training() -> None:
+    data = torch.randn(12, 3, 8, 8), torch.arange(12) % 7
+    tuner = FineTuner(small_cnn(), device="cpu", precision="bf16")
+    with pytest.raises(DataError, match="labels are out of range"):
+        tuner.fit(data, progress=False)
 
 
 def test_a_network_that_learns_leaves_the_one_before_as_it_was() -> None:

@@ -6,7 +6,7 @@ Example inputs are guessed from the first layer that states what it reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,16 @@ from finetune.model.outputs import call
 # Side lengths, those most common in published models first. The first that runs is used.
 _SIDES = (224, 32, 64, 28, 128, 256, 299, 384, 16, 8)
 _LENGTHS = (256, 16, 64, 1024, 16000)
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Turn autocast off. Its cache hides the weights that a recorded forward pass reads."""
+    with ExitStack() as contexts:
+        for device in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(device):
+                contexts.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager
