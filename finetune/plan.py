@@ -78,6 +78,7 @@ def make_plan(
     for phase in phases:
         if phase.start_from is not None:
             starting_weights(network, phase.start_from, settings.seed)
+    stages = network.stages()
     lines, trains_all, rates = [], True, {}
     head = _new_head(network)
     head_trains = not head
@@ -85,15 +86,13 @@ def make_plan(
         for phase in phases:
             if phase.train is not None:
                 freezing.train_only(network.module, phase.train)
-            optimizer = build_optimizer(
-                network.module, network.stages(), settings.optimizer, phase.lr, settings.weight_decay
-            )
-            rates = planned_rates(network.module, network.stages(), settings.optimizer, phase.lr)
+            optimizer = build_optimizer(network.module, stages, settings.optimizer, phase.lr, settings.weight_decay)
+            rates = planned_rates(network.module, stages, settings.optimizer, phase.lr)
             line = describe_phase(network.module, phase, optimizer)
             lines.append(f"{line}, {precision.name} on {precision.device}")
             network = network.with_trainable()
             training = freezing.trainable(network.module).keys()
-            trains_all = trains_all and training >= {*network.stages()[0].parameters}
+            trains_all = trains_all and training >= {*stages[0].parameters}
             head_trains = head_trains or any(parameter.requires_grad for parameter in head)
     warn_of_half_weights(freezing.trainable(network.module).values(), stacklevel=4)
     if not head_trains:

@@ -325,7 +325,7 @@ class FineTuner:
         images = self.preprocessing if isinstance(self.preprocessing, Preprocessing) else None
         image = None if images is None else (images.channels, *images.crop_size)
         example = self.network.example_of_size(input_size, image)
-        rates = (self._run and self._run.planned_rates()) or self._known.rates
+        rates = (self._run and self._run.planned_rates) or self._known.rates
         return summarize(self.inner, self.network.stages(), rates, example, depth)
 
     # ------------------------------------------------------------------ verbs on data
@@ -879,7 +879,7 @@ class FineTuner:
             yield
         finally:
             self._run = None
-            self._learn(rates=run.planned_rates() or self._known.rates)
+            self._learn(rates=run.planned_rates or self._known.rates)
             if run.cache is not None:
                 run.cache.close()
 

@@ -100,6 +100,7 @@ class Run:
         accumulation: Batches per optimizer update.
         max_grad_norm: Norm that gradients are clipped to, or None. A callback may change it.
         seed: Seed for every random choice in a step.
+        planned_rates: Group name and rate before the schedule, by parameter name; empty before the first phase.
         notes: Lines for the user to read before training starts.
         plan: Description of each phase in one line.
         cache: Cache of frozen features; None to run the whole model in every step.
@@ -148,8 +149,8 @@ class Run:
         self.steps_per_epoch = None if not batches else -(-batches // self.accumulation)
         # A file must hold the result of every other callback of the same epoch.
         self.callbacks = sorted(self.callbacks, key=lambda callback: getattr(callback, "saves_run", False))
+        self.planned_rates: dict[str, tuple[str, float]] = {}
         self._optimizer: Optimizer | None = None
-        self._planned: dict[str, tuple[str, float]] = {}
         self._optimizer_state: Mapping[str, Any] = {}
         self._statistics: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         self._remembered: dict[tuple[torch.dtype, torch.device], Tensor] = {}
@@ -229,10 +230,6 @@ class Run:
         """Return the current learning rate of every parameter group, by name."""
         return {group.get("name", "all"): group["lr"] for group in self.optimizer.param_groups}
 
-    def planned_rates(self) -> dict[str, tuple[str, float]]:
-        """Return each parameter's group name and rate before the schedule, empty before the first phase."""
-        return self._planned
-
     def set_rates(self, step: int) -> None:
         """Set the learning rates for update `step` of the phase: each group's own rate times the schedule."""
         self.position.tried = step
@@ -277,14 +274,12 @@ class Run:
 
     def begin_phase(self) -> None:
         """Build the optimizer of the phase. Parameters that were already trained keep their moments."""
-        network, settings, phase = self.network, self.settings, self.phase
-        before = self._optimizer
-        self._optimizer = build_optimizer(
-            network.module, network.stages(), settings.optimizer, phase.lr, settings.weight_decay
-        )
-        self._planned = planned_rates(network.module, network.stages(), settings.optimizer, phase.lr)
+        settings, phase = self.settings, self.phase
+        stages, before = self.network.stages(), self._optimizer
+        self._optimizer = build_optimizer(self.model, stages, settings.optimizer, phase.lr, settings.weight_decay)
+        self.planned_rates = planned_rates(self.model, stages, settings.optimizer, phase.lr)
         if phase.start_from is not None and self.position.epoch == self.position.window == 0:
-            load_weights(self.model, starting_weights(network, phase.start_from, settings.seed), strict=False)
+            load_weights(self.model, starting_weights(self.network, phase.start_from, settings.seed), strict=False)
             before = None  # its moments belong to other weights
         self.precision.start()
         self.optimizer.zero_grad(set_to_none=True)  # left by an interrupted update

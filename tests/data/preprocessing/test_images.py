@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 
 import numpy as np
 import pytest
@@ -15,9 +14,7 @@ from torchvision import models
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification, VideoClassification
 
-from finetune.data.preprocessing.augmentations import CropAndFlip
 from finetune.data.preprocessing.images import Preprocessing
-from finetune.data.randomness import seeded
 from finetune.data.sources.image_files import with_channels
 from finetune.errors import ArgumentError
 from tests.helpers.image_files import picture
@@ -118,21 +115,6 @@ def test_other_presets_are_refused() -> None:
         Preprocessing.from_torchvision(torch.nn.Identity())
     video = VideoClassification(crop_size=(112, 112), resize_size=(128, 171))
     assert Preprocessing.from_torchvision(video).resize_size == (128, 171)
-
-
-def test_crop_and_flip_is_bytes_of_the_crop_size_and_random() -> None:
-    preprocessing = Preprocessing(crop_size=(24, 20), resize_size=32)
-    augment = pickle.loads(pickle.dumps(CropAndFlip(preprocessing)))
-    image = picture(8, (60, 50))
-    with seeded(0):
-        first, second = augment(image), augment(image)
-    assert first.shape == (3, 24, 20)
-    assert first.dtype == torch.uint8
-    assert not torch.equal(first, second)
-    with seeded(0):
-        assert torch.equal(augment(image), first)
-    grey = Preprocessing(crop_size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
-    assert CropAndFlip(grey)(image).shape == (1, 8, 8)
 
 
 def test_constants_made_in_inference_mode_can_be_used_in_training() -> None:
