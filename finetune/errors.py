@@ -1,14 +1,19 @@
 """Errors that the package raises on purpose.
 
 Each is a `FineTuneError` and also the matching builtin, so `except ValueError` works without knowing this package.
-A message gives the cause, the expectation and the fix. `nearest` suggests the names that a typo may have meant.
+A message gives the cause, the expectation and the fix. `nearest` suggests the names that a typo may have meant;
+`whole_number` and `number` check every argument that is a number.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
+import operator
 import pickle
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
 
 
 class FineTuneError(Exception):
@@ -97,6 +102,67 @@ class NonFiniteError(FineTuneError, ArithmeticError):
     """
 
     updates_since = 0
+
+
+def whole_number(name: str, value: Any, at_least: int | None = 1) -> int:
+    """Return an argument as an int. NumPy's integers and integer tensors of one element are accepted, as `y.max() + 1`.
+
+    Raises:
+        ArgumentError: If `value` is not a whole number, or below `at_least`.
+
+    Example:
+        >>> whole_number("epochs", 0)
+        Traceback (most recent call last):
+        finetune.errors.ArgumentError: Expected epochs to be a whole number of at least 1, but got 0.
+    """
+    with suppress(TypeError, RuntimeError):
+        whole = operator.index(value)
+        if not _is_flag(value) and (at_least is None or whole >= at_least):
+            return whole
+    bound = "" if at_least is None else f" of at least {at_least}"
+    raise ArgumentError(f"Expected {name} to be a whole number{bound}, but got {value!r}.")
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> float:
+    """Return an argument as a float. Any real number is accepted, NumPy's and tensors of one element too.
+
+    Raises:
+        ArgumentError: If `value` is not a finite number within the bounds.
+
+    Example:
+        >>> number("decay", 1.5, above=0, at_most=1)
+        Traceback (most recent call last):
+        finetune.errors.ArgumentError: Expected decay to be a number above 0 and at most 1, but got 1.5.
+    """
+    if is_number(value) and above < float(value) < below and at_least <= float(value) <= at_most:
+        return float(value)
+    bounds = {"above": above, "at least": at_least, "at most": at_most, "below": below}
+    given = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound))
+    raise ArgumentError(f"Expected {name} to be a number{given and f' {given}'}, but got {value!r}.")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is one real number.
+
+    Example:
+        >>> is_number(0.1), is_number("0.1"), is_number(True)
+        (True, False, False)
+    """
+    with suppress(TypeError, ValueError, RuntimeError):
+        return hasattr(type(value), "__float__") and not _is_flag(value) and isinstance(float(value), float)
+    return False
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> str:

@@ -13,7 +13,7 @@ from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.presets import preprocessing_of
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.randomness import seeded
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, whole_number
 from finetune.model import catalog
 from finetune.model.families import family_of
 from finetune.model.network import unwrapped
@@ -61,6 +61,8 @@ def load_pretrained(
         >>> load_pretrained(nn.Linear(4, 2)).preprocessing is None
         True
     """
+    if in_channels is not None:
+        in_channels = whole_number("in_channels", in_channels)
     loaded, preset = _load(model, weights, seed)
     inner = unwrapped(loaded.model)
     inputs = _preprocessing(inner, preset if preprocessing is None else preprocessing)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from finetune.errors import ArgumentError, nearest
+from finetune.errors import ArgumentError, is_number, nearest, number, whole_number
 from finetune.model.stages import Stage
-from finetune.training.optim.phases import Phase, check_epochs
+from finetune.training.optim.phases import Phase
 from finetune.training.optim.rates import Rate
 
 Strategy = Callable[[Sequence[Stage], int, "Rate | None"], list[Phase]]
@@ -92,7 +92,7 @@ def gradual_unfreezing(stages: Sequence[Stage], epochs: int, lr: Rate | None) ->
         >>> [phase.train for phase in gradual_unfreezing(stages, epochs=3, lr=None)]
         [('head',), ('layer1', 'head'), ('stem', 'layer1', 'head')]
     """
-    check_epochs(epochs)
+    epochs = whole_number("epochs", epochs)
     count = min(epochs, len(stages))
     depths = [1 + (len(stages) - 1) * step // max(1, count - 1) for step in range(count)]
     lengths = [epochs * (step + 1) // count - epochs * step // count for step in range(count)]
@@ -122,8 +122,8 @@ def lp_ft(stages: Sequence[Stage], epochs: int, lr: Rate | None, *, probe: str |
         >>> [(phase.name, phase.epochs, phase.lr) for phase in lp_ft(stages, epochs=6, lr=0.1)]
         [('linear_probe', 2, 0.1), ('finetune', 4, 0.01...)]
     """
-    check_epochs(epochs)
-    small = lr * _LP_FT_FACTOR if isinstance(lr, (int, float)) else lr
+    epochs = whole_number("epochs", epochs)
+    small = number("lr", lr) * _LP_FT_FACTOR if is_number(lr) else lr
     if probe is not None:
         return [Phase("*", epochs, small, name="finetune", start_from=probe)]
     third = max(1, round(epochs / 3))

@@ -30,7 +30,7 @@ from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
 from finetune.data.splitting import split
-from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError
+from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, whole_number
 from finetune.known import Known
 from finetune.model import compiling, freezing
 from finetune.model.channels_last import channels_last
@@ -282,6 +282,7 @@ class FineTuner:
             layer: Full name of the layer to replace, if the head is ambiguous.
 
         Raises:
+            ArgumentError: If `n` is not a whole number of at least 1.
             HeadError: If the head cannot be found or built. The model is unchanged.
 
         Example:
@@ -289,8 +290,7 @@ class FineTuner:
             >>> tuner.head
             Linear(in_features=512, out_features=120, bias=True)
         """
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise HeadError(f"Expected n to be a whole number of at least 1, but got {n!r}.")
+        n = whole_number("n", n)
         adapters.check_changeable(self.inner, HeadError, f"FineTuner(model).replace_head({n})")
         if layer is not None:
             head_search.check_name(self.inner, layer)
@@ -550,6 +550,7 @@ class FineTuner:
         with self._as_before(), generators_of_loader_preserved(train):
             data = self._open_training(train, val)
             check_classes(some_targets(data.train))
+            samples = whole_number("samples", samples)
             self._try_on(data.train)
             validation = None if data.val is None else self._features(data.val, samples // 4, batch_size)
             total = len(data.train) if data.train.indexed else None
@@ -592,8 +593,7 @@ class FineTuner:
             >>> 1e-7 < found.lr < 10
             True
         """
-        if not isinstance(steps, int) or steps < 10:
-            raise ArgumentError(f"Expected steps to be a whole number of at least 10, but got {steps!r}.")
+        steps = whole_number("steps", steps, at_least=10)
         with self._as_before(), generators_of_loader_preserved(train):
             source = self._open_training(train, False).train
             self._try_on(source)

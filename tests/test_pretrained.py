@@ -130,7 +130,7 @@ def test_none_and_three_channels_change_nothing() -> None:
         model = net()
         weight = model[0].weight
         assert FineTuner(model, in_channels=channels, device="cpu").model[0].weight is weight
-    with pytest.raises(ArgumentError, match="a positive integer"):
+    with pytest.raises(ArgumentError, match="a whole number of at least 1"):
         FineTuner(net(), in_channels=0)
 
 

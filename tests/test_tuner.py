@@ -235,14 +235,14 @@ FAILS: dict[str, tuple[type[FineTuneError], str, dict[str, Any]]] = {
     "one class": (DataError, "one class", {"train": (data()[0], torch.zeros(18, dtype=torch.int64))}),
     "not finite": (DataError, "sample 5", {"train": (WITH_NAN, data()[1])}),
     "val labels": (DataError, "out of range", {"val": (data()[0], data()[1] + 3)}),
-    "val share": (ArgumentError, "between 0 and 1", {"val": 1.5}),
+    "val share": (ArgumentError, "above 0 and below 1", {"val": 1.5}),
     "batch size": (ArgumentError, "batch_size", {"batch_size": 0}),
     "epochs": (ArgumentError, "epochs", {"epochs": 0}),
     "schedule": (ArgumentError, "cosine", {"schedule": "cosin"}),
     "strategy": (ArgumentError, "linear_probe", {"strategy": "linear_prob"}),
     "no phases": (ArgumentError, "list of Phase", {"strategy": []}),
     "pattern": (PatternError, "layer1", {"strategy": [Phase("fc"), Phase("layr1")]}),
-    "rate": (ArgumentError, "learning rate", {"lr": -1.0}),
+    "rate": (ArgumentError, "Expected lr to be a number above 0", {"lr": -1.0}),
     "rate pattern": (PatternError, "stem", {"lr": {"*": 1e-3, "stm": 1e-4}}),
     "monitor": (ArgumentError, "no value 'val_los'", {"callbacks": [EarlyStopping("val_los")]}),
     "resume": (CheckpointError, "cannot be read", {"resume_from": "/nowhere.safetensors"}),
@@ -344,9 +344,9 @@ def test_a_model_frozen_by_hand_is_frozen_here() -> None:
         (lambda tuner: tuner.freeze("layr1"), PatternError),
         (lambda tuner: tuner.freeze(["stem", "nothing"]), PatternError),
         (lambda tuner: tuner.unfreeze(["layer1", "nothing"]), PatternError),
-        (lambda tuner: tuner.replace_head(0), HeadError),
-        (lambda tuner: tuner.replace_head(True), HeadError),
-        (lambda tuner: tuner.replace_head(2.0), HeadError),
+        (lambda tuner: tuner.replace_head(0), ArgumentError),
+        (lambda tuner: tuner.replace_head(True), ArgumentError),
+        (lambda tuner: tuner.replace_head(2.0), ArgumentError),
         (lambda tuner: tuner.replace_head(2, layer="stem"), HeadError),
         (lambda tuner: tuner.replace_head(2, layer="fd"), HeadError),
         (lambda tuner: tuner.replace_head(2, head=nn.Linear(9, 2)), HeadError),
@@ -702,3 +702,27 @@ def test_the_history_can_be_replaced() -> None:
     tuner.fit(data, progress=False)
     tuner.history = History()
     assert [row["epoch"] for row in tuner.fit(data, progress=False)] == [1]
+
+
+NUMPY = {
+    "epochs": {"epochs": np.int64(1)},
+    "batch_size": {"batch_size": np.int32(4)},
+    "lr": {"lr": np.float32(1e-3)},
+    "pair of lr": {"lr": (np.float32(1e-4), np.float32(1e-3))},
+    "array of lr": {"lr": np.array([1e-4, 1e-3])},
+    "lr by name": {"lr": {"*": np.float32(1e-3)}},
+    "val": {"val": np.float32(0.25)},
+    "lp_ft": {"strategy": "lp_ft", "epochs": np.int64(2), "lr": np.float32(1e-3)},
+    "patience": {"val": 0.25, "callbacks": [EarlyStopping(patience=np.int64(2))]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", NUMPY.values(), ids=NUMPY)
+def test_numbers_of_numpy_are_numbers(arguments: dict[str, Any], tmp_path: Path) -> None:
+    y = np.arange(12) % 3
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    settings = {"seed": np.int64(1), "gradient_accumulation_steps": np.int64(2), "weight_decay": np.float32(0)}
+    tuner = FineTuner(model, device="cpu", **settings).replace_head(y.max() + 1)
+    tuner.fit((torch.randn(12, 4), y), progress=False, **arguments)
+    loaded = FineTuner.load_checkpoint(tuner.save_checkpoint(tmp_path / "x.safetensors"), model)
+    assert loaded.settings == tuner.settings

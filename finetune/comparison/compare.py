@@ -15,7 +15,7 @@ from finetune.comparison.comparison import Comparison, RunResult
 from finetune.comparison.finished_runs import FinishedRuns
 from finetune.comparison.run_candidate import RunSettings, run_candidate
 from finetune.comparison.splits import splits_by_seed
-from finetune.errors import ArgumentError, nearest
+from finetune.errors import ArgumentError, is_number, nearest, whole_number
 from finetune.training.progress import SeriesProgress
 from finetune.tuner import FineTuner
 
@@ -87,8 +87,7 @@ def compare(
         >>> len(comparison.rows), comparison.monitor
         (4, 'accuracy')
     """
-    if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
-        raise ArgumentError(f"Expected budget to be a positive number of epochs, but got {budget!r}.")
+    budget = whole_number("budget", budget)
     numbers, entries = _seeds(seeds), candidates(models, strategies, budget)
     for_tuner, for_fit = _divided(settings)
     run_settings = RunSettings(budget=budget, monitor=monitor, for_tuner=for_tuner, for_fit=for_fit)
@@ -128,11 +127,10 @@ def _all_failed(rows: list[RunResult]) -> str:
 
 
 def _seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        seeds = range(seeds)
-    listed = tuple(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else ()
-    integers = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in listed)
-    if not listed or not integers or len({*listed}) < len(listed):
+    given: Any = range(whole_number("seeds", seeds)) if is_number(seeds) else seeds
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    listed = tuple(whole_number("each of seeds", seed, at_least=None) for seed in given) if several else ()
+    if not listed or len({*listed}) < len(listed):
         raise ArgumentError(f"Expected seeds to be a positive number or distinct integers, but got {seeds!r}.")
     return listed
 

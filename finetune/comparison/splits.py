@@ -10,7 +10,7 @@ from finetune.comparison.fingerprint import fingerprint_data
 from finetune.data.prepare import VALIDATION_SHARE, Prepared, prepare
 from finetune.data.preprocessing.base import SOUND, TEXT
 from finetune.data.sources.base import Source
-from finetune.errors import ArgumentError, DataError
+from finetune.errors import ArgumentError, DataError, is_number, number
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _split(train: Any, val: Any, fingerprinted: bool) -> Split:
         opened = _opened(train, val)
     if opened.val is None:
         raise ArgumentError("A comparison requires validation data. Pass val, or omit it to hold out a fifth.")
-    fraction = val if isinstance(val, float) else None
+    fraction = number("val", val) if is_number(val) else None
     parts = [fingerprint_data(source) for source in (opened.train, opened.val)] if fingerprinted else None
     return Split(train, val, _num_outputs(opened.train), opened.train.classes, [fraction, parts])
 

@@ -16,6 +16,7 @@ from finetune.data.sources.base import Source
 from finetune.data.sources.folders import find_split
 from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import split
+from finetune.errors import is_number
 
 # Fraction of a folder or table to hold out if no validation data is given.
 VALIDATION_SHARE = 0.2
@@ -97,12 +98,12 @@ def prepare(
     if classes is None and model_classes and source.classes:
         known = tuple(model_classes)
         if source.classes != known and {*source.classes} <= {*known}:
-            if val is not None and not isinstance(val, (bool, float)):
+            if val is not None and val is not False and not is_number(val):
                 open_source(val, classes=source.classes, takes=takes)  # a class that training lacks is an error
             source = open_source(train, classes=known, takes=takes)
     if val is False or (val is None and not source.splits):
         return Prepared(source)
-    if val is None or isinstance(val, float):
+    if val is None or is_number(val):
         return _split(source, VALIDATION_SHARE if val is None else val, seed)
     return Prepared(source, open_source(val, classes=source.classes, takes=takes))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from finetune.data.randomness import seed_of
 from finetune.data.sources.base import Source
-from finetune.errors import ArgumentError, DataError
+from finetune.errors import DataError, number, whole_number
 
 
 def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
@@ -33,8 +33,7 @@ def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source,
         >>> len(train), val.targets.sort().values
         (8, tensor([0, 1]))
     """
-    if not 0 < fraction < 1:
-        raise ArgumentError(f"Expected a fraction between 0 and 1, such as 0.2, but got {fraction}.")
+    fraction = number("the fraction", fraction, above=0, below=1)
     try:
         total = len(source)
     except TypeError as error:
@@ -63,8 +62,7 @@ def few_shot(source: Source, shots: int, seed: int = 0) -> tuple[Source, Source]
         ArgumentError: If `shots` is below 1.
         DataError: If there are no class targets, or a class has no more samples than `shots`.
     """
-    if shots < 1:
-        raise ArgumentError(f"Expected shots to be at least 1, but got {shots}.")
+    shots = whole_number("shots", shots)
     targets = source.targets
     if targets is None or targets.dim() != 1 or targets.is_floating_point():
         raise DataError("Drawing samples per class needs class targets that are known beforehand.")

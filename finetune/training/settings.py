@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from finetune.errors import ArgumentError
+from finetune.errors import number, whole_number
 from finetune.training.metrics import Metrics
 from finetune.training.optim.optimizers import OptimizerFactory
 from finetune.training.tasks import Loss
@@ -46,15 +47,17 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.gradient_accumulation_steps, int) or self.gradient_accumulation_steps < 1:
-            raise ArgumentError(
-                f"Expected gradient_accumulation_steps to be a whole number of at least 1, but got "
-                f"{self.gradient_accumulation_steps!r}."
-            )
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ArgumentError(f"Expected max_grad_norm to be above 0 or None, but got {self.max_grad_norm!r}.")
-        if not self.weight_decay >= 0:
-            raise ArgumentError(f"Expected weight_decay to be 0 or above, but got {self.weight_decay!r}.")
+        clips = self.max_grad_norm not in (None, math.inf)
+        plain = {
+            "gradient_accumulation_steps": whole_number(
+                "gradient_accumulation_steps", self.gradient_accumulation_steps
+            ),
+            "max_grad_norm": number("max_grad_norm", self.max_grad_norm, above=0) if clips else None,
+            "weight_decay": number("weight_decay", self.weight_decay, at_least=0),
+            "seed": whole_number("seed", self.seed, at_least=None),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     @property
     def backend(self) -> str | None:

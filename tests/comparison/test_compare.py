@@ -309,7 +309,7 @@ def test_labels_are_derived_or_given() -> None:
         ({"data": lambda seed: (DATA, VAL)}, "omit val"),
         ({"data": lambda seed: DATA[0], "val": None}, r"return a pair \(train, val\)"),
         ({"val": False}, "requires validation data"),
-        ({"val": 3.0}, "Expected a fraction between 0 and 1, .* but got 3.0"),
+        ({"val": 3.0}, "Expected .* to be a number above 0 and below 1, but got 3.0"),
     ],
 )
 def test_invalid_arguments_raise_before_the_first_run(arguments: dict[str, Any], message: str) -> None:

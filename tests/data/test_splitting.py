@@ -28,7 +28,7 @@ def test_few_shot_draws_n_samples_per_class_reproducibly() -> None:
     [
         (torch.tensor([0, 1, 1]), 1, DataError, "Class 0 has 1 samples"),
         (torch.tensor([0.5, 1.0]), 1, DataError, "needs class targets"),
-        (torch.tensor([0, 1]), 0, ArgumentError, "Expected shots to be at least 1, but got 0"),
+        (torch.tensor([0, 1]), 0, ArgumentError, "Expected shots to be a whole number of at least 1, but got 0"),
     ],
 )
 def test_few_shot_errors(targets: torch.Tensor, shots: int, error: type, message: str) -> None:

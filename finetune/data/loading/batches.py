@@ -20,7 +20,7 @@ from finetune.data.preprocessing.augmentations import Augmentation, CacheableAug
 from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, InputPreprocessing
 from finetune.data.randomness import seed_of, seeded
 from finetune.data.sources.base import Source
-from finetune.errors import ArgumentError, DataError
+from finetune.errors import ArgumentError, DataError, whole_number
 from finetune.nested import pinned, same_values, tensors_of, to_device
 
 _NUM_COMPARED = 8  # samples that `repeats` loads twice
@@ -81,8 +81,9 @@ class Batches:
         keep: bool = False,
         budget: int | None = None,
     ) -> None:
-        _check_arguments(source, batch_size, preprocessing, augment)
-        _check_views(source, views, augment)
+        batch_size = whole_number("batch_size", batch_size)
+        _check_preprocessing(source, preprocessing, augment)
+        views = _checked_views(source, views, augment)
         self.source = source
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -280,11 +281,9 @@ class Batches:
         return self.preprocessing.on_device(batch)
 
 
-def _check_arguments(
-    source: Source, batch_size: int, preprocessing: InputPreprocessing | None, augment: Augmentation | None
+def _check_preprocessing(
+    source: Source, preprocessing: InputPreprocessing | None, augment: Augmentation | None
 ) -> None:
-    if batch_size < 1:
-        raise ArgumentError(f"Expected batch_size to be at least 1, but got {batch_size}.")
     if source.kind is not None and (preprocessing is None or preprocessing.kind != source.kind):
         has = "no preprocessing" if preprocessing is None else f"a preprocessing for {_NOUNS[preprocessing.kind]}"
         raise ArgumentError(
@@ -295,14 +294,11 @@ def _check_arguments(
         raise not_images()
 
 
-def _check_views(source: Source, views: int | None, augment: Augmentation | None) -> None:
+def _checked_views(source: Source, views: int | None, augment: Augmentation | None) -> int | None:
     if views is None:
-        return
-    if not isinstance(views, int) or isinstance(views, bool) or views < 0:
-        raise ArgumentError(
-            f"Expected augment_views to be a number of views per sample of at least 1, or 0 for new views in every "
-            f"epoch, but got {views!r}."
-        )
+        return None
+    views = whole_number("augment_views", views, at_least=0)
     if views and (augment is None or not source.indexed):
         lacks = "its images are not augmented" if source.indexed else "it is read as a stream, without sample numbers"
         raise ArgumentError(f"augment_views={views} needs data with fixed views of each sample, but {lacks}. Omit it.")
+    return views

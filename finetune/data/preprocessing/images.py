@@ -17,7 +17,7 @@ from torch import Tensor
 
 from finetune.data.preprocessing.base import IMAGE, InputPreprocessing
 from finetune.data.sources.image_files import with_channels
-from finetune.errors import ArgumentError, DataError, nearest
+from finetune.errors import ArgumentError, DataError, is_number, nearest, number, whole_number
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -65,20 +65,19 @@ class Preprocessing(InputPreprocessing):
     kind: ClassVar[str] = IMAGE
 
     def __post_init__(self) -> None:
-        for name in ("crop_size", "resize_size", "mean", "std"):
-            value = getattr(self, name)
-            if isinstance(value, list):  # from JSON or a torchvision preset
-                object.__setattr__(self, name, tuple(value))
-        if isinstance(self.crop_size, int):
-            object.__setattr__(self, "crop_size", (self.crop_size, self.crop_size))
+        crop = self.crop_size
+        plain = {
+            "crop_size": _pair("crop_size", (crop, crop) if is_number(crop) else crop),
+            "resize_size": _resized("resize_size", self.resize_size),
+            "channels": whole_number("channels", self.channels),
+            "mean": _numbers("mean", self.mean),
+            "std": _numbers("std", self.std),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
         self._check_fields()
 
     def _check_fields(self) -> None:
-        _check_size("crop_size", self.crop_size)
-        if isinstance(self.resize_size, tuple):
-            _check_size("resize_size", self.resize_size)
-        elif self.resize_size is not None:
-            _check_size("resize_size", (self.resize_size, self.resize_size))
         if self.interpolation not in _INTERPOLATIONS:
             raise ArgumentError(
                 f"Expected interpolation to be one of {', '.join(_INTERPOLATIONS)}, but got {self.interpolation!r}."
@@ -91,7 +90,7 @@ class Preprocessing(InputPreprocessing):
             raise ArgumentError(f"Expected channels to be 3 (RGB) or 1 (grayscale), but got {self.channels!r}.")
         for name in ("mean", "std"):
             value = getattr(self, name)
-            if not isinstance(value, tuple) or len(value) != self.channels:
+            if len(value) != self.channels:
                 raise ArgumentError(
                     f"Expected {name} to have one number per channel, for example {name}="
                     f"{(0.5,) * self.channels}, but got {value!r} for {self.channels} channel(s)."
@@ -263,6 +262,27 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
-def _check_size(name: str, size: Any) -> None:
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ArgumentError(f"Expected {name} to be a positive height and width in whole pixels, but got {size!r}.")
+def _pair(name: str, size: Any) -> tuple[int, ...]:
+    try:
+        height, width = size
+        return whole_number(name, height), whole_number(name, width)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"Expected {name} to be a positive height and width in whole pixels, but got {size!r}."
+        ) from error
+
+
+def _resized(name: str, size: Any) -> tuple[int, ...] | int | None:
+    """Return the height and width, the shorter side, or None, in plain ints."""
+    if size is None:
+        return None
+    return whole_number(name, size) if is_number(size) else _pair(name, size)
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    try:
+        return tuple(number(name, value) for value in values)
+    except TypeError as error:
+        raise ArgumentError(
+            f"Expected {name} to have one number per channel, such as (0.5, 0.5, 0.5), but got {values!r}."
+        ) from error

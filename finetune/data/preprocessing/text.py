@@ -18,7 +18,7 @@ from finetune.data.preprocessing.hf_files import (
     load_pretrained,
     saved_files,
 )
-from finetune.errors import ArgumentError, DataError
+from finetune.errors import ArgumentError, DataError, whole_number
 
 DEFAULT_MAX_LENGTH = 512
 _UNLIMITED = 1_000_000  # tokenizers without a limit report about 1e30
@@ -44,8 +44,7 @@ class TextPreprocessing(InputPreprocessing):
     kind: ClassVar[str] = TEXT
 
     def __post_init__(self) -> None:
-        if self.max_length < 1:
-            raise ArgumentError(f"Expected max_length to be at least 1 token, but got {self.max_length}.")
+        object.__setattr__(self, "max_length", whole_number("max_length", self.max_length))
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any, max_positions: int | None = None) -> TextPreprocessing:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from finetune.errors import ArgumentError
+from finetune.errors import whole_number
 from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, modes_restored, train_mode
 from finetune.model.outputs import call
@@ -108,11 +108,8 @@ def samples_of_size(model: nn.Module, size: Sequence[int], samples: int = 2) -> 
     Raises:
         ArgumentError: If `size` is not a sequence of positive integers.
     """
-    if not all(isinstance(side, int) and side > 0 for side in size):
-        raise ArgumentError(
-            f"Expected the size of one sample as integers of at least 1, such as (3, 224, 224), but got {size!r}."
-        )
-    return _sample(_first_layer(model), (samples, *size))
+    sides = [whole_number("each side of input_size", side) for side in size]
+    return _sample(_first_layer(model), (samples, *sides))
 
 
 def _first_layer(model: nn.Module) -> nn.Module:

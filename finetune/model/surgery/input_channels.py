@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, whole_number
 from finetune.model.freezing import eval_mode
 from finetune.model.inspection.forward_graph import Operation, first_input, record
 from finetune.model.inspection.probing import accepted_example, undisturbed
@@ -59,8 +59,7 @@ def adapt_input(model: nn.Module, in_channels: int, example: Any = None) -> None
         >>> model[0]
         Conv2d(1, 8, kernel_size=(3, 3), stride=(1, 1))
     """
-    if not isinstance(in_channels, int) or isinstance(in_channels, bool) or in_channels < 1:
-        raise ArgumentError(f"Expected in_channels to be a positive integer, but got {in_channels!r}.")
+    in_channels = whole_number("in_channels", in_channels)
     example = accepted_example(model, _stored_example(model) if example is None else example)
     image = next((tensor for tensor in tensors_of(example) if tensor.is_floating_point() and tensor.dim() > 2), None)
     if image is None:

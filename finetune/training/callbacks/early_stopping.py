@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from finetune.errors import number, whole_number
 from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.monitor import check_monitor, monitored
 from finetune.training.run import Run, restore, snapshot
@@ -40,8 +41,8 @@ class EarlyStopping(Callback):
         restore_best: bool = True,
     ) -> None:
         self.monitor = monitor
-        self.patience = patience
-        self.min_delta = min_delta
+        self.patience = whole_number("patience", patience)
+        self.min_delta = number("min_delta", min_delta, at_least=0)
         self.restore_best = restore_best
         self.best, self.waited = math.inf, 0
         self.best_weights: Mapping[str, Any] | None = None

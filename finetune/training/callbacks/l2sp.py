@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.errors import ArgumentError
+from finetune.errors import number
 from finetune.training.callbacks.base import Callback
 from finetune.training.optim.optimizers import decayed, without_decay
 from finetune.training.run import Run
@@ -34,9 +34,7 @@ class L2SP(Callback):
     """
 
     def __init__(self, strength: float = 0.1) -> None:
-        if not strength >= 0:
-            raise ArgumentError(f"Expected strength to be 0 or above, but got {strength!r}.")
-        self.strength = strength
+        self.strength = number("strength", strength, at_least=0)
         self._start: dict[str, Tensor] = {}
         self._groups: list[tuple[dict[str, Any], list[Tensor], list[Tensor], list[Tensor]]] = []
 

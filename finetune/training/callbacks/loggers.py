@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, is_number
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run
 
@@ -130,7 +130,7 @@ class TensorBoard(Logger):
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         for key, value in row.items():
-            if isinstance(value, (int, float)) and key != "epoch":
+            if is_number(value) and key != "epoch":
                 self.writer.add_scalar(key, value, row["epoch"])
         self.writer.flush()
 

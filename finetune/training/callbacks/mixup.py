@@ -8,7 +8,7 @@ from torch import Tensor
 
 from finetune.data.batch import join_batch, split_batch
 from finetune.data.preprocessing.augmentations import mixing
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, number
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run
 from finetune.training.tasks import as_labels, number_of_classes
@@ -37,12 +37,10 @@ class Mixup(Callback):
     """
 
     def __init__(self, alpha: float = 0.2, cutmix: float = 0.0) -> None:
-        if min(alpha, cutmix) < 0 or alpha == cutmix == 0:
-            raise ArgumentError(
-                f"Expected alpha and cutmix to be 0 or above, and not both 0, but got {alpha!r} and {cutmix!r}."
-            )
-        self.alpha = alpha
-        self.cutmix = cutmix
+        self.alpha = number("alpha", alpha, at_least=0)
+        self.cutmix = number("cutmix", cutmix, at_least=0)
+        if self.alpha == self.cutmix == 0:
+            raise ArgumentError("Expected alpha or cutmix to be above 0, but both are 0, which mixes nothing.")
         self._mix: Any = None
 
     def on_fit_begin(self, run: Run) -> None:

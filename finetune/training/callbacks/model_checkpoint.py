@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, whole_number
 from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.monitor import check_monitor, monitored
 from finetune.training.run import Run
@@ -45,8 +45,8 @@ class ModelCheckpoint(Callback):
     ) -> None:
         self.folder = Path(folder)
         self.monitor = monitor
-        self.keep = keep
-        self.every_steps = every_steps
+        self.keep = whole_number("keep", keep, at_least=0)
+        self.every_steps = None if every_steps is None else whole_number("every_steps", every_steps, at_least=0)
         self.best = math.inf
 
     def on_fit_begin(self, run: Run) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from finetune.errors import ArgumentError
+from finetune.errors import number
 from finetune.model.freezing import moving_statistics, trainable
 from finetune.nested import num_samples_of
 from finetune.training.callbacks.base import Callback
@@ -82,10 +82,8 @@ class EMA(_Average):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        if not 0 < decay < 1:
-            raise ArgumentError(f"Expected decay to be between 0 and 1, such as 0.999, but got {decay!r}.")
         super().__init__()
-        self.decay = decay
+        self.decay = number("decay", decay, above=0, below=1)
 
     def on_phase_begin(self, run: Run) -> None:
         super().on_phase_begin(run)
@@ -120,10 +118,8 @@ class SWA(_Average):
     """
 
     def __init__(self, start: float = 0.75) -> None:
-        if not 0 <= start < 1:
-            raise ArgumentError(f"Expected start to be at least 0 and below 1, but got {start!r}.")
         super().__init__()
-        self.start = start
+        self.start = number("start", start, at_least=0, below=1)
 
     @torch.no_grad()
     def on_evaluate_begin(self, run: Run) -> None:

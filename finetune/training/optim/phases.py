@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, whole_number
 from finetune.training.optim.rates import Rate
 from finetune.training.optim.schedules import Schedule
 
@@ -49,21 +49,9 @@ class Phase:
     def __post_init__(self) -> None:
         if self.train is not None and not isinstance(self.train, str):
             object.__setattr__(self, "train", tuple(self.train))
-        check_epochs(self.epochs)
-        if self.lora_rank is not None and (not isinstance(self.lora_rank, int) or self.lora_rank < 1):
-            raise ArgumentError(
-                f"Expected lora_rank to be a whole number of at least 1, or None, but got {self.lora_rank!r}."
-            )
-
-
-def check_epochs(epochs: int) -> None:
-    """Check a number of epochs.
-
-    Raises:
-        ArgumentError: If `epochs` is not a whole number of at least 1.
-    """
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ArgumentError(f"Expected epochs to be a whole number of at least 1, but got {epochs!r}.")
+        object.__setattr__(self, "epochs", whole_number("epochs", self.epochs))
+        if self.lora_rank is not None:
+            object.__setattr__(self, "lora_rank", whole_number("lora_rank", self.lora_rank))
 
 
 def check_phases(phases: Iterable[Phase]) -> list[Phase]:

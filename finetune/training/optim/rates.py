@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, is_number, number
 from finetune.model.freezing import trainable
 from finetune.model.patterns import select
 from finetune.model.stages import Stage, trainable_stages
@@ -58,11 +59,9 @@ class LayerDecay:
     head: float = 1.0
 
     def __post_init__(self) -> None:
-        _checked(self.lr)
-        if not 0 < self.decay <= 1:
-            raise ArgumentError(f"Expected decay to be above 0 and at most 1, but got {self.decay!r}.")
-        if not self.head > 0:
-            raise ArgumentError(f"Expected head to be a multiple above 0, but got {self.head!r}.")
+        object.__setattr__(self, "lr", number("lr", self.lr, above=0))
+        object.__setattr__(self, "decay", number("decay", self.decay, above=0, at_most=1))
+        object.__setattr__(self, "head", number("head", self.head, above=0))
 
     def rate(self, depth: int, stages: int) -> float:
         """Return the rate of the stage at `depth`, counted from 0 at the stem, of `stages` in total.
@@ -111,7 +110,10 @@ def scaled(lr: Rate, factor: float) -> Rate:
         return {pattern: rate * factor for pattern, rate in lr.items()}
     if isinstance(lr, LayerDecay):
         return replace(lr, lr=lr.lr * factor)
-    return lr * factor if isinstance(lr, (int, float)) else (lr[0] * factor, lr[1] * factor)
+    if is_number(lr):
+        return number("lr", lr) * factor
+    first, last = _pair(lr)
+    return first * factor, last * factor
 
 
 def rates(model: nn.Module, stages: Sequence[Stage], lr: Rate) -> dict[str, tuple[str, float]]:
@@ -137,14 +139,9 @@ def rates(model: nn.Module, stages: Sequence[Stage], lr: Rate) -> dict[str, tupl
 
 
 def _spread(training: Sequence[Stage], lr: float | tuple[float, float]) -> dict[str, float]:
-    if isinstance(lr, (int, float)):
-        return {stage.name: _checked(float(lr)) for stage in training}
-    if not isinstance(lr, (tuple, list)) or len(lr) != 2:
-        raise ArgumentError(
-            f"Expected lr to be a number, a pair (first stage, head), a LayerDecay, or a mapping of pattern to "
-            f"number, but got {lr!r}. For more than two rates, use a mapping: lr={{'layer4': 1e-4, 'fc': 1e-3}}."
-        )
-    first, last = (_checked(rate) for rate in lr)
+    if is_number(lr):
+        return {stage.name: number("lr", lr, above=0) for stage in training}
+    first, last = _pair(lr)
     steps = max(1, len(training) - 1)
     shares = [(len(training) - 1 - depth) / steps for depth in range(len(training))]
     return {
@@ -158,7 +155,7 @@ def _rates_by_pattern(model: nn.Module, lr: Mapping[str, float]) -> dict[str, tu
     chosen: dict[str, tuple[str, float]] = {}
     for pattern, rate in lr.items():
         for name in select(model, pattern):
-            chosen[name] = (pattern, _checked(rate))
+            chosen[name] = (pattern, number(f"the rate of {pattern!r}", rate, above=0))
     missing = [name for name in training if name not in chosen]
     if missing:
         raise ArgumentError(
@@ -168,7 +165,11 @@ def _rates_by_pattern(model: nn.Module, lr: Mapping[str, float]) -> dict[str, tu
     return {name: chosen[name] for name in training}
 
 
-def _checked(rate: float) -> float:
-    if not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
-        raise ArgumentError(f"Expected a learning rate above 0, but got {rate!r}.")
-    return float(rate)
+def _pair(lr: Any) -> tuple[float, float]:
+    rates = list(lr) if isinstance(lr, (tuple, list)) or getattr(lr, "shape", ()) == (2,) else []
+    if len(rates) != 2:
+        raise ArgumentError(
+            f"Expected lr to be a number, a pair (first stage, head), a LayerDecay, or a mapping of pattern to "
+            f"number, but got {lr!r}. For more than two rates, use a mapping: lr={{'layer4': 1e-4, 'fc': 1e-3}}."
+        )
+    return number("the first stage's rate", rates[0], above=0), number("the head's rate", rates[1], above=0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from finetune.errors import ArgumentError, nearest
+from finetune.errors import ArgumentError, is_number, nearest
 
 Schedule = Callable[[float], float]
 
@@ -70,7 +70,7 @@ def get_schedule(schedule: str | Schedule) -> Schedule:
     if not callable(schedule):
         raise ArgumentError(f"Expected a schedule's name or a function of progress in [0, 1], but got {schedule!r}.")
     factors = [schedule(progress) for progress in (0.0, 0.5, 1.0)]
-    if not all(isinstance(factor, (int, float)) and math.isfinite(factor) for factor in factors):
+    if not all(is_number(factor) and math.isfinite(factor) for factor in factors):
         raise ArgumentError(
             f"Expected a schedule that maps progress in [0, 1] to a finite factor on the learning rate, but it returns "
             f"{factors} at 0, 0.5 and 1."

@@ -222,7 +222,7 @@ def test_trap_36_a_corrupt_image_is_named_from_any_worker(folder: Path, workers:
 
 def test_arguments_are_checked(folder: Path) -> None:
     arrays = open_source((torch.zeros(5), torch.zeros(5)))
-    with pytest.raises(ArgumentError, match="Expected batch_size to be at least 1, but got 0"):
+    with pytest.raises(ArgumentError, match="Expected batch_size to be a whole number of at least 1, but got 0"):
         Batches(arrays, batch_size=0, shuffle=True)
     with pytest.raises(ArgumentError, match=r"data is images, but the model has no .*=Preprocessing"):
         Batches(open_source(folder), batch_size=1, shuffle=True)

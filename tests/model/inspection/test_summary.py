@@ -311,7 +311,7 @@ def test_a_wrong_size_is_an_error_without_side_effects(size: tuple[int, ...]) ->
 
 @pytest.mark.parametrize("size", [(3, -1, 4), (3, 0, 4), (3, 2.0, 4), "abc"])
 def test_a_malformed_size_is_an_error(size: Any) -> None:
-    with pytest.raises(ArgumentError, match="integers of at least 1"):
+    with pytest.raises(ArgumentError, match="a whole number of at least 1"):
         summary_of(small_cnn(), size=size)
 
 

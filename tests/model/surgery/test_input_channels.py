@@ -260,9 +260,9 @@ def test_a_model_that_normalizes_its_input_no_longer_does() -> None:
         pytest.param(nn.Sequential(nn.BatchNorm2d(3), small_cnn()), 1, r"0 \(BatchNorm2d\) reads", id="a norm first"),
         pytest.param(Patches("mixed"), 1, "mixed before embed", id="mixed"),
         pytest.param(beginning_with(nn.Conv2d(3, 6, 3, groups=3)), 2, "3 groups", id="groups"),
-        pytest.param(small_cnn(), 0, "a positive integer", id="none"),
-        pytest.param(small_cnn(), True, "a positive integer", id="a flag"),
-        pytest.param(small_cnn(), 1.0, "a positive integer", id="a float"),
+        pytest.param(small_cnn(), 0, "a whole number of at least 1", id="none"),
+        pytest.param(small_cnn(), True, "a whole number of at least 1", id="a flag"),
+        pytest.param(small_cnn(), 1.0, "a whole number of at least 1", id="a float"),
     ],
 )
 def test_a_model_that_cannot_be_adapted_is_an_error_and_unchanged(model: nn.Module, channels: Any, why: str) -> None:

@@ -75,5 +75,5 @@ def test_unsuitable_data_and_arguments_are_an_error(net, blobs) -> None:
     with pytest.raises(ArgumentError, match=r"Mixup needs a classification task .* this is regression"):
         FineTuner(net(1), device="cpu").fit((torch.randn(8, 4), torch.randn(8)), callbacks=[Mixup()])
     for alpha, cutmix in ((0.0, 0.0), (-1.0, 1.0)):
-        with pytest.raises(ArgumentError, match="not both 0"):
+        with pytest.raises(ArgumentError, match=r"both are 0|at least 0"):
             Mixup(alpha, cutmix)

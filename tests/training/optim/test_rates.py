@@ -91,7 +91,7 @@ def test_trap_13_sequences_of_any_length_but_two_are_an_error(lr: Any) -> None:
 @pytest.mark.parametrize("rate", [0, 0.0, -1e-3, math.nan, math.inf, "fast"])
 @pytest.mark.parametrize("form", [lambda r: (r, 1e-3), lambda r: (1e-3, r), lambda r: {"*": r}, lambda r: r])
 def test_a_rate_that_is_not_positive_is_an_error(rate: Any, form: Callable[[Any], Any]) -> None:
-    with pytest.raises(ArgumentError, match=r"learning rate above 0|Expected lr to be a number"):
+    with pytest.raises(ArgumentError, match=r"Expected .* to be a number"):
         build_optimizer(*with_stages(linear_layers("a", "head"), ("head",)), "adamw", form(rate), 0.0)
 
 

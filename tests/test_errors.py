@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.errors import ArgumentError, is_number, number, whole_number
+
+
+@pytest.mark.parametrize(
+    "value",
+    [3, np.int64(3), np.uint8(3), np.array(3), np.array([1, 2, 2]).max() + 1, torch.tensor(3), torch.tensor([3])],
+)
+def test_every_kind_of_integer_is_a_whole_number(value: Any) -> None:
+    whole = whole_number("n", value)
+    assert whole == 3
+    assert type(whole) is int
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, np.True_, torch.tensor(True), 3.0, np.float32(3), "3", None, [3], 0, -1, torch.tensor([1, 2]), math.nan],
+)
+def test_anything_else_is_an_error_that_names_the_argument(value: Any) -> None:
+    with pytest.raises(ArgumentError, match="Expected epochs to be a whole number of at least 1, but got"):
+        whole_number("epochs", value)
+
+
+def test_a_seed_may_be_negative() -> None:
+    assert whole_number("seed", -1, at_least=None) == -1
+
+
+@pytest.mark.parametrize(
+    "value", [0.5, np.float32(0.5), np.float64(0.5), np.float16(0.5), torch.tensor(0.5), Fraction(1, 2), np.array(0.5)]
+)
+def test_every_kind_of_real_number_is_a_number(value: Any) -> None:
+    assert number("lr", value, above=0) == 0.5
+    assert type(number("lr", value)) is float
+
+
+@pytest.mark.parametrize(
+    "value", ["0.5", True, np.True_, None, 0, -1, math.nan, math.inf, 1j, [0.5], torch.tensor([0.1, 0.2]), np.ones(2)]
+)
+def test_what_is_no_number_within_the_bounds_is_an_error(value: Any) -> None:
+    with pytest.raises(ArgumentError, match="Expected lr to be a number above 0 and at most 1, but got"):
+        number("lr", value, above=0, at_most=1)
+
+
+def test_text_and_flags_are_no_numbers() -> None:
+    assert [is_number(value) for value in (1, 0.5, math.nan, "1", True, None, [1])] == [True, True, True, *[False] * 4]
