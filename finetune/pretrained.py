@@ -10,12 +10,13 @@ from torch import nn
 
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.images import Preprocessing
-from finetune.data.preprocessing.presets import preprocessing_of
+from finetune.data.preprocessing.presets import built_for, preprocessing_of
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, whole_number
 from finetune.model import catalog
 from finetune.model.families import family_of
+from finetune.model.inspection.probing import accepted_example, samples_of_size
 from finetune.model.network import unwrapped
 from finetune.model.surgery import adapters, input_channels
 from finetune.model.surgery.changes import InputAdaptation, ModelChange
@@ -66,6 +67,8 @@ def load_pretrained(
     loaded, preset = _load(model, weights, seed)
     inner = unwrapped(loaded.model)
     inputs = _preprocessing(inner, preset if preprocessing is None else preprocessing)
+    if preprocessing is None and isinstance(inputs, Preprocessing):
+        inputs = _as_built(inner, inputs)
     if in_channels is None:
         return replace(loaded, preprocessing=inputs)
     return replace(
@@ -99,6 +102,23 @@ def _preprocessing(model: nn.Module, preset: Any) -> InputPreprocessing | None:
     return preprocessing
 
 
+def assumed_preprocessing(model: nn.Module) -> Preprocessing:
+    """Return ImageNet's preprocessing for a model that states none, for images of the size that it was built for."""
+    return built_for(Preprocessing(), *family_of(model).built_for(model))
+
+
+def _as_built(model: nn.Module, published: Preprocessing) -> Preprocessing:
+    """Return a published preprocessing for images of the size that the model was built for, if it takes no other.
+
+    Some are built for a size at which they were pretrained, and published with a smaller one, as DINOv2.
+    """
+    fitted = built_for(published, *family_of(model).built_for(model))
+    if fitted == published:
+        return published
+    images = samples_of_size(model, (published.channels, *published.crop_size))
+    return fitted if accepted_example(model, images) is None else published
+
+
 def _max_positions(model: nn.Module, config: Any) -> int | None:
     """Return the number of tokens that a text model accepts. RoBERTa reserves some positions for padding."""
     positions = getattr(config, "max_position_embeddings", None)
@@ -116,7 +136,7 @@ def _adapt_input(
     adapters.check_changeable(model, ArgumentError, f"FineTuner(model, in_channels={channels})")
     normalization = input_channels.normalization_within(model)
     input_channels.adapt_input(model, channels)
-    images = preprocessing or Preprocessing()
+    images = preprocessing or assumed_preprocessing(model)
     if channels > 1 or not isinstance(images, Preprocessing):
         return preprocessing
     if normalization and images.channels == 3:  # the model no longer replaces ImageNet's normalization

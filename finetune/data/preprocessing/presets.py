@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,31 @@ def preprocessing_from_dict(values: Mapping[str, Any]) -> InputPreprocessing:
     if kind not in _KINDS:
         raise ArgumentError(f"Expected a kind of preprocessing from {', '.join(_KINDS)}, but got {kind!r}.")
     return _KINDS[kind].from_dict(values)
+
+
+def built_for(
+    preprocessing: Preprocessing, channels: int | None = None, size: Sequence[int] | None = None
+) -> Preprocessing:
+    """Return the preprocessing for a model that was built for other images.
+
+    Args:
+        preprocessing: Preprocessing of RGB images.
+        channels: Number of channels that the model was built for; any but 1 keeps them.
+        size: Height and width that the model was built for; None keeps those of the preprocessing.
+
+    Example:
+        >>> built_for(Preprocessing(), size=(64, 64)).resize_size
+        73
+    """
+    if size is not None and len(size) == 2 and tuple(size) != preprocessing.crop_size:
+        scale = [new / old for new, old in zip(size, preprocessing.crop_size, strict=True)]
+        resize = preprocessing.resize_size
+        if isinstance(resize, int):  # the shorter side has to cover both sides of the crop
+            resize = round(resize * max(scale))
+        elif resize is not None:
+            resize = (round(resize[0] * scale[0]), round(resize[1] * scale[1]))
+        preprocessing = replace(preprocessing, crop_size=(size[0], size[1]), resize_size=resize)
+    return preprocessing.grey() if channels == 1 else preprocessing
 
 
 def from_timm(config: Mapping[str, Any]) -> Preprocessing:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from finetune.model.families.input_size import InputSize, stated_input_size
+
 # The thousandth prime, a number of classes that no layer has as its width by chance.
 UNUSUAL_NUM_CLASSES = 7919
 
@@ -71,6 +73,10 @@ class Family:
     def examples(self, model: nn.Module, samples: int) -> list[Any]:
         """Return inputs of `samples` samples that the model accepts, on the CPU, the likeliest first."""
         return []
+
+    def built_for(self, model: nn.Module) -> InputSize:
+        """Return the channels and the size of the images that the model was built for, where it states them."""
+        return stated_input_size(model)
 
     def classes(self, model: nn.Module) -> tuple[str, ...] | None:
         """Return the class names stored in the model, or None."""

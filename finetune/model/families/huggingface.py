@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from finetune.errors import ArgumentError, CheckpointError, HeadError, reason
 from finetune.model.families.family import UNUSUAL_NUM_CLASSES, CatalogModel, Family, resized_layers
+from finetune.model.families.input_size import InputSize, sides
 
 # Our kinds of task -> `config.problem_type`. Binary classification with a single label has none.
 _PROBLEM_TYPES = {
@@ -70,17 +71,26 @@ class HuggingFace(Family):
         """Return the model's main input by its class, if the size of that input is known."""
         config: Any = model.config
         kind = getattr(model, "main_input_name", None)
-        vision = getattr(config, "vision_config", config)
-        side = getattr(vision, "image_size", None) or 224
-        height, width = (side, side) if isinstance(side, int) else tuple(side)[-2:]
+        channels, size = self.built_for(model)
         generator = torch.Generator().manual_seed(0)
         if kind == "pixel_values":
             frames = (config.num_frames,) if hasattr(config, "num_frames") else ()
-            shape = (samples, *frames, getattr(vision, "num_channels", 3), height, width)
+            shape = (samples, *frames, channels or 3, *(size or (224, 224)))
             return [{kind: torch.randn(shape, generator=generator)}]
         if kind == "input_ids":
             return [{kind: _random_tokens(config, samples, generator)}]
         return [{kind: torch.randn((samples, 16_000), generator=generator)}] if kind == "input_values" else []
+
+    def built_for(self, model: nn.Module) -> InputSize:
+        """Return what the config states. Many models take images of other sizes too."""
+        if getattr(model, "main_input_name", None) != "pixel_values":
+            return InputSize()
+        config: Any = model.config
+        vision = getattr(config, "vision_config", config)
+        size = getattr(vision, "image_size", None)
+        if isinstance(size, (list, tuple)):  # of videos too
+            size = size[-2:]
+        return InputSize(getattr(vision, "num_channels", None), sides(size, 2))
 
     def classes(self, model: nn.Module) -> tuple[str, ...] | None:
         return _label_names(model.config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -52,16 +52,21 @@ class Timm(Family):
     def examples(self, model: nn.Module, samples: int) -> list[Any]:
         """Return images of the size the model was built for, then of the size it was pretrained on."""
         size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
-        built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
-        sizes = [size if built_for is None else (size[0], *built_for), size]
         generator = torch.Generator().manual_seed(0)
-        return [torch.randn((samples, *size), generator=generator) for size in sizes]
+        shapes = dict.fromkeys((self._input_size(model, size), tuple(size)))
+        return [torch.randn((samples, *shape), generator=generator) for shape in shapes]
 
     def preset(self, model: nn.Module) -> dict[str, Any] | None:
+        """Return the published data config, but at the size and number of channels that the model was built for."""
         if not getattr(model, "pretrained_cfg", None):
             return None
         config: dict[str, Any] = _library().data.resolve_model_data_config(model)
-        return config
+        return {**config, "input_size": self._input_size(model, config["input_size"])}
+
+    def _input_size(self, model: nn.Module, published: Sequence[int]) -> tuple[int, ...]:
+        channels, size = self.built_for(model)
+        # a stem that first folds pixels into channels, as TResNet's, reads other numbers of channels than the image has
+        return (channels if channels in (1, 3) else published[0], *(size or published[1:]))
 
     def loss_weights(self, model: nn.Module) -> tuple[float, float]:
         """Weigh the class token and the distillation token equally (DeiT, arXiv 2012.12877)."""

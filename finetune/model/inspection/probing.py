@@ -95,10 +95,13 @@ def example_inputs(model: nn.Module, samples: int = 2) -> Iterator[Any]:
     if given is not None:
         yield given
     like = next(model.parameters(), None)
-    for example in family_of(model).examples(model, samples):
+    family = family_of(model)
+    for example in family.examples(model, samples):
         yield tree_map(partial(_placed, like=like), example)
     first = _first_layer(model)
-    for shape in _shapes(first):
+    channels, size = family.built_for(model)
+    stated = [(channels, *size)] if channels is not None and size is not None else []
+    for shape in dict.fromkeys([*stated, *_shapes(first)]):
         yield _sample(first, (samples, *shape))
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from finetune import FineTuner
+from finetune import FineTuner, Preprocessing
 from finetune.errors import ArgumentError, CheckpointError, HeadError
 from finetune.model import catalog
 from finetune.model.families import family_of
@@ -211,3 +212,24 @@ def test_a_module_has_its_own_data_config() -> None:
     tuner = FineTuner(timm.create_model("vit_tiny_patch16_224", depth=1))
     assert tuner.preprocessing.mean == (0.5, 0.5, 0.5)
     assert tuner.preprocessing.crop_size == (224, 224)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "channels", "crop_size"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 64, "depth": 1}, 3, (64, 64)),
+        ("vit_tiny_patch16_224", {"img_size": 64, "depth": 1, "dynamic_img_size": True}, 3, (64, 64)),
+        ("vit_tiny_patch16_224", {"img_size": (64, 32), "depth": 1, "in_chans": 1}, 1, (64, 32)),
+        ("mixer_s32_224", {"img_size": 64}, 3, (64, 64)),
+        ("deit_tiny_distilled_patch16_224", {"img_size": 96, "depth": 1}, 3, (96, 96)),
+        ("resnet10t", {"in_chans": 1}, 1, (176, 176)),
+        ("tresnet_m", {}, 3, (224, 224)),
+    ],
+)
+def test_the_preprocessing_is_of_the_size_that_a_model_was_built_for(
+    name: str, options: dict[str, object], channels: int, crop_size: tuple[int, int]
+) -> None:
+    tuner = FineTuner(timm.create_model(name, num_classes=2, **options), device="cpu")
+    assert isinstance(tuner.preprocessing, Preprocessing)
+    assert (tuner.preprocessing.channels, tuner.preprocessing.crop_size) == (channels, crop_size)
+    assert tuner.predict([Image.new("RGB", (40, 50))]).shape == (1, 2)
