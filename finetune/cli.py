@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -238,9 +238,8 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. This is the entry point of the script `finetune`."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    if not sys.stderr.isatty():  # a terminal shows the progress display instead
-        logging.getLogger("finetune").setLevel(logging.INFO)
+    logging.basicConfig(format="%(message)s", handlers=[_StandardError()])
+    logging.getLogger("finetune").setLevel(logging.INFO)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = app(arguments or ["--help"], standalone_mode=False)
@@ -252,6 +251,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     if code:  # newer versions of typer return 130 for an interrupt instead of raising
         sys.exit(code)
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Handler for standard error as it is now, which rich replaces while it draws a bar there."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 def _most_likely(row: Tensor, classes: Sequence[str] | None, top: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from finetune.checkpoint.schema import Checkpoint
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.model.network import Network
 from finetune.training.history import History
+from finetune.training.progress import describe_head, describe_model, listed
 from finetune.training.settings import Settings
 from finetune.training.tasks import BINARY, CLASSIFICATION, Task, task_of_kind
 
@@ -52,6 +53,18 @@ class Known:
         """Number of classes that labels may refer to, or None if targets are not class indices."""
         kind = None if self.task is None else self.task.kind
         return {CLASSIFICATION: self.network.num_outputs, BINARY: 2}.get(kind or "")
+
+    def describe(self) -> Iterator[str]:
+        """Yield what is known, in words: model, head, task, classes and epochs."""
+        yield describe_model(self.network)
+        if self.network.found_heads:
+            yield f"head {describe_head(self.network)}"
+        if self.task is not None:
+            yield f"{self.task.kind or 'custom'} task"
+        if self.classes is not None:
+            yield f"classes {', '.join(listed(self.classes))}"
+        if self.history:
+            yield f"{len(self.history)} epochs trained"
 
     def to_checkpoint(self, settings: Settings, training: dict[str, Any] | None = None) -> Checkpoint:
         """Return the content of a checkpoint.

@@ -88,8 +88,7 @@ def make_plan(
                 freezing.train_only(network.module, phase.train)
             optimizer = build_optimizer(network.module, stages, settings.optimizer, phase.lr, settings.weight_decay)
             rates = planned_rates(network.module, stages, settings.optimizer, phase.lr)
-            line = describe_phase(network.module, phase, optimizer)
-            lines.append(f"{line}, {precision.name} on {precision.device}")
+            lines.append(describe_phase(network.module, phase, optimizer))
             network = network.with_trainable()
             training = freezing.trainable(network.module).keys()
             trains_all = trains_all and training >= {*stages[0].parameters}

@@ -30,6 +30,8 @@ from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
 from finetune.data.splitting import split
+from finetune.display import html
+from finetune.display.waits import waits_shown
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, whole_number
 from finetune.known import Known
 from finetune.model import compiling, freezing
@@ -145,6 +147,12 @@ class FineTuner:
         freezing.hold_frozen_in_eval(network.module)
         self._known = Known(network, loaded.preprocessing, loaded.classes)
         self._run: Run | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'; '.join(self._known.describe())})"
+
+    def _repr_html_(self) -> str:
+        return html.paragraph(type(self).__name__, *self._known.describe())
 
     # ------------------------------------------------------------------ attributes
 
@@ -384,7 +392,8 @@ class FineTuner:
                 it has a checkpoint.
             skip_corrupt: Whether to leave out images that cannot be decoded, with a warning, instead of
                 raising an error.
-            progress: Whether to show the plan and the progress in a terminal. Elsewhere they are logged.
+            progress: Whether to show what was decided, and a line per epoch, with a bar in a terminal. Both are
+                logged in any case.
 
         Returns:
             The history, one row per epoch, including earlier calls of `fit`.
@@ -401,7 +410,7 @@ class FineTuner:
             >>> tuner.classes
             ('beagle', 'husky', 'pug')
         """
-        with self._undone_on_error() as on_error:
+        with waits_shown(progress), self._undone_on_error() as on_error:
             saved = find_run(resume_from, checkpoint_dir)
             data = self._open_training(train, val)
             self._try_on(data.train, trains=True)
@@ -447,9 +456,10 @@ class FineTuner:
                 self._learn(classes=classes, classes_from_data=True)
             if saved is not None:
                 self._resume(run, saved)
+            hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
         self.network.tell_task(task.kind, classes)
-        hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
-        with self._under_way(run), self._memory_format(train_batches.source, trains_all=plan.trains_all):
+        formatted = self._memory_format(train_batches.source, trains_all=plan.trains_all)
+        with waits_shown(False), self._under_way(run), formatted:
             loop.fit(run)
         return self.history
 
@@ -471,7 +481,7 @@ class FineTuner:
             >>> list(tuner.evaluate((torch.randn(12, 4), torch.arange(12) % 3)))
             ['loss', 'accuracy']
         """
-        with self._undone_on_error():
+        with waits_shown(), self._undone_on_error():
             source = self._open(data, classes=self.classes)
             self._try_once(source)
             task = self.task or self._learn_task(source)
@@ -504,7 +514,7 @@ class FineTuner:
             >>> tuner.predict(["dog.png", "dog.png"]).shape
             torch.Size([2, 1000])
         """
-        with self._undone_on_error():
+        with waits_shown(), self._undone_on_error():
             source = self._open(data, labeled=False)
             self._try_once(source)
             batches = self._pipeline.batches(self._pipeline.audited(source, "prediction"), batch_size)
@@ -547,7 +557,7 @@ class FineTuner:
             >>> advice.strategy in ("lp_ft", "last_stage")
             True
         """
-        with self._as_before(), generators_of_loader_preserved(train):
+        with waits_shown(), self._as_before(), generators_of_loader_preserved(train):
             data = self._open_training(train, val)
             check_classes(some_targets(data.train))
             samples = whole_number("samples", samples)
@@ -594,7 +604,7 @@ class FineTuner:
             True
         """
         steps = whole_number("steps", steps, at_least=10)
-        with self._as_before(), generators_of_loader_preserved(train):
+        with waits_shown(), self._as_before(), generators_of_loader_preserved(train):
             source = self._open_training(train, False).train
             self._try_on(source)
             plan = make_plan(
@@ -818,7 +828,7 @@ class FineTuner:
         layers = [stage.name for stage in self.network.stages()[:-1] if stage.name and stage.name in modules]
         batches = self._pipeline.batches(self._pipeline.audited(part, "training"), batch_size)
         with self._passes(part):
-            passes = loop.outputs(self.predict_step, self.inner, batches, self.precision)
+            passes = loop.outputs(self.predict_step, self.inner, batches, self.precision, "Measuring")
             return collect(self.inner, layers, self.network.required_heads()[0], passes, samples)
 
     # ------------------------------------------------------------------ passes over data

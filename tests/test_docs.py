@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import logging
 import pkgutil
 import re
 import runpy
@@ -143,9 +144,11 @@ def reader(tmp_path: Path, torch_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setattr(socket, "getaddrinfo", _offline)
     matplotlib.use("agg")
+    logging.getLogger("finetune").setLevel(logging.WARNING)  # the examples show results, not the lines of each run
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield tmp_path
+    logging.getLogger("finetune").setLevel(logging.NOTSET)
     pyplot.close("all")
 
 

@@ -53,7 +53,7 @@ def test_a_strategy_becomes_phases_with_rates_and_a_line_each(strategy: Any) -> 
     assert [(phase.name, phase.epochs) for phase in made.phases] == [("linear_probe", 1), ("finetune", 2)]
     assert [phase.lr for phase in made.phases] == [1e-2, pytest.approx(1e-3)]
     assert [line.split(":")[0] for line in made.lines] == ["linear_probe", "finetune"]
-    assert all(line.endswith("fp32 on cpu") for line in made.lines)
+    assert all("trainin" in line and "lr " in line for line in made.lines)
     assert made.rates.keys() == dict(model.named_parameters()).keys()
 
 

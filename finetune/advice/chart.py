@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from finetune.advice.evidence import Evidence
+from finetune.display.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,9 +74,7 @@ def quadrant(samples_per_class: float, nearness: float) -> Quadrant:
 
 def draw(evidence: Evidence, title: str) -> Figure:
     """Draw the chart with the data as a point, and the spread of its probe as an error bar."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    figure = new_figure(6, 4.5)
     axes = figure.subplots()
     axes.axvline(NEAR, color="gray", linewidth=1)
     axes.axhline(MUCH, color="gray", linewidth=1)

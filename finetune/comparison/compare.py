@@ -15,6 +15,7 @@ from finetune.comparison.comparison import Comparison, RunResult
 from finetune.comparison.finished_runs import FinishedRuns
 from finetune.comparison.run_candidate import RunSettings, run_candidate
 from finetune.comparison.splits import splits_by_seed
+from finetune.display.waits import waits_shown
 from finetune.errors import ArgumentError, is_number, nearest, whole_number
 from finetune.training.progress import SeriesProgress
 from finetune.tuner import FineTuner
@@ -66,7 +67,7 @@ def compare(
         folder: Folder for the results of finished runs. The same call, or one with more seeds, models or
             strategies, reuses them and retries failed runs. A run is recognized by everything that determines its
             result: data, model, strategy, seed, budget, settings and package versions. None keeps no results.
-        progress: Whether to show the progress on a terminal. It is logged in any case.
+        progress: Whether to show the progress: a bar on a terminal, and a line per run. It is logged in any case.
         settings: Keyword arguments of `FineTuner` and `fit` for all runs, such as `lr`, `batch_size`, `weights` or
             `augment`.
 
@@ -93,7 +94,8 @@ def compare(
     run_settings = RunSettings(budget=budget, monitor=monitor, for_tuner=for_tuner, for_fit=for_fit)
     folder = None if folder is None else Path(folder).expanduser()
     finished = FinishedRuns(folder, {} if folder is None else run_settings.fingerprint())
-    splits = splits_by_seed(data, val, numbers, fingerprinted=folder is not None)
+    with waits_shown(progress):
+        splits = splits_by_seed(data, val, numbers, fingerprinted=folder is not None)
     rows: list[RunResult] = []
     with (
         _cache(cache, folder) as shared_cache,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from finetune.caching.planner import format_bytes
 from finetune.comparison.statistics import half_width, holm, paired_p_value
+from finetune.display import html
+from finetune.display.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,12 +166,8 @@ class Comparison:
             | lp_ft | 0.900 | best | 0 | 0.0 | - | 0 | 0 B |
             ...
         """
-        columns = self._columns()
-        if self._several_models:
-            columns = {"model": lambda entry: entry.model, **columns}
-        lines = [[*columns], *([cell(entry) for cell in columns.values()] for entry in self.entries)]
-        words = list(columns).index(self.monitor)  # the columns before it are text, the others numbers
-        lines.insert(1, ["---"] * words + ["---:"] * (len(columns) - words))
+        lines, words = self._lines()
+        lines.insert(1, ["---"] * words + ["---:"] * (len(lines[0]) - words))
         table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
         return f"{table}\n\n" + "\n".join(f"- {note}" for note in self._notes()) + "\n"
 
@@ -196,6 +194,10 @@ class Comparison:
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        (header, *rows), words = self._lines()
+        return html.table(header, rows, text=words) + html.paragraph(*self._notes())
+
     def plot(self, path: str | Path | None = None) -> Figure:
         """Plot the compared metric, with a dot per run and the mean with its interval, next to the throughput.
 
@@ -210,10 +212,8 @@ class Comparison:
             >>> [axes.get_title() for axes in figure.axes]
             ['validation accuracy', 'training images per second']
         """
-        from matplotlib.figure import Figure
-
         names = [self._name(entry).replace(", ", "\n", 1) for entry in self.entries]
-        figure = Figure(figsize=(9, 1.6 + 0.5 * len(names)), layout="constrained")
+        figure = new_figure(9, 1.6 + 0.5 * len(names))
         compared, speed = figure.subplots(1, 2, sharey=True)
         for place, entry in enumerate(self.entries):
             color = "tab:orange" if entry is self.best else "tab:blue"
@@ -271,6 +271,14 @@ class Comparison:
         if all(len(entry.values) == self._num_seeds for entry in self.entries):
             del columns["seeds"]
         return columns
+
+    def _lines(self) -> tuple[list[list[str]], int]:
+        """Return the header and the cells of every entry, and how many of the columns are text, which come first."""
+        columns = self._columns()
+        if self._several_models:
+            columns = {"model": lambda entry: entry.model, **columns}
+        lines = [[*columns], *([cell(entry) for cell in columns.values()] for entry in self.entries)]
+        return lines, list(columns).index(self.monitor)
 
     def _notes(self) -> list[str]:
         """Return the notes below the table, one line each."""

@@ -16,6 +16,7 @@ from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.randomness import seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import stacked_targets
+from finetune.display.waits import announced
 from finetune.errors import DataError
 
 _MAX_INSPECTED = 2_000
@@ -63,7 +64,7 @@ class Audit:
         indices = np.linspace(0, len(source) - 1, min(len(source), limit)).round().astype(int).tolist()
         first: Any = None
         targets: list[Any] = []
-        for index in indices:
+        for index in announced(indices, f"Checking the {self.role} data", len(indices)):
             with seeded("audit", index):
                 item = source[index]
             first = item if first is None else first

@@ -245,12 +245,12 @@ class Network:
             image: [C, H, W] that the preprocessing produces, or None.
 
         Returns:
-            The inputs, or None if the model accepts none of the guesses.
+            The inputs, or None if the model accepts neither the data nor a guess.
         """
         if size is not None:
             return samples_of_size(self.module, tuple(size))
         if self.example is not None:
-            return self.example
+            return accepted_example(self.module, self.example)  # a custom step may pass the model other inputs
         if image is not None:
             images = samples_of_size(self.module, image)
             if accepted_example(self.module, images) is not None:

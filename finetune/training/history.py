@@ -6,6 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from finetune.display import html
+from finetune.display.figures import new_figure
+from finetune.display.numbers import Values, fixed
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -16,7 +20,7 @@ BOOKKEEPING = ("epoch", "phase", "lr", "seconds", "samples_per_second")
 
 
 class History(Sequence[HistoryRow]):
-    """Sequence of rows, one per epoch.
+    """Sequence of rows, one per epoch. `print` shows a table.
 
     The keys of a row are `epoch` (from 1), `phase`, `loss` and the training metrics, `val_loss` and the validation
     metrics if there is validation data, `lr` (learning rate by parameter group at the epoch's last update), and
@@ -38,7 +42,7 @@ class History(Sequence[HistoryRow]):
     """
 
     def __init__(self, rows: Iterable[HistoryRow] = ()) -> None:
-        self._rows = list(rows)
+        self._rows: list[HistoryRow] = [row if isinstance(row, Values) else Values(row) for row in rows]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -53,6 +57,15 @@ class History(Sequence[HistoryRow]):
     def __repr__(self) -> str:
         return f"History({len(self)} epochs)"
 
+    def __str__(self) -> str:
+        names, lines = self._table()
+        widths = [max(map(len, column)) for column in zip(names, *lines, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, line, widths)) for line in (names, *lines))
+
+    def _repr_html_(self) -> str:
+        names, lines = self._table()
+        return html.table(names, lines, text=0)
+
     def append(self, row: HistoryRow) -> None:
         """Add the row of an epoch.
 
@@ -62,7 +75,7 @@ class History(Sequence[HistoryRow]):
             >>> history[-1]["loss"]
             0.5
         """
-        self._rows.append(row)
+        self._rows.append(row if isinstance(row, Values) else Values(row))
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Plot losses and metrics by epoch, with training and validation in the same axes.
@@ -77,10 +90,8 @@ class History(Sequence[HistoryRow]):
             >>> history = History([{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.5}])
             >>> figure = history.plot("history.png")
         """
-        from matplotlib.figure import Figure
-
         names = self._plotted()
-        figure = Figure(figsize=(4.5 * max(1, len(names)), 3.5), layout="constrained")
+        figure = new_figure(4.5 * max(1, len(names)), 3.5)
         for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=False):
             for key, label in ((name, "training"), (f"val_{name}", "validation")):
                 points = [(row["epoch"], row[key]) for row in self._rows if key in row]
@@ -92,6 +103,13 @@ class History(Sequence[HistoryRow]):
         if path is not None:
             figure.savefig(path, dpi=120)
         return figure
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the header and the cells of the table, without rates, times and speeds."""
+        phases = ["phase"] if len({row.get("phase") for row in self._rows}) > 1 else []
+        values = dict.fromkeys(key for row in self._rows for key in row if key not in BOOKKEEPING)
+        names = ["epoch", *phases, *values]
+        return names, [[fixed(row.get(name, "")) for name in names] for row in self._rows]
 
     def _plotted(self) -> list[str]:
         names = (key.removeprefix("val_") for row in self._rows for key in row if key not in BOOKKEEPING)

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 from finetune.data.loading.batches import Batches
 from finetune.data.randomness import preserved, reseed
+from finetune.display.numbers import Values
+from finetune.display.waits import announced
 from finetune.errors import ArgumentError, DataError
 from finetune.model.freezing import eval_mode, modes_restored, single_sample, train_mode, train_only
 from finetune.nested import num_samples_of
@@ -79,7 +81,7 @@ def _fit_epoch(run: Run) -> None:
     run.check_finite()
     training = run.meter.compute()  # waits for the device, so the time below covers all updates
     seconds = time.perf_counter() - begun
-    run.row = {"epoch": run.epoch + 1, "phase": run.phase.name, **training}
+    run.row = Values({"epoch": run.epoch + 1, "phase": run.phase.name, **training})
     run.emit("on_evaluate_begin")
     if run.val is not None:
         meter = Meter(run.metrics, run.task, run.val.device)
@@ -136,23 +138,27 @@ def evaluate(
     precision: Precision,
 ) -> dict[str, float]:
     """Return the loss and the metrics over all batches, with each sample counted once."""
-    for batch, output in outputs(step, model, batches, precision):
+    for batch, output in outputs(step, model, batches, precision, "Evaluating"):
         meter.update(as_step_output(output, step), num_samples_of(batch))
-    return meter.compute()
+    return Values(meter.compute())
 
 
 def predict(step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision) -> list[Any]:
     """Return the output of `step` for every batch, in order."""
-    return [output for _, output in outputs(step, model, batches, precision)]
+    return [output for _, output in outputs(step, model, batches, precision, "Predicting")]
 
 
 def outputs(
-    step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision
+    step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision, what: str
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield every batch with its output of `step`, computed in eval mode. Modes are restored on exit."""
+    """Yield every batch with its output of `step`, computed in eval mode. Modes are restored on exit.
+
+    Args:
+        what: Word for the pass in the progress display.
+    """
     with modes_restored(model):
         eval_mode(model)
-        for batch in batches.epoch(0):
+        for batch in announced(batches.epoch(0), f"{what} batches", batches.steps):
             with torch.no_grad(), precision.autocast(), batches.serving(batch):
                 output = step(batch)
             yield batch, output

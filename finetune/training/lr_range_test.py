@@ -18,6 +18,8 @@ from torch import nn
 
 from finetune.data.loading.batches import Batches
 from finetune.data.randomness import preserved
+from finetune.display.figures import new_figure
+from finetune.display.waits import announced
 from finetune.errors import ArgumentError, NonFiniteError
 from finetune.model.freezing import modes_restored, train_mode
 from finetune.training.loop import update, windows
@@ -72,9 +74,7 @@ class RateSuggestion:
             >>> suggestion = RateSuggestion(1e-3, rates=(1e-4, 1e-3, 1e-2), losses=(2.0, 1.0, 0.9), suggested=1e-3)
             >>> figure = suggestion.plot("rates.png")
         """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(5, 3.5), layout="constrained")
+        figure = new_figure(5, 3.5)
         axes = figure.subplots()
         axes.plot(self.rates, self.losses, color="lightgrey", label="loss")
         axes.plot(self.rates, _smoothed(np.array(self.losses)), label="smoothed")
@@ -113,7 +113,8 @@ def lr_range_test(run: Run, lr: Rate, steps: int) -> RateSuggestion:
         for group in run.optimizer.param_groups:
             group["initial_lr"] *= _HIGHEST / own
         train_mode(run.model)
-        for window in islice(windows(_endless(run.train), run.accumulation), steps):
+        updates = islice(windows(_endless(run.train), run.accumulation), steps)
+        for window in announced(updates, "Trying learning rates", steps):
             run.meter.reset()
             try:
                 update(run, window)

@@ -21,7 +21,7 @@ def test_a_history_is_a_sequence_of_rows() -> None:
 
     assert len(history) == 3
     assert list(history) == ROWS
-    assert history[-1] is ROWS[-1]
+    assert history[-1] == ROWS[-1]
     assert history[1:] == ROWS[1:]
     assert ROWS[0] in history
     assert history.index(ROWS[1]) == 1
@@ -30,6 +30,26 @@ def test_a_history_is_a_sequence_of_rows() -> None:
     assert not History()
     with pytest.raises(IndexError):
         history[3]
+
+
+def test_a_history_prints_a_table_of_losses_and_metrics() -> None:
+    lines = str(History(ROWS)).splitlines()
+
+    assert lines[0].split() == ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "val_only"]
+    assert lines[1].split() == ["1", "a", "2.0000", "0.5000"]
+    assert lines[3].split() == ["3", "b", "0.5000", "0.9000", "1.2500", "0.7000", "3.0000"]
+    assert len({*map(len, lines)}) == 1
+    assert History(ROWS)._repr_html_().count("<tr>") == 4
+    assert str(History()) == "epoch"
+
+
+def test_rows_are_rounded_where_they_are_printed() -> None:
+    history = History([{"epoch": 1, "phase": "fit", "loss": 0.123456, "accuracy": 0.44999998807907104}])
+    history.append({"epoch": 2, "loss": 0.44999998807907104})
+
+    assert repr(history[0]) == "{'epoch': 1, 'phase': 'fit', 'loss': 0.1235, 'accuracy': 0.45}"
+    assert history[0]["accuracy"] == 0.44999998807907104
+    assert repr(history[1:]) == "[{'epoch': 2, 'loss': 0.45}]"
 
 
 def test_append_does_not_change_the_list_it_was_made_from() -> None:

@@ -23,6 +23,11 @@ def terminal() -> Console:
     return Console(file=io.StringIO(), force_terminal=True, width=300, color_system=None)
 
 
+def drawn_on(console: Console) -> dict[str, Any]:
+    """Return arguments of `fit` that draw the progress on a console, and only there."""
+    return {"progress": False, "callbacks": [ProgressBar(console)]}
+
+
 def text_of(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -32,15 +37,18 @@ def test_a_terminal_shows_the_plan_and_a_line_per_epoch(net, blobs, terminal) ->
     tuner = FineTuner(net(), device="cpu")
     phases = [Phase("6", 1, 1e-3, name="probe"), Phase("*", 2, (1e-4, 1e-3), name="all")]
 
-    history = tuner.fit(blobs(), blobs(9), strategy=phases, batch_size=8, callbacks=[ProgressBar(terminal)])
+    history = tuner.fit(blobs(), blobs(9), strategy=phases, batch_size=8, **drawn_on(terminal))
 
     shown = text_of(terminal)
-    norms = ["1 of 1 norm layers frozen", "0 of 1 norm layers frozen"]
-    assert shown.splitlines()[:4] == [
-        "Plan: 2 phases, 3 epochs",
-        f"probe: 1 epoch, training 6 (21 of 131 parameters), lr 0.001, {norms[0]}, fp32 on cpu",
-        f"all: 2 epochs, training 0 to 6 (all 131 parameters), lr 0.0001 (0), 0.00032 (4), 0.001 (6), {norms[1]}, "
-        f"fp32 on cpu",
+    assert [line.rstrip() for line in shown.splitlines()[:9]] == [
+        "Model     Sequential, 131 parameters, fp32 on cpu",
+        "Head      6: Linear(6, 3)",
+        "Task      classification, cross entropy",
+        "Data      24 samples for training, 9 samples for validation",
+        "Phases    probe: 1 epoch, training 6 (21 of 131 parameters), lr 0.001, 1 of 1 norm layers frozen",
+        "          all: 2 epochs, training 0 to 6 (all 131 parameters), lr 0.0001 (0), 0.00032 (4), 0.001 (6), 0 of 1",
+        "          norm layers frozen",
+        "cache: off, because no sample is seen twice",
         "Phase 1 of 2: probe",
     ]
     assert "Phase 2 of 2: all" in shown
@@ -50,10 +58,21 @@ def test_a_terminal_shows_the_plan_and_a_line_per_epoch(net, blobs, terminal) ->
     assert "samples/s" in shown
 
 
-def test_notes_come_first(net, blobs, terminal) -> None:
-    FineTuner(net(), device="cpu").fit(blobs(30), 0.2, callbacks=[ProgressBar(terminal)])
+def test_the_overview_says_what_was_decided(class_folder, blobs, terminal) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    model.append(torch.nn.Linear(4, 1000))
+    data = class_folder(**{f"{k:02}": 5 for k in range(12)})
+    tuner = FineTuner(model, device="cpu", preprocessing={"crop_size": 8}).replace_head(12)
 
-    assert text_of(terminal).startswith("No validation data was given: 6 of 30 samples were held out")
+    tuner.fit(data, **drawn_on(terminal))
+
+    lines = [line.rstrip() for line in text_of(terminal).splitlines()]
+    assert lines[:2] == ["Model     Sequential, 172 parameters, fp32 on cpu", "Head      3: Linear(4, 12), replaced"]
+    assert lines[3:5] == [
+        "Classes   00, 01, 02, 03, 04, 05, 06, 07, 08, ... (12 in all), 11",
+        "Data      48 samples for training, 12 samples for validation",
+    ]
+    assert lines[5].startswith("          No validation data was given: 12 of 60 samples were held out")
 
 
 def test_the_bar_counts_the_updates(net, blobs, terminal) -> None:
@@ -66,7 +85,7 @@ def test_the_bar_counts_the_updates(net, blobs, terminal) -> None:
             self.seen = [*getattr(self, "seen", []), (task.description, task.completed, task.total)]
 
     bar, look = ProgressBar(terminal, interval=-1.0), Look()
-    FineTuner(net(), device="cpu").fit(blobs(), epochs=2, batch_size=8, callbacks=[bar, look])
+    FineTuner(net(), device="cpu").fit(blobs(), epochs=2, batch_size=8, progress=False, callbacks=[bar, look])
 
     assert look.seen == [(f"epoch {epoch}/2", done, 3) for epoch in (1, 2) for done in (1, 2, 3)]
     assert bar._bar is None
@@ -88,7 +107,7 @@ def test_the_bar_of_a_resumed_epoch_starts_at_its_update(net, blobs, terminal, t
     bar, look = ProgressBar(terminal), Look()
     resume = tmp_path / "two.safetensors"
 
-    FineTuner(net(), device="cpu").fit(blobs(), batch_size=8, callbacks=[bar, look], resume_from=resume)
+    FineTuner(net(), device="cpu").fit(blobs(), batch_size=8, progress=False, callbacks=[bar, look], resume_from=resume)
 
     assert look.completed == 2
 
@@ -100,31 +119,37 @@ def test_an_error_removes_the_bar(net, blobs, terminal) -> None:
 
     bar = ProgressBar(terminal)
     with pytest.raises(KeyError):
-        FineTuner(net(), device="cpu").fit(blobs(), callbacks=[bar, Broken()])
+        FineTuner(net(), device="cpu").fit(blobs(), progress=False, callbacks=[bar, Broken()])
 
     assert bar._bar is None
 
 
 def test_names_are_not_read_as_markup(net, blobs, terminal) -> None:
-    FineTuner(net(), device="cpu").fit(
-        blobs(), strategy=[Phase("*", name="[red]mine[/red]")], callbacks=[ProgressBar(terminal)]
-    )
+    FineTuner(net(), device="cpu").fit(blobs(), strategy=[Phase("*", name="[red]mine[/red]")], **drawn_on(terminal))
 
     assert "[red]mine[/red]: 1 epoch" in text_of(terminal)
 
 
-def test_without_a_terminal_the_lines_are_only_logged(net, blobs, capfd, caplog) -> None:
-    with caplog.at_level(logging.INFO, logger="finetune"):
-        FineTuner(net(), device="cpu").fit(blobs(), blobs(9), epochs=2)
-
-    assert capfd.readouterr() == ("", "")
-    lines = [record.getMessage() for record in caplog.records]
-    lines = [line for line in lines if not line.startswith("cache:")]
-    assert lines[0].startswith("fit: 2 epochs, training 0 to 6")
-    assert [line[:9] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2"]
+def epochs_in(text: str) -> list[str]:
+    return [line[:9] for line in text.splitlines() if line.startswith("epoch ")]
 
 
-def test_a_script_without_a_terminal_prints_nothing() -> None:
+def test_without_a_terminal_the_lines_are_printed(net, blobs, capsys) -> None:
+    FineTuner(net(), device="cpu").fit(blobs(), blobs(9), epochs=2)
+
+    said = capsys.readouterr()
+    assert epochs_in(said.out) == ["epoch 1/2", "epoch 2/2"]
+    assert said.out.startswith("Model     Sequential, 131 parameters")
+    assert said.err == ""
+
+
+def test_progress_false_prints_nothing(net, blobs, capsys) -> None:
+    FineTuner(net(), device="cpu").fit(blobs(), blobs(9), epochs=2, progress=False)
+
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_script_writes_its_lines_to_standard_output() -> None:
     script = (
         "import torch; from finetune import FineTuner; X = torch.randn(8, 3); y = torch.arange(8) % 2; "
         "FineTuner(torch.nn.Linear(3, 2), device='cpu').fit((X, y), (X, y), epochs=2)"
@@ -132,7 +157,7 @@ def test_a_script_without_a_terminal_prints_nothing() -> None:
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    assert (done.stdout, done.stderr) == ("", "")
+    assert (epochs_in(done.stdout), done.stderr) == (["epoch 1/2", "epoch 2/2"], "")
 
 
 def test_a_step_runs_no_tensor_operation(net, blobs, terminal) -> None:
@@ -147,7 +172,7 @@ def test_a_step_runs_no_tensor_operation(net, blobs, terminal) -> None:
     with pytest.raises(AssertionError, match="was called"), NoTensorOperations():
         torch.ones(1).item()
     bar = Guarded(terminal, interval=-1.0)
-    FineTuner(net(), device="cpu").fit(blobs(), batch_size=8, callbacks=[bar])
+    FineTuner(net(), device="cpu").fit(blobs(), batch_size=8, progress=False, callbacks=[bar])
 
     assert bar.guarded == 3
 
@@ -156,28 +181,28 @@ def test_groups_without_names_are_called_all(net, blobs, terminal) -> None:
     def factory(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.SGD([p for group in groups for p in group["params"]], lr=0.1)
 
-    history = FineTuner(net(), device="cpu", optimizer=factory).fit(blobs(), callbacks=[ProgressBar(terminal)])
+    history = FineTuner(net(), device="cpu", optimizer=factory).fit(blobs(), **drawn_on(terminal))
 
     assert set(history[0]["lr"]) == {"all"}
-    assert "training all 131 parameters, lr 0.1," in text_of(terminal)
+    assert "training all 131 parameters, lr 0.1" in text_of(terminal)
 
 
 def test_of_many_groups_only_first_and_last_are_listed(blobs, terminal) -> None:
     model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(11)), torch.nn.Linear(4, 3))
 
-    FineTuner(model, device="cpu").fit(blobs(), lr=(1e-5, 1e-3), callbacks=[ProgressBar(terminal)])
+    FineTuner(model, device="cpu").fit(blobs(), lr=(1e-5, 1e-3), **drawn_on(terminal))
 
-    assert "lr 1e-05 (0) to 0.001 (11) in 12 groups, fp32 on cpu" in text_of(terminal)
+    assert "lr 1e-05 (0) to 0.001 (11) in 12 groups" in text_of(terminal)
 
 
 def test_the_plan_names_the_starting_weights(net, blobs, terminal) -> None:
-    FineTuner(net(), device="cpu").fit(blobs(), strategy="from_scratch", callbacks=[ProgressBar(terminal)])
+    FineTuner(net(), device="cpu").fit(blobs(), strategy="from_scratch", **drawn_on(terminal))
 
     assert "from_scratch: 1 epoch from scratch, training 0 to 6" in text_of(terminal)
 
 
-def test_a_series_of_runs_shows_its_epochs_and_a_line_per_run(terminal, caplog) -> None:
-    with caplog.at_level(logging.INFO, "finetune"), SeriesProgress(2, 3, console=terminal) as series:
+def test_a_series_of_runs_shows_its_epochs_and_a_line_per_run(terminal) -> None:
+    with SeriesProgress(2, 3, console=terminal) as series:
         series.begin("resnet18")
         series.epoch()
         (task,) = series._bar.tasks
@@ -188,8 +213,15 @@ def test_a_series_of_runs_shows_its_epochs_and_a_line_per_run(terminal, caplog) 
         assert task.completed == 6
 
     lines = ["1 of 2: resnet18: failed", "2 of 2: resnet34: found"]
-    assert all(line in text_of(terminal) for line in lines)
-    assert caplog.messages == lines
+    assert all(text_of(terminal).count(line) == 1 for line in lines)
+
+
+def test_a_series_shows_its_own_lines_only(net, blobs, capsys) -> None:
+    with SeriesProgress(1, 1) as series:
+        FineTuner(net(), device="cpu").fit(blobs(), progress=False)
+        series.end("done")
+
+    assert capsys.readouterr().out == "1 of 1: done\n"
 
 
 def test_a_hidden_series_is_only_logged(terminal, caplog) -> None:

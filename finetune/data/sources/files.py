@@ -15,6 +15,7 @@ from torch import Tensor
 
 from finetune.data.sources.base import Indices, Source
 from finetune.data.sources.labels import Classes
+from finetune.display.waits import announced
 from finetune.errors import DataError
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class FileSource(Source):
             DataError: If a file is damaged and not skipped, or every file is damaged.
         """
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            errors = list(pool.map(lambda path: self._error(path, audit), self.paths))
+            checked = pool.map(lambda path: self._error(path, audit), self.paths)
+            errors = list(announced(checked, f"Checking the {self.noun}s of the {audit.role} data", len(self.paths)))
         logger.debug("Decoded each of the %d %ss of the %s data once.", len(errors), self.noun, audit.role)
         damaged = [index for index, error in enumerate(errors) if error is not None]
         if not damaged:

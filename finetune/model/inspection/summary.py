@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from finetune.display import html
 from finetune.model.inspection.costs import SampleCosts, measure_costs
 from finetune.model.inspection.summary_rows import RateGroups, RowBuilder, SummaryRow
 from finetune.model.stages import Stage
@@ -84,6 +85,13 @@ class Summary:
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        names = _shown(self)
+        cells = [[each[name] for name in names] for row in self.rows for each in _cells(row)]
+        return html.table(names, [*cells, _totals(self, names)], text=3, caption=self.title) + html.paragraph(
+            *_notes(self)
+        )
+
 
 def summarize(
     model: nn.Module, stages: Sequence[Stage], groups: RateGroups | None = None, inputs: Any = None, depth: int = 0
@@ -121,11 +129,7 @@ def _table(summary: Summary) -> Table:
     from rich.table import Table
 
     table = Table(title=summary.title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    shown = ["stage", "layer", "output", "parameters", "trainable", "state", "mode", "lr group"]
-    if summary.costs is None:
-        shown.remove("output")
-    if not any(row.groups for row in summary.rows):
-        shown.remove("lr group")
+    shown = _shown(summary)
     for name in shown:
         justify: Literal["left", "right"] = "right" if name in ("parameters", "trainable") else "left"
         # In a narrow table the layer column wraps first, and very long stage names too.
@@ -135,9 +139,20 @@ def _table(summary: Summary) -> Table:
         for cells in _cells(row):
             table.add_row(*(cells[name] for name in shown))
     table.add_section()
-    totals = {"stage": "all", "parameters": f"{summary.parameters:,}", "trainable": f"{summary.trainable:,}"}
-    table.add_row(*(totals.get(name, "") for name in shown))
+    table.add_row(*_totals(summary, shown))
     return table
+
+
+def _shown(summary: Summary) -> list[str]:
+    """Return the names of the columns that have any content."""
+    columns = ["stage", "layer", "output", "parameters", "trainable", "state", "mode", "lr group"]
+    empty = {"output": summary.costs is None, "lr group": not any(row.groups for row in summary.rows)}
+    return [name for name in columns if not empty.get(name)]
+
+
+def _totals(summary: Summary, shown: Sequence[str]) -> list[str]:
+    totals = {"stage": "all", "parameters": f"{summary.parameters:,}", "trainable": f"{summary.trainable:,}"}
+    return [totals.get(name, "") for name in shown]
 
 
 def _cells(row: SummaryRow, above: str = "", level: int = 0) -> Iterator[dict[str, str]]:

@@ -1,0 +1,37 @@
+"""HTML for notebooks, without colors of its own, so that it suits a light and a dark theme."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, text: int = 1, caption: str = "") -> str:
+    """Return an HTML table.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells of each row.
+        text: Number of columns of text, which come first. The other columns hold numbers and are aligned right.
+        caption: Heading above the table.
+
+    Example:
+        >>> table(["epoch", "loss"], [["1", "0.5"]]).count("<td")
+        2
+    """
+    head = "".join(_cell("th", name, column >= text) for column, name in enumerate(header))
+    body = "".join(
+        f"<tr>{''.join(_cell('td', cell, column >= text) for column, cell in enumerate(row))}</tr>" for row in rows
+    )
+    above = paragraph(caption, strong=True) if caption else ""
+    return f"{above}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def paragraph(*lines: str, strong: bool = False) -> str:
+    """Return lines of text as one paragraph."""
+    joined = "<br>".join(escape(line) for line in lines)
+    return f"<p>{f'<strong>{joined}</strong>' if strong else joined}</p>"
+
+
+def _cell(tag: str, content: object, right: bool) -> str:
+    return f'<{tag} style="text-align: {"right" if right else "left"}">{escape(str(content))}</{tag}>'

@@ -1,0 +1,60 @@
+"""Lines for the user, such as one per epoch: logged, and printed where logging does not show them.
+
+Every line goes to the logger `finetune` at level INFO. A notebook and `python train.py > log` hold the lines without
+any setting, and nobody who has configured logging reads one twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+log = logging.getLogger("finetune")
+
+
+def print_line(line: str) -> None:
+    """Print a line to standard output at once, also to a file."""
+    print(line, flush=True)
+
+
+@contextmanager
+def lines_shown(show: Callable[[str], Any] = print_line, logger: logging.Logger = log) -> Iterator[None]:
+    """Show the lines logged at INFO that logging itself does not show.
+
+    Meanwhile the logger's level is lowered, and its handlers receive what they would have received otherwise. Nothing
+    is shown if the user has raised the level of the logger `finetune`, or if a handler shows the lines already.
+
+    Args:
+        show: Function of a line.
+        logger: Logger that the lines are written to.
+    """
+    if log.level > logging.INFO or _has_listeners(logger):
+        yield
+        return
+    own, effective = logger.level, logger.getEffectiveLevel()
+
+    def listen(record: logging.LogRecord) -> bool:
+        if record.levelno == logging.INFO:
+            show(record.getMessage())
+        return record.levelno >= effective
+
+    logger.setLevel(min(effective, logging.INFO))
+    logger.addFilter(listen)
+    try:
+        yield
+    finally:
+        logger.removeFilter(listen)
+        logger.setLevel(own)
+
+
+def _has_listeners(logger: logging.Logger) -> bool:
+    """Return whether a handler, other than one for a file, takes the lines at INFO."""
+    chain: logging.Logger | None = logger if logger.isEnabledFor(logging.INFO) else None
+    while chain is not None:
+        for handler in chain.handlers:
+            if handler.level <= logging.INFO and not isinstance(handler, (logging.FileHandler, logging.NullHandler)):
+                return True
+        chain = chain.parent if chain.propagate else None
+    return False

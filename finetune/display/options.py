@@ -1,0 +1,70 @@
+"""Messages in the words of the command line: advice for Python becomes advice for options, or is left out."""
+
+from __future__ import annotations
+
+import re
+
+# Arguments of Python that are options under the same name, or under another.
+_OPTIONS = {
+    **{
+        name: f"--{name.replace('_', '-')}"
+        for name in (
+            "batch_size", "checkpoint_dir", "epochs", "folder", "freeze", "lr", "precision", "seed", "skip_corrupt",
+            "strategy", "val", "weights",
+        )
+    },
+    "budget": "--epochs", "resume_from": "--resume",
+}  # fmt: skip
+
+# Advice that takes another command rather than an option.
+_COMMANDS = (
+    (r"(or )?call `?replace_head\(\d+\)`?[^.;]*", r"\1train a model for these classes with finetune train"),
+    (r"[^.;]*\breplace_head\(\w+\)[^.;]*", "Train a model for these targets with finetune train"),
+    (r"(pass|set) (\w+=\S+) to fit\b", r"\1 \2"),
+    (r"fit\(checkpoint_dir=\.\.\.\)", "finetune train --checkpoint-dir"),
+    (r"written by save_checkpoint\b", "written by finetune train"),
+)
+
+_VALUE = r"(?:'[^']*'|\"[^\"]*\"|\w[\w.\-]*\w|\w)"
+_ARGUMENT = re.compile(rf"\b({'|'.join(_OPTIONS)})=({_VALUE})")
+_NAME = re.compile(rf"(?<![\w'\"-])({'|'.join(name for name in _OPTIONS if '_' in name)})\b(?![='\"])")
+
+# What only Python can do: a call of an object of the library, of torch or of the user's code, or another argument.
+_PYTHON = re.compile(
+    r"\b(FineTuner|Preprocessing|Auto\w+|fit|freeze|unfreeze|load_checkpoint|replace_head|save_checkpoint|tuner|model"
+    r"|get_peft_model|torch|nn|X|loader|lambda)[.(]\w*|(?<![\w-])[a-z_]+=[\w'\"(\[{]|\bX, y\b|\bDataLoader\b"
+)
+
+
+def in_options(message: str) -> str:
+    """Return a message in which arguments of Python are named as options of the command line.
+
+    A sentence or clause that still speaks of Python, for lack of an option, is left out.
+
+    Example:
+        >>> in_options("6 of 30 samples were held out. Pass val=False to train on all samples.")
+        '6 of 30 samples were held out. Pass --val none to train on all samples.'
+        >>> in_options("The images look channels-last. Pass FineTuner one, or X.transpose(0, 3, 1, 2).")
+        'The images look channels-last.'
+    """
+    for pattern, words in _COMMANDS:
+        message = re.sub(pattern, lambda found, words=words: _capitalized(found, words), message, flags=re.IGNORECASE)
+    message = _NAME.sub(lambda found: _OPTIONS[found[1]], _ARGUMENT.sub(_option, message))
+    first, *others = re.split(r"(?<=[.;]) (?=\S)", message)
+    kept = [part for part in others if not _PYTHON.search(part)]
+    return re.sub(r";$", ".", " ".join([first, *kept]))
+
+
+def _option(found: re.Match[str]) -> str:
+    option, value = _OPTIONS[found[1]], found[2].strip("'\"")
+    if option == "--resume" or value == "True":
+        return option
+    return f"{option} {'none' if value in ('False', 'None') else value}"
+
+
+def _capitalized(found: re.Match[str], words: str) -> str:
+    said = found.expand(words)
+    leading = found[0][: len(found[0]) - len(found[0].lstrip())]
+    said = said.lstrip()
+    starts = found[0].lstrip()[:1].isupper() or found.start() == 0
+    return leading + (said[:1].upper() + said[1:] if starts else said)

@@ -1,0 +1,91 @@
+"""Lines for the user: each is said once, wherever the user listens."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import pytest
+
+from finetune.display.lines import lines_shown, log
+
+
+@pytest.fixture
+def logger() -> logging.Logger:
+    """Return a logger of a hierarchy of its own, to which pytest adds no handler."""
+    return logging.Manager(logging.RootLogger(logging.WARNING)).getLogger("finetune")
+
+
+def said(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> str:
+    with lines_shown(logger=logger):
+        logger.info("a line")
+        logger.debug("a detail")
+    return capsys.readouterr().out
+
+
+def handler(level: int = logging.NOTSET) -> logging.StreamHandler[io.StringIO]:
+    made = logging.StreamHandler(io.StringIO())
+    made.setLevel(level)
+    return made
+
+
+def test_a_line_is_printed_if_logging_is_not_configured(logger, capsys) -> None:
+    assert said(logger, capsys) == "a line\n"
+    assert logger.level == logging.NOTSET
+    assert not logger.filters
+
+
+def test_nothing_is_printed_outside_of_the_context(logger, capsys) -> None:
+    said(logger, capsys)
+    logger.info("later")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_a_line_that_a_handler_shows_is_not_printed(above: bool, logger, capsys) -> None:
+    shown = handler()
+    (logger.parent if above else logger).addHandler(shown)
+    logger.setLevel(logging.INFO)
+
+    assert said(logger, capsys) == ""
+    assert shown.stream.getvalue() == "a line\n"
+
+
+@pytest.mark.parametrize(("level", "of_handler"), [(logging.WARNING, 0), (logging.INFO, logging.WARNING)])
+def test_a_line_below_the_level_is_printed_and_kept_from_the_handler(level: int, of_handler: int, logger, capsys):
+    shown = handler(of_handler)
+    logger.addHandler(shown)
+    logger.setLevel(level)
+
+    assert said(logger, capsys) == "a line\n"
+    assert shown.stream.getvalue() == ""
+
+
+def test_a_line_that_goes_to_a_file_is_also_printed(logger, tmp_path: Path, capsys) -> None:
+    file = logging.FileHandler(tmp_path / "log")
+    logger.addHandler(file)
+    logger.setLevel(logging.INFO)
+
+    assert said(logger, capsys) == "a line\n"
+    file.close()
+    assert (tmp_path / "log").read_text() == "a line\n"
+
+
+def test_a_raised_level_is_silent(logger, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(log, "level", logging.WARNING)
+    assert said(logger, capsys) == ""
+
+
+def test_a_disabled_level_is_silent(logger, capsys) -> None:
+    logger.manager.disable = logging.INFO
+    assert said(logger, capsys) == ""
+
+
+def test_warnings_take_their_usual_way(logger, capsys) -> None:
+    shown = handler()
+    logger.addHandler(shown)
+    logger.setLevel(logging.WARNING)
+    with lines_shown(logger=logger):
+        logger.warning("careful")
+    assert (capsys.readouterr().out, shown.stream.getvalue()) == ("", "careful\n")
