@@ -24,6 +24,7 @@ def greedy_soup(
     *,
     model: nn.Module | None = None,
     monitor: str | None = None,
+    mode: str | None = None,
     batch_size: int = 32,
     **settings: Any,
 ) -> FineTuner:
@@ -37,6 +38,7 @@ def greedy_soup(
         val: Data for choosing the checkpoints, in any form that `evaluate` accepts. Must not be training data.
         model: The module, if the model was not built by name.
         monitor: Value of `evaluate` to compare. None for the first metric, or the loss if there is no metric.
+        mode: `"max"` if a higher value is better, `"min"` if a lower one is; None if the metric says so itself.
         batch_size: Samples per batch.
         settings: Keyword arguments of `FineTuner` that replace the saved ones.
 
@@ -44,7 +46,8 @@ def greedy_soup(
         A tuner of the averaged model.
 
     Raises:
-        ArgumentError: If there are no checkpoints, or `evaluate` returns no value named `monitor`.
+        ArgumentError: If there are no checkpoints, `evaluate` returns no value named `monitor`, or it is unknown which
+            way it improves.
         CheckpointError: If a file is damaged or belongs to another model.
 
     Example:
@@ -63,19 +66,19 @@ def greedy_soup(
     scored: list[tuple[float, Path, _State]] = []
     for path in paths:
         tuner = FineTuner.load_checkpoint(path, model, **settings)
-        scored.append((_score(tuner, val, monitor, batch_size), path, _copied_state(tuner.inner)))
+        scored.append((_score(tuner, val, monitor, mode, batch_size), path, _copied_state(tuner.inner)))
     (best, path, first), *others = sorted(scored, key=lambda candidate: candidate[0])
     tuner, ingredients = FineTuner.load_checkpoint(path, model, **settings), [first]
     for _, _, state in others:
         load_state(tuner.inner, _mean([*ingredients, state]))
-        score = _score(tuner, val, monitor, batch_size)
+        score = _score(tuner, val, monitor, mode, batch_size)
         if score <= best:
             best, ingredients = score, [*ingredients, state]
     load_state(tuner.inner, _mean(ingredients))
     return tuner
 
 
-def _score(tuner: FineTuner, val: Any, monitor: str | None, batch_size: int) -> float:
+def _score(tuner: FineTuner, val: Any, monitor: str | None, mode: str | None, batch_size: int) -> float:
     """Return the monitored value such that lower is better. NaN is worst."""
     values = tuner.evaluate(val, batch_size=batch_size)
     name = next((name for name in values if name != "loss"), "loss") if monitor is None else monitor
@@ -83,7 +86,7 @@ def _score(tuner: FineTuner, val: Any, monitor: str | None, batch_size: int) -> 
         raise ArgumentError(f"There is no value {name!r} to monitor; evaluate returns {', '.join(values)}.")
     assert tuner.task is not None  # known after evaluate
     metrics = build_metrics(tuner.settings.metrics, tuner.task, tuner.network.num_outputs)
-    value = -values[name] if higher_is_better(name, metrics) else values[name]
+    value = -values[name] if higher_is_better(name, metrics, mode) else values[name]
     return float("inf") if math.isnan(value) else value
 
 

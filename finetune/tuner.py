@@ -440,7 +440,7 @@ class FineTuner:
                 plan,
                 train_batches,
                 val_batches,
-                metrics=build_metrics(self.settings.metrics, task, self.network.num_outputs),
+                metrics=self._metrics(task, *_STEPS[:2]),
                 callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
                 notes=data.notes,
                 cache=open_cache(
@@ -487,9 +487,9 @@ class FineTuner:
             task = self.task or self._learn_task(source)
             audited = self._pipeline.audited(source, "evaluation", num_classes=self._known.num_classes)
             batches = self._pipeline.batches(audited, batch_size, num_classes=self._known.num_classes)
-            metrics = build_metrics(self.settings.metrics, task, self.network.num_outputs)
+            settings = self.settings if self._overrides("validation_step") else None
             with self._passes(source):
-                meter = Meter(metrics, task, self.device)
+                meter = Meter(self._metrics(task, "validation_step"), task, self.device, settings=settings)
                 return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
     def predict(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
@@ -865,6 +865,11 @@ class FineTuner:
     def _overrides(self, *names: str) -> bool:
         """Return whether a subclass overrides one of these methods."""
         return any(getattr(type(self), name) is not getattr(FineTuner, name) for name in names)
+
+    def _metrics(self, task: Task, *steps: str) -> dict[str, Any]:
+        """Return the metrics of a task, which is a guess if one of these steps is a custom one."""
+        outputs = self.network.num_outputs
+        return build_metrics(self.settings.metrics, task, outputs, guessed=self._overrides(*steps))
 
     # ------------------------------------------------------------------ runs and checkpoints
 

@@ -34,6 +34,7 @@ def compare(
     seeds: int | Iterable[int] = 3,
     budget: int = 10,
     monitor: str | None = None,
+    mode: str | None = None,
     cache: str | Path | bool | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
@@ -63,6 +64,7 @@ def compare(
         seeds: Number of seeds, or the seeds themselves.
         budget: Epochs per run.
         monitor: Metric to compare, as named by `evaluate`. None selects the accuracy if there is one, else the loss.
+        mode: `"max"` if a higher value is better, `"min"` if a lower one is; None if the metric says so itself.
         cache: Cache as in `fit`. A folder that you name is kept. None shares a temporary folder between the runs.
         folder: Folder for the results of finished runs. The same call, or one with more seeds, models or
             strategies, reuses them and retries failed runs. A run is recognized by everything that determines its
@@ -91,7 +93,7 @@ def compare(
     budget = whole_number("budget", budget)
     numbers, entries = _seeds(seeds), candidates(models, strategies, budget)
     for_tuner, for_fit = _divided(settings)
-    run_settings = RunSettings(budget=budget, monitor=monitor, for_tuner=for_tuner, for_fit=for_fit)
+    run_settings = RunSettings(budget=budget, monitor=monitor, mode=mode, for_tuner=for_tuner, for_fit=for_fit)
     folder = None if folder is None else Path(folder).expanduser()
     finished = FinishedRuns(folder, {} if folder is None else run_settings.fingerprint())
     with waits_shown(progress):

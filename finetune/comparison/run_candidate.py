@@ -43,12 +43,14 @@ class RunSettings:
     Attributes:
         budget: Epochs per run.
         monitor: Metric to compare. None selects the accuracy if there is one, else the loss.
+        mode: `"max"` if a higher value is better, `"min"` if a lower one is; None if the metric says so itself.
         for_tuner: Keyword arguments of `FineTuner`.
         for_fit: Further keyword arguments of `fit`.
     """
 
     budget: int
     monitor: str | None
+    mode: str | None = None
     for_tuner: Mapping[str, Any]
     for_fit: Mapping[str, Any]
 
@@ -62,6 +64,7 @@ class RunSettings:
         return {
             "budget": self.budget,
             "monitor": self.monitor,
+            **({} if self.mode is None else {"mode": self.mode}),
             "settings": fingerprint(for_tuner),
             "fitting": fingerprint(self.for_fit),
             "device": [str(device), machine],
@@ -151,7 +154,7 @@ class _Observer(Callback):
     """Callback that checks a run against the settings and counts its trained parameters and cache hits."""
 
     def __init__(self, settings: RunSettings, on_epoch: Callable[[], None]) -> None:
-        self._budget, self._on_epoch = settings.budget, on_epoch
+        self._budget, self._mode, self._on_epoch = settings.budget, settings.mode, on_epoch
         self.monitor = settings.monitor or ""
         self.higher_is_better = False
         self.trained: dict[str, int] = {}  # number of values by parameter name
@@ -162,8 +165,7 @@ class _Observer(Callback):
         if epochs != self._budget:
             raise ArgumentError(f"The strategy takes {epochs} epochs, but the budget of each run is {self._budget}.")
         self.monitor = self.monitor or ("accuracy" if "accuracy" in run.metrics else "loss")
-        check_monitor(f"val_{self.monitor}", run.monitored_names())
-        self.higher_is_better = higher_is_better(self.monitor, run.metrics)
+        check_monitor(run, f"val_{self.monitor}", self._mode)
 
     def on_phase_begin(self, run: Run) -> None:
         self.trained |= {name: parameter.numel() for name, parameter in trainable(run.model).items()}
@@ -172,6 +174,7 @@ class _Observer(Callback):
             self.cached += run.cache.rows
 
     def on_epoch_end(self, run: Run) -> None:
+        self.higher_is_better = higher_is_better(self.monitor, run.metrics, self._mode)
         self._on_epoch()
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.data.batch import target_of
 from finetune.data.loading.batches import Batches
 from finetune.data.randomness import preserved, reseed
 from finetune.display.numbers import Values
@@ -32,7 +33,7 @@ from finetune.errors import ArgumentError, DataError
 from finetune.model.freezing import eval_mode, modes_restored, single_sample, train_mode, train_only
 from finetune.nested import num_samples_of
 from finetune.training.allocator import freed_memory_kept
-from finetune.training.metrics import Meter, StepOutput
+from finetune.training.metrics import Meter, StepOutput, part_of, shares_of, weight_of
 from finetune.training.precision import Precision
 from finetune.training.run import Position, Run
 
@@ -79,15 +80,17 @@ def _fit_epoch(run: Run) -> None:
             f"DataLoader with drop_last, and an iterable dataset to start over in every epoch."
         )
     run.check_finite()
+    run.task, run.metrics = run.meter.task, run.meter.metrics  # a custom step may return targets of its own
     training = run.meter.compute()  # waits for the device, so the time below covers all updates
     seconds = time.perf_counter() - begun
     run.row = Values({"epoch": run.epoch + 1, "phase": run.phase.name, **training})
     run.emit("on_evaluate_begin")
     if run.val is not None:
-        meter = Meter(run.metrics, run.task, run.val.device)
+        meter = run.new_meter(run.val.device)
         reseed(run.seed, "evaluate", run.epoch)
         with run.validating():
             values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
+        run.metrics = {**run.metrics, **meter.metrics}
         run.row |= {f"val_{name}": value for name, value in values.items()}
         run.emit("on_evaluate_end")
     run.row |= {
@@ -97,8 +100,7 @@ def _fit_epoch(run: Run) -> None:
     }
     run.steps_per_epoch = run.position.window
     run.history.append(run.row)
-    run.position.epoch += 1
-    run.position.window = 0
+    run.position = run.position.next_epoch()
     run.emit("on_epoch_end")
 
 
@@ -112,17 +114,18 @@ def update(run: Run, window: list[Any]) -> None:
             been checked yet. The model is restored to its state before that update.
     """
     sizes = [num_samples_of(batch) for batch in window]
+    shares = shares_of([weight_of(run.task, target_of(batch), n) for batch, n in zip(window, sizes, strict=True)])
     run.set_rates(run.position.step)
     run.remember_statistics()
     loss = torch.zeros((), device=run.train.device)
     reseed(run.seed, "step", run.epoch, run.position.window)  # makes every update resumable
-    for batch, size in zip(window, sizes, strict=True):
-        step = _training_step(run, batch, size)
+    for batch, size, share in zip(window, sizes, shares, strict=True):
+        step, targets = _training_step(run, batch, size)
         whole = torch.promote_types(step.loss.dtype, torch.float32)  # half precision rounds, or overflows if scaled
-        share = step.loss.to(whole) * (size / sum(sizes))
-        run.precision.backward(share)
-        loss += share.detach()
-        run.meter.update(step, size)
+        part = part_of(step.loss.to(whole), share)
+        run.precision.backward(part)
+        loss += part.detach()
+        run.meter.update(step, size, targets)
     run.loss = loss
     with run.undone_if_not_finite():
         stepped = run.precision.step(run.optimizer, loss, run.max_grad_norm)
@@ -139,7 +142,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the loss and the metrics over all batches, with each sample counted once."""
     for batch, output in outputs(step, model, batches, precision, "Evaluating"):
-        meter.update(as_step_output(output, step), num_samples_of(batch))
+        meter.update(as_step_output(output, step), num_samples_of(batch), target_of(batch))
     return Values(meter.compute())
 
 
@@ -185,13 +188,17 @@ def as_step_output(returned: Any, step: Callable[[Any], Any]) -> StepOutput:
     return output
 
 
-def _training_step(run: Run, batch: Any, size: int) -> StepOutput:
+def _training_step(run: Run, batch: Any, size: int) -> tuple[StepOutput, Any]:
+    """Return the result of the training step, and the targets of its batch, as the metrics judge by them."""
     if size == 1 and run.moves_statistics:
         run.warn_once("A batch of one sample has no batch statistics, so batch norms use their running statistics.")
     alone = single_sample(run.model) if size == 1 else nullcontext()
     given = batch
     for callback in run.callbacks:
         given = callback.change_batch(run, given)
+    judged = target_of(given)
+    for callback in run.callbacks:
+        given = callback.weigh_batch(run, given)
     with alone, run.precision.autocast(), run.train.serving(batch):
         output = as_step_output(run.tuner.training_step(given), run.tuner.training_step)
     if not output.loss.requires_grad:
@@ -199,4 +206,6 @@ def _training_step(run: Run, batch: Any, size: int) -> StepOutput:
             "The loss of training_step does not depend on any trainable parameter. Compute it from the outputs of "
             "self.model, without detach() or no_grad()."
         )
-    return output
+    if output.targets is target_of(given):
+        output = output._replace(targets=judged)
+    return output, judged

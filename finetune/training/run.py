@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,7 +27,7 @@ from finetune.model.freezing import moving_statistics, trainable
 from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
 from finetune.training.history import History
-from finetune.training.metrics import Meter, StepOutput
+from finetune.training.metrics import Meter, StepOutput, metric_names
 from finetune.training.optim.optimizers import build_optimizer, carry_state, load_state, planned_rates, state_by_name
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.schedules import get_schedule
@@ -62,6 +62,9 @@ class Steps(Protocol):
     def _checkpoint(self, training: dict[str, Any] | None) -> Checkpoint:
         """Return the content of a checkpoint with this training state."""
 
+    def _overrides(self, *names: str) -> bool:
+        """Return whether one of these steps is a custom one."""
+
 
 @dataclass
 class Position:
@@ -73,6 +76,7 @@ class Position:
         window: Number of updates attempted in the epoch.
         step: Number of optimizer updates in the phase.
         tried: Index of the update whose rates are set in the parameter groups.
+        begun: Number of optimizer updates in the phase before this epoch.
     """
 
     phase: int = 0
@@ -80,6 +84,11 @@ class Position:
     window: int = 0
     step: int = 0
     tried: int = 0
+    begun: int = 0
+
+    def next_epoch(self) -> Position:
+        """Return the position at the beginning of the next epoch."""
+        return replace(self, epoch=self.epoch + 1, window=0, begun=self.step)
 
 
 @dataclass(kw_only=True)
@@ -144,7 +153,6 @@ class Run:
         self.accumulation = self.settings.gradient_accumulation_steps
         self.max_grad_norm = self.settings.max_grad_norm
         self.seed = self.settings.seed
-        self.meter = Meter(self.metrics, self.task, self.train.device)
         batches = self.train.steps
         self.steps_per_epoch = None if not batches else -(-batches // self.accumulation)
         # A file must hold the result of every other callback of the same epoch.
@@ -155,6 +163,7 @@ class Run:
         self._statistics: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         self._remembered: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._warned: set[str] = set()
+        self.meter = self.new_meter(self.train.device)
         self._views: list[int | None] = []  # per phase begun: stored views per image
 
     @property
@@ -200,16 +209,31 @@ class Run:
         return len(self.history)
 
     def progress(self, step: int) -> float:
-        """Return the progress of the phase, in [0, 1], halfway through its update `step`."""
-        epochs = self.phase.epochs
-        if self.steps_per_epoch is None:  # first epoch over data of unknown length
+        """Return the progress of the phase, in [0, 1], halfway through its update `step`.
+
+        Finished epochs count as such, however many updates they had: a run may resume with another batch size.
+        """
+        epochs, steps = self.phase.epochs, self.steps_per_epoch
+        if steps is None:  # first epoch over data of unknown length
             return (self.position.epoch + 0.5) / epochs
-        return min(1.0, (step + 0.5) / (epochs * self.steps_per_epoch))
+        in_epoch = min(step - self.position.begun, steps - 1)  # an epoch may be longer than announced
+        return (self.position.epoch * steps + in_epoch + 0.5) / (epochs * steps)
 
     @property
     def moves_statistics(self) -> bool:
         """Whether training updates batch statistics of the model."""
         return bool(self._statistics)
+
+    @property
+    def _custom(self) -> bool:
+        """Whether what a custom step returns decides the task and the metrics."""
+        return self.tuner._overrides("training_step", "validation_step")
+
+    def new_meter(self, device: torch.device) -> Meter:
+        """Return a meter for one pass over data on `device`."""
+        return Meter(
+            self.metrics, self.task, device, settings=self.settings if self._custom else None, warn=self.warn_once
+        )
 
     def warn_once(self, message: str) -> None:
         """Log a warning, once per run."""
@@ -223,7 +247,7 @@ class Run:
 
     def monitored_names(self) -> list[str]:
         """Return the names of the values in every epoch's row."""
-        names = ["loss", *self.metrics]
+        names = ["loss", *(metric_names(self.settings.metrics) if self._custom else self.metrics)]
         return names if self.val is None else names + [f"val_{name}" for name in names]
 
     def rates(self) -> dict[str, float]:
@@ -370,10 +394,13 @@ class Run:
         Raises:
             CheckpointError: If the saved run had another plan, in which its position has a different meaning.
         """
-        self.position = Position(**state["position"])
+        position = state["position"]
+        self.position = Position(**{"begun": position["step"] - position["window"], **position})
         self._check_plan(state["plan"])
         self.end_phase = state["end_phase"]
-        self.steps_per_epoch = state["steps_per_epoch"]
+        if self.steps_per_epoch is None and state["steps_per_epoch"] is not None:  # a stream, as long as before
+            samples = state["steps_per_epoch"] * state["plan"]["batch_size"] * state["plan"]["accumulation"]
+            self.steps_per_epoch = -(-samples // (self.train.batch_size * self.accumulation))
         self._views = list(state["views"])
         self.precision.load_state_dict(state["precision"])
         self.meter.load_state_dict(state["meter"])

@@ -7,10 +7,14 @@ Other floats mean regression with mean squared error.
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,8 +52,34 @@ class Task:
             tensor([[0.5000], [0.5000]])
         """
         if self.kind == CLASSIFICATION:
-            return outputs.softmax(1)
-        return outputs.sigmoid() if self.kind in (BINARY, MULTILABEL) else outputs
+            return outputs.softmax(1)  # the softmax of log-probabilities, as for nn.NLLLoss, are the probabilities
+        logits = self.kind in (BINARY, MULTILABEL) and not self._takes_probabilities
+        return outputs.sigmoid() if logits else outputs
+
+    def counted(self, targets: Any) -> Tensor | None:
+        """Return which class indices the loss counts, bool of the shape of `targets`; None for all.
+
+        The loss leaves out the targets that equal its `ignore_index`.
+
+        Example:
+            >>> import torch
+            >>> Task("classification", nn.CrossEntropyLoss(ignore_index=9)).counted(torch.tensor([0, 9, 1]))
+            tensor([ True, False,  True])
+        """
+        index = self._ignore_index
+        if index is None or not isinstance(targets, Tensor) or targets.is_floating_point():
+            return None
+        if self.loss is cross_entropy and targets.dim() < 2:
+            return None  # checked when the data is read, and a look at the device here would wait for it
+        return targets != index
+
+    @cached_property
+    def _ignore_index(self) -> int | None:
+        return option_of(self.loss, "ignore_index") if self.kind == CLASSIFICATION else None
+
+    @cached_property
+    def _takes_probabilities(self) -> bool:
+        return takes_probabilities(self.loss)
 
 
 def infer_task(loss: str | Loss | None, targets: Tensor | None, num_outputs: int | None) -> Task:
@@ -80,10 +110,59 @@ def task_of_kind(loss: str | Loss | None, kind: str) -> Task:
     return Task(kind, _aligned(loss) if callable(loss) else _LOSSES[kind])
 
 
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+def option_of(loss: Loss, name: str) -> Any:
+    """Return an option of a loss, such as `label_smoothing`: an attribute, or the default of an argument; or None.
+
+    Example:
+        >>> from functools import partial
+        >>> option_of(nn.CrossEntropyLoss(), "ignore_index"), option_of(F.cross_entropy, "label_smoothing")
+        (-100, 0.0)
+        >>> option_of(partial(F.cross_entropy, label_smoothing=0.1), "label_smoothing")
+        0.1
+    """
+    own = inspect.unwrap(loss)
+    if isinstance(own, nn.Module):
+        return getattr(own, name, None)
+    try:
+        default = inspect.signature(own).parameters[name].default
+    except (KeyError, TypeError, ValueError):
+        return None
+    return None if default is inspect.Parameter.empty else default
+
+
+def takes_probabilities(loss: Loss) -> bool:
+    """Return whether a loss takes probabilities in [0, 1], as `nn.BCELoss` does, and fails on other outputs.
+
+    Example:
+        >>> takes_probabilities(nn.BCELoss()), takes_probabilities(nn.BCEWithLogitsLoss())
+        (True, False)
+    """
+    own = inspect.unwrap(loss)
+    if isinstance(own, nn.BCELoss):
+        return True  # its weights may fit no trial
+    if isinstance(own, nn.Module) and own.state_dict():
+        return False  # a trial could change its state
+
+    def works(value: float, targets: Tensor) -> bool:
+        try:
+            return bool(loss(torch.full((2, 1), value), targets).isfinite())
+        except Exception:
+            return False
+
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        columns = torch.tensor([[0.0], [1.0]])
+        return any(
+            works(0.5, targets) and not works(2.0, targets) and not works(-1.0, targets)
+            for targets in (columns, columns[:, 0])
+        )
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
     """Compute the cross-entropy of logits [N, C] with class indices [N] or probabilities [N, C]."""
     soft = targets.is_floating_point() and targets.shape == outputs.shape
-    return F.cross_entropy(outputs.float(), targets if soft else class_indices(targets, outputs))
+    given = targets if soft else class_indices(targets, outputs)
+    return F.cross_entropy(outputs.float(), given, ignore_index=ignore_index)
 
 
 def class_indices(targets: Tensor, outputs: Tensor) -> Tensor:
@@ -125,6 +204,8 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(outputs.float(), _shaped(targets, outputs).float())
 
 
+_BINARY_CROSS_ENTROPIES = (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
+
 _LOSSES: dict[str, Loss] = {
     CLASSIFICATION: cross_entropy,
     BINARY: binary_cross_entropy,
@@ -145,7 +226,7 @@ def _kind_of_loss(loss: str | Loss | None, num_outputs: int | None) -> str | Non
         return named[loss]
     if isinstance(loss, nn.CrossEntropyLoss):
         return CLASSIFICATION
-    if isinstance(loss, nn.BCEWithLogitsLoss):
+    if isinstance(loss, (nn.BCEWithLogitsLoss, nn.BCELoss)) or loss in _BINARY_CROSS_ENTROPIES:
         return several
     return REGRESSION if isinstance(loss, (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)) else None
 
@@ -179,6 +260,7 @@ def _aligned(loss: Loss) -> Loss:
             targets = targets if targets.is_floating_point() else targets.float()
         return loss(outputs, targets)
 
+    aligned_loss.__wrapped__ = loss  # type: ignore[attr-defined]  # for inspect.unwrap
     return aligned_loss
 
 

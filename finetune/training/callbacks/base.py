@@ -60,6 +60,20 @@ class Callback:
         """
         return batch
 
+    def weigh_batch(self, run: Run, batch: Any) -> Any:
+        """Return the batch with targets that carry weights for the loss, after every `change_batch`.
+
+        The training metrics use the targets from before.
+
+        Example:
+            >>> class DoubleTheFirstClass(Callback):
+            ...     def weigh_batch(self, run, batch):
+            ...         inputs, targets = batch
+            ...         weights = torch.tensor([2.0, 1.0])
+            ...         return inputs, torch.nn.functional.one_hot(targets, 2) * weights
+        """
+        return batch
+
     def on_evaluate_begin(self, run: Run) -> None:
         """Called after the last update of an epoch, before any evaluation on validation data."""
 

@@ -15,16 +15,17 @@ from finetune.training.run import Run, restore, snapshot
 class EarlyStopping(Callback):
     """End a phase when the monitored value has stopped improving, and restore the best weights.
 
-    The metric determines whether a value improves by falling or by rising. Every phase starts with a new count.
+    Every phase starts with a new count. NaN is no improvement.
 
     Args:
         monitor: Value to monitor, a key of the history's rows.
         patience: Number of epochs without improvement after which the phase ends.
         min_delta: Smallest change that counts as an improvement.
         restore_best: Whether to restore the weights of the phase's best epoch at its end.
+        mode: `"max"` if a higher value is better, `"min"` if a lower one is; None if the metric says so itself.
 
     Raises:
-        ArgumentError: At the start of `fit`, if the run has no such value.
+        ArgumentError: At the start of `fit`, if the run has no such value, or it is unknown which way it improves.
 
     Example:
         >>> import torch
@@ -39,23 +40,25 @@ class EarlyStopping(Callback):
         patience: int = 3,
         min_delta: float = 0.0,
         restore_best: bool = True,
+        mode: str | None = None,
     ) -> None:
         self.monitor = monitor
         self.patience = whole_number("patience", patience)
         self.min_delta = number("min_delta", min_delta, at_least=0)
         self.restore_best = restore_best
+        self.mode = mode
         self.best, self.waited = math.inf, 0
         self.best_weights: Mapping[str, Any] | None = None
 
     def on_fit_begin(self, run: Run) -> None:
-        check_monitor(self.monitor, run.monitored_names())
+        check_monitor(run, self.monitor, self.mode)
 
     def on_phase_begin(self, run: Run) -> None:
         if run.position.epoch == 0:  # otherwise a resumed phase continues
             self.best, self.waited, self.best_weights = math.inf, 0, None
 
     def on_epoch_end(self, run: Run) -> None:
-        value = monitored(run, self.monitor)
+        value = monitored(run, self.monitor, self.mode)
         if value < self.best - self.min_delta:
             self.best, self.waited = value, 0
             self.best_weights = snapshot(run.model) if self.restore_best else None

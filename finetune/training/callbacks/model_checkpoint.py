@@ -24,9 +24,10 @@ class ModelCheckpoint(Callback):
         monitor: Value to monitor, a key of the history's rows; None for `val_loss`, or `loss` without validation data.
         keep: Number of additional checkpoints to keep, the most recent ones, named by epoch.
         every_steps: Number of optimizer updates after which `last` is also written; None writes it only every epoch.
+        mode: `"max"` if a higher value is better, `"min"` if a lower one is; None if the metric says so itself.
 
     Raises:
-        ArgumentError: At the start of `fit`, if the run has no value `monitor`.
+        ArgumentError: At the start of `fit`, if the run has no value `monitor`, or it is unknown which way it improves.
         CheckpointError: At the start of `fit`, if the folder cannot be created.
 
     Example:
@@ -41,17 +42,22 @@ class ModelCheckpoint(Callback):
     saves_run = True
 
     def __init__(
-        self, folder: str | Path, monitor: str | None = None, keep: int = 0, every_steps: int | None = None
+        self,
+        folder: str | Path,
+        monitor: str | None = None,
+        keep: int = 0,
+        every_steps: int | None = None,
+        mode: str | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.monitor = monitor
         self.keep = whole_number("keep", keep, at_least=0)
         self.every_steps = None if every_steps is None else whole_number("every_steps", every_steps, at_least=0)
+        self.mode = mode
         self.best = math.inf
 
     def on_fit_begin(self, run: Run) -> None:
-        if self.monitor is not None:
-            check_monitor(self.monitor, run.monitored_names())
+        check_monitor(run, self._monitor(run), self.mode)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -64,7 +70,7 @@ class ModelCheckpoint(Callback):
             run.save(self.folder / "last.safetensors")
 
     def on_epoch_end(self, run: Run) -> None:
-        value = monitored(run, self.monitor or ("loss" if run.val is None else "val_loss"))
+        value = monitored(run, self._monitor(run), self.mode)
         if value < self.best:
             self.best = value
             run.save(self.folder / "best.safetensors", training_state=False)
@@ -74,6 +80,9 @@ class ModelCheckpoint(Callback):
             numbered = sorted(self.folder.glob("epoch-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
             for old in numbered[: -self.keep]:
                 old.unlink()
+
+    def _monitor(self, run: Run) -> str:
+        return self.monitor or ("loss" if run.val is None else "val_loss")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from finetune.errors import ArgumentError, nearest
 from finetune.training.metrics import higher_is_better
 from finetune.training.run import Run
 
 
-def check_monitor(monitor: str, names: Iterable[str]) -> None:
-    """Check that a run has the value to monitor.
+def check_monitor(run: Run, monitor: str, mode: str | None = None) -> None:
+    """Check that a run has the value to monitor, and that it is known which way the value improves.
+
+    Args:
+        run: Run before its first epoch.
+        monitor: Value to monitor.
+        mode: `"max"`, `"min"`, or None if the metric decides.
 
     Raises:
-        ArgumentError: If the run has no such value.
+        ArgumentError: If the run has no such value, or the direction is unknown.
     """
-    names = list(names)
+    _check_name(monitor, run.monitored_names())
+    higher_is_better(monitor, run.metrics, mode)
+
+
+def monitored(run: Run, monitor: str, mode: str | None = None) -> float:
+    """Return the monitored value of the current epoch, negated if higher is better."""
+    _check_name(monitor, [key for key, value in run.row.items() if isinstance(value, float)])
+    value = float(run.row[monitor])
+    return -value if higher_is_better(monitor, run.metrics, mode) else value
+
+
+def _check_name(monitor: str, names: list[str]) -> None:
     if monitor not in names:
         raise ArgumentError(
-            f"There is no value {monitor!r} to monitor.{nearest(monitor, names)} This run has {', '.join(names)}. "
+            f"There is no value {monitor!r} to monitor.{nearest(str(monitor), names)} This run has {', '.join(names)}. "
             f"Values named val_... require validation data."
         )
-
-
-def monitored(run: Run, monitor: str) -> float:
-    """Return the monitored value of the current epoch, negated if higher is better."""
-    check_monitor(monitor, [key for key, value in run.row.items() if isinstance(value, float)])
-    value = float(run.row[monitor])
-    return -value if higher_is_better(monitor, run.metrics) else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -18,9 +17,8 @@ from torchmetrics import classification as tm
 from torchmetrics import regression as tr
 
 from finetune import FineTuner, StepOutput
-from finetune.callbacks import EarlyStopping
 from finetune.errors import ArgumentError
-from finetune.training.metrics import METRICS, Meter, NamedMetric, build_metrics, higher_is_better
+from finetune.training.metrics import Meter, build_metrics
 from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION, Task, task_of_kind
 
 CPU = torch.device("cpu")
@@ -194,49 +192,6 @@ def test_probabilities_as_targets_count_by_their_likeliest_class(net, blobs) -> 
     assert values["loss"] != hard["loss"]
 
 
-def test_the_default_metrics_follow_the_task() -> None:
-    assert {kind: list(build_metrics(None, task_of_kind(None, kind), 3)) for kind in KINDS} == {
-        CLASSIFICATION: ["accuracy"],
-        BINARY: ["accuracy"],
-        MULTILABEL: ["accuracy"],
-        REGRESSION: ["mae"],
-    }
-    assert build_metrics(None, Task(None, F.cross_entropy), None) == {}
-
-
-def test_metrics_without_a_name_are_named_after_their_class() -> None:
-    task = task_of_kind(None, CLASSIFICATION)
-
-    assert list(build_metrics("f1", task, 3)) == ["f1"]
-    assert list(build_metrics(tm.MulticlassAccuracy(num_classes=3), task, 3)) == ["multiclassaccuracy"]
-    assert list(build_metrics(["f1", tm.MulticlassAUROC(num_classes=3)], task, 3)) == ["f1", "multiclassauroc"]
-
-
-@pytest.mark.parametrize("spec", [["f1", "f1"], [tm.MulticlassAccuracy(3, top_k=k) for k in (1, 2)]])
-def test_two_metrics_with_the_same_name_are_an_error(spec: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"Two metrics would be called .* Name them in a mapping"):
-        build_metrics(spec, task_of_kind(None, CLASSIFICATION), 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "message"),
-    [
-        ("acuracy", CLASSIFICATION, "no metric 'acuracy' for classification. Did you mean 'accuracy'"),
-        ("mae", BINARY, "no metric 'mae' for binary"),
-        ("accuracy", REGRESSION, "no metric 'accuracy' for regression.* Expected one of mae, mse, r2"),
-        ("accuracy", None, "for a custom loss.* Expected a torchmetrics object"),
-    ],
-)
-def test_a_metric_of_another_task_is_an_error(name: str, kind: str | None, message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        build_metrics(name, Task(kind, F.cross_entropy), 3)
-
-
-def test_without_the_number_of_outputs_a_name_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match="needs the number of outputs"):
-        build_metrics("f1", task_of_kind(None, CLASSIFICATION), None)
-
-
 @pytest.mark.parametrize(
     ("metric", "got"),
     [
@@ -250,18 +205,6 @@ def test_a_metric_that_is_not_one_number_is_an_error(metric: torchmetrics.Metric
 
     with pytest.raises(ArgumentError, match=f"Expected the metric 'own' to return one number, but got {got}"):
         metered(Meter({"own": metric}, task, CPU), task, outputs, targets, 8)
-
-
-def test_higher_is_better() -> None:
-    found = {
-        **build_metrics(NAMES[CLASSIFICATION], task_of_kind(None, CLASSIFICATION), 3),
-        **build_metrics(NAMES[REGRESSION], task_of_kind(None, REGRESSION), 1),
-        "no_way": tm.MulticlassStatScores(num_classes=3),
-    }
-
-    better_high = {name for name in [*found, "loss"] if higher_is_better(name, found)}
-    assert better_high == {*NAMES[CLASSIFICATION], "r2"}
-    assert {name for name in [*found, "loss"] if higher_is_better(f"val_{name}", found)} == better_high
 
 
 # ---------------------------------------------------------------------- state
@@ -370,24 +313,3 @@ def test_each_task_end_to_end(blobs, targets: Callable[[Tensor], Tensor], make: 
     assert tuner.evaluate(loader) == pytest.approx({k: history[-1][f"val_{k}"] for k in ("loss", name)}, rel=1e-5)
     if name == "accuracy":
         assert history[-1]["val_accuracy"] > 0.6
-
-
-# ---------------------------------------------------------------------- new metrics
-
-
-def test_a_new_metric_is_one_entry(net, blobs, monkeypatch) -> None:
-    def build(kind: str, num_outputs: int | None) -> torchmetrics.Metric:
-        return tm.MulticlassMatthewsCorrCoef(num_outputs)
-
-    monkeypatch.setitem(METRICS, "mcc", NamedMetric(build, kinds={CLASSIFICATION}))
-    X, y = blobs(9, seed=1)
-    tuner = FineTuner(net(), device="cpu", metrics=["accuracy", "mcc"])
-
-    history = tuner.fit(blobs(), (X, y), epochs=6, lr=0.02, callbacks=[EarlyStopping("val_mcc")])
-
-    best = max(row["val_mcc"] for row in history)
-    assert sklearn_metrics.matthews_corrcoef(y, tuner.predict(X).argmax(1)) == pytest.approx(best)
-    with pytest.raises(ArgumentError, match=r"no metric 'mc' for classification\. Did you mean 'mcc'"):
-        build_metrics("mc", task_of_kind(None, CLASSIFICATION), 3)
-    with pytest.raises(ArgumentError, match="no metric 'mcc' for regression"):
-        build_metrics("mcc", task_of_kind(None, REGRESSION), 1)
