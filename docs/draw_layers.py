@@ -37,7 +37,7 @@ PURPOSES = {
 }
 
 # Everything may import these, so their arrows would say nothing.
-FOUNDATIONS = {"digests", "nested", "errors"}
+FOUNDATIONS = {"digests", "nested", "naming", "errors"}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from finetune.errors import ArgumentError, FineTuneError
+from finetune.naming.paths import local_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +82,7 @@ def train(
     from finetune.tuner import FineTuner
 
     # Report usage errors before weights are downloaded, and before hours of training.
+    out = local_path(out)
     check_writable(out)
     rate, num_classes = _rate(lr), _num_classes(data)
     tuner = FineTuner(model, weights=_weights(weights), precision=precision, seed=seed).replace_head(num_classes)
@@ -120,7 +122,7 @@ def predict(
     from finetune.data.sources.open_source import open_source
     from finetune.tuner import FineTuner
 
-    if len(images) > 1 and any(image.is_dir() for image in images):
+    if len(images) > 1 and any(local_path(image).is_dir() for image in images):
         raise ArgumentError("Expected images or one folder of images, but got a folder among several paths.")
     tuner = FineTuner.load_checkpoint(file)
     source = open_source(images[0] if len(images) == 1 else images, labeled=False)
@@ -138,7 +140,7 @@ def summary(
     """Print the stages of a model, their parameters and costs."""
     from finetune.tuner import FineTuner
 
-    is_file = Path(model).is_file()
+    is_file = local_path(model).is_file()
     tuner = FineTuner.load_checkpoint(model) if is_file else FineTuner(model, weights=None)
     print(tuner.summary(None if size is None else (3, size, size)))
 
@@ -160,6 +162,7 @@ def advise(
     from finetune.comparison.advise import advise as advise_models
 
     if chart is not None:
+        chart = local_path(chart)
         check_writable(chart)
     advice = advise_models(model, data, val, samples=samples, weights=_weights(weights))
     print("\n\n".join(f"Model: {name}\n{each}" for name, each in advice.items()))
@@ -194,6 +197,7 @@ def compare(
     """
     from finetune.comparison.compare import compare as compare_models
 
+    folder = local_path(folder)
     try:
         comparison = compare_models(
             model,

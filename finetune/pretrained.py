@@ -21,6 +21,7 @@ from finetune.model.network import unwrapped
 from finetune.model.surgery import adapters, input_channels
 from finetune.model.surgery.changes import InputAdaptation, ModelChange
 from finetune.model.weights import load_weights, read_weights
+from finetune.naming.paths import local_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def _load(model: nn.Module | str, weights: str | Path | None, seed: int) -> tupl
     if isinstance(model, nn.Module):
         inner = unwrapped(model)
         if weights not in ("DEFAULT", None):
-            load_weights(inner, read_weights(Path(weights)))
+            load_weights(inner, read_weights(local_path(weights)))
         family = family_of(inner)
         return Pretrained(model, classes=family.classes(inner)), family.preset(inner)
     if not isinstance(model, str):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune.errors import ArgumentError
 from finetune.model.weights import load_state
+from finetune.naming.paths import local_path
 from finetune.training.metrics import build_metrics, higher_is_better
 from finetune.tuner import FineTuner
 
@@ -60,7 +61,7 @@ def greedy_soup(
         >>> soup.predict(val).shape
         torch.Size([6, 2])
     """
-    paths = [Path(path) for path in checkpoints]
+    paths = [local_path(path) for path in checkpoints]
     if not paths:
         raise ArgumentError("Expected at least one checkpoint to average, but got none.")
     scored: list[tuple[float, Path, _State]] = []

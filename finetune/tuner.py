@@ -650,8 +650,7 @@ class FineTuner:
         """
         if self._run is not None:
             return self._run.save(path)
-        schema.write(Path(path), self._checkpoint())
-        return Path(path)
+        return schema.write(path, self._checkpoint())
 
     @classmethod
     def load_checkpoint(cls, path: str | Path, model: nn.Module | None = None, **settings: Any) -> Self:
@@ -670,7 +669,7 @@ class FineTuner:
             >>> FineTuner.load_checkpoint(path, nn.Linear(4, 3)).predict(torch.zeros(2, 4)).shape
             torch.Size([2, 3])
         """
-        checkpoint = schema.read(Path(path))
+        checkpoint = schema.read(path)
         built = restore.rebuild(checkpoint) if model is None else model
         restore.missing_changes(unwrapped(built), checkpoint)  # raises before anything changes
         kept = {**checkpoint.settings, "preprocessing": checkpoint.preprocessing}

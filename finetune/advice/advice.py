@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from finetune.advice.chart import MUCH, NEAR, Quadrant, draw, quadrant
 from finetune.advice.evidence import Evidence
+from finetune.naming.paths import local_path
 from finetune.training.optim.rates import Rate
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Advice:
         """
         figure = draw(self.evidence, f"{self.strategy} (confidence {100 * self.confidence:.0f} %)")
         if path is not None:
-            figure.savefig(path, dpi=120)
+            figure.savefig(local_path(path), dpi=120)
         return figure
 
 

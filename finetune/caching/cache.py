@@ -35,6 +35,7 @@ from finetune.model.compiling import is_compiled
 from finetune.model.freezing import trainable
 from finetune.model.network import Network
 from finetune.model.stages import Stage
+from finetune.naming.paths import local_path
 
 AUTO, FOLDER = "auto", "folder"
 
@@ -344,7 +345,7 @@ def _place(cache: str | Path | bool) -> str | Path | None:
         return None if cache is False else cache
     if not isinstance(cache, (str, os.PathLike)) or not str(cache):
         raise ArgumentError(expected)
-    folder = Path(cache).expanduser()
+    folder = local_path(cache)
     meant = nearest(str(cache), kinds) if isinstance(cache, str) and not folder.exists() else ""
     around = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if meant or not around.is_dir():

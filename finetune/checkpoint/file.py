@@ -24,6 +24,7 @@ from torch import Tensor
 
 from finetune.digests import sha256
 from finetune.errors import CheckpointError
+from finetune.naming.paths import local_path
 
 _TENSOR = "$tensor"
 _RESERVED = (_TENSOR, "__metadata__")  # our mark for a tensor, and the key of the metadata
@@ -44,13 +45,14 @@ def check_writable(path: Path) -> None:
     Raises:
         CheckpointError: If the path is not writable.
     """
+    path = local_path(path)
     try:
         if path.is_dir():
             raise IsADirectoryError(f"'{path}' is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}. Expected the path of a file.") from error
 
 
@@ -69,7 +71,7 @@ def write(path: Path, content: Mapping[str, Any], *, version: int = 1) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, staged = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character
         raise CheckpointError(f"{path} cannot be written: {error}.") from error
     try:
         with os.fdopen(handle, "wb") as file:
@@ -94,8 +96,8 @@ def read(path: Path) -> Stored:
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise CheckpointError(f"The checkpoint {path} cannot be read: {getattr(error, 'strerror', error)}.") from error
     header = _metadata(path, data)
     if sha256(_with_digest(data, header[_HASH], _BLANK)) != header[_HASH]:
         raise CheckpointError(f"{path} is damaged: its content does not match its checksum. Use another copy.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from finetune.checkpoint import schema
 from finetune.checkpoint.schema import Checkpoint
 from finetune.errors import ArgumentError, CheckpointError
+from finetune.naming.paths import local_path
 
 
 def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) -> Checkpoint | None:
@@ -26,10 +27,10 @@ def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) 
     if resume_from == "auto":
         if checkpoint_dir is None:
             raise ArgumentError("resume_from='auto' needs a checkpoint_dir. Pass fit the folder of the checkpoints.")
-        if not any(Path(checkpoint_dir).glob("*.safetensors")):
+        if not any(local_path(checkpoint_dir).glob("*.safetensors")):
             return None
         resume_from = checkpoint_dir
-    path = Path(resume_from)
+    path = local_path(resume_from)
     if path.is_dir():
         return _newest(path)
     checkpoint = schema.read(path)

@@ -18,6 +18,7 @@ from typing import Any
 from finetune.checkpoint import file
 from finetune.errors import CheckpointError
 from finetune.model.surgery.changes import HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
+from finetune.naming.paths import local_path
 
 Content = dict[str, Any]
 
@@ -87,21 +88,24 @@ def format_version() -> int:
     return 1 + max(MIGRATIONS, default=0)
 
 
-def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to `path`. An existing file stays intact until the new one is complete.
+def write(path: str | Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint and return its path. An existing file stays intact until the new one is complete.
 
     Raises:
         CheckpointError: If the content cannot be stored or the file cannot be written.
     """
+    path = local_path(path)
     file.write(path, to_content(checkpoint), version=format_version())
+    return path
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: str | Path) -> Checkpoint:
     """Read the checkpoint at `path`, with tensors on the CPU. Older formats are migrated.
 
     Raises:
         CheckpointError: If the file is missing, damaged, not a checkpoint, or of a newer format.
     """
+    path = local_path(path)
     version, content = file.read(path)
     newest = format_version()
     if version > newest:

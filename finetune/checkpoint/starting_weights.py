@@ -12,6 +12,7 @@ from finetune.data.randomness import seeded
 from finetune.model import catalog
 from finetune.model.network import Network
 from finetune.model.surgery.reinitialize import fresh_weights
+from finetune.naming.paths import local_path
 
 
 def starting_weights(network: Network, start_from: str | Path, seed: int) -> Mapping[str, Tensor]:
@@ -27,7 +28,7 @@ def starting_weights(network: Network, start_from: str | Path, seed: int) -> Map
         CheckpointError: If the file is damaged or belongs to another model.
     """
     if start_from != "scratch":
-        return restore.starting_weights(Path(start_from), network.module)
+        return restore.starting_weights(local_path(start_from), network.module)
     with seeded(seed, "scratch"):
         rebuilt = None if network.origin is None else catalog.rebuild(network.origin)
         return fresh_weights(network.module, rebuilt)

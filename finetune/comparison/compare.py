@@ -17,6 +17,7 @@ from finetune.comparison.run_candidate import RunSettings, run_candidate
 from finetune.comparison.splits import splits_by_seed
 from finetune.display.waits import waits_shown
 from finetune.errors import ArgumentError, is_number, nearest, whole_number
+from finetune.naming.paths import local_path
 from finetune.training.progress import SeriesProgress
 from finetune.tuner import FineTuner
 
@@ -94,7 +95,7 @@ def compare(
     numbers, entries = _seeds(seeds), candidates(models, strategies, budget)
     for_tuner, for_fit = _divided(settings)
     run_settings = RunSettings(budget=budget, monitor=monitor, mode=mode, for_tuner=for_tuner, for_fit=for_fit)
-    folder = None if folder is None else Path(folder).expanduser()
+    folder = None if folder is None else local_path(folder)
     finished = FinishedRuns(folder, {} if folder is None else run_settings.fingerprint())
     with waits_shown(progress):
         splits = splits_by_seed(data, val, numbers, fingerprinted=folder is not None)

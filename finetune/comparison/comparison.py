@@ -15,6 +15,7 @@ from finetune.caching.planner import format_bytes
 from finetune.comparison.statistics import half_width, holm, paired_p_value
 from finetune.display import html
 from finetune.display.figures import new_figure
+from finetune.naming.paths import local_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -231,7 +232,7 @@ class Comparison:
         speed.set(title="training images per second")
         speed.margins(x=0.25)
         if path is not None:
-            figure.savefig(path, dpi=120)
+            figure.savefig(local_path(path), dpi=120)
         return figure
 
     def _succeeded(self) -> list[RunResult]:

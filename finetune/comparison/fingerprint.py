@@ -25,6 +25,7 @@ from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.sources.base import Source
 from finetune.digests import sha256
 from finetune.errors import ArgumentError
+from finetune.naming.paths import local_path
 
 _PACKAGES = ("torch-finetune", "torch", "torchvision", "timm", "transformers", "peft")
 _PLAIN = (type(None), bool, int, float, str)
@@ -122,10 +123,10 @@ def _module(module: nn.Module) -> Any:
 def _path(text: str) -> Any:
     """Return a string, with the state of its files if it is the path of a file or folder."""
     try:
-        path = Path(text).expanduser()
+        path = local_path(text)
         found = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
         return [text, [_stamp(file) for file in found]] if found else text
-    except (OSError, ValueError, RuntimeError):  # too long or with invalid characters for a path
+    except (OSError, ValueError):  # too long or with invalid characters for a path
         return text
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from finetune.data.sources.folders import find_split
 from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import split
 from finetune.errors import is_number
+from finetune.naming.paths import exists
 
 # Fraction of a folder or table to hold out if no validation data is given.
 VALIDATION_SHARE = 0.2
@@ -92,8 +93,10 @@ def prepare(
         >>> len(data.train), len(data.val), data.train.classes
         (9, 3, ('beagle', 'husky', 'pug'))
     """
-    if val is None and isinstance(train, (str, Path)) and Path(train).is_dir():
-        train, val = find_split(train) or (train, val)
+    notes: tuple[str, ...] = ()
+    if val is None and isinstance(train, (str, os.PathLike)) and exists(train) and (found := find_split(train)):
+        train, val = found
+        notes = (f"Training on '{train}' and validating on '{val}'.",)
     source = open_source(train, classes=classes, takes=takes)
     if classes is None and model_classes and source.classes:
         known = tuple(model_classes)
@@ -105,7 +108,7 @@ def prepare(
         return Prepared(source)
     if val is None or is_number(val):
         return _split(source, VALIDATION_SHARE if val is None else val, seed)
-    return Prepared(source, open_source(val, classes=source.classes, takes=takes))
+    return Prepared(source, open_source(val, classes=source.classes, takes=takes), notes)
 
 
 def _split(source: Source, share: float, seed: int) -> Prepared:

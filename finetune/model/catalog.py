@@ -17,6 +17,7 @@ from torch import nn
 from finetune.errors import ArgumentError, CheckpointError, nearest
 from finetune.model.families import FAMILIES, CatalogModel
 from finetune.model.weights import load_weights, read_weights
+from finetune.naming.paths import local_path
 
 
 def names() -> list[str]:
@@ -81,7 +82,7 @@ def _locate(name: str) -> tuple[str, str]:
 
 
 def _local_file(name: str, weights: str | Path, published: list[str]) -> Path:
-    path = Path(weights)
+    path = local_path(weights)
     if not path.is_file():
         raise CheckpointError(
             f"There are no weights {str(weights)!r} for {name}. Expected a file or one of the published weights "

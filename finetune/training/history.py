@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 from finetune.display import html
 from finetune.display.figures import new_figure
 from finetune.display.numbers import Values, fixed
+from finetune.naming.paths import local_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +102,7 @@ class History(Sequence[HistoryRow]):
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
         if path is not None:
-            figure.savefig(path, dpi=120)
+            figure.savefig(local_path(path), dpi=120)
         return figure
 
     def _table(self) -> tuple[list[str], list[list[str]]]:

@@ -22,6 +22,7 @@ from finetune.display.figures import new_figure
 from finetune.display.waits import announced
 from finetune.errors import ArgumentError, NonFiniteError
 from finetune.model.freezing import modes_restored, train_mode
+from finetune.naming.paths import local_path
 from finetune.training.loop import update, windows
 from finetune.training.optim.rates import Rate, scaled
 from finetune.training.run import Run, restore, snapshot
@@ -82,7 +83,7 @@ class RateSuggestion:
         axes.set(xscale="log", xlabel="learning rate of the fastest group", ylabel="loss")
         axes.legend()
         if path is not None:
-            figure.savefig(path, dpi=120)
+            figure.savefig(local_path(path), dpi=120)
         return figure
 
 

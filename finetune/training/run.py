@@ -366,8 +366,7 @@ class Run:
         Raises:
             CheckpointError: If the file cannot be written.
         """
-        schema.write(Path(path), self.tuner._checkpoint(self.state_dict() if training_state else None))
-        return Path(path)
+        return schema.write(path, self.tuner._checkpoint(self.state_dict() if training_state else None))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which a run of the same plan resumes, as tensors, numbers and strings.

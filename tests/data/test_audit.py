@@ -218,3 +218,8 @@ def test_batch_targets_that_are_not_class_indices_are_not_checked() -> None:
         check_batch_targets(targets, 2, "batch 0")
     with pytest.raises(DataError, match=r"1 of 3 labels .* sample 1 of batch 4: -1\. Expected 0 to 1"):
         check_batch_targets(torch.tensor([0, -1, 1]), 2, "batch 4")
+
+
+def test_one_class_is_no_reason_for_another_head(class_folder: MakeFolder) -> None:
+    with pytest.raises(DataError, match=r"All 3 samples .* of one class, 'only'"):
+        audit(open_source(class_folder(only=3)), num_classes=2)

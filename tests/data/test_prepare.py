@@ -105,7 +105,10 @@ def test_a_folder_is_split_unless_it_has_a_validation_folder(tmp_path: Path) -> 
     whole = prepare(tmp_path / "plain", False)
 
     assert (len(plain.train), len(plain.val), len(plain.notes)) == (8, 2, 1)
-    assert (len(split.train), len(split.val), split.notes) == (10, 10, ())
+    assert (len(split.train), len(split.val)) == (10, 10)
+    assert [note.replace(str(tmp_path), "") for note in split.notes] == [
+        "Training on '/split/train' and validating on '/split/val'."
+    ]
     assert (len(whole.train), whole.val) == (10, None)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +18,8 @@ from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.labels import Classes, unknown_class
 from finetune.data.sources.sound_files import SoundFiles
 from finetune.errors import DataError, nearest
+from finetune.naming.paths import exists, local_path, shortened
+from finetune.naming.unicode import normalized
 
 logger = logging.getLogger("finetune")
 
@@ -23,7 +27,13 @@ logger = logging.getLogger("finetune")
 FILE_SOURCES: tuple[type[FileSource], ...] = (ImageFiles, SoundFiles)
 
 _TRAIN_NAMES = ("train", "training")
-_VAL_NAMES = ("val", "valid", "validation", "dev", "test")
+_VAL_NAMES = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")
+
+# Files and folders that file systems, file browsers and archives leave behind, beside hidden ones.
+_OF_SYSTEMS = (
+    "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx",
+    "__pycache__", "thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r",
+)  # fmt: skip
 
 
 def is_sample_file(path: str | os.PathLike[str]) -> bool:
@@ -57,10 +67,10 @@ def open_files(
 def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     """Return the training and the validation folder inside `folder`, or None if it does not have both.
 
-    The training folder is called train or training, and the validation folder val, valid, validation, dev or
-    test, in this order of preference.
+    The training folder is called train or training, and the validation folder val, valid, validation, dev, eval,
+    evaluation, test or testing, in this order of preference.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     if not folder.is_dir():
         return None
     inside = {path.name.lower(): path for path in _folders_in(folder)}
@@ -75,70 +85,215 @@ def open_folder(folder: Path, request: Request) -> FileSource:
     The files are images unless the preprocessing takes another kind.
 
     Raises:
-        DataError: If there are no class folders, one is empty or unknown to the training data, or the folder
-            consists of a training and a validation folder.
+        DataError: If there are no class folders or only one, one is empty or unknown to the training data, two are
+            the same folder, or the folder consists of a training and a validation folder.
     """
     source = next((source for source in FILE_SOURCES if source.kind == request.takes), FILE_SOURCES[0])
     if not request.labeled:
-        return source(list(_files_under(folder, source)), folder=folder)
+        tree = _walk(folder, source)
+        _warn_of_omissions(folder, [tree], source)
+        return source(tree.files, folder=folder)
     split = find_split(folder)
     if split is not None:
         raise DataError(
             f"'{folder}' contains a training and a validation folder instead of one folder per class. "
             f"Pass '{split[0]}' as the training data and '{split[1]}' as the validation data."
         )
-    found = {path.name: list(_files_under(path, source)) for path in _folders_in(folder)}
-    _check_class_folders(folder, found, request.classes, source)
-    names = request.classes or tuple(sorted(found))
-    index = {name: k for k, name in enumerate(names)}
-    paths = [path for name in sorted(found) for path in found[name]]
-    targets = [index[name] for name in sorted(found) for _ in found[name]]
+    trees: dict[str, _Tree] = {}
+    for path in _folders_in(folder):
+        trees.setdefault(normalized(path.name), _Tree()).add(_walk(path, source))
+    _check_class_folders(folder, trees, request.classes, source)
+    names = request.classes or tuple(sorted(trees))
+    index = {normalized(name): k for k, name in enumerate(names)}
+    paths = [path for name in sorted(trees) for path in trees[name].files]
+    targets = [index[name] for name in sorted(trees) for _ in trees[name].files]
     return source(paths, torch.tensor(targets, dtype=torch.int64), names, folder)
 
 
 def missing_path(path: Path) -> DataError:
-    """Return the error for a missing `path`, with its existing part and the nearest names there."""
+    """Return the error for a missing `path`, with its existing part and the nearest names of its kind there."""
     there = path.absolute()
-    while not there.parent.exists():
+    while not exists(there.parent):
         there = there.parent
-    siblings = [entry.name for entry in there.parent.iterdir()]
+    kind = next((source for source in FILE_SOURCES if source.matches(path)), None)
+    siblings = [
+        entry.name
+        for entry in there.parent.iterdir()
+        if (entry.is_dir() if there != path.absolute() else kind is None or kind.matches(entry))
+    ]
+    expected = (
+        f"Correct the path of the {kind.noun}, or leave it out."
+        if kind is not None
+        else "Expected a folder with one subfolder per class, or a CSV or Parquet file with a path or text and a "
+        "label per row."
+    )
     return DataError(
-        f"'{path}' does not exist: there is no '{there.name}' in '{there.parent}'."
-        f"{nearest(there.name, siblings)} Expected a folder with one subfolder per class, "
-        "or a CSV or Parquet file with a path or text and a label per row."
+        f"'{shortened(path)}' does not exist: there is no '{shortened(there.name)}' in '{there.parent}'."
+        f"{nearest(there.name, siblings)} {expected}"
     )
 
 
-def _check_class_folders(
-    folder: Path, found: dict[str, list[Path]], classes: Classes | None, source: type[FileSource]
-) -> None:
-    noun = source.noun
-    loose = [path for path in sorted(folder.iterdir()) if path.is_file() and source.matches(path)]
-    if not any(found.values()):
-        holds = f"{len(loose)} loose {noun}s" if loose else f"no {noun}s"
-        raise DataError(
-            f"'{folder}' contains {holds} and no class folders. Expected '{folder}/<class name>/<{noun}>' "
-            f"with the suffix {', '.join(source.suffixes)}. For other layouts, list paths and labels in a CSV file."
-        )
-    if loose:
-        logger.warning("'%s': %d %ss beside the class folders have no class; left out.", folder, len(loose), noun)
-    for name in sorted(found):
-        if classes is not None and name not in classes and found[name]:
-            raise unknown_class(name, f"'{found[name][0]}'", classes)
-        if classes is None and not found[name]:
-            raise DataError(f"The class folder '{folder / name}' contains no {noun}s. Fill it or remove it.")
+# ---------------------------------------------------------------------- what a folder holds
+
+
+@dataclass
+class _Tree:
+    """The files of one kind in a folder and all folders below it, in the same order on every machine.
+
+    Attributes:
+        files: Files of the kind.
+        others: Files of other kinds.
+        repeated: Links to folders that are read elsewhere in the tree, or that hold the tree.
+        folders: Real path of each folder that was read.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+    repeated: list[Path] = field(default_factory=list)
+    folders: dict[str, Path] = field(default_factory=dict)
+
+    def add(self, other: _Tree) -> None:
+        self.files += other.files
+        self.others += other.others
+        self.repeated += other.repeated
+        self.folders |= other.folders
+
+
+def _walk(folder: Path, source: type[FileSource]) -> _Tree:
+    """Read a folder and all folders below it. Links are followed, but no folder is read twice."""
+    tree, above = _Tree(), _real_parents(folder)
+    for base, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(base)
+        if real in above or real in tree.folders:
+            tree.repeated.append(Path(base))
+            folders.clear()
+            continue
+        tree.folders[real] = Path(base)
+        folders[:] = sorted(name for name in folders if not _is_left_by_a_system(name))
+        for name in sorted(names):
+            if not _is_left_by_a_system(name):
+                (tree.files if source.matches(name) else tree.others).append(Path(base, name))
+    return tree
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+    """Return the folders in a folder, without links to folders that hold it."""
+    above = {os.path.realpath(folder), *_real_parents(folder)}
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_left_by_a_system(path.name))
+    loops = [path for path in folders if os.path.realpath(path) in above]
+    if loops:
+        logger.warning("Left out the link '%s' to a folder that holds it.", loops[0])
+    return [path for path in folders if path not in loops]
 
 
-def _files_under(folder: Path, source: type[FileSource]) -> Iterator[Path]:
-    """Yield the files of one kind in a folder and all folders below it, in the same order on every machine."""
-    for base, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        yield from (Path(base, name) for name in sorted(names) if source.matches(name))
+def _real_parents(folder: Path) -> set[str]:
+    return {str(path) for path in Path(os.path.realpath(folder)).parents}
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def _is_left_by_a_system(name: str) -> bool:
+    """Return whether a file or folder is hidden, or was made by a file system, a file browser or a notebook."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+# ---------------------------------------------------------------------- checks
+
+
+def _check_class_folders(
+    folder: Path, trees: dict[str, _Tree], classes: Classes | None, source: type[FileSource]
+) -> None:
+    noun = source.noun
+    loose = [path for path in sorted(folder.iterdir()) if path.is_file() and source.matches(path)]
+    if not any(tree.files for tree in trees.values()):
+        holds = f"{len(loose)} loose {noun}s" if loose else f"no {noun}s"
+        others = _by_suffix([path for tree in trees.values() for path in tree.others])
+        raise DataError(
+            f"'{folder}' contains {holds} and no class folders{f' with {noun}s, but {others} files' if others else ''}"
+            f". Expected '{folder}/<class name>/<{noun}>' with the suffix {', '.join(source.suffixes)}. For other "
+            "layouts, list paths and labels in a CSV file."
+        )
+    known = None if classes is None else {normalized(name) for name in classes}
+    if len(trees) == 1 and not (known and trees.keys() <= known):
+        _check_level(folder, source)
+    for name, tree in sorted(trees.items()):
+        if known is not None and name not in known and tree.files:
+            raise unknown_class(name, f"'{tree.files[0]}'", classes or ())
+        if known is None and not tree.files:
+            others = f" but {_by_suffix(tree.others)} files" if tree.others else ""
+            raise DataError(f"The class folder '{folder / name}' contains no {noun}s{others}. Fill it or remove it.")
+    if loose:
+        logger.warning(
+            "'%s': %d %ss beside the class folders have no class, such as '%s'; left out.",
+            folder, len(loose), noun, loose[0].name,
+        )  # fmt: skip
+    _check_overlap(trees)
+    _warn_of_omissions(folder, list(trees.values()), source)
+
+
+def _check_level(folder: Path, source: type[FileSource]) -> None:
+    """Raise DataError if the only folder in a folder holds the class folders."""
+    only, *_ = _folders_in(folder)
+    inner, below = only, _folders_in(only)
+    while len(below) == 1:
+        inner, below = below[0], _folders_in(below[0])
+    if below and not any(path.is_file() and source.matches(path) for path in inner.iterdir()):
+        raise DataError(
+            f"'{folder}' has a single folder, '{only.name}', and the folders {_listed([path.name for path in below])} "
+            f"are in '{inner}'. Expected one folder per class. Pass '{inner}'."
+        )
+
+
+def _check_overlap(trees: dict[str, _Tree]) -> None:
+    """Raise DataError if a folder belongs to two classes, and warn if a file does."""
+    owner: dict[str, str] = {}
+    for name, tree in trees.items():
+        for real, path in tree.folders.items():
+            other = owner.setdefault(real, name)
+            if other != name:
+                raise DataError(
+                    f"'{path}' and '{trees[other].folders[real]}' are the same folder, but of two classes, {name!r} "
+                    f"and {other!r}. Remove the link that is wrong."
+                )
+    if not any(path.is_symlink() for tree in trees.values() for path in tree.files):
+        return
+    files: dict[str, tuple[str, Path]] = {}
+    twice: list[tuple[Path, Path]] = []
+    for name, tree in trees.items():
+        for path in tree.files:
+            other_name, other_path = files.setdefault(os.path.realpath(path), (name, path))
+            if other_name != name:
+                twice.append((other_path, path))
+    if twice:
+        first, second = twice[0]
+        logger.warning("%d files are linked from two classes, such as '%s' and '%s'.", len(twice), first, second)
+
+
+def _warn_of_omissions(folder: Path, trees: list[_Tree], source: type[FileSource]) -> None:
+    """Say once which files and links of a folder are left out."""
+    repeated = [path for tree in trees for path in tree.repeated]
+    if repeated:
+        logger.warning(
+            "Left out %d links to folders that are read already or hold the data, such as '%s'.",
+            len(repeated), repeated[0],
+        )  # fmt: skip
+    others = [path for tree in trees for path in tree.others]
+    if others:
+        total = len(others) + sum(len(tree.files) for tree in trees)
+        fullest = max(trees, key=lambda tree: len(tree.others))
+        logger.warning(
+            "Left out %d of the %d files in '%s', which are no %ss: %s, such as '%s'. Convert %ss of other formats "
+            "to %s to include them.",
+            len(others), total, folder, source.noun, _by_suffix(others), fullest.others[0].relative_to(folder),
+            source.noun, " or ".join(source.suffixes[:1] if len(source.suffixes) == 1 else (".jpg", ".png")),
+        )  # fmt: skip
+
+
+def _by_suffix(paths: list[Path]) -> str:
+    """Return counts by suffix, such as "20 .heic, 3 .txt", the most frequent first."""
+    counts = Counter(path.suffix.lower() or "unnamed" for path in paths).most_common()
+    shown = ", ".join(f"{count} {suffix}" for suffix, count in counts[:5])
+    return shown + (f", {sum(count for _, count in counts[5:])} others" if len(counts) > 5 else "")
+
+
+def _listed(names: list[str]) -> str:
+    shown = [*names[:4], *(["..."] if len(names) > 4 else [])]
+    return " and ".join(shown) if len(shown) == 2 else ", ".join(shown)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import DataError, nearest
+from finetune.naming.unicode import normalized
 
 Classes = tuple[str, ...]
 
@@ -40,7 +41,7 @@ def encode(labels: Sequence[Any], classes: Classes | None, name: Callable[[int],
     else:
         found = sorted({str(value) for value in values})
     names = tuple(found) if classes is None else classes
-    index = {known: k for k, known in enumerate(names)}
+    index = {normalized(known): k for k, known in enumerate(names)}
     targets = torch.empty(len(values), dtype=torch.int64)
     for i, value in enumerate(values):
         if str(value) not in index:
@@ -155,4 +156,4 @@ def _plain(label: Any, i: int, name: Callable[[int], str]) -> str | int | float:
     value = label.item() if isinstance(label, (np.generic, Tensor)) else label
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{name(i)} has no label. Every sample needs one: fill it in, or remove the sample.")
-    return int(value) if isinstance(value, bool) else value
+    return int(value) if isinstance(value, bool) else normalized(value) if isinstance(value, str) else value

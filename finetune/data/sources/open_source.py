@@ -21,6 +21,7 @@ from finetune.data.sources.labels import check_numbering, class_targets
 from finetune.data.sources.streams import open_loader, open_stream
 from finetune.data.sources.tables import TABLE_SUFFIXES, open_table
 from finetune.errors import DataError
+from finetune.naming.paths import existing, exists, local_path
 
 _ACCEPTED = (
     "Expected a folder with one subfolder per class; a CSV or Parquet file with a path or text and a label per row; a "
@@ -78,9 +79,9 @@ def _open_opened(data: Source, request: Request) -> Source:
 
 
 def _open_path(data: str | os.PathLike[str], request: Request) -> Source:
-    path = Path(data).expanduser()
-    if not path.exists():
-        raise missing_path(path)
+    path = existing(local_path(data))
+    if path is None:
+        raise missing_path(local_path(data))
     if path.is_dir():
         return open_folder(path, request)
     if path.suffix.lower() in TABLE_SUFFIXES:
@@ -151,11 +152,11 @@ def _open_inputs(inputs: Any, labels: Any, request: Request) -> Source:
 
 
 def _existing(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    found = [Path(path).expanduser() for path in paths]
-    for file in found:
-        if not file.exists():
-            raise missing_path(file)
-    return found
+    found = [(path, existing(local_path(path))) for path in paths]
+    for path, file in found:
+        if file is None:
+            raise missing_path(local_path(path))
+    return [file for _, file in found if file is not None]
 
 
 def _require_no_labels(request: Request, problem: str) -> None:
@@ -222,7 +223,7 @@ def _are_texts(data: Any, request: Request) -> bool:
         return all(len(row) == 2 and all(isinstance(text, str) for text in row) for row in data)
     if not isinstance(data[0], str):
         return False
-    return request.takes == TEXT or not (is_sample_file(data[0]) or _exists(data[0]))
+    return request.takes == TEXT or not (request.takes is not None or is_sample_file(data[0]) or exists(data[0]))
 
 
 def _is_array(data: Any, request: Request) -> bool:
@@ -242,13 +243,6 @@ def _are_rows(data: Any, request: Request) -> bool:
 
 def _is_dataset(data: Any, request: Request) -> bool:
     return hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, dict)
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long for a path, or with characters that a path cannot have
-        return False
 
 
 # ---------------------------------------------------------------------- forms

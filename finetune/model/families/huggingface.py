@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from finetune.errors import ArgumentError, CheckpointError, HeadError, reason
 from finetune.model.families.family import UNUSUAL_NUM_CLASSES, CatalogModel, Family, resized_layers
 from finetune.model.families.input_size import InputSize, sides
+from finetune.naming.paths import exists, local_path
 
 # Our kinds of task -> `config.problem_type`. Binary classification with a single label has none.
 _PROBLEM_TYPES = {
@@ -114,7 +114,7 @@ class HuggingFace(Family):
             config.label2id = {name: index for index, name in enumerate(classes)}
 
     def local_name(self, name: str) -> str | None:
-        return name if _is_folder(name) else super().local_name(name)
+        return str(local_path(name)) if _is_folder(name) else super().local_name(name)
 
     def create(self, name: str, weights: str | None, *, as_pretrained: bool) -> CatalogModel:
         """Build the classifier for a hub name or folder, in float32."""
@@ -168,7 +168,7 @@ def _label_names(config: Any) -> tuple[str, ...] | None:
 
 def _is_folder(name: str) -> bool:
     """Return whether `name` is a folder that `save_pretrained` wrote."""
-    return (Path(name) / "config.json").is_file()
+    return exists(local_path(name) / "config.json")
 
 
 def _load(name: str, cls: Any, **options: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from finetune.errors import ArgumentError, is_number
+from finetune.naming.paths import local_path
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run
 
@@ -87,7 +88,7 @@ class CSVLogger(Logger):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
         self._rows: list[Mapping[str, Any]] = []
 
     def on_fit_begin(self, run: Run) -> None:
@@ -126,7 +127,7 @@ class TensorBoard(Logger):
             raise ArgumentError(
                 "The TensorBoard callback needs the tensorboard package: pip install tensorboard."
             ) from error
-        self.writer = SummaryWriter(str(folder))
+        self.writer = SummaryWriter(str(local_path(folder)))
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         for key, value in row.items():

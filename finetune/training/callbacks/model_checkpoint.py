@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import CheckpointError, whole_number
+from finetune.naming.paths import local_path
 from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.monitor import check_monitor, monitored
 from finetune.training.run import Run
@@ -49,7 +50,7 @@ class ModelCheckpoint(Callback):
         every_steps: int | None = None,
         mode: str | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = local_path(folder)
         self.monitor = monitor
         self.keep = whole_number("keep", keep, at_least=0)
         self.every_steps = None if every_steps is None else whole_number("every_steps", every_steps, at_least=0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,3 +108,136 @@ def test_trap_35_training_classes_rule_in_folders(class_folder: MakeFolder) -> N
         open_source(stranger, classes=train.classes)
     for part in ("'bees'", str(stranger / "bees" / "0.png"), "ant, bee, cat", "Did you mean 'bee'"):
         assert part in str(caught.value)
+
+
+def _warnings(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("cat/all", ".."),  # the parent
+        ("cat/up", "../.."),  # a folder further up
+        ("cat/self", "."),
+        ("all", "."),  # a class folder that is the whole
+        ("cat/deep/again", "../deep"),  # a folder that is read anyway
+        ("cat/deep/cat", "../../cat"),
+    ],
+)
+def test_a_linked_folder_is_read_once(
+    class_folder: MakeFolder, caplog: pytest.LogCaptureFixture, link: str, target: str
+) -> None:
+    folder = class_folder(cat=3, dog=2)
+    (folder / "cat" / "deep").mkdir()
+    picture(1).save(folder / "cat" / "deep" / "x.png")
+    (folder / link).symlink_to(target)
+    source, unlabeled = open_source(folder), open_source(folder, labeled=False)
+    assert source.classes == ("cat", "dog")
+    assert source.targets is not None
+    assert source.targets.tolist() == [0] * 4 + [1] * 2
+    assert len(unlabeled) == 6
+    assert "Left out" in _warnings(caplog)
+    assert str(folder / link) in _warnings(caplog)
+
+
+def test_links_to_data_elsewhere_are_followed(
+    class_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = class_folder("pool", cat=3, dog=2)
+    (tmp_path / "linked").mkdir()
+    for label in ("cat", "dog"):
+        (tmp_path / "linked" / label).symlink_to(pool / label)
+    assert len(open_source(tmp_path / "linked")) == 5
+    assert not caplog.records
+
+
+def test_one_folder_or_file_of_two_classes_is_said(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+    folder = class_folder(cat=2, dog=2)
+    (folder / "dog" / "also.png").symlink_to(folder / "cat" / "0.png")
+    open_source(folder)
+    assert "1 files are linked from two classes" in _warnings(caplog)
+    (folder / "dog" / "also.png").unlink()
+    (folder / "dog" / "more").symlink_to(folder / "cat")
+    with pytest.raises(DataError, match=r"are the same folder, but of two classes, 'dog' and 'cat'"):
+        open_source(folder)
+    (folder / "dog" / "more").unlink()
+    assert len(open_source(folder)) == 4
+
+
+@pytest.mark.parametrize("name", ["고양이", "crème brûlée", "naïve", "Ångström", "ñandú", "がぎぐ"])
+def test_a_name_is_one_class_in_every_unicode_form(tmp_path: Path, name: str) -> None:
+    for form in ("NFC", "NFD"):
+        for root in ("both", form):
+            for label in (name, "other"):
+                path = tmp_path / root / unicodedata.normalize(form, label) / f"{form}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture(1).save(path)
+    both = open_source(tmp_path / "both")
+    assert both.classes == tuple(sorted((unicodedata.normalize("NFC", name), "other")))
+    assert len(both) == 4
+    for train, val in (("NFC", "NFD"), ("NFD", "NFC")):
+        classes = open_source(tmp_path / train).classes
+        assert open_source(tmp_path / val, classes=classes).classes == classes
+    old = [unicodedata.normalize("NFD", label) for label in both.classes]  # classes of a checkpoint
+    targets = open_source(tmp_path / "NFC", classes=old).targets
+    assert targets is not None
+    assert targets.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN", "#recycle", "__pycache__"]
+)
+def test_folders_of_systems_are_no_classes(
+    class_folder: MakeFolder, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    folder = class_folder(cat=2, dog=2)
+    for inside in (folder / name, folder / "cat" / name):
+        inside.mkdir()
+        picture(1).save(inside / "thumb.jpg")
+    (folder / "cat" / "Thumbs.db").write_bytes(b"")
+    assert open_source(folder).classes == ("cat", "dog")
+    assert len(open_source(folder)) == len(open_source(folder, labeled=False)) == 4
+    assert not caplog.records
+
+
+def test_files_left_out_are_counted_by_suffix(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+    folder = class_folder(cat=4, dog=4)
+    for i in range(20):
+        (folder / "cat" / f"IMG_{i}.{'HEIC' if i % 2 else 'heic'}").write_bytes(b"")
+    (folder / "dog" / "notes.txt").write_bytes(b"")
+    (folder / "dog" / "LICENSE").write_bytes(b"")
+    for labeled in (True, False):
+        caplog.clear()
+        open_source(folder, labeled=labeled)
+        [record] = caplog.records
+        assert "Left out 22 of the 30 files" in record.getMessage()
+        assert "20 .heic, 1 " in record.getMessage()
+        assert "1 .txt" in record.getMessage()
+        assert "Convert images of other formats to .jpg or .png" in record.getMessage()
+    for image in (folder / "cat").glob("*.png"):
+        image.unlink()
+    with pytest.raises(DataError, match=r"'.*cat' contains no images but 20 \.heic files"):
+        open_source(folder)
+
+
+@pytest.mark.parametrize("below", ["images", "data/images", "images/train", "a/b/c"])
+def test_a_folder_one_level_too_high_is_told_apart(class_folder: MakeFolder, tmp_path: Path, below: str) -> None:
+    right = class_folder(f"all/{below}", cat=2, dog=2)
+    for classes in (None, ["cat", "dog"]):
+        with pytest.raises(DataError, match=r"the folders cat and dog are in '.*'\. .* Pass '(.*)'\.") as caught:
+            open_source(tmp_path / "all", classes=classes)
+        advised = str(caught.value).rsplit("Pass '")[1].removesuffix("'.")
+        assert Path(advised) == right
+        assert open_source(advised, classes=classes).classes == ("cat", "dog")
+
+
+def test_a_missing_image_suggests_images_only(class_folder: MakeFolder) -> None:
+    folder = class_folder("train", cat=1) / "cat"
+    for name in ("photo1.py", "photo1.txt", "photo2.png"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"no 'photo1\.png' in .*Did you mean 'photo2\.png'.* Correct the path"
+    ) as caught:
+        open_source(folder / "photo1.png", labeled=False)
+    assert ".py" not in str(caught.value)

@@ -1,0 +1,1 @@
+"""Names of files, classes and columns, as people write them."""

@@ -1,0 +1,56 @@
+"""Paths from the user: `~` expanded, missing files told apart from unusable names, names matched by meaning."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from finetune.errors import ArgumentError
+from finetune.naming.unicode import normalized
+
+
+def local_path(path: str | bytes | os.PathLike[str]) -> Path:
+    """Return a path that the user wrote, with `~` replaced by the home folder.
+
+    Every path that enters the package passes here, whether it is read or written.
+
+    Raises:
+        ArgumentError: If it is no path.
+
+    Example:
+        >>> local_path("~/runs").parent == Path.home()
+        True
+    """
+    try:
+        return Path(os.path.expanduser(os.fsdecode(path)))
+    except TypeError as error:
+        raise ArgumentError(f"Expected a path, but got {path!r}.") from error
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file or folder is there. A name that no file can have is not."""
+    try:
+        return local_path(path).exists()
+    except (OSError, ValueError):  # too long for a file system, or with a null character
+        return False
+
+
+def shortened(path: str | os.PathLike[str], limit: int = 200) -> str:
+    """Return a path for a message. The middle of a long one, which may be no path at all, is left out."""
+    text = str(path)
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+
+
+def existing(path: Path) -> Path | None:
+    """Return the path of the file or folder that `path` names, or None if there is none.
+
+    Names that differ only in their Unicode form are the same: macOS writes decomposed letters, and tables seldom do.
+    """
+    if exists(path):
+        return path
+    if str(path).isascii() or path.parent == path:
+        return None
+    folder = existing(path.parent)
+    if folder is None or not folder.is_dir():
+        return None
+    return next((entry for entry in folder.iterdir() if normalized(entry.name) == normalized(path.name)), None)
