@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from finetune.errors import ArgumentError, DataError, HeadError
 from finetune.model.channels_last import gains_from_channels_last, same_in_channels_last
 from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, trainable
-from finetune.model.inspection.forward_graph import reading_order
+from finetune.model.inspection.exported import free_exported_modes, program_of
+from finetune.model.inspection.forward_graph import feeds_other_results, reading_order
 from finetune.model.inspection.probing import accepted_example, samples_of_size, undisturbed, without_autocast
-from finetune.model.outputs import call, check_logits
+from finetune.model.outputs import call, check_logits, logits_not_first, outputs_in, results_of
 from finetune.model.stages import Stage, stages
 from finetune.model.surgery import adapters, heads
 from finetune.model.surgery.changes import ModelChange
@@ -30,6 +32,8 @@ _ATTRIBUTES = {
     "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
 }
+
+_FIXED = "Export the model with dynamic_shapes for whatever may vary, the number of samples above all."
 
 # Over fewer samples, changing the memory format of the weights costs more than it saves.
 _FEW_SAMPLES = 32
@@ -51,6 +55,7 @@ class Network:
         example: Inputs of two samples of the user's data; None before any data has been seen.
         known_heads: Full names of the heads, the main one first; empty if not known yet.
         known_order: Parameters in the order in which the forward pass reads them; empty if not known yet.
+        seen_outputs: Number of outputs that the model gave for its data; None before it has been tried.
     """
 
     wrapped: nn.Module
@@ -61,6 +66,7 @@ class Network:
     example: Any = None
     known_heads: tuple[str, ...] = ()
     known_order: tuple[str, ...] = ()
+    seen_outputs: int | None = None
 
     @classmethod
     def of(
@@ -68,6 +74,7 @@ class Network:
     ) -> Network:
         """Return the network of a module from the user."""
         inner, scope = unwrapped(module), adapters.scope(unwrapped(module))
+        free_exported_modes(inner)
         return cls(
             module,
             origin,
@@ -103,7 +110,10 @@ class Network:
 
     @property
     def num_outputs(self) -> int | None:
-        """Number of outputs of the main head, or None if unknown."""
+        """Number of outputs that the model gave for its data, else that of its main head; None if unknown."""
+        return self._head_outputs() if self.seen_outputs is None else self.seen_outputs
+
+    def _head_outputs(self) -> int | None:
         with suppress(HeadError):
             return heads.num_outputs(self.module.get_submodule(self.heads[0])) if self.heads else None
         return None
@@ -159,14 +169,15 @@ class Network:
         Everything known so far is kept, so that a checkpoint still tells how to build the model by name. Heads are
         found again if the module has no layers of their names.
         """
-        network = self._knowing(wrapped=module)
+        seen = self.seen_outputs if unwrapped(module) is self.module else None
+        network = self._knowing(wrapped=module, seen_outputs=seen)
         if {name for name, _ in network.module.named_modules()} >= {*network.known_heads}:
             return network
         return replace(network, known_heads=(), known_order=())
 
     def with_head(self, names: tuple[str, ...], change: ModelChange) -> Network:
         """Return the network with its heads replaced."""
-        return self._knowing(known_heads=names, changes=(*self.changes, change))
+        return self._knowing(known_heads=names, changes=(*self.changes, change), seen_outputs=None)
 
     def with_adapters(self, change: ModelChange) -> Network:
         """Return the network with LoRA adapters, which rename the parameters inside adapted layers."""
@@ -201,6 +212,8 @@ class Network:
     def try_on(self, example: Any, *, channels_last: bool, trains: bool) -> bool | None:
         """Run the model once on two samples in eval mode, and restore modes, buffers and random state.
 
+        The network keeps the number of outputs that the model gave.
+
         Args:
             example: Inputs of two samples.
             channels_last: Whether to try the channels_last memory format too.
@@ -219,12 +232,29 @@ class Network:
             try:
                 with torch.no_grad():
                     output = call(self.module, example)
+                    if program_of(self.module) == "torch.export":  # which may have fixed the number of samples, too
+                        call(self.module, tree_map(lambda value: torch.cat([value, value]), example))
             except Exception as error:
                 raise not_accepted(type(self.module).__name__, example, error) from error
             if channels_last:
                 same = same_in_channels_last(self.module, example, output, trains=trains)
-        check_logits(self.module, output, self.num_outputs if self.heads else 0)
+        of_head = self._head_outputs()
+        check_logits(self.module, output, of_head if self.heads else 0)
+        if not self.heads and len(results_of(output)) > 1:
+            self._check_order_of_results(example)
+        vars(self)["seen_outputs"] = outputs_in(output, of_head)  # kept, like what else is found on first use
         return same
+
+    def _check_order_of_results(self, example: Any) -> None:
+        """Check that no other result of the model is computed from the one that is taken for the logits.
+
+        Raises:
+            HeadError: If there is one, so that the first result are features rather than logits.
+        """
+        with undisturbed(self.module):
+            eval_mode(self.module)
+            if feeds_other_results(self.module, example):
+                raise logits_not_first(self.module, "another result is computed from the first")
 
     def gains_from_channels_last(self, device: torch.device, samples: int | None, *, trains_all: bool = False) -> bool:
         """Return whether channels_last weights make passes over the data faster.
@@ -265,7 +295,8 @@ def not_accepted(model: str, inputs: Any, error: Exception) -> DataError:
     if isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str):
         shown = "texts"
     said = str(error).strip().splitlines() or [type(error).__name__]
-    hint = _hint(shown, tensors[0] if tensors else torch.empty(0))
+    fixed = said[0].startswith("Guard failed")
+    hint = _FIXED if fixed else _hint(shown, tensors[0] if tensors else torch.empty(0))
     return DataError(f"{model} does not accept the data, two samples of which are {shown}: {said[0]}. {hint}")
 
 

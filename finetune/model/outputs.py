@@ -89,8 +89,33 @@ def check_logits(model: nn.Module, output: Any, outputs: int | None) -> None:
     width = main.shape[1:] if isinstance(main, Tensor) else ()
     fits = outputs is None or (bool(outputs) and outputs in (1, *width))
     if len(results) > 1 and shapes != shapes[:1] * len(shapes) and not fits:
-        raise HeadError(
-            f"{type(model).__name__} returns several results of shapes {', '.join(map(str, shapes))}, and the first "
-            f"may not be the logits. Return the logits first, or in a dictionary under 'logits'; or name the layer "
-            f"that computes them with replace_head(n, layer=...); or override training_step."
-        )
+        raise logits_not_first(model, f"their shapes are {', '.join(map(str, shapes))}")
+
+
+def logits_not_first(model: nn.Module, why: str) -> HeadError:
+    """Return the error for a model whose first result may not be its logits."""
+    return HeadError(
+        f"{type(model).__name__} returns several results, and the first may not be the logits: {why}. Return the "
+        f"logits first, or in a dictionary under 'logits'; or name the layer that computes them with "
+        f"replace_head(n, layer=...); or override training_step."
+    )
+
+
+def outputs_in(output: Any, of_head: int | None = None) -> int | None:
+    """Return the number of outputs in a model's output for a batch, or None if it has no tensor with samples.
+
+    It is 1 for [N], and K for [N, K] and [N, K, ...]; in [N, T, K], as from a tagger, the head's number decides.
+
+    Args:
+        output: Output of the model.
+        of_head: Number of outputs of the model's head, if it has one.
+
+    Example:
+        >>> import torch
+        >>> outputs_in(torch.zeros(2, 3)), outputs_in(torch.zeros(2)), outputs_in(torch.zeros(2, 9, 5), of_head=5)
+        (3, 1, 5)
+    """
+    logits = logits_of(output)
+    if not isinstance(logits, Tensor) or logits.dim() == 0:
+        return None
+    return of_head if logits.dim() > 2 and of_head == logits.shape[-1] else int((*logits.shape, 1)[1])

@@ -73,10 +73,11 @@ def trainable_stages(model: nn.Module, all_stages: Iterable[Stage]) -> list[Stag
 def _opened(model: nn.Module, heads: tuple[str, ...]) -> _Groups:
     """Group the parameters by module. Open containers around the head and lists of layers, then the largest."""
     opened = {"", *(parent for name in heads for parent in names_above(name)), *_layer_lists(model)}
+    modules = dict(model.named_modules(remove_duplicate=False))
     while True:
         groups = _grouped(model, opened, heads)
         sizes = {name: len(parameters) for name, parameters in _joined(model, groups).items()}
-        openable = [name for name in sizes if name not in opened and _has_parts(model.get_submodule(name))]
+        openable = [name for name in sizes if name not in opened and _has_parts(modules[name])]
         largest = max(openable, key=lambda name: sizes[name], default=None)
         enough = len(sizes) >= _FEWEST_STAGES
         if largest is None or (enough and sizes[largest] <= _LARGEST_SHARE * sum(sizes.values())):
@@ -152,7 +153,8 @@ def _joined(model: nn.Module, groups: Mapping[str, list[str]]) -> _Groups:
 
 def _stands_alone(model: nn.Module, stage: str, parameters: Sequence[str]) -> bool:
     """Return whether a group is more than norms and parameters directly on a container."""
-    owners = (model.get_submodule(name.rpartition(".")[0]) for name in parameters)
+    modules = dict(model.named_modules(remove_duplicate=False))  # get_submodule fails within torch.jit's programs
+    owners = (modules[name.rpartition(".")[0]] for name in parameters)
     return stage not in parameters and any(not is_norm(owner) and not _has_parts(owner) for owner in owners)
 
 

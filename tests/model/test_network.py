@@ -305,3 +305,79 @@ def test_peft_is_imported_for_its_own_models_only(monkeypatch: pytest.MonkeyPatc
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
     tuner = FineTuner(nn.DataParallel(model), device="cpu").replace_head(2).freeze()
     tuner.fit((torch.randn(4, 4), torch.tensor([0, 1, 0, 1])), progress=False)
+
+
+class Similarity(nn.Module):
+    """Scores from two projections, as of prototypical and siamese networks: no layer has the outputs as its width."""
+
+    def __init__(self, n: int, width: int = 8) -> None:
+        super().__init__()
+        self.f, self.g, self.n = nn.Linear(4, width), nn.Linear(4, width), n
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([(self.f(x) * self.g(x.roll(k, 1))).sum(1) for k in range(self.n)], 1)
+
+
+class Squeezed(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).squeeze(1)
+
+
+class WithFeatures(nn.Module):
+    """Returns its features, as wide as the logits, before or after them."""
+
+    def __init__(self, features_first: bool) -> None:
+        super().__init__()
+        self.body, self.fc, self.features_first = nn.Linear(4, 3), nn.Linear(3, 3), features_first
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(x).relu()
+        return (features, self.fc(features)) if self.features_first else (self.fc(features), features)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "outputs"),
+    [
+        (Similarity(1), torch.randn(2, 4), 1),
+        (Similarity(3), torch.randn(2, 4), 3),
+        (nn.Linear(4, 5), torch.randn(2, 4), 5),
+        (Squeezed(nn.Linear(4, 1)), torch.randn(2, 4), 1),
+        (nn.Conv2d(3, 5, 1), torch.randn(2, 3, 4, 4), 5),
+        (nn.Linear(4, 5), torch.randn(2, 7, 4), 5),
+        (nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (3, 2))), torch.randn(2, 4), 3),
+        (nn.Sequential(nn.Linear(4, 12), nn.AdaptiveAvgPool1d(4)), torch.randn(2, 4), 4),
+        (WithFeatures(False), torch.randn(2, 4), 3),
+    ],
+)
+def test_the_number_of_outputs_is_what_the_model_gives(model: nn.Module, data: Tensor, outputs: int) -> None:
+    network = Network.of(model)
+    network.try_on(data, channels_last=False, trains=False)
+    assert network.num_outputs == network.with_module(nn.DataParallel(model)).num_outputs == outputs
+
+
+def test_a_new_head_has_other_outputs_than_those_seen() -> None:
+    tuner = FineTuner(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), device="cpu")
+    tuner.predict(torch.randn(2, 4))
+    assert tuner.network.num_outputs == 3
+    assert tuner.replace_head(5).network.num_outputs == 5
+
+
+@pytest.mark.parametrize("labels", [torch.arange(9) % 3, torch.arange(9) % 2])
+def test_scores_without_a_head_are_trained_for_what_they_are(labels: Tensor) -> None:
+    outputs = int(labels.max()) + 1 if labels.max() > 1 else 1
+    tuner = FineTuner(Similarity(outputs), device="cpu")
+    tuner.fit((torch.randn(9, 4), labels), progress=False)
+    assert tuner.task is not None
+    assert tuner.task.kind == ("binary" if outputs == 1 else "classification")
+
+
+def test_labels_beyond_the_outputs_are_refused_before_training() -> None:
+    with pytest.raises(DataError, match="labels are out of range"):
+        FineTuner(Similarity(3), device="cpu").fit((torch.randn(9, 4), torch.arange(9) % 5), progress=False)
+
+
+def test_features_before_the_logits_are_not_trained_in_their_place() -> None:
+    data = torch.randn(9, 4), torch.arange(9) % 3
+    with pytest.raises(HeadError, match="another result is computed from the first"):
+        FineTuner(WithFeatures(True), device="cpu").fit(data, progress=False)
+    FineTuner(WithFeatures(False), device="cpu").fit(data, progress=False)

@@ -46,5 +46,7 @@ def test_logits_are_checked_only_where_several_results_differ_in_shape() -> None
     ):
         check_logits(model, output, outputs)
     for output, outputs in (((features, logits), 3), ((logits, features), 0)):
-        with pytest.raises(HeadError, match=r"Linear returns several results of shapes .* may not be the logits"):
+        with pytest.raises(
+            HeadError, match=r"Linear returns several results, .* may not be the logits: their shapes are"
+        ):
             check_logits(model, output, outputs)

@@ -142,6 +142,16 @@ class Family:
         raise NotImplementedError
 
 
+def made_by(library: str, thing: Any) -> bool:
+    """Return whether a class or function is defined in a library. Generated code may belong to no module at all.
+
+    Example:
+        >>> made_by("torch", nn.Linear)
+        True
+    """
+    return f"{getattr(thing, '__module__', None)}.".startswith(f"{library}.")
+
+
 def resized_layers(model: nn.Module, twin: nn.Module) -> tuple[str, ...]:
     """Return the layers of `model` whose size follows the number of classes.
 

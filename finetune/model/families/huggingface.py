@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import ArgumentError, CheckpointError, HeadError, reason
-from finetune.model.families.family import UNUSUAL_NUM_CLASSES, CatalogModel, Family, resized_layers
+from finetune.model.families.family import UNUSUAL_NUM_CLASSES, CatalogModel, Family, made_by, resized_layers
 from finetune.model.families.input_size import InputSize, sides
 from finetune.naming.paths import exists, local_path
 
@@ -40,10 +40,7 @@ class HuggingFace(Family):
     usage = "'hf/NAME', the folder of a Hugging Face model"
 
     def owns(self, model: nn.Module) -> bool:
-        return any(
-            cls.__name__ == "PreTrainedModel" and cls.__module__.startswith("transformers.")
-            for cls in type(model).__mro__
-        )
+        return any(cls.__name__ == "PreTrainedModel" and made_by("transformers", cls) for cls in type(model).__mro__)
 
     def heads(self, model: nn.Module) -> tuple[str, ...]:
         """Return the layers whose size follows `config.num_labels`.
@@ -59,7 +56,7 @@ class HuggingFace(Family):
                 found = resized_layers(model, type(model)(config))
         except Exception:  # a user's constructor can raise anything
             return ()
-        if not found and type(model).__module__.startswith("transformers."):
+        if not found and made_by("transformers", type(model)):
             raise HeadError(
                 f"{type(model).__name__} has no layer that follows config.num_labels, so it is not a classifier. Load "
                 f"the model with a class such as AutoModelForImageClassification or "

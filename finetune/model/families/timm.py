@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from finetune.errors import ArgumentError, CheckpointError, HeadError, nearest, reason
-from finetune.model.families.family import UNUSUAL_NUM_CLASSES, CatalogModel, Family, resized_layers
+from finetune.model.families.family import UNUSUAL_NUM_CLASSES, CatalogModel, Family, made_by, resized_layers
 from finetune.model.surgery.copies import meta_copy
 
 
@@ -23,7 +23,7 @@ class Timm(Family):
 
     def owns(self, model: nn.Module) -> bool:
         # not by class: a subclass with its own forward pass may have another head
-        return type(model).forward.__module__.startswith("timm.")
+        return made_by("timm", getattr(type(model), "forward", None))
 
     def heads(self, model: nn.Module) -> tuple[str, ...]:
         """Return the layers that `reset_classifier` resizes.

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from finetune.errors import CheckpointError, reason
-from finetune.model.families.family import CatalogModel, Family
+from finetune.model.families.family import CatalogModel, Family, made_by
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -55,7 +55,7 @@ class Torchvision(Family):
         return bool(_torchvision_classes(model))
 
     def heads(self, model: nn.Module) -> tuple[str, ...]:
-        if not type(model).forward.__module__.startswith("torchvision.models"):
+        if not made_by("torchvision.models", getattr(type(model), "forward", None)):
             return ()  # a subclass with its own forward pass may have another head
         modules = dict(model.named_modules())
         for cls in _torchvision_classes(model):
@@ -99,7 +99,7 @@ class Torchvision(Family):
 
 
 def _torchvision_classes(model: nn.Module) -> list[str]:
-    return [cls.__name__ for cls in type(model).__mro__ if cls.__module__.startswith("torchvision.models")]
+    return [cls.__name__ for cls in type(model).__mro__ if made_by("torchvision.models", cls)]
 
 
 def _options(name: str, entry: WeightsEnum, as_pretrained: bool) -> dict[str, Any]:

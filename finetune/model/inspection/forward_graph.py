@@ -6,7 +6,7 @@ modules, so the graph includes functional code, bare parameters, skip connection
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +77,29 @@ def reading_order(model: nn.Module, inputs: Any) -> list[str]:
     return list(dict.fromkeys(names[id(aliases[name])] for name in read))
 
 
+def feeds_other_results(model: nn.Module, inputs: Any) -> bool:
+    """Run `model` as `record` does, and return whether another of its results is computed from the main one."""
+    recording = record(model, inputs)
+    others = [operation for operation in recording.last if operation not in recording.main]
+    return not before(others).isdisjoint(recording.main)
+
+
+def before(operations: Iterable[Operation]) -> set[Operation]:
+    """Return all operations whose results these operations depend on, without themselves."""
+    todo = [earlier for operation in operations for earlier in operation.inputs]
+    seen = set(todo)
+    while todo:
+        new = [earlier for earlier in todo.pop().inputs if earlier not in seen]
+        seen.update(new)
+        todo += new
+    return seen
+
+
+def hookable(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that take hooks, by full name: all but torch.jit's, which belong to the module around them."""
+    return {name: module for name, module in model.named_modules() if not isinstance(module, torch.jit.ScriptModule)}
+
+
 def output_shapes(model: nn.Module, inputs: Any) -> dict[str, tuple[int, ...]]:
     """Run `model` as `record` does, and return the shape of every module's last output for one sample."""
     shapes: dict[str, tuple[int, ...]] = {}
@@ -88,14 +111,14 @@ def output_shapes(model: nn.Module, inputs: Any) -> dict[str, tuple[int, ...]]:
         return hook
 
     with torch.no_grad(), ExitStack() as hooks:
-        for name, module in model.named_modules():
+        for name, module in hookable(model).items():
             hooks.enter_context(module.register_forward_hook(remember(name)))
         call(model, inputs)
     return shapes
 
 
 @contextmanager
-def watched(model: nn.Module, layers: Iterable[str], head: str) -> Iterator[dict[str, Tensor]]:
+def watched(model: nn.Module, layers: Collection[str], head: str) -> Iterator[dict[str, Tensor]]:
     """Collect the latest output of each layer, and under the head's name its latest input."""
     seen: dict[str, Tensor] = {}
 
@@ -106,8 +129,9 @@ def watched(model: nn.Module, layers: Iterable[str], head: str) -> Iterator[dict
         seen.update((head, tensor) for tensor in tensors_of((args, kwargs))[:1])
 
     with ExitStack() as hooks:
-        for name in layers:
-            hooks.enter_context(model.get_submodule(name).register_forward_hook(keep_output(name)))
+        for name, module in hookable(model).items():
+            if name in layers:
+                hooks.enter_context(module.register_forward_hook(keep_output(name)))
         hooks.enter_context(model.get_submodule(head).register_forward_pre_hook(keep_input, with_kwargs=True))
         yield seen
 
@@ -173,7 +197,7 @@ class _Recorder(TorchDispatchMode):
     def following_modules(self, model: nn.Module) -> Iterator[None]:
         """Keep track of the innermost running module."""
         with ExitStack() as hooks:
-            for name, module in model.named_modules():
+            for name, module in hookable(model).items():
                 hooks.enter_context(module.register_forward_pre_hook(self._entering(name)))
                 hooks.enter_context(module.register_forward_hook(self._leaving, always_call=True))
             yield

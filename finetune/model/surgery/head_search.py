@@ -14,7 +14,8 @@ from torch import nn
 from finetune.errors import HeadError, nearest
 from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, train_mode
-from finetune.model.inspection.forward_graph import Operation, record
+from finetune.model.inspection.exported import program_of
+from finetune.model.inspection.forward_graph import Operation, before, record
 from finetune.model.inspection.probing import accepted_example, attempt, undisturbed
 from finetune.model.surgery.adapters import active_name, has_adapters, named_base
 
@@ -35,6 +36,13 @@ def find_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
         >>> find_head(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
         ('2',)
     """
+    program = program_of(model)
+    if program is not None:
+        raise HeadError(
+            f"{type(model).__name__} has no head that can be told apart, because {program} has turned its layers into "
+            f"one program. Pass the module that it was made from; or add a head: "
+            f"nn.Sequential(model, nn.Linear(outputs, n))."
+        )
     if has_adapters(model):
         prefix, base = named_base(model)
         return tuple(dict.fromkeys(active_name(model, f"{prefix}.{name}") for name in find_head(base, example)))
@@ -87,7 +95,7 @@ def last_parametrised(last: Iterable[Operation]) -> list[Operation]:
         if operation.parameters:
             found.append(operation)
         else:
-            todo += [before for before in operation.inputs if before not in seen]
+            todo += [earlier for earlier in operation.inputs if earlier not in seen]
             seen.update(operation.inputs)
     return found
 
@@ -103,13 +111,7 @@ def _layers(operations: Iterable[Operation]) -> tuple[str, ...]:
 
 def _layers_before(operations: Iterable[Operation]) -> set[str]:
     """Return the layers that the operations' results depend on, except for their own."""
-    todo = [before for operation in operations for before in operation.inputs]
-    seen = set(todo)
-    while todo:
-        new = [before for before in todo.pop().inputs if before not in seen]
-        seen.update(new)
-        todo += new
-    return {layer for before in seen for layer in layers_read(before)}
+    return {layer for earlier in before(operations) for layer in layers_read(earlier)}
 
 
 def _check_unambiguous(model: nn.Module, names: tuple[str, ...], before: set[str]) -> None:
