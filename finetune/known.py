@@ -9,7 +9,10 @@ from typing import Any
 from finetune.checkpoint.record import record_model
 from finetune.checkpoint.schema import Checkpoint
 from finetune.data.preprocessing.base import InputPreprocessing
+from finetune.data.preprocessing.provenance import Provenance, chosen_preprocessing
+from finetune.data.sources.base import Source
 from finetune.model.network import Network
+from finetune.pretrained import assumed_preprocessing
 from finetune.training.history import History
 from finetune.training.progress import describe_head, describe_model, listed
 from finetune.training.settings import Settings
@@ -23,6 +26,7 @@ class Known:
     Attributes:
         network: The module with its heads, stages and changes.
         preprocessing: Preprocessing from images, text or audio to model inputs; None if inputs need none.
+        inputs: Where the preprocessing comes from, and whether training went through it.
         classes: Class names by output, or None.
         classes_from_data: Whether the class names come from training data, which replaces those of the weights.
         task: The task with its loss, or None before any targets have been seen.
@@ -47,6 +51,7 @@ class Known:
     rates: Mapping[str, tuple[str, float]] | None = None
     tried: bool = False
     channels_last: bool | None = None
+    inputs: Provenance = field(default_factory=Provenance)
 
     @property
     def num_classes(self) -> int | None:
@@ -66,6 +71,24 @@ class Known:
         if self.history:
             yield f"{len(self.history)} epochs trained"
 
+    def opened(self, kind: str | None) -> Known:
+        """Return the state with a preprocessing for raw items of a kind, or for ready inputs if it is None.
+
+        Raises:
+            DataError: If the model was trained on ready inputs, so that no preprocessing is known.
+        """
+        preprocessing, inputs = chosen_preprocessing(
+            kind, self.preprocessing, self.inputs, lambda: assumed_preprocessing(self.network.module)
+        )
+        return replace(self, preprocessing=preprocessing, inputs=inputs)
+
+    def opened_training(self, train: Source, val: Source | None) -> Known:
+        """Return the state for training and validating on these sources. See `opened`."""
+        inputs = self.inputs.after_training_on(train.kind)
+        known = replace(self, inputs=inputs, preprocessing=inputs.kept(self.preprocessing)).opened(train.kind)
+        known.inputs.check(None if val is None else val.kind, known.preprocessing)
+        return known
+
     def to_checkpoint(self, settings: Settings, training: dict[str, Any] | None = None) -> Checkpoint:
         """Return the content of a checkpoint.
 
@@ -81,14 +104,20 @@ class Known:
             classes=self.classes,
             classes_from_data=self.classes_from_data,
             preprocessing=None if self.preprocessing is None else self.preprocessing.to_dict(),
+            inputs=vars(self.inputs),
             settings=settings.plain(),
+            objects=settings.objects(),
             task=None if self.task is None else self.task.kind,
             history=tuple(self.history),
             training=training,
         )
 
     def recalled(self, checkpoint: Checkpoint, settings: Settings) -> Known:
-        """Return the state after the weights of `checkpoint` have been loaded into the module."""
+        """Return the state after the weights of `checkpoint` have been loaded into the module.
+
+        A warning names the settings that the checkpoint does not hold, as they were objects, and nobody passed again.
+        """
+        settings.warn_of_lost(checkpoint.objects, checkpoint.path)
         network = self.network
         if network.scope is not None:
             saved = checkpoint.model.weights.keys() & dict(network.module.named_parameters()).keys()
@@ -96,6 +125,7 @@ class Known:
         return replace(
             self,
             network=replace(network, known_heads=checkpoint.heads or ()),
+            inputs=replace(self.inputs, trained_on=checkpoint.inputs["trained_on"]),
             classes=checkpoint.classes,
             classes_from_data=checkpoint.classes_from_data,
             history=History(checkpoint.history),

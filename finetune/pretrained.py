@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.presets import built_for, preprocessing_of
+from finetune.data.preprocessing.provenance import ASSUMED, GIVEN, PUBLISHED, Provenance
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, whole_number
@@ -33,6 +34,7 @@ class Pretrained:
         origin: Plain data from which `catalog.rebuild` builds the model; None for the user's own module.
         classes: Class names of the outputs, or None if unknown.
         preprocessing: Preprocessing from images, text or audio to model inputs; None if unknown.
+        inputs: Where the preprocessing comes from.
         changes: Changes made to the model, for checkpoints to repeat.
     """
 
@@ -41,6 +43,7 @@ class Pretrained:
     classes: tuple[str, ...] | None = None
     preprocessing: InputPreprocessing | None = None
     changes: tuple[ModelChange, ...] = ()
+    inputs: Provenance = field(default_factory=Provenance)
 
 
 def load_pretrained(
@@ -70,6 +73,8 @@ def load_pretrained(
     inputs = _preprocessing(inner, preset if preprocessing is None else preprocessing)
     if preprocessing is None and isinstance(inputs, Preprocessing):
         inputs = _as_built(inner, inputs)
+    origin = GIVEN if preprocessing is not None else ASSUMED if inputs is None else PUBLISHED
+    loaded = replace(loaded, inputs=Provenance(origin))
     if in_channels is None:
         return replace(loaded, preprocessing=inputs)
     return replace(

@@ -21,11 +21,12 @@ from finetune.checkpoint.resume import find_run
 from finetune.checkpoint.schema import Checkpoint
 from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
-from finetune.data.pipeline import Pipeline, preprocessing_for
+from finetune.data.pipeline import Pipeline
 from finetune.data.prepare import Prepared, some_targets
 from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.images import Preprocessing
+from finetune.data.preprocessing.provenance import GIVEN, Provenance
 from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
@@ -78,7 +79,7 @@ class FineTuner:
             a grayscale image gives the same output as its RGB copy. None keeps the layers.
         preprocessing: A `Preprocessing` or a mapping of its fields, or a tokenizer, feature extractor or image
             processor of transformers. None uses the preprocessing published with the weights, or for images
-            without one, ImageNet's at 224 pixels.
+            without one, ImageNet's, at the size that the model states or 224 pixels.
         loss: `"cross_entropy"`, `"bce"`, `"mse"` or a function of outputs and targets; None infers it
             from the targets.
         metrics: Names, torchmetrics objects, or a mapping from name to either; None for the task's defaults.
@@ -145,7 +146,7 @@ class FineTuner:
         )
         network = Network.of(loaded.model.to(self.device), loaded.origin, loaded.changes)
         freezing.hold_frozen_in_eval(network.module)
-        self._known = Known(network, loaded.preprocessing, loaded.classes)
+        self._known = Known(network, loaded.preprocessing, loaded.classes, inputs=loaded.inputs)
         self._run: Run | None = None
 
     def __repr__(self) -> str:
@@ -200,7 +201,7 @@ class FineTuner:
 
     @preprocessing.setter
     def preprocessing(self, preprocessing: InputPreprocessing | None) -> None:
-        self._learn(preprocessing=preprocessing)
+        self._learn(preprocessing=preprocessing, inputs=replace(self._known.inputs, origin=GIVEN))
 
     @property
     def history(self) -> History:
@@ -281,7 +282,7 @@ class FineTuner:
     ) -> Self:
         """Replace the head, including auxiliary heads, with a new trainable one with `n` outputs.
 
-        With `n=1` the loss or the targets decide between binary classification and regression.
+        With `n=1` the loss or the targets decide between binary classification and regression. The history begins anew.
 
         Args:
             n: Number of outputs.
@@ -308,7 +309,7 @@ class FineTuner:
             found = heads.replace_head(self.inner, n, names, head, verify=verify)
         made = self.inner.get_submodule(names[0])
         network = self.network.with_head(found, record_head(n, names, head, made))
-        self._learn(network=network, classes=None, classes_from_data=False, task=None, tried=False)
+        self._learn(network=network, classes=None, classes_from_data=False, task=None, tried=False, history=History())
         return self
 
     def summary(self, input_size: Sequence[int] | None = None, *, depth: int = 0) -> Summary:
@@ -677,6 +678,8 @@ class FineTuner:
         restore.load_into(tuner.inner, checkpoint)
         origin, changes = checkpoint.model.origin, checkpoint.changes
         tuner._learn(network=replace(tuner.network, origin=origin, changes=changes))
+        if "preprocessing" not in settings:
+            tuner._learn(inputs=Provenance(**checkpoint.inputs))
         tuner._known = tuner._known.recalled(checkpoint, tuner.settings)
         return tuner
 
@@ -782,13 +785,13 @@ class FineTuner:
 
     def _open(self, data: Any, *, classes: Sequence[str] | None = None, labeled: bool = True) -> Source:
         source = self._pipeline.open(data, classes=classes, labeled=labeled)
-        self._learn(preprocessing=preprocessing_for(source, self.preprocessing))
+        self._known = self._known.opened(source.kind)
         return source
 
     def _open_training(self, train: Any, val: Any) -> Prepared:
         known = self._known
         data = self._pipeline.open_training(train, val, classes=known.classes, from_data=known.classes_from_data)
-        self._learn(preprocessing=preprocessing_for(data.train, known.preprocessing))
+        self._known = known.opened_training(data.train, data.val)
         return data
 
     def _try_on(self, source: Source, *, trains: bool = False) -> None:

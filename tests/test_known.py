@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
+from torch import nn
 
+from finetune import FineTuner
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.known import Known
 from finetune.model.network import Network
@@ -38,6 +42,21 @@ def test_a_checkpoint_holds_all_that_is_known() -> None:
     assert recalled.task == known.task
     assert list(recalled.history) == list(known.history)
     assert fresh.history == History() or not list(fresh.history)  # a new state, not a changed one
+
+
+def test_objects_that_a_checkpoint_cannot_hold_are_said_when_it_is_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    X, y = torch.randn(6, 4), torch.arange(6) % 3
+    loss, model = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 9.0])), nn.Linear(4, 3)
+    tuner = FineTuner(model, loss=loss, device="cpu")
+    path, expected = tuner.save_checkpoint(tmp_path / "m"), tuner.evaluate((X, y))
+
+    again = FineTuner.load_checkpoint(path, nn.Linear(4, 3), loss=loss, device="cpu")
+    assert again.evaluate((X, y)) == expected
+    assert not caplog.records
+    FineTuner.load_checkpoint(path, nn.Linear(4, 3), device="cpu")
+    assert "was saved with loss=CrossEntropyLoss, which a checkpoint cannot hold" in caplog.text
 
 
 def test_saving_does_not_search_for_a_head() -> None:

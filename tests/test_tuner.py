@@ -378,10 +378,11 @@ def test_trap_03_nothing_trainable_is_an_error_and_a_frozen_new_head_a_warning()
     assert caught[0].filename == __file__
 
 
-def test_a_new_head_forgets_class_names_and_task(pets: Path) -> None:
+def test_a_new_head_forgets_class_names_and_task_and_begins_a_new_history(pets: Path) -> None:
     tuner = images_tuner()
     tuner.fit(pets, progress=False)
     tuner.replace_head(3)
+    assert not tuner.history
 
     assert tuner.classes is None
     assert tuner.task is None

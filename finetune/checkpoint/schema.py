@@ -22,7 +22,17 @@ from finetune.naming.paths import local_path
 
 Content = dict[str, Any]
 
-MIGRATIONS: dict[int, Callable[[Content], Content]] = {}
+
+def _with_inputs_and_objects(content: Content) -> Content:
+    """Add what version 1 left out: what the model was trained on, and the settings that are not in the file.
+
+    Training on images always left a preprocessing, so a trained model without one was trained on ready inputs.
+    """
+    ready = content["preprocessing"] is None and bool(content["history"])
+    return {**content, "inputs": {"origin": "given", "trained_on": "ready" if ready else None}, "objects": {}}
+
+
+MIGRATIONS: dict[int, Callable[[Content], Content]] = {1: _with_inputs_and_objects}
 """Functions that convert the content of one version of the format to the next, by version."""
 
 # Kinds of change by the key that no other kind has.
@@ -63,7 +73,9 @@ class Checkpoint:
         classes: Class names by output, or None if the outputs have no names.
         classes_from_data: Whether `classes` come from training data rather than from the weights.
         preprocessing: `Preprocessing.to_dict()` or None.
+        inputs: Fields of the preprocessing's `Provenance`.
         settings: Keyword arguments of `FineTuner` that a file can hold.
+        objects: Those that it cannot hold, such as a loss function, by name, with what they were.
         task: Kind of task, None if not known yet.
         history: One row per epoch.
         training: `Run.state_dict()`, None in a checkpoint saved outside of `fit`.
@@ -79,6 +91,8 @@ class Checkpoint:
     settings: Mapping[str, Any]
     task: str | None
     history: tuple[dict[str, Any], ...]
+    inputs: Mapping[str, Any]
+    objects: Mapping[str, str]
     training: Mapping[str, Any] | None = None
     path: Path | None = None
 
@@ -139,7 +153,9 @@ def to_content(checkpoint: Checkpoint) -> Content:
         "classes": checkpoint.classes,
         "classes_rule": checkpoint.classes_from_data,
         "preprocessing": checkpoint.preprocessing,
+        "inputs": checkpoint.inputs,
         "settings": checkpoint.settings,
+        "objects": checkpoint.objects,
         "task": checkpoint.task,
         "history": checkpoint.history,
         "training": checkpoint.training,
@@ -166,7 +182,9 @@ def from_content(content: Mapping[str, Any], path: Path | None = None) -> Checkp
         classes=_tuple_or_none(content["classes"]),
         classes_from_data=content["classes_rule"],
         preprocessing=content["preprocessing"],
+        inputs=content["inputs"],
         settings=content["settings"],
+        objects=content["objects"],
         task=content["task"],
         history=tuple(content["history"]),
         training=content["training"],

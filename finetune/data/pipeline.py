@@ -13,8 +13,7 @@ from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.prepare import Prepared, prepare
 from finetune.data.preprocessing.augmentations import Augmentation, chosen_augmentation
-from finetune.data.preprocessing.base import IMAGE, InputPreprocessing
-from finetune.data.preprocessing.images import Preprocessing
+from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.sources.base import Source
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
@@ -160,8 +159,3 @@ class Pipeline:
             self.batches(data.train, batch_size, shuffle=True, augment=augment, views=views, **loading),
             None if data.val is None else self.batches(data.val, batch_size, **loading),
         )
-
-
-def preprocessing_for(source: Source, known: InputPreprocessing | None) -> InputPreprocessing | None:
-    """Return the preprocessing for a source: the known one, or ImageNet's for images without one."""
-    return Preprocessing() if known is None and source.kind == IMAGE else known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,6 +12,8 @@ from finetune.errors import number, whole_number
 from finetune.training.metrics import Metrics
 from finetune.training.optim.optimizers import OptimizerFactory
 from finetune.training.tasks import Loss
+
+log = logging.getLogger("finetune")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,37 @@ class Settings:
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if _is_plain(value)}
+
+    def objects(self) -> dict[str, str]:
+        """Return the names of the settings that a checkpoint cannot hold, and what they are.
+
+        Example:
+            >>> Settings(loss=torch.nn.HuberLoss(), metrics={"error": torch.nn.L1Loss()}).objects()
+            {'loss': 'HuberLoss', 'metrics': 'error (L1Loss)'}
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: _described(value) for name, value in values.items() if not _is_plain(value)}
+
+    def warn_of_lost(self, objects: Mapping[str, str], path: Any) -> None:
+        """Warn of the `objects` of a checkpoint, as from `objects()`, in whose place these settings have defaults."""
+        defaults = Settings()
+        lost = [name for name in objects if getattr(self, name, None) == getattr(defaults, name, None)]
+        if lost:
+            log.warning(
+                "%s was saved with %s, which a checkpoint cannot hold, so the default is used. Pass %s again.",
+                path,
+                " and ".join(f"{name}={objects[name]}" for name in lost),
+                " and ".join(f"{name}=..." for name in lost),
+            )
+
+
+def _described(value: Any) -> str:
+    """Return the name of a function or of an object's class, of each in a collection."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} ({_described(item)})" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_described, value))
+    return value if isinstance(value, str) else getattr(value, "__qualname__", type(value).__name__)
 
 
 def _is_plain(value: Any) -> bool:

@@ -15,6 +15,8 @@ from finetune.checkpoint.schema import Checkpoint, HeadReplacement, InputAdaptat
 
 X: Tensor = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
+NOW = schema.format_version()
+
 
 def checkpoint(**values: Any) -> Checkpoint:
     record = ModelRecord("Net", {"family": "timm", "name": "n"}, ("stem.weight",), {"stem.weight": torch.ones(2)}, "00")
@@ -32,6 +34,8 @@ def checkpoint(**values: Any) -> Checkpoint:
         "settings": {"seed": 1},
         "task": "classification",
         "history": ({"epoch": 1, "loss": 0.5},),
+        "inputs": {"origin": "given", "trained_on": "ready"},
+        "objects": {"loss": "HuberLoss"},
         "training": {"position": {"step": 3}},
     }
     return Checkpoint(**{**defaults, **values})
@@ -85,7 +89,9 @@ def test_an_unknown_change_is_an_error(tmp_path: Path) -> None:
 def test_a_newer_format_is_an_error(tmp_path: Path) -> None:
     file.write(tmp_path / "f", {}, version=schema.format_version() + 1)
 
-    with pytest.raises(CheckpointError, match=r"format version 2, but this package reads at most 1. Update"):
+    with pytest.raises(
+        CheckpointError, match=rf"format version {NOW + 1}, but this package reads at most {NOW}. Update"
+    ):
         schema.read(tmp_path / "f")
 
 
@@ -97,10 +103,10 @@ def net() -> nn.Module:
 
 
 def write_older(path: Path, written: Path) -> None:
-    """Write a checkpoint in an imaginary format 1, in which the classes are called `labels`."""
+    """Write a checkpoint in an imaginary older format, in which the classes are called `labels`."""
     content = file.read(written).content
     content["labels"] = content.pop("classes")
-    file.write(path, content, version=1)
+    file.write(path, content, version=NOW)
 
 
 def renamed(content: schema.Content) -> schema.Content:
@@ -113,18 +119,18 @@ def test_a_new_version_is_one_entry_in_the_table_of_migrations(tmp_path: Path, m
     tuner.fit((X, ["cat", "dog", "cat"]), progress=False)
     write_older(first, tuner.save_checkpoint(second))
 
-    monkeypatch.setitem(schema.MIGRATIONS, 1, renamed)
+    monkeypatch.setitem(schema.MIGRATIONS, NOW, renamed)
 
     loaded = FineTuner.load_checkpoint(first, net(), device="cpu")
     assert loaded.classes == ("cat", "dog")
     assert torch.equal(loaded.predict(X), tuner.predict(X))
 
     loaded.save_checkpoint(second)
-    assert file.read(second).version == 2
+    assert file.read(second).version == NOW + 1
     assert torch.equal(FineTuner.load_checkpoint(second, net(), device="cpu").predict(X), tuner.predict(X))
 
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="format version 2, but this package reads at most 1"):
+    with pytest.raises(CheckpointError, match=f"format version {NOW + 1}, but this package reads at most {NOW}"):
         FineTuner.load_checkpoint(second, net())
 
 
@@ -135,8 +141,20 @@ def test_migrations_run_one_version_after_the_other(tmp_path: Path, monkeypatch:
 
     schema.write(tmp_path / "now", checkpoint())
     write_older(tmp_path / "f", tmp_path / "now")
-    monkeypatch.setitem(schema.MIGRATIONS, 1, renamed)
-    monkeypatch.setitem(schema.MIGRATIONS, 2, with_task)
+    monkeypatch.setitem(schema.MIGRATIONS, NOW, renamed)
+    monkeypatch.setitem(schema.MIGRATIONS, NOW + 1, with_task)
 
     assert schema.read(tmp_path / "f").task == "binary"
-    assert schema.format_version() == 3
+    assert schema.format_version() == NOW + 2
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "history", "trained_on"),
+    [(None, [{"epoch": 1}], "ready"), (None, [], None), ({"kind": "picture"}, [{"epoch": 1}], None)],
+)
+def test_a_model_of_version_1_without_preprocessing_was_trained_on_ready_inputs(
+    preprocessing: Any, history: list[Any], trained_on: str | None
+) -> None:
+    content = schema.MIGRATIONS[1]({"preprocessing": preprocessing, "history": history})
+    assert content["inputs"]["trained_on"] == trained_on
+    assert content["objects"] == {}

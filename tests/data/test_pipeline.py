@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from finetune.data.pipeline import Pipeline, preprocessing_for
+from finetune.data.pipeline import Pipeline
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.errors import DataError
@@ -78,11 +78,7 @@ def test_classes_of_the_weights_keep_their_order_and_those_of_data_rule(
         assert strange.train.classes == ("cat", "dog")
 
 
-def test_images_without_a_preprocessing_get_imagenets(class_folder: Callable[..., Path]) -> None:
-    images, numbers = Pipeline().open(class_folder(cat=2, dog=2)), Pipeline().open(arrays())
-    assert preprocessing_for(images, None) == Preprocessing()
-    assert preprocessing_for(images, TINY) is TINY
-    assert preprocessing_for(numbers, None) is None
+def test_the_preprocessing_says_what_it_takes() -> None:
     assert Pipeline(TINY).takes == "picture"
     assert Pipeline().takes is None
     assert TextPreprocessing.kind == "text"

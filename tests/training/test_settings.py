@@ -46,3 +46,40 @@ def test_plain_settings_leave_out_functions_and_objects() -> None:
     }
     assert "metrics" not in Settings(metrics=["f1", own]).plain()
     assert "metrics" not in Settings(metrics={"a": own}).plain()
+
+
+class Own:
+    def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return outputs.mean()
+
+
+@pytest.mark.parametrize(
+    ("settings", "described"),
+    [
+        ({"loss": nn.MSELoss()}, {"loss": "MSELoss"}),
+        ({"loss": nn.functional.mse_loss}, {"loss": "mse_loss"}),
+        ({"loss": Own()}, {"loss": "Own"}),
+        ({"metrics": {"a": "f1", "b": nn.L1Loss()}}, {"metrics": "a (f1), b (L1Loss)"}),
+        ({"metrics": ["f1", nn.L1Loss()]}, {"metrics": "f1, L1Loss"}),
+        ({"optimizer": torch.optim.Adam}, {"optimizer": "Adam"}),
+        ({"loss": "mse", "metrics": ["f1"], "optimizer": "sgd"}, {}),
+    ],
+)
+def test_what_a_checkpoint_cannot_hold_is_named(settings: dict[str, Any], described: dict[str, str]) -> None:
+    assert Settings(**settings).objects() == described
+
+
+@pytest.mark.parametrize(
+    ("given", "lost"),
+    [
+        ({}, ["loss=MSELoss", "optimizer=Adam"]),
+        ({"loss": nn.L1Loss()}, ["optimizer=Adam"]),
+        ({"loss": "mse", "optimizer": torch.optim.SGD}, []),
+    ],
+)
+def test_what_is_not_given_again_is_said(
+    given: dict[str, Any], lost: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    Settings(**given).warn_of_lost({"loss": "MSELoss", "optimizer": "Adam"}, "m.safetensors")
+    assert ("m.safetensors was saved with" in caplog.text) == bool(lost)
+    assert [name for name in ("loss=MSELoss", "optimizer=Adam") if name in caplog.text] == lost
