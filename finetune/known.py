@@ -11,12 +11,14 @@ from finetune.checkpoint.schema import Checkpoint
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.provenance import Provenance, chosen_preprocessing
 from finetune.data.sources.base import Source
+from finetune.data.sources.labels import Meaning
+from finetune.data.targets import TargetRule
 from finetune.model.network import Network
 from finetune.pretrained import assumed_preprocessing
 from finetune.training.history import History
 from finetune.training.progress import describe_head, describe_model, listed
 from finetune.training.settings import Settings
-from finetune.training.tasks import BINARY, CLASSIFICATION, Task, task_of_kind
+from finetune.training.tasks import Loss, Task, numbers_are_targets, task_of_kind
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,23 @@ class Known:
     inputs: Provenance = field(default_factory=Provenance)
 
     @property
-    def num_classes(self) -> int | None:
-        """Number of classes that labels may refer to, or None if targets are not class indices."""
-        kind = None if self.task is None else self.task.kind
-        return {CLASSIFICATION: self.network.num_outputs, BINARY: 2}.get(kind or "")
+    def rule(self) -> TargetRule:
+        """Targets that the task accepts."""
+        return TargetRule() if self.task is None else self.task.rule(self.network.num_outputs)
+
+    def meaning(self, loss: str | Loss | None, *, training: bool = False) -> Meaning:
+        """Return the meaning of labels in new data.
+
+        Args:
+            loss: Loss of the tuner's settings.
+            training: Whether the model is trained on the data, so that classes which come from pretrained weights or
+                from nowhere are not binding.
+        """
+        if training and not self.classes_from_data:
+            return Meaning(numbers=numbers_are_targets(loss, None, self.network.num_outputs))
+        if not training and self.classes is None and self.history:
+            return Meaning(numbers=True, names=False)
+        return Meaning(self.classes, numbers_are_targets(loss, self.task, self.network.num_outputs))
 
     def describe(self) -> Iterator[str]:
         """Yield what is known, in words: model, head, task, classes and epochs."""

@@ -22,7 +22,7 @@ from finetune.checkpoint.schema import Checkpoint
 from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.pipeline import Pipeline
-from finetune.data.prepare import Prepared, some_targets
+from finetune.data.prepare import Prepared
 from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.images import Preprocessing
@@ -30,6 +30,7 @@ from finetune.data.preprocessing.provenance import GIVEN, Provenance
 from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
+from finetune.data.sources.labels import Meaning
 from finetune.data.splitting import split
 from finetune.display import html
 from finetune.display.waits import waits_shown
@@ -60,7 +61,7 @@ from finetune.training.precision import Precision, hint_at_bf16, resolve_device
 from finetune.training.progress import ProgressBar
 from finetune.training.run import Run
 from finetune.training.settings import Settings
-from finetune.training.tasks import Loss, Task, infer_task
+from finetune.training.tasks import Loss, Task, check_names, infer_task
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -413,6 +414,8 @@ class FineTuner:
         """
         with waits_shown(progress), self._undone_on_error() as on_error:
             saved = find_run(resume_from, checkpoint_dir)
+            if saved is not None:
+                self._learn(classes=saved.classes, classes_from_data=saved.classes_from_data)
             data = self._open_training(train, val)
             self._try_on(data.train, trains=True)
             plan = make_plan(
@@ -433,7 +436,7 @@ class FineTuner:
                 augment=augment,
                 views=augment_views,
                 keep=sum(phase.epochs for phase in plan.phases) > 1,
-                num_classes=self._known.num_classes,
+                rule=self._known.rule,
                 skip_corrupt=skip_corrupt,
             )
             writer = [] if checkpoint_dir is None else [ModelCheckpoint(checkpoint_dir)]
@@ -483,11 +486,11 @@ class FineTuner:
             ['loss', 'accuracy']
         """
         with waits_shown(), self._undone_on_error():
-            source = self._open(data, classes=self.classes)
+            source = self._open(data, self._known.meaning(self.settings.loss))
             self._try_once(source)
             task = self.task or self._learn_task(source)
-            audited = self._pipeline.audited(source, "evaluation", num_classes=self._known.num_classes)
-            batches = self._pipeline.batches(audited, batch_size, num_classes=self._known.num_classes)
+            audited = self._pipeline.audited(source, "evaluation", rule=self._known.rule)
+            batches = self._pipeline.batches(audited, batch_size, rule=self._known.rule)
             settings = self.settings if self._overrides("validation_step") else None
             with self._passes(source):
                 meter = Meter(self._metrics(task, "validation_step"), task, self.device, settings=settings)
@@ -560,7 +563,7 @@ class FineTuner:
         """
         with waits_shown(), self._as_before(), generators_of_loader_preserved(train):
             data = self._open_training(train, val)
-            check_classes(some_targets(data.train))
+            check_classes(self._pipeline.some_targets(data.train))
             samples = whole_number("samples", samples)
             self._try_on(data.train)
             validation = None if data.val is None else self._features(data.val, samples // 4, batch_size)
@@ -620,10 +623,9 @@ class FineTuner:
             )
             self._learn(network=plan.network)
             self._learn_task(source)
-            audited = self._pipeline.audited(source, "training", num_classes=self._known.num_classes)
-            batches = self._pipeline.batches(
-                audited, batch_size, shuffle=True, augment=augment, num_classes=self._known.num_classes
-            )
+            rule = self._known.rule
+            audited = self._pipeline.audited(source, "training", rule=rule)
+            batches = self._pipeline.batches(audited, batch_size, shuffle=True, augment=augment, rule=rule)
             own_precision = Precision(self.settings.precision, self.device)  # with its own gradient scale
             run = self._new_run(plan, batches, None, metrics={}, precision=own_precision)
             default = default_rate(self.settings.optimizer, self.inner, self.network.stages())
@@ -783,14 +785,17 @@ class FineTuner:
     def _pipeline(self) -> Pipeline:
         return Pipeline(self.preprocessing, self.settings.seed, self.device)
 
-    def _open(self, data: Any, *, classes: Sequence[str] | None = None, labeled: bool = True) -> Source:
-        source = self._pipeline.open(data, classes=classes, labeled=labeled)
+    def _open(self, data: Any, meaning: Meaning | None = None, *, labeled: bool = True) -> Source:
+        source = self._pipeline.open(data, meaning, labeled=labeled)
         self._known = self._known.opened(source.kind)
+        if labeled and meaning is not None:
+            meaning.say_order(source.classes)
         return source
 
     def _open_training(self, train: Any, val: Any) -> Prepared:
         known = self._known
-        data = self._pipeline.open_training(train, val, classes=known.classes, from_data=known.classes_from_data)
+        meaning = known.meaning(self.settings.loss, training=True)
+        data = self._pipeline.open_training(train, val, meaning, model_classes=known.classes)
         self._known = known.opened_training(data.train, data.val)
         return data
 
@@ -818,7 +823,8 @@ class FineTuner:
 
     def _learn_task(self, source: Source) -> Task:
         """Infer the task from the loss, the targets and the number of outputs."""
-        task = infer_task(self.settings.loss, some_targets(source), self.network.num_outputs)
+        task = infer_task(self.settings.loss, self._pipeline.some_targets(source), self.network.num_outputs)
+        check_names(task, source.classes, source.targets)
         self._learn(task=task)
         return task
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from finetune import FineTuner
 from finetune.data.preprocessing.images import Preprocessing
+from finetune.data.targets import TargetRule
 from finetune.known import Known
 from finetune.model.network import Network
 from finetune.training.history import History
@@ -63,13 +64,11 @@ def test_saving_does_not_search_for_a_head() -> None:
     assert Known(Network.of(small_cnn())).to_checkpoint(Settings()).heads is None
 
 
-def test_the_task_decides_how_many_classes_labels_may_name() -> None:
+def test_the_task_decides_which_targets_are_accepted() -> None:
     known = Known(Network.of(small_cnn()))
-    assert known.num_classes is None
-    counts = {kind: replace(known, task=task_of_kind(None, kind)).num_classes for kind in (
-        "classification", "binary", "multilabel", "regression"
-    )}  # fmt: skip
-    assert counts == {"classification": 5, "binary": 2, "multilabel": None, "regression": None}
+    assert known.rule == TargetRule()
+    for kind in ("classification", "binary", "multilabel", "regression"):
+        assert replace(known, task=task_of_kind(None, kind)).rule == TargetRule(kind, 5)
 
 
 def test_only_trainable_parameters_of_an_adapted_model_are_in_scope() -> None:

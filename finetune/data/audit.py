@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from finetune.data.batch import target_of
@@ -16,6 +14,7 @@ from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.randomness import seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import stacked_targets
+from finetune.data.targets import BINARY, CLASSIFICATION, TargetRule, are_class_indices
 from finetune.display.waits import announced
 from finetune.errors import DataError
 
@@ -29,13 +28,13 @@ class Audit:
 
     Attributes:
         role: Name of the data in messages. "training" data needs two classes.
-        num_classes: Number of outputs of the model, or None if targets are not class indices.
+        rule: Targets that the task accepts.
         preprocessing: Preprocessing of the source's raw items, which decides whether an item can be used, or None.
         skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising an error.
     """
 
     role: str = "training"
-    num_classes: int | None = None
+    rule: TargetRule = field(default_factory=TargetRule)
     preprocessing: InputPreprocessing | None = None
     skip_corrupt: bool = False
 
@@ -55,13 +54,15 @@ class Audit:
     def read_samples(self, source: Source) -> None:
         """Read up to 2,000 samples, spread evenly, and check their shapes and values.
 
-        If the targets are unknown beforehand, they are checked as well. If they are known, 32 samples are read.
+        If the targets are unknown beforehand, they are kept in `source.sampled_targets`. If they are known, 32
+        samples are read. A source is read once.
 
         Raises:
             DataError: If a sample cannot be used.
         """
-        limit = _MAX_INSPECTED if source.targets is None else _MAX_INSPECTED_IF_TARGETS_ARE_KNOWN
-        indices = np.linspace(0, len(source) - 1, min(len(source), limit)).round().astype(int).tolist()
+        if source.sampled_targets is not None:
+            return
+        indices = self.sampled_indices(source)
         first: Any = None
         targets: list[Any] = []
         for index in announced(indices, f"Checking the {self.role} data", len(indices)):
@@ -76,54 +77,63 @@ class Audit:
             elif isinstance(inputs, Tensor) and inputs.is_floating_point() and not inputs.isfinite().all():
                 raise self.not_finite(source.name(index))
             targets.append(target_of(item))
-        found = stacked_targets(targets) if source.targets is None else None
-        if found is not None:
-            self.check_targets(source, found, indices)
+        if source.targets is None:
+            source.sampled_targets = stacked_targets(targets)
 
-    def check_targets(self, source: Source, targets: Tensor, indices: Sequence[int]) -> None:
-        """Check the targets [n] of the samples at `indices`.
+    def sampled_indices(self, source: Source) -> list[int]:
+        """Return the indices of the samples that `read_samples` reads."""
+        limit = _MAX_INSPECTED if source.targets is None else _MAX_INSPECTED_IF_TARGETS_ARE_KNOWN
+        indices: list[int] = np.linspace(0, len(source) - 1, min(len(source), limit)).round().astype(int).tolist()
+        return indices
+
+    def check_targets(self, source: Source) -> None:
+        """Check all known targets, or those of the samples that were read.
 
         Raises:
-            DataError: If a target is not finite or out of range, or training data has a single class.
+            DataError: If the task does not accept a target, or training data has a single class.
         """
-        if targets.is_floating_point():
-            finite = targets.isfinite().reshape(len(targets), -1).all(1)
-            if not finite.all():
-                first = int((~finite).nonzero()[0])
-                raise DataError(
-                    f"{int((~finite).sum())} of the {len(targets)} targets are not finite; the first is that of "
-                    f"{source.name(indices[first])}: {targets[first].tolist()}. Correct or remove these samples."
-                )
-        if not _are_class_indices(targets):
+        known = source.targets is not None
+        targets = source.targets if known else source.sampled_targets
+        indices = range(len(source)) if known else self.sampled_indices(source)
+        if targets is None:
             return
-        if self.num_classes is not None:
-            _check_range(targets, self.num_classes, lambda i: source.name(indices[i]))
-        if self.role == "training" and len(targets.unique()) == 1:
-            label = int(targets[0])
+        self.rule.check(targets.cpu(), lambda i: source.name(indices[i]))
+        counted = targets[self.rule.is_counted(targets)]
+        if self.role == "training" and self._are_labels(targets) and len(counted.unique()) == 1:
+            label = int(counted[0])
             shown = repr(source.classes[label]) if source.classes and 0 <= label < len(source.classes) else label
             raise DataError(
-                f"All {len(targets)} samples of the training data are of one class, {shown}. "
+                f"All {len(counted)} samples of the training data are of one class, {shown}. "
                 "Expected at least two classes, because one leaves nothing to distinguish."
             )
 
     def check_class_count(self, source: Source) -> None:
         """Raise DataError if the number of classes in the data differs from the model's number of outputs."""
-        if self.num_classes is None or source.classes is None or len(source.classes) == self.num_classes:
+        rule, classes = self.rule, source.classes
+        expected = 2 if rule.kind == BINARY else rule.num_outputs
+        if rule.kind is None or expected is None or classes is None or len(classes) == expected:
             return
-        k = len(source.classes)
-        if k == 1 and self.role == "training":
+        k, noun = len(classes), "classes" if rule.kind in (CLASSIFICATION, BINARY) else "label columns"
+        if k == 1 and self.role == "training" and noun == "classes":
             return  # another number of outputs would not help; `check_targets` says so
-        shown = ", ".join(source.classes[:10]) + (", ..." if k > 10 else "")
+        shown = ", ".join(classes[:10]) + (", ..." if k > 10 else "")
         raise DataError(
-            f"The {self.role} data has {k} classes ({shown}), but the model has {self.num_classes} outputs. "
-            f"Call `replace_head({k})` to give it one output per class."
+            f"The {self.role} data has {k} {noun} ({shown}), but the model has {rule.num_outputs} "
+            f"output{'' if rule.num_outputs == 1 else 's'}. Call `replace_head({k})` to give it one output per "
+            f"{'class' if noun == 'classes' else 'column'}."
         )
+
+    def _are_labels(self, targets: Tensor) -> bool:
+        """Return whether each target is one class of a classification."""
+        if self.rule.kind is None:
+            return are_class_indices(targets)
+        return self.rule.kind in (CLASSIFICATION, BINARY) and targets.numel() == len(targets)
 
 
 def audit(
     source: Source,
     *,
-    num_classes: int | None = None,
+    rule: TargetRule | None = None,
     role: str = "training",
     skip_corrupt: bool = False,
     preprocessing: InputPreprocessing | None = None,
@@ -131,11 +141,12 @@ def audit(
     """Check data before the first step for problems that would stop or spoil a run.
 
     Every image and audio file is decoded once, every text and every value of an array is read, and up to 2,000
-    samples of a dataset are loaded. Streams and DataLoaders cannot be checked beforehand; see `check_batch_targets`.
+    samples of a dataset are loaded. Streams and DataLoaders cannot be checked beforehand; their targets are checked
+    batch by batch.
 
     Args:
         source: The data.
-        num_classes: Number of outputs of the model, or None if targets are not class indices.
+        rule: Targets that the task accepts, or None to check no targets.
         role: Name of the data in messages. "training" data needs two classes.
         skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising an error.
         preprocessing: Preprocessing of the raw items, which decides whether an item can be used.
@@ -144,48 +155,54 @@ def audit(
         The source, without the files that were left out.
 
     Raises:
-        DataError: If the data is empty, has a single class, labels out of range, a number of classes that differs
-            from the model's outputs, damaged files, empty texts, values that are not finite, or inputs of unequal
-            shapes.
+        DataError: If the data is empty, has a single class, targets that the task does not accept, a number of
+            classes that differs from the model's outputs, damaged files, empty texts, values that are not finite, or
+            inputs of unequal shapes.
     """
     if not source.indexed:
         return source
-    if len(source) == 0:
-        raise DataError(f"The {role} data is empty. Expected at least one sample.")
-    fits = preprocessing is not None and preprocessing.kind == source.kind
-    checks = Audit(role, num_classes, preprocessing if fits else None, skip_corrupt)
-    checks.check_class_count(source)
+    checks = checks_for(source, rule, role, skip_corrupt=skip_corrupt, preprocessing=preprocessing)
+    if rule is not None:
+        checks.check_class_count(source)
+        if source.targets is not None:
+            checks.check_targets(source)
     source = source.check(checks)
-    if source.targets is not None:
-        checks.check_targets(source, source.targets, range(len(source)))
+    if rule is not None:
+        checks.check_targets(source)
     return source
 
 
-def check_batch_targets(targets: Any, num_classes: int, name: str) -> None:
-    """Check that the class indices [N] of a batch on the CPU are between 0 and `num_classes` - 1.
+def some_targets(source: Source, preprocessing: InputPreprocessing | None = None, count: int = 64) -> Tensor | None:
+    """Return all targets if they are known, else those of up to 2,000 samples, or of the first `count` of a stream.
 
-    On CUDA, a label out of range triggers a device-side assert, which names nothing and ends the process.
-    Targets that are not integers [N] or are already on a device are not checked.
+    Return None if there are none.
 
     Raises:
-        DataError: If a label is out of range.
+        DataError: If the data is empty, or one of these samples cannot be used.
     """
-    if not isinstance(targets, Tensor) or targets.device.type != "cpu" or not _are_class_indices(targets):
-        return
-    _check_range(targets, num_classes, lambda i: f"sample {i} of {name}")
+    if source.targets is not None:
+        return source.targets
+    if not source.indexed:
+        with seeded("targets"):
+            return source.first_targets(count)
+    checks_for(source, None, "training", preprocessing=preprocessing).read_samples(source)
+    return source.sampled_targets
 
 
-def _are_class_indices(targets: Tensor) -> bool:
-    return targets.dim() == 1 and not targets.is_floating_point() and targets.dtype != torch.bool
+def checks_for(
+    source: Source,
+    rule: TargetRule | None,
+    role: str,
+    *,
+    skip_corrupt: bool = False,
+    preprocessing: InputPreprocessing | None = None,
+) -> Audit:
+    """Return the checks for a source. The preprocessing counts only if it takes the source's items.
 
-
-def _check_range(targets: Tensor, num_classes: int, name: Callable[[int], str]) -> None:
-    outside = ((targets < 0) | (targets >= num_classes)).nonzero().flatten()
-    if len(outside):
-        first = int(outside[0])
-        other = "" if targets.min() < 0 else f", or call `replace_head({int(targets.max()) + 1})`"
-        raise DataError(
-            f"{len(outside)} of {len(targets)} labels are out of range; the first is that of {name(first)}: "
-            f"{int(targets[first])}. Expected 0 to {num_classes - 1}, because the model has {num_classes} "
-            f"outputs. Correct the labels{other}."
-        )
+    Raises:
+        DataError: If the data is empty.
+    """
+    if len(source) == 0:
+        raise DataError(f"The {role} data is empty. Expected at least one sample.")
+    fits = preprocessing is not None and preprocessing.kind == source.kind
+    return Audit(role, rule or TargetRule(), preprocessing if fits else None, skip_corrupt)

@@ -45,6 +45,13 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     return {name: value for name, value in batch.items() if name != key}, batch[key]
 
 
+def with_target(item: Any, target: Any) -> Any:
+    """Return a sample of the same structure with a new target."""
+    if isinstance(item, (tuple, list)):
+        return (item[0], target, *item[2:])
+    return {**item, label_key_of(item): target}
+
+
 def join_batch(batch: Any, inputs: Any, targets: Any) -> Any:
     """Return a batch of the same structure with new inputs and targets, the inverse of `split_batch`."""
     if isinstance(batch, (tuple, list)):

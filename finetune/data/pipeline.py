@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from finetune.data.audit import audit
+from finetune.data.audit import audit, some_targets
 from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.prepare import Prepared, prepare
 from finetune.data.preprocessing.augmentations import Augmentation, chosen_augmentation
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.sources.base import Source
+from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
+from finetune.data.targets import TargetRule
 from finetune.errors import DataError
 from finetune.nested import map_tensors
 
@@ -45,33 +48,15 @@ class Pipeline:
         """Kind of raw item that the preprocessing takes."""
         return None if self.preprocessing is None else self.preprocessing.kind
 
-    def open(self, data: Any, *, classes: Sequence[str] | None = None, labeled: bool = True) -> Source:
+    def open(self, data: Any, meaning: Meaning | None = None, *, labeled: bool = True) -> Source:
         """Open data in any form that the package accepts. See `open_source`."""
-        return open_source(data, classes=classes, labeled=labeled, takes=self.takes)
+        return open_source(data, meaning=meaning, labeled=labeled, takes=self.takes)
 
     def open_training(
-        self, train: Any, val: Any, *, classes: Sequence[str] | None = None, from_data: bool = False
+        self, train: Any, val: Any, meaning: Meaning | None = None, *, model_classes: Sequence[str] | None = None
     ) -> Prepared:
-        """Open training and validation data.
-
-        Args:
-            train: Training data.
-            val: Validation data, a fraction of `train`, False for none, or None for the default for this form of data.
-            classes: Class names that are already known.
-            from_data: Whether `classes` come from earlier training data, so that any other class is an error.
-                Classes of pretrained weights only set the order, if the data has no others.
-
-        Raises:
-            DataError: If the data cannot be opened, or holds an unknown class.
-        """
-        return prepare(
-            train,
-            val,
-            classes=classes if from_data else None,
-            model_classes=None if from_data else classes,
-            seed=self.seed,
-            takes=self.takes,
-        )
+        """Open training and validation data. See `prepare`."""
+        return prepare(train, val, meaning=meaning, model_classes=model_classes, seed=self.seed, takes=self.takes)
 
     def example(self, source: Source) -> Any:
         """Return the inputs of two samples, ready for the model, or None if they cannot be read."""
@@ -82,23 +67,25 @@ class Pipeline:
             return None
         return map_tensors(lambda tensor: tensor[:2], split_batch(batch)[0], None)
 
+    def some_targets(self, source: Source) -> Tensor | None:
+        """Return the targets that are known or can be read before training. See `audit.some_targets`."""
+        return some_targets(source, self.preprocessing)
+
     def audited(
-        self, source: Source, role: str, *, num_classes: int | None = None, skip_corrupt: bool = False
+        self, source: Source, role: str, *, rule: TargetRule | None = None, skip_corrupt: bool = False
     ) -> Source:
         """Check data and return it, without corrupt files if `skip_corrupt`.
 
         Args:
             source: The data.
             role: Name of the data in messages, such as `"training"`.
-            num_classes: Number of outputs of the model, or None if targets are not class indices.
+            rule: Targets that the task accepts, or None to check no targets.
             skip_corrupt: Whether to leave out files that cannot be decoded.
 
         Raises:
             DataError: If a sample cannot be used.
         """
-        return audit(
-            source, num_classes=num_classes, role=role, skip_corrupt=skip_corrupt, preprocessing=self.preprocessing
-        )
+        return audit(source, rule=rule, role=role, skip_corrupt=skip_corrupt, preprocessing=self.preprocessing)
 
     def batches(
         self,
@@ -109,7 +96,7 @@ class Pipeline:
         augment: bool | str | Augmentation = False,
         views: int | None = None,
         keep: bool = False,
-        num_classes: int | None = None,
+        rule: TargetRule | None = None,
     ) -> Batches:
         """Return the batches of a source.
 
@@ -120,7 +107,7 @@ class Pipeline:
             augment: Augmentation of images, as in `fit`.
             views: Number of fixed augmented versions per image; None for the default of the augmentation.
             keep: Whether decoded images may stay in memory for the next epoch.
-            num_classes: Number of classes, to check labels that cannot be audited beforehand.
+            rule: Targets that the task accepts, to check each batch; None to check no targets.
         """
         chosen = chosen_augmentation(augment, self.preprocessing, source.kind, views=views)
         return Batches(
@@ -133,7 +120,7 @@ class Pipeline:
             augment=chosen.augment,
             views=views,
             stand_ins=chosen.stand_ins,
-            num_classes=num_classes,
+            rule=rule,
             keep=keep,
         )
 
@@ -145,7 +132,7 @@ class Pipeline:
         augment: bool | str | Augmentation = True,
         views: int | None = None,
         keep: bool = False,
-        num_classes: int | None = None,
+        rule: TargetRule | None = None,
         skip_corrupt: bool = False,
     ) -> tuple[Batches, Batches | None]:
         """Audit training and validation data and return their batches. See `audited` and `batches` for the arguments.
@@ -153,8 +140,8 @@ class Pipeline:
         Raises:
             DataError: If a sample cannot be used.
         """
-        data = data.audited(num_classes=num_classes, preprocessing=self.preprocessing, skip_corrupt=skip_corrupt)
-        loading: dict[str, Any] = {"keep": keep, "num_classes": num_classes}
+        data = data.audited(rule=rule, preprocessing=self.preprocessing, skip_corrupt=skip_corrupt)
+        loading: dict[str, Any] = {"keep": keep, "rule": rule}
         return (
             self.batches(data.train, batch_size, shuffle=True, augment=augment, views=views, **loading),
             None if data.val is None else self.batches(data.val, batch_size, **loading),

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from finetune.data.audit import audit
 from finetune.data.preprocessing.base import InputPreprocessing
-from finetune.data.randomness import seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.folders import find_split
+from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import split
+from finetune.data.targets import TargetRule
 from finetune.errors import is_number
 from finetune.naming.paths import exists
 
@@ -40,14 +39,14 @@ class Prepared:
     def audited(
         self,
         *,
-        num_classes: int | None = None,
+        rule: TargetRule | None = None,
         preprocessing: InputPreprocessing | None = None,
         skip_corrupt: bool = False,
     ) -> Prepared:
         """Check both parts and return them, without damaged files if `skip_corrupt`. See `audit`.
 
         Args:
-            num_classes: Number of outputs of the model, or None if targets are not class indices.
+            rule: Targets that the task accepts, or None to check no targets.
             preprocessing: Preprocessing of the raw items.
             skip_corrupt: Whether to leave out files that cannot be decoded, with a warning.
 
@@ -56,9 +55,7 @@ class Prepared:
         """
 
         def checked(source: Source, role: str) -> Source:
-            return audit(
-                source, role=role, num_classes=num_classes, preprocessing=preprocessing, skip_corrupt=skip_corrupt
-            )
+            return audit(source, role=role, rule=rule, preprocessing=preprocessing, skip_corrupt=skip_corrupt)
 
         train = checked(self.train, "training")
         return replace(self, train=train, val=None if self.val is None else checked(self.val, "validation"))
@@ -68,7 +65,7 @@ def prepare(
     train: Any,
     val: Any = None,
     *,
-    classes: Sequence[str] | None = None,
+    meaning: Meaning | None = None,
     model_classes: Sequence[str] | None = None,
     seed: int = 0,
     takes: str | None = None,
@@ -79,7 +76,7 @@ def prepare(
         train: Training data, in any form that `open_source` accepts.
         val: Validation data in the same forms, a fraction between 0 and 1 to hold out, False for none, or None to
             hold out a fifth of files and tables and nothing of other data.
-        classes: Classes of earlier training data, which targets index. None derives them from `train`.
+        meaning: Meaning of the labels, with the classes of earlier training data. None derives both from `train`.
         model_classes: Classes that the model was trained on. Data with a subset of them keeps their order.
         seed: Seed of the split.
         takes: Kind of raw item that the preprocessing takes.
@@ -89,7 +86,7 @@ def prepare(
         ArgumentError: If `val` is a number that is not between 0 and 1.
 
     Example:
-        >>> data = prepare("dogs/train", 0.25, seed=1).audited(num_classes=3)
+        >>> data = prepare("dogs/train", 0.25, seed=1).audited()
         >>> len(data.train), len(data.val), data.train.classes
         (9, 3, ('beagle', 'husky', 'pug'))
     """
@@ -97,18 +94,30 @@ def prepare(
     if val is None and isinstance(train, (str, os.PathLike)) and exists(train) and (found := find_split(train)):
         train, val = found
         notes = (f"Training on '{train}' and validating on '{val}'.",)
-    source = open_source(train, classes=classes, takes=takes)
-    if classes is None and model_classes and source.classes:
+    meaning = meaning or Meaning()
+    source = open_source(train, meaning=meaning, takes=takes)
+    if meaning.classes is None and model_classes and source.classes:
         known = tuple(model_classes)
         if source.classes != known and {*source.classes} <= {*known}:
             if val is not None and val is not False and not is_number(val):
-                open_source(val, classes=source.classes, takes=takes)  # a class that training lacks is an error
-            source = open_source(train, classes=known, takes=takes)
+                in_data = replace(meaning, classes=source.classes)
+                open_source(val, meaning=in_data, takes=takes)  # a class that training lacks is an error
+            source = open_source(train, meaning=replace(meaning, classes=known), takes=takes)
     if val is False or (val is None and not source.splits):
         return Prepared(source)
     if val is None or is_number(val):
         return _split(source, VALIDATION_SHARE if val is None else val, seed)
-    return Prepared(source, open_source(val, classes=source.classes, takes=takes), notes)
+    meaning = _as_in_training(source, meaning, model_classes)
+    return Prepared(source, open_source(val, meaning=meaning, takes=takes), notes)
+
+
+def _as_in_training(source: Source, meaning: Meaning, model_classes: Sequence[str] | None) -> Meaning:
+    """Return the meaning of validation labels, which is that of the training labels in `source`."""
+    if source.classes is not None:
+        return replace(meaning, classes=source.classes)
+    if model_classes is not None:
+        return replace(meaning, classes=tuple(model_classes))
+    return Meaning(numbers=True, names=False)
 
 
 def _split(source: Source, share: float, seed: int) -> Prepared:
@@ -118,11 +127,3 @@ def _split(source: Source, share: float, seed: int) -> Prepared:
         f"stratified by class, with seed {seed}. Pass val=False to train on all samples."
     )
     return Prepared(train, val, (note,))
-
-
-def some_targets(source: Source, count: int = 64) -> Tensor | None:
-    """Return all targets if they are known, else those of the first `count` samples, or None if there are none."""
-    if source.targets is not None:
-        return source.targets
-    with seeded("targets"):
-        return source.first_targets(count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 # Arguments of Python that are options under the same name, or under another.
 _OPTIONS = {
@@ -48,7 +49,7 @@ def in_options(message: str) -> str:
         'The images look channels-last.'
     """
     for pattern, words in _COMMANDS:
-        message = re.sub(pattern, lambda found, words=words: _capitalized(found, words), message, flags=re.IGNORECASE)
+        message = re.sub(pattern, partial(_capitalized, words=words), message, flags=re.IGNORECASE)
     message = _NAME.sub(lambda found: _OPTIONS[found[1]], _ARGUMENT.sub(_option, message))
     first, *others = re.split(r"(?<=[.;]) (?=\S)", message)
     kept = [part for part in others if not _PYTHON.search(part)]

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from finetune.data.audit import Audit, audit, check_batch_targets
+from finetune.data.audit import Audit, audit, some_targets
 from finetune.data.sources.arrays import Arrays
 from finetune.data.sources.open_source import open_source
+from finetune.data.targets import CLASSIFICATION, TargetRule
 from finetune.errors import DataError
+from tests.helpers.datasets import Flow, Items
 from tests.helpers.image_files import picture
 
 MakeFolder = Callable[..., Path]
@@ -36,11 +38,11 @@ def samples(labels: list[Any]) -> list[Any]:
 def test_good_data_passes_unchanged(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
     folder = open_source(class_folder(a=2, b=3))
     with caplog.at_level(logging.DEBUG, "finetune"):
-        assert audit(folder, num_classes=2) is folder
+        assert audit(folder, rule=TargetRule(CLASSIFICATION, 2)) is folder
     assert "Decoded each of the 5 images of the training data once" in caplog.text
     for data in ((torch.zeros(3, 2), [0, 1, 0]), (np.zeros((3, 2)), np.ones((3, 2))), samples([0, 1])):
         source = open_source(data)
-        assert audit(source, num_classes=2) is source
+        assert audit(source, rule=TargetRule(CLASSIFICATION, 2)) is source
     pixels = open_source((torch.zeros(3, 2, dtype=torch.uint8), [0, 1, 0]))
     assert audit(pixels) is pixels
 
@@ -52,7 +54,7 @@ def test_streams_and_loaders_pass_unread() -> None:
 
     for data in (Never(), DataLoader(Never())):
         source = open_source(data)
-        assert audit(source, num_classes=2) is source
+        assert audit(source, rule=TargetRule(CLASSIFICATION, 2)) is source
 
 
 def test_empty_data() -> None:
@@ -63,27 +65,27 @@ def test_empty_data() -> None:
 def test_one_class_is_too_few_to_train_on(class_folder: MakeFolder) -> None:
     folder = open_source(class_folder(only=3))
     with pytest.raises(DataError, match=r"All 3 samples .* of one class, 'only'"):
-        audit(folder)
-    assert audit(folder, role="validation") is folder
+        audit(folder, rule=TargetRule())
+    assert audit(folder, rule=TargetRule(), role="validation") is folder
     for data in ((torch.zeros(3), [4, 4, 4]), samples([4, 4, 4])):
         with pytest.raises(DataError, match=r"All 3 samples .* of one class, 4"):
-            audit(open_source(data))
+            audit(open_source(data), rule=TargetRule())
     with pytest.raises(DataError, match="of one class, 7"):
-        audit(open_source((torch.zeros(2), torch.tensor([7, 7])), classes=["a", "b"]))
+        audit(open_source((torch.zeros(2), torch.tensor([7, 7])), classes=["a", "b"]), rule=TargetRule())
 
 
 @pytest.mark.parametrize("make", [lambda y: (torch.zeros(len(y), 2), y), samples])
 def test_trap_34_labels_out_of_range_name_the_first_sample(make: Callable[[list[int]], Any]) -> None:
     labels = [0, 1, 2, 5, 1, 3]
-    audit(open_source(make(labels)), num_classes=6)
-    audit(open_source(make(labels)), num_classes=None)
+    audit(open_source(make(labels)), rule=TargetRule(CLASSIFICATION, 6))
+    audit(open_source(make(labels)), rule=TargetRule())
     for role in ("training", "validation"):
         with pytest.raises(DataError) as caught:
-            audit(open_source(make(labels)), num_classes=3, role=role)
+            audit(open_source(make(labels)), rule=TargetRule(CLASSIFICATION, 3), role=role)
         for part in ("2 of 6 labels", "sample 3: 5", "0 to 2", "replace_head(6)"):
             assert part in str(caught.value)
     with pytest.raises(DataError, match="sample 1: -1") as caught:
-        audit(open_source(make([0, -1, 2])), num_classes=3)
+        audit(open_source(make([0, -1, 2])), rule=TargetRule(CLASSIFICATION, 3))
     assert "replace_head" not in str(caught.value)
 
 
@@ -91,7 +93,7 @@ def test_trap_34_number_of_classes_and_head_must_agree(class_folder: MakeFolder)
     folder = open_source(class_folder(a=2, b=3))
     for outputs in (1, 3, 1000):
         with pytest.raises(DataError, match=rf"2 classes \(a, b\), but the model has {outputs} .*replace_head\(2\)"):
-            audit(folder, num_classes=outputs)
+            audit(folder, rule=TargetRule(CLASSIFICATION, outputs))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -114,7 +116,7 @@ def test_trap_36_corrupt_images_are_named_and_only_skipped_when_asked(
     assert str(bad[5]) not in message
     assert "skip_corrupt=True" in message
     with caplog.at_level(logging.WARNING, "finetune"):
-        kept = audit(source, num_classes=2, skip_corrupt=True)
+        kept = audit(source, rule=TargetRule(CLASSIFICATION, 2), skip_corrupt=True)
     assert len(kept) == 10
     assert kept.targets is not None
     assert kept.targets.tolist() == [0] * 2 + [1] * 8
@@ -156,10 +158,10 @@ def test_large_inputs_are_read_in_chunks() -> None:
 
 def test_targets_that_are_not_finite() -> None:
     for y in ([0.0, 1.0, torch.nan, torch.inf], [[0.0, 1.0], [1.0, 1.0], [0.0, torch.nan], [torch.inf, 0.0]]):
-        with pytest.raises(DataError, match="2 of the 4 targets are not finite; the first is that of sample 2"):
-            audit(open_source((torch.zeros(4, 1), torch.tensor(y))))
+        with pytest.raises(DataError, match="2 of 4 targets are not finite; the first is that of sample 2"):
+            audit(open_source((torch.zeros(4, 1), torch.tensor(y))), rule=TargetRule())
         with pytest.raises(DataError, match="the first is that of sample 2"):
-            audit(open_source([(torch.zeros(1), torch.tensor(target)) for target in y]))
+            audit(open_source([(torch.zeros(1), torch.tensor(target)) for target in y]), rule=TargetRule())
 
 
 def test_shapes_that_do_not_batch() -> None:
@@ -180,24 +182,23 @@ def test_shapes_that_do_not_batch() -> None:
 
 def test_a_limited_number_of_samples_is_read() -> None:
     hidden = Loaded(samples([k % 2 for k in range(4_000)]))
-    audit(open_source(hidden), num_classes=2)
+    audit(open_source(hidden), rule=TargetRule(CLASSIFICATION, 2))
     assert hidden.loads == 2_001  # one more when the dataset is opened
     hidden = Loaded(samples([0, 1]))
     audit(open_source(hidden))
     assert hidden.loads == 3
     known = Loaded(samples([k % 2 for k in range(4_000)]))
     known.targets = [k % 2 for k in range(4_000)]
-    audit(open_source(known), num_classes=2)
-    assert known.loads == 33
+    audit(open_source(known), rule=TargetRule(CLASSIFICATION, 2))
+    assert known.loads == 33 + 9  # and 9 to compare the targets with the items
     last = samples([0, 1] * 1_500)
     last[-1] = (torch.zeros(2), 2)
     with pytest.raises(DataError, match="sample 2999: 2"):
-        audit(open_source(last), num_classes=2)
+        audit(open_source(last), rule=TargetRule(CLASSIFICATION, 2))
 
 
 def test_targets_that_are_not_numeric_are_not_checked() -> None:
-    audit(open_source([(torch.zeros(1), "text"), (torch.zeros(1), "more")]), num_classes=2)
-    audit(open_source([torch.zeros(1), torch.ones(1)]), num_classes=2)
+    audit(open_source(Items([{"x": torch.zeros(1)}, {"x": torch.ones(1)}])), rule=TargetRule(CLASSIFICATION, 2))
 
 
 def test_reading_samples_draws_no_random_numbers() -> None:
@@ -210,16 +211,34 @@ def test_reading_samples_draws_no_random_numbers() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_batch_targets_that_are_not_class_indices_are_not_checked() -> None:
-    for targets in (
-        None, "text", [9, 9], torch.tensor([0.5, 9.0]), torch.tensor([[9, 9]]), torch.tensor([True]),
-        torch.tensor([], dtype=torch.int64), torch.empty(3, dtype=torch.int64, device="meta"),
-    ):  # fmt: skip
-        check_batch_targets(targets, 2, "batch 0")
-    with pytest.raises(DataError, match=r"1 of 3 labels .* sample 1 of batch 4: -1\. Expected 0 to 1"):
-        check_batch_targets(torch.tensor([0, -1, 1]), 2, "batch 4")
-
-
 def test_one_class_is_no_reason_for_another_head(class_folder: MakeFolder) -> None:
     with pytest.raises(DataError, match=r"All 3 samples .* of one class, 'only'"):
-        audit(open_source(class_folder(only=3)), num_classes=2)
+        audit(open_source(class_folder(only=3)), rule=TargetRule(CLASSIFICATION, 2))
+
+
+def test_some_targets_of_every_kind_of_data() -> None:
+    X, y = torch.randn(100, 4), torch.arange(100) % 3
+    items = list(zip(X, y.tolist(), strict=True))
+
+    def found(data: Any) -> Any:
+        targets = some_targets(open_source(data))
+        return None if targets is None else targets.tolist()
+
+    assert found((X, y)) == y.tolist()
+    assert found(Items(items)) == y.tolist()
+    assert found(Flow(items)) == y[:64].tolist()
+    assert found(DataLoader(TensorDataset(X, y), batch_size=10)) == y[:10].tolist()
+    assert found(Flow(list(X))) is None
+    assert found(Flow([])) is None
+    assert found(Flow([(x, "a name") for x in X])) is None
+    with pytest.raises(DataError, match="do not form a batch"):
+        found(Items([(x, torch.zeros(i + 1)) for i, x in enumerate(X)]))
+
+
+def test_reading_targets_draws_no_random_numbers() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+
+    some_targets(open_source(DataLoader(TensorDataset(torch.zeros(24, 4), torch.arange(24)), shuffle=True)))
+
+    assert torch.equal(before, torch.get_rng_state())

@@ -13,6 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from finetune.data.pipeline import Pipeline
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
+from finetune.data.sources.base import Source
+from finetune.data.sources.labels import Meaning
+from finetune.data.targets import CLASSIFICATION, TargetRule
 from finetune.errors import DataError
 
 TINY = Preprocessing(crop_size=(8, 8), resize_size=8)
@@ -24,7 +27,7 @@ def arrays(n: int = 12) -> tuple[Tensor, Tensor]:
 
 def test_a_folder_becomes_normalized_batches(class_folder: Callable[..., Path]) -> None:
     pipeline = Pipeline(TINY)
-    source = pipeline.audited(pipeline.open(class_folder(cat=3, dog=2)), "training", num_classes=2)
+    source = pipeline.audited(pipeline.open(class_folder(cat=3, dog=2)), "training", rule=TargetRule(CLASSIFICATION, 2))
     (inputs, targets), rest = pipeline.batches(source, 4).epoch(0)
 
     assert inputs.shape == (4, 3, 8, 8)
@@ -57,9 +60,9 @@ def test_training_data_is_audited_under_its_own_name() -> None:
     pipeline, (X, y) = Pipeline(), arrays()
     X[5, 0] = float("nan")
     with pytest.raises(DataError, match="sample 5"):
-        pipeline.training_batches(pipeline.open_training((X, y), False), 4, num_classes=3)
+        pipeline.training_batches(pipeline.open_training((X, y), False), 4, rule=TargetRule(CLASSIFICATION, 3))
     with pytest.raises(DataError, match="labels are out of range"):
-        pipeline.training_batches(pipeline.open_training(arrays(), arrays()), 4, num_classes=2)
+        pipeline.training_batches(pipeline.open_training(arrays(), arrays()), 4, rule=TargetRule(CLASSIFICATION, 2))
 
 
 @pytest.mark.parametrize("from_data", [False, True])
@@ -67,15 +70,18 @@ def test_classes_of_the_weights_keep_their_order_and_those_of_data_rule(
     from_data: bool, class_folder: Callable[..., Path]
 ) -> None:
     folder, pipeline = class_folder(cat=2, dog=2), Pipeline(TINY)
-    found = pipeline.open_training(folder, False, classes=("dog", "cat", "eel"), from_data=from_data)
-    assert found.train.classes == ("dog", "cat", "eel")
+
+    def opened(*classes: str) -> Source:
+        known = {"meaning": Meaning(classes)} if from_data else {"model_classes": classes}
+        return pipeline.open_training(folder, False, **known).train
+
+    assert opened("dog", "cat", "eel").classes == ("dog", "cat", "eel")
 
     if from_data:
         with pytest.raises(DataError, match="'cat'"):
-            pipeline.open_training(folder, False, classes=("dog", "eel"), from_data=True)
+            opened("dog", "eel")
     else:
-        strange = pipeline.open_training(folder, False, classes=("dog", "eel"))
-        assert strange.train.classes == ("cat", "dog")
+        assert opened("dog", "eel").classes == ("cat", "dog")
 
 
 def test_the_preprocessing_says_what_it_takes() -> None:

@@ -9,13 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
-from finetune.data.prepare import prepare, some_targets
+from finetune.data.prepare import prepare
 from finetune.data.preprocessing.text import TextPreprocessing
-from finetune.data.sources.open_source import open_source
+from finetune.data.sources.labels import Meaning
+from finetune.data.targets import CLASSIFICATION, TargetRule
 from finetune.errors import DataError
-from tests.helpers.datasets import Flow, Items
 
 MakeFolder = Callable[..., Path]
 
@@ -31,14 +30,14 @@ def test_data_is_opened_split_and_checked(class_folder: MakeFolder, caplog: pyte
     data = prepare(folder)
 
     with pytest.raises(DataError, match=r"cannot be decoded: .*4\.png"):
-        data.audited(num_classes=2)
-    kept = data.audited(num_classes=2, skip_corrupt=True)
+        data.audited(rule=TargetRule(CLASSIFICATION, 2))
+    kept = data.audited(rule=TargetRule(CLASSIFICATION, 2), skip_corrupt=True)
 
     assert (len(kept.train) + len(kept.val), kept.train.classes, kept.notes) == (9, ("ant", "bee"), data.notes)
     assert "2 of 10 samples were held out" in data.notes[0]
     assert "They are left out." in caplog.text
     with pytest.raises(DataError, match="training data has 2 classes"):
-        data.audited(num_classes=3, skip_corrupt=True)
+        data.audited(rule=TargetRule(CLASSIFICATION, 3), skip_corrupt=True)
 
 
 def test_raw_items_are_checked_by_their_preprocessing() -> None:
@@ -63,9 +62,10 @@ def test_classes_of_the_model_keep_their_order(class_folder: MakeFolder) -> None
 
     assert prepare(folder, model_classes=["bee", "cat", "ant"]).train.classes == ("bee", "cat", "ant")
     assert prepare(folder, model_classes=["bee", "cat"]).train.classes == ("ant", "bee")
-    assert prepare(folder, classes=["bee", "ant"], model_classes=["ant", "bee"]).val.classes == ("bee", "ant")
+    known = prepare(folder, meaning=Meaning(("bee", "ant")), model_classes=["ant", "bee"])
+    assert known.val.classes == ("bee", "ant")
     with pytest.raises(DataError, match="has the class 'ant'"):
-        prepare(folder, classes=["bee"])
+        prepare(folder, meaning=Meaning(("bee",)))
 
 
 def test_validation_data_has_no_class_that_only_the_model_knows(class_folder: MakeFolder) -> None:
@@ -110,30 +110,3 @@ def test_a_folder_is_split_unless_it_has_a_validation_folder(tmp_path: Path) -> 
         "Training on '/split/train' and validating on '/split/val'."
     ]
     assert (len(whole.train), whole.val) == (10, None)
-
-
-def test_some_targets_of_every_kind_of_data() -> None:
-    X, y = pair(100)
-    items = list(zip(X, y.tolist(), strict=True))
-
-    def found(data: Any) -> Any:
-        targets = some_targets(open_source(data))
-        return None if targets is None else targets.tolist()
-
-    assert found((X, y)) == y.tolist()
-    assert found(Items(items)) == y[:64].tolist()
-    assert found(Flow(items)) == y[:64].tolist()
-    assert found(DataLoader(TensorDataset(X, y), batch_size=10)) == y[:10].tolist()
-    assert found(Flow(list(X))) is None
-    assert found(Flow([])) is None
-    assert found(Flow([(x, "a name") for x in X])) is None
-    assert found(Items([(x, torch.zeros(i + 1)) for i, x in enumerate(X)])) is None
-
-
-def test_reading_targets_draws_no_random_numbers() -> None:
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-
-    some_targets(open_source(DataLoader(TensorDataset(*pair()), shuffle=True, batch_size=4)))
-
-    assert torch.equal(before, torch.get_rng_state())

@@ -10,15 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetune import FineTuner
+from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError, DataError
-from finetune.training.tasks import (
-    BINARY,
-    CLASSIFICATION,
-    MULTILABEL,
-    REGRESSION,
-    infer_task,
-    task_of_kind,
-)
+from finetune.training.tasks import infer_task, task_of_kind
 
 INDICES = torch.tensor([0, 1, 2, 1])
 BITS = torch.tensor([0, 1, 1, 0])
@@ -38,14 +32,13 @@ HOT = torch.tensor([[0, 1, 1], [1, 0, 0]])
         (None, BITS.bool(), 1, BINARY),
         (None, BITS[:, None], 1, BINARY),
         (None, BITS.float(), 1, BINARY),
-        (None, BITS.float(), 2, REGRESSION),
         (None, BITS.float(), None, REGRESSION),
         (None, FLOATS, 1, REGRESSION),
         (None, FLOATS[:, None], 1, REGRESSION),
         (None, torch.stack([FLOATS, FLOATS], 1), 2, REGRESSION),
         (None, HOT, 3, MULTILABEL),
         (None, HOT.float(), 3, MULTILABEL),
-        (None, HOT * 2, 3, REGRESSION),
+        (None, HOT * 2.5, 3, REGRESSION),
         (None, None, 3, None),
         # determined by the loss, for any targets
         ("cross_entropy", BITS.float(), 2, CLASSIFICATION),

@@ -12,16 +12,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from finetune.data.audit import check_batch_targets
-from finetune.data.batch import target_of
+from finetune.data.batch import split_batch, with_target
 from finetune.data.loading.image_cache import cache_decoded, cache_prepared
 from finetune.data.loading.samples import Batch, Failure, Keys, Samples, StreamCollate, WorkerPool, default_workers
 from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation, not_images
 from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, InputPreprocessing
 from finetune.data.randomness import seed_of, seeded
 from finetune.data.sources.base import Source
+from finetune.data.sources.labels import batch_targets
+from finetune.data.targets import TargetRule
 from finetune.errors import ArgumentError, DataError, whole_number
-from finetune.nested import pinned, same_values, tensors_of, to_device
+from finetune.nested import num_samples_of, pinned, same_values, tensors_of, to_device
 
 _NUM_COMPARED = 8  # samples that `repeats` loads twice
 
@@ -53,8 +54,7 @@ class Batches:
         stand_ins: Augmentations for the views of `in_views`, one per view, if `views` is None.
         workers: Number of worker processes, or None for a suitable number. Results do not depend on it,
             except for an iterable dataset that divides its items among workers.
-        num_classes: Number of classes, for checking labels that are unknown before loading. None skips the
-            check.
+        rule: Targets that the task accepts, to check each batch. None checks no targets.
         keep: Whether to keep images in memory: prepared if they are the same in every epoch and all fit,
             otherwise decoded, as many as fit, if the augmentation is built in.
         budget: Maximum number of bytes for these images. None uses a fifth of the free memory.
@@ -77,7 +77,7 @@ class Batches:
         views: int | None = None,
         stand_ins: Sequence[Augmentation] = (),
         workers: int | None = None,
-        num_classes: int | None = None,
+        rule: TargetRule | None = None,
         keep: bool = False,
         budget: int | None = None,
     ) -> None:
@@ -90,7 +90,7 @@ class Batches:
         self.seed = seed
         self.device = torch.device(device)
         self.preprocessing = preprocessing
-        self.num_classes = num_classes
+        self.rule = rule
         self.steps = source.num_batches(batch_size)
         fixed = () if augment is None or views is None else (augment,) * views
         read = cache_decoded(source, augment, budget) if keep else source
@@ -195,8 +195,8 @@ class Batches:
         Raises:
             DataError: If an image cannot be decoded, samples do not form a batch, or a label is out of range.
         """
-        for step, batch in enumerate(self._host_batches(epoch, start, keep), start):
-            self._check_targets(batch, step)
+        for step, loaded in enumerate(self._host_batches(epoch, start, keep), start):
+            batch = self._with_checked_targets(loaded, step)
             if self.source.batched:
                 yield to_device(batch, self.device)
                 continue
@@ -269,9 +269,17 @@ class Batches:
             if step >= start:
                 yield batch
 
-    def _check_targets(self, batch: Batch, step: int) -> None:
-        if self.num_classes is not None and self.source.targets is None:
-            check_batch_targets(target_of(batch), self.num_classes, f"batch {step}")
+    def _with_checked_targets(self, batch: Batch, step: int) -> Batch:
+        """Return the batch with its labels as a tensor, if they are names or numbers in a list.
+
+        Targets that were checked beforehand are not checked again.
+        """
+        if self.rule is None or (self.source.vectorized and self.source.targets is not None):
+            return batch
+        inputs, targets = split_batch(batch)
+        tensor = batch_targets(targets, num_samples_of(inputs), self.source.classes, f"batch {step}")
+        self.rule.check(tensor, lambda i: f"sample {i} of batch {step}")
+        return batch if tensor is targets else with_target(batch, tensor)
 
     def _finished(self, batch: Batch) -> Batch:
         if self.preprocessing is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from finetune.data.batch import target_of
-from finetune.data.sources.labels import Classes, stacked_targets
+from finetune.data.sources.labels import Classes, Meaning, stacked_targets
 
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
@@ -25,14 +25,19 @@ class Request:
     """Settings for opening data.
 
     Attributes:
-        classes: Classes of the training data, which targets index. None derives them from the data.
+        meaning: Meaning of labels: class names, class numbers, or the targets themselves.
         labeled: Whether labels are needed.
         takes: Kind of raw item that the preprocessing takes, or None.
     """
 
-    classes: Classes | None = None
+    meaning: Meaning = field(default_factory=Meaning)
     labeled: bool = True
     takes: str | None = None
+
+    @property
+    def classes(self) -> Classes | None:
+        """Classes of the training data, which targets index. None derives them from the data."""
+        return self.meaning.classes
 
 
 class Source(Dataset[Any]):
@@ -47,6 +52,7 @@ class Source(Dataset[Any]):
         classes: Class names by index, or None if there are none or they are unknown.
         targets: All targets, int64 [N] class indices or float [N] or [N, K], if they are known without reading
             the inputs. None otherwise.
+        sampled_targets: Targets of the samples that the audit read, if `targets` is None.
         kind: Kind of raw item that the preprocessing has to prepare. None if the inputs are ready for the model.
         collate_fn: Function that makes a batch of samples, or None for torch's default.
         splits: Whether `fit` holds out a fraction for validation if it gets no validation data.
@@ -69,6 +75,7 @@ class Source(Dataset[Any]):
 
     classes: Classes | None = None
     targets: Tensor | None = None
+    sampled_targets: Tensor | None = None
     kind: str | None = None
     collate_fn: Callable[[list[Any]], Any] | None = None
     splits: bool = False

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from finetune.data.sources.base import Request
 from finetune.data.sources.files import FileSource
 from finetune.data.sources.image_files import ImageFiles
-from finetune.data.sources.labels import Classes, unknown_class
+from finetune.data.sources.labels import Classes, numbers_in, unknown_class
 from finetune.data.sources.sound_files import SoundFiles
 from finetune.errors import DataError, nearest
 from finetune.naming.paths import exists, local_path, shortened
@@ -103,11 +102,11 @@ def open_folder(folder: Path, request: Request) -> FileSource:
     for path in _folders_in(folder):
         trees.setdefault(normalized(path.name), _Tree()).add(_walk(path, source))
     _check_class_folders(folder, trees, request.classes, source)
-    names = request.classes or tuple(sorted(trees))
-    index = {normalized(name): k for k, name in enumerate(names)}
     paths = [path for name in sorted(trees) for path in trees[name].files]
-    targets = [index[name] for name in sorted(trees) for _ in trees[name].files]
-    return source(paths, torch.tensor(targets, dtype=torch.int64), names, folder)
+    labels = [name for name in sorted(trees) for _ in trees[name].files]
+    meaning = request.meaning
+    targets, names = meaning.encode(labels if meaning.names else numbers_in(labels), lambda i: f"'{paths[i]}'")
+    return source(paths, targets, names, folder)
 
 
 def missing_path(path: Path) -> DataError:

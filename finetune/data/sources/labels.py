@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,41 +15,149 @@ from torch import Tensor
 from finetune.errors import DataError, nearest
 from finetune.naming.unicode import normalized
 
+logger = logging.getLogger("finetune")
+
 Classes = tuple[str, ...]
+Name = Callable[[int], str]
 
 
-def encode(labels: Sequence[Any], classes: Classes | None, name: Callable[[int], str]) -> tuple[Tensor, Classes | None]:
-    """Encode labels as targets, and return the class names that the targets index.
+@dataclass(frozen=True)
+class Meaning:
+    """The meaning of labels in data: class names, class numbers, or the targets themselves.
 
-    Names become classes in sorted order and integers classes in numeric order, unless `classes` sets the order.
-    Floats are regression targets and have no classes.
+    Attributes:
+        classes: Classes of the training data, which targets index. None derives them from the labels.
+        numbers: True if numbers are the targets themselves, as in a regression, or if the model was trained on class
+            numbers without names. False if numbers name classes. None if integers name classes and floats do not.
+        names: Whether labels may be names. False if the model was trained on numbers, so that no order of names is
+            known.
 
-    Args:
-        labels: One label per sample: all names, all integers or all floats.
-        classes: Classes of the training data, or None to derive them from the labels.
-        name: Function that names sample i in an error message.
-
-    Returns:
-        Targets, int64 [N] for classes or float32 [N] for regression, and the classes or None.
-
-    Raises:
-        DataError: If a label is missing or not one of `classes`.
+    Example:
+        >>> targets, classes = Meaning().encode([30, 10, 20], "sample {}".format)
+        >>> targets.tolist(), classes
+        ([2, 0, 1], ('10', '20', '30'))
+        >>> Meaning(numbers=True).encode([30, 10, 20], "sample {}".format)[0].tolist()
+        [30, 10, 20]
     """
-    values = [_plain(label, i, name) for i, label in enumerate(labels)]
-    if all(isinstance(value, (int, float)) for value in values):
-        if any(isinstance(value, float) for value in values) and classes is None:
-            return torch.tensor(values, dtype=torch.float32), None
-        found = [str(value) for value in sorted(set(values))]
-    else:
-        found = sorted({str(value) for value in values})
-    names = tuple(found) if classes is None else classes
-    index = {normalized(known): k for k, known in enumerate(names)}
-    targets = torch.empty(len(values), dtype=torch.int64)
-    for i, value in enumerate(values):
-        if str(value) not in index:
-            raise unknown_class(str(value), name(i), names)
-        targets[i] = index[str(value)]
-    return targets, names
+
+    classes: Classes | None = None
+    numbers: bool | None = None
+    names: bool = True
+
+    def encode(self, labels: Sequence[Any], name: Name) -> tuple[Tensor, Classes | None]:
+        """Encode labels as targets, and return the class names that the targets index.
+
+        Args:
+            labels: One label per sample: all names, or all numbers.
+            name: Function that names sample i in an error message.
+
+        Returns:
+            Targets, int64 [N] for classes, int64 or float32 [N] for numbers, and the classes or None.
+
+        Raises:
+            DataError: If a label is missing, not one of the classes, or a name where numbers are expected.
+        """
+        values = [_plain(label, i, name) for i, label in enumerate(labels)]
+        numbers = all(isinstance(value, (int, float)) for value in values)
+        floats = numbers and any(isinstance(value, float) for value in values)
+        if numbers and (self.numbers or (floats and self.numbers is None and self.classes is None)):
+            return torch.tensor(values, dtype=torch.float32 if floats else torch.int64), None
+        if floats:
+            values = [_whole(value, i, name) for i, value in enumerate(values)]
+        if not numbers and not self.names:
+            raise self.unnamed({str(value) for value in values})
+        found = [normalized(str(value)) for value in values]
+        classes = in_order(found) if self.classes is None else self.classes
+        index = {normalized(known): k for k, known in enumerate(classes)}
+        for i, label in enumerate(found):
+            if label not in index:
+                raise unknown_class(label, name(i), classes)
+        return torch.tensor([index[label] for label in found], dtype=torch.int64), classes
+
+    def targets_of(self, labels: Any, name: Name) -> tuple[Tensor, Classes | None]:
+        """Convert the y of a pair (X, y) to targets: names are encoded, numbers are kept.
+
+        Where the classes of the training data are numbers that differ from their positions, such as 1, 2 and 3,
+        integers are these class names, not positions.
+
+        Args:
+            labels: Tensor, array or list: [N] class indices or names, or [N] or [N, K] numbers.
+            name: Function that names sample i in an error message.
+
+        Returns:
+            Targets, int64 or floating point (float64 arrays become float32), and the classes or None.
+
+        Raises:
+            DataError: If the labels do not form an array, or one is missing or not one of the classes.
+        """
+        if not isinstance(labels, Tensor):
+            array = _as_array(labels)
+            if array.dtype.kind in "USO":
+                return self.encode(array.astype("U").tolist() if array.dtype.kind == "S" else array.tolist(), name)
+            labels = torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
+        if not labels.is_floating_point() and not labels.is_complex():
+            labels = labels.to(torch.int64)
+            if self.numbers is not True and labels.dim() == 1 and are_other_numbers(self.classes):
+                return self.encode(labels.tolist(), name)
+        return labels, self.classes
+
+    def say_order(self, classes: Classes | None) -> None:
+        """Log the order of class names in data if it was assumed, because the model has no names."""
+        if self.classes is None and self.names and classes is not None:
+            logger.warning(
+                "The model has no class names, so its outputs are taken to be %s, in this order. To change it, set "
+                "tuner.classes = (...).", ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else ""),
+            )  # fmt: skip
+
+    def unnamed(self, names: Iterable[str]) -> DataError:
+        """Return the error for class names whose order the model does not know."""
+        shown = in_order(names)
+        listed = ", ".join(shown[:10]) + (", ..." if len(shown) > 10 else "")
+        return DataError(
+            f"The labels are names ({listed}), but the model was trained on numbers without names, so which output "
+            f"stands for which name is not known. Set the names in the order of the outputs with tuner.classes = "
+            f"(...), or pass numbers as labels."
+        )
+
+
+def in_order(names: Iterable[str]) -> Classes:
+    """Return class names without repetition: by value if all are whole numbers, otherwise by name.
+
+    Example:
+        >>> in_order(["10", "9", "10"])
+        ('9', '10')
+    """
+    found = sorted({*names})
+    return tuple(sorted(found, key=int) if all(map(_is_whole_number, found)) else found)
+
+
+def are_other_numbers(classes: Classes | None) -> bool:
+    """Return whether the class names are whole numbers that differ from their positions."""
+    numbers = bool(classes) and all(map(_is_whole_number, classes or ()))
+    return numbers and classes != tuple(map(str, range(len(classes or ()))))
+
+
+def _is_whole_number(name: str) -> bool:
+    digits = name.removeprefix("-")
+    return digits.isdecimal() and digits.isascii() and str(int(name)) == name
+
+
+def _as_array(labels: Any) -> np.ndarray:
+    if isinstance(labels, np.ma.MaskedArray) and np.ma.getmaskarray(labels).any():
+        raise DataError("The labels are a masked array, and some are masked. Remove or fill these samples.")
+    try:
+        return np.array(labels)
+    except ValueError as error:
+        raise DataError(f"The labels do not form an array: {error}. Expected one label per sample.") from error
+
+
+def _whole(value: Any, i: int, name: Name) -> int:
+    if value != int(value):
+        raise DataError(
+            f"{name(i)} has the label {value}, which is not a whole number. Class labels are whole numbers or names. "
+            f"To train on the numbers themselves, pass loss='mse'."
+        )
+    return int(value)
 
 
 def numbers_in(texts: Sequence[str]) -> Sequence[str | int | float]:
@@ -62,33 +172,6 @@ def numbers_in(texts: Sequence[str]) -> Sequence[str | int | float]:
     return integers if all(str(n) == text for n, text in zip(integers, texts, strict=True)) else texts
 
 
-def class_targets(labels: Any, classes: Classes | None, name: Callable[[int], str]) -> tuple[Tensor, Classes | None]:
-    """Convert the y of a pair (X, y) to targets: names are encoded, numbers are kept.
-
-    Args:
-        labels: Tensor, array or list: [N] class indices or names, or [N] or [N, K] numbers.
-        classes: Classes of the training data, or None.
-        name: Function that names sample i in an error message.
-
-    Returns:
-        Targets, int64 or floating point (float64 arrays become float32), and the classes or None.
-
-    Raises:
-        DataError: If the labels do not form an array, or one is missing or not one of `classes`.
-    """
-    if not isinstance(labels, Tensor):
-        try:
-            array = np.array(labels)
-        except ValueError as error:
-            raise DataError(f"The labels do not form an array: {error}. Expected one label per sample.") from error
-        if array.dtype.kind in "USO":
-            return encode(array.astype("U").tolist() if array.dtype.kind == "S" else array.tolist(), classes, name)
-        labels = torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
-    if not labels.is_floating_point() and not labels.is_complex():
-        labels = labels.to(torch.int64)
-    return labels, classes
-
-
 def renumbering(own: Classes | None, classes: Classes | None) -> Tensor | None:
     """Return int64 [len(own)], the index in `classes` of each of a dataset's own classes, or -1 if it is unknown.
 
@@ -96,21 +179,29 @@ def renumbering(own: Classes | None, classes: Classes | None) -> Tensor | None:
     """
     if own is None or classes is None or own == classes[: len(own)]:
         return None
-    index = {known: k for k, known in enumerate(classes)}
-    return torch.tensor([index.get(c, -1) for c in own], dtype=torch.int64)
+    index = {normalized(known): k for k, known in enumerate(classes)}
+    return torch.tensor([index.get(normalized(c), -1) for c in own], dtype=torch.int64)
 
 
-def check_numbering(own: Classes | None, classes: Classes | None, data: str) -> None:
+def check_numbering(own: Classes | None, meaning: Meaning, data: str) -> None:
     """Check that class indices that cannot be renumbered agree with the classes of the training data.
 
     Args:
         own: Classes that the indices refer to, or None if unknown.
-        classes: Classes of the training data, or None.
+        meaning: Meaning of the labels, with the classes of the training data.
         data: Name of the data in the error message.
 
     Raises:
-        DataError: If an index refers to another class.
+        DataError: If an index refers to another class, or could be a class name or a position.
     """
+    classes = meaning.classes
+    if own is None and meaning.numbers is not True and are_other_numbers(classes):
+        shown = ", ".join((classes or ())[:5])
+        raise DataError(
+            f"{data} has integer labels, and the classes of the training data are the numbers {shown}, so a label "
+            f"could be the name of a class or its position. Pass a pair (X, y) or a map-style dataset, whose labels "
+            f"are read as names."
+        )
     if renumbering(own, classes) is None:
         return
     assert own is not None and classes is not None
@@ -128,6 +219,41 @@ def target_tensor(target: Any) -> Tensor | None:
         return None if target is None else torch.as_tensor(target).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         return None
+
+
+def as_numbers(label: Any) -> Any:
+    """Return a label that is a list or tuple of numbers as a tensor, and any other unchanged."""
+    rows = isinstance(label, (list, tuple)) and bool(label)
+    return torch.tensor(label) if rows and all(isinstance(value, (int, float)) for value in label) else label
+
+
+def batch_targets(targets: Any, samples: int, classes: Classes | None, batch: str) -> Any:
+    """Return the targets of a batch as a tensor, if they are a list of names or numbers; others are unchanged.
+
+    Args:
+        targets: Targets in any form.
+        samples: Number of samples in the batch.
+        classes: Class names by index, or None.
+        batch: Name of the batch in an error message.
+
+    Raises:
+        DataError: If the targets are names and there are no class names, or a name is unknown.
+    """
+    if isinstance(targets, np.ndarray) and targets.dtype.kind in "biuf":
+        return torch.from_numpy(targets)
+    if not isinstance(targets, (list, tuple)) or not targets:
+        return targets
+    if all(isinstance(label, str) for label in targets):
+        if classes is None:
+            raise DataError(
+                f"The labels of {batch} are names, such as {targets[0]!r}, and their numbers are not known. Set the "
+                f"names in the order of the outputs with tuner.classes = (...), or give class numbers as labels."
+            )
+        return Meaning(classes).encode(targets, f"sample {{}} of {batch}".format)[0]
+    if all(isinstance(label, Tensor) and label.dim() == 1 and len(label) == len(targets[0]) for label in targets):
+        # torch collates a list per sample into a list per position
+        return torch.stack(list(targets), 1 if len(targets[0]) == samples else 0)
+    return torch.tensor(targets) if all(isinstance(label, (int, float)) for label in targets) else targets
 
 
 def stacked_targets(targets: Sequence[Any]) -> Tensor | None:
@@ -151,9 +277,13 @@ def unknown_class(label: str, where: str, classes: Classes) -> DataError:
     )
 
 
-def _plain(label: Any, i: int, name: Callable[[int], str]) -> str | int | float:
-    """Convert a NumPy scalar to Python. Raise DataError if the label is missing."""
-    value = label.item() if isinstance(label, (np.generic, Tensor)) else label
+def _plain(label: Any, i: int, name: Name) -> str | int | float:
+    """Convert a NumPy scalar to Python. Raise DataError if the label is missing, or neither a name nor a number."""
+    value = (
+        label.item() if isinstance(label, np.generic) or (isinstance(label, Tensor) and label.numel() == 1) else label
+    )
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{name(i)} has no label. Every sample needs one: fill it in, or remove the sample.")
-    return int(value) if isinstance(value, bool) else normalized(value) if isinstance(value, str) else value
+    if not isinstance(value, (str, int, float)):
+        raise DataError(f"{name(i)} has the label {value!r:.80}. Expected a name or a number.")
+    return int(value) if isinstance(value, bool) else value

@@ -17,7 +17,7 @@ from finetune.data.sources.base import Request, Source
 from finetune.data.sources.datasets import open_dataset
 from finetune.data.sources.folders import FILE_SOURCES, is_sample_file, missing_path, open_files, open_folder
 from finetune.data.sources.items import RawItems
-from finetune.data.sources.labels import check_numbering, class_targets
+from finetune.data.sources.labels import Meaning, check_numbering
 from finetune.data.sources.streams import open_loader, open_stream
 from finetune.data.sources.tables import TABLE_SUFFIXES, open_table
 from finetune.errors import DataError
@@ -32,7 +32,12 @@ _ACCEPTED_UNLABELED = "; for predict also the path of an image, a list of paths,
 
 
 def open_source(
-    data: Any, *, classes: Sequence[str] | None = None, labeled: bool = True, takes: str | None = None
+    data: Any,
+    *,
+    classes: Sequence[str] | None = None,
+    labeled: bool = True,
+    takes: str | None = None,
+    meaning: Meaning | None = None,
 ) -> Source:
     """Open data in any of the forms that the package accepts.
 
@@ -52,6 +57,7 @@ def open_source(
         labeled: Whether labels are needed. Without them, files and arrays return only inputs; the items of a
             dataset or DataLoader are unchanged.
         takes: Kind of raw item that the preprocessing takes.
+        meaning: Meaning of the labels, in place of `classes`.
 
     Returns:
         The source.
@@ -60,7 +66,7 @@ def open_source(
         DataError: If a path does not exist, the form is not accepted, or labels are missing, differ in number from
             the inputs, or name a class that is not one of `classes`.
     """
-    request = Request(None if classes is None else tuple(classes), labeled, takes)
+    request = Request(meaning or Meaning(None if classes is None else tuple(classes)), labeled, takes)
     if hasattr(data, "to_numpy"):  # a column of pandas or polars
         data = data.to_numpy()
     for recognizes, opener in _FORMS:
@@ -74,7 +80,7 @@ def open_source(
 
 
 def _open_opened(data: Source, request: Request) -> Source:
-    check_numbering(data.classes, request.classes, "The source")
+    check_numbering(data.classes, request.meaning, "The source")
     return data
 
 
@@ -141,7 +147,7 @@ def _open_inputs(inputs: Any, labels: Any, request: Request) -> Source:
     def name(index: int) -> str:
         return f"'{inputs[index]}'" if paths else f"sample {index}"
 
-    targets, classes = (None, request.classes) if labels is None else class_targets(labels, request.classes, name)
+    targets, classes = (None, request.classes) if labels is None else request.meaning.targets_of(labels, name)
     if paths:
         return open_files(_existing(inputs), targets, classes)
     if kind == TEXT:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from finetune.data.batch import target_of
 from finetune.data.sources.base import Request, Source, type_name
-from finetune.data.sources.datasets import class_names
+from finetune.data.sources.dataset_labels import class_names
 from finetune.data.sources.labels import Classes, check_numbering, stacked_targets, target_tensor
 
 
@@ -113,7 +113,7 @@ def open_stream(dataset: IterableDataset[Any], request: Request) -> Stream:
         DataError: If a class index refers to another class than in the training data.
     """
     own = class_names(dataset)
-    check_numbering(own, request.classes, "The iterable dataset")
+    check_numbering(own, request.meaning, "The iterable dataset")
     return Stream(dataset, request.classes or own)
 
 
@@ -124,7 +124,7 @@ def open_loader(loader: DataLoader[Any], request: Request) -> Loader:
         DataError: If a class index refers to another class than in the training data.
     """
     own = class_names(loader.dataset)
-    check_numbering(own, request.classes, "The DataLoader's dataset")
+    check_numbering(own, request.meaning, "The DataLoader's dataset")
     return Loader(loader, request.classes or own)
 
 

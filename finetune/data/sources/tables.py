@@ -19,8 +19,9 @@ from finetune.data.sources.base import Request, Source
 from finetune.data.sources.folders import is_sample_file, open_files
 from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.items import RawItems
-from finetune.data.sources.labels import Classes, encode, numbers_in
+from finetune.data.sources.labels import Classes, Meaning, numbers_in
 from finetune.errors import DataError
+from finetune.naming.unicode import normalized
 
 logger = logging.getLogger("finetune")
 
@@ -65,7 +66,7 @@ def open_table(path: Path, request: Request) -> Source:
     def name(row: int) -> str:
         return f"'{paths[row]}' (row {row + 1} of '{path}')" if paths else f"row {row + 1} of '{path}'"
 
-    targets, names = _targets(path, table, columns, request.classes, name) if request.labeled else (None, None)
+    targets, names = _targets(path, table, columns, request.meaning, name) if request.labeled else (None, None)
     if kind is None:
         return open_files(paths, targets, names, path)
     return RawItems(texts_of([table[column] for column in columns]), kind, targets, names, table=path)
@@ -183,26 +184,46 @@ def _check_files(path: Path, paths: list[Path]) -> None:
 
 
 def _targets(
-    path: Path, table: Table, inputs: tuple[str, ...], classes: Classes | None, name: Callable[[int], str]
+    path: Path, table: Table, inputs: tuple[str, ...], meaning: Meaning, name: Callable[[int], str]
 ) -> tuple[Tensor, Classes | None]:
-    """Return the targets in the column of labels, or in several columns of numbers, and the classes or None."""
+    """Return the targets in the column of labels, or in several columns of numbers, and the names of the outputs."""
     rest = [column for column in table if column not in inputs]
     label = label_key_of([column.lower() for column in rest])
     several = [column for column in rest if column.lower().startswith(("label_", "target_"))]
     labels = [column for column in rest if column.lower() == label] or rest
     if len(labels) == 1:
-        return encode(table[labels[0]], classes, name)
+        return meaning.encode(table[labels[0]], name)
     if len(several) > 1:
-        return _numeric(path, table, several), None
+        columns = _columns_of_training(path, several, meaning.classes)
+        return _numeric(path, table, columns), tuple(map(normalized, columns))
     raise DataError(
         f"Cannot tell which column of '{path}' is the label. Besides {' and '.join(map(repr, inputs))} it has "
         f"{', '.join(rest) or 'none'}. Rename the column to 'label'."
     )
 
 
+def _columns_of_training(path: Path, columns: list[str], known: Classes | None) -> list[str]:
+    """Return the label columns in the order of training, by their names.
+
+    Raises:
+        DataError: If a column is missing, or training had no such column.
+    """
+    if known is None:
+        return columns
+    found = {normalized(column): column for column in columns}
+    if found.keys() != {*known}:
+        raise DataError(
+            f"The label columns of '{path}' are {', '.join(found)}, but those of the training data are "
+            f"{', '.join(known)}. Give both files the same label columns."
+        )
+    return [found[name] for name in known]
+
+
 def _numeric(path: Path, table: Table, columns: list[str]) -> Tensor:
+    cells = [table[column] for column in columns]
+    whole = all(isinstance(cell, int) for column in cells for cell in column)
     try:
-        values = np.array([table[column] for column in columns], dtype=np.float32).T
+        values = np.array(cells, dtype=np.int64 if whole else np.float32).T
     except (TypeError, ValueError) as error:
         raise DataError(
             f"The label columns {', '.join(columns)} of '{path}' are not all numbers ({error}). "

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError, FineTuneError
 from finetune.training.metrics.build import build_metrics
-from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION, Task, class_indices, infer_task
+from finetune.training.tasks import Task, class_indices, infer_task
 
 if TYPE_CHECKING:
     import torchmetrics

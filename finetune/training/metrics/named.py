@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError
-from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 
 if TYPE_CHECKING:
     import torchmetrics

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL
 from finetune.training.metrics.meter import Meter, StepOutput
-from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, Task
+from finetune.training.tasks import Task
 
 if TYPE_CHECKING:
     import torchmetrics

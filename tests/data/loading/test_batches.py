@@ -19,6 +19,7 @@ from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.augmentations import CropAndFlip
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.open_source import open_source
+from finetune.data.targets import CLASSIFICATION, TargetRule
 from finetune.errors import ArgumentError, DataError
 from tests.helpers.image_files import picture
 
@@ -313,9 +314,9 @@ def test_a_distributed_sampler_gets_the_epoch() -> None:
 
 def test_trap_34_labels_in_streams_and_loaders_are_checked_before_the_device() -> None:
     for data in (Ten(), DataLoader(Noise(10), batch_size=4), Noise(10)):
-        fine = Batches(open_source(data), batch_size=4, shuffle=False, num_classes=10)
+        fine = Batches(open_source(data), batch_size=4, shuffle=False, rule=TargetRule(CLASSIFICATION, 10))
         assert len(epoch(fine)) == 3
-        short = Batches(open_source(data), batch_size=4, shuffle=False, num_classes=2)
+        short = Batches(open_source(data), batch_size=4, shuffle=False, rule=TargetRule(CLASSIFICATION, 2))
         with pytest.raises(DataError, match=r"sample 2 of batch 0: 2\. Expected 0 to 1"):
             epoch(short)
 
@@ -363,7 +364,7 @@ def test_labels_out_of_range_are_refused_and_others_pass(labels: list[int], num_
         open_source([(torch.zeros(1), k) for k in labels]),
         batch_size=9,
         shuffle=False,
-        num_classes=num_classes,
+        rule=TargetRule(CLASSIFICATION, num_classes),
     )
     if all(0 <= label < num_classes for label in labels):
         assert len(epoch(made)) == 1

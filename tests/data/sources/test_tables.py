@@ -87,7 +87,7 @@ def test_several_regression_columns(tmp_path: Path, pictures: list[str]) -> None
     source = open_source(write(tmp_path / "t.csv", "path,target_x,target_y\n" + rows))
     assert source.targets is not None
     assert source.targets.tolist() == [[i, i * 0.5] for i in range(4)]
-    assert source.classes is None
+    assert source.classes == ("target_x", "target_y")
     with pytest.raises(DataError, match=r"target_x, target_y .* are not all numbers"):
         open_source(write(tmp_path / "u.csv", "path,target_x,target_y\n0.png,1,a\n"))
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torchmetrics import classification as tm
 
 from finetune import FineTuner
+from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError
 from finetune.training.metrics import build_metrics, higher_is_better
-from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION, Task, task_of_kind
+from finetune.training.tasks import Task, task_of_kind
 from tests.training.metrics.test_meter import KINDS, NAMES
 
 

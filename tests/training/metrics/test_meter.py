@@ -17,9 +17,10 @@ from torchmetrics import classification as tm
 from torchmetrics import regression as tr
 
 from finetune import FineTuner, StepOutput
+from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError
 from finetune.training.metrics import Meter, build_metrics
-from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION, Task, task_of_kind
+from finetune.training.tasks import Task, task_of_kind
 
 CPU = torch.device("cpu")
 KINDS = (CLASSIFICATION, BINARY, MULTILABEL, REGRESSION)

@@ -14,9 +14,10 @@ from torchmetrics import classification as tm
 
 from finetune import FineTuner
 from finetune.callbacks import EarlyStopping
+from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError
 from finetune.training.metrics import METRICS, Meter, NamedMetric, StepOutput, build_metrics
-from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION, task_of_kind
+from finetune.training.tasks import task_of_kind
 
 MACRO = ["f1", "precision", "recall", "auroc", "average_precision"]
 

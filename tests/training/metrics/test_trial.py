@@ -11,9 +11,10 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 from torchmetrics import classification as tm
 
+from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError
 from finetune.training.metrics import build_metrics, try_metrics
-from finetune.training.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION, task_of_kind
+from finetune.training.tasks import task_of_kind
 from tests.training.metrics.test_meter import NAMES
 
 LABELS = torch.tensor([1, 1])
