@@ -17,7 +17,7 @@ from torch import Tensor
 
 from finetune.data.preprocessing.base import IMAGE
 from finetune.data.preprocessing.images import Preprocessing
-from finetune.data.sources.image_files import with_channels
+from finetune.data.preprocessing.pixels import with_channels
 from finetune.errors import ArgumentError, nearest
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ Bytes cost a quarter as much as floats to collate, pin, copy and cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
@@ -16,13 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.data.preprocessing.base import IMAGE, InputPreprocessing
-from finetune.data.sources.image_files import with_channels
+from finetune.data.preprocessing.pixels import DEEP, value_range, with_channels
 from finetune.errors import ArgumentError, DataError, is_number, nearest, number, whole_number
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 # The values of torchvision's `InterpolationMode`.
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
+# Pixels of a resized image, 50 MB as RGB, above which only its center is resized.
+_MOST_PIXELS = 2**24
 _RESIZE_MODES = ("stretch", "cover", "contain")
 
 
@@ -186,7 +189,11 @@ class Preprocessing(InputPreprocessing):
         image = with_channels(image, self.channels)
         if self.resize_size is not None:
             size = self._resized(image.height, image.width)
-            image = F.resize(image, size, InterpolationMode(self.interpolation))
+            height, width = size if len(size) == 2 else _by_shorter_side(image, size[0])
+            if height * width > max(_MOST_PIXELS, 4 * math.prod(self.crop_size)):
+                image = self._center(image, height, width)
+            else:
+                image = F.resize(image, size, InterpolationMode(self.interpolation))
         if self.resize_mode == "contain":
             image = _padded(image, self.crop_size, [round(255 * mean) for mean in self.mean])
         pixels: Tensor = F.pil_to_tensor(F.center_crop(image, list(self.crop_size)))
@@ -202,6 +209,26 @@ class Preprocessing(InputPreprocessing):
         ratios = (height / self.resize_size[0], width / self.resize_size[1])
         ratio = min(ratios) if self.resize_mode == "cover" else max(ratios)
         return [max(1, round(height / ratio)), max(1, round(width / ratio))]
+
+    def _center(self, image: Image.Image, height: int, width: int) -> Image.Image:
+        """Resize the part that the crop keeps of an image which would have `height` and `width`."""
+        rows, columns = (
+            (round((resized - side) / 2), side) if resized > side else (0, resized)
+            for resized, side in zip((height, width), self.crop_size, strict=True)
+        )
+        down, across = image.height / height, image.width / width
+        box = (columns[0] * across, rows[0] * down, sum(columns) * across, sum(rows) * down)
+        filter = Image.Resampling[self.interpolation.partition("-")[0].upper()]
+        return image.resize((columns[1], rows[1]), filter, box)
+
+    def check(self, item: Any) -> None:
+        """Check that the values of an image are finite.
+
+        Raises:
+            DataError: If a value is NaN or infinite.
+        """
+        if isinstance(item, Image.Image) and item.mode.startswith(DEEP):
+            value_range(item)
 
     def prepare(self, item: Image.Image) -> Tensor:
         """Prepare one image on the host. Same as `geometry`.
@@ -244,6 +271,12 @@ class Preprocessing(InputPreprocessing):
         std = _per_channel(self.std, images.device)
         # torchvision's order of operations, so that results agree to the last bit.
         return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def _by_shorter_side(image: Image.Image, side: int) -> tuple[int, int]:
+    """Return the height and width of an image whose shorter side is resized to `side`, as torchvision rounds them."""
+    shorter = min(image.size)
+    return int(side * image.height / shorter), int(side * image.width / shorter)
 
 
 def _padded(image: Image.Image, size: tuple[int, int], fill: list[int]) -> Image.Image:

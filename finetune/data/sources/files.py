@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -66,14 +66,17 @@ class FileSource(Source):
         return name.lower().endswith(cls.suffixes) and not name.startswith(".")
 
     @staticmethod
-    def read(path: str | os.PathLike[str]) -> Any:
-        """Return the item in a file. Raise DataError if the file is damaged."""
+    def read(path: str | os.PathLike[str] | IO[bytes]) -> Any:
+        """Return the item in a file, which may be open. Raise DataError if the file is damaged."""
         raise NotImplementedError
 
     @staticmethod
-    def verify(path: str | os.PathLike[str]) -> Any:
-        """Read a file to the end, and return the item if that is cheap. Raise DataError if the file is damaged."""
+    def verify(path: str | os.PathLike[str] | IO[bytes]) -> Any:
+        """Read a file to the end, and return the item or facts on it. Raise DataError if the file is damaged."""
         raise NotImplementedError
+
+    def remark(self, facts: Sequence[Any], role: str) -> None:
+        """Say what is assumed or left out of the files, from what `verify` returned for those that can be read."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -100,8 +103,10 @@ class FileSource(Source):
             DataError: If a file is damaged and not skipped, or every file is damaged.
         """
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            checked = pool.map(lambda path: self._error(path, audit), self.paths)
-            errors = list(announced(checked, f"Checking the {self.noun}s of the {audit.role} data", len(self.paths)))
+            checked = pool.map(lambda path: self._verified(path, audit), self.paths)
+            found = list(announced(checked, f"Checking the {self.noun}s of the {audit.role} data", len(self.paths)))
+        errors = [result if isinstance(result, DataError) else None for result in found]
+        self.remark([result for result in found if not isinstance(result, DataError)], audit.role)
         logger.debug("Decoded each of the %d %ss of the %s data once.", len(errors), self.noun, audit.role)
         damaged = [index for index, error in enumerate(errors) if error is not None]
         if not damaged:
@@ -135,14 +140,15 @@ class FileSource(Source):
         states = np.array([_state(path) for path in paths], np.int64)
         return lambda index: _state(paths[index]) in (_GONE, states[index])
 
-    def _error(self, path: Path, audit: Audit) -> str | None:
+    def _verified(self, path: Path, audit: Audit) -> Any:
+        """Return the result of `verify`, or the error of a file that cannot be used."""
         try:
             item = self.verify(path)
-            if item is not None and audit.preprocessing is not None:
+            if audit.preprocessing is not None:
                 audit.preprocessing.check(item)
         except DataError as error:
-            return str(error)
-        return None
+            return error
+        return item
 
 
 def _state(path: Path) -> int:

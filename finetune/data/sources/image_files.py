@@ -1,22 +1,43 @@
-"""Image files of any format, bit depth and color mode."""
+"""Image files of any format."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from finetune.data.preprocessing.base import IMAGE
+from finetune.data.preprocessing.pixels import DEEP, RANGE, Range, value_range
 from finetune.data.sources.files import FileSource
 from finetune.digests import key_of_file
 from finetune.errors import DataError
+from finetune.naming.paths import exists
+
+logger = logging.getLogger("finetune")
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
+@dataclass(frozen=True)
+class ImageFacts:
+    """Facts on an image file that the messages on a whole data set need.
+
+    Attributes:
+        assumed: Range of values that was assumed, or None if the file states it.
+        color: The color of every pixel, or None if there are several.
+        frames: Whether the file has further frames, which are not read.
+    """
+
+    assumed: Range | None
+    color: Any
+    frames: bool
+
+
+def read_image(path: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     """Read the first frame of an image file and apply its EXIF orientation.
 
     Raises:
@@ -25,13 +46,17 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
+            if image.mode.startswith(DEEP):
+                image.info[RANGE] = value_range(image)  # before a crop changes the values that it is found from
             _orient(image)
             return image
+    except DataError as error:
+        raise DataError(f"The image '{_name(path)}': {error}") from error
     except Exception as error:  # Pillow raises a dozen types of errors on damaged files
         raise _undecodable(path, error) from error
 
 
-def verify_image(path: str | os.PathLike[str]) -> None:
+def verify_image(path: str | os.PathLike[str] | IO[bytes]) -> ImageFacts:
     """Decode an image file to the end and discard it. A JPEG is decoded at an eighth of its size, which is faster.
 
     Raises:
@@ -41,34 +66,34 @@ def verify_image(path: str | os.PathLike[str]) -> None:
         with Image.open(path) as image:
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
+            deep = image.mode.startswith(DEEP)
+            found = value_range(image) if deep else None
+            frames = bool(getattr(image, "is_animated", False)) and image.format != "MPO"  # a phone's depth map
+            return ImageFacts(found if found is not None and found.assumed else None, _only_color(image), frames)
+    except DataError as error:
+        raise DataError(f"The image '{_name(path)}': {error}") from error
     except Exception as error:
         raise _undecodable(path, error) from error
 
 
-def _undecodable(path: str | os.PathLike[str], error: Exception) -> DataError:
-    path = Path(path)
-    if not path.exists():
-        return DataError(f"The image '{path}' does not exist. Correct its path, or leave it out.")
+def _only_color(image: Image.Image) -> Any:
+    extrema = image.getextrema()
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return tuple(low for low, _ in bands) if all(low == high for low, high in bands) else None
+
+
+def _name(file: str | os.PathLike[str] | IO[bytes]) -> str:
+    return str(file) if isinstance(file, (str, os.PathLike)) else str(getattr(file, "name", "in memory"))
+
+
+def _undecodable(file: str | os.PathLike[str] | IO[bytes], error: Exception) -> DataError:
+    name = _name(file)
+    if isinstance(file, (str, os.PathLike)) and not exists(file):
+        return DataError(f"The image '{name}' does not exist. Correct its path, or leave it out.")
     return DataError(
-        f"The image '{path}' cannot be decoded ({type(error).__name__}: {error}). "
+        f"The image '{name}' cannot be decoded ({type(error).__name__}: {error}). "
         "Replace the file or remove it from the data."
     )
-
-
-def with_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Return `image` with 3 channels (RGB) or 1 (grayscale) of 8 bits, and without alpha.
-
-    16-bit images keep their upper 8 bits. Pillow's own conversion would clip all values above 255 to white.
-    """
-    mode = "RGB" if channels == 3 else "L"
-    if image.mode == mode:
-        return image
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode in ("P", "PA") and "transparency" in image.info:
-        image = image.convert("RGBA")  # converting to RGB directly gives the same colors and a warning
-    return image.convert(mode)
 
 
 def _orient(image: Image.Image) -> None:
@@ -89,6 +114,27 @@ class ImageFiles(FileSource):
     )  # fmt: skip
     read = staticmethod(read_image)
     verify = staticmethod(verify_image)
+
+    def remark(self, facts: Sequence[ImageFacts], role: str) -> None:
+        """Say which ranges of values were assumed, that only first frames are read, and that all is one color."""
+        assumed = Counter(fact.assumed for fact in facts if fact.assumed is not None)
+        if assumed:
+            shown = ", ".join(f"{count} as {found}" for found, count in assumed.most_common(4))
+            example = next(i for i, fact in enumerate(facts) if fact.assumed is not None)
+            logger.warning(
+                "%d of the %d images of the %s data have more than 8 bits and do not state their range of values. It "
+                "is assumed from each image: %s. Save them with 8 bits to decide it, such as '%s'.",
+                assumed.total(), len(facts), role, shown, self.paths[example],
+            )  # fmt: skip
+        colors = {fact.color for fact in facts}
+        if len(facts) > 1 and len(colors) == 1 and None not in colors:
+            logger.warning("All %d images of the %s data are of one and the same color.", len(facts), role)
+        frames = [i for i, fact in enumerate(facts) if fact.frames]
+        if frames:
+            logger.warning(
+                "%d images of the %s data have several frames, such as '%s'. The first of each is used.",
+                len(frames), role, self.paths[frames[0]],
+            )  # fmt: skip
 
     def keys(self) -> Iterable[bytes] | None:
         """Return a digest of each file's path, size and modification times, or None if a file is missing."""

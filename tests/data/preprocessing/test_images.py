@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification, VideoClassification
 
 from finetune.data.preprocessing.images import Preprocessing
-from finetune.data.sources.image_files import with_channels
+from finetune.data.preprocessing.pixels import with_channels
 from finetune.errors import ArgumentError
 from tests.helpers.image_files import picture
 
@@ -125,3 +126,37 @@ def test_constants_made_in_inference_mode_can_be_used_in_training() -> None:
     weight = torch.ones(1, requires_grad=True)
     (preprocessing.normalize(pictures) * weight).sum().backward()
     assert weight.grad is not None
+
+
+def resized_whole(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as F
+
+    size = preprocessing._resized(image.height, image.width)
+    resized = F.resize(image, size, InterpolationMode(preprocessing.interpolation))
+    result: torch.Tensor = F.pil_to_tensor(F.center_crop(resized, list(preprocessing.crop_size)))
+    return result
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"crop_size": 64, "resize_size": 80},
+    {"crop_size": 64, "resize_size": (80, 96), "resize_mode": "cover"},
+    {"crop_size": (48, 64), "resize_size": 64, "interpolation": "bicubic"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("size", [(9000, 2), (2, 9000), (8001, 3), (400_000, 30), (3000, 1), (40, 32)])
+def test_a_long_image_is_cropped_before_it_is_resized(settings: dict[str, Any], size: tuple[int, int]) -> None:
+    preprocessing = Preprocessing(**settings)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    difference = (preprocessing.geometry(image).int() - resized_whole(preprocessing, image).int()).abs()
+    assert difference.float().mean() < 0.5  # noise shifted by a pixel differs by 10 and more
+
+
+@pytest.mark.parametrize("size", [(5000, 1), (1, 60_000)])
+def test_a_line_takes_little_memory(size: tuple[int, int]) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert Preprocessing().geometry(Image.new("RGB", size)).shape == (3, 224, 224)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from finetune.data.preprocessing.images import Preprocessing
-from finetune.data.sources.image_files import read_image, verify_image, with_channels
+from finetune.data.preprocessing.pixels import with_channels
+from finetune.data.sources.image_files import read_image, verify_image
 from finetune.errors import DataError
 from tests.helpers.image_files import picture
 
