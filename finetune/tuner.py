@@ -32,6 +32,7 @@ from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import Meaning
 from finetune.data.splitting import split
+from finetune.data.targets import REGRESSION
 from finetune.display import html
 from finetune.display.waits import waits_shown
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, whole_number
@@ -797,6 +798,8 @@ class FineTuner:
         meaning = known.meaning(self.settings.loss, training=True)
         data = self._pipeline.open_training(train, val, meaning, model_classes=known.classes)
         self._known = known.opened_training(data.train, data.val)
+        if known.history and known.task is not None and known.task.kind != REGRESSION:
+            meaning.say_order(data.train.classes)
         return data
 
     def _try_on(self, source: Source, *, trains: bool = False) -> None:

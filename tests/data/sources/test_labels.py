@@ -1,14 +1,114 @@
+"""Labels: names, class numbers and numbers."""
+
 from __future__ import annotations
+
+import unicodedata
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from finetune.data.sources.labels import Meaning
+from finetune.data.sources.labels import Meaning, are_other_numbers, batch_targets, in_order
 from finetune.errors import DataError
 
 
+def encoded(labels: Any, meaning: Meaning = Meaning()) -> tuple[list[Any], Any]:  # noqa: B008
+    targets, classes = meaning.encode(labels, "sample {}".format)
+    return targets.tolist(), classes
+
+
 def test_encode_reads_numpy_scalars_and_bools() -> None:
-    targets, classes = Meaning().encode([np.int64(3), True], str)
-    assert (targets.tolist(), classes) == ([1, 0], ("1", "3"))
-    with pytest.raises(DataError, match="1 has no label"):
-        Meaning().encode(["a", None], str)
+    assert encoded([np.int64(3), True]) == ([1, 0], ("1", "3"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "meaning", "targets", "classes"),
+    [
+        ([30, 10, 20], Meaning(), [2, 0, 1], ("10", "20", "30")),
+        ([30, 10, 20], Meaning(numbers=True), [30, 10, 20], None),
+        ([30, 10, 20], Meaning(numbers=True, names=False), [30, 10, 20], None),
+        ([1.5, 2.0], Meaning(), [1.5, 2.0], None),
+        ([1.0, 2.0], Meaning(numbers=False), [0, 1], ("1", "2")),
+        ([2.0, 1.0], Meaning(("1", "2")), [1, 0], ("1", "2")),
+        (["10", "9"], Meaning(), [1, 0], ("9", "10")),
+        (["b", "a"], Meaning(), [1, 0], ("a", "b")),
+        (["b", "a"], Meaning(("b", "a")), [0, 1], ("b", "a")),
+        (["b", "a"], Meaning(numbers=True), [1, 0], ("a", "b")),
+        ([2, "a"], Meaning(), [0, 1], ("2", "a")),
+    ],
+)
+def test_the_meaning_decides_between_numbers_and_classes(
+    labels: Any, meaning: Meaning, targets: list[Any], classes: Any
+) -> None:
+    assert encoded(labels, meaning) == (targets, classes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "meaning", "message"),
+    [
+        (["a", None], Meaning(), "sample 1 has no label"),
+        (["a", ""], Meaning(), "sample 1 has no label"),
+        ([1.0, float("nan")], Meaning(), "sample 1 has no label"),
+        ([[0, 1], [1]], Meaning(), r"sample 0 has the label \[0, 1\]\. Expected a name or a number"),
+        ([0.5, 1.0], Meaning(numbers=False), "sample 0 has the label 0.5, which is not a whole number"),
+        (["a", "c"], Meaning(("a", "b")), "sample 1 has the class 'c'"),
+        (["cat", "dog"], Meaning(numbers=True, names=False), r"names \(cat, dog\).*tuner\.classes = \(\.\.\.\)"),
+    ],
+)
+def test_labels_without_a_meaning_are_errors(labels: Any, meaning: Meaning, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        meaning.encode(labels, "sample {}".format)
+
+
+@given(st.lists(st.integers(-5, 30), min_size=1, max_size=12))
+def test_integers_in_any_container_name_the_same_classes(labels: list[int]) -> None:
+    names = in_order(map(str, labels))
+    meaning = Meaning(names)
+    expected = [names.index(str(k)) for k in labels] if are_other_numbers(names) else labels
+
+    for given_labels in (labels, np.array(labels, np.int32), torch.tensor(labels), np.array(labels, object)):
+        assert meaning.targets_of(given_labels, "sample {}".format)[0].tolist() == expected
+
+
+def test_one_name_in_two_unicode_forms_is_one_class() -> None:
+    forms = [unicodedata.normalize(form, "고양이") for form in ("NFC", "NFD")]
+    assert forms[0] != forms[1]
+    assert encoded(forms) == ([0, 0], (forms[0],))
+    assert encoded([forms[1]], Meaning(("개", forms[0])))[0] == [1]
+
+
+def test_masked_labels_are_refused() -> None:
+    labels = np.ma.masked_array([0, 1, 2], mask=[False, True, False])
+    with pytest.raises(DataError, match="masked"):
+        Meaning().targets_of(labels, str)
+    assert Meaning().targets_of(np.ma.masked_array([0, 1]), str)[0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ([1, 0], [1, 0]),
+        ((1.5, 0.0), [1.5, 0.0]),
+        (np.array([1, 0], np.int32), [1, 0]),
+        ([torch.tensor([1, 0, 1]), torch.tensor([0, 0, 1])], [[1, 0], [0, 0], [1, 1]]),  # as torch collates lists
+        (["b", "a"], [1, 0]),
+    ],
+)
+def test_lists_in_batches_become_tensors(targets: Any, expected: list[Any]) -> None:
+    found = batch_targets(targets, len(expected), ("a", "b"), "batch 0")
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize("targets", [None, torch.tensor([1]), {"boxes": 1}, [{"boxes": 1}], [torch.zeros(2, 2)]])
+def test_other_targets_in_batches_are_unchanged(targets: Any) -> None:
+    assert batch_targets(targets, 1, None, "batch 0") is targets
+
+
+def test_names_in_batches_need_class_names() -> None:
+    with pytest.raises(DataError, match=r"labels of batch 3 are names, such as 'b'.*tuner\.classes"):
+        batch_targets(["b"], 1, None, "batch 3")
+    with pytest.raises(DataError, match="sample 0 of batch 3 has the class 'c'"):
+        batch_targets(["c"], 1, ("a", "b"), "batch 3")
