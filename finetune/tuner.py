@@ -417,8 +417,7 @@ class FineTuner:
             saved = find_run(resume_from, checkpoint_dir)
             if saved is not None:
                 self._learn(classes=saved.classes, classes_from_data=saved.classes_from_data)
-            data = self._open_training(train, val)
-            self._try_on(data.train, trains=True)
+            data = self._open_training(train, val, trains=True)
             plan = make_plan(
                 self.network,
                 strategy,
@@ -487,8 +486,7 @@ class FineTuner:
             ['loss', 'accuracy']
         """
         with waits_shown(), self._undone_on_error():
-            source = self._open(data, self._known.meaning(self.settings.loss))
-            self._try_once(source)
+            source = self._open(data)
             task = self.task or self._learn_task(source)
             audited = self._pipeline.audited(source, "evaluation", rule=self._known.rule)
             batches = self._pipeline.batches(audited, batch_size, rule=self._known.rule)
@@ -521,7 +519,6 @@ class FineTuner:
         """
         with waits_shown(), self._undone_on_error():
             source = self._open(data, labeled=False)
-            self._try_once(source)
             batches = self._pipeline.batches(self._pipeline.audited(source, "prediction"), batch_size)
             with self._passes(source):
                 outputs = loop.predict(over_views(self.predict_step, tta), self.inner, batches, self.precision)
@@ -566,7 +563,6 @@ class FineTuner:
             data = self._open_training(train, val)
             check_classes(self._pipeline.some_targets(data.train))
             samples = whole_number("samples", samples)
-            self._try_on(data.train)
             validation = None if data.val is None else self._features(data.val, samples // 4, batch_size)
             total = len(data.train) if data.train.indexed else None
             evidence = measure(self._features(data.train, samples, batch_size), validation, total)
@@ -611,7 +607,6 @@ class FineTuner:
         steps = whole_number("steps", steps, at_least=10)
         with waits_shown(), self._as_before(), generators_of_loader_preserved(train):
             source = self._open_training(train, False).train
-            self._try_on(source)
             plan = make_plan(
                 self.network,
                 None,
@@ -786,21 +781,33 @@ class FineTuner:
     def _pipeline(self) -> Pipeline:
         return Pipeline(self.preprocessing, self.settings.seed, self.device)
 
-    def _open(self, data: Any, meaning: Meaning | None = None, *, labeled: bool = True) -> Source:
+    def _open(self, data: Any, *, labeled: bool = True) -> Source:
+        """Open the data and try the model on it, which may show another meaning of the labels."""
+        meaning = self._meaning() if labeled else None
         source = self._pipeline.open(data, meaning, labeled=labeled)
         self._known = self._known.opened(source.kind)
-        if labeled and meaning is not None:
-            meaning.say_order(source.classes)
+        self._try_once(source)
+        if meaning is not None:
+            learned = self._meaning()
+            source = self._pipeline.open(data, learned) if source.indexed and learned != meaning else source
+            learned.say_order(source.classes)
         return source
 
-    def _open_training(self, train: Any, val: Any) -> Prepared:
-        known = self._known
-        meaning = known.meaning(self.settings.loss, training=True)
+    def _open_training(self, train: Any, val: Any, *, trains: bool = False) -> Prepared:
+        """Open the data and try the model on it, which may show another meaning of the labels."""
+        known, meaning = self._known, self._meaning(training=True)
         data = self._pipeline.open_training(train, val, meaning, model_classes=known.classes)
         self._known = known.opened_training(data.train, data.val)
+        self._try_on(data.train, trains=trains)
+        learned = self._meaning(training=True)
+        if data.train.indexed and learned != meaning:
+            data = self._pipeline.open_training(train, val, learned, model_classes=known.classes)
         if known.history and known.task is not None and known.task.kind != REGRESSION:
-            meaning.say_order(data.train.classes)
+            learned.say_order(data.train.classes)
         return data
+
+    def _meaning(self, *, training: bool = False) -> Meaning:
+        return self._known.meaning(self.settings.loss, training=training)
 
     def _try_on(self, source: Source, *, trains: bool = False) -> None:
         """Try the model on two samples to find its head and memory format.

@@ -278,7 +278,7 @@ def test_there_is_no_drawer_for_everything() -> None:
 WHOLE = {"docs", "examples", "imports", "prose", "public_surface", "repository", "subclassing", "checkpoint/golden"}
 
 # The one class that is longer than a file should be: half of it is the documentation of its verbs.
-LONG = {"tuner.py": 930}
+LONG = {"tuner.py": 950}
 
 
 def test_a_folder_holds_at_most_a_dozen_modules_and_folders() -> None:
