@@ -15,7 +15,7 @@ from finetune.model.network import Network
 from finetune.model.surgery import adapters
 from finetune.model.surgery.changes import HeadReplacement, LoraAdapters
 from finetune.strategies import Strategy, get_strategy
-from finetune.training.optim.optimizers import build_optimizer, planned_rates
+from finetune.training.optim.optimizers import build_optimizer, rates_of
 from finetune.training.optim.phases import Phase, check_phases
 from finetune.training.optim.rates import Rate
 from finetune.training.optim.schedules import Schedule, get_schedule
@@ -87,7 +87,7 @@ def make_plan(
             if phase.train is not None:
                 freezing.train_only(network.module, phase.train)
             optimizer = build_optimizer(network.module, stages, settings.optimizer, phase.lr, settings.weight_decay)
-            rates = planned_rates(network.module, stages, settings.optimizer, phase.lr)
+            rates = rates_of(network.module, optimizer)
             lines.append(describe_phase(network.module, phase, optimizer))
             network = network.with_trainable()
             training = freezing.trainable(network.module).keys()

@@ -28,7 +28,7 @@ from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
 from finetune.training.history import History
 from finetune.training.metrics import Meter, StepOutput, metric_names
-from finetune.training.optim.optimizers import build_optimizer, carry_state, load_state, planned_rates, state_by_name
+from finetune.training.optim.optimizers import build_optimizer, carry_state, load_state, rates_of, state_by_name
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.schedules import get_schedule
 from finetune.training.precision import Precision
@@ -301,7 +301,7 @@ class Run:
         settings, phase = self.settings, self.phase
         stages, before = self.network.stages(), self._optimizer
         self._optimizer = build_optimizer(self.model, stages, settings.optimizer, phase.lr, settings.weight_decay)
-        self.planned_rates = planned_rates(self.model, stages, settings.optimizer, phase.lr)
+        self.planned_rates = rates_of(self.model, self._optimizer)
         if phase.start_from is not None and self.position.epoch == self.position.window == 0:
             load_weights(self.model, starting_weights(self.network, phase.start_from, settings.seed), strict=False)
             before = None  # its moments belong to other weights

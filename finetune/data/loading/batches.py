@@ -24,7 +24,9 @@ from finetune.data.targets import TargetRule
 from finetune.errors import ArgumentError, DataError, whole_number
 from finetune.nested import num_samples_of, pinned, same_values, tensors_of, to_device
 
-_NUM_COMPARED = 8  # samples that `repeats` loads twice
+# Samples that `repeats` loads twice: this many at even distances, as many at random, and one each of so many classes.
+_NUM_COMPARED = 48
+_NUM_CLASSES_COMPARED = 128
 
 _NOUNS = {IMAGE: "images", TEXT: "text", SOUND: "audio"}
 _FIXES = {
@@ -155,15 +157,30 @@ class Batches:
         return [partial(augment.describe, self.seed, view) for view, augment in enumerate(cacheable)]
 
     def repeats(self) -> bool:
-        """Return whether the first samples are the same when they are loaded again.
+        """Return whether samples spread over the data, and one of every class, are the same when loaded again.
 
         In training, they are loaded for two epochs or for the same view; in evaluation, for the same epoch.
         """
-        few = range(min(_NUM_COMPARED, len(self.source)))
         again = 1 if self.shuffle and not self._samples.views else 0
-        one, other = (self._samples.load([(epoch, index) for index in few]) for epoch in (0, again))
-        pairs = list(zip(tensors_of(one), tensors_of(other), strict=False))
-        return bool(pairs) and all(map(same_values, *zip(*pairs, strict=True)))
+        return bool(compared := self._compared()) and all(
+            self._loads_the_same((0, index), (again, index)) for index in compared
+        )
+
+    def _loads_the_same(self, *keys: tuple[int, int]) -> bool:
+        one, other = (tensors_of(self._samples.load([key])) for key in keys)
+        return bool(one) and len(one) == len(other) and all(map(same_values, one, other))
+
+    def _compared(self) -> list[int]:
+        """Return samples at even distances, others at random, and the first of every class if the targets are known."""
+        size, targets = len(self.source), self.source.targets
+        spread = torch.linspace(0, size - 1, min(size, _NUM_COMPARED)).round().long().tolist()
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "compared"))
+        drawn = torch.randperm(size, generator=generator)[:_NUM_COMPARED].tolist()
+        firsts: dict[int, int] = {}
+        if targets is not None and targets.dim() == 1 and not targets.is_floating_point():
+            for index, target in enumerate(targets.tolist()):
+                firsts.setdefault(target, index)
+        return list(dict.fromkeys([*spread, *drawn, *list(firsts.values())[:_NUM_CLASSES_COMPARED]]))
 
     def in_views(self, stored: bool = True) -> Batches:
         """Return the same batches with the stand-ins as views, or without them if not `stored`.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,6 +23,21 @@ def saved_files(pretrained: Any) -> PretrainedFiles:
         pretrained.save_pretrained(folder)
         written = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in written}
+
+
+def class_in(files: PretrainedFiles, key: str) -> str:
+    """Return the name of a class that the files state under `key`, or how many files there are.
+
+    Example:
+        >>> class_in({"tokenizer_config.json": b'{"tokenizer_class": "BertTokenizer"}'}, "tokenizer_class")
+        'BertTokenizer'
+    """
+    for name, content in files.items():
+        if name.endswith("_config.json"):
+            with suppress(ValueError, AttributeError):
+                if stated := json.loads(content).get(key):
+                    return str(stated)
+    return f"{len(files)} files"
 
 
 def load_pretrained(auto_class: str, files: PretrainedFiles) -> Any:

@@ -26,6 +26,9 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 # Pixels of a resized image, 50 MB as RGB, above which only its center is resized.
 _MOST_PIXELS = 2**24
+# Share of the resized image that torchvision's presets crop: 224 of 256 pixels.
+_CROP_SHARE = 224 / 256
+_AUTO: Any = "auto"
 _RESIZE_MODES = ("stretch", "cover", "contain")
 
 
@@ -38,7 +41,7 @@ class Preprocessing(InputPreprocessing):
     Attributes:
         crop_size: Height and width of the model's input, in pixels, taken from the center.
         resize_size: Length of the shorter side before the crop, in pixels, as in torchvision's
-            presets, or a pair (height, width). None skips the resize.
+            presets, or a pair (height, width). None skips the resize. By default, 256 / 224 of the crop's longer side.
         resize_mode: How a pair is applied. "stretch" resizes to exactly that size. "cover" and
             "contain" preserve the aspect ratio, so that the image covers the pair or fits into it.
             The crop pads a smaller image with black, or with the mean color under "contain".
@@ -58,7 +61,7 @@ class Preprocessing(InputPreprocessing):
     """
 
     crop_size: tuple[int, int] = (224, 224)
-    resize_size: int | tuple[int, int] | None = 256
+    resize_size: int | tuple[int, int] | None = _AUTO
     mean: tuple[float, ...] = _IMAGENET_MEAN
     std: tuple[float, ...] = _IMAGENET_STD
     interpolation: str = "bilinear"
@@ -68,10 +71,11 @@ class Preprocessing(InputPreprocessing):
     kind: ClassVar[str] = IMAGE
 
     def __post_init__(self) -> None:
-        crop = self.crop_size
+        crop = _pair("crop_size", (self.crop_size,) * 2 if is_number(self.crop_size) else self.crop_size)
+        resize = round(max(crop) / _CROP_SHARE) if self.resize_size is _AUTO else self.resize_size
         plain = {
-            "crop_size": _pair("crop_size", (crop, crop) if is_number(crop) else crop),
-            "resize_size": _resized("resize_size", self.resize_size),
+            "crop_size": crop,
+            "resize_size": _resized("resize_size", resize),
             "channels": whole_number("channels", self.channels),
             "mean": _numbers("mean", self.mean),
             "std": _numbers("std", self.std),
@@ -98,8 +102,16 @@ class Preprocessing(InputPreprocessing):
                     f"Expected {name} to have one number per channel, for example {name}="
                     f"{(0.5,) * self.channels}, but got {value!r} for {self.channels} channel(s)."
                 )
-        if not all(value > 0 for value in self.std):
-            raise ArgumentError(f"Expected std to be positive, but got {self.std}.")
+        if not all(0 < value <= 1 for value in self.std):
+            raise _out_of_scale("std", "above 0 and at most 1", self.std)
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise _out_of_scale("mean", "from 0 to 1", self.mean)
+
+    def __repr__(self) -> str:
+        """Return the sizes, and the other fields that differ from their defaults."""
+        sizes = ("crop_size", "resize_size")
+        shown = [f.name for f in fields(self) if f.name in sizes or getattr(self, f.name) != f.default]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the kind and the fields as JSON values.
@@ -286,6 +298,14 @@ def _padded(image: Image.Image, size: tuple[int, int], fill: list[int]) -> Image
     down, across = max(0, size[0] - image.height), max(0, size[1] - image.width)
     padded: Image.Image = F.pad(image, [across // 2, down // 2, (across + 1) // 2, (down + 1) // 2], fill)
     return padded
+
+
+def _out_of_scale(name: str, expected: str, values: tuple[float, ...]) -> ArgumentError:
+    """Return the error for a mean or std that is not one of values in [0, 1], most often one of bytes."""
+    scaled = tuple(round(value / 255, 4) for value in values)
+    of_bytes = min(values) > 0 and max(values) <= 255
+    fix = f" For one of bytes, divide mean and std by 255: {name}={scaled}." if of_bytes else ""
+    return ArgumentError(f"Expected {name} to be of values in [0, 1], so {expected}, but got {values}.{fix}")
 
 
 @lru_cache(maxsize=32)

@@ -208,8 +208,8 @@ def _gradients(size: tuple[int, int]) -> Image.Image:
 
 
 def _rounded(values: torch.Tensor) -> tuple[float, ...]:
-    """Return float32 values rounded to six digits; means and stds are published with at most that many."""
-    return tuple(round(value, 6) + 0.0 for value in values.tolist())
+    """Return float32 values rounded to six digits, as precise as published means and stds."""
+    return tuple(float(f"{value:.6g}") + 0.0 for value in values.tolist())
 
 
 def _not_representable(processor: Any, why: str) -> ArgumentError:

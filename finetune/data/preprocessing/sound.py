@@ -14,6 +14,7 @@ from torch import Tensor
 from finetune.data.preprocessing.base import SOUND, InputPreprocessing, Waveform, is_audio_column
 from finetune.data.preprocessing.hf_files import (
     PretrainedFiles,
+    class_in,
     files_from_tensors,
     files_to_tensors,
     load_pretrained,
@@ -37,6 +38,9 @@ class SoundPreprocessing(InputPreprocessing):
     files: PretrainedFiles
     rate: int
     kind: ClassVar[str] = SOUND
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({class_in(self.files, 'feature_extractor_type')}, rate={self.rate})"
 
     @classmethod
     def from_extractor(cls, extractor: Any) -> SoundPreprocessing:

@@ -13,6 +13,7 @@ from torch import Tensor
 from finetune.data.preprocessing.base import TEXT, InputPreprocessing, TextPair
 from finetune.data.preprocessing.hf_files import (
     PretrainedFiles,
+    class_in,
     files_from_tensors,
     files_to_tensors,
     load_pretrained,
@@ -45,6 +46,9 @@ class TextPreprocessing(InputPreprocessing):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_length", whole_number("max_length", self.max_length))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({class_in(self.files, 'tokenizer_class')}, max_length={self.max_length})"
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any, max_positions: int | None = None) -> TextPreprocessing:

@@ -6,6 +6,9 @@ optimizer always holds exactly the trainable parameters, each once and by identi
 
 from __future__ import annotations
 
+import inspect
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finetune.errors import ArgumentError, nearest
+from finetune.errors import ArgumentError, nearest, reason
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage, is_norm
 from finetune.training.optim.rates import Rate, depth_aware_rates, rates, sgd_rates
 
 ParameterGroups = list[dict[str, Any]]
 OptimizerFactory = Callable[[ParameterGroups], Optimizer]
+
+_EXAMPLE = "function of parameter groups, such as lambda groups: torch.optim.SGD(groups, momentum=0.9)"
+
+log = logging.getLogger("finetune")
 
 
 @dataclass(frozen=True)
@@ -103,12 +110,13 @@ def build_optimizer(
             "Nothing is trainable: every parameter is frozen. Unfreeze some with unfreeze(...), or add a new head with "
             "replace_head(n)."
         )
-    made = _factory(optimizer)(groups)
-    if not isinstance(made, Optimizer):
-        raise ArgumentError(f"Expected the optimizer factory to return a torch Optimizer, but got {made!r}.")
+    made = _made(_factory(optimizer), groups)
     check_parameters(model, made)
     for group in made.param_groups:
-        group["initial_lr"] = group["lr"]  # the schedule multiplies this rate
+        group["initial_lr"] = float(group["lr"])  # the schedule multiplies this rate
+    if callable(optimizer):
+        _check_rates(rates_of(model, made), groups, asked=lr is not None)
+        _warn_of_decay(made, groups)
     return made
 
 
@@ -134,14 +142,17 @@ def parameter_groups(model: nn.Module, stages: Sequence[Stage], lr: Rate, weight
     return list(groups.values())
 
 
-def planned_rates(
-    model: nn.Module, stages: Sequence[Stage], optimizer: str | OptimizerFactory, lr: Rate | None
-) -> dict[str, tuple[str, float]]:
+def rates_of(model: nn.Module, optimizer: Optimizer) -> dict[str, tuple[str, float]]:
     """Return the group name and the rate before any schedule, by parameter name.
 
-    They do not depend on the groups of the optimizer that a factory returns, which may have other names or none.
+    The groups of an optimizer from a factory may have no names; they are all called `"all"`.
     """
-    return rates(model, stages, default_rate(optimizer, model, stages) if lr is None else lr)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        names[parameter]: (group.get("name", "all"), group["initial_lr"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
 
 
 def decayed(model: nn.Module) -> set[str]:
@@ -216,10 +227,76 @@ def _factory(optimizer: str | OptimizerFactory) -> OptimizerFactory:
         return optimizer
     if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
         return OPTIMIZERS[optimizer].build
+    expected = f"Expected {', '.join(map(repr, OPTIMIZERS))}, or a function of parameter groups such as"
+    if isinstance(optimizer, Optimizer):
+        kind = type(optimizer).__name__
+        raise ArgumentError(f"The optimizer is a finished {kind}. {expected} torch.optim.{kind}, without parentheses.")
     raise ArgumentError(
-        f"There is no optimizer {optimizer!r}.{nearest(str(optimizer), OPTIMIZERS)} Expected "
-        f"{', '.join(map(repr, OPTIMIZERS))}, or a function of parameter groups such as torch.optim.Adam."
+        f"There is no optimizer {optimizer!r}.{nearest(str(optimizer), OPTIMIZERS)} {expected} torch.optim.Adam."
     )
+
+
+def _made(factory: OptimizerFactory, groups: ParameterGroups) -> Optimizer:
+    """Return the optimizer that a factory makes of copies of the groups.
+
+    Raises:
+        ArgumentError: If the factory fails, or returns no optimizer that steps without a closure.
+    """
+    try:
+        made = factory([{**group, "params": [*group["params"]]} for group in groups])
+    except Exception as error:  # a user's factory can raise anything
+        raise ArgumentError(f"The optimizer factory failed: {reason(error)}. Expected a {_EXAMPLE}.") from error
+    if not isinstance(made, Optimizer):
+        raise ArgumentError(
+            f"Expected the optimizer factory to return a torch Optimizer, but got {made!r}. Pass a {_EXAMPLE}."
+        )
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ArgumentError(
+            f"{type(made).__name__} computes the loss several times per step, but fit does so once. Pass an optimizer "
+            f"whose step needs no closure, such as torch.optim.Adam."
+        )
+    return made
+
+
+def _check_rates(held: Mapping[str, tuple[str, float]], groups: ParameterGroups, *, asked: bool) -> None:
+    """Check that an optimizer from a factory trains each parameter at the rate of its group.
+
+    The factory's rates hold if the user asked for none, and are logged.
+
+    Raises:
+        ArgumentError: If a rate that the user asked for is void.
+    """
+    planned = {name: group["lr"] for group in groups for name in group["names"]}
+    other = [name for name, rate in planned.items() if not math.isclose(held[name][1], rate, rel_tol=1e-6)]
+    if not other:
+        return
+    name, found = other[0], held[other[0]][1]
+    if asked:
+        raise ArgumentError(
+            f"The optimizer factory makes lr void for {len(other)} parameters: {name} trains at {found:g} instead of "
+            f"{planned[name]:g}. Pass every parameter group on, as in lambda groups: torch.optim.SGD(groups, "
+            f"momentum=0.9), or omit lr to train at the factory's rates."
+        )
+    log.info("optimizer: at the factory's rates, such as %g for %s", found, name)
+
+
+def _warn_of_decay(made: Optimizer, groups: ParameterGroups) -> None:
+    """Warn if an optimizer from a factory has another weight decay for a parameter than its group."""
+    held = {parameter: group.get("weight_decay") for group in made.param_groups for parameter in group["params"]}
+    other = [
+        (name, held[parameter], group["weight_decay"])
+        for group in groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+        if held[parameter] != group["weight_decay"]
+    ]
+    if other:
+        log.warning(
+            "The optimizer factory changes the weight decay of %d parameters: %s has %s instead of %s. Pass every "
+            "parameter group on to keep it, and biases and norm weights free of it.",
+            len(other),
+            *other[0],
+        )
 
 
 def _can_fuse(groups: ParameterGroups) -> bool:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from finetune.data.loading.batches import Batches
 from finetune.data.preprocessing.augmentations import CropAndFlip
 from finetune.data.preprocessing.images import Preprocessing
+from finetune.data.sources.base import Source
 from finetune.data.sources.open_source import open_source
 from finetune.data.targets import CLASSIFICATION, TargetRule
 from finetune.errors import ArgumentError, DataError
@@ -371,3 +372,53 @@ def test_labels_out_of_range_are_refused_and_others_pass(labels: list[int], num_
     else:
         with pytest.raises(DataError, match="out of range"):
             epoch(made)
+
+
+class Partly(Dataset[Any]):
+    """Items of which some differ in every read."""
+
+    def __init__(self, size: int, varies: Callable[[int], bool]) -> None:
+        self.size, self.varies = size, varies
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.reads += 1
+        noise = self.reads if self.varies(index) else 0
+        return torch.tensor([float(index), float(noise)]), index * 3 // self.size
+
+
+@pytest.mark.parametrize(
+    ("size", "varies"),
+    [
+        (90, lambda index: index >= 60),
+        (90, lambda index: index == 89),
+        (90, lambda index: index % 9 == 4),
+        (5000, lambda index: index >= 4800),
+        (5000, lambda index: 2000 <= index < 2200),
+        (5000, lambda index: index % 10 == 3),
+        (5000, lambda index: index > 0),
+        (1, lambda index: True),
+    ],
+)
+def test_items_that_differ_anywhere_do_not_repeat(size: int, varies: Callable[[int], bool]) -> None:
+    for shuffle in (False, True):
+        assert not Batches(open_source(Partly(size, varies)), batch_size=8, shuffle=shuffle).repeats()
+    constant = Partly(size, lambda index: False)
+    assert Batches(open_source(constant), batch_size=8, shuffle=True).repeats()
+    assert constant.reads < 250
+
+
+def test_one_of_every_known_class_is_compared() -> None:
+    class Rare(Source):
+        targets = torch.tensor([0] * 9000 + [1] + [0] * 999)
+
+        def __len__(self) -> int:
+            return 10_000
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return (torch.rand(2) if index == 9000 else torch.zeros(2)), int(index == 9000)
+
+    assert not Batches(Rare(), batch_size=8, shuffle=True).repeats()

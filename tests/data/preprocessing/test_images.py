@@ -95,6 +95,18 @@ def test_an_int_crop_is_square() -> None:
     [
         ({"crop": 224}, "no field 'crop'.*Did you mean 'crop_size'"),
         ({"crop_size": [224]}, "crop_size"),
+        ({"crop_size": -1}, "crop_size"),
+        ({"crop_size": "large"}, "crop_size"),
+        ({"crop_size": (224.5, 224)}, "crop_size"),
+        ({"resize_size": 0}, "resize_size"),
+        ({"resize_size": (256, -1)}, "resize_size"),
+        ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, r"std to be of values in \[0, 1\]"),
+        ({"mean": (123.7, 116.3, 103.5)}, r"mean to be of values in \[0, 1\].*mean=\(0.4851"),
+        ({"mean": (0.5, 0.5, 1.5)}, r"mean to be of values in \[0, 1\]"),
+        ({"mean": (0.5, 0.5, -0.5)}, r"mean to be of values in \[0, 1\]"),
+        ({"std": (58.4, 57.1, 57.4)}, r"std to be of values in \[0, 1\].*divide mean and std by 255"),
+        ({"std": (0.2, 0.2, -0.2)}, r"std to be of values in \[0, 1\]"),
+        ({"std": (0.2, 0.2, float("nan"))}, "std"),
         ({"crop_size": [0, 5]}, "crop_size"),
         ({"resize_size": -1}, "resize_size"),
         ({"resize_size": [1, 2, 3]}, "resize_size"),
@@ -160,3 +172,28 @@ def test_a_line_takes_little_memory(size: tuple[int, int]) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert Preprocessing().geometry(Image.new("RGB", size)).shape == (3, 224, 224)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_the_advice_on_bytes_scales_them_as_published() -> None:
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    with pytest.raises(ArgumentError, match="divide mean and std by 255"):
+        Preprocessing(mean=mean, std=std)
+    made = Preprocessing(mean=tuple(m / 255 for m in mean), std=tuple(s / 255 for s in std))
+    assert made.mean == pytest.approx(Preprocessing().mean)
+    assert made.std == pytest.approx(Preprocessing().std)
+
+
+@pytest.mark.parametrize(
+    ("crop", "resize"), [(224, 256), ((224, 224), 256), (384, 439), (32, 37), ((64, 32), 73), (8, 9)]
+)
+def test_the_resize_follows_the_crop(crop: int | tuple[int, int], resize: int) -> None:
+    made = Preprocessing(crop_size=crop)  # type: ignore[arg-type]
+    assert made.resize_size == resize
+    assert Preprocessing.from_dict(made.to_dict()) == made
+
+
+def test_the_representation_is_short() -> None:
+    assert repr(Preprocessing()) == "Preprocessing(crop_size=(224, 224), resize_size=256)"
+    assert repr(Preprocessing(crop_size=8, bgr=True)) == "Preprocessing(crop_size=(8, 8), resize_size=9, bgr=True)"
+    grey = repr(Preprocessing(mean=(0.5,), std=(0.5,), channels=1))
+    assert grey == "Preprocessing(crop_size=(224, 224), resize_size=256, mean=(0.5,), std=(0.5,), channels=1)"

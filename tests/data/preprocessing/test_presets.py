@@ -51,7 +51,7 @@ def test_dicts_of_every_version() -> None:
 
 
 def test_bgr_reverses_the_channels() -> None:
-    rgb, bgr = (Preprocessing((8, 8), 9, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), bgr=turn) for turn in (False, True))
+    rgb, bgr = (Preprocessing((8, 8), 9, (0.1, 0.2, 0.3), (0.2, 0.4, 0.6), bgr=turn) for turn in (False, True))
     image = picture(3)
     turned = Image.merge("RGB", image.split()[::-1])
     assert torch.equal(prepared(bgr, image), prepared(rgb, turned))
@@ -102,6 +102,8 @@ PROCESSORS: list[tuple[str, str, dict[str, Any]]] = [
     ("vit", "ViT", SMALL),
     ("vit", "ViT", {**SMALL, "rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}),
     ("vit", "ViT", {**SMALL, "do_normalize": False}),
+    ("vit", "ViT", {**SMALL, "do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3}),
+    ("vit", "ViT", {**SMALL, "do_rescale": False, "do_normalize": False}),
     ("beit", "Beit", SMALL),
     ("beit", "Beit", {**SMALL, "do_center_crop": True, "crop_size": {"height": 24, "width": 24}}),
     ("deit", "DeiT", {"size": {"height": 36, "width": 36}, "crop_size": {"height": 32, "width": 32}}),
@@ -129,7 +131,7 @@ def test_image_processors(family: str, name: str, options: dict[str, Any], size:
     pytest.importorskip("transformers")
     module = importlib.import_module(f"transformers.models.{family}.image_processing_pil_{family}")
     processor = getattr(module, f"{name}ImageProcessorPil")(**options)
-    theirs = processor(picture(1, size), return_tensors="pt")["pixel_values"][0]
+    theirs = processor(picture(1, size), return_tensors="pt")["pixel_values"][0].float()
     torch.testing.assert_close(prepared(preprocessing_of(processor), picture(1, size)), theirs, atol=1e-5, rtol=1e-5)
 
 
@@ -166,6 +168,12 @@ def test_processors_that_cannot_be_reproduced_are_refused(name: str, why: str) -
         ArgumentError, match=f"{name}ImageProcessor cannot be reproduced: .*{why}.*a custom Preprocessing"
     ):
         preprocessing_of(getattr(transformers, f"{name}ImageProcessor")())
+
+
+def test_a_processor_that_mixes_scales_is_refused() -> None:
+    transformers = pytest.importorskip("transformers")
+    with pytest.raises(ArgumentError, match=r"values in \[0, 1\]"):
+        preprocessing_of(transformers.ViTImageProcessor(image_mean=[127.5] * 3, image_std=[127.5] * 3))
 
 
 def test_the_timm_wrapper_of_transformers() -> None:

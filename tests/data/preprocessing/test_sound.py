@@ -170,3 +170,8 @@ def test_a_sound_classifier_from_folder_to_checkpoint(tones: Path, tmp_path: Pat
     assert again.classes == ("high", "low")
     assert torch.equal(again.predict(tones), tuner.predict(tones))
     assert torch.equal(again.predict(sorted(tones.rglob("*.wav"))), tuner.predict(tones))
+
+
+def test_the_representation_is_a_line() -> None:
+    preprocessing = SoundPreprocessing.from_extractor(make_extractor())
+    assert repr(preprocessing) == f"SoundPreprocessing({type(make_extractor()).__name__}, rate={preprocessing.rate})"

@@ -355,3 +355,10 @@ def test_a_text_run_is_the_same_for_the_same_seed(reviews: Path) -> None:
         return [row["loss"] for row in tuner.fit(reviews, epochs=2, batch_size=4, progress=False)]
 
     assert losses() == losses()
+
+
+def test_the_representation_is_a_line() -> None:
+    tokenizer = make_tokenizer()
+    made = TextPreprocessing.from_tokenizer(tokenizer)
+    assert repr(made) == f"TextPreprocessing({type(tokenizer).__name__}, max_length={made.max_length})"
+    assert repr(TextPreprocessing({"a": b"x" * 900})) == "TextPreprocessing(1 files, max_length=512)"

@@ -396,16 +396,74 @@ def test_one_entry_may_step_two_optimizers(net, blobs, state_of, same, monkeypat
     assert same(state_of(whole.model), state_of(resumed.model))
 
 
+def flat(groups: ParameterGroups, lr: float = 0.25) -> torch.optim.Optimizer:
+    return torch.optim.SGD([parameter for group in groups for parameter in group["params"]], lr=lr)
+
+
+def tenfold(groups: ParameterGroups) -> torch.optim.Optimizer:
+    for group in groups:
+        group["lr"] *= 10  # in place
+    return torch.optim.SGD(groups)
+
+
+def later(groups: ParameterGroups) -> torch.optim.Optimizer:
+    made = torch.optim.Adam(groups)
+    made.param_groups[-1]["lr"] = 0.1
+    return made
+
+
+def nameless(groups: ParameterGroups) -> torch.optim.Optimizer:
+    return torch.optim.SGD([{key: group[key] for key in ("params", "lr")} for group in groups])
+
+
+VOID: dict[str, Callable[[ParameterGroups], torch.optim.Optimizer]] = {
+    "one group": flat,
+    "scaled in place": tenfold,
+    "changed afterwards": later,
+    "lr left out": lambda groups: torch.optim.SGD([{"params": group["params"]} for group in groups], lr=0.5),
+    "lr overwritten": lambda groups: torch.optim.RMSprop([{**group, "lr": 0.5} for group in groups]),
+    "names kept": lambda groups: torch.optim.Adam([{**group, "lr": 0.5, "name": "x"} for group in groups]),
+}
+
+
+@pytest.mark.parametrize("kind", VOID)
+@pytest.mark.parametrize("lr", [1e-5, (1e-5, 1e-3), {"*": 1e-5, "head": 1e-3}], ids=["one", "pair", "patterns"])
+def test_a_factory_that_makes_lr_void_is_an_error(kind: str, lr: Any) -> None:
+    model, stages = with_stages(linear_layers("a", "head"), ("head",))
+    with pytest.raises(ArgumentError, match=r"makes lr void for \d+ parameters"):
+        build_optimizer(model, stages, VOID[kind], lr, 0.0)
+    build_optimizer(model, stages, VOID[kind], None, 0.0)  # as the message advises
+
+
+def test_the_rate_of_a_factory_holds_without_another(net, blobs, caplog) -> None:
+    tuner = FineTuner(net(), device="cpu", optimizer=flat)
+    with caplog.at_level("INFO", "finetune"):
+        history = tuner.fit(blobs(), schedule="constant", progress=False)
+    assert set(history[0]["lr"].values()) == {0.25}
+    assert {rate for row in tuner.summary().rows for _, rate in row.groups} == {0.25}
+    assert "factory's rates, such as 0.25" in caplog.text
+    assert "changes the weight decay" in caplog.text
+
+
+@pytest.mark.parametrize("factory", [flat, nameless], ids=["one group", "no names"])
+def test_groups_without_names_train_at_the_rate_of_fit(net, blobs, factory: Any) -> None:
+    tuner = FineTuner(net(), device="cpu", optimizer=factory, weight_decay=0.0)
+    tuner.fit(blobs(), lr=0.25, progress=False)
+    assert {rate for row in tuner.summary().rows for _, rate in row.groups} == {0.25}
+
+
 @pytest.mark.parametrize(
-    "factory",
+    ("optimizer", "message"),
     [
-        lambda groups: torch.optim.SGD([p for group in groups for p in group["params"]], lr=0.1),
-        lambda groups: torch.optim.SGD([{key: group[key] for key in ("params", "lr", "names")} for group in groups]),
+        (torch.optim.LBFGS, "LBFGS doesn't support per-parameter options"),
+        (lambda groups: torch.optim.LBFGS([p for g in groups for p in g["params"]], lr=1e-3), "needs no closure"),
+        (lambda groups: torch.optim.SGD(groups * 2), "factory failed"),
+        (lambda: torch.optim.SGD([]), "factory failed: TypeError"),
+        (lambda groups: torch.optim.SGD, "to return a torch Optimizer"),
+        (lambda groups: torch.optim.SGD([]), "factory failed"),
+        (torch.optim.Adam([torch.zeros(2)]), r"finished Adam.*such as torch\.optim\.Adam, without"),
     ],
-    ids=["one_group", "no_group_names"],
 )
-def test_groups_without_names_train_and_the_summary_shows_the_rates(net, blobs, factory: Any) -> None:
-    tuner = FineTuner(net(), device="cpu", optimizer=factory)
-    tuner.fit(blobs(), lr=0.25)
-    rates = {rate for row in tuner.summary().rows for _, rate in row.groups}
-    assert rates == {0.25}
+def test_what_makes_no_optimizer_is_said(optimizer: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        build_optimizer(*with_stages(linear_layers("a", "head"), ("head",)), optimizer, 1e-3, 0.0)
