@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from finetune.display.options import in_options
 from finetune.errors import ArgumentError, FineTuneError
 from finetune.naming.paths import local_path
 
@@ -48,7 +49,9 @@ def _options(
 
 _Data = Annotated[Path, typer.Argument(help="Folder with one subfolder per class, or a CSV or Parquet table.")]
 _File = Annotated[Path, typer.Argument(help="Checkpoint written by train.")]
-_Val = Annotated[Path | None, typer.Option(help="Validation data. Default: hold out a fifth.")]
+_Val = Annotated[
+    str | None, typer.Option(help="Validation data, a fraction to hold out, or none. Default: hold out a fifth.")
+]
 _Model = Annotated[list[str], typer.Option(help="Model name. Repeatable.")]
 _Weights = Annotated[str, typer.Option(help="Weights: DEFAULT, another name, a file, or none.")]
 _Rate = Annotated[str | None, typer.Option(help="Learning rate, or two as 1e-4,1e-3 (first stage, head).")]
@@ -84,13 +87,13 @@ def train(
     # Report usage errors before weights are downloaded, and before hours of training.
     out = local_path(out)
     check_writable(out)
-    rate, num_classes = _rate(lr), _num_classes(data)
-    tuner = FineTuner(model, weights=_weights(weights), precision=precision, seed=seed).replace_head(num_classes)
+    rate, num_outputs = _rate(lr), _num_outputs(data)
+    tuner = FineTuner(model, weights=_weights(weights), precision=precision, seed=seed).replace_head(num_outputs)
     for pattern in freeze or []:
         tuner.freeze(None if pattern == "backbone" else pattern)
     tuner.fit(
         data,
-        val,
+        _val(val),
         epochs=epochs,
         strategy=strategy,
         lr=rate,
@@ -164,7 +167,7 @@ def advise(
     if chart is not None:
         chart = local_path(chart)
         check_writable(chart)
-    advice = advise_models(model, data, val, samples=samples, weights=_weights(weights))
+    advice = advise_models(model, data, _val(val), samples=samples, weights=_weights(weights))
     print("\n\n".join(f"Model: {name}\n{each}" for name, each in advice.items()))
     if chart is not None:
         next(iter(advice.values())).plot(chart)
@@ -202,7 +205,7 @@ def compare(
         comparison = compare_models(
             model,
             data,
-            val,
+            _val(val),
             strategies=[name.strip() for name in strategies.split(",")],
             seeds=seeds,
             budget=epochs,
@@ -249,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(arguments or ["--help"], standalone_mode=False)
     except (FineTuneError, _UsageError) as error:
         message = getattr(error, "format_message", error.__str__)  # typer's names the option, its str does not
-        print(f"finetune: {' '.join(message().split())}", file=sys.stderr)
+        print(f"finetune: {in_options(' '.join(message().split()))}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
@@ -258,7 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
-    """Handler for standard error as it is now, which rich replaces while it draws a bar there."""
+    """Handler for standard error as it is now, which rich replaces while it draws a bar there.
+
+    Lines name options instead of arguments.
+    """
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -266,6 +272,9 @@ class _StandardError(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        return in_options(super().format(record))
 
 
 def _most_likely(row: Tensor, classes: Sequence[str] | None, top: int) -> str:
@@ -277,13 +286,26 @@ def _most_likely(row: Tensor, classes: Sequence[str] | None, top: int) -> str:
     return "  ".join(f"{classes[index] if classes else index} {value:.3f}" for index, value in pairs)
 
 
-def _num_classes(data: Path) -> int:
+def _num_outputs(data: Path) -> int:
+    """Return the number of outputs that the labels require: one per class, or one per column of numbers."""
+    from finetune.data.sources.base import num_outputs_for
     from finetune.data.sources.folders import find_split
     from finetune.data.sources.open_source import open_source
 
     split = find_split(data)
-    classes = open_source(data if split is None else split[0]).classes
-    return 1 if classes is None else len(classes)
+    return num_outputs_for(open_source(data if split is None else split[0])) or 1
+
+
+def _val(text: str | None) -> Path | float | bool | None:
+    """Return the argument `val` of `fit`: a path, a fraction, False for none, or None for the default."""
+    if text is None or Path(text).exists():
+        return None if text is None else Path(text)
+    if text.lower() == "none":
+        return False
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)
 
 
 def _weights(name: str) -> str | None:

@@ -35,6 +35,7 @@ class Known:
         history: One row per epoch.
         rates: Group name and learning rate by parameter name in the latest plan; None before the first.
         tried: Whether the model has been tried on data since its head was replaced.
+        random: Whether the weights were random at first, so that nothing was pretrained.
         channels_last: Whether the model gives the same results with channels_last weights; None if not tried.
 
     Example:
@@ -52,6 +53,7 @@ class Known:
     history: History = field(default_factory=History)
     rates: Mapping[str, tuple[str, float]] | None = None
     tried: bool = False
+    random: bool = False
     channels_last: bool | None = None
     inputs: Provenance = field(default_factory=Provenance)
 

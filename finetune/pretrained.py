@@ -36,6 +36,7 @@ class Pretrained:
         preprocessing: Preprocessing from images, text or audio to model inputs; None if unknown.
         inputs: Where the preprocessing comes from.
         changes: Changes made to the model, for checkpoints to repeat.
+        random: Whether the weights are random by the user's choice, so that nothing was pretrained.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Pretrained:
     preprocessing: InputPreprocessing | None = None
     changes: tuple[ModelChange, ...] = ()
     inputs: Provenance = field(default_factory=Provenance)
+    random: bool = False
 
 
 def load_pretrained(
@@ -96,7 +98,7 @@ def _load(model: nn.Module | str, weights: str | Path | None, seed: int) -> tupl
         raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r}.")
     with seeded(seed, "weights"):
         created = catalog.create(model, weights)
-    return Pretrained(created.model, created.origin, created.classes), created.preset
+    return Pretrained(created.model, created.origin, created.classes, random=weights is None), created.preset
 
 
 def _preprocessing(model: nn.Module, preset: Any) -> InputPreprocessing | None:

@@ -149,6 +149,7 @@ class FineTuner:
         network = Network.of(loaded.model.to(self.device), loaded.origin, loaded.changes)
         freezing.hold_frozen_in_eval(network.module)
         self._known = Known(network, loaded.preprocessing, loaded.classes, inputs=loaded.inputs)
+        self._known = Known(network, loaded.preprocessing, loaded.classes, random=loaded.random)
         self._run: Run | None = None
 
     def __repr__(self) -> str:
@@ -566,7 +567,8 @@ class FineTuner:
             validation = None if data.val is None else self._features(data.val, samples // 4, batch_size)
             total = len(data.train) if data.train.indexed else None
             evidence = measure(self._features(data.train, samples, batch_size), validation, total)
-            return judge(evidence, head_rate(self.inner, self.network.stages()))
+            untrained = self._known.random and not self.history
+            return judge(evidence, head_rate(self.inner, self.network.stages()), untrained=untrained)
 
     def find_lr(
         self,

@@ -206,7 +206,7 @@ def test_the_seed_fixes_the_weights_and_resume_continues(pictures: Path, tmp_pat
         (["--precision", "fp8"], "no precision 'fp8'"),
         (["--weights", "IMAGENET1K_V9"], "Did you mean 'IMAGENET1K_V1'"),
         (["--val", "nowhere"], "'nowhere' does not exist"),
-        (["--resume"], "checkpoint_dir"),
+        (["--resume"], "--resume needs a --checkpoint-dir"),
         (["--out", "."], "cannot be written"),
     ],
     ids=" ".join,
@@ -283,6 +283,59 @@ def test_a_corrupt_image_is_named_in_one_line_and_can_be_skipped(
     assert "bad.png" in mistake(capsys, "predict", checkpoint, bad)
     skipping = ("--skip-corrupt", "--val", pictures)
     assert train(tmp_path / "pets", tmp_path / "m.safetensors", *skipping).is_file()
+
+
+# Words of Python that no message of the command line may hold.
+PYTHON = re.compile(r"replace_head|FineTuner|fit\(|\w=\S|val=|skip_corrupt|batch_size|checkpoint_dir|\(X, y\)")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "summary", "advise", "compare"])
+def test_errors_speak_of_options(
+    command: str, checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(pictures, tmp_path / "four")
+    shutil.copytree(pictures / "cat", tmp_path / "four" / "ant")
+    shutil.copytree(pictures / "cat", tmp_path / "one" / "cat")
+    (tmp_path / "words.csv").write_text("text,label\ngood,a\nbad,b\nfair,a\npoor,b\n")
+    (tmp_path / "few.csv").write_text(f"path,label\n{pictures}/cat/0.png,a\n{pictures}/dog/0.png,b\n")
+    bad = tmp_path / "bad" / "cat" / "bad.png"
+    shutil.copytree(pictures, tmp_path / "bad")
+    bad.write_bytes(b"none")
+    new = ["--model", "squeezenet1_1", "--weights", "none"]
+    out = ["--out", tmp_path / "m.safetensors"]
+    folders = [tmp_path / name for name in ("one", "words.csv", "few.csv", "bad", "nowhere")]
+    wrong: dict[str, list[list[object]]] = {
+        "train": [[data, *new, *out] for data in folders],
+        "evaluate": [[checkpoint, tmp_path / "four"], *([checkpoint, data] for data in folders[1:])],
+        "predict": [[checkpoint, data] for data in (bad, tmp_path / "nowhere")],
+        "summary": [["resnet19"], [pictures / "cat" / "0.png"]],
+        "advise": [[data, *new] for data in folders],
+        "compare": [[data, *new, "--folder", tmp_path / "kept", "--epochs", "1"] for data in folders],
+    }
+    for arguments in wrong[command]:
+        line = mistake(capsys, command, *arguments).replace(str(tmp_path), "")
+        assert not PYTHON.search(line), line
+
+
+def test_a_skipped_image_is_told_in_options(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(pictures, tmp_path / "pets")
+    (tmp_path / "pets" / "cat" / "bad.png").write_bytes(b"none")
+    line = mistake(capsys, "train", tmp_path / "pets", "--val", pictures, "--out", tmp_path / "m", "--weights", "none")
+    assert line.endswith("To leave them out, pass --skip-corrupt.")
+
+
+def test_val_takes_a_fraction_or_none(pictures: Path, tmp_path: Path) -> None:
+    for val, expected in (("none", False), ("0.5", True)):
+        history = FineTuner.load_checkpoint(train(pictures, tmp_path / f"{val}.safetensors", "--val", val)).history
+        assert ("val_loss" in history[0]) == expected
+
+
+def test_a_table_of_several_columns_has_an_output_each(pictures: Path, tmp_path: Path) -> None:
+    rows = [f"{file},{i % 2},{i // 2 % 2}" for i, file in enumerate(sorted(pictures.glob("*/*.png")))]
+    table = tmp_path / "two.csv"
+    table.write_text("\n".join(["path,label_wings,label_fur", *rows]))
+    file = train(table, tmp_path / "m.safetensors", "--val", "none")
+    assert FineTuner.load_checkpoint(file).task.kind == "multilabel"
 
 
 # ---------------------------------------------------------------- compare

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.advice.chart import MUCH, NEAR, Quadrant, draw, quadrant
+from finetune.advice.chart import NEAR, Quadrant, draw, quadrant
 from finetune.advice.evidence import Evidence
+from finetune.display import html
 from finetune.naming.paths import local_path
 from finetune.training.optim.rates import Rate
 
@@ -18,16 +20,16 @@ if TYPE_CHECKING:
 _WIDTH = 79  # columns of the printed text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Advice:
-    """A recommended strategy with its reasons. `str()` returns the full report.
+    """A recommended strategy with its reasons. `print` shows the full report.
 
     Attributes:
         strategy: Strategy for `fit(strategy=...)`.
         lr: Learning rates for `fit(lr=...)`, or None for the defaults.
-        quadrant: Location of the data on the chart, such as `"little data, near"`.
+        quadrant: Location of the data on the chart, such as `"fewer than 8 samples per class, near"`.
         confidence: Fraction of comparable benchmarks, from 0 to 1, in which this advice came within a point of the
-            best strategy.
+            best strategy, lower if the measurements do not tell the quadrant. 0 if nothing was pretrained.
         reasons: Three sentences.
         evidence: The measurements.
 
@@ -47,17 +49,21 @@ class Advice:
     reasons: tuple[str, str, str]
     evidence: Evidence
 
+    def __repr__(self) -> str:
+        return f"Advice(strategy={self.strategy!r}, lr={self.lr!r}, confidence={self.confidence:.2f})"
+
     def __str__(self) -> str:
+        rows = [f"  {name:<14} {value:>7}  {note}" for name, value, note in _table(self.evidence)]
+        return "\n".join([*self._headline(), "", *(textwrap.fill(each, _WIDTH) for each in self.reasons), "", *rows])
+
+    def _repr_html_(self) -> str:
+        table = html.table(["measurement", "value", "meaning"], _table(self.evidence), text=3)
+        return html.paragraph(*self._headline()) + html.paragraph(*self.reasons) + table
+
+    def _headline(self) -> tuple[str, str]:
         rates = "" if self.lr is None else f", lr={self.lr!r}"
-        location = quadrant(self.evidence.samples_per_class, self.evidence.nearness).description
-        return "\n".join([
-            f"Recommended: fit(strategy={self.strategy!r}{rates})",
-            f"Confidence {100 * self.confidence:.0f} %: {location}",
-            "",
-            *(textwrap.fill(reason, _WIDTH) for reason in self.reasons),
-            "",
-            *_table(self.evidence),
-        ])  # fmt: skip
+        sure = f"Confidence {100 * self.confidence:.0f} %: " if self.confidence else ""
+        return f"Recommended: fit(strategy={self.strategy!r}{rates})", f"{sure}{self.quadrant}"
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Plot the data on the chart of data size and distance from the pretraining domain.
@@ -72,24 +78,29 @@ class Advice:
             >>> from finetune import FineTuner
             >>> figure = FineTuner("resnet18").advise("dogs/train").plot("chart.png")
         """
-        figure = draw(self.evidence, f"{self.strategy} (confidence {100 * self.confidence:.0f} %)")
+        sure = f"confidence {100 * self.confidence:.0f} %" if self.confidence else self.quadrant
+        figure = draw(self.evidence, f"{self.strategy} ({sure})")
         if path is not None:
             figure.savefig(local_path(path), dpi=120)
         return figure
 
 
-def judge(evidence: Evidence, head_rate: float) -> Advice:
+def judge(evidence: Evidence, head_rate: float, *, untrained: bool = False) -> Advice:
     """Return the advice for the quadrant of the measurements.
 
     Args:
         head_rate: Default learning rate of the head, from which recommended rates are derived.
+        untrained: Whether the weights are random, so that there is nothing to keep.
     """
+    if untrained:
+        return Advice("full_finetune", None, "nothing was pretrained", 0.0, _reasons_if_untrained(evidence), evidence)
     found = quadrant(evidence.samples_per_class, evidence.nearness)
     # Within the spread of the probe, the data may also lie in a neighboring quadrant.
     plausible = {quadrant(evidence.samples_per_class, evidence.nearness + k * evidence.spread) for k in (-1, 0, 1)}
     agreement = sum(each.advises_as(found) for each in plausible) / len(plausible)
     confidence = found.right * agreement
-    reasons = _reasons(evidence, found, confidence)
+    others = {each.name: each for each in plausible if not each.advises_as(found)}
+    reasons = _reasons(evidence, found, confidence, sorted(others))
     return Advice(found.strategy, _rates(found, head_rate), found.name, confidence, reasons, evidence)
 
 
@@ -101,11 +112,11 @@ def _rates(found: Quadrant, head_rate: float) -> tuple[float, float] | None:
     return first, last
 
 
-def _reasons(evidence: Evidence, found: Quadrant, confidence: float) -> tuple[str, str, str]:
+def _reasons(evidence: Evidence, found: Quadrant, confidence: float, others: Sequence[str]) -> tuple[str, str, str]:
     location = (
-        f"The data has {evidence.samples_per_class:.0f} samples per class ({MUCH:.0f} or more count as much), and a "
-        f"linear probe on frozen features is {100 * evidence.probe:.0f} % ± {100 * evidence.spread:.0f} % accurate, "
-        f"{100 * evidence.nearness:.0f} % of the way from chance to perfect ({100 * NEAR:.0f} % or more count as near)."
+        f"The data has {evidence.samples_per_class:.0f} samples per class, and {_probe(evidence)}, "
+        f"{100 * evidence.nearness:.0f} % of the way from chance to perfect ({100 * NEAR:.0f} % or more count as near "
+        f"the pretraining domain)."
     )
     if found.strategy == "linear_probe":
         gain = "In benchmarks of this quadrant, training more than the head did not improve the accuracy."
@@ -116,20 +127,40 @@ def _reasons(evidence: Evidence, found: Quadrant, confidence: float) -> tuple[st
             f"In benchmarks of this quadrant, {found.strategy}{rates} was {points} point{'s' * (points != 1)} more "
             f"accurate than a linear probe."
         )
-    doubt = "" if confidence == found.right else ", but here the spread of the probe reaches a different recommendation"
-    hits = f"It came within one point of the best strategy in {100 * found.right:.0f} % of these benchmarks{doubt}."
-    return location, gain, hits
+    doubt = (
+        f"; as the probe varies, the data may also count as {' or '.join(others)}, with another recommendation, which "
+        f"lowers the confidence to {100 * confidence:.0f} %"
+    )
+    hits = f"It came within one point of the best strategy in {100 * found.right:.0f} % of these benchmarks"
+    return location, gain, f"{hits}{doubt if others else ''}."
 
 
-def _table(evidence: Evidence) -> list[str]:
-    """Return a line per measurement, with the conclusions that it allows."""
+def _reasons_if_untrained(evidence: Evidence) -> tuple[str, str, str]:
+    return (
+        f"The weights are random: nothing was pretrained, so there are no features to keep, and {_probe(evidence)}.",
+        "The benchmarks behind this advice start from pretrained models and say nothing about this one.",
+        "To start from a pretrained model, leave out weights=None, or pass the file of its weights.",
+    )
+
+
+def _probe(evidence: Evidence) -> str:
+    low, high = evidence.interval
+    return (
+        f"a linear probe on frozen features is {100 * evidence.probe:.0f} % accurate (95 % interval "
+        f"{100 * low:.0f} % to {100 * high:.0f} %)"
+    )
+
+
+def _table(evidence: Evidence) -> list[tuple[str, str, str]]:
+    """Return the name of each measurement, its value, and the conclusions that it allows."""
+    low, high = evidence.interval
     sizes = evidence.class_sizes
     size = str(min(sizes)) if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     classes = f"{len(sizes)} classes of {size}, imbalance {evidence.imbalance:.1f}"
     curve = ", ".join(f"{accuracy:.3f} from {count}" for count, accuracy in evidence.curve)
     rows = [
         ("samples", f"{evidence.samples or evidence.measured:,}", f"{evidence.measured:,} measured: {classes}"),
-        ("linear probe", f"{evidence.probe:.3f}", f"± {evidence.spread:.3f} over folds: a new head on frozen features"),
+        ("linear probe", f"{evidence.probe:.3f}", f"{low:.3f} to {high:.3f} (95 %): a new head on frozen features"),
         ("learning curve", "", f"{curve} samples"),
         ("all stages", f"{evidence.probe_of_stages:.3f}", "probe of all stages; if higher, earlier stages help"),
         ("neighbors", f"{evidence.knn:.3f}", "accuracy of the 5 nearest neighbors"),
@@ -139,4 +170,4 @@ def _table(evidence: Evidence) -> list[str]:
     if evidence.probe_on_validation is not None:
         on_validation = f"{evidence.probe_on_validation:.3f}"
         rows.insert(2, ("on validation", on_validation, "same probe; if far lower, the datasets differ"))
-    return [f"  {name:<14} {value:>7}  {note}" for name, value, note in rows]
+    return rows

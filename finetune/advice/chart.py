@@ -45,12 +45,13 @@ class Quadrant:
 
     @property
     def name(self) -> str:
-        """Short name, such as `"little data, near"`."""
-        return f"{'much' if self.much else 'little'} data, {'near' if self.near else 'far'}"
+        """Short name, such as `"fewer than 8 samples per class, near"`."""
+        size = f"{MUCH:.0f} or more" if self.much else f"fewer than {MUCH:.0f}"
+        return f"{size} samples per class, {'near' if self.near else 'far'}"
 
     @property
     def description(self) -> str:
-        """Full name, such as `"little data, near the pretraining domain"`."""
+        """Full name, such as `"fewer than 8 samples per class, near the pretraining domain"`."""
         return f"{self.name} {'' if self.near else 'from '}the pretraining domain"
 
     def advises_as(self, other: Quadrant) -> bool:
@@ -73,7 +74,7 @@ def quadrant(samples_per_class: float, nearness: float) -> Quadrant:
 
 
 def draw(evidence: Evidence, title: str) -> Figure:
-    """Draw the chart with the data as a point, and the spread of its probe as an error bar."""
+    """Draw the chart with the data as a point, and the interval of its probe as an error bar."""
     figure = new_figure(6, 4.5)
     axes = figure.subplots()
     axes.axvline(NEAR, color="gray", linewidth=1)
@@ -81,9 +82,16 @@ def draw(evidence: Evidence, title: str) -> Figure:
     for each in QUADRANTS:
         place = (1 + NEAR) / 2 if each.near else NEAR / 2, 0.9 if each.much else 0.05
         advised = each.strategy if each.first_share is None else f"{each.strategy}, larger rates"
-        axes.text(*place, f"{each.name}\n{advised}", transform=axes.transAxes, ha="center", color="gray")
+        axes.text(
+            *place,
+            "\n".join((*each.name.rsplit(", ", 1), advised)),
+            transform=axes.transAxes,
+            ha="center",
+            color="gray",
+        )
     point = min(max(evidence.nearness, 0.0), 1.0), min(max(evidence.samples_per_class, 1.0), _AXIS_LIMIT)
-    axes.errorbar(*point, xerr=evidence.spread, fmt="o", markersize=9, capsize=4, color="tab:red")
+    low, high = (min(max(evidence.above_chance(end), 0.0), 1.0) for end in evidence.interval)
+    axes.errorbar(*point, xerr=[[point[0] - low], [high - point[0]]], fmt="o", markersize=9, capsize=4, color="tab:red")
     axes.annotate("your data", point, (8, 8), textcoords="offset points", color="tab:red")
     axes.set(
         title=title,

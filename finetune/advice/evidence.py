@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from finetune.advice.scores import (
 from finetune.errors import DataError
 
 _FOLDS = 5
+_QUANTILE = 1.959964  # of the normal distribution, for an interval of 95 %
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,23 @@ class Evidence:
         return (self.samples or self.measured) / self.num_classes
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of `probe` for the number of measured samples (Wilson score interval)."""
+        samples, z = self.measured, _QUANTILE
+        center = (self.probe + z * z / (2 * samples)) / (1 + z * z / samples)
+        variance = self.probe * (1 - self.probe) / samples + z * z / (4 * samples**2)
+        half = z * math.sqrt(max(0.0, variance)) / (1 + z * z / samples)
+        return max(0.0, center - half), min(1.0, center + half)
+
+    @property
     def nearness(self) -> float:
         """Accuracy of the probe above chance: 0 for guessing, 1 for no errors."""
+        return self.above_chance(self.probe)
+
+    def above_chance(self, accuracy: float) -> float:
+        """Return an accuracy on a scale on which guessing is 0 and no errors is 1."""
         chance = 1 / self.num_classes
-        return (self.probe - chance) / (1 - chance)
+        return (accuracy - chance) / (1 - chance)
 
     @property
     def gain_from_doubling(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.caching.planner import format_bytes
-from finetune.comparison.statistics import half_width, holm, paired_p_value
+from finetune.comparison.statistics import holm, interval, paired_p_value
 from finetune.display import html
 from finetune.display.figures import new_figure
 from finetune.naming.paths import local_path
@@ -66,6 +67,8 @@ class Entry:
         model: Label of the model.
         strategy: Label of the strategy.
         values: The compared metric by seed.
+        interval: 95 % confidence interval of the mean (Student's t, within the range of the metric), or None with fewer
+            than 2 seeds.
         p_value: P-value of a paired t-test against the best entry over their common seeds, corrected for multiple
             tests. None for the best entry itself or if no test is possible.
         images_per_second: Median throughput over the seeds.
@@ -79,6 +82,7 @@ class Entry:
     model: str
     strategy: str
     values: dict[int, float]
+    interval: tuple[float, float] | None
     p_value: float | None
     images_per_second: float
     seconds: float
@@ -91,12 +95,6 @@ class Entry:
     def mean(self) -> float:
         """Mean over the seeds."""
         return statistics.fmean(self.values.values())
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """95 % confidence interval of the mean (Student's t), or None with fewer than 2 seeds."""
-        half = half_width(list(self.values.values()))
-        return None if half is None else (self.mean - half, self.mean + half)
 
 
 class Comparison:
@@ -218,9 +216,10 @@ class Comparison:
         compared, speed = figure.subplots(1, 2, sharey=True)
         for place, entry in enumerate(self.entries):
             color = "tab:orange" if entry is self.best else "tab:blue"
-            half = half_width(list(entry.values.values())) or 0.0
+            low, high = entry.interval or (entry.mean, entry.mean)
             compared.plot(list(entry.values.values()), [place] * len(entry.values), ".", color="0.7")
-            compared.errorbar(entry.mean, place, xerr=half, marker="o", capsize=4, color=color)
+            xerr = [[max(0.0, entry.mean - low)], [max(0.0, high - entry.mean)]]
+            compared.errorbar(entry.mean, place, xerr=xerr, marker="o", capsize=4, color=color)
             bars = speed.barh(place, entry.images_per_second, color=color)
             speed.bar_label(bars, fmt="{:,.0f}", padding=3)
         compared.set(title=f"validation {self.monitor}", yticks=range(len(names)), yticklabels=names)
@@ -302,6 +301,7 @@ def _entry(
         model,
         strategy,
         values,
+        interval(list(values.values()), rows[0].monitor),
         p_value,
         images_per_second=statistics.median(row.images_per_second for row in rows),
         seconds=statistics.median(row.seconds for row in rows),
@@ -322,8 +322,12 @@ def _paired(own: dict[int, float], best: dict[int, float]) -> float | None:
 
 
 def _mean_with_interval(entry: Entry) -> str:
-    half = half_width(list(entry.values.values()))
-    return _number(entry.mean) if half is None else f"{_number(entry.mean)} ± {_number(half)}"
+    if entry.interval is None:
+        return _number(entry.mean)
+    low, high = entry.interval
+    if math.isclose(entry.mean - low, high - entry.mean, abs_tol=1e-9):
+        return f"{_number(entry.mean)} ± {_number(high - entry.mean)}"
+    return f"{_number(entry.mean)} ({_number(low)} to {_number(high)})"  # cut at the end of the metric's range
 
 
 def _number(value: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from finetune.comparison.fingerprint import fingerprint_data
 from finetune.data.prepare import VALIDATION_SHARE, Prepared, prepare
 from finetune.data.preprocessing.base import SOUND, TEXT
-from finetune.data.sources.base import Source
+from finetune.data.sources.base import num_outputs_for
 from finetune.errors import ArgumentError, DataError, is_number, number
 
 
@@ -62,7 +62,7 @@ def _split(train: Any, val: Any, fingerprinted: bool) -> Split:
         raise ArgumentError("A comparison requires validation data. Pass val, or omit it to hold out a fifth.")
     fraction = number("val", val) if is_number(val) else None
     parts = [fingerprint_data(source) for source in (opened.train, opened.val)] if fingerprinted else None
-    return Split(train, val, _num_outputs(opened.train), opened.train.classes, [fraction, parts])
+    return Split(train, val, num_outputs_for(opened.train), opened.train.classes, [fraction, parts])
 
 
 def _opened(train: Any, val: Any) -> Prepared:
@@ -74,14 +74,3 @@ def _opened(train: Any, val: Any) -> Prepared:
         except DataError as error:
             errors.append(error)
     raise errors[0]
-
-
-def _num_outputs(source: Source) -> int | None:
-    if source.classes is not None:
-        return len(source.classes)
-    targets = source.targets
-    if targets is None or not targets.numel():
-        return None
-    if targets.dim() > 1:
-        return targets.shape[1]
-    return 1 if targets.is_floating_point() else int(targets.max()) + 1

@@ -17,6 +17,33 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
     return float(stdtrit(len(values) - 1, (1 + level) / 2)) * deviation
 
 
+# Values that a metric cannot exceed. An interval of its mean ends there.
+_SHARES = ("accuracy", "f1", "precision", "recall", "auroc", "average_precision")
+_RANGES = {**dict.fromkeys(_SHARES, (0.0, 1.0)), **dict.fromkeys(("loss", "mse", "mae"), (0.0, math.inf))}
+_RANGES["r2"] = (-math.inf, 1.0)
+
+
+def interval(values: Sequence[float], metric: str = "") -> tuple[float, float] | None:
+    """Return the confidence interval of the mean (Student's t), or None for fewer than 2 values.
+
+    Args:
+        values: Value of each seed.
+        metric: Name of the metric, whose range limits the interval. A loss of one's own may be negative.
+
+    Example:
+        >>> interval([0.5, 0.7], "accuracy")
+        (0.0, 1.0)
+    """
+    half = half_width(values)
+    if half is None:
+        return None
+    lowest, highest = _RANGES.get(metric, (-math.inf, math.inf))
+    if min(values) < lowest or max(values) > highest:  # another metric of the same name
+        lowest, highest = -math.inf, math.inf
+    mean = statistics.fmean(values)
+    return max(lowest, mean - half), min(highest, mean + half)
+
+
 def paired_p_value(values: Sequence[float], others: Sequence[float]) -> float | None:
     """Return the p-value of the two-sided paired t-test between two series.
 

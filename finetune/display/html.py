@@ -29,7 +29,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, text: int 
 
 def paragraph(*lines: str, strong: bool = False) -> str:
     """Return lines of text as one paragraph."""
-    joined = "<br>".join(escape(line) for line in lines)
+    joined = "<br/>".join(escape(line) for line in lines)
     return f"<p>{f'<strong>{joined}</strong>' if strong else joined}</p>"
 
 

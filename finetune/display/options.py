@@ -49,7 +49,7 @@ def in_options(message: str) -> str:
         'The images look channels-last.'
     """
     for pattern, words in _COMMANDS:
-        message = re.sub(pattern, partial(_capitalized, words=words), message, flags=re.IGNORECASE)
+        message = re.sub(pattern, partial(_in_place, words=words), message, flags=re.IGNORECASE)
     message = _NAME.sub(lambda found: _OPTIONS[found[1]], _ARGUMENT.sub(_option, message))
     first, *others = re.split(r"(?<=[.;]) (?=\S)", message)
     kept = [part for part in others if not _PYTHON.search(part)]
@@ -63,9 +63,8 @@ def _option(found: re.Match[str]) -> str:
     return f"{option} {'none' if value in ('False', 'None') else value}"
 
 
-def _capitalized(found: re.Match[str], words: str) -> str:
-    said = found.expand(words)
-    leading = found[0][: len(found[0]) - len(found[0].lstrip())]
-    said = said.lstrip()
-    starts = found[0].lstrip()[:1].isupper() or found.start() == 0
-    return leading + (said[:1].upper() + said[1:] if starts else said)
+def _in_place(found: re.Match[str], words: str) -> str:
+    """Return the words for what was found, capitalized alike and after the same space."""
+    was = found[0].lstrip()
+    said = found.expand(words).lstrip()
+    return found[0][: len(found[0]) - len(was)] + (said[:1].upper() if was[:1].isupper() else said[:1]) + said[1:]

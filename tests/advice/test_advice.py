@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import stats
 
 from finetune import Advice, FineTuner, strategies
 from finetune.advice.advice import judge
@@ -65,9 +67,67 @@ def test_the_text_has_the_call_the_reasons_and_every_number():
     assert said.startswith("Recommended: fit(strategy=")
     for reason in judge(EVIDENCE, HEAD_RATE).reasons:
         assert reason in said
-    for number in ("400", "0.700", "± 0.020", "0.750", "0.650", "0.600", "0.500 from 40", "imbalance 1.5", "-0.200"):
+    for number in (
+        "400",
+        "0.700",
+        "0.633 to 0.759 (95 %)",
+        "0.750",
+        "0.650",
+        "0.600",
+        "0.500 from 40",
+        "imbalance 1.5",
+        "-0.200",
+    ):
         assert number in said
     assert "on validation" not in str(judge(replace(EVIDENCE, probe_on_validation=None), HEAD_RATE))
+
+
+def test_the_words_hold_at_the_ends_of_the_scale():
+    perfect = judge(replace(EVIDENCE, probe=1.0, spread=0.0), HEAD_RATE)
+    assert "100 % accurate (95 % interval 98 % to 100 %)" in perfect.reasons[0]
+    assert perfect.quadrant == "8 or more samples per class, near"
+    assert "much" not in str(perfect)
+    few = judge(replace(EVIDENCE, samples=8, measured=8, class_sizes=(2, 2, 2, 2), probe=0.0), HEAD_RATE)
+    assert "0 % accurate (95 % interval 0 % to 32 %)" in few.reasons[0]
+    assert few.quadrant == "fewer than 8 samples per class, far"
+
+
+def test_a_doubt_names_the_other_place_and_the_confidence():
+    doubtful = judge(at(2, NEAR - 0.05, 0.1), HEAD_RATE)
+    percent = f"{100 * doubtful.confidence:.0f} %"
+    assert "may also count as fewer than 8 samples per class, near" in doubtful.reasons[2]
+    assert doubtful.reasons[2].endswith(f"lowers the confidence to {percent}.")
+    assert f"Confidence {percent}" in str(doubtful)
+
+
+@given(st.floats(0, 1), st.integers(1, 10_000))
+def test_the_interval_of_the_probe_is_a_wilson_interval(probe, measured):
+    low, high = replace(EVIDENCE, probe=probe, measured=measured).interval
+    assert 0 <= low <= probe + 1e-9
+    assert probe - 1e-9 <= high <= 1
+    right = round(probe * measured)
+    expected = stats.binomtest(right, measured).proportion_ci(0.95, "wilson")
+    exact = replace(EVIDENCE, probe=right / measured, measured=measured).interval
+    assert exact == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_random_weights_are_called_by_their_name(pictures):
+    advice = FineTuner("resnet18", weights=None, device="cpu", preprocessing={"crop_size": 32}).advise(
+        (pictures[0].repeat(1, 3, 4, 4), pictures[1])
+    )
+    assert advice.strategy == "full_finetune"
+    assert "nothing was pretrained" in advice.reasons[0]
+    assert "class, near" not in str(advice)
+    assert "Confidence" not in str(advice)
+
+
+def test_advice_shows_itself():
+    advice = judge(EVIDENCE, HEAD_RATE)
+    assert repr(advice).startswith("Advice(strategy='")
+    assert len(repr(advice)) < 80
+    page = advice._repr_html_()
+    assert all(word in page for word in ("Recommended", "linear probe", advice.reasons[1]))
+    ElementTree.fromstring(f"<div>{page}</div>")
 
 
 def test_the_chart_shows_the_data(tmp_path: Path):
@@ -75,7 +135,7 @@ def test_the_chart_shows_the_data(tmp_path: Path):
 
     texts = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert "your data" in texts
-    assert all(each.name in texts for each in QUADRANTS)
+    assert all(each.name.replace(", ", "\n") in texts for each in QUADRANTS)
     with Image.open(tmp_path / "chart.png") as drawn:
         assert drawn.size[0] > 300
 

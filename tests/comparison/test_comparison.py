@@ -83,3 +83,14 @@ def test_the_plot_shows_every_entry_and_run(tmp_path: Path) -> None:
     assert [bar.get_width() for bar in speed.patches] == [1000.0, 1000.0]
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.format == "PNG"
+
+
+def test_an_interval_stays_within_the_range_of_the_metric() -> None:
+    comparison = Comparison(
+        [RunResult("net", "a", seed, "accuracy", value) for seed, value in enumerate((0.5, 0.6667))], 1
+    )
+
+    assert "0.583 (0.000 to 1.000)" in str(comparison)
+    low, high = comparison.plot().axes[0].get_xlim()
+    assert -0.1 < low < high < 1.1
+    assert "0.583 (0.000 to 1.000)" in comparison._repr_html_()

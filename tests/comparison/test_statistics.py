@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from finetune.comparison.statistics import half_width, holm, paired_p_value
+from finetune.comparison.statistics import half_width, holm, interval, paired_p_value
 
 numbers = st.floats(-1e3, 1e3).map(lambda value: round(value, 3))
 pairs = st.lists(st.tuples(numbers, numbers), min_size=2, max_size=12)
@@ -68,3 +68,28 @@ def test_a_correction_keeps_the_order_and_never_lowers_a_p_value(p_values: list[
     by_p = sorted(zip(p_values, corrected, strict=True))
     assert [c for _, c in by_p] == sorted(corrected)
     assert len(p_values) != 1 or corrected == p_values
+
+
+@pytest.mark.parametrize(
+    ("values", "metric", "expected"),
+    [
+        ([0.5, 0.6667], "accuracy", (0.0, 1.0)),
+        ([0.98, 0.99, 1.0], "f1", (0.96516, 1.0)),
+        ([0.1, 0.2], "loss", (0.0, 0.78531)),
+        ([-0.1, 0.2], "loss", (-1.85593, 1.95593)),  # a loss of one's own
+        ([0.5, 0.9], "r2", (-1.84124, 1.0)),
+        ([50.0, 60.0], "accuracy", (-8.53102, 118.53102)),  # another metric of that name
+        ([0.5, 0.9], "mine", (-1.84124, 3.24124)),
+        ([1.0, 1.0], "accuracy", (1.0, 1.0)),
+    ],
+)
+def test_an_interval_ends_with_the_range_of_its_metric(
+    values: list[float], metric: str, expected: tuple[float, float]
+) -> None:
+    assert interval(values, metric) == pytest.approx(expected, abs=1e-4)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.sampled_from(["accuracy", "auroc", "recall"]))
+def test_the_interval_of_a_share_is_within_0_and_1(values: list[float], metric: str) -> None:
+    low, high = interval(values, metric) or (0.0, 0.0)
+    assert 0 <= low <= high <= 1

@@ -18,4 +18,4 @@ def test_a_table_is_well_formed_and_escapes_its_cells() -> None:
 
 
 def test_a_paragraph_has_a_line_per_line() -> None:
-    assert html.paragraph("a", "b<c") == "<p>a<br>b&lt;c</p>"
+    assert html.paragraph("a", "b<c") == "<p>a<br/>b&lt;c</p>"

@@ -242,6 +242,18 @@ class SubsetSource(Source):
         return None if unchanged is None else lambda index: unchanged(int(self.indices[index]))
 
 
+def num_outputs_for(source: Source) -> int | None:
+    """Return the number of outputs that the targets require, or None if they do not determine it."""
+    if source.classes is not None:
+        return len(source.classes)
+    targets = source.targets
+    if targets is None or not targets.numel():
+        return None
+    if targets.dim() > 1:
+        return targets.shape[1]
+    return 1 if targets.is_floating_point() else int(targets.max()) + 1
+
+
 def type_name(value: Any) -> str:
     """Return the qualified name of the type of `value`."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
