@@ -19,6 +19,7 @@ _OPTIONS = {
 
 # Advice that takes another command rather than an option.
 _COMMANDS = (
+    (r",? or an nn\.Module", ""),
     (r"(or )?call `?replace_head\(\d+\)`?[^.;]*", r"\1train a model for these classes with finetune train"),
     (r"[^.;]*\breplace_head\(\w+\)[^.;]*", "Train a model for these targets with finetune train"),
     (r"(pass|set) (\w+=\S+) to fit\b", r"\1 \2"),
@@ -51,7 +52,7 @@ def in_options(message: str) -> str:
     for pattern, words in _COMMANDS:
         message = re.sub(pattern, partial(_in_place, words=words), message, flags=re.IGNORECASE)
     message = _NAME.sub(lambda found: _OPTIONS[found[1]], _ARGUMENT.sub(_option, message))
-    first, *others = re.split(r"(?<=[.;]) (?=\S)", message)
+    first, *others = re.split(r"(?<=[.;?]) (?=\S)", message)
     kept = [part for part in others if not _PYTHON.search(part)]
     return re.sub(r";$", ".", " ".join([first, *kept]))
 

@@ -29,6 +29,10 @@ from finetune.display.options import in_options
         ),
         ("It looks channels-last: X.transpose(0, 3, 1, 2).", "It looks channels-last: X.transpose(0, 3, 1, 2)."),
         ("It looks channels-last. Pass X.transpose(0, 3, 1, 2).", "It looks channels-last."),
+        (
+            "No model 'a'. Did you mean 'b'? Expected a name, or an nn.Module.",
+            "No model 'a'. Did you mean 'b'? Expected a name.",
+        ),
         ("It is text. Pass the tokenizer: FineTuner(model, preprocessing=tokenizer).", "It is text."),
         ("cache: off, because of a; augment_views=4 would cycle 4 fixed views", "cache: off, because of a."),
     ],
