@@ -148,8 +148,8 @@ class FineTuner:
         )
         network = Network.of(loaded.model.to(self.device), loaded.origin, loaded.changes)
         freezing.hold_frozen_in_eval(network.module)
-        self._known = Known(network, loaded.preprocessing, loaded.classes, inputs=loaded.inputs)
-        self._known = Known(network, loaded.preprocessing, loaded.classes, random=loaded.random)
+        known: dict[str, Any] = {"inputs": loaded.inputs, "random": loaded.random}
+        self._known = Known(network, loaded.preprocessing, loaded.classes, **known)
         self._run: Run | None = None
 
     def __repr__(self) -> str:

@@ -152,7 +152,7 @@ def describe_run(run: Run) -> Iterator[str]:
     rows = {
         "Model": [describe_model(run.network), f"{run.precision.name} on {run.precision.device}"],
         "Head": [describe_head(run.network)] if run.heads else [],
-        "Task": [f"{run.task.kind or 'custom'}, {_loss(run)}"],
+        "Task": [run.task.why or f"{run.task.kind or 'custom'}, {_loss(run)}"],
         "Classes": listed(run.train.source.classes or ()),
         "Data": [_samples(run.train, run.val)],
     }

@@ -40,10 +40,11 @@ def test_a_terminal_shows_the_plan_and_a_line_per_epoch(net, blobs, terminal) ->
     history = tuner.fit(blobs(), blobs(9), strategy=phases, batch_size=8, **drawn_on(terminal))
 
     shown = text_of(terminal)
-    assert [line.rstrip() for line in shown.splitlines()[:9]] == [
+    assert [line.rstrip() for line in shown.splitlines()[:10]] == [
         "Model     Sequential, 131 parameters, fp32 on cpu",
         "Head      6: Linear(6, 3)",
-        "Task      classification, cross entropy",
+        "Task      Classification with cross-entropy: the labels are classes and the model has 3 outputs. Pass",
+        "          loss='mse' to train on the numbers instead.",
         "Data      24 samples for training, 9 samples for validation",
         "Phases    probe: 1 epoch, training 6 (21 of 131 parameters), lr 0.001, 1 of 1 norm layers frozen",
         "          all: 2 epochs, training 0 to 6 (all 131 parameters), lr 0.0001 (0), 0.00032 (4), 0.001 (6), 0 of 1",
@@ -68,11 +69,13 @@ def test_the_overview_says_what_was_decided(class_folder, blobs, terminal) -> No
 
     lines = [line.rstrip() for line in text_of(terminal).splitlines()]
     assert lines[:2] == ["Model     Sequential, 172 parameters, fp32 on cpu", "Head      3: Linear(4, 12), replaced"]
-    assert lines[3:5] == [
+    assert lines[2].startswith("Task      Classification with cross-entropy: the labels are class names")
+    start = next(number for number, line in enumerate(lines) if line.startswith("Classes"))
+    assert lines[start : start + 2] == [
         "Classes   00, 01, 02, 03, 04, 05, 06, 07, 08, ... (12 in all), 11",
         "Data      48 samples for training, 12 samples for validation",
     ]
-    assert lines[5].startswith("          No validation data was given: 12 of 60 samples were held out")
+    assert lines[start + 2].startswith("          No validation data was given: 12 of 60 samples were held out")
 
 
 def test_the_bar_counts_the_updates(net, blobs, terminal) -> None:
