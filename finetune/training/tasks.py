@@ -424,7 +424,7 @@ def _typed(loss: Loss, kind: str | None) -> Loss:
         if isinstance(loss, nn.Module):
             for weight in loss.buffers():
                 wide = torch.promote_types(wide, weight.dtype)
-            loss.to(outputs.device)
+            loss.to(outputs.device, wide)
         if kind == CLASSIFICATION:
             rows = targets.shape == outputs.shape and targets.dim() > 1
             fitted = targets.to(wide) if rows else class_indices(targets, outputs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -274,3 +276,134 @@ def test_label_smoothing_is_an_argument_of_the_loss(net, blobs) -> None:
 
     assert tuner.history[0]["val_loss"] == pytest.approx(smoothed, rel=1e-5)
     assert "val_accuracy" in tuner.history[0]
+
+
+# ---------------------------------------------------------------------- what could mean several tasks
+
+
+@pytest.mark.parametrize(
+    ("targets", "outputs", "message"),
+    [
+        (torch.tensor([-1, 1]), 1, r"-1 and 1, pass 0 and 1: \(y > 0\).*loss='mse'"),
+        (torch.tensor([10, 50]), 1, r"replace_head\(51\).*loss='mse'"),
+        (BITS.float(), 2, r"mean regression, but the model has 2 outputs.*y\.long\(\).*replace_head\(1\)"),
+        (FLOATS, 3, r"mean regression, but the model has 3 outputs\. For a regression"),
+        (HOT * 2, 3, "rows of 3 whole numbers from 0 to 2"),
+        (HOT * 2 - 1, 3, "-1 marks unknown labels"),
+        ((HOT * 2 - 1).float(), 3, "-1 marks unknown labels"),
+        (torch.tensor([[3, 7], [1, 2]]), 2, "could mean several tasks"),
+    ],
+)
+def test_targets_that_could_mean_several_tasks_are_errors(targets: Tensor, outputs: int, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        infer_task(None, targets, outputs)
+    assert infer_task(lambda o, t: o.mean(), targets, outputs).kind is None  # a custom loss knows its task
+    assert infer_task("mse", targets, outputs).kind == REGRESSION
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "outputs", "why"),
+    [
+        (
+            None,
+            INDICES,
+            3,
+            "Classification with cross-entropy: the labels are classes and the model has 3 outputs",
+        ),
+        (None, BITS, 1, "Binary classification with binary cross-entropy: the labels are 0 and 1 and"),
+        (None, HOT, 3, "Multi-label classification .* pass loss='cross_entropy'"),
+        (None, torch.tensor([[0.9, 0.1], [0.5, 0.5]]), 2, "probabilities that sum to 1. Pass loss='mse'"),
+        (None, FLOATS, 1, "Regression with mean squared error: the targets are decimal numbers. Pass loss='bce'"),
+        ("mse", None, 1, "Regression with mean squared error, as the loss says"),
+        (nn.L1Loss(), None, 1, "Regression with L1Loss, as the loss says"),
+        (F.cross_entropy, None, 3, "Classification with cross_entropy, as the loss says"),
+    ],
+)
+def test_a_task_says_why(loss: Any, targets: Tensor | None, outputs: int, why: str) -> None:
+    assert re.search(why, infer_task(loss, targets, outputs).why)
+
+
+@pytest.mark.parametrize("kind", [CLASSIFICATION, BINARY, MULTILABEL, REGRESSION])
+def test_only_an_inferred_task_refuses_soft_targets(kind: str) -> None:
+    assert task_of_kind(None, kind).rule(1).soft
+    assert not infer_task(None, BITS, 1).rule(1).soft
+    assert infer_task("bce", BITS, 1).rule(1).soft
+
+
+# ---------------------------------------------------------------------- targets in the form that a loss takes
+
+LOGITS = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+CLASSES = torch.tensor([0, 2, 1, 1])
+ONE_HOT = F.one_hot(CLASSES, 3)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss(), F.cross_entropy, partial(F.cross_entropy)])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        CLASSES,
+        CLASSES.int(),
+        CLASSES.short(),
+        CLASSES[:, None],
+        CLASSES.double(),
+        ONE_HOT,
+        ONE_HOT.bool(),
+        ONE_HOT.float(),
+    ],
+)
+def test_a_cross_entropy_takes_classes_of_any_type(loss: Any, targets: Tensor) -> None:
+    value = infer_task(loss, targets, 3).loss(LOGITS, targets)
+    torch.testing.assert_close(value, F.cross_entropy(LOGITS, CLASSES))
+
+
+@pytest.mark.parametrize("targets", [BITS, BITS.int(), BITS.bool(), BITS.double(), BITS[:, None], BITS.float()])
+@pytest.mark.parametrize(
+    "loss", [nn.BCEWithLogitsLoss(), nn.MSELoss(), nn.L1Loss(), nn.HuberLoss(), nn.SmoothL1Loss(), F.mse_loss]
+)
+def test_a_loss_of_floats_takes_numbers_of_any_type(loss: Any, targets: Tensor) -> None:
+    value = infer_task(loss, targets, 1).loss(COLUMN, targets)
+    torch.testing.assert_close(value, loss(COLUMN[:, 0], BITS.float()))
+
+
+@pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(), nn.MultiLabelSoftMarginLoss()])
+def test_a_loss_of_rows_takes_whole_numbers(loss: Any) -> None:
+    torch.testing.assert_close(infer_task(loss, ONE_HOT, 3).loss(LOGITS, ONE_HOT), loss(LOGITS, ONE_HOT.float()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_weights_of_a_loss_may_have_another_type(dtype: torch.dtype) -> None:
+    weights = torch.tensor([1.0, 2.0, 3.0], dtype=dtype)
+    value = infer_task(nn.CrossEntropyLoss(weight=weights), CLASSES, 3).loss(LOGITS, CLASSES)
+    torch.testing.assert_close(value.float(), F.cross_entropy(LOGITS, CLASSES, weight=weights.float()))
+
+
+@pytest.mark.gpu
+def test_weights_of_a_loss_follow_the_outputs_to_their_device() -> None:
+    loss = infer_task(nn.CrossEntropyLoss(weight=torch.ones(3)), CLASSES, 3).loss
+    assert loss(LOGITS.cuda(), CLASSES.cuda()).is_cuda
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "expected"),
+    [
+        (nn.BCELoss(), torch.tensor([[0.2], [0.8]]), torch.tensor([[0.2], [0.8]])),
+        (F.binary_cross_entropy, torch.tensor([[0.2], [0.8]]), torch.tensor([[0.2], [0.8]])),
+        (nn.BCEWithLogitsLoss(), torch.tensor([[0.0]]), torch.tensor([[0.5]])),
+    ],
+)
+def test_the_loss_says_what_outputs_are(loss: Any, outputs: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(infer_task(loss, None, 1).probabilities(outputs), expected)
+
+
+def test_log_probabilities_become_probabilities() -> None:
+    task = infer_task(nn.NLLLoss(), None, 3)
+    torch.testing.assert_close(task.probabilities(LOGITS.log_softmax(1)), LOGITS.softmax(1))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [nn.CrossEntropyLoss(reduction="sum"), partial(F.cross_entropy, reduction="none"), nn.MSELoss(reduction="sum")],
+)
+def test_a_loss_that_is_no_mean_is_refused(loss: Any) -> None:
+    with pytest.raises(ArgumentError, match="depends on the batch size"):
+        infer_task(loss, None, 3)
