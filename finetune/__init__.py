@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from finetune.comparison.compare import compare
     from finetune.comparison.comparison import Comparison
     from finetune.data.preprocessing.images import Preprocessing
+    from finetune.data.tables.table import Table
     from finetune.errors import (
         ArgumentError,
         CheckpointError,
@@ -53,6 +54,7 @@ __all__ = [
     "Phase",
     "Preprocessing",
     "StepOutput",
+    "Table",
     "advise",
     "callbacks",
     "compare",
@@ -69,6 +71,7 @@ _HOMES = {
     "Phase": "finetune.training.optim.phases",
     "Preprocessing": "finetune.data.preprocessing.images",
     "StepOutput": "finetune.training.metrics",
+    "Table": "finetune.data.tables.table",
     "advise": "finetune.comparison.advise",
     "compare": "finetune.comparison.compare",
     "greedy_soup": "finetune.soup",

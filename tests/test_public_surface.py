@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 NAMES = [
     "Advice", "ArgumentError", "CheckpointError", "Comparison", "DataError", "FineTuneError", "FineTuner", "HeadError",
-    "History", "LayerDecay", "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "advise",
-    "callbacks", "compare", "greedy_soup", "strategies",
+    "History", "LayerDecay", "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "Table",
+    "advise", "callbacks", "compare", "greedy_soup", "strategies",
 ]  # fmt: skip
 
 METHODS = {

@@ -13,7 +13,7 @@ from finetune.data.sources.base import Source
 from finetune.data.sources.folders import find_split
 from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
-from finetune.data.splitting import split
+from finetune.data.splitting import marked, split
 from finetune.data.targets import TargetRule
 from finetune.errors import is_number
 from finetune.naming.paths import exists
@@ -103,10 +103,15 @@ def prepare(
                 in_data = replace(meaning, classes=source.classes)
                 open_source(val, meaning=in_data, takes=takes)  # a class that training lacks is an error
             source = open_source(train, meaning=replace(meaning, classes=known), takes=takes)
+    if source.marks is not None and (source.marks > 0).any():
+        source, own, note = marked(source)
+        if val is None and own is not None:
+            return Prepared(source, own, (*notes, note))
+        notes = (*notes, note)
     if val is False or (val is None and not source.splits):
-        return Prepared(source)
+        return Prepared(source, notes=notes)
     if val is None or is_number(val):
-        return _split(source, VALIDATION_SHARE if val is None else val, seed)
+        return _split(source, VALIDATION_SHARE if val is None else val, seed, notes)
     meaning = _as_in_training(source, meaning, model_classes)
     return Prepared(source, open_source(val, meaning=meaning, takes=takes), notes)
 
@@ -120,10 +125,10 @@ def _as_in_training(source: Source, meaning: Meaning, model_classes: Sequence[st
     return Meaning(numbers=True, names=False)
 
 
-def _split(source: Source, share: float, seed: int) -> Prepared:
+def _split(source: Source, share: float, seed: int, notes: tuple[str, ...]) -> Prepared:
     train, val = split(source, share, seed)
     note = (
         f"No validation data was given: {len(val)} of {len(source)} samples were held out, "
         f"stratified by class, with seed {seed}. Pass val=False to train on all samples."
     )
-    return Prepared(train, val, (note,))
+    return Prepared(train, val, (*notes, note))

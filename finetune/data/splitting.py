@@ -41,7 +41,7 @@ def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source,
     targets = source.targets
     stratified = targets is not None and targets.dim() == 1 and not targets.is_floating_point()
     strata = targets.cpu() if targets is not None and stratified else torch.zeros(total, dtype=torch.int64)
-    chosen = _choose(strata, round(fraction * total), seed)
+    chosen = _choose_whole(strata, source.repeated(), fraction, seed)
     if not chosen.any():
         raise DataError(
             f"{total} samples are too few to hold out {fraction:.0%} of them and keep one of each class for "
@@ -75,6 +75,26 @@ def few_shot(source: Source, shots: int, seed: int = 0) -> tuple[Source, Source]
             raise DataError(f"Class {int(target)} has {len(of_class)} samples, so drawing {shots} would leave none.")
         chosen[of_class[:shots]] = True
     return source.subset(chosen.nonzero().flatten()), source.subset((~chosen).nonzero().flatten())
+
+
+def marked(source: Source) -> tuple[Source, Source | None, str]:
+    """Divide a source by its own marks, and return the training and the validation part and a sentence on them."""
+    assert source.marks is not None
+    parts = [(source.marks == mark).nonzero().flatten() for mark in range(3)]
+    train, val, test = (len(part) for part in parts)
+    if not train:
+        raise DataError(f"All {val + test} rows are marked for validation or test. Mark some for training.")
+    note = f"The data marks {val} of {train + val + test} samples for validation; they are not trained on."
+    note += f" The {test} samples for test are left out." if test else ""
+    return source.subset(parts[0]), source.subset(parts[1]) if val else None, note
+
+
+def _choose_whole(strata: Tensor, files: Tensor | None, fraction: float, seed: int) -> Tensor:
+    """Return bool [N] as `_choose` does, but alike for all samples of one file."""
+    if files is None:
+        return _choose(strata, round(fraction * len(strata)), seed)
+    first = torch.full((int(files.max()) + 1,), len(files)).scatter_reduce(0, files, torch.arange(len(files)), "amin")
+    return _choose(strata[first], round(fraction * len(first)), seed)[files]
 
 
 def _choose(strata: Tensor, count: int, seed: int) -> Tensor:

@@ -238,6 +238,9 @@ class Preprocessing(InputPreprocessing):
 
         Raises:
             DataError: If a value is NaN or infinite.
+
+        Example:
+            >>> Preprocessing().check(Image.open("dog.png"))
         """
         if isinstance(item, Image.Image) and item.mode.startswith(DEEP):
             value_range(item)

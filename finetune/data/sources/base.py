@@ -53,6 +53,8 @@ class Source(Dataset[Any]):
         targets: All targets, int64 [N] class indices or float [N] or [N, K], if they are known without reading
             the inputs. None otherwise.
         sampled_targets: Targets of the samples that the audit read, if `targets` is None.
+        marks: int64 [N], 0 for the samples that the data itself marks for training, 1 for validation and 2 for test,
+            or None if it marks none.
         kind: Kind of raw item that the preprocessing has to prepare. None if the inputs are ready for the model.
         collate_fn: Function that makes a batch of samples, or None for torch's default.
         splits: Whether `fit` holds out a fraction for validation if it gets no validation data.
@@ -76,6 +78,7 @@ class Source(Dataset[Any]):
     classes: Classes | None = None
     targets: Tensor | None = None
     sampled_targets: Tensor | None = None
+    marks: Tensor | None = None
     kind: str | None = None
     collate_fn: Callable[[list[Any]], Any] | None = None
     splits: bool = False
@@ -139,6 +142,10 @@ class Source(Dataset[Any]):
     def name(self, index: int) -> str:
         """Return a name for a sample that the user recognizes in an error message."""
         return f"sample {index}"
+
+    def repeated(self) -> Tensor | None:
+        """Return int64 [N], equal for the samples of one file, or None if every sample is another one."""
+        return None
 
     def first_targets(self, count: int) -> Tensor | None:
         """Read the targets of the first `count` samples. Return None if they do not form a tensor."""

@@ -15,7 +15,7 @@ from finetune.data.sources.base import Request, Source, type_name
 from finetune.data.sources.dataset_labels import class_names, is_hugging_face, open_labels
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes, as_numbers
-from finetune.data.sources.tables import text_columns, texts_of
+from finetune.data.tables.columns import text_columns, texts_of
 from finetune.errors import DataError
 
 

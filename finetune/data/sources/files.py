@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -88,6 +89,11 @@ class FileSource(Source):
     def name(self, index: int) -> str:
         return str(self.paths[index])
 
+    def repeated(self) -> Tensor | None:
+        number: dict[Path, int] = {}
+        numbers = [number.setdefault(path, len(number)) for path in self.paths]
+        return None if len(number) == len(self.paths) else torch.tensor(numbers)
+
     def subset(self, indices: Indices) -> FileSource:
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         targets = None if self.targets is None else self.targets[chosen]
@@ -149,6 +155,29 @@ class FileSource(Source):
         except DataError as error:
             return error
         return item
+
+
+class EncodedFiles(Sequence[Any]):
+    """The contents of files in memory, each read when it is asked for.
+
+    Args:
+        contents: Content of each file.
+        read: Function that reads an open file.
+        name: Function that names sample i in an error message.
+    """
+
+    def __init__(self, contents: Sequence[bytes], read: Callable[[IO[bytes]], Any], name: Callable[[int], str]) -> None:
+        self.contents = contents
+        self._read = read
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def __getitem__(self, index: Any) -> Any:
+        file = io.BytesIO(self.contents[index])
+        file.name = self._name(index)  # for the error of a file that cannot be decoded
+        return self._read(file)
 
 
 def _state(path: Path) -> int:

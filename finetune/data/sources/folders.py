@@ -25,8 +25,8 @@ logger = logging.getLogger("finetune")
 # One source per kind of file. The first also takes files with an unknown suffix.
 FILE_SOURCES: tuple[type[FileSource], ...] = (ImageFiles, SoundFiles)
 
-_TRAIN_NAMES = ("train", "training")
-_VAL_NAMES = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")
 
 # Files and folders that file systems, file browsers and archives leave behind, beside hidden ones.
 _OF_SYSTEMS = (
@@ -73,8 +73,8 @@ def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     if not folder.is_dir():
         return None
     inside = {path.name.lower(): path for path in _folders_in(folder)}
-    train = next((inside[name] for name in _TRAIN_NAMES if name in inside), None)
-    val = next((inside[name] for name in _VAL_NAMES if name in inside), None)
+    train = next((inside[name] for name in TRAIN_NAMES if name in inside), None)
+    val = next((inside[name] for name in VAL_NAMES if name in inside), None)
     return (train, val) if train is not None and val is not None else None
 
 

@@ -51,7 +51,7 @@ def read_image(path: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
             _orient(image)
             return image
     except DataError as error:
-        raise DataError(f"The image '{_name(path)}': {error}") from error
+        raise DataError(f"The image {_name(path)}: {error}") from error
     except Exception as error:  # Pillow raises a dozen types of errors on damaged files
         raise _undecodable(path, error) from error
 
@@ -71,7 +71,7 @@ def verify_image(path: str | os.PathLike[str] | IO[bytes]) -> ImageFacts:
             frames = bool(getattr(image, "is_animated", False)) and image.format != "MPO"  # a phone's depth map
             return ImageFacts(found if found is not None and found.assumed else None, _only_color(image), frames)
     except DataError as error:
-        raise DataError(f"The image '{_name(path)}': {error}") from error
+        raise DataError(f"The image {_name(path)}: {error}") from error
     except Exception as error:
         raise _undecodable(path, error) from error
 
@@ -83,15 +83,16 @@ def _only_color(image: Image.Image) -> Any:
 
 
 def _name(file: str | os.PathLike[str] | IO[bytes]) -> str:
-    return str(file) if isinstance(file, (str, os.PathLike)) else str(getattr(file, "name", "in memory"))
+    """Return a path in quotes, or the place of an open file."""
+    return f"'{file}'" if isinstance(file, (str, os.PathLike)) else f"in {getattr(file, 'name', 'memory')}"
 
 
 def _undecodable(file: str | os.PathLike[str] | IO[bytes], error: Exception) -> DataError:
     name = _name(file)
     if isinstance(file, (str, os.PathLike)) and not exists(file):
-        return DataError(f"The image '{name}' does not exist. Correct its path, or leave it out.")
+        return DataError(f"The image {name} does not exist. Correct its path, or leave it out.")
     return DataError(
-        f"The image '{name}' cannot be decoded ({type(error).__name__}: {error}). "
+        f"The image {name} cannot be decoded ({type(error).__name__}: {error}). "
         "Replace the file or remove it from the data."
     )
 

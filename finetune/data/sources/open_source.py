@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Callable, Sequence
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from finetune.data.preprocessing.base import SOUND, TEXT, TextPair, kind_of
+from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, TextPair, kind_of
 from finetune.data.sources.arrays import Arrays, as_inputs
 from finetune.data.sources.base import Request, Source
 from finetune.data.sources.datasets import open_dataset
 from finetune.data.sources.folders import FILE_SOURCES, is_sample_file, missing_path, open_files, open_folder
+from finetune.data.sources.image_files import read_image
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Meaning, check_numbering
 from finetune.data.sources.streams import open_loader, open_stream
-from finetune.data.sources.tables import TABLE_SUFFIXES, open_table
+from finetune.data.tables.open_table import open_table
+from finetune.data.tables.reading import OTHER_TABLES, TABLE_SUFFIXES, is_frame
+from finetune.data.tables.table import Table
 from finetune.errors import DataError
-from finetune.naming.paths import existing, exists, local_path
+from finetune.naming.paths import existing, exists, local_path, shortened
 
 _ACCEPTED = (
-    "Expected a folder with one subfolder per class; a CSV or Parquet file with a path or text and a label per row; a "
+    "Expected a folder with one subfolder per class; a CSV or Parquet file with a path or text and a label per row, a "
+    "DataFrame or a Table; a "
     "pair (X, y) of tensors, arrays or lists; a map-style or iterable Dataset; a DataLoader; or a Hugging Face "
     "dataset"
 )
@@ -67,8 +75,8 @@ def open_source(
             the inputs, or name a class that is not one of `classes`.
     """
     request = Request(meaning or Meaning(None if classes is None else tuple(classes)), labeled, takes)
-    if hasattr(data, "to_numpy"):  # a column of pandas or polars
-        data = data.to_numpy()
+    if hasattr(data, "to_numpy") and not _is_table(data, request):  # a column of pandas or polars, or numbers
+        data = _plain_column(data)
     for recognizes, opener in _FORMS:
         if recognizes(data, request):
             return opener(data, request)
@@ -87,6 +95,13 @@ def _open_opened(data: Source, request: Request) -> Source:
 def _open_path(data: str | os.PathLike[str], request: Request) -> Source:
     path = existing(local_path(data))
     if path is None:
+        if re.match(r"[a-z][a-z0-9+.-]+://", str(data), re.IGNORECASE):
+            raise DataError(
+                f"'{shortened(data)}' is a URL. Download it first, for example with "
+                "`urllib.request.urlretrieve(url, file)`, and pass the path of the file."
+            )
+        if _is_pattern(data):
+            return _open_paths(_matches(str(data)), request)
         raise missing_path(local_path(data))
     if path.is_dir():
         return open_folder(path, request)
@@ -94,6 +109,9 @@ def _open_path(data: str | os.PathLike[str], request: Request) -> Source:
         return open_table(path, request)
     if is_sample_file(path):
         return _open_paths([path], request)
+    if path.suffix.lower() in OTHER_TABLES:
+        way = OTHER_TABLES[path.suffix.lower()].format(path)
+        raise DataError(f"'{path}' cannot be read. {way} Tables are read from {', '.join(TABLE_SUFFIXES)} files.")
     kinds = " nor ".join(f"a {source.noun} ({', '.join(source.suffixes)})" for source in FILE_SOURCES)
     raise DataError(f"'{path}' is neither a table ({', '.join(TABLE_SUFFIXES)}) nor {kinds}. {_ACCEPTED}.")
 
@@ -105,6 +123,17 @@ def _open_paths(data: Sequence[str | os.PathLike[str]], request: Request) -> Sou
             "subfolder per class, or a CSV file of path and label."
         )
     return open_files(_existing(data))
+
+
+def _open_item(data: Any, request: Request) -> Source:
+    """Open one image, as a PIL image, an array [H, W, C], or the content of a file."""
+    _require_no_labels(request, "An image alone has no label")
+    return _open_items([data], request)
+
+
+def _open_items(data: Sequence[Any], request: Request) -> Source:
+    _require_no_labels(request, "Images alone have no labels")
+    return _open_inputs(data, None, request)
 
 
 def _open_tensor_dataset(data: TensorDataset, request: Request) -> Source:
@@ -140,7 +169,9 @@ def _open_rows(data: list[Any], request: Request) -> Source:
 
 def _open_inputs(inputs: Any, labels: Any, request: Request) -> Source:
     """Open X with the labels y, or with none if they are None."""
-    inputs = inputs.to_numpy() if hasattr(inputs, "to_numpy") else inputs
+    inputs = _plain_column(inputs)
+    if isinstance(inputs, (list, tuple)) and inputs and all(map(_is_content, inputs)):
+        inputs = [_decoded(item, i) for i, item in enumerate(inputs)]
     kind = _raw_kind(inputs, request)
     paths = kind is None and _are_paths(inputs, request)
 
@@ -155,6 +186,27 @@ def _open_inputs(inputs: Any, labels: Any, request: Request) -> Source:
     if kind is not None:
         return RawItems(inputs, kind, targets, classes)
     return Arrays(as_inputs(inputs), targets, classes)
+
+
+def _plain_column(values: Any) -> Any:
+    """Return a column of pandas or polars as an array, and one of strings or other objects as a list."""
+    array = values.to_numpy() if hasattr(values, "to_numpy") else values
+    return array.tolist() if isinstance(array, np.ndarray) and array.dtype.kind in "UO" and array.ndim == 1 else array
+
+
+def _decoded(item: Any, index: int) -> Image.Image:
+    """Return the image in the content of a file, or in an array of bytes."""
+    if isinstance(item, np.ndarray):
+        return Image.fromarray(item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item)
+    file = io.BytesIO(item) if isinstance(item, (bytes, bytearray)) else item
+    return read_image(file).copy()
+
+
+def _matches(pattern: str) -> list[str]:
+    found = sorted(path for path in glob(str(local_path(pattern)), recursive=True) if is_sample_file(path))
+    if not found:
+        raise DataError(f"No image or audio file matches '{pattern}'. Correct the pattern.")
+    return found
 
 
 def _existing(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -191,6 +243,37 @@ def _is_source(data: Any, request: Request) -> bool:
 
 def _is_text(data: Any, request: Request) -> bool:
     return isinstance(data, str) and request.takes == TEXT and not data.lower().endswith(TABLE_SUFFIXES)
+
+
+def _is_pattern(data: Any) -> bool:
+    return isinstance(data, (str, Path)) and has_magic(str(data))
+
+
+def _is_table(data: Any, request: Request) -> bool:
+    """Return whether `data` is a table. A DataFrame of numbers alone is the X of a prediction."""
+    if not is_frame(data):
+        return isinstance(data, Table)
+    return request.labeled or np.asarray(data.to_numpy()).dtype.kind not in "fiub"
+
+
+def _is_item(data: Any, request: Request) -> bool:
+    """Return whether `data` is one image: of PIL, the content of a file, or bytes [H, W, C] for an image model."""
+    if isinstance(data, np.ndarray):
+        return request.takes == IMAGE and not request.labeled and _is_bitmap(data)
+    return isinstance(data, Image.Image) or _is_content(data)
+
+
+def _are_items(data: Any, request: Request) -> bool:
+    return isinstance(data, list) and bool(data) and all(_is_content(item) for item in data)
+
+
+def _is_content(item: Any) -> bool:
+    """Return whether `item` is the content of a file, or a file that is open."""
+    return isinstance(item, (bytes, bytearray)) or (hasattr(item, "read") and hasattr(item, "seek"))
+
+
+def _is_bitmap(array: np.ndarray) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in (1, 3, 4)
 
 
 def _is_path(data: Any, request: Request) -> bool:
@@ -257,6 +340,9 @@ def _is_dataset(data: Any, request: Request) -> bool:
 _FORMS: tuple[tuple[Callable[[Any, Request], bool], Callable[[Any, Request], Source]], ...] = (
     (_is_source, _open_opened),
     (_is_text, _open_text),
+    (_is_table, open_table),
+    (_is_item, _open_item),
+    (_are_items, _open_items),
     (_is_path, _open_path),
     (_is_loader, open_loader),
     (_is_stream, open_stream),

@@ -163,7 +163,7 @@ def test_a_long_image_is_cropped_before_it_is_resized(settings: dict[str, Any], 
     preprocessing = Preprocessing(**settings)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     difference = (preprocessing.geometry(image).int() - resized_whole(preprocessing, image).int()).abs()
-    assert difference.float().mean() < 0.5  # noise shifted by a pixel differs by 10 and more
+    assert difference.float().mean() < 1.5  # noise that is shifted by a pixel differs by 3 and more
 
 
 @pytest.mark.parametrize("size", [(5000, 1), (1, 60_000)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,54 @@ def test_opening_draws_no_random_numbers(class_folder: MakeFolder) -> None:
     open_source(Noisy([0, 1]))
     split(open_source(class_folder(a=5, b=5)))
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_one_image_in_every_form(tmp_path: Path) -> None:
+    image = picture(1)
+    image.save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    pixels = np.asarray(image)
+    forms: list[Any] = [
+        image,
+        content,
+        bytearray(content),
+        io.BytesIO(content),
+        (tmp_path / "a.png").open("rb"),
+        [content],
+        [io.BytesIO(content)],
+        str(tmp_path / "*.png"),
+        str(tmp_path / "**" / "[a-c].png"),
+        tmp_path / "?.png",
+        [image],
+        pixels,
+    ]
+    for form in forms:
+        source = open_source(form, labeled=False, takes="picture")
+        assert len(source) == 1
+        assert np.array_equal(np.asarray(source[0]), pixels)
+    forms[4].close()
+    labeled = open_source(([content, content], ["a", "b"]))
+    assert labeled.classes == ("a", "b")
+    assert np.array_equal(np.asarray(labeled[1][0]), pixels)
+
+
+def test_one_image_has_no_label() -> None:
+    for form in (picture(1), b"content"):
+        with pytest.raises(DataError, match="no label"):
+            open_source(form)
+
+
+@pytest.mark.parametrize("data", ["https://host.org/a.png", "s3://bucket/train", "HTTP://host/x.csv"])
+def test_urls_say_to_download(data: str) -> None:
+    for labeled in (True, False):
+        with pytest.raises(DataError, match=r"is a URL\. Download it first"):
+            open_source(data, labeled=labeled)
+
+
+def test_a_pattern_without_a_match(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"No image or audio file matches '.*\*\.png'"):
+        open_source(str(tmp_path / "*.png"), labeled=False)
+    (tmp_path / "a[1].png").write_bytes(b"")
+    assert len(open_source(tmp_path / "a[1].png", labeled=False)) == 1
+    with pytest.raises(DataError, match="cannot be decoded"):
+        open_source(b"no image", labeled=False)

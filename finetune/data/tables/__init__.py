@@ -1,0 +1,1 @@
+"""Tables of a path or text and a label per row."""

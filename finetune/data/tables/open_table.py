@@ -1,0 +1,301 @@
+"""Open a table of a path or text and a label per row."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.data.batch import label_key_of
+from finetune.data.preprocessing.base import TEXT
+from finetune.data.sources.base import Request, Source
+from finetune.data.sources.files import EncodedFiles
+from finetune.data.sources.folders import is_sample_file, open_files
+from finetune.data.sources.image_files import ImageFiles
+from finetune.data.sources.items import RawItems
+from finetune.data.sources.labels import Classes, in_order, unknown_class
+from finetune.data.sources.sound_files import SoundFiles
+from finetune.data.tables.columns import PATH_KEYS, TEXT_NAMES, marks_of, text_columns, texts_of
+from finetune.data.tables.reading import Columns, columns_of, is_frame, read_table
+from finetune.data.tables.table import Table
+from finetune.errors import DataError, nearest
+from finetune.naming.paths import existing, exists, local_path, shortened
+from finetune.naming.unicode import normalized
+
+logger = logging.getLogger("finetune")
+
+# Cells that stand for a missing label beside names, as spreadsheets, pandas and databases write it.
+_MISSING = ("na", "n/a", "#n/a", "nan", "none", "null", "<na>", "nil", "\\n")
+_SEPARATORS = "|;, "
+
+
+def open_table(data: Any, request: Request) -> Source:
+    """Open a `Table`, the path of a CSV or Parquet file, or a DataFrame.
+
+    Paths are relative to the folder of the file, unless the table names another. Columns are recognized by their usual
+    names, or because there are only two. Several numeric columns called `label_...` or `target_...` are one regression
+    target each. Two columns such as `premise` and `hypothesis` form a text pair. If the table has both paths and texts,
+    the preprocessing decides. A column such as `is_valid` or `split` marks the rows for validation.
+
+    Raises:
+        DataError: If the file cannot be read, its columns are ambiguous, files or labels are missing, or a class is
+            unknown to the training data.
+    """
+    table = data if isinstance(data, Table) else Table(data)
+    path, columns = _read(table)
+    rows = _Rows(path, table, columns, request)
+    targets, names = rows.targets() if request.labeled else (None, None)
+    source = rows.source(targets, names)
+    source.marks = rows.marks
+    return source
+
+
+def _read(table: Table) -> tuple[Path, Columns]:
+    """Return the path of a table, or a name for a DataFrame, and its columns."""
+    if is_frame(table.data):
+        return Path("DataFrame"), columns_of(table.data)
+    path = local_path(table.data)
+    found = existing(path)
+    if found is None:
+        raise DataError(f"The table '{shortened(path)}' does not exist. Correct its path.")
+    return found, read_table(found, table.delimiter)
+
+
+class _Rows:
+    """The rows of a table, with the meaning of its columns."""
+
+    def __init__(self, path: Path, table: Table, columns: Columns, request: Request) -> None:
+        self.path = path
+        self.table = table
+        self.request = request
+        folder = path.parent if table.folder is None else local_path(table.folder)
+        if not folder.is_dir():
+            raise DataError(f"The folder '{folder}' of the table '{path}' does not exist. Correct its path.")
+        self.files = _Files(folder)
+        marked = marks_of(columns, f"'{path}'")
+        self.marks = None if marked is None else marked[1]
+        self.columns = {name: cells for name, cells in columns.items() if marked is None or name != marked[0]}
+        self.inputs, self.kind = self._inputs()
+        self.paths: list[Path] = []
+        self.contents: list[bytes] = []
+        if self.kind is None:
+            self._find_items(self.columns[self.inputs[0]])
+
+    def name(self, row: int) -> str:
+        where = f"row {row + 1} of '{self.path}'"
+        return f"'{self.paths[row]}' ({where})" if self.paths else where
+
+    def source(self, targets: Tensor | None, names: Classes | None) -> Source:
+        if self.paths:
+            return open_files(self.paths, targets, names, self.path)
+        if self.contents:
+            reader = SoundFiles if self.contents[0][:4] == b"RIFF" and self.contents[0][8:12] == b"WAVE" else ImageFiles
+            items: Sequence[Any] = EncodedFiles(self.contents, reader.read, self.name)
+            return RawItems(items, reader.kind, targets, names, table=self.path)
+        texts = texts_of([self.columns[column] for column in self.inputs])
+        return RawItems(texts, self.kind or TEXT, targets, names, table=self.path)
+
+    # ------------------------------------------------------------------ inputs
+
+    def _inputs(self) -> tuple[tuple[str, ...], str | None]:
+        """Return the column of paths and None, or the column or columns of texts and their kind."""
+        takes, columns = self.request.takes, self.columns
+        if self.table.columns is not None:
+            column = self._named(self.table.columns[0])
+            files = self._holds_files(column, (str, int))
+            return (column,), TEXT if not files and takes in (TEXT, None) else None
+        found = {name: next((cell for cell in cells if cell not in (None, "")), "") for name, cells in columns.items()}
+        texts = text_columns(found)
+        lower = {column.lower(): column for column in columns}
+        paths = next((lower[key] for key in PATH_KEYS if key in lower), None)
+        paths = paths or next((column for column in columns if self._holds_files(column)), None)
+        if paths is not None and not (takes == TEXT and texts):
+            return (paths,), None
+        if texts and (takes == TEXT or texts[0].lower() in TEXT_NAMES or " " in str(found[texts[0]])):
+            return texts, TEXT  # else the strings may be the ids of files
+        example = tuple(columns)[:2] if len(columns) > 1 else ("id", "label")
+        raise DataError(
+            f"Cannot tell which columns of '{self.path}' are the path or text and the label. Its columns are "
+            f"{', '.join(columns)}. Rename them to 'path' or 'text', and 'label', or name them and the folder of the "
+            f"files: Table({self.path.name!r}, folder=..., columns={example!r}). For a table of numbers, pass the "
+            "pair (X, y)."
+        )
+
+    def _named(self, column: str) -> str:
+        found = {normalized(name): name for name in self.columns}
+        if normalized(column) not in found:
+            raise DataError(
+                f"'{self.path}' has no column {column!r}.{nearest(column, found)} Its columns are {', '.join(found)}."
+            )
+        return found[normalized(column)]
+
+    def _holds_files(self, column: str, names: tuple[type, ...] = (str,)) -> bool:
+        """Return whether the first cell of a column is the name of a file, of one of the types, or its content."""
+        cell = next((cell for cell in self.columns[column] if cell not in (None, "")), None)
+        if isinstance(cell, (bytes, dict)):
+            return True
+        return isinstance(cell, names) and (is_sample_file(str(cell)) or self.files.find(str(cell)) is not None)
+
+    def _find_items(self, cells: Sequence[Any]) -> None:
+        """Find the file of each row, or its content in the cell as Hugging Face writes it.
+
+        Raises:
+            DataError: If a cell is empty, or files are missing.
+        """
+        cells = [_unpacked(cell) for cell in cells]
+        empty = [row for row, cell in enumerate(cells) if cell in (None, "", b"")]
+        if empty:
+            raise DataError(
+                f"{len(empty)} rows of '{self.path}' have no {self.inputs[0]}, first row {empty[0] + 1}. Fill them in, "
+                "or remove them."
+            )
+        if all(isinstance(cell, bytes) for cell in cells):
+            self.contents = list(cells)
+            return
+        found = [self.files.find(str(cell)) for cell in cells]
+        missing = [row for row, file in enumerate(found) if file is None]
+        if missing:
+            noun = "images" if ImageFiles.matches(str(cells[missing[0]])) else "files"
+            shown = ", ".join(f"'{shortened(self.files.folder / str(cells[k]))}' (row {k + 1})" for k in missing[:5])
+            raise DataError(
+                f"'{self.path}' names {len(missing)} of {len(cells)} {noun} that do not exist: {shown}. Paths are "
+                f"relative to '{self.files.folder}'. For another folder, pass Table({self.path.name!r}, folder=...)."
+            )
+        self.paths = [file for file in found if file is not None]
+
+    # ------------------------------------------------------------------ targets
+
+    def targets(self) -> tuple[Tensor, Classes | None]:
+        """Return the targets in the column of labels, or in several of numbers, and the names of the outputs."""
+        rest = [column for column in self.columns if column not in self.inputs]
+        label = label_key_of([column.lower() for column in rest])
+        several = [column for column in rest if column.lower().startswith(("label_", "target_"))]
+        labels = [column for column in rest if column.lower() == label] or rest
+        if self.table.columns is not None:
+            labels = [self._named(self.table.columns[1])]
+        if len(labels) == 1:
+            self._say_unread([column for column in rest if column not in labels])
+            return self._encoded(labels[0])
+        if len(several) > 1:
+            self._say_unread([column for column in rest if column not in several])
+            columns = _columns_of_training(self.path, several, self.request.meaning.classes)
+            return _numeric(self.path, self.columns, columns), tuple(map(normalized, columns))
+        raise DataError(
+            f"Cannot tell which column of '{self.path}' is the label. Besides "
+            f"{' and '.join(map(repr, self.inputs))} it has {', '.join(rest) or 'none'}. Rename the column to 'label', "
+            f"or name it: Table({self.path.name!r}, columns=({self.inputs[0]!r}, 'label'))."
+        )
+
+    def _say_unread(self, columns: list[str]) -> None:
+        if columns:
+            shown = ", ".join(map(repr, columns[:10])) + (f" and {len(columns) - 10} more" if len(columns) > 10 else "")
+            logger.warning("Columns of '%s' that are not read: %s.", self.path, shown)
+
+    def _encoded(self, column: str) -> tuple[Tensor, Classes | None]:
+        cells = self.columns[column]
+        texts = [cell for cell in cells if isinstance(cell, str)]
+        missing = [k for k, cell in enumerate(cells) if isinstance(cell, str) and cell.strip().lower() in _MISSING]
+        if missing:
+            raise DataError(
+                f"{self.name(missing[0])} has the label {cells[missing[0]]!r}, which stands for a missing one, as in "
+                f"{len(missing)} of {len(cells)} rows. Fill in the labels, or remove the rows. If it is a class, "
+                "give it another name."
+            )
+        if self.table.label_separator is not None:
+            return self._several_hot(column, self.table.label_separator)
+        separator = next((mark for mark in _SEPARATORS if _are_lists(texts, mark)), None)
+        if separator is not None:
+            row = next(k for k, cell in enumerate(cells) if separator in str(cell))
+            raise DataError(
+                f"{self.name(row)} has the label {cells[row]!r}, whose parts are labels of other rows. For several "
+                f"labels per sample, pass Table({self.path.name!r}, columns=({self.inputs[0]!r}, {column!r}), "
+                f"label_separator={separator!r}). If it is one class, replace {separator!r} in its name."
+            )
+        return self.request.meaning.encode(cells, self.name)
+
+    def _several_hot(self, column: str, separator: str) -> tuple[Tensor, Classes]:
+        """Return a 0 or 1 per class, float32 [N, K], for cells of several labels each. An empty cell has none."""
+        labels = [
+            [normalized(part.strip()) for part in str("" if cell is None else cell).split(separator) if part.strip()]
+            for cell in self.columns[column]
+        ]
+        classes = self.request.meaning.classes or in_order([label for row in labels for label in row])
+        index = {normalized(name): k for k, name in enumerate(classes)}
+        targets = torch.zeros(len(labels), len(classes))
+        for row, names in enumerate(labels):
+            for label in names:
+                if label not in index:
+                    raise unknown_class(label, self.name(row), classes)
+                targets[row, index[label]] = 1
+        return targets, tuple(classes)
+
+
+class _Files:
+    """The files of a folder, by path with or without a suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stems: dict[Path, dict[str, Path]] = {}
+
+    def find(self, cell: str) -> Path | None:
+        """Return the file that a cell names, or None if there is none."""
+        path = self.folder / local_path(cell)
+        found = existing(path)
+        if found is not None and found.is_file():
+            return found
+        if is_sample_file(cell) or not exists(path.parent) or not path.name:
+            return None
+        if path.parent not in self._stems:
+            files = sorted(Path(entry) for entry in os.scandir(path.parent) if is_sample_file(entry.name))
+            self._stems[path.parent] = {normalized(file.stem): file for file in files}
+        return self._stems[path.parent].get(normalized(path.name))
+
+
+def _unpacked(cell: Any) -> Any:
+    """Return the content or the path in a cell of a Hugging Face column, a dict of `bytes` and `path`."""
+    if not isinstance(cell, dict):
+        return cell
+    return cell.get("bytes") or cell.get("path")
+
+
+def _are_lists(labels: list[str], separator: str) -> bool:
+    """Return whether labels hold several each: every part of every divided label is a label of its own as well."""
+    whole = {label for label in labels if separator not in label}
+    divided = [label for label in {*labels} if separator in label]
+    return bool(divided) and all(part.strip() in whole for label in divided for part in label.split(separator))
+
+
+def _columns_of_training(path: Path, columns: list[str], known: Classes | None) -> list[str]:
+    """Return the label columns in the order of training, by their names.
+
+    Raises:
+        DataError: If a column is missing, or training had no such column.
+    """
+    if known is None:
+        return columns
+    found = {normalized(column): column for column in columns}
+    if found.keys() != {*known}:
+        raise DataError(
+            f"The label columns of '{path}' are {', '.join(found)}, but those of the training data are "
+            f"{', '.join(known)}. Give both files the same label columns."
+        )
+    return [found[name] for name in known]
+
+
+def _numeric(path: Path, table: Columns, columns: list[str]) -> Tensor:
+    cells = [table[column] for column in columns]
+    whole = all(isinstance(cell, int) for column in cells for cell in column)
+    try:
+        values = np.array(cells, dtype=np.int64 if whole else np.float32).T
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"The label columns {', '.join(columns)} of '{path}' are not all numbers ({error}). "
+            "Rename the column of class names to 'label'."
+        ) from error
+    return torch.from_numpy(np.ascontiguousarray(values))

@@ -1,0 +1,204 @@
+"""Read tables from CSV and Parquet files and from DataFrames, column by column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.data.sources.folders import is_sample_file
+from finetune.data.sources.labels import numbers_in
+from finetune.errors import DataError
+
+logger = logging.getLogger("finetune")
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+
+# Formats of tables that are not read, and how to read them.
+OTHER_TABLES = {
+    ".xlsx": 'Save it as CSV in the spreadsheet, or pass `pandas.read_excel("{}")`.',
+    ".xls": 'Save it as CSV in the spreadsheet, or pass `pandas.read_excel("{}")`.',
+    ".json": 'Pass `pandas.read_json("{}")`.',
+    ".jsonl": 'Pass `pandas.read_json("{}", lines=True)`.',
+    ".feather": 'Pass `pandas.read_feather("{}")`.',
+    ".arrow": 'Pass `datasets.Dataset.from_file("{}")`.',
+    ".txt": "If it is a table, rename it to .csv.",
+}
+
+Columns = dict[str, Sequence[Any]]
+
+_DELIMITERS = ",\t;|"
+_INDEX_NAMES = ("", "unnamed: 0", "__index_level_0__", "index")  # as pandas writes its row numbers
+
+# Encodings besides UTF-8, with characters that show that a text was meant so.
+_ENCODINGS = (("cp949", "[가-힣]", "Korean"), ("cp932", "[ぁ-ヿ]", "Japanese"), ("gb18030", "[一-鿿]", "Chinese"))
+
+
+def read_table(path: Path, delimiter: str | None = None) -> Columns:
+    """Read a CSV or Parquet file.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, delimiter)
+
+
+def is_frame(data: Any) -> bool:
+    """Return whether `data` is a DataFrame of pandas or polars."""
+    return all(hasattr(data, name) for name in ("columns", "to_numpy", "__getitem__"))
+
+
+def columns_of(frame: Any) -> Columns:
+    """Return the columns of a DataFrame.
+
+    Raises:
+        DataError: If two columns have the same name.
+    """
+    names = [str(name) for name in frame.columns]
+    _check_names(names, "The DataFrame")
+    columns = {name: list(frame[key].to_numpy().tolist()) for name, key in zip(names, frame.columns, strict=True)}
+    return {name: [None if _is_missing(cell) else cell for cell in cells] for name, cells in columns.items()}
+
+
+def _is_missing(cell: Any) -> bool:
+    """Return whether a cell of pandas is NA, NaT or NaN."""
+    return type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _read_csv(path: Path, delimiter: str | None) -> Columns:
+    text = _decoded(path)
+    found = delimiter or _delimiter_of(text, path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=found, strict=True)
+    try:
+        rows = [row for row in reader if row]
+    except csv.Error as error:  # e.g. a quote that is never closed and would swallow all later rows
+        raise DataError(
+            f"'{path}', line {reader.line_num} cannot be read as CSV: {error}. Put cells that hold a quote or the "
+            "delimiter in quotes, and double the quotes inside."
+        ) from error
+    if not rows:
+        raise DataError(
+            f"'{path}' is empty. Expected a header row, then one row per sample with a path or text and a label."
+        )
+    rows = [[cell.strip() for cell in row] for row in rows]
+    names = _names_without_header(rows)
+    if names is None:
+        names = rows.pop(0)
+        _check_names(names, f"'{path}'")
+    else:
+        logger.warning("'%s' has no header row: its first row, %s, is read as a sample.", path, rows[0])
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(names):
+            raise DataError(
+                f"'{path}', row {number} has {len(row)} cells. Expected {len(names)} ({', '.join(names)}). "
+                f"The cells are delimited by {found!r}; for another, pass Table('{path.name}', delimiter=...)."
+            )
+    columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
+    return {name: numbers_in(cells) for name, cells in columns.items() if not _is_index(name, cells)}
+
+
+def _decoded(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as spreadsheets save "Unicode text"
+            return content.decode("utf-16")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        names = _encodings_of(content)
+        shown = " or ".join(f"{name} ({language})" for name, language in names.items())
+        raise DataError(
+            f"'{path}' is not UTF-8 text ({error}). It may be {shown} text. Save it with UTF-8 encoding, or pass "
+            f"`pandas.read_csv('{path.name}', encoding='{next(iter(names))}')`."
+        ) from error
+
+
+def _encodings_of(content: bytes) -> dict[str, str]:
+    """Return the encodings that a text may have, and their languages."""
+    found = {}
+    for name, letters, language in _ENCODINGS:
+        try:
+            if re.search(letters, content.decode(name)):
+                found[name] = language
+        except UnicodeDecodeError:
+            continue
+    return {**found, "cp1252": "Western European"}
+
+
+def _delimiter_of(text: str, path: Path) -> str:
+    """Return the delimiter that divides every row into the same number of cells, or else the most frequent one."""
+    first = text.partition("\n")[0]
+    candidates = sorted((mark for mark in _DELIMITERS if mark in first), key=first.count, reverse=True)
+    found = next((mark for mark in candidates if _divides_evenly(text, mark)), None)
+    found = found or next(iter(candidates), ",")
+    if found not in ",\t":
+        logger.info("Reading '%s' with the delimiter %r.", path, found)
+    return found
+
+
+def _divides_evenly(text: str, delimiter: str) -> bool:
+    try:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        return len({len(row) for row in rows if row}) == 1
+    except csv.Error:
+        return False
+
+
+def _names_without_header(rows: list[list[str]]) -> list[str] | None:
+    """Return names for the columns if the first row is a sample like the others, or None if it is a header."""
+    first, others = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
+    below = [[row[k] for row in others] for k in range(len(first))]
+    files = next((k for k, cell in enumerate(first) if is_sample_file(cell)), None)
+    columns = list(zip(first, below, strict=True))
+    numbers = any(_is_number(cell) and cells and all(map(_is_number, cells)) for cell, cells in columns)
+    repeated = len(first) == 2 and any(cells.count(cell) > 1 for cell, cells in columns)
+    if files is None and not numbers and not repeated:
+        return None
+    if len(first) != 2:
+        return [f"column {k}" for k in range(1, len(first) + 1)]
+    if files is not None:
+        return ["path", "label"] if files == 0 else ["label", "path"]
+    kinds = [_is_number(cell) for cell in first]
+    label_first = kinds[0] if kinds[0] != kinds[1] else len({*below[0]}) < len({*below[1]})
+    return ["label", "text"] if label_first else ["text", "label"]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_names(names: list[str], table: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{table} has several columns called {twice[0]!r}. Rename or remove all but one.")
+
+
+def _is_index(name: str, cells: Sequence[str]) -> bool:
+    """Return whether a column holds the row numbers that pandas writes."""
+    return name.lower() in _INDEX_NAMES and cells in ([str(k) for k in range(len(cells))],)
+
+
+def _read_parquet(path: Path) -> Columns:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(
+            f"'{path}' is a Parquet file; reading it needs pyarrow. "
+            "Run `pip install torch-finetune[parquet]`, or save the table as CSV."
+        ) from error
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"'{path}' cannot be read as Parquet: {error}") from error
+    _check_names(table.column_names, f"'{path}'")
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    return {name: cells for name, cells in columns.items() if not _is_index(name, list(map(str, cells)))}
