@@ -87,8 +87,10 @@ def train(
     # Report usage errors before weights are downloaded, and before hours of training.
     out = local_path(out)
     check_writable(out)
-    rate, num_outputs = _rate(lr), _num_outputs(data)
-    tuner = FineTuner(model, weights=_weights(weights), precision=precision, seed=seed).replace_head(num_outputs)
+    rate, (classes, num_outputs) = _rate(lr), _outputs(data)
+    tuner = FineTuner(model, weights=_weights(weights), precision=precision, seed=seed)
+    if classes is None or {*classes} != {*(tuner.classes or ())}:  # else the head already tells these classes apart
+        tuner.replace_head(num_outputs)
     for pattern in freeze or []:
         tuner.freeze(None if pattern == "backbone" else pattern)
     tuner.fit(
@@ -286,14 +288,15 @@ def _most_likely(row: Tensor, classes: Sequence[str] | None, top: int) -> str:
     return "  ".join(f"{classes[index] if classes else index} {value:.3f}" for index, value in pairs)
 
 
-def _num_outputs(data: Path) -> int:
-    """Return the number of outputs that the labels require: one per class, or one per column of numbers."""
+def _outputs(data: Path) -> tuple[Sequence[str] | None, int]:
+    """Return the classes, and the number of outputs that the labels require: one per class or column of numbers."""
     from finetune.data.sources.base import num_outputs_for
     from finetune.data.sources.folders import find_split
     from finetune.data.sources.open_source import open_source
 
     split = find_split(data)
-    return num_outputs_for(open_source(data if split is None else split[0])) or 1
+    source = open_source(data if split is None else split[0])
+    return source.classes, num_outputs_for(source) or 1
 
 
 def _val(text: str | None) -> Path | float | bool | None:

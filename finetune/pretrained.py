@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from enum import Enum
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from finetune.checkpoint import restore, schema
+from finetune.checkpoint.file import is_checkpoint
+from finetune.checkpoint.schema import Checkpoint
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.presets import built_for, preprocessing_of
 from finetune.data.preprocessing.provenance import ASSUMED, GIVEN, PUBLISHED, Provenance
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.randomness import seeded
-from finetune.errors import ArgumentError, whole_number
+from finetune.errors import ArgumentError, nearest, whole_number
 from finetune.model import catalog
 from finetune.model.families import family_of
 from finetune.model.inspection.probing import accepted_example, samples_of_size
@@ -23,6 +29,18 @@ from finetune.model.surgery import adapters, input_channels
 from finetune.model.surgery.changes import InputAdaptation, ModelChange
 from finetune.model.weights import load_weights, read_weights
 from finetune.naming.paths import local_path
+
+_FIT = "Pass it to fit."
+# Arguments of other libraries and of `fit`, and what to write in their place.
+_ELSEWHERE = {
+    "pretrained": "The published weights are the default, weights='DEFAULT'; weights=None starts from random ones.",
+    "num_classes": "Call replace_head(n) for n outputs.",
+    "num_labels": "Call replace_head(n) for n outputs.",
+    "tokenizer": "Pass it as preprocessing=.",
+    "transform": "Pass the size, mean and std as preprocessing=Preprocessing(...).",
+    "learning_rate": "Pass it to fit, as lr=.",
+    **dict.fromkeys(("lr", "epochs", "batch_size", "callbacks", "strategy", "schedule", "augment", "cache"), _FIT),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,29 +94,85 @@ def load_pretrained(
     if preprocessing is None and isinstance(inputs, Preprocessing):
         inputs = _as_built(inner, inputs)
     origin = GIVEN if preprocessing is not None else ASSUMED if inputs is None else PUBLISHED
-    loaded = replace(loaded, inputs=Provenance(origin))
+    loaded = replace(loaded, inputs=replace(loaded.inputs, origin=origin))
     if in_channels is None:
         return replace(loaded, preprocessing=inputs)
     return replace(
         loaded,
         preprocessing=_adapt_input(inner, inputs, in_channels),
-        changes=(InputAdaptation(in_channels),),
+        changes=(*loaded.changes, InputAdaptation(in_channels)),
     )
 
 
-def _load(model: nn.Module | str, weights: str | Path | None, seed: int) -> tuple[Pretrained, Any]:
-    """Return the model and its published preprocessing, in the format of its library."""
+def _load(model: nn.Module | str, weights: Any, seed: int) -> tuple[Pretrained, Any]:
+    """Return the model and its published preprocessing, in the format of its library or of a checkpoint."""
+    weights, local = _checked(weights), _LocalWeights()
     if isinstance(model, nn.Module):
         inner = unwrapped(model)
         if weights not in ("DEFAULT", None):
-            load_weights(inner, read_weights(local_path(weights)))
+            local.load(inner, local_path(weights))
         family = family_of(inner)
-        return Pretrained(model, classes=family.classes(inner)), family.preset(inner)
+        return local.added_to(Pretrained(model, classes=family.classes(inner)), family.preset(inner))
     if not isinstance(model, str):
         raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r}.")
     with seeded(seed, "weights"):
-        created = catalog.create(model, weights)
-    return Pretrained(created.model, created.origin, created.classes, random=weights is None), created.preset
+        created = catalog.create(model, weights, load=local.load)
+    loaded = Pretrained(created.model, created.origin, created.classes, random=weights is None)
+    return local.added_to(loaded, created.preset)
+
+
+def _checked(weights: Any) -> str | Path | None:
+    """Return the `weights` argument, or the name of one of torchvision's.
+
+    Raises:
+        ArgumentError: If it is of another type, as the `True` of other libraries.
+    """
+    if isinstance(weights, Enum):
+        return weights.name
+    if weights is None or isinstance(weights, (str, PathLike)):
+        return weights  # type: ignore[return-value]  # a PathLike serves as a Path
+    got = repr(weights) if isinstance(weights, bool) else f"a {type(weights).__name__}"
+    raise ArgumentError(
+        f"Expected weights to be 'DEFAULT' for the best published ones, None for random ones, a name or the path of a "
+        f"file, but got {got}."
+    )
+
+
+def check_arguments(unknown: Collection[str], known: Iterable[str]) -> None:
+    """Check that `FineTuner` gets no unknown keyword arguments.
+
+    Raises:
+        ArgumentError: If there are any, with what to write in place of the first.
+    """
+    for name in unknown:
+        hint = _ELSEWHERE.get(name) or nearest(name, known).strip()
+        raise ArgumentError(f"FineTuner has no argument {name!r}. {hint}".rstrip())
+
+
+class _LocalWeights:
+    """A local file of weights, and what it brings along if it is a checkpoint."""
+
+    def __init__(self) -> None:
+        self.changes: list[ModelChange] | None = []
+        self.checkpoint: Checkpoint | None = None
+
+    def load(self, model: nn.Module, path: Path) -> None:
+        """Load the file, a state dict or a checkpoint, into the model."""
+        if is_checkpoint(path):
+            self.checkpoint = schema.read(path)
+            self.changes = restore.load_start(model, self.checkpoint)
+        else:
+            self.changes = load_weights(model, read_weights(path))
+
+    def added_to(self, loaded: Pretrained, preset: Any) -> tuple[Pretrained, Any]:
+        """Return the model with the changes made to it, and the preprocessing and class names of the checkpoint."""
+        loaded = replace(loaded, changes=tuple(self.changes or ()))
+        if self.checkpoint is None:
+            return loaded, preset
+        loaded = replace(loaded, inputs=Provenance(PUBLISHED, self.checkpoint.inputs["trained_on"]))
+        if self.changes is not None:
+            loaded = replace(loaded, classes=self.checkpoint.classes)
+        return loaded, self.checkpoint.preprocessing or preset
 
 
 def _preprocessing(model: nn.Module, preset: Any) -> InputPreprocessing | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -16,7 +17,7 @@ from finetune.advice.evidence import check_classes, measure
 from finetune.advice.features import Features, collect
 from finetune.caching.cache import open_cache
 from finetune.checkpoint import restore, schema
-from finetune.checkpoint.record import record_head
+from finetune.checkpoint.record import record_head, warn_of_left_out
 from finetune.checkpoint.resume import find_run
 from finetune.checkpoint.schema import Checkpoint
 from finetune.data.batch import split_batch
@@ -46,7 +47,7 @@ from finetune.model.outputs import auxiliary_of, call, logits_of
 from finetune.model.patterns import Patterns
 from finetune.model.surgery import adapters, head_search, heads
 from finetune.plan import Plan, make_plan
-from finetune.pretrained import load_pretrained
+from finetune.pretrained import check_arguments, load_pretrained
 from finetune.strategies import Strategy
 from finetune.training import loop
 from finetune.training.callbacks.base import Callback, are_custom, change_inputs
@@ -76,7 +77,7 @@ class FineTuner:
     Args:
         model: An `nn.Module`, used in place, or the name of a model: `"resnet18"`, `"timm/NAME"`, `"hf/NAME"`.
         weights: For a model name, `"DEFAULT"` for the best published weights, the name of other weights, or None
-            for random ones. For any model, the path of a local state dict (`.pth` or `.safetensors`).
+            for random ones. For any model, the path of a local state dict (`.pth` or `.safetensors`) or checkpoint.
         in_channels: Number of image channels, if it differs from the model's. The first layers are adapted; with 1,
             a grayscale image gives the same output as its RGB copy. None keeps the layers.
         preprocessing: A `Preprocessing` or a mapping of its fields, or a tokenizer, feature extractor or image
@@ -129,7 +130,9 @@ class FineTuner:
         precision: str = "auto",
         compile: bool | str = False,
         seed: int = 0,
+        **unknown: Any,
     ) -> None:
+        check_arguments(unknown, inspect.signature(FineTuner).parameters)
         self.settings = Settings(
             loss=loss,
             metrics=metrics,
@@ -151,6 +154,7 @@ class FineTuner:
         known: dict[str, Any] = {"inputs": loaded.inputs, "random": loaded.random}
         self._known = Known(network, loaded.preprocessing, loaded.classes, **known)
         self._run: Run | None = None
+        self._left_out: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'; '.join(self._known.describe())})"
@@ -920,6 +924,7 @@ class FineTuner:
 
     def _checkpoint(self, training: dict[str, Any] | None = None) -> Checkpoint:
         """Return the content of a checkpoint, with the training state of a run to resume if there is one."""
+        self._left_out = warn_of_left_out(vars(self), unwrapped(self.model), self._left_out)
         return self._known.to_checkpoint(self.settings, training)
 
     def _resume(self, run: Run, checkpoint: Checkpoint) -> None:

@@ -152,3 +152,99 @@ def test_a_module_is_taken_as_it_is_or_with_weights_from_a_file(tmp_path: Path) 
     assert (loaded.origin, loaded.classes, loaded.preprocessing, loaded.changes) == (None, None, None, ())
     with pytest.raises(ArgumentError, match=r"Expected model to be an nn.Module or a name, but got 3"):
         load_pretrained(3)
+
+
+# ---------------------------------------------------------------------- a checkpoint as a start
+
+
+class Tanh(nn.Sequential):
+    """A head that a checkpoint cannot build."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(nn.Linear(features, 3), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)  # type: ignore[no-any-return]
+
+
+def stage_one(path: Path, **head: Any) -> FineTuner:
+    tuner = FineTuner("squeezenet1_1", weights=None, preprocessing=SMALL, device="cpu").replace_head(3, **head)
+    tuner.classes = ("ant", "bee", "cat")
+    tuner.freeze()
+    tuner.save_checkpoint(path)
+    return tuner
+
+
+def test_a_checkpoint_is_a_start_with_its_head_classes_and_preprocessing(tmp_path: Path) -> None:
+    first = stage_one(tmp_path / "1.safetensors")
+    second = FineTuner("squeezenet1_1", weights=tmp_path / "1.safetensors", device="cpu")
+    images = [Image.new("RGB", (50, 60), (level, 9, 99)) for level in (0, 200)]
+    assert torch.equal(second.predict(images), first.predict(images))
+    assert (second.classes, second.preprocessing) == (first.classes, first.preprocessing)
+    assert all(parameter.requires_grad for parameter in second.model.parameters())
+
+    third = FineTuner.load_checkpoint(second.save_checkpoint(tmp_path / "2.safetensors"), device="cpu")
+    assert torch.equal(third.predict(images), first.predict(images))
+
+
+@pytest.mark.parametrize(("outputs", "kept"), [(5, True), (2, False)])
+def test_a_checkpoint_is_a_start_for_a_module(
+    outputs: int, kept: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = FineTuner(net(), device="cpu")
+    first.save_checkpoint(tmp_path / "1")
+    model = net()
+    model[4] = nn.Linear(4, outputs)
+    own = model[4].weight.clone()
+    second = FineTuner(model, weights=tmp_path / "1", device="cpu")
+    assert torch.equal(second.model[0].weight, first.model[0].weight)
+    assert torch.equal(second.model[4].weight, first.model[4].weight if kept else own)
+    assert ("does not fit this Sequential, which keeps its own 4" in caplog.text) != kept
+
+
+def test_a_head_that_cannot_be_built_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    first = FineTuner("resnet18", weights=None, device="cpu").replace_head(3, head=Tanh)
+    first.save_checkpoint(tmp_path / "1")
+    second = FineTuner("resnet18", weights=tmp_path / "1", device="cpu")
+    assert torch.equal(second.model.conv1.weight, first.model.conv1.weight)
+    assert second.head.out_features == 1000
+    assert "keeps its own fc; the other 120 weights are loaded" in caplog.text
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    stage_one(tmp_path / "1")
+    for model in ("squeezenet1_0", net(), nn.Linear(4, 2)):
+        with pytest.raises(CheckpointError, match="does not belong to this"):
+            FineTuner(model, weights=tmp_path / "1", device="cpu")
+
+
+def test_a_head_resized_for_a_state_dict_is_in_the_next_checkpoint(tmp_path: Path) -> None:
+    model = FineTuner("squeezenet1_1", weights=None, device="cpu").replace_head(4).model
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    started = FineTuner("squeezenet1_1", weights=tmp_path / "w.pth", device="cpu")
+    loaded = FineTuner.load_checkpoint(started.save_checkpoint(tmp_path / "1"), device="cpu")
+    assert torch.equal(loaded.model.classifier[1].weight, model.classifier[1].weight)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": True}, "'DEFAULT' for the best published ones.*got True"),
+        ({"weights": False}, "None for random ones.*got False"),
+        ({"weights": {}}, "got a dict"),
+        ({"weights": 3}, "got a int"),
+        ({"pretrained": True}, "no argument 'pretrained'.*weights='DEFAULT'"),
+        ({"num_classes": 3}, r"Call replace_head\(n\)"),
+        ({"lr": 1e-3}, "Pass it to fit"),
+        ({"los": "mse"}, "Did you mean 'loss'"),
+    ],
+)
+def test_arguments_of_other_libraries_get_a_hint(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        FineTuner("resnet18", device="cpu", **arguments)
+
+
+def test_a_member_of_torchvisions_enumeration_names_weights() -> None:
+    with pytest.raises(CheckpointError, match="There are no weights 'IMAGENET1K_V2' for resnet18"):
+        FineTuner("resnet18", weights=models.ResNet50_Weights.IMAGENET1K_V2, device="cpu")

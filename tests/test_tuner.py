@@ -727,3 +727,15 @@ def test_numbers_of_numpy_are_numbers(arguments: dict[str, Any], tmp_path: Path)
     tuner.fit((torch.randn(12, 4), y), progress=False, **arguments)
     loaded = FineTuner.load_checkpoint(tuner.save_checkpoint(tmp_path / "x.safetensors"), model)
     assert loaded.settings == tuner.settings
+
+
+def test_a_module_put_on_the_tuner_is_said_to_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tuner = make()
+    tuner.shared = tuner.head
+    tuner.save_checkpoint(tmp_path / "1")
+    assert "not the tuner's" not in caplog.text
+    tuner.disc = nn.Linear(3, 1)
+    tuner.other = torch.optim.SGD(tuner.disc.parameters())
+    tuner.fit(data(), epochs=2, checkpoint_dir=tmp_path, progress=False)
+    tuner.save_checkpoint(tmp_path / "2")
+    assert caplog.text.count("but not the tuner's disc, other") == 1

@@ -88,6 +88,14 @@ def write(path: Path, content: Mapping[str, Any], *, version: int = 1) -> None:
             Path(staged).unlink()
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Return whether the file at `path` is a checkpoint, by its header alone."""
+    with suppress(OSError, CheckpointError), path.open("rb") as file:
+        start = file.read(8)
+        return _HASH in _metadata(path, start + file.read(min(int.from_bytes(start, "little"), path.stat().st_size)))
+    return False
+
+
 def read(path: Path) -> Stored:
     """Read the file at `path`, with tensors on the CPU.
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from finetune.checkpoint.schema import ModelRecord
 from finetune.digests import sha256
 from finetune.model.surgery import layer_specs
 from finetune.model.surgery.changes import CUSTOM_HEAD, HeadReplacement
+
+log = logging.getLogger("finetune")
 
 
 def record_head(n: int, names: tuple[str, ...], head: Any, made: nn.Module) -> HeadReplacement:
@@ -43,6 +47,32 @@ def record_model(model: nn.Module, origin: dict[str, Any] | None, scope: Collect
         weights={name: value for name, value in model.state_dict().items() if name not in base},
         base=base_digest(base) if base else None,
     )
+
+
+def warn_of_left_out(attributes: Mapping[str, Any], model: nn.Module, said: frozenset[str]) -> frozenset[str]:
+    """Warn of modules and optimizers among a tuner's attributes, which no checkpoint holds.
+
+    Args:
+        attributes: Attributes of the tuner.
+        model: The model, whose own layers a checkpoint does hold.
+        said: Names that a warning has named before.
+
+    Returns:
+        All names that a warning has named.
+    """
+    own = {id(module) for module in model.modules()}
+    left = [
+        name
+        for name, value in attributes.items()
+        if isinstance(value, (nn.Module, torch.optim.Optimizer)) and id(value) not in own and name not in said
+    ]
+    if left:
+        log.warning(
+            "The checkpoint holds the model and its training, but not the tuner's %s. Make a module that is trained a "
+            "part of the model, or save its state_dict() beside the checkpoint.",
+            ", ".join(left),
+        )
+    return said.union(left)
 
 
 def base_digest(tensors: Mapping[str, Tensor]) -> str:

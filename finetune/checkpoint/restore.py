@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ from finetune.checkpoint import schema
 from finetune.checkpoint.record import base_digest
 from finetune.checkpoint.schema import Checkpoint
 from finetune.data.randomness import seeded
-from finetune.errors import ArgumentError, CheckpointError, FineTuneError
+from finetune.errors import ArgumentError, CheckpointError, FineTuneError, HeadError
 from finetune.model import catalog, freezing
 from finetune.model.surgery import adapters, heads, input_channels, layer_specs
 from finetune.model.surgery.changes import CUSTOM_HEAD, HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
 from finetune.model.surgery.copies import shared_copy
+from finetune.model.surgery.head_search import find_head
 from finetune.model.weights import load_state
+
+log = logging.getLogger("finetune")
 
 
 def rebuild(checkpoint: Checkpoint) -> nn.Module:
@@ -72,6 +77,52 @@ def missing_changes(model: nn.Module, checkpoint: Checkpoint) -> list[ModelChang
     if misfits:
         raise _misfit_error(model, checkpoint, misfits)
     return changes
+
+
+def load_start(model: nn.Module, checkpoint: Checkpoint) -> list[ModelChange] | None:
+    """Load a checkpoint's weights into `model` as a start for other training. The freeze state is not loaded.
+
+    Returns:
+        The changes made to the model for the weights to fit; None if its head did not fit and was left out, which a
+        warning says.
+
+    Raises:
+        CheckpointError: If the weights below the head do not fit. The model is unchanged.
+    """
+    try:
+        changes = missing_changes(model, checkpoint)
+    except CheckpointError as error:
+        _load_below_head(model, checkpoint, error)
+        return None
+    with seeded("checkpoint"):
+        for change in changes:
+            _repeat(change, model, checkpoint)
+    load_state(model, checkpoint.model.weights, strict=checkpoint.model.base is None)
+    return changes
+
+
+def _load_below_head(model: nn.Module, checkpoint: Checkpoint, error: CheckpointError) -> None:
+    """Load the weights of everything but the head.
+
+    Raises:
+        CheckpointError: The given error, if there is no head or other weights do not fit either.
+    """
+    heads: tuple[str, ...] = ()
+    with suppress(HeadError):
+        heads = find_head(model)
+    roots = tuple(f"{head}." for head in {*heads, *(checkpoint.heads or ())})
+    below = {name: value for name, value in checkpoint.model.weights.items() if not name.startswith(roots)}
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith(roots)}
+    if not roots or not below or {n: _shape(v) for n, v in own.items()} != {n: _shape(v) for n, v in below.items()}:
+        raise error
+    load_state(model, below, strict=False)
+    log.warning(
+        "weights: the head of %s does not fit this %s, which keeps its own %s; the other %d weights are loaded.",
+        checkpoint.path,
+        type(model).__name__,
+        " and ".join(heads),
+        len(below),
+    )
 
 
 def starting_weights(path: Path, model: nn.Module) -> Mapping[str, Tensor]:

@@ -7,7 +7,7 @@ families are those in the table `FAMILIES`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,14 @@ def names() -> list[str]:
     return [name for family in FAMILIES.values() for name in family.names()]
 
 
-def create(name: str, weights: str | Path | None = "DEFAULT") -> CatalogModel:
+def load_file(model: nn.Module, path: Path) -> None:
+    """Load a local state dict into `model`."""
+    load_weights(model, read_weights(path))
+
+
+def create(
+    name: str, weights: str | Path | None = "DEFAULT", *, load: Callable[[nn.Module, Path], None] = load_file
+) -> CatalogModel:
     """Build the model called `name`.
 
     Args:
@@ -35,6 +42,7 @@ def create(name: str, weights: str | Path | None = "DEFAULT") -> CatalogModel:
         weights: `"DEFAULT"` for the best published weights, the name of others such as
             `"IMAGENET1K_V1"`, the path of a local state dict (`.pth` or `.safetensors`), or None for
             random weights.
+        load: Function that loads a local file into the model.
 
     Raises:
         ArgumentError: If there is no such model, or its library is not installed.
@@ -48,7 +56,7 @@ def create(name: str, weights: str | Path | None = "DEFAULT") -> CatalogModel:
     else:
         file = _local_file(name, weights, published)
         created = family.create(local_name, None, as_pretrained=True)
-        load_weights(created.model, read_weights(file))
+        load(created.model, file)
     return replace(created, origin={"family": key, **created.origin})
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from finetune.errors import CheckpointError, HeadError, reason
 from finetune.model.families import family_of
+from finetune.model.surgery.changes import HeadReplacement, ModelChange
 from finetune.model.surgery.heads import num_outputs, replace_head
 
 log = logging.getLogger("finetune")
@@ -41,8 +42,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return _unwrapped(loaded, path)
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load `state` into `model`, after resizing the head to match.
+def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> list[ModelChange]:
+    """Load `state` into `model`, after resizing the head to match, and return the changes made to the model.
 
     Missing head weights, which stay random, and unexpected weights are counted in a warning.
 
@@ -52,12 +53,13 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Example:
         >>> model = nn.Linear(2, 2)
         >>> load_weights(model, {"module.weight": torch.ones(2, 2), "module.bias": torch.zeros(2)})
+        []
         >>> model.weight.sum().item()
         4.0
     """
     head = family_of(model).heads(model)
     state = _without_prefixes(state, model.state_dict())
-    _fit_head(model, head, state)
+    changes = _fit_head(model, head, state)
     own = model.state_dict()
     matched = own.keys() & state.keys()
     wrong = [name for name in matched if own[name].shape != state[name].shape]
@@ -73,6 +75,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     if missing or unexpected:
         log.warning("weights: %s. The first are: %s.", counts, _some(missing + unexpected))
     load_state(model, state, strict=False)
+    return changes
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
@@ -107,14 +110,15 @@ def _without_prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
     return state
 
 
-def _fit_head(model: nn.Module, head: tuple[str, ...], state: Mapping[str, Tensor]) -> None:
-    """Give the head the number of outputs that it has in `state`."""
+def _fit_head(model: nn.Module, head: tuple[str, ...], state: Mapping[str, Tensor]) -> list[ModelChange]:
+    """Give the head the number of outputs that it has in `state`, and return this change if it is one."""
     weight = state.get(f"{head[0]}.weight") if head else None
     if weight is None:
-        return
+        return []
     with suppress(HeadError):  # the comparison of names and shapes reports it
         if weight.shape[0] != num_outputs(model.get_submodule(head[0])):
-            replace_head(model, weight.shape[0], head, verify=False)
+            return [HeadReplacement(weight.shape[0], replace_head(model, weight.shape[0], head, verify=False), None)]
+    return []
 
 
 def _some(names: Iterable[str], count: int = 3) -> str:
