@@ -90,8 +90,16 @@ def draw(evidence: Evidence, title: str) -> Figure:
             color="gray",
         )
     point = min(max(evidence.nearness, 0.0), 1.0), min(max(evidence.samples_per_class, 1.0), _AXIS_LIMIT)
-    low, high = (min(max(evidence.above_chance(end), 0.0), 1.0) for end in evidence.interval)
-    axes.errorbar(*point, xerr=[[point[0] - low], [high - point[0]]], fmt="o", markersize=9, capsize=4, color="tab:red")
+    low, high = evidence.interval
+    below, above = evidence.above_chance(low), evidence.above_chance(high)
+    axes.errorbar(
+        *point,
+        xerr=[[max(0.0, point[0] - max(below, 0.0))], [max(0.0, above - point[0])]],
+        fmt="o",
+        markersize=9,
+        capsize=4,
+        color="tab:red",
+    )
     axes.annotate("your data", point, (8, 8), textcoords="offset points", color="tab:red")
     axes.set(
         title=title,

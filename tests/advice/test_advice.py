@@ -87,9 +87,11 @@ def test_the_words_hold_at_the_ends_of_the_scale():
     assert "100 % accurate (95 % interval 98 % to 100 %)" in perfect.reasons[0]
     assert perfect.quadrant == "8 or more samples per class, near"
     assert "much" not in str(perfect)
+    assert perfect.plot().axes[0].get_xlim() == (0, 1)
     few = judge(replace(EVIDENCE, samples=8, measured=8, class_sizes=(2, 2, 2, 2), probe=0.0), HEAD_RATE)
     assert "0 % accurate (95 % interval 0 % to 32 %)" in few.reasons[0]
     assert few.quadrant == "fewer than 8 samples per class, far"
+    assert few.plot().axes[0].get_xlim() == (0, 1)
 
 
 def test_a_doubt_names_the_other_place_and_the_confidence():
