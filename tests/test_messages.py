@@ -48,12 +48,28 @@ UNTRIED = (
     "so a label could be the name of a class or its position",
     "and their numbers are not known. Set the names in the order",
     "Pass the module that it was exported from",
+    "The image {} does not exist. Correct its path",
+    "No image or audio file matches",
+    "The table '{}' does not exist",
+    "The folder '{}' of the table '{}' does not exist",
+    "have no {}, first row {}. Fill them in",
+    "Paths are relative to '{}'. For another folder",
+    "which stands for a missing one",
+    "whose parts are labels of other rows",
+    "Save it as CSV in the spreadsheet",
+    "Pass `pandas.read_json(",
+    "Pass `pandas.read_feather(",
+    "Pass `datasets.Dataset.from_file(",
+    "If it is a table, rename it to .csv",
+    "has several columns called {}. Rename or remove",
+    "The cells are delimited by {}; for another, pass Table(",
+    "is not UTF-8 text ({})",
     "Pass the module that it was made from; or add a head",
 )
 
 # Advice that needs a package or a download, and the file that tries it.
 ELSEWHERE = {
-    "Pass the tokenizer or feature extractor to FineTuner as preprocessing=": "data/preprocessing/test_hf_files.py",
+    "Pass the tokenizer or feature extractor to FineTuner as preprocessing=": "data/preprocessing/test_text.py",
     "Pass FineTuner a custom Preprocessing, or pass data": "data/preprocessing/test_presets.py",
     "Set tokenizer.pad_token to one of its tokens": "data/preprocessing/test_text.py",
     "Name the column of labels 'label'": "data/sources/test_datasets.py",
@@ -381,8 +397,7 @@ def inputs_alone(tmp: Path) -> str:
 def unclear_columns(tmp: Path) -> str:
     rows = [f"{path},{path.parent.name},1" for path in folder(tmp / "pets").rglob("*.png")]
     table = tmp / "pets.csv"
-    rows = [row.replace(".png", "") for row in rows]
-    table.write_text("\n".join(["a,b,c", *rows]))
+    table.write_text("\n".join(["a,b,c", *(f"{row},{row % 2},1" for row in range(9))]))
     said = error(lambda: fit(of_images(), table))
     rows = [f"{path},{path.parent.name},1" for path in (tmp / "pets").rglob("*.png")]
     table.write_text("\n".join(["path,label,c", *rows]))

@@ -90,11 +90,11 @@ def draw(evidence: Evidence, title: str) -> Figure:
             color="gray",
         )
     point = min(max(evidence.nearness, 0.0), 1.0), min(max(evidence.samples_per_class, 1.0), _AXIS_LIMIT)
-    low, high = evidence.interval
-    below, above = evidence.above_chance(low), evidence.above_chance(high)
+    low, high = (evidence.above_chance(end) for end in evidence.interval)
+    xerr = [[max(0.0, point[0] - max(low, 0.0))], [max(0.0, high - point[0])]]
     axes.errorbar(
         *point,
-        xerr=[[max(0.0, point[0] - max(below, 0.0))], [max(0.0, above - point[0])]],
+        xerr=xerr,
         fmt="o",
         markersize=9,
         capsize=4,
