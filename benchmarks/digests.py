@@ -4,8 +4,8 @@
     python -m benchmarks.digests > after.txt      # on another, on the same machine
     diff before.txt after.txt
 
-A digest covers the trained weights and the history, except for its times. The runs use the public interface only, so
-the same file works on any commit.
+A digest covers the trained weights and the history, except for its times and what follows from the rest. The runs use
+the public interface only, so the same file works on any commit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from finetune import FineTuner, LayerDecay, Phase
 from finetune.callbacks import EMA, L2SP, EarlyStopping, Mixup
 
-CLOCKS = ("seconds", "samples_per_second")
+LEFT_OUT = ("seconds", "samples_per_second", "lr_start")
 IMAGES = {"crop_size": (32, 32), "resize_size": 36}
 
 
@@ -148,7 +148,7 @@ def digest(tuner: FineTuner) -> str:
     content = hashlib.sha256()
     for name, value in sorted(tuner.model.state_dict().items()):
         content.update(name.encode() + value.contiguous().numpy().tobytes())
-    rows = [{key: value for key, value in row.items() if key not in CLOCKS} for row in tuner.history]
+    rows = [{key: value for key, value in row.items() if key not in LEFT_OUT} for row in tuner.history]
     content.update(json.dumps(rows, sort_keys=True).encode())
     return content.hexdigest()[:16]
 

@@ -7,6 +7,7 @@ or a list of `Phase`. Use `functools.partial` to set the options of a strategy. 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from finetune.errors import ArgumentError, is_number, nearest, number, whole_num
 from finetune.model.stages import Stage
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.rates import Rate
+
+log = logging.getLogger("finetune")
 
 Strategy = Callable[[Sequence[Stage], int, "Rate | None"], list[Phase]]
 
@@ -93,6 +96,7 @@ def gradual_unfreezing(stages: Sequence[Stage], epochs: int, lr: Rate | None) ->
         [('head',), ('layer1', 'head'), ('stem', 'layer1', 'head')]
     """
     epochs = whole_number("epochs", epochs)
+    _say_if_too_short("gradual_unfreezing", epochs)
     count = min(epochs, len(stages))
     depths = [1 + (len(stages) - 1) * step // max(1, count - 1) for step in range(count)]
     lengths = [epochs * (step + 1) // count - epochs * step // count for step in range(count)]
@@ -126,6 +130,7 @@ def lp_ft(stages: Sequence[Stage], epochs: int, lr: Rate | None, *, probe: str |
     small = number("lr", lr) * _LP_FT_FACTOR if is_number(lr) else lr
     if probe is not None:
         return [Phase("*", epochs, small, name="finetune", start_from=probe)]
+    _say_if_too_short("lp_ft", epochs)
     third = max(1, round(epochs / 3))
     first = Phase(_from(stages, -1), third, lr, name="linear_probe")
     return [first] if third == epochs else [first, Phase("*", epochs - third, small, name="finetune")]
@@ -212,6 +217,11 @@ def get_strategy(name: str) -> Strategy:
             f"Phase."
         )
     return STRATEGIES[name]
+
+
+def _say_if_too_short(name: str, epochs: int) -> None:
+    if epochs == 1:
+        log.warning(f"{name} with one epoch trains the head only. Pass epochs=2 or more to train the other layers too.")
 
 
 def _from(stages: Sequence[Stage], start: int) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ from finetune.plan import Plan, make_plan
 from finetune.pretrained import check_arguments, load_pretrained
 from finetune.strategies import Strategy
 from finetune.training import loop
-from finetune.training.callbacks.base import Callback, are_custom, change_inputs
+from finetune.training.callbacks.base import Callback, are_custom, as_callbacks, change_inputs
 from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
 from finetune.training.history import History
 from finetune.training.lr_range_test import RateSuggestion, lr_range_test, rising
@@ -359,7 +359,7 @@ class FineTuner:
         augment: bool | str | Augmentation = True,
         augment_views: int | None = None,
         cache: str | Path | bool = "auto",
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | Callback = (),
         checkpoint_dir: str | Path | None = None,
         resume_from: str | Path | None = None,
         skip_corrupt: bool = False,
@@ -394,7 +394,7 @@ class FineTuner:
                 temporary file) caches whenever it gives the same result; a path names a folder to share between
                 runs; False disables the cache. A run reuses every entry of a folder whose inputs have not changed,
                 for example with another head, learning rate or fold. finetune never deletes the folder.
-            callbacks: Callbacks, called in this order.
+            callbacks: A callback, or several, called in this order.
             checkpoint_dir: Folder for `last.safetensors` and `best.safetensors`.
             resume_from: A checkpoint file, a folder of checkpoints, or `"auto"` to resume from `checkpoint_dir` if
                 it has a checkpoint.
@@ -419,7 +419,7 @@ class FineTuner:
             ('beagle', 'husky', 'pug')
         """
         with waits_shown(progress), self._undone_on_error() as on_error:
-            saved = find_run(resume_from, checkpoint_dir)
+            callbacks, saved = as_callbacks(callbacks), find_run(resume_from, checkpoint_dir)
             if saved is not None:
                 self._learn(classes=saved.classes, classes_from_data=saved.classes_from_data)
             data = self._open_training(train, val, trains=True)

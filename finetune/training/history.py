@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 HistoryRow = dict[str, Any]
 
 # Keys of a row that are neither losses nor metrics.
-BOOKKEEPING = ("epoch", "phase", "lr", "seconds", "samples_per_second")
+BOOKKEEPING = ("epoch", "phase", "lr", "lr_start", "seconds", "samples_per_second")
 
 
 class History(Sequence[HistoryRow]):
     """Sequence of rows, one per epoch. `print` shows a table.
 
     The keys of a row are `epoch` (from 1), `phase`, `loss` and the training metrics, `val_loss` and the validation
-    metrics if there is validation data, `lr` (learning rate by parameter group at the epoch's last update), and
-    `seconds` and `samples_per_second` of training.
+    metrics if there is validation data, `lr` and `lr_start` (learning rate by parameter group at the epoch's last
+    update and at its first), and `seconds` and `samples_per_second` of training.
 
     Args:
         rows: Rows to start with.

@@ -95,6 +95,7 @@ def _fit_epoch(run: Run) -> None:
         run.emit("on_evaluate_end")
     run.row |= {
         "lr": run.rates(),
+        "lr_start": run.rates(run.position.begun),
         "seconds": seconds,
         "samples_per_second": (run.meter.samples - seen) / seconds,
     }

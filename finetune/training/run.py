@@ -225,14 +225,14 @@ class Run:
         return bool(self._statistics)
 
     @property
-    def _custom(self) -> bool:
+    def custom(self) -> bool:
         """Whether what a custom step returns decides the task and the metrics."""
         return self.tuner._overrides("training_step", "validation_step")
 
     def new_meter(self, device: torch.device) -> Meter:
         """Return a meter for one pass over data on `device`."""
         return Meter(
-            self.metrics, self.task, device, settings=self.settings if self._custom else None, warn=self.warn_once
+            self.metrics, self.task, device, settings=self.settings if self.custom else None, warn=self.warn_once
         )
 
     def warn_once(self, message: str) -> None:
@@ -247,19 +247,25 @@ class Run:
 
     def monitored_names(self) -> list[str]:
         """Return the names of the values in every epoch's row."""
-        names = ["loss", *(metric_names(self.settings.metrics) if self._custom else self.metrics)]
+        names = ["loss", *(metric_names(self.settings.metrics) if self.custom else self.metrics)]
         return names if self.val is None else names + [f"val_{name}" for name in names]
 
-    def rates(self) -> dict[str, float]:
-        """Return the current learning rate of every parameter group, by name."""
-        return {group.get("name", "all"): group["lr"] for group in self.optimizer.param_groups}
+    def rates(self, step: int | None = None) -> dict[str, float]:
+        """Return the learning rate of every parameter group by name, at update `step` of the phase or now."""
+        groups = self.optimizer.param_groups
+        if step is None:
+            return {group.get("name", "all"): group["lr"] for group in groups}
+        return {group.get("name", "all"): group["initial_lr"] * self._factor(step) for group in groups}
 
     def set_rates(self, step: int) -> None:
         """Set the learning rates for update `step` of the phase: each group's own rate times the schedule."""
         self.position.tried = step
-        factor = get_schedule(self.phase.schedule or "cosine")(self.progress(step))
+        factor = self._factor(step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
+
+    def _factor(self, step: int) -> float:
+        return get_schedule(self.phase.schedule or "cosine")(self.progress(step))
 
     def remember_statistics(self) -> None:
         """Copy the batch statistics before an update, in case it or an unchecked one before it fails."""

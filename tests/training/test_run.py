@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import CheckpointError, FineTuner, Phase
 from finetune.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from finetune.training.optim.schedules import get_schedule
 from tests.helpers.datasets import Flow
 
 
@@ -201,3 +202,76 @@ def test_resuming_with_another_plan_is_an_error(net, blobs, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="had phases"):
         resume(in_last_phase, [Phase("*", 2, name="all")], 4)
     resume(in_epoch, [*phases, Phase("*", 1, name="more")], 4)
+
+
+# ---------------------------------------------------------------------- progress
+
+
+class Cut(Callback):
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_epoch_begin(self, run: Any) -> None:
+        if run.epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def resumed_rates(tmp_path: Path, net: Any, watch: Any, first: dict[str, Any], then: dict[str, Any]) -> list[float]:
+    """Return the rate of every update after a run of 8 epochs was cut in half and resumed with other arguments."""
+
+    def fit(arguments: dict[str, Any], *callbacks: Any, **more: Any) -> None:
+        given = {**arguments, **more}
+        tuner = FineTuner(net(), device="cpu", gradient_accumulation_steps=given.pop("accumulation", 1))
+        tuner.fit(given.pop("data"), epochs=8, lr=1.0, callbacks=callbacks, checkpoint_dir=tmp_path, **given)
+
+    seen = watch()
+    with pytest.raises(KeyboardInterrupt):
+        fit(first, Cut(4))
+    fit(then, seen, resume_from="auto")
+    return [next(iter(rates.values())) for rates in seen.rates]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "one_cycle"])
+@pytest.mark.parametrize(
+    ("first", "then", "updates"),
+    [
+        ({"batch_size": 4}, {"batch_size": 16}, 2),
+        ({"batch_size": 8}, {"batch_size": 24}, 1),
+        ({"batch_size": 24}, {"batch_size": 3}, 8),
+        ({"batch_size": 4, "accumulation": 1}, {"batch_size": 4, "accumulation": 3}, 2),
+        ({"batch_size": 4, "accumulation": 6}, {"batch_size": 4}, 6),
+        ({"batch_size": 4}, {"batch_size": 4, "samples": 60}, 15),
+        ({"batch_size": 4, "samples": 60}, {"batch_size": 4}, 6),
+        ({"batch_size": 4, "stream": True}, {"batch_size": 12, "stream": True}, 2),
+        ({"batch_size": 4}, {"batch_size": 4}, 6),
+    ],
+)
+def test_the_schedule_goes_on_where_it_was_whatever_the_number_of_updates(
+    net, blobs, watch, tmp_path, first: dict[str, Any], then: dict[str, Any], updates: int, schedule: str
+) -> None:
+    def arguments(given: dict[str, Any]) -> dict[str, Any]:
+        X, y = blobs(given.get("samples", 24))
+        stream = Flow([(X[i], int(y[i])) for i in range(len(X))])
+        rest = {name: value for name, value in given.items() if name not in ("samples", "stream")}
+        return {**rest, "schedule": schedule, "data": stream if given.get("stream") else (X, y)}
+
+    rates = resumed_rates(tmp_path, net, watch, arguments(first), arguments(then))
+
+    factor = get_schedule(schedule)
+    expected = [factor((4 + epoch + (k + 0.5) / updates) / 8) for epoch in range(4) for k in range(updates)]
+    assert rates == pytest.approx([rates[0] / expected[0] * value for value in expected])
+
+
+def test_an_epoch_longer_than_announced_never_trains_at_a_rate_of_zero(net, blobs, watch) -> None:
+    X, y = blobs(24)
+
+    class Short(Flow):
+        def __len__(self) -> int:
+            return 8
+
+    seen = watch()
+    FineTuner(net(), device="cpu").fit(
+        Short([(X[i], int(y[i])) for i in range(24)]), epochs=3, batch_size=4, callbacks=[seen]
+    )
+
+    assert all(rate > 0 for rates in seen.rates for rate in rates.values())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finetune import FineTuner
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError, DataError
-from finetune.training.tasks import infer_task, task_of_kind
+from finetune.training.tasks import infer_task, takes_probabilities, task_of_kind
 
 INDICES = torch.tensor([0, 1, 2, 1])
 BITS = torch.tensor([0, 1, 1, 0])
@@ -407,3 +407,93 @@ def test_log_probabilities_become_probabilities() -> None:
 def test_a_loss_that_is_no_mean_is_refused(loss: Any) -> None:
     with pytest.raises(ArgumentError, match="depends on the batch size"):
         infer_task(loss, None, 3)
+
+
+# ---------------------------------------------------------------------- what a loss takes and leaves out
+
+
+class OwnBinary(nn.Module):
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy(outputs, targets)
+
+
+def by_hand(outputs: Tensor, targets: Tensor) -> Tensor:
+    return -(targets * outputs.log() + (1 - targets) * (1 - outputs).log()).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "taken"),
+    [
+        (nn.BCELoss(), True),
+        (nn.BCELoss(weight=torch.ones(7)), True),
+        (F.binary_cross_entropy, True),
+        (partial(F.binary_cross_entropy, weight=None), True),
+        (lambda outputs, targets: F.binary_cross_entropy(outputs[:, 0], targets), True),
+        (OwnBinary(), True),
+        (by_hand, True),
+        (nn.BCEWithLogitsLoss(), False),
+        (F.binary_cross_entropy_with_logits, False),
+        (lambda outputs, targets: F.binary_cross_entropy(outputs.sigmoid(), targets), False),
+        (nn.MSELoss(), False),
+        (nn.CrossEntropyLoss(), False),
+        (lambda outputs, targets: outputs["logits"], False),
+        (nn.MultiLabelSoftMarginLoss(), False),
+    ],
+)
+def test_which_losses_take_probabilities(loss: Any, taken: bool) -> None:
+    assert takes_probabilities(loss) == taken
+    outputs = torch.tensor([[0.2], [0.8]])
+    task = infer_task(loss, torch.tensor([0.0, 1.0]), 1)
+    if task.kind == BINARY:
+        assert torch.equal(task.probabilities(outputs), outputs if taken else outputs.sigmoid())
+
+
+@pytest.mark.parametrize("loss", [nn.BCELoss(), F.binary_cross_entropy, partial(F.binary_cross_entropy)])
+@pytest.mark.parametrize("columns", [1, 2])
+def test_metrics_of_a_model_that_gives_probabilities(loss: Any, columns: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(40, 4, generator=generator)
+    y = (X[:, :columns] > 0).float()
+    torch.manual_seed(0)
+    tuner = FineTuner(nn.Sequential(nn.Linear(4, columns), nn.Sigmoid()), device="cpu", loss=loss)
+
+    tuner.fit((X, y), epochs=5, lr=1e-2)
+
+    right = ((tuner.predict(X) > 0.5) == y.bool()).float().mean().item()
+    assert tuner.evaluate((X, y))["accuracy"] == pytest.approx(right)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("loss", ["bce", nn.BCEWithLogitsLoss()])
+def test_soft_targets_count_by_the_nearer_label(loss: Any, columns: int) -> None:
+    X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    hard = (X[:, :columns] > 0).float()
+    torch.manual_seed(0)
+    tuner = FineTuner(nn.Linear(4, columns), device="cpu", loss=loss)
+
+    right = ((tuner.predict(X) > 0) == hard.bool()).float().mean().item()
+    assert tuner.evaluate((X, hard * 0.9 + 0.05))["accuracy"] == pytest.approx(right)
+
+
+@pytest.mark.parametrize(
+    ("loss", "ignored"),
+    [
+        (nn.CrossEntropyLoss(), -100),
+        (nn.CrossEntropyLoss(ignore_index=2), 2),
+        (nn.NLLLoss(ignore_index=1), 1),
+        (F.cross_entropy, -100),
+        (partial(F.cross_entropy, ignore_index=0), 0),
+        (partial(F.nll_loss, ignore_index=0), 0),
+        (nn.MultiMarginLoss(), None),
+        (lambda outputs, targets: outputs.mean(), None),
+    ],
+)
+def test_which_targets_a_loss_counts(loss: Any, ignored: int | None) -> None:
+    targets = torch.tensor([0, 1, 2, -100])
+    counted = infer_task(loss, torch.tensor([0, 1, 2]), 3).counted(targets)
+
+    if ignored is None:
+        assert counted is None
+    else:
+        assert counted is not None
+        assert torch.equal(counted, targets != ignored)

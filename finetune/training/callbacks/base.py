@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from finetune.errors import ArgumentError
 from finetune.training.run import Run
 
 
@@ -106,6 +107,30 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state from `state_dict`. The state is empty if the checkpoint has none for this callback."""
+
+
+def as_callbacks(callbacks: Any) -> list[Callback]:
+    """Return callbacks as a list. A single one is a list of one, and None an empty one.
+
+    Raises:
+        ArgumentError: If one is no instance of `Callback`.
+
+    Example:
+        >>> callback = Callback()
+        >>> as_callbacks(callback) == as_callbacks([callback])
+        True
+    """
+    if callbacks is None:
+        return []
+    several = isinstance(callbacks, Iterable) and not isinstance(callbacks, (Callback, str, type))
+    listed = list(callbacks) if several else [callbacks]
+    for callback in listed:
+        if not isinstance(callback, Callback):
+            fix = "Subclass finetune.callbacks.Callback, and pass an instance."
+            if isinstance(callback, type):
+                fix = f"Pass {callback.__name__}(), an instance."
+            raise ArgumentError(f"Expected callbacks to be a list of callbacks, but got {callback!r}. {fix}")
+    return listed
 
 
 def change_inputs(callbacks: Iterable[Callback]) -> bool:

@@ -43,7 +43,7 @@ class Logger(Callback):
         """Log an epoch.
 
         Args:
-            row: Row of the history without nesting: the learning rates are columns `lr/GROUP`.
+            row: Row of the history without nesting: the learning rates are columns `lr/GROUP` and `lr_start/GROUP`.
         """
 
     def log_step(self, step: int, loss: Tensor, lr: Mapping[str, float]) -> None:
@@ -84,7 +84,7 @@ class CSVLogger(Logger):
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
         >>> history = FineTuner(model, device="cpu").fit(data, callbacks=[CSVLogger("run/log.csv")])
         >>> Path("run/log.csv").read_text().splitlines()[0]
-        'epoch,phase,loss,accuracy,seconds,samples_per_second,lr/0,lr/1'
+        'epoch,phase,loss,accuracy,seconds,samples_per_second,lr/0,lr/1,lr_start/0,lr_start/1'
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -141,5 +141,6 @@ class TensorBoard(Logger):
 
 def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of the history without nesting: `lr` becomes columns `lr/GROUP`."""
-    rates = {f"lr/{name}": rate for name, rate in row["lr"].items()}
-    return {key: value for key, value in row.items() if key != "lr"} | rates
+    nested = {key: value for key, value in row.items() if isinstance(value, Mapping)}
+    parts = {f"{key}/{name}": part for key, values in nested.items() for name, part in values.items()}
+    return {key: value for key, value in row.items() if key not in nested} | parts

@@ -67,9 +67,13 @@ def get_schedule(schedule: str | Schedule) -> Schedule:
                 f"{', '.join(SCHEDULES)}, or a function of progress in [0, 1]."
             )
         return SCHEDULES[schedule]
-    if not callable(schedule):
-        raise ArgumentError(f"Expected a schedule's name or a function of progress in [0, 1], but got {schedule!r}.")
-    factors = [schedule(progress) for progress in (0.0, 0.5, 1.0)]
+    try:
+        factors = [schedule(progress) for progress in (0.0, 0.5, 1.0)]
+    except Exception as error:
+        raise ArgumentError(
+            f"Expected a schedule's name or a function of progress in [0, 1], but got {schedule!r}, which fails at a "
+            f"number: {error}. Pass a name such as 'cosine', or a function that returns a factor on the learning rate."
+        ) from error
     if not all(is_number(factor) and math.isfinite(factor) for factor in factors):
         raise ArgumentError(
             f"Expected a schedule that maps progress in [0, 1] to a finite factor on the learning rate, but it returns "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torchvision.transforms import v2
 
 from finetune import FineTuner, Phase, callbacks
-from finetune.callbacks import EMA, L2SP, Callback, ClassWeights, EarlyStopping, Mixup
+from finetune.callbacks import EMA, L2SP, Callback, ClassWeights, CSVLogger, EarlyStopping, Mixup
+from finetune.errors import ArgumentError
 from tests.helpers.image_files import labeled_images
 from tests.helpers.models import plain_cnn
 from tests.helpers.tuners import BatchRecorder
@@ -97,3 +99,49 @@ def test_a_callback_may_change_the_norm_that_gradients_are_clipped_to(net, blobs
 
     assert same(fitted(None, Clip()), fitted(0.01))
     assert not same(fitted(None), fitted(0.01))
+
+
+@pytest.mark.parametrize("given", [EMA(), [EMA()], (EMA(),), None, [], iter([EMA()])])
+def test_one_callback_is_a_list_of_one(net, blobs, given: Any) -> None:
+    assert len(FineTuner(net(), device="cpu").fit(blobs(), callbacks=given)) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (EMA, r"Pass EMA\(\), an instance"),
+        ([EarlyStopping], r"Pass EarlyStopping\(\), an instance"),
+        ([EMA(), EMA], r"Pass EMA\(\), an instance"),
+        ("ema", "but got 'ema'"),
+        ([lambda run: None], "pass an instance"),
+        (3, "but got 3"),
+        ([None], "but got None"),
+    ],
+)
+def test_what_is_no_callback_is_an_error_before_training(net, blobs, state_of, same, given: Any, message: str) -> None:
+    tuner = FineTuner(net(), device="cpu")
+    before = state_of(tuner.model)
+
+    with pytest.raises(ArgumentError, match=message):
+        tuner.fit(blobs(), blobs(9), callbacks=given)
+
+    assert same(before, state_of(tuner.model))
+
+
+@pytest.mark.parametrize("value", ["x", None, [1, 2], {"a": 1.0}, 0.5, True])
+@pytest.mark.parametrize("hook", ["on_evaluate_begin", "on_evaluate_end", "on_epoch_end"])
+def test_a_callback_adds_to_the_row(net, blobs, tmp_path, hook: str, value: Any) -> None:
+    class Note(Callback):
+        pass
+
+    setattr(Note, hook, lambda self, run: run.row.update(note=value))
+    tuner = FineTuner(net(), device="cpu")
+
+    history = tuner.fit(
+        blobs(), blobs(9), callbacks=[Note(), CSVLogger(tmp_path / "log.csv")], checkpoint_dir=tmp_path / "run"
+    )
+
+    assert history[0]["note"] == value
+    assert "note" in (tmp_path / "log.csv").read_text()
+    loaded = FineTuner.load_checkpoint(tmp_path / "run" / "last.safetensors", net())
+    assert loaded.history[0]["note"] == value

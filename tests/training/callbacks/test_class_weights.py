@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -70,3 +71,88 @@ def test_class_weights_keep_cached_features_in_use(cache: Any, state_of, same, c
     with caplog.at_level("INFO", logger="finetune"):
         assert same(state_of(trained(cache).model), state_of(trained(False).model))
     assert "a callback changes the inputs" not in caplog.text
+
+
+WEIGHTS = torch.tensor([1.0, 4.0, 0.5])
+
+
+def linear(**options: Any) -> FineTuner:
+    torch.manual_seed(0)
+    return FineTuner(nn.Linear(4, 3), device="cpu", optimizer=torch.optim.SGD, **options)
+
+
+@pytest.mark.parametrize("size", [7, 20])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2, 0.9])
+@pytest.mark.parametrize("form", ["loss object", "function", "soft", "ignored"])
+def test_each_loss_is_multiplied_by_its_weight(form: str, smoothing: float, size: int) -> None:
+    X, y = uneven()
+    loss: Any = partial(F.cross_entropy, label_smoothing=smoothing)
+    if form in ("loss object", "ignored"):
+        loss = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    tuner = linear(loss=loss)
+    with torch.no_grad():
+        by_class = torch.stack(
+            [
+                F.cross_entropy(tuner.model(X), torch.full_like(y, c), reduction="none", label_smoothing=smoothing)
+                for c in range(3)
+            ],
+            1,
+        )
+    shares = F.one_hot(y, 3) * 0.7 + 0.1 if form == "soft" else F.one_hot(y, 3).float()
+    losses = (shares * WEIGHTS * by_class).sum(1)[y != 2 if form == "ignored" else slice(None)]
+
+    targets = {"soft": shares, "ignored": torch.where(y == 2, -100, y)}.get(form, y)
+
+    history = tuner.fit((X, targets), batch_size=size, lr=1e-9, callbacks=[ClassWeights(WEIGHTS.tolist())])
+
+    assert history[0]["loss"] == pytest.approx(losses.mean().item(), rel=1e-4)
+
+
+def test_doubled_weights_double_the_loss() -> None:
+    once, twice = (
+        linear(loss=nn.CrossEntropyLoss(label_smoothing=0.3)).fit(
+            uneven(), lr=1e-9, callbacks=[ClassWeights((WEIGHTS * factor).tolist())]
+        )
+        for factor in (1, 2)
+    )
+
+    assert twice[0]["loss"] == pytest.approx(2 * once[0]["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("weights", [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [5.0, 0.1, 0.1]])
+def test_weights_change_no_training_metric(weights: list[float]) -> None:
+    weighted, plain = (
+        linear().fit(uneven(), lr=1e-9, callbacks=added)[0]["accuracy"] for added in ([ClassWeights(weights)], [])
+    )
+
+    assert weighted == plain
+
+
+def test_masks_are_weighted_by_pixel() -> None:
+    torch.manual_seed(0)
+    images, masks = torch.rand(6, 3, 4, 4), torch.randint(0, 3, (6, 4, 4))
+    tuner = FineTuner(nn.Conv2d(3, 3, 1), device="cpu", loss="cross_entropy", optimizer=torch.optim.SGD)
+    with torch.no_grad():
+        losses = F.cross_entropy(tuner.model(images), masks, reduction="none")
+
+    history = tuner.fit((images, masks), lr=1e-9, callbacks=[ClassWeights(WEIGHTS)])
+
+    assert history[0]["loss"] == pytest.approx((WEIGHTS[masks] * losses).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.NLLLoss(),
+        nn.MultiMarginLoss(),
+        nn.CrossEntropyLoss(ignore_index=2),
+        lambda outputs, targets: F.cross_entropy(outputs, targets, label_smoothing=0.1),
+    ],
+)
+def test_a_loss_that_takes_no_weights_is_an_error_before_training(loss: Any, watch) -> None:
+    seen, tuner = watch(), linear(loss=loss)
+
+    with pytest.raises(ArgumentError, match="Remove the callback, and give the weights to the loss itself"):
+        tuner.fit(uneven(), callbacks=[ClassWeights([1.0, 2.0, 3.0]), seen])
+
+    assert "on_step_end" not in seen.hooks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -115,3 +116,36 @@ def test_trap_16_patience_and_best_survive_a_resume(net, blobs, tmp_path, same, 
     assert len(whole.history) == len(resumed.history) == 6
     assert stopping.best == 3.0
     assert same(state_of(whole.model), state_of(resumed.model))
+
+
+@pytest.mark.parametrize(
+    ("values", "kwargs", "line"),
+    [
+        (
+            [3.0, 1.0, 2.0, 2.5],
+            {"patience": 2},
+            r"Stopped after epoch 4: val_loss was best in epoch 2 \(1\.0000\), whose",
+        ),
+        (
+            [0.5, 0.75, 0.25],
+            {"patience": 1, "monitor": "val_accuracy"},
+            r"val_accuracy was best in epoch 2 \(0\.7500\)",
+        ),
+        ([1.0, 2.0], {"patience": 1, "restore_best": False}, r"val_loss was best in epoch 1 \(1\.0000\)\.$"),
+        ([2.0, 1.0, 3.0], {"patience": 9}, r"^val_loss was best in epoch 2 \(1\.0000\), whose weights are back\.$"),
+        ([math.nan, math.nan], {"patience": 2}, "Stopped after epoch 2: val_loss was never a number, so the last"),
+    ],
+)
+def test_one_line_says_what_happened(scripted, caplog, values: list[float], kwargs: dict[str, Any], line: str) -> None:
+    with caplog.at_level("INFO", logger="finetune"):
+        scripted(values, EarlyStopping(**kwargs))
+
+    said = [text for text in caplog.messages if " epoch " in text and "val_" in text and "loss 0" not in text]
+    assert [text for text in said if re.search(line, text)] == said[-1:]
+
+
+def test_without_an_earlier_best_epoch_there_is_no_line(scripted, caplog) -> None:
+    with caplog.at_level("INFO", logger="finetune"):
+        scripted([3.0, 2.0, 1.0], EarlyStopping(patience=1))
+
+    assert "best in epoch" not in caplog.text

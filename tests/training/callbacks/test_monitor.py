@@ -6,10 +6,47 @@ from typing import Any
 
 import pytest
 from torch import Tensor
+from torchmetrics import classification as tm
 
 from finetune import FineTuner
 from finetune.callbacks import EarlyStopping, ModelCheckpoint
 from finetune.errors import ArgumentError
+
+
+def percent() -> Any:
+    return tm.MulticlassAccuracy(num_classes=3, average="micro") * 100
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder, **mode: EarlyStopping("val_percent", patience=99, **mode),
+        lambda folder, **mode: ModelCheckpoint(folder, monitor="val_percent", **mode),
+        lambda folder, **mode: ModelCheckpoint(folder, monitor="percent", **mode),
+    ],
+)
+def test_a_metric_without_a_direction_asks_for_mode(net, blobs, watch, tmp_path, make: Any) -> None:
+    def fit(*callbacks: Any) -> FineTuner:
+        tuner = FineTuner(net(), device="cpu", metrics={"percent": percent()})
+        tuner.fit(blobs(), blobs(30), epochs=4, lr=3e-2, callbacks=callbacks)
+        return tuner
+
+    seen = watch()
+    with pytest.raises(ArgumentError, match=r"does not say .* Pass mode='max' if it is, or mode='min'"):
+        fit(seen, make(tmp_path))
+    assert "on_step_end" not in seen.hooks
+    with pytest.raises(ArgumentError, match="Expected mode to be 'max', 'min' or None, but got 'up'"):
+        fit(make(tmp_path, mode="up"))
+
+    for mode, best in (("max", max), ("min", min)):
+        tuner = fit(make(tmp_path / mode, mode=mode))
+        value = best(row["val_percent"] for row in tuner.history)
+        if not (tmp_path / mode).exists():
+            assert tuner.evaluate(blobs(30))["percent"] == pytest.approx(value)
+            continue
+        kept = FineTuner.load_checkpoint(tmp_path / mode / "best.safetensors", net()).history[-1]
+        name = make(tmp_path).monitor
+        assert kept[name] == best(row[name] for row in tuner.history)
 
 
 @pytest.mark.parametrize("make", [EarlyStopping, lambda m: ModelCheckpoint("never", monitor=m)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,11 @@ from torchmetrics import classification as tm
 from torchmetrics import regression as tr
 
 from finetune import FineTuner, StepOutput
+from finetune.callbacks import EarlyStopping
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError
 from finetune.training.metrics import Meter, build_metrics
-from finetune.training.tasks import Task, task_of_kind
+from finetune.training.tasks import Task, infer_task, task_of_kind
 
 CPU = torch.device("cpu")
 KINDS = (CLASSIFICATION, BINARY, MULTILABEL, REGRESSION)
@@ -314,3 +316,114 @@ def test_each_task_end_to_end(blobs, targets: Callable[[Tensor], Tensor], make: 
     assert tuner.evaluate(loader) == pytest.approx({k: history[-1][f"val_{k}"] for k in ("loss", name)}, rel=1e-5)
     if name == "accuracy":
         assert history[-1]["val_accuracy"] > 0.6
+
+
+# ---------------------------------------------------------------------- targets that the loss ignores
+
+
+@pytest.mark.parametrize("size", [1, 3, 40])
+@pytest.mark.parametrize("shape", [(40,), (40, 1), (4, 10), (2, 4, 5)])
+def test_ignored_targets_count_in_neither_loss_nor_metrics(shape: tuple[int, ...], size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(0, 3, shape, generator=generator)
+    outputs = torch.randn(shape[0], 3, *(shape[1:] if shape[1:] != (1,) else ()), generator=generator)
+    targets[torch.rand(shape, generator=generator) < 0.4] = 255
+    task = infer_task(nn.CrossEntropyLoss(ignore_index=255), None, 3)
+
+    values = metered(
+        Meter(build_metrics(["accuracy", "f1"], task, 3), task, CPU), task, outputs, targets, min(size, shape[0])
+    )
+
+    kept = targets.flatten() != 255
+    flat, labels = outputs.movedim(1, -1).reshape(-1, 3)[kept], targets.flatten()[kept]
+    assert values["loss"] == pytest.approx(float(F.cross_entropy(flat, labels)), rel=1e-5)
+    assert values["accuracy"] == pytest.approx(float((flat.argmax(1) == labels).float().mean()))
+    assert values["f1"] == pytest.approx(sklearn_metrics.f1_score(labels, flat.argmax(1), average="macro"), rel=1e-5)
+
+
+def test_masks_with_minus_100_are_left_out_by_default() -> None:
+    masks = torch.randint(0, 3, (6, 4, 4))
+    images = F.one_hot(masks, 3).movedim(-1, 1).float()
+    masks[:, 0] = -100
+    model = nn.Conv2d(3, 3, 1)
+    nn.init.dirac_(model.weight)
+
+    assert FineTuner(model, device="cpu", loss="cross_entropy").evaluate((images, masks))["accuracy"] == 1
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 5])
+def test_an_update_is_the_mean_over_the_targets_that_count(same, state_of, accumulation: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(5, 3, 4, 4, generator=generator)
+    masks = torch.randint(0, 3, (5, 4, 4), generator=generator)
+    masks[0], masks[1, 1:] = 255, 255  # no pixel, and few pixels
+
+    def trained(batch_size: int, accumulation: int) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        tuner = FineTuner(
+            nn.Conv2d(3, 3, 1), device="cpu", loss=nn.CrossEntropyLoss(ignore_index=255),
+            gradient_accumulation_steps=accumulation, optimizer=torch.optim.SGD,
+        )  # fmt: skip
+        tuner.fit((images, masks), batch_size=batch_size, lr=0.1)
+        return state_of(tuner.model)
+
+    if accumulation == 5:
+        whole, parts = trained(5, 1), trained(1, 5)
+        assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
+    assert all(value.isfinite().all() for value in trained(1, accumulation).values())
+
+
+# ---------------------------------------------------------------------- what a step returns
+
+
+class Pairs(FineTuner):
+    """A step whose labels are the first of two in the batch."""
+
+    def training_step(self, batch: Any) -> StepOutput:
+        inputs, pairs = batch
+        labels = pairs[:, 0].long() if isinstance(pairs, Tensor) else pairs[0]
+        logits = self.model(inputs)
+        return StepOutput(F.cross_entropy(logits, labels), logits, labels)
+
+    validation_step = training_step
+
+
+@pytest.mark.parametrize("spec", [None, ["accuracy", "f1"], {"own": tm.MulticlassAccuracy(3, average="micro")}])
+def test_what_a_step_returns_decides_the_metrics(net, blobs, spec: Any) -> None:
+    X, y = blobs(30)
+    items = DataLoader([(X[i], (int(y[i]), float(i))) for i in range(30)], batch_size=8)
+    tuner = Pairs(net(), device="cpu", metrics=spec)
+    name = "own" if spec and "own" in spec else "accuracy"
+
+    history = tuner.fit(items, items, epochs=3, lr=1e-2, callbacks=[EarlyStopping(f"val_{name}", patience=9)])
+
+    right = sum_of_rights(tuner, X, y)
+    assert max(row[f"val_{name}"] for row in history) == pytest.approx(right)
+    assert tuner.evaluate(items)[name] == pytest.approx(right)
+
+
+def test_a_metric_that_does_not_fit_what_a_step_returns_is_an_error(net, blobs) -> None:
+    X, y = blobs(30)
+    items = DataLoader([(X[i], (int(y[i]), float(i))) for i in range(30)], batch_size=8)
+
+    with pytest.raises(ArgumentError, match="no metric 'mae' for classification"):
+        Pairs(net(), device="cpu", metrics=["mae"]).fit(items)
+
+
+# ---------------------------------------------------------------------- composed metrics
+
+
+def test_the_state_of_a_composed_metric_round_trips() -> None:
+    outputs, targets = answers(CLASSIFICATION)
+    task = task_of_kind(None, CLASSIFICATION)
+    made = build_metrics(
+        {"percent": tm.MulticlassAccuracy(3, average="micro") * 100 - tm.MulticlassF1Score(3)}, task, 3
+    )
+    whole, first, second = (Meter(made, task, CPU) for _ in range(3))
+    expected = metered(whole, task, outputs, targets, 5)
+
+    fed(first, task, outputs[:20], targets[:20], 5)
+    second.load_state_dict(first.state_dict())
+    fed(second, task, outputs[20:], targets[20:], 5)
+
+    assert second.compute() == expected

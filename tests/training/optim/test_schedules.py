@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +73,18 @@ def test_a_function_without_finite_numbers_is_an_error(bad: object) -> None:
         get_schedule(bad)
 
 
-@pytest.mark.parametrize("bad", [None, 3, ["cosine"]])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        3,
+        ["cosine"],
+        torch.optim.lr_scheduler.CosineAnnealingLR,
+        torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.ones(1)], 0.1), 3),
+        lambda step, total: 1.0,
+        lambda: 1.0,
+    ],
+)
 def test_neither_a_name_nor_a_function_is_an_error(bad: object) -> None:
     with pytest.raises(ArgumentError, match="name or a function of progress"):
         get_schedule(bad)
@@ -99,3 +111,4 @@ def test_the_history_holds_the_rates_of_each_epochs_last_update(net, blobs, watc
     history = FineTuner(net(), device="cpu").fit(blobs(), epochs=2, lr=(1e-4, 1e-3), batch_size=8, callbacks=[seen])
 
     assert [row["lr"] for row in history] == [seen.rates[2], seen.rates[5]]
+    assert [row["lr_start"] for row in history] == [seen.rates[0], seen.rates[3]]
