@@ -55,6 +55,7 @@ from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
 from finetune.training.history import History
 from finetune.training.lr_range_test import RateSuggestion, lr_range_test, rising
 from finetune.training.metrics import Meter, Metrics, StepOutput, build_metrics
+from finetune.training.metrics.trial import try_metrics
 from finetune.training.optim.optimizers import OptimizerFactory, default_rate
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.rates import Rate, head_rate
@@ -63,7 +64,7 @@ from finetune.training.precision import Precision, hint_at_bf16, resolve_device
 from finetune.training.progress import ProgressBar
 from finetune.training.run import Run
 from finetune.training.settings import Settings
-from finetune.training.tasks import Loss, Task, check_names, infer_task
+from finetune.training.tasks import Loss, Task, check_names, infer_task, try_loss
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -740,6 +741,8 @@ class FineTuner:
 
     def _step(self, batch: Any, weight: float, auxiliary_weight: float) -> StepOutput:
         inputs, targets = split_batch(batch)
+        if targets is None:
+            raise DataError("A batch has no labels. Expected (input, label), or a dict with a key such as 'label'.")
         if self.task is None:
             self._learn(task=infer_task(self.settings.loss, targets, self.network.num_outputs))
         output = call(self.model, inputs)
@@ -838,9 +841,13 @@ class FineTuner:
             self._try_on(source)
 
     def _learn_task(self, source: Source) -> Task:
-        """Infer the task from the loss, the targets and the number of outputs."""
-        task = infer_task(self.settings.loss, self._pipeline.some_targets(source), self.network.num_outputs)
+        """Infer the task from the loss, the targets and the number of outputs, and try the loss and the metrics."""
+        targets, loss = self._pipeline.some_targets(source), self.settings.loss
+        task = infer_task(loss, targets, self.network.num_outputs)
         check_names(task, source.classes, source.targets)
+        if not self._overrides(*_STEPS[:2]):
+            try_loss(loss, task, self.network.logits, targets)
+            try_metrics(self._metrics(task), task, self.network.logits, targets)
         self._learn(task=task)
         return task
 

@@ -19,7 +19,7 @@ from finetune.model.freezing import eval_mode, trainable
 from finetune.model.inspection.exported import free_exported_modes, program_of
 from finetune.model.inspection.forward_graph import feeds_other_results, reading_order
 from finetune.model.inspection.probing import accepted_example, samples_of_size, undisturbed, without_autocast
-from finetune.model.outputs import call, check_logits, logits_not_first, outputs_in, results_of
+from finetune.model.outputs import call, check_logits, logits_not_first, logits_of, outputs_in, results_of
 from finetune.model.stages import Stage, stages
 from finetune.model.surgery import adapters, heads
 from finetune.model.surgery.changes import ModelChange
@@ -56,6 +56,7 @@ class Network:
         known_heads: Full names of the heads, the main one first; empty if not known yet.
         known_order: Parameters in the order in which the forward pass reads them; empty if not known yet.
         seen_outputs: Number of outputs that the model gave for its data; None before it has been tried.
+        logits: Logits [N, ...] of the samples that it was tried on; None before that, or if they are no tensor.
     """
 
     wrapped: nn.Module
@@ -67,6 +68,7 @@ class Network:
     known_heads: tuple[str, ...] = ()
     known_order: tuple[str, ...] = ()
     seen_outputs: int | None = None
+    logits: Tensor | None = None
 
     @classmethod
     def of(
@@ -242,7 +244,11 @@ class Network:
         check_logits(self.module, output, of_head if self.heads else 0)
         if not self.heads and len(results_of(output)) > 1:
             self._check_order_of_results(example)
-        vars(self)["seen_outputs"] = outputs_in(output, of_head)  # kept, like what else is found on first use
+        logits = logits_of(output)
+        # Kept, like what else is found on first use.
+        vars(self).update(
+            seen_outputs=outputs_in(output, of_head), logits=logits if isinstance(logits, Tensor) else None
+        )
         return same
 
     def _check_order_of_results(self, example: Any) -> None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetune.data.targets import BINARY, CLASSIFICATION, IGNORED_IN_MAPS, MULTILABEL, REGRESSION, TargetRule
-from finetune.errors import ArgumentError, DataError, nearest
+from finetune.errors import ArgumentError, DataError, nearest, reason
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -196,6 +196,35 @@ def check_names(task: Task, classes: Sequence[str] | None, labels: Tensor | None
             f"The task is a regression, but the labels are names: {shown}. Expected numbers. To train on the classes, "
             f"call replace_head({len(classes)}) and omit the loss."
         )
+
+
+def try_loss(loss: str | Loss | None, task: Task, logits: Tensor | None, targets: Tensor | None) -> None:
+    """Try a loss of torch on the logits and targets of a few samples. A custom loss may need a whole batch.
+
+    Args:
+        loss: Loss of the tuner's settings.
+        task: Task with that loss.
+        logits: Logits [N, ...], or None to try nothing.
+        targets: Targets [M, ...] of any samples, or None to try nothing.
+
+    Raises:
+        DataError: If the loss does not accept them.
+    """
+    if logits is None or targets is None or (callable(loss) and _facts(loss) is None):
+        return
+    count = min(len(logits), len(targets))
+    outputs, given = logits[:count], targets[:count].to(logits.device)
+    try:
+        with torch.no_grad():
+            task.loss(outputs, given)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"The loss does not accept outputs of shape {list(outputs.shape)} with targets of shape "
+            f"{list(given.shape)} and type {given.dtype}: {reason(error)}. Correct the targets, set the number of "
+            f"outputs with replace_head, or pass another loss."
+        ) from error
 
 
 def _task_with(loss: str | Loss | None, kind: str | None, why: str, *, inferred: bool = False) -> Task:

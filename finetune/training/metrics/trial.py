@@ -24,14 +24,15 @@ def try_metrics(metrics: Mapping[str, torchmetrics.Metric], task: Task, outputs:
         metrics: Metrics by name, which are unchanged.
         task: Task that the metrics are computed for.
         outputs: Outputs [N, ...] of the model. Nothing is tried if they or the targets are no tensor.
-        targets: Targets [N, ...].
+        targets: Targets [M, ...] of any samples.
 
     Raises:
         ArgumentError: If a metric does not fit the outputs and targets. The error names it.
     """
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or not metrics:
         return
-    outputs, targets = _filled_up(outputs.detach(), targets.detach(), task.kind)
+    count = min(len(outputs), len(targets))
+    outputs, targets = _filled_up(outputs[:count].detach(), targets[:count].detach().to(outputs.device), task.kind)
     meter = Meter(metrics, task, outputs.device, warn=lambda message: None)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
