@@ -170,8 +170,8 @@ def _open_rows(data: list[Any], request: Request) -> Source:
 def _open_inputs(inputs: Any, labels: Any, request: Request) -> Source:
     """Open X with the labels y, or with none if they are None."""
     inputs = _plain_column(inputs)
-    if isinstance(inputs, (list, tuple)) and inputs and all(map(_is_content, inputs)):
-        inputs = [_decoded(item, i) for i, item in enumerate(inputs)]
+    if isinstance(inputs, (list, tuple)) and inputs and all(_is_encoded(item, request) for item in inputs):
+        inputs = [_decoded(item) for item in inputs]
     kind = _raw_kind(inputs, request)
     paths = kind is None and _are_paths(inputs, request)
 
@@ -194,7 +194,7 @@ def _plain_column(values: Any) -> Any:
     return array.tolist() if isinstance(array, np.ndarray) and array.dtype.kind in "UO" and array.ndim == 1 else array
 
 
-def _decoded(item: Any, index: int) -> Image.Image:
+def _decoded(item: Any) -> Image.Image:
     """Return the image in the content of a file, or in an array of bytes."""
     if isinstance(item, np.ndarray):
         return Image.fromarray(item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item)
@@ -258,13 +258,16 @@ def _is_table(data: Any, request: Request) -> bool:
 
 def _is_item(data: Any, request: Request) -> bool:
     """Return whether `data` is one image: of PIL, the content of a file, or bytes [H, W, C] for an image model."""
-    if isinstance(data, np.ndarray):
-        return request.takes == IMAGE and not request.labeled and _is_bitmap(data)
-    return isinstance(data, Image.Image) or _is_content(data)
+    return isinstance(data, Image.Image) or (_is_encoded(data, request) and not (_is_bitmap(data) and request.labeled))
 
 
 def _are_items(data: Any, request: Request) -> bool:
-    return isinstance(data, list) and bool(data) and all(_is_content(item) for item in data)
+    return isinstance(data, list) and bool(data) and all(_is_encoded(item, request) for item in data)
+
+
+def _is_encoded(item: Any, request: Request) -> bool:
+    """Return whether `item` becomes an image: the content of a file, or bytes [H, W, C] for an image model."""
+    return _is_content(item) or (request.takes == IMAGE and _is_bitmap(item))
 
 
 def _is_content(item: Any) -> bool:
@@ -272,8 +275,8 @@ def _is_content(item: Any) -> bool:
     return isinstance(item, (bytes, bytearray)) or (hasattr(item, "read") and hasattr(item, "seek"))
 
 
-def _is_bitmap(array: np.ndarray) -> bool:
-    return array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in (1, 3, 4)
+def _is_bitmap(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in (1, 3, 4)
 
 
 def _is_path(data: Any, request: Request) -> bool:

@@ -61,7 +61,7 @@ def text_columns(first: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     found = named[:1] or (others if len(others) == 1 else [])
     unused = [strings[key] for key in others if key not in found]
-    if found and unused:
+    if found and unused and label is not None:  # else one of them may be the label
         ignored = ", ".join(map(repr, unused))
         logger.warning("Reading texts from column %r; ignored: %s.", strings[found[0]], ignored)
     return tuple(strings[key] for key in found)

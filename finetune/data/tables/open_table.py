@@ -72,6 +72,7 @@ class _Rows:
 
     def __init__(self, path: Path, table: Table, columns: Columns, request: Request) -> None:
         self.path = path
+        self.given = "frame" if is_frame(table.data) else repr(path.name)  # as an error repeats it
         self.table = table
         self.request = request
         folder = path.parent if table.folder is None else local_path(table.folder)
@@ -123,7 +124,7 @@ class _Rows:
         raise DataError(
             f"Cannot tell which columns of '{self.path}' are the path or text and the label. Its columns are "
             f"{', '.join(columns)}. Rename them to 'path' or 'text', and 'label', or name them and the folder of the "
-            f"files: Table({self.path.name!r}, folder=..., columns={example!r}). For a table of numbers, pass the "
+            f"files: Table({self.given}, folder=..., columns={example!r}). For a table of numbers, pass the "
             "pair (X, y)."
         )
 
@@ -165,7 +166,7 @@ class _Rows:
             shown = ", ".join(f"'{shortened(self.files.folder / str(cells[k]))}' (row {k + 1})" for k in missing[:5])
             raise DataError(
                 f"'{self.path}' names {len(missing)} of {len(cells)} {noun} that do not exist: {shown}. Paths are "
-                f"relative to '{self.files.folder}'. For another folder, pass Table({self.path.name!r}, folder=...)."
+                f"relative to '{self.files.folder}'. For another folder, pass Table({self.given}, folder=...)."
             )
         self.paths = [file for file in found if file is not None]
 
@@ -189,7 +190,7 @@ class _Rows:
         raise DataError(
             f"Cannot tell which column of '{self.path}' is the label. Besides "
             f"{' and '.join(map(repr, self.inputs))} it has {', '.join(rest) or 'none'}. Rename the column to 'label', "
-            f"or name it: Table({self.path.name!r}, columns=({self.inputs[0]!r}, 'label'))."
+            f"or name it: Table({self.given}, columns=({self.inputs[0]!r}, 'label'))."
         )
 
     def _say_unread(self, columns: list[str]) -> None:
@@ -214,7 +215,7 @@ class _Rows:
             row = next(k for k, cell in enumerate(cells) if separator in str(cell))
             raise DataError(
                 f"{self.name(row)} has the label {cells[row]!r}, whose parts are labels of other rows. For several "
-                f"labels per sample, pass Table({self.path.name!r}, columns=({self.inputs[0]!r}, {column!r}), "
+                f"labels per sample, pass Table({self.given}, columns=({self.inputs[0]!r}, {column!r}), "
                 f"label_separator={separator!r}). If it is one class, replace {separator!r} in its name."
             )
         return self.request.meaning.encode(cells, self.name)

@@ -91,12 +91,17 @@ def test_one_image_in_every_form(tmp_path: Path) -> None:
         tmp_path / "?.png",
         [image],
         pixels,
+        [pixels],
     ]
     for form in forms:
         source = open_source(form, labeled=False, takes="picture")
         assert len(source) == 1
         assert np.array_equal(np.asarray(source[0]), pixels)
     forms[4].close()
+    grey = open_source(pixels[..., :1], labeled=False, takes="picture")
+    assert np.array_equal(np.asarray(grey[0]), pixels[..., 0])
+    sizes = open_source(([pixels, pixels[:5]], ["a", "b"]), takes="picture")
+    assert sizes[1][0].size == (40, 5)
     labeled = open_source(([content, content], ["a", "b"]))
     assert labeled.classes == ("a", "b")
     assert np.array_equal(np.asarray(labeled[1][0]), pixels)

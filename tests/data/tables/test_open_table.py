@@ -300,6 +300,12 @@ def test_dataframes_equal_their_files(tmp_path: Path, pictures: list[str]) -> No
         open_source(frame)
 
 
+def test_a_label_by_another_name_is_not_called_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = open_source(write(tmp_path / "t.csv", "tweet,sentiment\nso good,pos\nso bad,neg\n"))
+    assert source.classes == ("neg", "pos")
+    assert not caplog.records
+
+
 def test_polars_frames(tmp_path: Path, pictures: list[str]) -> None:
     pl = pytest.importorskip("polars")
     frame = pl.DataFrame({"path": [str(tmp_path / p) for p in pictures], "label": ["a", "b", "a", "b"]})
