@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from finetune.errors import ArgumentError, CheckpointError, HeadError, reason
 from finetune.model.families.family import UNUSUAL_NUM_CLASSES, CatalogModel, Family, made_by, resized_layers
+from finetune.model.families.hub import check_reachable
 from finetune.model.families.input_size import InputSize, sides
 from finetune.naming.paths import exists, local_path
 
@@ -175,6 +176,8 @@ def _load(name: str, cls: Any, **options: Any) -> Any:
     except Exception as error:  # a missing or damaged file can fail in any way
         if _is_folder(name):
             raise CheckpointError(f"The folder {name!r} cannot be used by {cls.__name__}: {reason(error)}") from error
+    file = "config.json" if cls.__name__ == "AutoConfig" else f"A file for {cls.__name__}"
+    check_reachable(name, file, "Or pass a folder written by save_pretrained.")
     try:
         return cls.from_pretrained(name, **options)
     except Exception as error:

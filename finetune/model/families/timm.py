@@ -12,6 +12,7 @@ from torch import nn
 
 from finetune.errors import ArgumentError, CheckpointError, HeadError, nearest, reason
 from finetune.model.families.family import UNUSUAL_NUM_CLASSES, CatalogModel, Family, made_by, resized_layers
+from finetune.model.families.hub import check_reachable
 from finetune.model.surgery.copies import meta_copy
 
 
@@ -85,8 +86,9 @@ class Timm(Family):
 
     def create(self, name: str, weights: str | None, *, as_pretrained: bool) -> CatalogModel:
         timm = _library()
+        cached = _cached(name) if weights else {}
         try:
-            model = timm.create_model(name, pretrained=weights is not None, **_cached(name) if weights else {})
+            model = timm.create_model(name, pretrained=weights is not None, **cached)
         except RuntimeError as error:
             if "tag" not in str(error):
                 raise _not_downloaded(name, error) from error
@@ -112,7 +114,11 @@ def _distillation(model: nn.Module) -> dict[str, bool]:
 
 
 def _cached(name: str) -> dict[str, Any]:
-    """Return the option that points timm to the cached weights, so that it does not ask the network first."""
+    """Return the option that points timm to the cached weights, so that it does not ask the network first.
+
+    Raises:
+        CheckpointError: If they are not cached, and the hub cannot be reached.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     config = _library().models.get_pretrained_cfg(name)
@@ -123,6 +129,11 @@ def _cached(name: str) -> dict[str, Any]:
         path = try_to_load_from_cache(repository, file, revision=revision or None) if file else None
         if isinstance(path, str):
             return {"pretrained_cfg_overlay": {"file": path}}
+    check_reachable(
+        repository,
+        config.hf_hub_filename or "model.safetensors",
+        "Or pass a file with weights='FILE', or start from random weights with weights=None.",
+    )
     return {}
 
 

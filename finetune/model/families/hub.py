@@ -1,0 +1,33 @@
+"""The Hugging Face hub: its cache, and whether it can be reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune.errors import CheckpointError, reason
+
+_SECONDS = 5.0  # to wait for an answer; the libraries themselves try again for half a minute and longer
+
+
+def check_reachable(repository: str, file: str, instead: str) -> None:
+    """Check with one short request that the hub answers.
+
+    Args:
+        repository: Repository on the hub.
+        file: File that is missing in the cache.
+        instead: What to do without it, as a sentence.
+
+    Raises:
+        CheckpointError: If the hub does not answer, with the file, the place for it and the command that gets it.
+    """
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_SECONDS)
+    except Exception as error:  # the client's own types differ between versions
+        folder = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
+        raise CheckpointError(
+            f"{file} of {repository} is not in the Hugging Face cache, {folder}, and {constants.ENDPOINT} could not be "
+            f"reached ({reason(error)}). Run `hf download {repository}` on a machine with network access and copy that "
+            f"folder. {instead}"
+        ) from error
