@@ -41,6 +41,7 @@ from finetune.known import Known
 from finetune.model import compiling, freezing
 from finetune.model.channels_last import channels_last
 from finetune.model.families import family_of
+from finetune.model.inspection.probing import given_example
 from finetune.model.inspection.summary import Summary, summarize
 from finetune.model.network import Network, unwrapped
 from finetune.model.outputs import auxiliary_of, call, logits_of
@@ -287,6 +288,7 @@ class FineTuner:
         *,
         head: nn.Module | heads.HeadFactory | str | None = None,
         layer: str | None = None,
+        example: Any = None,
     ) -> Self:
         """Replace the head, including auxiliary heads, with a new trainable one with `n` outputs.
 
@@ -297,9 +299,10 @@ class FineTuner:
             head: A module; a function from `num_features` to a module; `"append"` for a layer after the
                 existing outputs; None for a layer like the old one.
             layer: Full name of the layer to replace, if the head is ambiguous.
+            example: Inputs of one or more samples, as tensor, tuple or dict, for a model whose input cannot be guessed.
 
         Raises:
-            ArgumentError: If `n` is not a whole number of at least 1.
+            ArgumentError: If `n` is not a whole number of at least 1, or the model does not accept the example.
             HeadError: If the head cannot be found or built. The model is unchanged.
 
         Example:
@@ -311,12 +314,23 @@ class FineTuner:
         adapters.check_changeable(self.inner, HeadError, f"FineTuner(model).replace_head({n})")
         if layer is not None:
             head_search.check_name(self.inner, layer)
+        if example is not None:
+            self._learn(network=self.network.with_example(given_example(self.inner, example)))
         names = self.network.required_heads() if layer is None else (layer,)
-        verify = names != family_of(self.inner).heads(self.inner)
+        verify, before = names != family_of(self.inner).heads(self.inner), heads.identities(self.inner)
         with seeded(self.settings.seed, "head"):
-            found = heads.replace_head(self.inner, n, names, head, verify=verify)
+            found = heads.replace_head(
+                self.inner,
+                n,
+                names,
+                head,
+                verify=verify,
+                example=self.network.example,
+                clamps=self.settings.loss in (None, "cross_entropy", "bce"),
+            )
         made = self.inner.get_submodule(names[0])
-        network = self.network.with_head(found, record_head(n, names, head, made))
+        removed = heads.identities(self.inner) - before
+        network = self.network.with_head(found, record_head(n, names, head, made, removed))
         self._learn(network=network, classes=None, classes_from_data=False, task=None, tried=False, history=History())
         return self
 
@@ -906,6 +920,8 @@ class FineTuner:
 
     def _new_run(self, plan: Plan, train: Batches, val: Batches | None, **options: Any) -> Run:
         assert self.task is not None
+        if not callable(self.settings.loss) and not self._overrides("training_step"):
+            plan.network.check_gives_logits(self.task.kind)
         given: dict[str, Any] = {"phases": plan.phases, "plan": plan.lines, "precision": self.precision, **options}
         return Run(
             tuner=self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from finetune.checkpoint.schema import ModelRecord
 from finetune.digests import sha256
+from finetune.model.patterns import check_initialized
 from finetune.model.surgery import layer_specs
 from finetune.model.surgery.changes import CUSTOM_HEAD, HeadReplacement
 
 log = logging.getLogger("finetune")
 
 
-def record_head(n: int, names: tuple[str, ...], head: Any, made: nn.Module) -> HeadReplacement:
+def record_head(
+    n: int, names: tuple[str, ...], head: Any, made: nn.Module, removed: Iterable[str] = ()
+) -> HeadReplacement:
     """Record one call of `replace_head`, so that loading can repeat it.
 
     Args:
@@ -28,7 +31,8 @@ def record_head(n: int, names: tuple[str, ...], head: Any, made: nn.Module) -> H
     """
     if head is not None and not isinstance(head, str):
         head = layer_specs.describe(made) or CUSTOM_HEAD
-    return HeadReplacement(n, names, head)
+    behind = (name for name in removed if not any(f"{name}.".startswith(f"{own}.") for own in names))
+    return HeadReplacement(n, names, head, tuple(sorted(behind)))
 
 
 def record_model(model: nn.Module, origin: dict[str, Any] | None, scope: Collection[str] | None = None) -> ModelRecord:
@@ -39,6 +43,7 @@ def record_model(model: nn.Module, origin: dict[str, Any] | None, scope: Collect
         scope: Names of the parameters that PEFT allows to train. If given, only these and the trainable
             parameters are stored; the rest, the base, is stored as a digest.
     """
+    check_initialized(model)
     base = {} if scope is None else _base(model, scope)
     return ModelRecord(
         class_name=type(model).__name__,

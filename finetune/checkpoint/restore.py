@@ -16,6 +16,7 @@ from finetune.checkpoint.schema import Checkpoint
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, CheckpointError, FineTuneError, HeadError
 from finetune.model import catalog, freezing
+from finetune.model.patterns import check_initialized
 from finetune.model.surgery import adapters, heads, input_channels, layer_specs
 from finetune.model.surgery.changes import CUSTOM_HEAD, HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
 from finetune.model.surgery.copies import shared_copy
@@ -54,6 +55,9 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     with seeded("checkpoint"):
         for change in missing_changes(model, checkpoint):
             _repeat(change, model, checkpoint)
+    for change in checkpoint.changes:
+        if isinstance(change, HeadReplacement):  # which may not show in the weights, as a softmax has none
+            heads.remove(model, change.removed)
     load_state(model, checkpoint.model.weights, strict=checkpoint.model.base is None)
     freezing.set_frozen(model, checkpoint.model.frozen)
 
@@ -64,6 +68,7 @@ def missing_changes(model: nn.Module, checkpoint: Checkpoint) -> list[ModelChang
     Raises:
         CheckpointError: If the weights do not fit, with or without the changes.
     """
+    check_initialized(model)
     misfits = _misfits(model, checkpoint)
     if not misfits:  # the number of input channels may not show in the shapes of weights
         return [change for change in checkpoint.changes if isinstance(change, InputAdaptation)]

@@ -149,7 +149,7 @@ def to_content(checkpoint: Checkpoint) -> Content:
             "base": record.base,
         },
         "heads": checkpoint.heads,
-        "replacements": [vars(change) for change in checkpoint.changes],
+        "replacements": [{k: v for k, v in vars(change).items() if v != ()} for change in checkpoint.changes],
         "classes": checkpoint.classes,
         "classes_rule": checkpoint.classes_from_data,
         "preprocessing": checkpoint.preprocessing,

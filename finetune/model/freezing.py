@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from finetune.model.patterns import Patterns, select
+from finetune.model.patterns import Patterns, check_initialized, select
 
 
 def freeze(model: nn.Module, patterns: Patterns) -> None:
@@ -37,6 +38,7 @@ def freeze_all_but(model: nn.Module, patterns: Patterns) -> None:
 
 def unfreeze(model: nn.Module, patterns: Patterns | None = None) -> None:
     """Make the parameters that match `patterns` trainable, or all parameters if None."""
+    check_initialized(model)
     chosen = model.parameters() if patterns is None else select(model, patterns).values()
     for parameter in chosen:
         _set_trainable(parameter, True)
@@ -111,11 +113,14 @@ def eval_mode(model: nn.Module) -> None:
 def modes_restored(model: nn.Module) -> Iterator[None]:
     """Restore the train or eval mode of every module on exit, also after an exception."""
     modes = [(module, module.training) for module in model.modules()]
+    nested = [(encoder, encoder.use_nested_tensor) for encoder in _encoders(model)]
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+        for encoder, uses in nested:
+            encoder.use_nested_tensor = uses
 
 
 @contextmanager
@@ -147,7 +152,24 @@ def _train(model: nn.Module, mode: bool = True) -> nn.Module:
     if mode:
         for module in frozen_modules(model):
             module.training = False
+    for encoder in _encoders(model):
+        _hold_dense(encoder)
     return model
+
+
+def _encoders(model: nn.Module) -> list[Any]:
+    """Return torch's transformer encoders that can turn a padded batch into a nested tensor."""
+    encoders = (module for module in model.modules() if isinstance(module, nn.TransformerEncoder))
+    return [encoder for encoder in encoders if hasattr(encoder, "use_nested_tensor")]
+
+
+def _hold_dense(encoder: Any) -> None:
+    """Keep an encoder from nested tensors while some of its layers train, because those do not accept them.
+
+    torch decides by the first layer alone, which may be frozen and in eval mode.
+    """
+    allowed = vars(encoder).setdefault("_allows_nested_tensor", encoder.use_nested_tensor)
+    encoder.use_nested_tensor = allowed and not any(layer.training for layer in encoder.layers)
 
 
 def _frozen_below(module: nn.Module, fallback: bool) -> Iterator[nn.Module]:

@@ -17,12 +17,12 @@ from finetune.model.channels_last import gains_from_channels_last, same_in_chann
 from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, trainable
 from finetune.model.inspection.exported import free_exported_modes, program_of
-from finetune.model.inspection.forward_graph import feeds_other_results, reading_order
+from finetune.model.inspection.forward_graph import feeds_other_results, operations_behind, reading_order, record
 from finetune.model.inspection.probing import accepted_example, samples_of_size, undisturbed, without_autocast
 from finetune.model.outputs import call, check_logits, logits_not_first, logits_of, outputs_in, results_of
 from finetune.model.stages import Stage, stages
 from finetune.model.surgery import adapters, heads
-from finetune.model.surgery.changes import ModelChange
+from finetune.model.surgery.changes import HeadReplacement, ModelChange
 from finetune.model.surgery.head_search import find_head
 from finetune.nested import tensors_of
 
@@ -31,6 +31,14 @@ _ATTRIBUTES = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+}
+
+# Functions behind a head after which its outputs are no logits. A log-softmax changes no probability.
+_BOUNDS = {"softmax", "sigmoid", "hardsigmoid", "relu", "hardtanh", "clamp", "clamp_min", "threshold", "softplus"}
+
+_LOSSES = {
+    "softmax": "lambda outputs, targets: torch.nn.functional.nll_loss(outputs.log(), targets)",
+    "sigmoid": "torch.nn.BCELoss()",
 }
 
 _FIXED = "Export the model with dynamic_shapes for whatever may vary, the number of samples above all."
@@ -240,6 +248,7 @@ class Network:
                 raise not_accepted(type(self.module).__name__, example, error) from error
             if channels_last:
                 same = same_in_channels_last(self.module, example, output, trains=trains)
+        self._check_new_head(output)
         of_head = self._head_outputs()
         check_logits(self.module, output, of_head if self.heads else 0)
         if not self.heads and len(results_of(output)) > 1:
@@ -251,6 +260,22 @@ class Network:
         )
         return same
 
+    def _check_new_head(self, output: Any) -> None:
+        """Check that the outputs follow the last `replace_head`, which may not have had an input to check it with.
+
+        Raises:
+            HeadError: If they do not.
+        """
+        n = next((change.n for change in reversed(self.changes) if isinstance(change, HeadReplacement)), None)
+        logits = logits_of(output)
+        if n is None or not isinstance(logits, Tensor) or n in (outputs_in(logits), outputs_in(logits, n)):
+            return
+        if logits.shape[1:].numel() != n:
+            raise HeadError(
+                f"After replace_head({n}), {type(self.module).__name__} gives outputs of shape "
+                f"{list(logits.shape)}, so {self.heads[0]!r} is not its head. Name another layer: replace_head({n}, layer=...)."
+            )
+
     def _check_order_of_results(self, example: Any) -> None:
         """Check that no other result of the model is computed from the one that is taken for the logits.
 
@@ -261,6 +286,24 @@ class Network:
             eval_mode(self.module)
             if feeds_other_results(self.module, example):
                 raise logits_not_first(self.module, "another result is computed from the first")
+
+    def check_gives_logits(self, task: str | None) -> None:
+        """Check that nothing behind the head bounds the outputs, which the losses of classification take as logits.
+
+        Raises:
+            HeadError: If there is a softmax, sigmoid, ReLU or the like.
+        """
+        family = family_of(self.module)
+        if self.example is None or task in (None, "regression") or family.prefix or family.heads(self.module):
+            return  # a library's own models are right
+        with without_autocast(), undisturbed(self.module):
+            eval_mode(self.module)
+            behind = [
+                operation.function.strip("_") for operation in operations_behind(record(self.module, self.example))
+            ]
+        bounds = [function for function in behind if function in _BOUNDS]
+        if bounds:
+            raise bounded_outputs(type(self.module).__name__, bounds[0])
 
     def gains_from_channels_last(self, device: torch.device, samples: int | None, *, trains_all: bool = False) -> bool:
         """Return whether channels_last weights make passes over the data faster.
@@ -292,6 +335,15 @@ class Network:
             if accepted_example(self.module, images) is not None:
                 return images
         return accepted_example(self.module)
+
+
+def bounded_outputs(model: str, function: str) -> HeadError:
+    """Return the error for a model that applies `function` to its outputs, which the loss expects to be logits."""
+    other = f", or pass a loss that expects them: loss={_LOSSES[function]}" if function in _LOSSES else ""
+    return HeadError(
+        f"Expected the outputs of {model} to be logits, but its forward applies {function} to them, which holds them "
+        f"within bounds that the loss does not expect. Return the outputs without {function}{other}."
+    )
 
 
 def not_accepted(model: str, inputs: Any, error: Exception) -> DataError:

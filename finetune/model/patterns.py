@@ -11,10 +11,26 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from finetune.errors import PatternError, nearest
+from finetune.errors import ArgumentError, PatternError, nearest
 
 Patterns = str | Iterable[str]
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Check that no layer is lazy, because such a layer has no weights before the first batch.
+
+    Raises:
+        ArgumentError: If there is one.
+    """
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    names = [name for name, tensor in tensors if is_lazy(tensor)]
+    if names:
+        raise ArgumentError(
+            f"{len(names)} weights of lazy layers, the first {names[0]!r}, have no shape before the model has seen "
+            f"data. Run the model once before, as in model(X[:2])."
+        )
 
 
 def select(model: nn.Module, patterns: Patterns) -> dict[str, nn.Parameter]:
@@ -24,7 +40,9 @@ def select(model: nn.Module, patterns: Patterns) -> dict[str, nn.Parameter]:
 
     Raises:
         PatternError: If a pattern matches nothing, or only modules without parameters.
+        ArgumentError: If the model has lazy layers that have seen no data.
     """
+    check_initialized(model)
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for pattern in _as_list(patterns):
         for name, parameter in _select_one(model, pattern).items():

@@ -30,7 +30,7 @@ from finetune.data.randomness import preserved, reseed
 from finetune.display.numbers import Values
 from finetune.display.waits import announced
 from finetune.errors import ArgumentError, DataError
-from finetune.model.freezing import eval_mode, modes_restored, single_sample, train_mode, train_only
+from finetune.model.freezing import eval_mode, modes_restored, single_sample, train_mode, train_only, trainable
 from finetune.nested import num_samples_of
 from finetune.training.allocator import freed_memory_kept
 from finetune.training.metrics import Meter, StepOutput, part_of, shares_of, weight_of
@@ -128,10 +128,23 @@ def update(run: Run, window: list[Any]) -> None:
         loss += part.detach()
         run.meter.update(step, size, targets)
     run.loss = loss
+    if run.position.epoch == run.position.window == 0:
+        _say_unreached(run)
     with run.undone_if_not_finite():
         stepped = run.precision.step(run.optimizer, loss, run.max_grad_norm)
     run.position.window += 1
     run.position.step += stepped
+
+
+def _say_unreached(run: Run) -> None:
+    """Say which trainable parameters the first update of a phase leaves as they are."""
+    names = [name for name, parameter in trainable(run.model).items() if parameter.grad is None]
+    if names:
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        run.warn_once(
+            f"{len(names)} trainable parameters ({shown}) got no gradient from the first batch, so they stay as they "
+            f"are. The forward pass may not use them, or computes them under torch.no_grad or detach."
+        )
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
+from finetune import FineTuner
 from finetune.errors import PatternError
 from finetune.model import freezing
 from finetune.model.patterns import select
@@ -416,3 +417,52 @@ def test_single_sample_leaves_other_norms_alone_and_is_undone_after_an_exception
     with pytest.raises(KeyError):
         spoil()
     assert all(modes(model).values())
+
+
+class Padded(nn.Module):
+    """A transformer over token ids, in which 0 is padding."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.embed, self.fc = kind, nn.Embedding(30, 16, padding_idx=0), nn.Linear(16, 2)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 3) if kind == "encoder" else nn.ModuleList(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) for _ in range(3)
+        )  # fmt: skip
+
+    def forward(self, ids: Tensor) -> Tensor:
+        padding, x = ids == 0, self.embed(ids)
+        if self.kind == "encoder":
+            return self.fc(self.layers(x, src_key_padding_mask=padding)[:, 0])
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=padding)
+        return self.fc(x[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+@pytest.mark.parametrize("strategy", ["linear_probe", "last_stage", "gradual_unfreezing"])
+@pytest.mark.parametrize("kind", ["encoder", "stack"])
+@pytest.mark.parametrize("cache", [False, "memory"])
+def test_a_partly_frozen_transformer_takes_padding(kind: str, strategy: str, cache: bool | str) -> None:
+    ids = torch.randint(1, 30, (8, 12))
+    ids[::2, 8:] = 0
+    model = Padded(kind)
+    expected = FineTuner(model, device="cpu").predict(ids)
+    tuner = FineTuner(model, device="cpu")
+    assert torch.equal(tuner.predict(ids), expected)
+    data = ids, torch.arange(8) % 2
+    tuner.fit(data, data, strategy=strategy, epochs=3, cache=cache, progress=False)
+    plain = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(tuner.predict(ids), plain(ids))
+
+
+def test_an_encoder_makes_nested_tensors_again_in_eval_mode() -> None:
+    model = Padded("encoder")
+    freezing.freeze(model, ["embed", "layers.layers.0"])
+    freezing.train_mode(model)
+    assert model.layers.use_nested_tensor is False
+    with freezing.modes_restored(model):
+        freezing.eval_mode(model)
+        assert model.layers.use_nested_tensor is True
+    assert model.layers.use_nested_tensor is False

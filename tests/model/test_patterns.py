@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from torchvision import models
 
+from finetune import ArgumentError, FineTuner
 from finetune.errors import PatternError
 from finetune.model.freezing import freeze
 from finetune.model.patterns import covers, select
@@ -145,3 +149,41 @@ def test_anything_but_patterns_is_an_error(pattern: Any) -> None:
 def test_a_model_without_children_says_so() -> None:
     with pytest.raises(PatternError, match="top-level names are: none"):
         select(nn.Linear(1, 1), "w")
+
+
+LAZY: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyBatchNorm1d(), nn.Linear(8, 3)),
+    "last layer": lambda: nn.Sequential(nn.Linear(4, 8), nn.LazyLinear(3)),
+}
+
+
+@pytest.mark.parametrize("make", LAZY.values(), ids=LAZY)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda tuner, path: tuner.freeze("0"),
+        lambda tuner, path: tuner.freeze(),
+        lambda tuner, path: tuner.unfreeze(),
+        lambda tuner, path: tuner.summary(),
+        lambda tuner, path: tuner.replace_head(4),
+        lambda tuner, path: tuner.head,
+        lambda tuner, path: tuner.save_checkpoint(path / "x"),
+    ],
+)
+def test_lazy_layers_without_weights_are_an_error_whose_advice_helps(
+    make: Callable[[], nn.Module], verb: Callable[[FineTuner, Path], Any], tmp_path: Path
+) -> None:
+    model, inputs = make(), torch.randn(6, 4)
+    with pytest.raises(ArgumentError, match=r"weights of lazy layers, .* Run the model once before, as in model\(X"):
+        verb(FineTuner(model, device="cpu"), tmp_path)
+    model(inputs[:2])
+    verb(FineTuner(model, device="cpu"), tmp_path)
+
+
+@pytest.mark.parametrize("make", LAZY.values(), ids=LAZY)
+def test_the_first_data_gives_lazy_layers_their_weights(make: Callable[[], nn.Module]) -> None:
+    data = torch.randn(6, 4), torch.arange(6) % 3
+    FineTuner(make(), device="cpu").fit(data, progress=False)
+    tuner = FineTuner(make(), device="cpu").replace_head(3, example=data[0][:1])
+    tuner.fit(data, strategy="linear_probe", progress=False)
+    assert tuner.predict(data[0]).shape == (6, 3)

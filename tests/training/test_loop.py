@@ -556,3 +556,36 @@ def test_predictions_are_in_order_for_any_batch_size(net, blobs, batch_size: int
 
     torch.testing.assert_close(outputs, expected)
     assert all(module.training for module in tuner.model.modules())
+
+
+class Detached(nn.Module):
+    """Computes its features without a gradient, as many feature extractors do."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.body, self.spare, self.fc = how, nn.Linear(4, 8), nn.Linear(2, 2), nn.Linear(8, 3)
+        if how != "unused":
+            del self.spare
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.how != "no_grad"):
+            features = self.body(x)
+        return self.fc(features.detach() if self.how == "detach" else features)
+
+
+@pytest.mark.parametrize(
+    ("how", "names"), [("no_grad", "body.weight"), ("detach", "body.weight"), ("unused", "spare.weight"), ("plain", "")]
+)
+def test_parameters_that_get_no_gradient_are_named_once(how: str, names: str, caplog: pytest.LogCaptureFixture) -> None:
+    data = torch.randn(12, 4), torch.arange(12) % 3
+    FineTuner(Detached(how), device="cpu").fit(data, epochs=2, batch_size=4, progress=False)
+    said = [record.message for record in caplog.records if "got no gradient" in record.message]
+    assert len(said) == bool(names)
+    assert not names or f"2 trainable parameters ({names}" in said[0]
+
+
+def test_frozen_parameters_are_not_missed(caplog: pytest.LogCaptureFixture) -> None:
+    data = torch.randn(12, 4), torch.arange(12) % 3
+    tuner = FineTuner(Detached("no_grad"), device="cpu")
+    tuner.fit(data, strategy="linear_probe", progress=False)
+    assert "got no gradient" not in caplog.text

@@ -26,12 +26,14 @@ class Operation:
 
     Attributes:
         module: Full name of the innermost module that it ran in; `""` is the model.
+        function: Name of the operation in torch, such as `"relu"`.
         parameters: Full names of the parameters that it read, directly or through values computed only
             from parameters.
         inputs: Operations whose results it read.
     """
 
     module: str
+    function: str
     parameters: tuple[str, ...]
     inputs: tuple[Operation, ...]
 
@@ -75,6 +77,19 @@ def reading_order(model: nn.Module, inputs: Any) -> list[str]:
     aliases = dict(model.named_parameters(remove_duplicate=False))
     read = (name for operation in record(model, inputs).operations for name in operation.parameters)
     return list(dict.fromkeys(names[id(aliases[name])] for name in read))
+
+
+def operations_behind(recording: Recording) -> list[Operation]:
+    """Return the operations that compute the outputs from the head's result alone, the last first.
+
+    Those are the ones at the end that read one earlier result and no parameter.
+    """
+    found: list[Operation] = []
+    reached = [*recording.main]
+    while len(reached) == 1 and not reached[0].parameters:
+        found.append(reached[0])
+        reached = [*reached[0].inputs]
+    return found
 
 
 def feeds_other_results(model: nn.Module, inputs: Any) -> bool:
@@ -185,7 +200,7 @@ class _Recorder(TorchDispatchMode):
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         written = written_by(func, args, kwargs)
         self._alive += made + written
-        self._remember(read, made, written)
+        self._remember(func._schema.name.rpartition("::")[2], read, made, written)
         return result
 
     def makers(self, tensor: Tensor) -> list[Operation]:
@@ -202,7 +217,7 @@ class _Recorder(TorchDispatchMode):
                 hooks.enter_context(module.register_forward_hook(self._leaving, always_call=True))
             yield
 
-    def _remember(self, read: list[Tensor], made: list[Tensor], written: list[Tensor]) -> None:
+    def _remember(self, function: str, read: list[Tensor], made: list[Tensor], written: list[Tensor]) -> None:
         inputs = tuple(dict.fromkeys(maker for tensor in read for maker in self.makers(tensor)))
         parameters = tuple(dict.fromkeys(name for tensor in read for name in self._names(tensor)))
         if not inputs and not any(id(tensor) in self._from_input for tensor in read):
@@ -210,7 +225,8 @@ class _Recorder(TorchDispatchMode):
             self._filled.update((storage_of(tensor), parameters) for tensor in written)
             return
         module = self._running[-1]
-        operation = Operation(module, tuple(self._tied.get((name, module), name) for name in parameters), inputs)
+        tied = tuple(self._tied.get((name, module), name) for name in parameters)
+        operation = Operation(module, function, tied, inputs)
         self.operations.append(operation)
         self._made.update((id(tensor), operation) for tensor in made)
         self._written.update((storage_of(tensor), operation) for tensor in written)  # all its views depend on it

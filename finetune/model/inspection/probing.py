@@ -12,12 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
-from finetune.errors import whole_number
+from finetune.errors import ArgumentError, whole_number
 from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, modes_restored, train_mode
+from finetune.model.inspection.input_search import failure, search
 from finetune.model.outputs import call
+from finetune.model.patterns import check_initialized
+from finetune.nested import tensors_of
 
 # Side lengths, those most common in published models first. The first that runs is used.
 _SIDES = (224, 32, 64, 28, 128, 256, 299, 384, 16, 8)
@@ -41,6 +45,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         (module._buffers, name, buffer, buffer.clone())
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
+        if not is_lazy(buffer)
     ]
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     with modes_restored(model), torch.random.fork_rng(list(devices)):
@@ -73,6 +78,8 @@ def accepted_example(model: nn.Module, given: Any = None) -> Any:
     Inputs that also work in train mode come first: auxiliary heads run only in that mode and may need
     larger images than the rest of the model.
     """
+    if given is None:
+        check_initialized(model)  # a guess would settle the shapes of lazy layers
     fallback = None
     with undisturbed(model):
         for example in example_inputs(model) if given is None else (given,):
@@ -81,7 +88,39 @@ def accepted_example(model: nn.Module, given: Any = None) -> Any:
             if attempt(call, model, example, train_mode) is not None:
                 return example
             fallback = example if fallback is None else fallback
+        if fallback is None and given is None:
+            eval_mode(model)
+            return search(model, _sample, samples=2)
     return fallback
+
+
+def given_example(model: nn.Module, example: Any) -> Any:
+    """Return the user's example as inputs of two samples or more that `model` accepts.
+
+    Args:
+        model: The model.
+        example: Inputs of one or more samples, or one sample without the batch dimension: a tensor or array, or a
+            tuple or mapping of them.
+
+    Raises:
+        ArgumentError: If the model does not accept it.
+    """
+    like = next(model.parameters(), None)
+    inputs = tree_map(
+        lambda value: _placed(torch.as_tensor(value), like) if hasattr(value, "shape") else value, example
+    )
+    with undisturbed(model):
+        eval_mode(model)
+        for batch in (inputs, _each(inputs, lambda value: value.unsqueeze(0))):
+            samples = next((len(tensor) for tensor in tensors_of(batch) if tensor.dim()), 0)
+            error = failure(model, batch, samples)
+            if error is None:
+                return _each(batch, lambda value: torch.cat([value, value])) if samples == 1 else batch
+    raise ArgumentError(f"{type(model).__name__} does not accept the example: {error}. Pass inputs as in training.")
+
+
+def _each(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    return tree_map(lambda value: change(value) if isinstance(value, Tensor) else value, inputs)
 
 
 def example_inputs(model: nn.Module, samples: int = 2) -> Iterator[Any]:

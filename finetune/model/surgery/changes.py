@@ -19,11 +19,13 @@ class HeadReplacement:
         names: Full names of the replaced layers.
         head: None for a layer like the old one, `"append"` for a layer after it, `CUSTOM_HEAD`, or a
             description of standard layers for `layer_specs.build`.
+        removed: Full names of the modules behind the head that identities have taken the place of.
     """
 
     n: int
     names: tuple[str, ...]
     head: str | Mapping[str, Any] | None
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from finetune.model.inspection.forward_graph import Operation, before, record
 from finetune.model.inspection.probing import accepted_example, attempt, undisturbed
 from finetune.model.surgery.adapters import active_name, has_adapters, named_base
 
+_HEAD_NAMES = frozenset({"head", "heads", "fc", "classifier", "classification", "logits", "out", "output", "predict"})
+
 RESIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -57,10 +59,7 @@ def recorded_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
     """
     example = accepted_example(model, example)
     if example is None:
-        raise HeadError(
-            f"The head of {type(model).__name__} cannot be found: the model accepted none of the guessed inputs. "
-            f"{_candidates(model)}"
-        )
+        return _only_candidate(model)
     with undisturbed(model):
         eval_mode(model)
         recordings = [record(model, example), attempt(record, model, example, train_mode)]
@@ -72,6 +71,32 @@ def recorded_head(model: nn.Module, example: Any = None) -> tuple[str, ...]:
     names = _layers(heads)
     _check_unambiguous(model, names, _layers_before(heads))
     return names
+
+
+def _only_candidate(model: nn.Module) -> tuple[str, ...]:
+    """Return the one layer whose outputs no other layer reads, if its name or the lack of others leaves no doubt.
+
+    Raises:
+        HeadError: If the structure leaves several layers or none.
+    """
+    layers = {name: module for name, module in model.named_modules() if name and isinstance(module, RESIZABLE)}
+    read = {size for module in model.modules() for size in _sizes_read(module)}
+    unread = [name for name, layer in layers.items() if layer.weight.shape[0] not in read]
+    named = [name for name in unread if not _HEAD_NAMES.isdisjoint(name.split("."))]
+    for candidates in (unread, named):
+        if len(candidates) == 1:
+            return (candidates[0],)
+    raise HeadError(
+        f"The head of {type(model).__name__} cannot be found: the model accepted none of the guessed inputs, and by "
+        f"its structure the head may be any of {', '.join(unread) or 'its layers'}. Pass inputs of one or more "
+        f"samples, as in replace_head(n, example=X[:2]). {_candidates(model)}"
+    )
+
+
+def _sizes_read(module: nn.Module) -> list[int]:
+    names = ("in_features", "in_channels", "num_features", "input_size", "embed_dim", "num_channels", "hidden_size")
+    sizes = [getattr(module, name, None) for name in names]
+    return [*(size for size in sizes if isinstance(size, int)), *getattr(module, "normalized_shape", ())]
 
 
 def check_name(model: nn.Module, name: str) -> None:
@@ -102,7 +127,9 @@ def last_parametrised(last: Iterable[Operation]) -> list[Operation]:
 
 def layers_read(operation: Operation) -> list[str]:
     """Return the full names of the layers whose parameters an operation reads."""
-    return [name.rpartition(".")[0] for name in operation.parameters]
+    return list(
+        dict.fromkeys(name.rpartition(".")[0].partition(".parametrizations")[0] for name in operation.parameters)
+    )
 
 
 def _layers(operations: Iterable[Operation]) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ All of them are replaced together, on the same device and in the same dtype.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,10 +16,17 @@ from torch import Tensor, nn
 from finetune.errors import HeadError
 from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, unfreeze
+from finetune.model.inspection.forward_graph import operations_behind, record
 from finetune.model.inspection.probing import accepted_example, undisturbed
 from finetune.model.outputs import auxiliary_of, call, logits_of
 from finetune.model.patterns import names_above
 from finetune.model.surgery.head_search import RESIZABLE
+
+logger = logging.getLogger("finetune")
+
+_RELUS = (nn.ReLU, nn.ReLU6)
+_CLAMPS = (*_RELUS, nn.Softmax, nn.Sigmoid, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus)
+_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 HeadFactory = Callable[[int], nn.Module]
 
@@ -30,6 +38,8 @@ def replace_head(
     head: nn.Module | HeadFactory | str | None = None,
     *,
     verify: bool = True,
+    example: Any = None,
+    clamps: bool = False,
 ) -> tuple[str, ...]:
     """Replace the heads of a model and return the full names of the new ones.
 
@@ -41,6 +51,9 @@ def replace_head(
             layer after the existing outputs, or None for a new layer like the old one. Auxiliary heads
             always become new layers.
         verify: Whether to check that the model has `n` outputs, if an input for it can be guessed.
+        example: Inputs to check it with; None guesses them.
+        clamps: Whether a softmax, sigmoid or other module behind the head that holds its outputs within bounds is
+            removed, as a ReLU always is.
 
     Raises:
         HeadError: If the head cannot be built, or the model with it does not have `n` outputs. The model is
@@ -60,18 +73,36 @@ def replace_head(
         )
     names = _with_head(model, n, names)
     new = _new_modules(model, n, names, head)
-    old = {name: model.get_submodule(name) for name in new}
-    example = accepted_example(model) if verify else None
+    if example is None and verify:
+        example = accepted_example(model)
+    pools: list[str] = []
+    if example is not None:
+        behind = _behind(model, example, names)
+        new.update((name, nn.Identity()) for name in behind if isinstance(behind[name], _CLAMPS if clamps else _RELUS))
+        pools = [name for name, module in behind.items() if isinstance(module, _POOLS)]
+        if not pools and not _decides_outputs(model, names[0], example):
+            raise _not_the_head(model, names, n)
+    old = {name: model.get_submodule(name) for name in (*new, *pools)}
     _set_modules(model, new)
     if example is not None and not _has_outputs(model, n, example):
-        _set_modules(model, old)
-        raise HeadError(
-            f"With {', '.join(names)} replaced, the first result of {type(model).__name__} does not have {n} outputs, "
-            f"so that is not the whole head, or the head's result is not the model's first. The model is unchanged. "
-            f"Name another layer with replace_head(n, layer=...)."
-        )
+        remove(model, pools)  # a pooling to a fixed number of outputs
+        new.update((name, nn.Identity()) for name in pools)
+        if not pools or not _has_outputs(model, n, example):
+            _set_modules(model, old)
+            raise _not_the_head(model, names, n)
+    _say_removed({name: old[name] for name, module in new.items() if isinstance(module, nn.Identity)})
     _record_outputs(model, n, names)
     return (f"{names[0]}.1", *names[1:]) if head == "append" else names
+
+
+def identities(model: nn.Module) -> set[str]:
+    """Return the full names of the identities in a model, among them those in the place of removed modules."""
+    return {name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Identity)}
+
+
+def remove(model: nn.Module, names: Iterable[str]) -> None:
+    """Put identities in the place of modules."""
+    _set_modules(model, {name: nn.Identity() for name in names})
 
 
 def num_features(module: nn.Module) -> int:
@@ -117,6 +148,44 @@ def _new_modules(
         if relu:  # as in SqueezeNet, where it would clamp the new logits at 0
             new[relu] = nn.Identity()
     return new
+
+
+def _behind(model: nn.Module, example: Any, names: tuple[str, ...]) -> dict[str, nn.Module]:
+    """Return the modules that compute the outputs from the head's result alone, without parameters, by name."""
+    with undisturbed(model):
+        eval_mode(model)
+        recording = record(model, example)
+    behind = operations_behind(recording)
+    elsewhere = {operation.module for operation in recording.operations if operation not in behind}
+    called = dict.fromkeys(operation.module for operation in behind if operation.module not in elsewhere)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    own = {name: modules[name] for name in called if name and name not in names}
+    return {name: module for name, module in own.items() if next(module.parameters(), None) is None}
+
+
+def _decides_outputs(model: nn.Module, name: str, example: Any) -> bool:
+    """Return whether the model has as many outputs as the layer; else other layers or operations decide."""
+    with undisturbed(model), torch.no_grad():
+        eval_mode(model)
+        shape = logits_of(call(model, example)).shape
+    width = num_outputs(model.get_submodule(name))
+    return width in (*shape[1:2], *shape[-1:]) if len(shape) > 1 else width == 1
+
+
+def _not_the_head(model: nn.Module, names: tuple[str, ...], n: int) -> HeadError:
+    return HeadError(
+        f"With {', '.join(names)} replaced, the first result of {type(model).__name__} does not have {n} outputs, so "
+        f"that is not the whole head, or the head's result is not the model's first. The model is unchanged. Name "
+        f"another layer with replace_head(n, layer=...), or change the module itself."
+    )
+
+
+def _say_removed(removed: dict[str, nn.Module]) -> None:
+    for name, module in removed.items():
+        logger.warning(
+            f"The {type(module).__name__} {name!r} behind the head is removed, because it would hold back the new "
+            f"outputs: the loss expects logits."
+        )
 
 
 def _record_outputs(model: nn.Module, n: int, names: tuple[str, ...]) -> None:

@@ -45,7 +45,7 @@ AMBIGUOUS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "two widths": (Widths, "first (Linear), second (Linear)"),
     "no parameters": (lambda: nn.Sequential(nn.Conv2d(3, 2, 1), Zero()), "no layer with parameters"),
     "no input": (lambda: nn.Sequential(nn.ReLU()), "accepted none of the guessed inputs"),
-    "strange input": (lambda: nn.Sequential(Zero("ask me"), nn.Linear(6, 5)), "accepted none of the guessed inputs"),
+    "strange input": (lambda: nn.Sequential(Zero("ask me"), nn.Linear(6, 5), nn.Linear(6, 4)), "may be any of 1, 2"),
 }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
@@ -369,3 +371,85 @@ def test_a_named_layer_is_replaced_even_if_no_input_can_be_guessed() -> None:
 
     tuner = FineTuner(Two(), device="cpu").replace_head(5, layer="fc")
     assert tuner.model(torch.zeros(2, 4), torch.zeros(2, 6)).shape == (2, 5)
+
+
+class Ending(nn.Module):
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body, self.fc, self.end = nn.Linear(4, 8), nn.Linear(8, 5), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.fc(self.body(x).relu()))
+
+
+FEATURES, LABELS = torch.randn(12, 4), torch.arange(12) % 3
+
+
+@pytest.mark.parametrize(
+    "end",
+    [nn.ReLU(), nn.ReLU6(), nn.Softmax(1), nn.Sigmoid(), nn.Sequential(nn.Dropout(0.1), nn.ReLU()), nn.Hardtanh()],
+)
+def test_a_module_that_bounds_the_outputs_is_removed_and_said(
+    end: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tuner = FineTuner(Ending(end), device="cpu").replace_head(5)
+    assert "behind the head is removed" in caplog.text
+    tuner.fit((FEATURES, LABELS), progress=False)
+    loaded = FineTuner.load_checkpoint(tuner.save_checkpoint(tmp_path / "x"), Ending(end), device="cpu")
+    assert torch.equal(loaded.predict(FEATURES), tuner.predict(FEATURES))
+    assert tuner.predict(FEATURES).min() < 0
+
+
+@pytest.mark.parametrize(
+    ("end", "function"),
+    [
+        (lambda x: x.softmax(1), "softmax"), (torch.sigmoid, "sigmoid"), (torch.relu, "relu"), (F.relu6, "hardtanh"),
+        (lambda x: x.clamp(min=0), "clamp"), (lambda x: F.dropout(x, training=False).relu_().view(-1, 3), "relu"),
+    ],
+)  # fmt: skip
+def test_a_function_that_bounds_the_logits_is_refused_before_training(end: Any, function: str) -> None:
+    tuner = FineTuner(Ending(end), device="cpu").replace_head(3)
+    before = tuner.model.fc.weight.clone()
+    with pytest.raises(HeadError, match=f"its forward applies {function}"):
+        tuner.fit((FEATURES, LABELS), progress=False)
+    assert torch.equal(tuner.model.fc.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("end", "loss", "labels"),
+    [
+        (nn.LogSoftmax(1), nn.NLLLoss(), LABELS),
+        (lambda x: x.log_softmax(1), None, LABELS),
+        (lambda x: x.softmax(1), lambda outputs, targets: F.nll_loss(outputs.log(), targets), LABELS),
+        (nn.Sigmoid(), nn.BCELoss(), F.one_hot(LABELS).float()),
+        (torch.sigmoid, torch.nn.BCELoss(), F.one_hot(LABELS).float()),
+        (torch.relu, "mse", torch.rand(12, 3)),
+        (torch.tanh, None, torch.randn(12, 3)),
+    ],
+)
+def test_what_suits_the_loss_stays_behind_the_head(end: Any, loss: Any, labels: Tensor) -> None:
+    tuner = FineTuner(Ending(end), device="cpu", loss=loss).replace_head(3)
+    tuner.fit((FEATURES, labels), progress=False)
+    assert tuner.model.end is end
+
+
+def test_an_activation_that_the_body_uses_too_is_not_removed() -> None:
+    class Shared(Ending):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.end(self.fc(self.end(self.body(x))))
+
+    relu = nn.ReLU()
+    tuner = FineTuner(Shared(relu), device="cpu").replace_head(3)
+    assert tuner.model.end is relu
+    with pytest.raises(HeadError, match="its forward applies relu"):
+        tuner.fit((FEATURES, LABELS), progress=False)
+
+
+def test_scores_without_a_layer_of_their_width_have_no_head_to_replace() -> None:
+    class Scores(Ending):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([(self.fc(self.body(x)) * k).sum(1) for k in range(3)], 1)
+
+    for n in (2, 3):
+        with pytest.raises(HeadError, match="so that is not the whole head"):
+            FineTuner(Scores(nn.Identity()), device="cpu").replace_head(n)
