@@ -102,7 +102,7 @@ class Network:
     def heads(self) -> tuple[str, ...]:
         """Full names of the heads, the main one first; empty if the head is ambiguous."""
         if not self.known_heads:
-            with suppress(HeadError):
+            with suppress(HeadError, ArgumentError):  # the latter for lazy layers before any data
                 return self._search_heads()
         return self.known_heads
 
@@ -273,7 +273,8 @@ class Network:
         if logits.shape[1:].numel() != n:
             raise HeadError(
                 f"After replace_head({n}), {type(self.module).__name__} gives outputs of shape "
-                f"{list(logits.shape)}, so {self.heads[0]!r} is not its head. Name another layer: replace_head({n}, layer=...)."
+                f"{list(logits.shape)}, so {self.heads[0]!r} is not its head. Name another layer: "
+                f"replace_head({n}, layer=...)."
             )
 
     def _check_order_of_results(self, example: Any) -> None:

@@ -85,11 +85,16 @@ def operations_behind(recording: Recording) -> list[Operation]:
     Those are the ones at the end that read one earlier result and no parameter.
     """
     found: list[Operation] = []
-    reached = [*recording.main]
+    reached = _latest(recording.main)
     while len(reached) == 1 and not reached[0].parameters:
         found.append(reached[0])
-        reached = [*reached[0].inputs]
+        reached = _latest(reached[0].inputs)
     return found
+
+
+def _latest(operations: Collection[Operation]) -> list[Operation]:
+    """Return the operations without those that another of them reads, as a view reads what was written in place."""
+    return [one for one in operations if not any(one in other.inputs for other in operations)]
 
 
 def feeds_other_results(model: nn.Module, inputs: Any) -> bool:
