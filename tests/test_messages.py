@@ -572,6 +572,23 @@ def random_weights(tmp: Path) -> str:
     return said
 
 
+@case(
+    "Pass it to fit.",
+    "Call replace_head(n) for n outputs",
+    "Pass it as preprocessing=",
+    "Pass the size, mean and std as preprocessing=Preprocessing(...)",
+    "Pass it to fit, as lr=",
+)
+def arguments_of_others(tmp: Path) -> str:
+    said = []
+    for name in ("epochs", "num_classes", "tokenizer", "transform", "learning_rate"):
+        with pytest.raises((FineTuneError, TypeError)) as raised:
+            tuner(**{name: 2})
+        said.append(str(raised.value))
+    fit(tuner(preprocessing=IMAGES).replace_head(3), epochs=2, lr=1e-3)
+    return " ".join(said)
+
+
 @case("For random weights, pass weights=None")
 def unknown_weights(tmp: Path) -> str:
     said = error(lambda: FineTuner("squeezenet1_1", weights="IMAGENET", device="cpu"))

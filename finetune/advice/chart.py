@@ -80,7 +80,7 @@ def draw(evidence: Evidence, title: str) -> Figure:
     axes.axvline(NEAR, color="gray", linewidth=1)
     axes.axhline(MUCH, color="gray", linewidth=1)
     for each in QUADRANTS:
-        place = (1 + NEAR) / 2 if each.near else NEAR / 2, 0.9 if each.much else 0.05
+        place = (1 + NEAR) / 2 if each.near else NEAR / 2, 0.84 if each.much else 0.05
         advised = each.strategy if each.first_share is None else f"{each.strategy}, larger rates"
         axes.text(
             *place,

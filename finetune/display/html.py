@@ -34,4 +34,4 @@ def paragraph(*lines: str, strong: bool = False) -> str:
 
 
 def _cell(tag: str, content: object, right: bool) -> str:
-    return f'<{tag} style="text-align: {"right" if right else "left"}">{escape(str(content))}</{tag}>'
+    return f'<{tag} style="padding: 0 0.5em; text-align: {"right" if right else "left"}">{escape(str(content))}</{tag}>'
