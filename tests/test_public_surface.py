@@ -49,7 +49,7 @@ METHODS = {
 CONSTRUCTOR = [
     "model", "*", "weights", "in_channels", "preprocessing", "loss", "metrics", "optimizer", "weight_decay",
     "max_grad_norm", "gradient_accumulation_steps", "device", "precision", "compile", "seed",
-    "unknown",  # refused, with what to write in their place
+    "**unknown",  # refused, with what to write in their place
 ]  # fmt: skip
 
 PROPERTIES = ["classes", "head", "history", "inner", "loss", "model", "network", "preprocessing", "task"]
