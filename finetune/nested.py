@@ -1,4 +1,4 @@
-"""Map, move and count the tensors in nested tuples, lists, mappings and dataclasses."""
+"""Find, map and move the tensors in nested tuples, lists, mappings and dataclasses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from finetune.errors import DataError
 
 
 def to_device(batch: Any, device: torch.device | str) -> Any:
@@ -59,19 +57,32 @@ def _map_mapping(
     return result
 
 
-def num_samples_of(batch: Any) -> int:
-    """Return the number of samples: the leading dimension of the first tensor in `batch` that has one.
+def is_group(nested: Any) -> bool:
+    """Return whether `nested` is a tuple or list of parts. A `PackedSequence` is a tuple, but a value of its own."""
+    return isinstance(nested, (list, tuple)) and not callable(getattr(nested, "to", None))
 
-    Raises:
-        DataError: If no tensor has a leading dimension.
+
+def as_plain(nested: Any) -> Any:
+    """Return `nested` with tensors of a subclass as plain tensors, except for those that wrap other tensors."""
+    if any(_is_dressed(tensor) for tensor in tensors_of(nested)):
+        return map_tensors(lambda tensor: tensor.as_subclass(Tensor) if _is_dressed(tensor) else tensor, nested, None)
+    return nested
+
+
+def _is_dressed(tensor: Tensor) -> bool:
+    """Return whether a tensor has the values of a plain one, with other methods or attributes."""
+    return type(tensor) is not Tensor and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+
+
+def described(nested: Any) -> str:
+    """Return the dtypes and shapes of the tensors in `nested`, or its type if there are none.
+
+    Example:
+        >>> described([torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)])
+        'float32 [2, 3], int64 [2]'
     """
-    for tensor in tensors_of(batch):
-        if tensor.dim() > 0:
-            return len(tensor)
-    raise DataError(
-        f"A batch of type {type(batch).__name__} has no tensor with a leading dimension, so its size is unknown. "
-        f"Expected a tensor, or a tuple, list or dict of tensors [N, ...]."
-    )
+    shown = [f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in tensors_of(nested)]
+    return ", ".join(shown) or f"a {type(nested).__name__}"
 
 
 def tensors_of(nested: Any) -> list[Tensor]:

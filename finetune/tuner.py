@@ -20,7 +20,7 @@ from finetune.checkpoint import restore, schema
 from finetune.checkpoint.record import record_head, warn_of_left_out
 from finetune.checkpoint.resume import find_run
 from finetune.checkpoint.schema import Checkpoint
-from finetune.data.batch import split_batch
+from finetune.data.batch import check_pair, num_samples_of, split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.pipeline import Pipeline
 from finetune.data.prepare import Prepared
@@ -542,10 +542,6 @@ class FineTuner:
             batches = self._pipeline.batches(self._pipeline.audited(source, "prediction"), batch_size)
             with self._passes(source):
                 outputs = loop.predict(over_views(self.predict_step, tta), self.inner, batches, self.precision)
-        if not outputs:
-            raise DataError(
-                "The data yielded no samples. Expected an iterable dataset to start over each time it is read."
-            )
         for output in outputs:
             if not isinstance(output, Tensor):
                 raise ArgumentError(
@@ -749,17 +745,19 @@ class FineTuner:
             >>> Probabilities(nn.Linear(4, 2), device="cpu").predict(torch.zeros(3, 4)).sum(1).allclose(torch.ones(3))
             True
         """
-        inputs, _ = split_batch(batch)
-        outputs: Tensor = logits_of(call(self.model, inputs))
+        inputs, targets = split_batch(batch)
+        samples = None if targets is None else num_samples_of(batch)
+        outputs: Tensor = logits_of(call(self.model, inputs, samples))
         return outputs
 
     def _step(self, batch: Any, weight: float, auxiliary_weight: float) -> StepOutput:
+        check_pair(batch)
         inputs, targets = split_batch(batch)
         if targets is None:
             raise DataError("A batch has no labels. Expected (input, label), or a dict with a key such as 'label'.")
         if self.task is None:
             self._learn(task=infer_task(self.settings.loss, targets, self.network.num_outputs))
-        output = call(self.model, inputs)
+        output = call(self.model, inputs, num_samples_of(batch))
         logits = logits_of(output)
         loss = self.loss(logits, targets)
         others = auxiliary_of(output, len(self.network.heads)) if auxiliary_weight else []
@@ -802,7 +800,9 @@ class FineTuner:
 
     @property
     def _pipeline(self) -> Pipeline:
-        return Pipeline(self.preprocessing, self.settings.seed, self.device)
+        double = {p.dtype for p in self.inner.parameters() if p.is_floating_point()} == {torch.float64}
+        several = freezing.needs_several_samples(self.inner)
+        return Pipeline(self.preprocessing, self.settings.seed, self.device, double, several)
 
     def _open(self, data: Any, *, labeled: bool = True) -> Source:
         """Open the data and try the model on it, which may show another meaning of the labels."""
@@ -819,7 +819,8 @@ class FineTuner:
     def _open_training(self, train: Any, val: Any, *, trains: bool = False) -> Prepared:
         """Open the data and try the model on it, which may show another meaning of the labels."""
         known, meaning = self._known, self._meaning(training=True)
-        data = self._pipeline.open_training(train, val, meaning, model_classes=known.classes)
+        epoch = len(self.history) if trains else 0
+        data = self._pipeline.open_training(train, val, meaning, model_classes=known.classes, epoch=epoch)
         self._known = known.opened_training(data.train, data.val)
         self._try_on(data.train, trains=trains)
         learned = self._meaning(training=True)
@@ -856,6 +857,8 @@ class FineTuner:
 
     def _learn_task(self, source: Source) -> Task:
         """Infer the task from the loss, the targets and the number of outputs, and try the loss and the metrics."""
+        if not self._overrides("training_step"):
+            self._pipeline.check_pairs(source)
         targets, loss = self._pipeline.some_targets(source), self.settings.loss
         task = infer_task(loss, targets, self.network.num_outputs)
         check_names(task, source.classes, source.targets)

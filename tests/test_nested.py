@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from finetune.errors import DataError
-from finetune.nested import map_tensors, num_samples_of, same_values, tensors_of, to_device
+from finetune.data.loading.lazy_tensor import LazyTensor
+from finetune.nested import as_plain, described, is_group, map_tensors, same_values, tensors_of, to_device
 
 
 class Pair(NamedTuple):
@@ -70,21 +69,33 @@ def test_to_device_reaches_every_tensor_and_keeps_every_type() -> None:
     assert to_device(Mover(), "meta").device == "meta"
 
 
-def test_num_samples_is_the_length_of_the_first_tensor() -> None:
-    t = torch.zeros(3, 2)
-    for batch in (
-        t,
-        (t, 1),
-        [torch.tensor(1.0), t],
-        {"a": "text", "b": t},
-        Pair(t, None),
-        Record(t),
-        Encoding(a=t),
-    ):
-        assert num_samples_of(batch) == 3
-    for batch in (1, "text", [], {"a": 1}, torch.tensor(1.0), Record):
-        with pytest.raises(DataError, match="has no tensor"):
-            num_samples_of(batch)
+class Dressed(Tensor):
+    """A subclass that refuses to meet another one."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(kind not in (cls, Tensor) for kind in types):
+            return NotImplemented
+        return super().__torch_function__(func, [], args, kwargs or {})
+
+
+def test_subclasses_become_plain_but_not_those_that_wrap_tensors() -> None:
+    lazy = LazyTensor((2,), torch.zeros(1), lambda: torch.ones(2))
+    plain = torch.ones(2)
+    assert as_plain([plain, lazy])[1] is lazy
+    assert as_plain(plain) is plain
+    found = as_plain({"a": torch.ones(2).as_subclass(Dressed), "b": (plain, 3)})
+    assert type(found["a"]) is Tensor
+    assert found["b"][0] is plain
+
+
+def test_a_packed_sequence_is_one_value() -> None:
+    packed = nn.utils.rnn.pack_sequence([torch.zeros(3, 2), torch.zeros(1, 2)])
+    assert not is_group(packed)
+    assert is_group(Pair(plain := torch.zeros(2), plain))
+    assert is_group([1])
+    assert described(packed).startswith("float32 [4, 2]")
+    assert described("x") == "a str"
 
 
 leaves = st.sampled_from([torch.zeros(2), torch.ones(3, 1), 1, "text", None])

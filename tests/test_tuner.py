@@ -608,7 +608,7 @@ def test_the_model_is_used_in_place_and_local_weights_are_loaded(tmp_path: Path)
 @pytest.mark.parametrize(
     ("inputs", "hint"),
     [
-        (torch.zeros(6, 3, 12, 12, dtype=torch.uint8), "uint8 inputs are scaled only by a preprocessing"),
+        (torch.zeros(6, 3, 12, 12, dtype=torch.uint8), "uint8 inputs are scaled only as images"),
         (torch.zeros(6, 12, 12, 3), "look channels-last"),
         (torch.zeros(6, 3, 12, 12, dtype=torch.float64), "X.float()"),
         (torch.zeros(6, 1, 12, 12), "that the model expects"),

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.data.batch import split_batch
+from finetune.data.batch import num_samples_of, split_batch
 from finetune.model.inspection.forward_graph import watched
-from finetune.nested import num_samples_of
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from finetune.caching.cached_batches import CachedBatches
 from finetune.caching.prefix.trace import intercepted
-from finetune.data.batch import split_batch
+from finetune.data.batch import first_samples, split_batch
 from finetune.model.freezing import trainable
 from finetune.model.inspection.probing import undisturbed
 from finetune.model.outputs import call
-from finetune.nested import map_tensors, tensors_of
+from finetune.nested import tensors_of
 
 # Work below `_SHORT` seconds is repeated and its minimum counts, because other processes disturb the measurement.
 _SHORT = 0.02
@@ -74,7 +74,7 @@ def time_forward(model: nn.Module, inputs: Any, load: float) -> Timings:
     would cost a large part of the time to be saved. The model and the random state are left unchanged.
     """
     samples = next(len(tensor) for tensor in tensors_of(inputs))
-    few = map_tensors(lambda tensor: tensor[:_FEW], inputs, None)
+    few = first_samples(inputs, samples, _FEW)
     with undisturbed(model), torch.enable_grad():
         seconds, frozen_share = timed(lambda: _frozen_share(model, few))
         whole = seconds * max(1.0, samples / _FEW)

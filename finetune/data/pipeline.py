@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.audit import audit, some_targets
-from finetune.data.batch import split_batch
+from finetune.data.batch import check_pair, first_samples, num_samples_of, split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.prepare import Prepared, prepare
 from finetune.data.preprocessing.augmentations import Augmentation, chosen_augmentation
@@ -20,7 +20,6 @@ from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
 from finetune.data.targets import TargetRule
 from finetune.errors import DataError
-from finetune.nested import map_tensors
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,8 @@ class Pipeline:
         preprocessing: Preprocessing of raw items; None if the data is already model input.
         seed: Seed for splits, order and augmentation.
         device: Device of the batches.
+        double: Whether float64 arrays stay as they are, because the model computes in float64.
+        join_single: Whether a last batch of one sample joins the one before, because the model needs several.
 
     Example:
         >>> pipeline = Pipeline(seed=1)
@@ -42,6 +43,8 @@ class Pipeline:
     preprocessing: InputPreprocessing | None = None
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    double: bool = False
+    join_single: bool = False
 
     @property
     def takes(self) -> str | None:
@@ -50,22 +53,52 @@ class Pipeline:
 
     def open(self, data: Any, meaning: Meaning | None = None, *, labeled: bool = True) -> Source:
         """Open data in any form that the package accepts. See `open_source`."""
-        return open_source(data, meaning=meaning, labeled=labeled, takes=self.takes)
+        return open_source(data, meaning=meaning, labeled=labeled, takes=self.takes, double=self.double, seed=self.seed)
 
     def open_training(
-        self, train: Any, val: Any, meaning: Meaning | None = None, *, model_classes: Sequence[str] | None = None
+        self,
+        train: Any,
+        val: Any,
+        meaning: Meaning | None = None,
+        *,
+        model_classes: Sequence[str] | None = None,
+        epoch: int = 0,
     ) -> Prepared:
         """Open training and validation data. See `prepare`."""
-        return prepare(train, val, meaning=meaning, model_classes=model_classes, seed=self.seed, takes=self.takes)
+        return prepare(
+            train,
+            val,
+            meaning=meaning,
+            model_classes=model_classes,
+            seed=self.seed,
+            takes=self.takes,
+            double=self.double,
+            epoch=epoch,
+        )
 
     def example(self, source: Source) -> Any:
-        """Return the inputs of two samples, ready for the model, or None if they cannot be read."""
-        few = source.subset(range(min(2, len(source)))) if source.indexed else source
+        """Return the inputs of two samples, ready for the model, or None if they cannot be read.
+
+        If the rows of a loader's first batch are not samples, return its inputs as they are.
+        """
         try:
-            batch = next(iter(self.batches(few, 2).epoch(0)), None)
+            batch = self._first_batch(source)
+            return None if batch is None else first_samples(split_batch(batch)[0], num_samples_of(batch), 2)
         except DataError:  # the audit reports it together with all other errors of its kind
             return None
-        return map_tensors(lambda tensor: tensor[:2], split_batch(batch)[0], None)
+
+    def check_pairs(self, source: Source) -> None:
+        """Check that the second part of a sample may be its target, and say which parts are left aside.
+
+        Raises:
+            DataError: If the second part is rather a mask or a second input.
+        """
+        if not source.vectorized and source.kind is None:
+            check_pair(self._first_batch(source), say=True)
+
+    def _first_batch(self, source: Source) -> Any:
+        few = source.subset(range(min(2, len(source)))) if source.indexed else source
+        return self.batches(few, 2).first()
 
     def some_targets(self, source: Source) -> Tensor | None:
         """Return the targets that are known or can be read before training. See `audit.some_targets`."""
@@ -122,6 +155,7 @@ class Pipeline:
             stand_ins=chosen.stand_ins,
             rule=rule,
             keep=keep,
+            join_single=self.join_single,
         )
 
     def training_batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from finetune.data.audit import audit
@@ -69,6 +70,8 @@ def prepare(
     model_classes: Sequence[str] | None = None,
     seed: int = 0,
     takes: str | None = None,
+    double: bool = False,
+    epoch: int = 0,
 ) -> Prepared:
     """Open and split training and validation data. `Prepared.audited` checks it.
 
@@ -80,6 +83,8 @@ def prepare(
         model_classes: Classes that the model was trained on. Data with a subset of them keeps their order.
         seed: Seed of the split.
         takes: Kind of raw item that the preprocessing takes.
+        double: Whether float64 arrays stay as they are, because the model computes in float64.
+        epoch: Epoch of the first pass over `train`.
 
     Raises:
         DataError: If data cannot be opened, or validation data has a class that the training data does not have.
@@ -95,14 +100,15 @@ def prepare(
         train, val = found
         notes = (f"Training on '{train}' and validating on '{val}'.",)
     meaning = meaning or Meaning()
-    source = open_source(train, meaning=meaning, takes=takes)
+    opened = partial(open_source, takes=takes, double=double, seed=seed)
+    source = opened(train, meaning=meaning, epoch=epoch)
     if meaning.classes is None and model_classes and source.classes:
         known = tuple(model_classes)
         if source.classes != known and {*source.classes} <= {*known}:
             if val is not None and val is not False and not is_number(val):
                 in_data = replace(meaning, classes=source.classes)
-                open_source(val, meaning=in_data, takes=takes)  # a class that training lacks is an error
-            source = open_source(train, meaning=replace(meaning, classes=known), takes=takes)
+                opened(val, meaning=in_data)  # a class that training lacks is an error
+            source = opened(train, meaning=replace(meaning, classes=known), epoch=epoch)
     if source.marks is not None and (source.marks > 0).any():
         source, own, note = marked(source)
         if val is None and own is not None:
@@ -113,7 +119,7 @@ def prepare(
     if val is None or is_number(val):
         return _split(source, VALIDATION_SHARE if val is None else val, seed, notes)
     meaning = _as_in_training(source, meaning, model_classes)
-    return Prepared(source, open_source(val, meaning=meaning, takes=takes), notes)
+    return Prepared(source, opened(val, meaning=meaning), notes)
 
 
 def _as_in_training(source: Source, meaning: Meaning, model_classes: Sequence[str] | None) -> Meaning:

@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from finetune.errors import DataError
 from finetune.model.patterns import Patterns, check_initialized, select
 
 
@@ -138,6 +139,29 @@ def single_sample(model: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.training = True
+
+
+def needs_several_samples(model: nn.Module) -> bool:
+    """Return whether a batch norm has no running statistics, and so takes those of each batch, also in eval mode."""
+    return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
+
+
+@contextmanager
+def single_sample_explained() -> Iterator[None]:
+    """Explain torch's error for a batch of one sample whose statistics a norm needs.
+
+    Raises:
+        DataError: If a norm has no values to compute statistics of.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "Expected more than 1" not in str(error):
+            raise
+        raise DataError(
+            f"Expected more samples in a batch, because a norm of the model computes statistics over the batch, but: "
+            f"{error}. Choose a batch size that leaves no batch of one sample, or set drop_last=True in a DataLoader."
+        ) from error
 
 
 def _set_trainable(parameter: nn.Parameter, trainable: bool) -> None:

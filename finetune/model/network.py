@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,12 +20,20 @@ from finetune.model.freezing import eval_mode, trainable
 from finetune.model.inspection.exported import free_exported_modes, program_of
 from finetune.model.inspection.forward_graph import feeds_other_results, operations_behind, reading_order, record
 from finetune.model.inspection.probing import accepted_example, samples_of_size, undisturbed, without_autocast
-from finetune.model.outputs import call, check_logits, logits_not_first, logits_of, outputs_in, results_of
+from finetune.model.outputs import (
+    call,
+    check_logits,
+    logits_not_first,
+    logits_of,
+    outputs_in,
+    results_of,
+    takes_names,
+)
 from finetune.model.stages import Stage, stages
 from finetune.model.surgery import adapters, heads
 from finetune.model.surgery.changes import HeadReplacement, ModelChange
 from finetune.model.surgery.head_search import find_head
-from finetune.nested import tensors_of
+from finetune.nested import described, tensors_of
 
 # The attribute in which each wrapper keeps the model. By class name, so that none has to be imported.
 _ATTRIBUTES = {
@@ -245,7 +254,7 @@ class Network:
                     if program_of(self.module) == "torch.export":  # which may have fixed the number of samples, too
                         call(self.module, tree_map(lambda value: torch.cat([value, value]), example))
             except Exception as error:
-                raise not_accepted(type(self.module).__name__, example, error) from error
+                raise not_accepted(self.module, example, error) from error
             if channels_last:
                 same = same_in_channels_last(self.module, example, output, trains=trains)
         self._check_new_head(output)
@@ -347,16 +356,28 @@ def bounded_outputs(model: str, function: str) -> HeadError:
     )
 
 
-def not_accepted(model: str, inputs: Any, error: Exception) -> DataError:
+def not_accepted(model: nn.Module, inputs: Any, error: Exception) -> DataError:
     """Return the error for a model that failed with `error` on samples of the user's data, with the likeliest fix."""
-    tensors = tensors_of(inputs)
-    shown = ", ".join(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in tensors)
+    tensors, shown = tensors_of(inputs), described(inputs)
     if isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str):
         shown = "texts"
     said = str(error).strip().splitlines() or [type(error).__name__]
-    fixed = said[0].startswith("Guard failed")
-    hint = _FIXED if fixed else _hint(shown, tensors[0] if tensors else torch.empty(0))
-    return DataError(f"{model} does not accept the data, two samples of which are {shown}: {said[0]}. {hint}")
+    if said[0].startswith("Guard failed"):
+        hint = _FIXED
+    elif isinstance(inputs, Mapping) and not takes_names(model, inputs):
+        hint = _named_hint(model, inputs)
+    else:
+        hint = _hint(shown, tensors[0] if tensors else torch.empty(0))
+    name = type(model).__name__
+    return DataError(f"{name} does not accept the data, whose first inputs are {shown}: {said[0]}. {hint}")
+
+
+def _named_hint(model: nn.Module, inputs: Mapping[str, Any]) -> str:
+    taken = ", ".join(name for name in signature(model.forward).parameters)
+    return (
+        f"The items have the inputs {', '.join(map(str, inputs))}, which are passed by name, and forward() takes "
+        f"{taken}. Rename or remove the others, or return pairs (input, target)."
+    )
 
 
 def _hint(shown: str, first: Tensor) -> str:
@@ -365,7 +386,10 @@ def _hint(shown: str, first: Tensor) -> str:
     if first.dim() == 4 and first.shape[-1] in (1, 3) and first.shape[1] not in (1, 3):
         return "The images look channels-last. Expected [N, C, H, W]: X.transpose(0, 3, 1, 2)."
     if first.dtype == torch.uint8:
-        return "uint8 inputs are scaled only by a preprocessing. Pass FineTuner one, or X as floats."
+        return (
+            "uint8 inputs are scaled only as images [N, C, H, W], by a preprocessing: FineTuner(model, "
+            "preprocessing=Preprocessing(...)). Otherwise, pass floats."
+        )
     if first.dtype == torch.float64:
         return "Most models expect float32: X.float()."
     return "Pass inputs of the shape and dtype that the model expects."

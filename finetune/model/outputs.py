@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor, nn
 
 from finetune.errors import HeadError
-from finetune.nested import tensors_of
+from finetune.nested import is_group, tensors_of
 
 
-def call(model: nn.Module, inputs: Any) -> Any:
-    """Call `model` with a tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
+def call(model: nn.Module, inputs: Any, samples: int | None = None) -> Any:
+    """Call `model` with a tensor, a tuple of positional arguments, or a mapping of keyword arguments.
+
+    A list that `forward` does not take as arguments is one, such as a list of images. A single value in a mapping is
+    passed by position if `forward` has no parameter of its name.
+
+    Args:
+        model: The model.
+        inputs: Inputs of a batch.
+        samples: Number of samples, if known: a list of that many is rather a list of samples.
+    """
     if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
+        alone = len(inputs) == 1 and not takes_names(model, inputs)
+        return model(*inputs.values()) if alone else model(**inputs)
+    return model(*inputs) if is_group(inputs) and _are_arguments(model, inputs, samples) else model(inputs)
+
+
+def takes_names(model: nn.Module, names: Iterable[str]) -> bool:
+    """Return whether `forward` has a parameter of each name, or takes any."""
+    parameters = _parameters(model)
+    anything = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
+    return anything or {*names} <= {parameter.name for parameter in parameters}
+
+
+def _are_arguments(model: nn.Module, inputs: Sequence[Any], samples: int | None) -> bool:
+    """Return whether the values of a list are the arguments of `forward`, rather than one argument."""
+    parameters = _parameters(model)
+    if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters):
+        return True
+    positional = [one for one in parameters if one.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    required = sum(one.default is Parameter.empty for one in positional)
+    if len(inputs) > len(positional):
+        return False
+    if required > 1:
+        return True
+    if len(inputs) == samples:
+        return all(tensor.dim() > 0 and len(tensor) == samples for tensor in tensors_of(inputs))
+    return not hasattr(inputs, "_fields")
+
+
+def _parameters(model: nn.Module) -> list[Parameter]:
+    try:
+        return list(signature(model.forward).parameters.values())
+    except ValueError:  # compiled code
+        return [Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)]
 
 
 def logits_of(output: Any) -> Any:

@@ -24,14 +24,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.data.batch import target_of
+from finetune.data.batch import num_samples_of, target_of
 from finetune.data.loading.batches import Batches
 from finetune.data.randomness import preserved, reseed
 from finetune.display.numbers import Values
 from finetune.display.waits import announced
-from finetune.errors import ArgumentError, DataError
-from finetune.model.freezing import eval_mode, modes_restored, single_sample, train_mode, train_only, trainable
-from finetune.nested import num_samples_of
+from finetune.errors import ArgumentError
+from finetune.model.freezing import (
+    eval_mode,
+    modes_restored,
+    single_sample,
+    single_sample_explained,
+    train_mode,
+    train_only,
+    trainable,
+)
+from finetune.nested import as_plain
 from finetune.training.allocator import freed_memory_kept
 from finetune.training.metrics import Meter, StepOutput, part_of, shares_of, weight_of
 from finetune.training.precision import Precision
@@ -74,11 +82,6 @@ def _fit_epoch(run: Run) -> None:
     for window in windows(batches, run.accumulation):
         update(run, window)
         run.emit("on_step_end")
-    if run.meter.samples == 0:
-        raise DataError(
-            f"The training data yielded no batch in epoch {run.epoch + 1}. Expected at least batch_size samples in a "
-            f"DataLoader with drop_last, and an iterable dataset to start over in every epoch."
-        )
     run.check_finite()
     run.task, run.metrics = run.meter.task, run.meter.metrics  # a custom step may return targets of its own
     training = run.meter.compute()  # waits for the device, so the time below covers all updates
@@ -162,7 +165,7 @@ def evaluate(
 
 def predict(step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision) -> list[Any]:
     """Return the output of `step` for every batch, in order."""
-    return [output for _, output in outputs(step, model, batches, precision, "Predicting")]
+    return [as_plain(output) for _, output in outputs(step, model, batches, precision, "Predicting")]
 
 
 def outputs(
@@ -176,7 +179,7 @@ def outputs(
     with modes_restored(model):
         eval_mode(model)
         for batch in announced(batches.epoch(0), f"{what} batches", batches.steps):
-            with torch.no_grad(), precision.autocast(), batches.serving(batch):
+            with torch.no_grad(), precision.autocast(), batches.serving(batch), single_sample_explained():
                 output = step(batch)
             yield batch, output
 
@@ -213,7 +216,7 @@ def _training_step(run: Run, batch: Any, size: int) -> tuple[StepOutput, Any]:
     judged = target_of(given)
     for callback in run.callbacks:
         given = callback.weigh_batch(run, given)
-    with alone, run.precision.autocast(), run.train.serving(batch):
+    with alone, single_sample_explained(), run.precision.autocast(), run.train.serving(batch):
         output = as_step_output(run.tuner.training_step(given), run.tuner.training_step)
     if not output.loss.requires_grad:
         raise ArgumentError(

@@ -151,12 +151,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 def _endless(batches: Batches) -> Iterator[Any]:
     for epoch in count():
-        empty = True
-        for batch in batches.epoch(epoch):
-            empty = False
-            yield batch
-        if empty:
-            return
+        yield from batches.epoch(epoch)
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def test_trying_a_model_leaves_no_trace(state_of: Callable[[nn.Module], dict[str
 
     assert network.try_on(X[:2], channels_last=False, trains=True) is None
     assert network.try_on(X[:2], channels_last=True, trains=True) is True
-    with pytest.raises(DataError, match="does not accept the data, two samples of which are float32 \\[2, 4\\]"):
+    with pytest.raises(DataError, match="does not accept the data, whose first inputs are float32 \\[2, 4\\]"):
         network.try_on(torch.zeros(2, 4), channels_last=False, trains=True)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in state_of(model).items())

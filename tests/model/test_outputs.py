@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 
 from finetune.errors import HeadError
-from finetune.model.outputs import auxiliary_of, check_logits, logits_of, results_of
+from finetune.model.outputs import auxiliary_of, call, check_logits, logits_of, results_of
 from finetune.nested import tensors_of
 
 
@@ -50,3 +52,66 @@ def test_logits_are_checked_only_where_several_results_differ_in_shape() -> None
             HeadError, match=r"Linear returns several results, .* may not be the logits: their shapes are"
         ):
             check_logits(model, output, outputs)
+
+
+class One(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+class OneOrMore(nn.Module):
+    def forward(self, x: Any, extra: Any = None) -> Any:
+        return x if extra is None else (x, extra)
+
+
+class Several(nn.Module):
+    def forward(self, a: Any, b: Any) -> Any:
+        return a, b
+
+
+class Anything(nn.Module):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
+
+
+A, B = torch.zeros(2, 3), torch.ones(2, 4)
+RAGGED = [torch.zeros(5, 3), torch.zeros(1, 3)]
+PACKED = nn.utils.rnn.pack_sequence(RAGGED)
+
+
+class Inputs(NamedTuple):
+    a: Tensor
+    b: Tensor
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "samples", "expected"),
+    [
+        (One(), A, 2, A),
+        (One(), [A], 2, A),
+        (One(), RAGGED, 2, RAGGED),
+        (One(), RAGGED[:1], 1, RAGGED[:1]),  # a last batch of one
+        (One(), tuple(RAGGED), None, tuple(RAGGED)),
+        (One(), PACKED, 2, PACKED),
+        (One(), Inputs(A, B), 2, Inputs(A, B)),
+        (OneOrMore(), PACKED, None, PACKED),
+        (OneOrMore(), [A, B], 2, (A, B)),
+        (OneOrMore(), RAGGED, 2, RAGGED),
+        (OneOrMore(), Inputs(A, B), None, Inputs(A, B)),
+        (Several(), [A, B], 2, (A, B)),
+        (Several(), RAGGED, 2, tuple(RAGGED)),
+        (Several(), Inputs(A, B), 2, (A, B)),
+        (Several(), {"b": B, "a": A}, 2, (A, B)),
+        (One(), {"image": A}, 2, A),
+        (One(), {"x": A}, 2, A),
+        (nn.Identity(), {"image": A}, 2, A),
+        (OneOrMore(), {"extra": B, "x": A}, 2, (A, B)),
+        (Anything(), {"image": A}, 2, ((), {"image": A})),
+        (Anything(), [A, B], 2, ((A, B), {})),
+        (Anything(), PACKED, 2, ((PACKED,), {})),
+    ],
+)
+def test_inputs_are_passed_as_forward_takes_them(model: nn.Module, inputs: Any, samples: int, expected: Any) -> None:
+    found = call(model, inputs, samples)
+    assert type(found) is type(expected)
+    assert all(one is other for one, other in zip(tensors_of(found), tensors_of(expected), strict=True))

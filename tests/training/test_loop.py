@@ -526,7 +526,7 @@ def test_data_of_unknown_length_trains_as_data_of_known_length(net, blobs, state
 def test_data_that_gives_no_batch_is_an_error(net, blobs) -> None:
     loader = DataLoader(TensorDataset(*blobs(5)), batch_size=8, drop_last=True)
 
-    with pytest.raises(DataError, match="yielded no batch in epoch 1"):
+    with pytest.raises(DataError, match="gave no sample in pass 1"):
         FineTuner(net(), device="cpu", loss="cross_entropy").fit(loader)
 
 
@@ -540,7 +540,7 @@ def test_an_iterable_that_can_only_be_read_once_is_an_error(net, blobs) -> None:
 
     tuner = FineTuner(net(), device="cpu", loss="cross_entropy")
 
-    with pytest.raises(DataError, match="yielded no batch in epoch 2"):
+    with pytest.raises(DataError, match="gave no sample in pass 2"):
         tuner.fit(Once(blobs(100)), epochs=2, batch_size=10)
 
 
@@ -589,3 +589,68 @@ def test_frozen_parameters_are_not_missed(caplog: pytest.LogCaptureFixture) -> N
     tuner = FineTuner(Detached("no_grad"), device="cpu")
     tuner.fit(data, strategy="linear_probe", progress=False)
     assert "got no gradient" not in caplog.text
+
+
+def test_a_pass_of_evaluation_without_a_sample_is_an_error(net, blobs) -> None:
+    X, y = blobs(12)
+    tuner = FineTuner(net(), device="cpu")
+    empty = DataLoader(TensorDataset(X, y), batch_size=40, drop_last=True)
+    for verb in (tuner.evaluate, lambda data: tuner.fit((X, y), data), lambda data: tuner.find_lr(data, steps=10)):
+        with pytest.raises(DataError, match=r"gave no sample in pass 1.*drop_last needs at least batch_size"):
+            verb(empty)
+
+
+def test_time_major_batches_count_by_their_targets() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.rnn = nn.GRU(2, 4)
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.rnn(x)[1][-1])
+
+    X, y = torch.randn(5, 14, 2, generator=torch.Generator().manual_seed(1)), torch.arange(14) % 2
+
+    def loader(size: int) -> DataLoader[Any]:
+        return DataLoader(range(14), batch_size=size, collate_fn=lambda rows: (X[:, rows], y[rows]))  # type: ignore
+
+    def tuner(batches: int) -> FineTuner:
+        return FineTuner(Recurrent(), device="cpu", optimizer="sgd", gradient_accumulation_steps=batches)
+
+    few, whole = tuner(4), tuner(1)
+    expected = F.cross_entropy(Recurrent()(X), y).item()
+    assert few.evaluate(loader(4))["loss"] == pytest.approx(expected, abs=1e-4)
+    few.fit(loader(4), lr=0.1, progress=False)
+    whole.fit(loader(14), lr=0.1, progress=False)
+    for one, other in zip(few.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("n", [5, 9])
+def test_a_last_batch_of_one_joins_the_one_before_for_norms_without_statistics(n: int, blobs) -> None:
+    X, y = blobs(n)
+    norm = nn.BatchNorm1d(4, track_running_stats=False)
+    tuner = FineTuner(nn.Sequential(nn.Linear(4, 4), norm, nn.Linear(4, 3)), device="cpu")
+    assert "val_loss" in tuner.fit((X, y), (X, y), batch_size=4, progress=False)[0]
+    assert tuner.predict(X, batch_size=4).shape == (n, 3)
+    assert "loss" in tuner.evaluate((X, y), batch_size=4)
+    loader = DataLoader(TensorDataset(X, y), batch_size=4)
+    with pytest.raises(DataError, match=r"needs several.*drop_last=True"):
+        tuner.fit(loader)
+    tuner.fit(DataLoader(TensorDataset(X, y), batch_size=4, drop_last=True), progress=False)  # the advice
+    with pytest.raises(DataError, match="leaves no batch of one sample"):
+        tuner.fit((X, y), batch_size=1)
+
+
+def test_predictions_are_plain_tensors(net) -> None:
+    class Dressed(Tensor):
+        pass
+
+    class Kept(FineTuner):
+        def predict_step(self, batch: Any) -> Tensor:
+            return super().predict_step(batch).as_subclass(Dressed)
+
+    for kind in (FineTuner, Kept):
+        assert type(kind(net(), device="cpu").predict(torch.zeros(3, 4).as_subclass(Dressed))) is Tensor

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from finetune.data.batch import split_batch, with_target
+from finetune.data.batch import label_key_of, num_samples_of, split_batch, with_target
 from finetune.data.loading.image_cache import cache_decoded, cache_prepared
 from finetune.data.loading.samples import Batch, Failure, Keys, Samples, StreamCollate, WorkerPool, default_workers
 from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation, not_images
@@ -22,7 +22,7 @@ from finetune.data.sources.base import Source
 from finetune.data.sources.labels import batch_targets
 from finetune.data.targets import TargetRule
 from finetune.errors import ArgumentError, DataError, whole_number
-from finetune.nested import num_samples_of, pinned, same_values, tensors_of, to_device
+from finetune.nested import pinned, same_values, tensors_of, to_device
 
 # Samples that `repeats` loads twice: this many at even distances, as many at random, and one each of so many classes.
 _NUM_COMPARED = 48
@@ -60,8 +60,10 @@ class Batches:
         keep: Whether to keep images in memory: prepared if they are the same in every epoch and all fit,
             otherwise decoded, as many as fit, if the augmentation is built in.
         budget: Maximum number of bytes for these images. None uses a fifth of the free memory.
+        join_single: Whether a last batch of one sample joins the one before.
 
     Raises:
+        DataError: If a last batch of one sample cannot be joined.
         ArgumentError: If the batch size is below 1, the preprocessing does not match the source, data other
             than images is augmented, or views are requested without augmentation or of a stream.
     """
@@ -82,6 +84,7 @@ class Batches:
         rule: TargetRule | None = None,
         keep: bool = False,
         budget: int | None = None,
+        join_single: bool = False,
     ) -> None:
         batch_size = whole_number("batch_size", batch_size)
         _check_preprocessing(source, preprocessing, augment)
@@ -93,7 +96,10 @@ class Batches:
         self.device = torch.device(device)
         self.preprocessing = preprocessing
         self.rule = rule
-        self.steps = source.num_batches(batch_size)
+        self._passes = 0
+        self._joins = join_single and _leaves_single(source, batch_size)
+        steps = source.num_batches(batch_size)
+        self.steps = steps if steps is None else steps - self._joins
         fixed = () if augment is None or views is None else (augment,) * views
         read = cache_decoded(source, augment, budget) if keep else source
         self._samples = Samples(read, seed, preprocessing=preprocessing, augment=augment, views=fixed)
@@ -127,7 +133,8 @@ class Batches:
 
     def indices(self, epoch: int) -> tuple[Tensor, ...]:
         """Return the sample indices int64 [B] of each batch of an epoch."""
-        return self.order(epoch).split(self.batch_size) if len(self.source) else ()
+        batches = self.order(epoch).split(self.batch_size) if len(self.source) else ()
+        return (*batches[:-2], torch.cat(batches[-2:])) if self._joins else batches
 
     # ------------------------------------------------------------------ views, for the feature cache
 
@@ -210,15 +217,37 @@ class Batches:
             keep: Whether to keep prepared images for the next epoch.
 
         Raises:
-            DataError: If an image cannot be decoded, samples do not form a batch, or a label is out of range.
+            DataError: If an image cannot be decoded, samples do not form a batch, a label is out of range, or a stream
+            gives no sample.
         """
-        for step, loaded in enumerate(self._host_batches(epoch, start, keep), start):
-            batch = self._with_checked_targets(loaded, step)
-            if self.source.batched:
-                yield to_device(batch, self.device)
-                continue
-            ready = pinned(batch) if self.device.type == "cuda" else batch  # a no-op for batches pinned by workers
-            yield self._finished(to_device(ready, self.device))
+        step = None
+        self._passes += 1
+        for step, batch in enumerate(self._host_batches(epoch, start, keep), start):
+            yield self._on_device(self._with_checked_targets(batch, step))
+        if step is None and start == 0 and not self.source.indexed:
+            raise DataError(
+                f"The data gave no sample in pass {self._passes} over it. Expected an iterable dataset to start anew "
+                f"in every pass: its __iter__ has to open the file or make the iterator again. A DataLoader with "
+                f"drop_last needs at least batch_size samples."
+            )
+
+    def first(self) -> Batch | None:
+        """Return the first batch without using it up, or None if there is none.
+
+        Raises:
+            DataError: If an image cannot be decoded, or samples do not form a batch.
+        """
+        if self.source.indexed:
+            return next(self.epoch(0), None)
+        with seeded(self.seed, "look"):
+            batch = _unless_failed(self.source.look(self.batch_size, StreamCollate(self._samples)))
+        return None if batch is None else self._on_device(batch)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        if self.source.batched:
+            return to_device(batch, self.device)
+        ready = pinned(batch) if self.device.type == "cuda" else batch  # a no-op for batches pinned by workers
+        return self._finished(to_device(ready, self.device))
 
     def _host_batches(self, epoch: int, start: int, keep: bool) -> Iterator[Batch]:
         if not self.source.indexed:
@@ -269,9 +298,7 @@ class Batches:
             generator=torch.Generator().manual_seed(seed_of(self.seed, "stream", epoch)),
         )
         for batch in self._seeded(stream, epoch, start):
-            if isinstance(batch, Failure):
-                raise DataError(batch.message)
-            yield batch
+            yield _unless_failed(batch)
 
     def _seeded(self, stream: Iterable[Batch], epoch: int, start: int) -> Iterator[Batch]:
         """Yield a stream from `start` on. Each draw is seeded by (seed, epoch, step), so the stream can be resumed."""
@@ -303,7 +330,31 @@ class Batches:
             return batch
         if isinstance(batch, (tuple, list)) and batch:
             return type(batch)([self.preprocessing.on_device(batch[0]), *batch[1:]])
+        if isinstance(batch, dict) and len(names := [name for name in batch if name != label_key_of(batch)]) == 1:
+            return {**batch, names[0]: self.preprocessing.on_device(batch[names[0]])}
         return self.preprocessing.on_device(batch)
+
+
+def _leaves_single(source: Source, batch_size: int) -> bool:
+    """Return whether the last of several batches of an indexed source has one sample.
+
+    Raises:
+        DataError: If a stream or loader has such a batch.
+    """
+    samples, size = source.num_samples, getattr(source, "batch_size", None) or batch_size
+    single = samples is not None and samples > size and samples % size == 1
+    if single and not source.indexed:
+        raise DataError(
+            f"The last of the batches of {size} from {samples} samples has one sample, but a norm of the model has no "
+            f"running statistics and needs several. Choose another batch size, or set drop_last=True in a DataLoader."
+        )
+    return single
+
+
+def _unless_failed(batch: Batch | Failure) -> Batch:
+    if isinstance(batch, Failure):
+        raise DataError(batch.message)
+    return batch
 
 
 def _check_preprocessing(

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -69,8 +70,8 @@ class Samples:
         if self.source.collate_fn is not None:
             return self.source.collate_fn(items)
         try:
-            return default_collate(items) if self.source.kind is None else self._collate_raw(items)
-        except (RuntimeError, TypeError, KeyError) as error:
+            return default_collate(list(map(_native, items))) if self.source.kind is None else self._collate_raw(items)
+        except (RuntimeError, TypeError, KeyError, ValueError) as error:
             raise shape_error(items, indices, name) or DataError(
                 f"{name(indices[0])} to {name(indices[-1])} do not form a batch: {error}. {_COLLATE_HINT}"
             ) from error
@@ -196,6 +197,15 @@ def shapes_of(item: Any) -> Any:
 
 def _readable(shapes: Any) -> str:
     return str(shapes[0] if isinstance(shapes, list) and shapes else shapes)
+
+
+def _native(item: Any) -> Any:
+    """Return an item with its arrays in the machine's byte order, which torch needs."""
+    if isinstance(item, np.ndarray):
+        return item if item.dtype.isnative else item.astype(item.dtype.newbyteorder("="))
+    if type(item) in (tuple, list):
+        return type(item)(map(_native, item))
+    return {key: _native(value) for key, value in item.items()} if type(item) is dict else item
 
 
 def _unchanged(batch: Batch) -> Batch:

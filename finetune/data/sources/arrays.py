@@ -1,8 +1,8 @@
-"""Inputs as one array: a tensor, a NumPy array or a memory map."""
+"""Inputs as arrays: tensors, NumPy arrays or memory maps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,10 +25,11 @@ class Arrays(Source):
     """Inputs in memory or in a memory map, from which a batch is gathered in one call.
 
     Args:
-        inputs: [N, ...], a tensor on any device or a NumPy array. float64 arrays become float32.
+        inputs: [N, ...], a tensor on any device or a NumPy array.
         targets: [N, ...] or None.
         classes: Class names by index, or None.
         indices: int64 [M], the rows that belong to this source. None for all.
+        double: Whether float64 arrays stay as they are. Otherwise they become float32.
     """
 
     stochastic = False
@@ -40,8 +41,11 @@ class Arrays(Source):
         targets: Tensor | None = None,
         classes: Classes | None = None,
         indices: Tensor | None = None,
+        *,
+        double: bool = False,
     ) -> None:
         self.inputs = inputs
+        self.double = double
         self.classes = classes
         self.indices = torch.arange(len(inputs)) if indices is None else indices
         self._all_targets = targets
@@ -65,15 +69,14 @@ class Arrays(Source):
         """Return the inputs at int64 [B], numbered as in the whole array."""
         if isinstance(self.inputs, Tensor):
             return self.inputs[rows.to(self.inputs.device)]
-        values = np.asarray(self.inputs[rows.numpy()])
-        return torch.from_numpy(values.astype(np.float32) if values.dtype == np.float64 else values)
+        return torch.from_numpy(native(np.asarray(self.inputs[rows.numpy()]), double=self.double))
 
     def name(self, index: int) -> str:
         return f"sample {int(self.indices[index])}"
 
     def subset(self, indices: Indices) -> Arrays:
         chosen = self.indices[torch.as_tensor(indices, dtype=torch.int64)]
-        return Arrays(self.inputs, self._all_targets, self.classes, chosen)
+        return Arrays(self.inputs, self._all_targets, self.classes, chosen, double=self.double)
 
     def check(self, audit: Audit, *, chunk_bytes: int = _CHUNK_BYTES) -> Arrays:
         """Check that all inputs are finite, reading `chunk_bytes` at once.
@@ -113,8 +116,79 @@ class Arrays(Source):
         return (version, checksum(self.inputs)) if values else version
 
 
-def as_inputs(inputs: Any) -> Tensor | np.ndarray:
+class Group(Source):
+    """Several arrays that a model reads together, by name or by position.
+
+    Args:
+        parts: Sources of the inputs alone, in a dict or a tuple.
+        targets: [N, ...] or None.
+        classes: Class names by index, or None.
+    """
+
+    stochastic = False
+    vectorized = True
+
+    def __init__(
+        self,
+        parts: dict[str, Arrays] | tuple[Arrays, ...],
+        targets: Tensor | None = None,
+        classes: Classes | None = None,
+    ) -> None:
+        self.parts = parts
+        self.targets = targets
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self._sources()[0])
+
+    def __getitem__(self, index: int) -> Any:
+        inputs = self._mapped(lambda part: part[index])
+        return inputs if self.targets is None else (inputs, self.targets[index])
+
+    def gather(self, indices: Tensor) -> Any:
+        inputs = self._mapped(lambda part: part.gather(indices))
+        return inputs if self.targets is None else (inputs, self.targets[indices.to(self.targets.device)])
+
+    def name(self, index: int) -> str:
+        return self._sources()[0].name(index)
+
+    def subset(self, indices: Indices) -> Group:
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        targets = None if self.targets is None else self.targets[chosen.to(self.targets.device)]
+        return Group(self._mapped(lambda part: part.subset(chosen)), targets, self.classes)
+
+    def check(self, audit: Audit) -> Group:
+        """Check that all inputs are finite.
+
+        Raises:
+            DataError: If an input is NaN or infinite.
+        """
+        for part in self._sources():
+            part.check(audit)
+        return self
+
+    def describe(self) -> Iterator[Any]:
+        for part in self._sources():
+            yield from part.describe()
+
+    def version(self, *, values: bool) -> Any:
+        return tuple(part.version(values=values) for part in self._sources())
+
+    def _sources(self) -> list[Arrays]:
+        return list(self.parts.values() if isinstance(self.parts, dict) else self.parts)
+
+    def _mapped(self, change: Callable[[Arrays], Any]) -> Any:
+        if isinstance(self.parts, dict):
+            return {name: change(part) for name, part in self.parts.items()}
+        return tuple(map(change, self.parts))
+
+
+def as_inputs(inputs: Any, *, double: bool = False) -> Tensor | np.ndarray:
     """Return a tensor that shares memory with `inputs` if possible. A memory map is returned unchanged.
+
+    Args:
+        inputs: A tensor, an array, or a list.
+        double: Whether float64 arrays stay as they are.
 
     Raises:
         DataError: If `inputs` are not numbers, or tensors of different shapes.
@@ -127,12 +201,26 @@ def as_inputs(inputs: Any) -> Tensor | np.ndarray:
         except RuntimeError as error:
             raise DataError(f"The tensors of X differ in shape: {error}. Pad or crop them.") from error
     try:
-        array = inputs if isinstance(inputs, np.ndarray) else np.asarray(inputs)
+        array = inputs if isinstance(inputs, np.memmap) else native(np.asarray(inputs), double=double)
         if array.dtype.kind not in "biufc":
             raise ValueError(f"its dtype is {array.dtype}")
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise DataError(f"X is not an array of numbers: {error}. Expected shape [N, ...].") from error
     shares = array.flags.writeable and all(stride >= 0 for stride in array.strides)
-    if isinstance(array, np.memmap) or not shares:
-        return array
-    return torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
+    return array if isinstance(array, np.memmap) or not shares else torch.from_numpy(array)
+
+
+def native(array: np.ndarray, *, double: bool = False) -> np.ndarray:
+    """Return an array in the machine's byte order, and in a precision that torch has.
+
+    Args:
+        array: The array.
+        double: Whether float64 stays. Otherwise it becomes float32, as torch's own numbers are.
+    """
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind == "f" and array.dtype.itemsize >= 8:
+        return array.astype(np.float64 if double else np.float32, copy=False)
+    if array.dtype.kind == "c" and array.dtype.itemsize > 16:
+        return array.astype(np.complex128)
+    return array

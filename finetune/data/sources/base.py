@@ -28,11 +28,17 @@ class Request:
         meaning: Meaning of labels: class names, class numbers, or the targets themselves.
         labeled: Whether labels are needed.
         takes: Kind of raw item that the preprocessing takes, or None.
+        double: Whether float64 arrays stay as they are, because the model computes in float64.
+        seed: Seed of the random draws of a stream.
+        epoch: Epoch of the first pass over a stream.
     """
 
     meaning: Meaning = field(default_factory=Meaning)
     labeled: bool = True
     takes: str | None = None
+    double: bool = False
+    seed: int = 0
+    epoch: int = 0
 
     @property
     def classes(self) -> Classes | None:
@@ -126,6 +132,14 @@ class Source(Dataset[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Announce the next epoch to a stream that shuffles itself."""
+
+    def look(self, count: int, collate_fn: Callable[[list[Any]], Any]) -> Any:
+        """Return a batch of the first `count` samples, or the first batch if `batched`; None if there is none.
+
+        The default begins a pass, so a stream that does not start anew in every pass has to override it.
+        """
+        generator = torch.Generator().manual_seed(0)
+        return next(iter(self.batches(count, workers=0, collate_fn=collate_fn, generator=generator)), None)
 
     # ------------------------------------------------------------------ facts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,36 @@ from finetune.data.tables.columns import text_columns, texts_of
 from finetune.errors import DataError
 
 
+@dataclass(frozen=True)
+class ItemForm:
+    """How an item of a dataset or stream becomes a sample.
+
+    Attributes:
+        kind: Kind of raw item of the inputs, or None if they are ready for the model.
+        input_key: Key of the input in items that are dicts, which become pairs. None to keep items as they are.
+        label_key: Key of the label in such items, or None if they have no label.
+    """
+
+    kind: str | None = None
+    input_key: str | None = None
+    label_key: str | None = None
+
+    @classmethod
+    def of(cls, first: Any, takes: str | None) -> ItemForm:
+        """Return the form of items like the first one, for a preprocessing that takes a kind of raw item."""
+        if not isinstance(first, dict):
+            return cls(_kind_of(first[0] if isinstance(first, (tuple, list)) and first else first, takes))
+        key = _input_key(first, takes)
+        return cls(None if key is None else _kind_of(first[key], takes), key, label_key_of(first))
+
+    def __call__(self, item: Any) -> Any:
+        """Return an item as a sample."""
+        if self.input_key is not None:
+            value = item[self.input_key]
+            return value if self.label_key is None else (value, item[self.label_key])
+        return tuple(item) if self.kind is not None and isinstance(item, list) else item
+
+
 class MapDataset(Source):
     """A map-style dataset from the user. Its items are unchanged except for their labels.
 
@@ -27,9 +57,7 @@ class MapDataset(Source):
         targets: int64 [N] or float [N, ...], or None if they are unknown without reading the inputs.
         classes: Class names by index, those of the training data if known.
         renumber: Function of a sample's index and label that returns its target, or None to keep all labels.
-        kind: Kind of raw item of the inputs, or None if they are ready for the model.
-        input_key: Key of the input in items that are dicts, which become pairs. None to keep dicts.
-        label_key: Key of the label in such items, or None if they have no label.
+        form: How items become samples.
     """
 
     def __init__(
@@ -39,27 +67,21 @@ class MapDataset(Source):
         targets: Tensor | None = None,
         classes: Classes | None = None,
         renumber: Callable[[int, Any], Any] | None = None,
-        kind: str | None = None,
-        input_key: str | None = None,
-        label_key: str | None = None,
+        form: ItemForm = ItemForm(),
     ) -> None:
         self.dataset = dataset
         self.targets = targets
         self.classes = classes
         self.renumber = renumber
-        self.kind = kind
-        self.input_key = input_key
-        self.label_key = label_key
+        self.form = form
+        self.kind = form.kind
         self.collate_fn = getattr(dataset, "collate_fn", None)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        item = self.dataset[index]
-        if self.input_key is not None:
-            value = item[self.input_key]
-            item = value if self.label_key is None else (value, item[self.label_key])
+        item = self.form(self.dataset[index])
         label = target_of(item)
         target = label if self.renumber is None else self.renumber(index, label)
         target = as_numbers(target) if self.collate_fn is None else target
@@ -85,25 +107,19 @@ def open_dataset(dataset: Any, request: Request) -> Source:
         DataError: If a class is unknown to the training data, or texts have no labels.
     """
     takes = request.takes
+    dataset = without_tensors(dataset)
     first = _first_item(dataset)
     if takes == TEXT and isinstance(first, dict) and is_hugging_face(dataset):
         columns = () if _is_tokenized(first) else text_columns(first)
         if columns:
             return _open_texts(dataset, columns, request)
-    input_key = label_key = None
-    leading = first[0] if isinstance(first, (tuple, list)) and first else first
-    if isinstance(first, dict):
-        input_key, label_key = _input_key(first, takes), label_key_of(first)
-        leading = None if input_key is None else first[input_key]
     labels = open_labels(dataset, target_of(first), request)
     return MapDataset(
         dataset,
         targets=labels.targets,
         classes=labels.classes,
         renumber=labels.renumber,
-        kind=_kind_of(leading, takes),
-        input_key=input_key,
-        label_key=label_key,
+        form=ItemForm.of(first, takes),
     )
 
 
@@ -157,6 +173,15 @@ def _open_texts(dataset: Any, columns: tuple[str, ...], request: Request) -> Raw
         meaning = replace(meaning, classes=own if meaning.classes is None else meaning.classes)
     targets, names = meaning.encode(labels, source.name)
     return RawItems(texts, TEXT, targets, names)
+
+
+def without_tensors(dataset: Any) -> Any:
+    """Return a Hugging Face dataset with its images and audio as raw items, which `with_format` made to tensors."""
+    if not is_hugging_face(dataset) or not dataset.features:
+        return dataset
+    given = getattr(dataset, "format", None) or {}
+    raw = any(type(feature).__name__ in ("Image", "Audio") for feature in dataset.features.values())
+    return dataset.with_format(None) if raw and given.get("type") != "custom" else dataset
 
 
 def _first_item(dataset: Any) -> Any:

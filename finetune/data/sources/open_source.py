@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from finetune.data.batch import label_key_of
 from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, TextPair, kind_of
-from finetune.data.sources.arrays import Arrays, as_inputs
+from finetune.data.sources.arrays import Arrays, Group, as_inputs, native
 from finetune.data.sources.base import Request, Source
 from finetune.data.sources.datasets import open_dataset
 from finetune.data.sources.folders import FILE_SOURCES, is_sample_file, missing_path, open_files, open_folder
@@ -46,6 +48,9 @@ def open_source(
     labeled: bool = True,
     takes: str | None = None,
     meaning: Meaning | None = None,
+    double: bool = False,
+    seed: int = 0,
+    epoch: int = 0,
 ) -> Source:
     """Open data in any of the forms that the package accepts.
 
@@ -66,6 +71,9 @@ def open_source(
             dataset or DataLoader are unchanged.
         takes: Kind of raw item that the preprocessing takes.
         meaning: Meaning of the labels, in place of `classes`.
+        double: Whether float64 arrays stay as they are, because the model computes in float64.
+        seed: Seed of the random draws of a stream.
+        epoch: Epoch of the first pass over a stream.
 
     Returns:
         The source.
@@ -74,7 +82,8 @@ def open_source(
         DataError: If a path does not exist, the form is not accepted, or labels are missing, differ in number from
             the inputs, or name a class that is not one of `classes`.
     """
-    request = Request(meaning or Meaning(None if classes is None else tuple(classes)), labeled, takes)
+    meaning = meaning or Meaning(None if classes is None else tuple(classes))
+    request = Request(meaning, labeled, takes, double, seed, epoch)
     if hasattr(data, "to_numpy") and not _is_table(data, request):  # a column of pandas or polars, or numbers
         data = _plain_column(data)
     for recognizes, opener in _FORMS:
@@ -142,11 +151,85 @@ def _open_tensor_dataset(data: TensorDataset, request: Request) -> Source:
 
 def _open_pair(data: Sequence[Any], request: Request) -> Source:
     inputs, labels = data
-    if request.labeled and len(inputs) != len(labels):
-        raise DataError(
-            f"The pair (X, y) has {len(inputs)} inputs and {len(labels)} labels. Expected one label per input."
-        )
-    return _open_inputs(inputs, labels if request.labeled else None, request)
+    if not request.labeled:
+        return _open_inputs(inputs, None, request)
+    labels = _checked_labels(labels)
+    parts = _parts(inputs, len(labels))
+    number = len(_dense(inputs)) if parts is None else len(labels)
+    if number != len(labels):
+        raise DataError(f"The pair (X, y) has {number} inputs and {len(labels)} labels. Expected one label per input.")
+    return _open_inputs(inputs, labels, request, parts)
+
+
+def _checked_labels(labels: Any) -> Any:
+    """Return y with arrays in a dtype that torch has.
+
+    Raises:
+        DataError: If y is neither numbers nor names.
+    """
+    labels = _dense(labels, "y")
+    if isinstance(labels, np.ndarray):
+        if labels.dtype.kind not in "biufcUSO":
+            raise DataError(f"The labels have the dtype {labels.dtype}. Expected numbers or names, one per sample.")
+        return native(labels, double=True)
+    return labels
+
+
+def _dense(values: Any, name: str = "X") -> Any:
+    """Return values that hold every entry.
+
+    Raises:
+        DataError: If the values are sparse, or entries are masked.
+    """
+    if isinstance(values, Tensor) and values.layout is not torch.strided and not values.is_nested:
+        raise DataError(f"{name} is a sparse tensor. Expected a dense one. Pass {name}.to_dense().")
+    if hasattr(values, "toarray") and not isinstance(values, np.ndarray):
+        raise DataError(f"{name} is a sparse {type(values).__name__}. Expected an array. Pass {name}.toarray().")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        missing = int(np.ma.getmaskarray(values).sum())
+        raise DataError(f"{name} has {missing} masked values. Expected every value. Pass {name}.filled(0).")
+    if isinstance(values, np.ndarray) and values.ndim == 0:
+        raise DataError(f"{name} is a single value. Expected an array of shape [N, ...].")
+    return values
+
+
+def _open_named(data: Mapping[str, Any], request: Request) -> Source:
+    """Open a dict of arrays, with the labels under one of the usual keys or with none."""
+    label = label_key_of(data)
+    inputs = {name: values for name, values in data.items() if name != label}
+    if not request.labeled:
+        return _open_inputs(inputs, None, request)
+    if label is None:
+        raise DataError(f"The arrays {', '.join(map(repr, data))} have no labels. Pass the pair (X, y) or a 'label'.")
+    return _open_pair((inputs, data[label]), request)
+
+
+def _parts(inputs: Any, length: int | None = None) -> dict[str, Any] | tuple[Any, ...] | None:
+    """Return X as several arrays of the same samples, or None if it is one array."""
+    if isinstance(inputs, Mapping):
+        return dict(inputs)
+    several = isinstance(inputs, (tuple, list)) and length not in (None, len(inputs))
+    if several and inputs and all(isinstance(part, (Tensor, np.ndarray)) and len(part) == length for part in inputs):
+        return tuple(inputs)
+    return None
+
+
+def _open_group(parts: Any, labels: Any, request: Request) -> Group:
+    def opened(part: Any) -> Arrays:
+        source = _open_inputs(part, None, request)
+        if not isinstance(source, Arrays):
+            raise DataError("X holds several arrays, of which one is not numbers. Expected arrays of numbers [N, ...].")
+        return source
+
+    named = isinstance(parts, dict)
+    group: Any = {name: opened(part) for name, part in parts.items()} if named else tuple(map(opened, parts))
+    lengths = {name: len(part) for name, part in (group.items() if named else enumerate(group))}
+    if len({*lengths.values(), *([] if labels is None else [len(labels)])}) != 1:
+        raise DataError(f"The arrays of X differ in length: {lengths}. Expected one row per sample in each.")
+    targets, classes = (None, request.classes)
+    if labels is not None:
+        targets, classes = request.meaning.targets_of(labels, "sample {}".format)
+    return Group(group, targets, classes)
 
 
 def _open_text(data: str, request: Request) -> Source:
@@ -167,9 +250,12 @@ def _open_rows(data: list[Any], request: Request) -> Source:
     return _open_inputs(data, None, request)
 
 
-def _open_inputs(inputs: Any, labels: Any, request: Request) -> Source:
+def _open_inputs(inputs: Any, labels: Any, request: Request, parts: Any = None) -> Source:
     """Open X with the labels y, or with none if they are None."""
-    inputs = _plain_column(inputs)
+    parts = _parts(inputs) if parts is None else parts
+    if parts is not None:
+        return _open_group(parts, labels, request)
+    inputs = _dense(_plain_column(inputs))
     if isinstance(inputs, (list, tuple)) and inputs and all(_is_encoded(item, request) for item in inputs):
         inputs = [_decoded(item) for item in inputs]
     kind = _raw_kind(inputs, request)
@@ -185,7 +271,7 @@ def _open_inputs(inputs: Any, labels: Any, request: Request) -> Source:
         inputs = [TextPair(*text) if isinstance(text, (tuple, list)) else text for text in inputs]
     if kind is not None:
         return RawItems(inputs, kind, targets, classes)
-    return Arrays(as_inputs(inputs), targets, classes)
+    return Arrays(as_inputs(inputs, double=request.double), targets, classes, double=request.double)
 
 
 def _plain_column(values: Any) -> Any:
@@ -299,10 +385,18 @@ def _is_pair(data: Any, request: Request) -> bool:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return False
     if isinstance(data, tuple):
-        return all(hasattr(part, "__len__") and not isinstance(part, (str, dict)) for part in data)
-    # A list of two is a pair only if it cannot be two samples.
+        sized = (hasattr(part, "__len__") and not isinstance(part, str) for part in data)
+        return all(sized) and not isinstance(data[1], Mapping)
+    # A list of two is a pair only if it cannot be two samples: those to predict have no labels.
     arrays = all(isinstance(part, (Tensor, np.ndarray)) and part.ndim > 0 for part in data)
-    return arrays and not (request.takes == SOUND and all(kind_of(part, SOUND) for part in data))
+    return request.labeled and arrays and not (request.takes == SOUND and all(kind_of(part, SOUND) for part in data))
+
+
+def _is_named(data: Any, request: Request) -> bool:
+    """Return whether `data` is a dict of arrays or columns."""
+    if not isinstance(data, Mapping) or not data:
+        return False
+    return all(isinstance(values, (Tensor, np.ndarray, list, tuple)) for values in data.values())
 
 
 def _are_texts(data: Any, request: Request) -> bool:
@@ -351,6 +445,7 @@ _FORMS: tuple[tuple[Callable[[Any, Request], bool], Callable[[Any, Request], Sou
     (_is_stream, open_stream),
     (_is_tensor_dataset, _open_tensor_dataset),
     (_is_pair, _open_pair),
+    (_is_named, _open_named),
     (_are_texts, _open_texts),
     (_is_array, _open_array),
     (_are_paths, _open_paths),

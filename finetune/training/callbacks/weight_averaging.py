@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from finetune.data.batch import num_samples_of
 from finetune.errors import number
 from finetune.model.freezing import moving_statistics, trainable
-from finetune.nested import num_samples_of
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run
 

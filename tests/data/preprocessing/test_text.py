@@ -306,7 +306,7 @@ def test_texts_without_a_tokenizer_are_refused_with_advice(reviews: Path) -> Non
             tuner.fit(data, progress=False)
     with pytest.raises(ArgumentError, match="data is text, but the model has no preprocessing"):
         tuner.predict(["good"])
-    with pytest.raises(DataError, match=r"two samples of which are texts.*preprocessing=tokenizer"):
+    with pytest.raises(DataError, match=r"whose first inputs are texts.*preprocessing=tokenizer"):
         tuner.fit(Pairs(), progress=False)
 
 

@@ -127,3 +127,18 @@ def test_a_pattern_without_a_match(tmp_path: Path) -> None:
     assert len(open_source(tmp_path / "a[1].png", labeled=False)) == 1
     with pytest.raises(DataError, match="cannot be decoded"):
         open_source(b"no image", labeled=False)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("item", [torch.ones(4), np.ones((2, 3), np.float32), torch.ones(3, dtype=torch.int64)])
+def test_a_list_without_labels_is_one_of_samples(n: int, item: Any) -> None:
+    assert len(open_source([item] * n, labeled=False)) == n
+    assert open_source([item] * n, labeled=False)[n - 1].tolist() == item.tolist()
+
+
+def test_only_a_tuple_is_a_pair_without_labels() -> None:
+    X, y = torch.ones(4, 2), torch.arange(4)
+    assert len(open_source((X, y), labeled=False)) == len(open_source([X, y])) == 4
+    assert len(open_source([X, X], labeled=False)) == 2
+    with pytest.raises(DataError, match="differ in shape"):
+        open_source([X, y], labeled=False)

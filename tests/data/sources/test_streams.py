@@ -1,16 +1,35 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from torch.utils.data import DataLoader
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    get_worker_info,
+)
 from torchvision.datasets import ImageFolder
 
+from finetune.data.loading.batches import Batches
+from finetune.data.pipeline import Pipeline
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.open_source import open_source
 from finetune.data.sources.streams import Loader, Stream
 from finetune.errors import DataError
-from tests.helpers.datasets import Items, Numbers
+from tests.helpers.datasets import Flow, Items, Numbers
 
 MakeFolder = Callable[..., Path]
 
@@ -39,3 +58,205 @@ def test_trap_35_loaders_and_streams_cannot_be_renumbered(class_folder: MakeFold
     assert open_source(opened, classes=["bee", "cat", "dog"]) is opened
     with pytest.raises(DataError, match="The source numbers the classes differently"):
         open_source(opened, classes=["cat", "bee"])
+
+
+class Continuing(Flow):
+    """A stream that goes on where it was, as the reader of a socket does."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.rest = iter(items)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.rest
+
+
+class Random(Flow):
+    """A stream that draws from torch's global generator."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return ((torch.rand(1), label) for _, label in self.items)
+
+
+class Sized(Flow):
+    """A stream that states its length."""
+
+    def __init__(self, items: list[Any], length: int) -> None:
+        super().__init__(items)
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def pairs(n: int) -> list[Any]:
+    return [(torch.tensor([float(i)]), i % 2) for i in range(n)]
+
+
+def numbers_in(batches: Any) -> list[int]:
+    return [int(value) for x, _ in batches for value in x[:, 0]]
+
+
+def looked_at(data: Any, looks: list[int]) -> Any:
+    """Open data and look at its first samples in several ways."""
+    source = open_source(data)
+    for look in looks:
+        if look == 0:
+            Pipeline().example(source)
+        else:
+            source.first_targets(look)
+    return source
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n=st.integers(1, 20),
+    size=st.integers(1, 7),
+    looks=st.lists(st.integers(0, 9), max_size=4),
+    loaded=st.booleans(),
+    stream=st.sampled_from([Continuing, Flow]),
+)
+def test_what_is_looked_at_is_not_used_up(n: int, size: int, looks: list[int], loaded: bool, stream: Any) -> None:
+    data = DataLoader(stream(pairs(n)), batch_size=size) if loaded else stream(pairs(n))
+    batches = Batches(looked_at(data, looks), batch_size=size, shuffle=False)
+    assert numbers_in(batches.epoch(0)) == list(range(n))
+    if stream is Flow:
+        assert numbers_in(batches.epoch(1)) == list(range(n))
+    else:
+        with pytest.raises(DataError, match="gave no sample in pass 2"):
+            list(batches.epoch(1))
+
+
+@pytest.mark.parametrize("looks", [[], [0], [5, 0], [2, 9]])
+@pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_looking_changes_no_random_draw(looks: list[int], epoch: int, loaded: bool) -> None:
+    def drawn(looks: list[int]) -> torch.Tensor:
+        data: Any = Random(pairs(7))
+        data = (
+            DataLoader(TensorDataset(torch.rand(7, 1), torch.arange(7)), batch_size=3, shuffle=True) if loaded else data
+        )
+        batches = Batches(looked_at(data, looks), batch_size=3, shuffle=False, seed=0)
+        return torch.cat([x for x, _ in batches.epoch(epoch)])
+
+    torch.manual_seed(0)
+    expected = drawn([])
+    torch.manual_seed(0)
+    assert torch.equal(drawn(looks), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "length", "taken", "words"),
+    [
+        (30, 20, 20, "gives more; a pass ends there"),
+        (12, 20, 12, "but gave 12"),
+        (20, 20, 20, ""),
+        (30, 1, 1, "gives more"),
+    ],
+)
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_stated_length_bounds_a_pass_and_is_said_to_be_wrong_once(
+    given: int, length: int, taken: int, words: str, loaded: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = Sized(pairs(given), length)
+    source = open_source(DataLoader(stream, batch_size=1) if loaded else stream)
+    batches = Batches(source, batch_size=4, shuffle=False)
+    with caplog.at_level(logging.WARNING, logger="finetune"):
+        for epoch in range(2):
+            assert numbers_in(batches.epoch(epoch)) == list(range(taken))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == bool(words)
+    assert not words or words in said[0]
+
+
+def test_a_stream_without_end_ends_at_its_length() -> None:
+    class Endless(Sized):
+        def __iter__(self) -> Iterator[Any]:
+            while True:
+                yield from self.items
+
+    for data in (Endless(pairs(3), 8), DataLoader(Endless(pairs(3), 8), batch_size=4)):
+        assert len(numbers_in(Batches(open_source(data), batch_size=4, shuffle=False).epoch(0))) == 8
+
+
+class Whole(Sized):
+    pass
+
+
+class Divided(Sized):
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        assert worker is not None
+        return iter(self.items[worker.id :: worker.num_workers])
+
+
+def test_workers_that_each_read_everything_are_an_error() -> None:
+    whole, divided = (DataLoader(kind(pairs(9), 9), batch_size=2, num_workers=2) for kind in (Whole, Divided))
+    assert sorted(numbers_in(Batches(open_source(divided), batch_size=2, shuffle=False).epoch(0))) == list(range(9))
+    with pytest.raises(DataError, match=r"The 2 workers .* more than the 9 samples"):
+        list(Batches(open_source(whole), batch_size=2, shuffle=False).epoch(0))
+
+
+TEN = TensorDataset(torch.arange(10.0)[:, None], torch.arange(10))
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(TEN, batch_size=3),
+        DataLoader(TEN, batch_size=5, drop_last=True),  # leaves out nothing
+        DataLoader(TEN, batch_size=None),
+        DataLoader(Subset(TEN, [4, 2, 0]), batch_size=2),
+        DataLoader(TEN, batch_sampler=BatchSampler(SequentialSampler(TEN), 4, drop_last=False)),
+        DataLoader(TEN, sampler=BatchSampler(SequentialSampler(TEN), 4, drop_last=False), batch_size=None),
+        DataLoader(TEN, sampler=range(10), batch_size=4),
+        DataLoader(Flow(pairs(5)), batch_size=2),
+        DataLoader(TEN, batch_size=3, num_workers=2),
+    ],
+)
+def test_loaders_in_order_are_predicted(loader: DataLoader[Any]) -> None:
+    assert isinstance(open_source(loader, labeled=False), Loader)
+
+
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [
+        (DataLoader(TEN, batch_size=3, shuffle=True), "out of order"),
+        (DataLoader(TEN, batch_size=3, drop_last=True), "leaves out 1 of 10 samples"),
+        (DataLoader(TEN, sampler=RandomSampler(TEN)), "out of order"),
+        (DataLoader(TEN, sampler=WeightedRandomSampler([1.0] * 10, 10)), "out of order"),
+        (DataLoader(TEN, sampler=SubsetRandomSampler(range(5))), "out of order"),
+        (DataLoader(TEN, sampler=[2, 1, 0]), "sample 2 out of order"),
+        (DataLoader(TEN, sampler=range(4)), "leaves out 6 of 10"),
+        (DataLoader(TEN, batch_sampler=[[0, 2], [1, 3]]), "sample 2 out of order"),
+        (DataLoader(TEN, batch_sampler=BatchSampler(RandomSampler(TEN), 4, False)), "out of order"),
+        (DataLoader(TEN, sampler=iter(range(10))), "only once"),
+        (DataLoader(Flow(pairs(5)), batch_size=2, drop_last=True), "drop_last=True"),
+        (DataLoader(Flow(pairs(5)), batch_size=2, num_workers=2), "in 2 workers"),
+    ],
+)
+def test_loaders_out_of_order_are_not_predicted(loader: DataLoader[Any], words: str) -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(DataError, match=f"one row per sample, in the order of the data, but .*{words}"):
+        open_source(loader, labeled=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    open_source(loader)  # in training, any order will do
+
+
+def test_images_of_a_stream_are_prepared_as_those_of_a_dataset() -> None:
+    preprocessing = Preprocessing(crop_size=(8, 8), resize_size=8)
+    images = [Image.new("RGB", (10 + i, 12), (40 * i,) * 3) for i in range(4)]
+    for items in (
+        [(image, i) for i, image in enumerate(images)],
+        [[image, i] for i, image in enumerate(images)],
+        [{"image": image, "label": i} for i, image in enumerate(images)],
+        images,
+    ):
+        read: list[Any] = []
+        for data in (Items(items), Flow(items), Continuing(items)):
+            source = open_source(data, takes="picture", labeled=False)
+            assert source.kind == "picture"
+            read.extend(Batches(source, batch_size=9, shuffle=False, preprocessing=preprocessing).epoch(0))
+        flat = [batch if isinstance(batch, torch.Tensor) else batch[0] for batch in read]
+        assert flat[0].shape == (4, 3, 8, 8)
+        assert torch.equal(flat[0], flat[1])
+        assert torch.equal(flat[0], flat[2])
