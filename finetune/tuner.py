@@ -22,7 +22,6 @@ from finetune.checkpoint.resume import find_run
 from finetune.checkpoint.schema import Checkpoint
 from finetune.data.batch import check_pair, num_samples_of, split_batch
 from finetune.data.loading.batches import Batches
-from finetune.data.pipeline import Pipeline
 from finetune.data.prepare import Prepared
 from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.preprocessing.base import InputPreprocessing
@@ -31,9 +30,7 @@ from finetune.data.preprocessing.provenance import GIVEN, Provenance
 from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
-from finetune.data.sources.labels import Meaning
 from finetune.data.splitting import split
-from finetune.data.targets import REGRESSION
 from finetune.display import html
 from finetune.display.waits import waits_shown
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, whole_number
@@ -55,8 +52,7 @@ from finetune.training.callbacks.base import Callback, are_custom, as_callbacks,
 from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
 from finetune.training.history import History
 from finetune.training.lr_range_test import RateSuggestion, lr_range_test, rising
-from finetune.training.metrics import Meter, Metrics, StepOutput, build_metrics
-from finetune.training.metrics.trial import try_metrics
+from finetune.training.metrics import Meter, Metrics, StepOutput
 from finetune.training.optim.optimizers import OptimizerFactory, default_rate
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.rates import Rate, head_rate
@@ -65,12 +61,11 @@ from finetune.training.precision import Precision, hint_at_bf16, resolve_device
 from finetune.training.progress import ProgressBar
 from finetune.training.run import Run
 from finetune.training.settings import Settings
-from finetune.training.tasks import Loss, Task, check_names, infer_task, try_loss
+from finetune.training.tasks import Loss, Task, infer_task
+from finetune.trial import STEPS, TRAINING, VALIDATION, Trial
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-_STEPS = ("training_step", "validation_step", "predict_step")
 
 
 class FineTuner:
@@ -153,8 +148,7 @@ class FineTuner:
         )
         network = Network.of(loaded.model.to(self.device), loaded.origin, loaded.changes)
         freezing.hold_frozen_in_eval(network.module)
-        known: dict[str, Any] = {"inputs": loaded.inputs, "random": loaded.random}
-        self._known = Known(network, loaded.preprocessing, loaded.classes, **known)
+        self._known = Known(network, loaded.preprocessing, loaded.classes, inputs=loaded.inputs, random=loaded.random)
         self._run: Run | None = None
         self._left_out: frozenset[str] = frozenset()
 
@@ -450,7 +444,7 @@ class FineTuner:
             )
             self._learn(network=plan.network, rates=plan.rates)
             task = self._learn_task(data.train)
-            train_batches, val_batches = self._pipeline.training_batches(
+            train_batches, val_batches = self._trial.pipeline.training_batches(
                 data,
                 batch_size,
                 augment=augment,
@@ -464,7 +458,7 @@ class FineTuner:
                 plan,
                 train_batches,
                 val_batches,
-                metrics=self._metrics(task, *_STEPS[:2]),
+                metrics=self._trial.metrics(task, TRAINING, VALIDATION),
                 callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
                 notes=data.notes,
                 cache=open_cache(
@@ -472,7 +466,7 @@ class FineTuner:
                     self.network,
                     self.precision.autocast,
                     changed=change_inputs(callbacks),
-                    guarded=self._overrides(*_STEPS) or are_custom(callbacks),
+                    guarded=self._overrides(*STEPS) or are_custom(callbacks),
                 ),
             )
             classes = train_batches.source.classes
@@ -482,8 +476,8 @@ class FineTuner:
                 self._resume(run, saved)
             hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
         self.network.tell_task(task.kind, classes)
-        formatted = self._memory_format(train_batches.source, trains_all=plan.trains_all)
-        with waits_shown(False), self._under_way(run), formatted:
+        memory_format = self._memory_format(train_batches.source, trains_all=plan.trains_all)
+        with waits_shown(False), self._under_way(run), memory_format:
             loop.fit(run)
         return self.history
 
@@ -507,12 +501,13 @@ class FineTuner:
         """
         with waits_shown(), self._undone_on_error():
             source = self._open(data)
-            task = self.task or self._learn_task(source)
-            audited = self._pipeline.audited(source, "evaluation", rule=self._known.rule)
-            batches = self._pipeline.batches(audited, batch_size, rule=self._known.rule)
-            settings = self.settings if self._overrides("validation_step") else None
+            task, rule = self.task or self._learn_task(source), self._known.rule
+            batches = self._trial.pipeline.batches(
+                self._trial.pipeline.audited(source, "evaluation", rule=rule), batch_size, rule=rule
+            )
+            settings = self.settings if self._overrides(VALIDATION) else None
             with self._passes(source):
-                meter = Meter(self._metrics(task, "validation_step"), task, self.device, settings=settings)
+                meter = Meter(self._trial.metrics(task, VALIDATION), task, self.device, settings=settings)
                 return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
     def predict(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
@@ -539,7 +534,7 @@ class FineTuner:
         """
         with waits_shown(), self._undone_on_error():
             source = self._open(data, labeled=False)
-            batches = self._pipeline.batches(self._pipeline.audited(source, "prediction"), batch_size)
+            batches = self._trial.pipeline.batches(self._trial.pipeline.audited(source, "prediction"), batch_size)
             with self._passes(source):
                 outputs = loop.predict(over_views(self.predict_step, tta), self.inner, batches, self.precision)
         for output in outputs:
@@ -577,7 +572,7 @@ class FineTuner:
         """
         with waits_shown(), self._as_before(), generators_of_loader_preserved(train):
             data = self._open_training(train, val)
-            check_classes(self._pipeline.some_targets(data.train))
+            check_classes(self._trial.pipeline.some_targets(data.train))
             samples = whole_number("samples", samples)
             validation = None if data.val is None else self._features(data.val, samples // 4, batch_size)
             total = len(data.train) if data.train.indexed else None
@@ -637,8 +632,8 @@ class FineTuner:
             self._learn(network=plan.network)
             self._learn_task(source)
             rule = self._known.rule
-            audited = self._pipeline.audited(source, "training", rule=rule)
-            batches = self._pipeline.batches(audited, batch_size, shuffle=True, augment=augment, rule=rule)
+            audited = self._trial.pipeline.audited(source, "training", rule=rule)
+            batches = self._trial.pipeline.batches(audited, batch_size, shuffle=True, augment=augment, rule=rule)
             own_precision = Precision(self.settings.precision, self.device)  # with its own gradient scale
             run = self._new_run(plan, batches, None, metrics={}, precision=own_precision)
             default = default_rate(self.settings.optimizer, self.inner, self.network.stages())
@@ -799,72 +794,19 @@ class FineTuner:
     # ------------------------------------------------------------------ trial runs on the data
 
     @property
-    def _pipeline(self) -> Pipeline:
-        double = {p.dtype for p in self.inner.parameters() if p.is_floating_point()} == {torch.float64}
-        several = freezing.needs_several_samples(self.inner)
-        return Pipeline(self.preprocessing, self.settings.seed, self.device, double, several)
+    def _trial(self) -> Trial:
+        return Trial(self._known, self.settings, self.precision, [step for step in STEPS if self._overrides(step)])
 
     def _open(self, data: Any, *, labeled: bool = True) -> Source:
-        """Open the data and try the model on it, which may show another meaning of the labels."""
-        meaning = self._meaning() if labeled else None
-        source = self._pipeline.open(data, meaning, labeled=labeled)
-        self._known = self._known.opened(source.kind)
-        self._try_once(source)
-        if meaning is not None:
-            learned = self._meaning()
-            source = self._pipeline.open(data, learned) if source.indexed and learned != meaning else source
-            learned.say_order(source.classes)
+        source, self._known = self._trial.open(data, labeled=labeled)
         return source
 
     def _open_training(self, train: Any, val: Any, *, trains: bool = False) -> Prepared:
-        """Open the data and try the model on it, which may show another meaning of the labels."""
-        known, meaning = self._known, self._meaning(training=True)
-        epoch = len(self.history) if trains else 0
-        data = self._pipeline.open_training(train, val, meaning, model_classes=known.classes, epoch=epoch)
-        self._known = known.opened_training(data.train, data.val)
-        self._try_on(data.train, trains=trains)
-        learned = self._meaning(training=True)
-        if data.train.indexed and learned != meaning:
-            data = self._pipeline.open_training(train, val, learned, model_classes=known.classes)
-        if known.history and known.task is not None and known.task.kind != REGRESSION:
-            learned.say_order(data.train.classes)
+        data, self._known = self._trial.open_training(train, val, trains=trains)
         return data
 
-    def _meaning(self, *, training: bool = False) -> Meaning:
-        return self._known.meaning(self.settings.loss, training=training)
-
-    def _try_on(self, source: Source, *, trains: bool = False) -> None:
-        """Try the model on two samples to find its head and memory format.
-
-        With a custom training step the samples are only kept, because the step may call the model on other inputs.
-
-        Raises:
-            DataError: If the model does not accept the samples.
-            HeadError: If the model returns several results and it is unclear which ones are the logits.
-        """
-        example, same = self._pipeline.example(source), None
-        network = self.network.with_example(example)
-        if example is not None and not self._overrides("training_step"):
-            with seeded("look"), self.precision.autocast():
-                same = network.try_on(example, channels_last=self._gains_from_channels_last(source), trains=trains)
-        self._learn(network=network, tried=True, channels_last=same)
-
-    def _try_once(self, source: Source) -> None:
-        """Try the model on two samples if it has not been tried before. `_passes` explains later failures."""
-        known = self._known
-        if not known.tried or (known.channels_last is None and self._gains_from_channels_last(source)):
-            self._try_on(source)
-
     def _learn_task(self, source: Source) -> Task:
-        """Infer the task from the loss, the targets and the number of outputs, and try the loss and the metrics."""
-        if not self._overrides("training_step"):
-            self._pipeline.check_pairs(source)
-        targets, loss = self._pipeline.some_targets(source), self.settings.loss
-        task = infer_task(loss, targets, self.network.num_outputs)
-        check_names(task, source.classes, source.targets)
-        if not self._overrides(*_STEPS[:2]):
-            try_loss(loss, task, self.network.logits, targets)
-            try_metrics(self._metrics(task), task, self.network.logits, targets)
+        task = self._trial.task(source)
         self._learn(task=task)
         return task
 
@@ -874,7 +816,7 @@ class FineTuner:
         part = source if whole else split(source, samples / len(source), self.settings.seed)[1]
         modules = dict(self.inner.named_modules())
         layers = [stage.name for stage in self.network.stages()[:-1] if stage.name and stage.name in modules]
-        batches = self._pipeline.batches(self._pipeline.audited(part, "training"), batch_size)
+        batches = self._trial.pipeline.batches(self._trial.pipeline.audited(part, "training"), batch_size)
         with self._passes(part):
             passes = loop.outputs(self.predict_step, self.inner, batches, self.precision, "Measuring")
             return collect(self.inner, layers, self.network.required_heads()[0], passes, samples)
@@ -896,34 +838,23 @@ class FineTuner:
         except FineTuneError:
             raise
         except Exception:
-            self._try_on(source)
+            self._known = self._trial.on(source)
             raise
 
     def _memory_format(self, source: Source, *, trains_all: bool = False) -> AbstractContextManager[None]:
         """Return a context with channels_last weights if they are faster and give the same results."""
-        turned = self._known.channels_last and self._gains_from_channels_last(source, trains_all=trains_all)
+        turned = self._known.channels_last and self._trial.gains_from_channels_last(source, trains_all=trains_all)
         return channels_last(self.inner) if turned else nullcontext()
-
-    def _gains_from_channels_last(self, source: Source, *, trains_all: bool = False) -> bool:
-        """Return whether channels_last weights are faster and no custom step depends on the current format."""
-        samples = len(source) if source.indexed else None
-        gains = self.network.gains_from_channels_last(self.device, samples, trains_all=trains_all)
-        return gains and not self._overrides(*_STEPS)
 
     def _overrides(self, *names: str) -> bool:
         """Return whether a subclass overrides one of these methods."""
         return any(getattr(type(self), name) is not getattr(FineTuner, name) for name in names)
 
-    def _metrics(self, task: Task, *steps: str) -> dict[str, Any]:
-        """Return the metrics of a task, which is a guess if one of these steps is a custom one."""
-        outputs = self.network.num_outputs
-        return build_metrics(self.settings.metrics, task, outputs, guessed=self._overrides(*steps))
-
     # ------------------------------------------------------------------ runs and checkpoints
 
     def _new_run(self, plan: Plan, train: Batches, val: Batches | None, **options: Any) -> Run:
         assert self.task is not None
-        if not callable(self.settings.loss) and not self._overrides("training_step"):
+        if not callable(self.settings.loss) and not self._overrides(TRAINING):
             plan.network.check_gives_logits(self.task.kind)
         given: dict[str, Any] = {"phases": plan.phases, "plan": plan.lines, "precision": self.precision, **options}
         return Run(

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import FineTuner
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.targets import TargetRule
-from finetune.errors import DataError
 from finetune.known import Known
 from finetune.model.network import Network
 from finetune.training.history import History
 from finetune.training.settings import Settings
 from finetune.training.tasks import task_of_kind
-from tests.helpers.datasets import Flow, Items
 from tests.helpers.models import small_cnn
 
 
@@ -86,185 +80,3 @@ def test_only_trainable_parameters_of_an_adapted_model_are_in_scope() -> None:
     assert recalled.network.scope is not None
     assert "6.weight" in recalled.network.scope
     assert torch.is_tensor(checkpoint.model.weights["6.weight"])
-
-
-# ---------------------------------------------------------------------- the meaning of labels, between verbs
-
-
-def image(path: Path, level: int) -> Path:
-    """Write a gray image."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), (level,) * 3).save(path)
-    return path
-
-
-def of_images(outputs: int, **settings: Any) -> FineTuner:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, outputs))
-    size = {"crop_size": (8, 8), "resize_size": 8}
-    return FineTuner(model, preprocessing=size, device="cpu", **settings)
-
-
-def table(path: Path, header: str, rows: list[str]) -> Path:
-    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize("form", ["table", "objects", "array", "strings of a list"])
-def test_integers_of_a_regression_are_the_numbers(tmp_path: Path, form: str) -> None:
-    ages = [10 + 5 * (k % 9) for k in range(18)]
-    paths = [image(tmp_path / f"{k}.png", 4 * age) for k, age in enumerate(ages)]
-    data: Any = {
-        "table": table(tmp_path / "ages.csv", "path,age", [f"{p.name},{a}" for p, a in zip(paths, ages, strict=True)]),
-        "objects": (paths, np.array(ages, object)),
-        "array": (paths, np.array(ages)),
-        "strings of a list": (paths, ages),
-    }[form]
-    tuner = of_images(1, loss="mse")
-    tuner.fit(data, val=False, progress=False)
-
-    error = (tuner.predict(data if form == "table" else paths)[:, 0] - torch.tensor(ages)).abs().mean().item()
-
-    assert tuner.evaluate(data)["mae"] == pytest.approx(error, rel=1e-4)
-    assert tuner.classes is None
-
-
-def test_whole_numbers_validate_a_regression_as_numbers(tmp_path: Path) -> None:
-    paths = [image(tmp_path / f"{k}.png", 9 * k) for k in range(12)]
-    train = table(tmp_path / "train.csv", "path,age", [f"{p.name},{10 * k + 0.5}" for k, p in enumerate(paths)])
-    val = table(tmp_path / "val.csv", "path,age", [f"{p.name},{10 * k}" for k, p in enumerate(paths)])
-
-    tuner = of_images(1)
-    row = tuner.fit(train, val, lr=1e-9, progress=False)[0]
-
-    expected = (tuner.predict(paths)[:, 0] - 10 * torch.arange(12)).abs().mean().item()
-    assert row["val_mae"] == pytest.approx(expected, rel=1e-3)
-
-
-def test_integers_for_one_output_could_mean_two_tasks(tmp_path: Path) -> None:
-    paths = [image(tmp_path / f"{k}.png", 9 * k) for k in range(6)]
-    ages = table(tmp_path / "ages.csv", "path,age", [f"{p.name},{10 + k}" for k, p in enumerate(paths)])
-
-    with pytest.raises(DataError, match=r"replace_head\(6\).*pass loss='mse'"):
-        of_images(1).fit(ages, val=False, progress=False)
-    assert of_images(6).fit(ages, val=False, progress=False)[0]["accuracy"] >= 0
-    assert "mae" in of_images(1, loss="mse").fit(ages, val=False, progress=False)[0]
-    own = of_images(1, loss=lambda outputs, targets: ((outputs[:, 0] - targets.flatten()) ** 2).mean())
-    assert own.fit(ages, val=False, progress=False)[0]["loss"] > 100  # of ages, not of ranks
-
-
-def test_label_columns_are_matched_by_name(tmp_path: Path) -> None:
-    rows = [(image(tmp_path / f"{k}.png", 20 + 200 * (k % 2)).name, k % 2) for k in range(8)]
-    train = table(tmp_path / "train.csv", "path,label_a,label_b", [f"{p},{a},{1 - a}" for p, a in rows])
-    swapped = table(tmp_path / "val.csv", "path,label_b,label_a", [f"{p},{1 - a},{a}" for p, a in rows])
-    tuner = of_images(2)
-    tuner.fit(train, swapped, progress=False)
-
-    assert tuner.classes == ("label_a", "label_b")
-    assert tuner.evaluate(train) == tuner.evaluate(swapped)
-    loaded = FineTuner.load_checkpoint(tuner.save_checkpoint(tmp_path / "m.safetensors"), of_images(2).model)
-    assert loaded.evaluate(train) == loaded.evaluate(swapped)
-    for header in ("path,label_a,label_c", "path,label_a", "path,label_a,label_b,label_c"):
-        cells = ",1" * header.count("label")
-        other = table(tmp_path / "other.csv", header, [f"{rows[0][0]}{cells}"] * 2)
-        with pytest.raises(DataError):
-            tuner.evaluate(other)
-
-
-def test_numeric_folder_names_are_in_the_order_of_their_values(tmp_path: Path) -> None:
-    paths = [image(tmp_path / str(k) / "0.png", 20 * k) for k in range(11)]
-    tuner = of_images(11)
-    tuner.fit(tmp_path, val=False, progress=False)
-
-    assert tuner.classes == tuple(map(str, range(11)))
-    assert tuner.evaluate(tmp_path) == pytest.approx(tuner.evaluate((paths, list(range(11)))))
-
-
-def test_integers_name_classes_that_are_numbers(tmp_path: Path) -> None:
-    paths = [image(tmp_path / f"{k}.png", 80 * k) for k in range(3)]
-    data = table(tmp_path / "data.csv", "path,label", [f"{p.name},{10 * k}" for k, p in enumerate(paths)])
-    tuner = of_images(3)
-    tuner.fit(data, val=False, progress=False)
-
-    assert tuner.classes == ("0", "10", "20")
-    assert tuner.evaluate((paths, [0, 10, 20])) == pytest.approx(tuner.evaluate(data))
-    with pytest.raises(DataError, match="has the class '1'"):
-        tuner.evaluate((paths, [0, 1, 2]))
-
-
-@pytest.mark.parametrize("form", ["folder", "table", "pair", "names in items"])
-def test_names_after_numbers_need_their_order(tmp_path: Path, form: str) -> None:
-    paths = [image(tmp_path / name / "0.png", level) for name, level in (("cat", 20), ("dog", 120), ("owl", 220))]
-    names = [path.parent.name for path in paths]
-    numbers = torch.tensor([2, 1, 0])
-    tuner = of_images(3)
-    tuner.fit((paths, numbers), val=False, epochs=60, lr=3e-2, augment=False, progress=False)
-    rows = [f"{p.relative_to(tmp_path).as_posix()},{n}" for p, n in zip(paths, names, strict=True)]
-    named: Any = {
-        "folder": tmp_path,
-        "table": table(tmp_path / "t.csv", "path,label", rows),
-        "pair": (paths, names),
-        "names in items": [(Image.open(p).copy(), n) for p, n in zip(paths, names, strict=True)],
-    }[form]
-
-    with pytest.raises(DataError, match=r"names \(cat, dog, owl\).*tuner\.classes"):
-        tuner.evaluate(named)
-    with pytest.raises(DataError, match="names"):
-        of_images(3).fit((paths, numbers), named, progress=False)
-    tuner.classes = ("owl", "dog", "cat")
-    assert tuner.evaluate(named) == pytest.approx(tuner.evaluate((paths, numbers)))
-
-
-def test_numeric_names_after_numbers_are_these_numbers(tmp_path: Path) -> None:
-    paths = [image(tmp_path / "data" / str(k) / "0.png", 100 * k) for k in range(3)]
-    tuner = of_images(3)
-    tuner.fit((paths, [0, 1, 2]), val=False, progress=False)
-    some = table(tmp_path / "some.csv", "path,label", [f"data/{k}/0.png,{k}" for k in (2, 1)])
-
-    assert tuner.evaluate(tmp_path / "data") == pytest.approx(tuner.evaluate((paths, [0, 1, 2])))
-    assert tuner.evaluate(some) == pytest.approx(tuner.evaluate((paths[:0:-1], [2, 1])))
-
-
-def test_a_resumed_run_keeps_its_classes(tmp_path: Path) -> None:
-    for name, level in (("cat", 40), ("dog", 220)):
-        image(tmp_path / "data" / name / "0.png", level)
-
-    def run(epochs: int) -> FineTuner:
-        tuner = of_images(2)
-        run_dir = tmp_path / "run"
-        tuner.fit(
-            tmp_path / "data", val=False, epochs=epochs, checkpoint_dir=run_dir, resume_from="auto", progress=False
-        )
-        return tuner
-
-    assert run(1).classes == run(2).classes == ("cat", "dog")
-    (tmp_path / "data" / "cat").rename(tmp_path / "data" / "wolf")
-    with pytest.raises(DataError, match=r"class 'wolf'.*known classes are cat, dog"):
-        run(3)
-
-
-@pytest.mark.parametrize("form", ["arrays", "items", "loader", "stream"])
-def test_zeros_before_other_numbers_are_no_binary_task(form: str) -> None:
-    X, rain = torch.randn(100, 4), torch.cat([torch.zeros(70), torch.arange(30) / 5])
-    items = list(zip(X, rain, strict=True))
-    data: Any = {
-        "arrays": (X, rain),
-        "items": Items(items),
-        "loader": DataLoader(TensorDataset(X, rain), batch_size=10),
-        "stream": Flow(items),
-    }[form]
-    tuner = FineTuner(nn.Linear(4, 1), device="cpu")
-
-    if form in ("arrays", "items"):
-        assert "mae" in tuner.fit(data, progress=False)[0]
-    else:
-        with pytest.raises(DataError, match=r"neither 0 nor 1.*pass loss='mse'"):
-            tuner.fit(data, progress=False)
-    assert "mae" in FineTuner(nn.Linear(4, 1), loss="mse", device="cpu").fit(data, progress=False)[0]
-
-
-def test_a_regression_has_no_names(tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
-        image(tmp_path / name / "0.png", 9)
-    with pytest.raises(DataError, match=r"regression, but the labels are names: cat, dog.*replace_head\(2\)"):
-        of_images(1, loss="mse").fit(tmp_path, val=False, progress=False)

@@ -1,0 +1,139 @@
+"""`Trial`: open data and try the model on it, before a pass over it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from finetune.data.pipeline import Pipeline
+from finetune.data.prepare import Prepared
+from finetune.data.randomness import seeded
+from finetune.data.sources.base import Source
+from finetune.data.sources.labels import Meaning
+from finetune.data.targets import REGRESSION
+from finetune.known import Known
+from finetune.model.freezing import needs_several_samples
+from finetune.training.metrics import build_metrics
+from finetune.training.metrics.trial import try_metrics
+from finetune.training.precision import Precision
+from finetune.training.settings import Settings
+from finetune.training.tasks import Task, check_names, infer_task, try_loss
+
+TRAINING, VALIDATION, PREDICTION = STEPS = ("training_step", "validation_step", "predict_step")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model and its settings, to be tried on data. Each trial returns the state with everything it has learned.
+
+    Attributes:
+        known: State of the tuner.
+        settings: The tuner's settings.
+        precision: Number format of the forward pass.
+        custom: Names of the steps that a subclass overrides.
+    """
+
+    known: Known
+    settings: Settings
+    precision: Precision
+    custom: Collection[str] = ()
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Settings that determine how data becomes batches for the model."""
+        module = self.known.network.module
+        double = {p.dtype for p in module.parameters() if p.is_floating_point()} == {torch.float64}
+        several = needs_several_samples(module)
+        return Pipeline(self.known.preprocessing, self.settings.seed, self.precision.device, double, several)
+
+    def open(self, data: Any, *, labeled: bool = True) -> tuple[Source, Known]:
+        """Open data and try the model on it, which may show another meaning of the labels.
+
+        Raises:
+            DataError: If the data cannot be opened, or the model does not accept it.
+        """
+        meaning = self._meaning() if labeled else None
+        source = self.pipeline.open(data, meaning, labeled=labeled)
+        tried = self._with(self.known.opened(source.kind))
+        tried = tried._with(tried.once(source))
+        if meaning is not None:
+            learned = tried._meaning()
+            source = tried.pipeline.open(data, learned) if source.indexed and learned != meaning else source
+            learned.say_order(source.classes)
+        return source, tried.known
+
+    def open_training(self, train: Any, val: Any, *, trains: bool = False) -> tuple[Prepared, Known]:
+        """Open training and validation data and try the model on it, which may show another meaning of the labels.
+
+        Raises:
+            DataError: If the data cannot be opened, or the model does not accept it.
+        """
+        known, meaning = self.known, self._meaning(training=True)
+        classes, epoch = known.classes, len(known.history) if trains else 0
+        data = self.pipeline.open_training(train, val, meaning, model_classes=classes, epoch=epoch)
+        tried = self._with(known.opened_training(data.train, data.val))
+        tried = tried._with(tried.on(data.train, trains=trains))
+        learned = tried._meaning(training=True)
+        if data.train.indexed and learned != meaning:
+            data = tried.pipeline.open_training(train, val, learned, model_classes=classes, epoch=epoch)
+        if known.history and known.task is not None and known.task.kind != REGRESSION:
+            learned.say_order(data.train.classes)
+        return data, tried.known
+
+    def on(self, source: Source, *, trains: bool = False) -> Known:
+        """Try the model on a few samples to find its head, its number of outputs and its memory format.
+
+        With a custom training step the samples are only kept, because the step may call the model on other inputs.
+
+        Raises:
+            DataError: If the model does not accept the samples.
+            HeadError: If the model returns several results and it is unclear which ones are the logits.
+        """
+        example, same = self.pipeline.example(source), None
+        network = self.known.network.with_example(example)
+        if example is not None and TRAINING not in self.custom:
+            with seeded("look"), self.precision.autocast():
+                same = network.try_on(example, channels_last=self.gains_from_channels_last(source), trains=trains)
+        return replace(self.known, network=network, tried=True, channels_last=same)
+
+    def once(self, source: Source) -> Known:
+        """Try the model on a few samples if it has not been tried before."""
+        untried = self.known.channels_last is None and self.gains_from_channels_last(source)
+        return self.on(source) if untried or not self.known.tried else self.known
+
+    def task(self, source: Source) -> Task:
+        """Infer the task from the loss, the targets and the outputs, and try the loss and the metrics.
+
+        Raises:
+            ArgumentError: If the loss or a metric does not fit.
+            DataError: If the targets do not match the outputs, or could mean several tasks.
+        """
+        if TRAINING not in self.custom:
+            self.pipeline.check_pairs(source)
+        targets, loss, network = self.pipeline.some_targets(source), self.settings.loss, self.known.network
+        task = infer_task(loss, targets, network.num_outputs)
+        check_names(task, source.classes, source.targets)
+        if not {TRAINING, VALIDATION} & {*self.custom}:
+            try_loss(loss, task, network.logits, targets)
+            try_metrics(self.metrics(task), task, network.logits, targets)
+        return task
+
+    def metrics(self, task: Task, *steps: str) -> dict[str, Any]:
+        """Return the metrics of a task, which is a guess if one of these steps is a custom one."""
+        guessed = bool({*steps} & {*self.custom})
+        return build_metrics(self.settings.metrics, task, self.known.network.num_outputs, guessed=guessed)
+
+    def gains_from_channels_last(self, source: Source, *, trains_all: bool = False) -> bool:
+        """Return whether channels_last weights are faster and no custom step depends on the current format."""
+        samples = len(source) if source.indexed else None
+        network, device = self.known.network, self.precision.device
+        return not self.custom and network.gains_from_channels_last(device, samples, trains_all=trains_all)
+
+    def _meaning(self, *, training: bool = False) -> Meaning:
+        return self.known.meaning(self.settings.loss, training=training)
+
+    def _with(self, known: Known) -> Trial:
+        return replace(self, known=known)
