@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from finetune.comparison.advise import advise
     from finetune.comparison.compare import compare
     from finetune.comparison.comparison import Comparison
+    from finetune.comparison.soup import greedy_soup
     from finetune.data.preprocessing.images import Preprocessing
     from finetune.data.tables.table import Table
     from finetune.errors import (
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         NonFiniteError,
         PatternError,
     )
-    from finetune.soup import greedy_soup
     from finetune.training.history import History
     from finetune.training.metrics import StepOutput
     from finetune.training.optim.phases import Phase
@@ -74,7 +74,7 @@ _HOMES = {
     "Table": "finetune.data.tables.table",
     "advise": "finetune.comparison.advise",
     "compare": "finetune.comparison.compare",
-    "greedy_soup": "finetune.soup",
+    "greedy_soup": "finetune.comparison.soup",
 }
 
 

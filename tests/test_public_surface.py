@@ -38,7 +38,7 @@ METHODS = {
     "load_checkpoint": ["path", "model", "**settings"],
     "predict": ["data", "*", "batch_size", "tta"],
     "predict_step": ["batch"],
-    "replace_head": ["n", "*", "head", "layer"],
+    "replace_head": ["n", "*", "head", "layer", "example"],
     "save_checkpoint": ["path"],
     "summary": ["input_size", "*", "depth"],
     "training_step": ["batch"],

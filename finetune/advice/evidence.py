@@ -95,7 +95,12 @@ class Evidence:
         return self.above_chance(self.probe)
 
     def above_chance(self, accuracy: float) -> float:
-        """Return an accuracy on a scale on which guessing is 0 and no errors is 1."""
+        """Return an accuracy on a scale on which guessing is 0 and no errors is 1.
+
+        Example:
+            >>> Evidence(90, 90, (45, 45), 0, 0, 0, 0.9, 0, (), 0, None).above_chance(0.75)
+            0.5
+        """
         chance = 1 / self.num_classes
         return (accuracy - chance) / (1 - chance)
 

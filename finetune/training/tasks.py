@@ -84,7 +84,12 @@ class Task:
         return None if index is None else targets != index
 
     def rule(self, num_outputs: int | None) -> TargetRule:
-        """Return the targets that the task accepts, for a model with `num_outputs` outputs; None if unknown."""
+        """Return the targets that the task accepts, for a model with `num_outputs` outputs; None if unknown.
+
+        Example:
+            >>> infer_task("cross_entropy", None, num_outputs=3).rule(3).kind
+            'classification'
+        """
         return TargetRule(self.kind, num_outputs, ignored=self.ignored, soft=not self.inferred)
 
 
