@@ -13,7 +13,7 @@ from finetune.data.prepare import Prepared
 from finetune.data.randomness import seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import Meaning
-from finetune.data.targets import REGRESSION
+from finetune.data.targets import CLASSIFICATION, REGRESSION, TargetRule
 from finetune.known import Known
 from finetune.model.freezing import needs_several_samples
 from finetune.training.metrics import build_metrics
@@ -104,8 +104,18 @@ class Trial:
         untried = self.known.channels_last is None and self.gains_from_channels_last(source)
         return self.on(source) if untried or not self.known.tried else self.known
 
+    @property
+    def rule(self) -> TargetRule:
+        """Targets that the task accepts. A custom step knows its targets, but class indices are still checked."""
+        rule, custom = self.known.rule, bool({TRAINING, VALIDATION} & {*self.custom})
+        if not custom:
+            return rule
+        return replace(rule if rule.kind == CLASSIFICATION else TargetRule(), as_tensors=False)
+
     def task(self, source: Source) -> Task:
         """Infer the task from the loss, the targets and the outputs, and try the loss and the metrics.
+
+        With a custom step, which may know another task, this is a guess for the metrics.
 
         Raises:
             ArgumentError: If the loss or a metric does not fit.
@@ -114,11 +124,13 @@ class Trial:
         if TRAINING not in self.custom:
             self.pipeline.check_pairs(source)
         targets, loss, network = self.pipeline.some_targets(source), self.settings.loss, self.known.network
-        task = infer_task(loss, targets, network.num_outputs)
+        custom = bool({TRAINING, VALIDATION} & {*self.custom})
+        task = infer_task(loss, targets, network.num_outputs, guess=custom)
+        if custom:
+            return task
         check_names(task, source.classes, source.targets)
-        if not {TRAINING, VALIDATION} & {*self.custom}:
-            try_loss(loss, task, network.logits, targets)
-            try_metrics(self.metrics(task), task, network.logits, targets)
+        try_loss(loss, task, network.logits, targets)
+        try_metrics(self.metrics(task), task, network.logits, targets)
         return task
 
     def metrics(self, task: Task, *steps: str) -> dict[str, Any]:

@@ -450,7 +450,7 @@ class FineTuner:
                 augment=augment,
                 views=augment_views,
                 keep=sum(phase.epochs for phase in plan.phases) > 1,
-                rule=self._known.rule,
+                rule=self._trial.rule,
                 skip_corrupt=skip_corrupt,
             )
             writer = [] if checkpoint_dir is None else [ModelCheckpoint(checkpoint_dir)]
@@ -501,7 +501,7 @@ class FineTuner:
         """
         with waits_shown(), self._undone_on_error():
             source = self._open(data)
-            task, rule = self.task or self._learn_task(source), self._known.rule
+            task, rule = self.task or self._learn_task(source), self._trial.rule
             batches = self._trial.pipeline.batches(
                 self._trial.pipeline.audited(source, "evaluation", rule=rule), batch_size, rule=rule
             )
@@ -631,7 +631,7 @@ class FineTuner:
             )
             self._learn(network=plan.network)
             self._learn_task(source)
-            rule = self._known.rule
+            rule = self._trial.rule
             audited = self._trial.pipeline.audited(source, "training", rule=rule)
             batches = self._trial.pipeline.batches(audited, batch_size, shuffle=True, augment=augment, rule=rule)
             own_precision = Precision(self.settings.precision, self.device)  # with its own gradient scale

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import FineTuner
+from finetune.callbacks import ClassWeights
 from finetune.errors import ArgumentError, DataError
 from tests.helpers.datasets import Flow, Items
 
@@ -228,3 +229,27 @@ def test_a_metric_that_does_not_fit_is_an_error_before_the_first_step() -> None:
 def test_samples_without_labels_are_an_error(data: Any) -> None:
     with pytest.raises(DataError, match="no labels"):
         FineTuner(nn.Linear(4, 3), device="cpu").fit(data, progress=False)
+
+
+@pytest.mark.parametrize("label", [(3, 0.5), (3, 7), [0, 1]])
+def test_a_custom_step_gets_the_labels_as_they_are(label: Any) -> None:
+    class TwoTargets(FineTuner):
+        def training_step(self, batch: Any) -> Any:
+            x, (a, b) = batch
+            return ((self.model(x)[:, 0] - a) ** 2 + (self.model(x)[:, 0] - b) ** 2).mean()
+
+    items = Items([(x, label) for x in torch.randn(8, 4)])
+    for data in (items, DataLoader(items, batch_size=4)):
+        assert TwoTargets(nn.Linear(4, 2), device="cpu").fit(data, progress=False)[0]["loss"] > 0
+
+
+def test_labels_that_were_all_read_can_be_counted() -> None:
+    class Looking(ClassWeights):
+        def on_fit_begin(self, run: Any) -> None:
+            super().on_fit_begin(run)
+            self.found = self._by_class.tolist()
+
+    weights = Looking()
+    items = Items([(x, int(k == 0)) for k, x in enumerate(torch.randn(8, 4))])
+    FineTuner(nn.Linear(4, 2), device="cpu").fit(items, callbacks=[weights], progress=False)
+    assert weights.found == pytest.approx([8 / 14, 8 / 2])

@@ -27,6 +27,8 @@ class TargetRule:
         ignored: Target that the loss leaves out, or None.
         soft: Whether probabilities may take the place of zeros and ones. False if the task was inferred from zeros
             and ones, so that any other value shows that the inference was wrong.
+        as_tensors: Whether lists of labels in a batch become tensors. False for a custom step, which gets the batch as
+            it is.
 
     Example:
         >>> rule = TargetRule("classification", num_outputs=3)
@@ -39,6 +41,7 @@ class TargetRule:
     num_outputs: int | None = None
     ignored: int | None = None
     soft: bool = True
+    as_tensors: bool = True
 
     def check(self, targets: Any, name: Callable[[int], str]) -> None:
         """Check targets [N, ...] on the CPU. Targets of another type or on a device are left to the loss.

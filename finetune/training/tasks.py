@@ -139,13 +139,16 @@ _NOUNS = {
 # ---------------------------------------------------------------------- inference
 
 
-def infer_task(loss: str | Loss | None, targets: Tensor | None, num_outputs: int | None) -> Task:
+def infer_task(
+    loss: str | Loss | None, targets: Tensor | None, num_outputs: int | None, *, guess: bool = False
+) -> Task:
     """Infer the task from the loss, or from the targets if the loss does not determine it.
 
     Args:
         loss: `"cross_entropy"`, `"bce"`, `"mse"`, a function of outputs and targets, or None.
         targets: Some or all targets, [N, ...]; None if unknown.
         num_outputs: Number of outputs of the model; None if unknown.
+        guess: Whether to leave the kind open if the targets do not determine it, because a custom step knows it.
 
     Raises:
         ArgumentError: If the loss is unknown, or is not a mean over the batch.
@@ -165,7 +168,7 @@ def infer_task(loss: str | Loss | None, targets: Tensor | None, num_outputs: int
     try:
         kind, reason = _kind_of_targets(targets, num_outputs)
     except DataError:
-        if loss is None:
+        if loss is None and not guess:
             raise
         return _task_with(loss, None, "The task is known only to the loss, so there are no default metrics.")
     return _task_with(loss, kind, f"{_named(loss, kind)}: {reason}", inferred=True)

@@ -320,8 +320,10 @@ class Batches:
         """
         if self.rule is None or (self.source.vectorized and self.source.targets is not None):
             return batch
-        inputs, targets = split_batch(batch)
-        tensor = batch_targets(targets, num_samples_of(inputs), self.source.classes, f"batch {step}")
+        inputs, tensor = split_batch(batch)
+        targets = tensor
+        if self.rule.as_tensors:
+            tensor = batch_targets(targets, num_samples_of(inputs), self.source.classes, f"batch {step}")
         self.rule.check(tensor, lambda i: f"sample {i} of batch {step}")
         return batch if tensor is targets else with_target(batch, tensor)
 

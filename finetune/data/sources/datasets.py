@@ -14,7 +14,7 @@ from finetune.data.randomness import seeded
 from finetune.data.sources.base import Request, Source, type_name
 from finetune.data.sources.dataset_labels import class_names, is_hugging_face, open_labels
 from finetune.data.sources.items import RawItems
-from finetune.data.sources.labels import Classes, as_numbers
+from finetune.data.sources.labels import Classes
 from finetune.data.tables.columns import text_columns, texts_of
 from finetune.errors import DataError
 
@@ -84,7 +84,6 @@ class MapDataset(Source):
         item = self.form(self.dataset[index])
         label = target_of(item)
         target = label if self.renumber is None else self.renumber(index, label)
-        target = as_numbers(target) if self.collate_fn is None else target
         return item if target is label else with_target(item, target)
 
     def describe(self) -> Iterator[Any]:

@@ -221,12 +221,6 @@ def target_tensor(target: Any) -> Tensor | None:
         return None
 
 
-def as_numbers(label: Any) -> Any:
-    """Return a label that is a list or tuple of numbers as a tensor, and any other unchanged."""
-    rows = isinstance(label, (list, tuple)) and bool(label)
-    return torch.tensor(label) if rows and all(isinstance(value, (int, float)) for value in label) else label
-
-
 def batch_targets(targets: Any, samples: int, classes: Classes | None, batch: str) -> Any:
     """Return the targets of a batch as a tensor, if they are a list of names or numbers; others are unchanged.
 
@@ -250,10 +244,16 @@ def batch_targets(targets: Any, samples: int, classes: Classes | None, batch: st
                 f"names in the order of the outputs with tuner.classes = (...), or give class numbers as labels."
             )
         return Meaning(classes).encode(targets, f"sample {{}} of {batch}".format)[0]
-    if all(isinstance(label, Tensor) and label.dim() == 1 and len(label) == len(targets[0]) for label in targets):
+    if _are_alike(targets):
         # torch collates a list per sample into a list per position
         return torch.stack(list(targets), 1 if len(targets[0]) == samples else 0)
     return torch.tensor(targets) if all(isinstance(label, (int, float)) for label in targets) else targets
+
+
+def _are_alike(targets: Sequence[Any]) -> bool:
+    """Return whether targets are tensors [N] of one length and one type."""
+    tensors = [label for label in targets if isinstance(label, Tensor) and label.dim() == 1]
+    return len(tensors) == len(targets) and len({(len(label), label.dtype) for label in tensors}) == 1
 
 
 def stacked_targets(targets: Sequence[Any]) -> Tensor | None:

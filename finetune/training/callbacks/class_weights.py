@@ -114,7 +114,10 @@ def _rescales(loss: Any) -> bool:
 
 
 def _balanced(run: Run, classes: int) -> Tensor:
-    targets = run.train.source.targets
+    source = run.train.source
+    read = source.sampled_targets  # of all samples, unless there are more than the audit reads
+    complete = read is not None and source.indexed and len(read) == len(source)
+    targets = read if source.targets is None and complete else source.targets
     if targets is None:
         raise ArgumentError(
             "ClassWeights('balanced') counts the labels in advance, but the labels of this data are unknown until it "

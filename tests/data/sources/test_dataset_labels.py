@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
+from finetune.data.loading.batches import Batches
 from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
+from finetune.data.targets import TargetRule
 from finetune.errors import DataError
 
 Labels = list[Any]
@@ -76,7 +78,12 @@ def test_names_in_items_are_encoded_like_those_of_a_table() -> None:
 
 
 def test_a_list_of_numbers_is_one_target() -> None:
-    assert open_source(Declared([[0, 1], [1, 0]]))[0][1].tolist() == [0, 1]
+    data = open_source(Declared([[0, 1], [1, 0], [1, 1]]))
+    batches = Batches(data, batch_size=3, shuffle=False, rule=TargetRule())
+    custom = Batches(data, batch_size=3, shuffle=False, rule=TargetRule(as_tensors=False))
+
+    assert next(iter(batches.epoch(0)))[1].tolist() == [[0, 1], [1, 0], [1, 1]]
+    assert isinstance(next(iter(custom.epoch(0)))[1], list)  # as torch collates it
 
 
 PARTS = ConcatDataset([
