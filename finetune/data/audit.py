@@ -76,7 +76,12 @@ class Audit:
                 self.check_item(inputs, source.name(index))
             elif isinstance(inputs, Tensor) and inputs.is_floating_point() and not inputs.isfinite().all():
                 raise self.not_finite(source.name(index))
-            targets.append(target_of(item))
+            target = target_of(item)
+            if target is None and targets and targets[0] is not None:
+                raise DataError(
+                    f"{source.name(index)} has no label. Every sample needs one: fill it in, or remove the sample."
+                )
+            targets.append(target)
         if source.targets is None:
             source.sampled_targets = stacked_targets(targets)
 
@@ -99,6 +104,11 @@ class Audit:
             return
         self.rule.check(targets.cpu(), lambda i: source.name(indices[i]))
         counted = targets[self.rule.is_counted(targets)]
+        if self.rule.kind == CLASSIFICATION and not len(counted) and len(indices) == len(source):
+            raise DataError(
+                f"The loss ignores the labels of all {len(targets)} samples of the {self.role} data. Expected at least "
+                "one label that it counts."
+            )
         if self.role == "training" and self._are_labels(targets) and len(counted.unique()) == 1:
             label = int(counted[0])
             shown = repr(source.classes[label]) if source.classes and 0 <= label < len(source.classes) else label

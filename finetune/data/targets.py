@@ -55,6 +55,9 @@ class TargetRule:
         """
         if not isinstance(targets, Tensor) or targets.device.type != "cpu" or targets.dim() == 0 or not len(targets):
             return
+        if targets.is_complex() and self.kind is not None:
+            fix = "Expected real numbers. Pass y.real, or a loss for complex numbers."
+            _raise_for(torch.ones_like(targets, dtype=torch.bool), targets, name, "target", "complex", fix)
         if targets.is_floating_point():
             _raise_for(~targets.isfinite(), targets, name, "target", "not finite", "Correct or remove these samples.")
         if self.kind == CLASSIFICATION:
@@ -128,12 +131,15 @@ def _fix_for_labels(labels: Tensor, classes: int) -> str:
         return "The labels begin at 1. Subtract 1, so that they begin at 0."
     if low == -1 and {*labels.unique().tolist()} == {-1, 1}:
         return "The labels are -1 and 1. Pass 0 and 1: (y > 0)."
-    if low < 0 and high < classes and len(labels[labels < 0].unique()) == 1:
-        return (
-            f"Correct the labels. If {low} marks samples without a label, remove them or pass "
-            f"loss=nn.CrossEntropyLoss(ignore_index={low})."
-        )
-    return "Correct the labels." if low < 0 else f"Correct the labels, or call `replace_head({high + 1})`."
+    fix = "Correct the labels." if low < 0 else f"Correct the labels, or call `replace_head({high + 1})`."
+    outside = labels[(labels < 0) | (labels >= classes)].unique().tolist()
+    if len(outside) > 1 or outside == [classes]:
+        return fix
+    mark = int(outside[0])
+    return (
+        f"{fix} If {mark} marks samples without a label, remove them or pass "
+        f"loss=nn.CrossEntropyLoss(ignore_index={mark})."
+    )
 
 
 def _fix_for_zeros_and_ones(targets: Tensor) -> str:

@@ -230,8 +230,8 @@ def try_loss(loss: str | Loss | None, task: Task, logits: Tensor | None, targets
     except Exception as error:
         raise DataError(
             f"The loss does not accept outputs of shape {list(outputs.shape)} with targets of shape "
-            f"{list(given.shape)} and type {given.dtype}: {reason(error)}. Correct the targets, set the number of "
-            f"outputs with replace_head, or pass another loss."
+            f"{list(given.shape)} and type {given.dtype}: {reason(error).rstrip('.')}. Correct the targets, set the "
+            f"number of outputs with replace_head, or pass another loss."
         ) from error
 
 
@@ -286,6 +286,8 @@ def _named(loss: str | Loss | None, kind: str) -> str:
 
 def _kind_of_targets(targets: Tensor, num_outputs: int | None) -> tuple[str, str]:
     """Return the kind of task and the reason for it, with the way to choose another."""
+    if targets.is_complex():
+        raise DataError("The targets are complex. Expected real numbers. Pass y.real, or a loss for complex numbers.")
     rows = targets.dim() == 2 and targets.shape[1] > 1
     zeros_and_ones = bool(((targets == 0) | (targets == 1)).all())
     if rows:

@@ -62,6 +62,29 @@ def test_empty_data() -> None:
         audit(open_source([]), role="validation")
 
 
+@pytest.mark.parametrize("role", ["training", "validation"])
+@pytest.mark.parametrize("make", [lambda y: (torch.zeros(len(y), 2), torch.tensor(y)), samples])
+def test_data_that_the_loss_ignores_altogether_is_refused(role: str, make: Callable[[list[int]], Any]) -> None:
+    rule = TargetRule(CLASSIFICATION, 3, ignored=9)
+    with pytest.raises(DataError, match=f"ignores the labels of all 3 samples of the {role} data"):
+        audit(open_source(make([9, 9, 9])), rule=rule, role=role)
+    audit(open_source(make([9, 1, 0])), rule=rule, role=role)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, None], "sample 2 has no label"),
+        ([0, "b", 1], "that of sample 0 is a number, that of sample 1 is a name"),
+        ([torch.zeros(1), torch.zeros(2)], r"that of sample 0 is of shape \(1,\), that of sample 1 is of shape \(2,\)"),
+        ([b"a", b"b"], r"The labels are bytes, such as b'a'.*label\.decode\(\)"),
+    ],
+)
+def test_labels_that_do_not_agree_are_named(labels: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        audit(open_source(samples(labels)))
+
+
 def test_one_class_is_too_few_to_train_on(class_folder: MakeFolder) -> None:
     folder = open_source(class_folder(only=3))
     with pytest.raises(DataError, match=r"All 3 samples .* of one class, 'only'"):

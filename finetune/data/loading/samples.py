@@ -69,8 +69,10 @@ class Samples:
         """Collate prepared items into a batch, with the source's own `collate_fn` if it has one."""
         if self.source.collate_fn is not None:
             return self.source.collate_fn(items)
+        if self.source.kind is None:
+            items = list(map(_native, items))
         try:
-            return default_collate(list(map(_native, items))) if self.source.kind is None else self._collate_raw(items)
+            return default_collate(items) if self.source.kind is None else self._collate_raw(items)
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             raise shape_error(items, indices, name) or DataError(
                 f"{name(indices[0])} to {name(indices[-1])} do not form a batch: {error}. {_COLLATE_HINT}"
@@ -174,10 +176,21 @@ def shape_error(items: Sequence[Any], indices: Sequence[int], name: Callable[[in
     """Return an error that names the first two items whose tensors differ in shape, or None."""
     first = shapes_of(items[0])
     for item, index in zip(items, indices, strict=True):
-        if shapes_of(item) != first:
+        shapes = shapes_of(item)
+        if (
+            isinstance(first, list)
+            and isinstance(shapes, list)
+            and first[:1] == shapes[:1]
+            and first[1:2] != shapes[1:2]
+        ):
+            return DataError(
+                f"Labels do not form a batch: that of {name(indices[0])} is {_form(first)}, that of {name(index)} is "
+                f"{_form(shapes)}. Expected a name for every sample, or numbers of one shape. {_COLLATE_HINT}"
+            )
+        if shapes != first:
             return DataError(
                 f"Samples do not form a batch: {name(indices[0])} has the shape {_readable(first)}, "
-                f"{name(index)} has {_readable(shapes_of(item))}. Resize or pad them to one shape. {_COLLATE_HINT}"
+                f"{name(index)} has {_readable(shapes)}. Resize or pad them to one shape. {_COLLATE_HINT}"
             )
     return None
 
@@ -195,12 +208,25 @@ def shapes_of(item: Any) -> Any:
     return ()
 
 
+def _form(shapes: list[Any]) -> str:
+    if len(shapes) < 2:
+        return "missing"
+    label = shapes[1]
+    return "a number" if label == () else "a name" if label == TEXT else f"of shape {label}"
+
+
 def _readable(shapes: Any) -> str:
     return str(shapes[0] if isinstance(shapes, list) and shapes else shapes)
 
 
 def _native(item: Any) -> Any:
-    """Return an item with its arrays in the machine's byte order, which torch needs."""
+    """Return an item with its arrays in the machine's byte order, which torch needs.
+
+    Raises:
+        DataError: If values of an array are masked.
+    """
+    if isinstance(item, np.ma.MaskedArray) and np.ma.is_masked(item):
+        raise DataError("An array of a sample has masked values. Expected every value. Fill them: array.filled(0).")
     if isinstance(item, np.ndarray):
         return item if item.dtype.isnative else item.astype(item.dtype.newbyteorder("="))
     if type(item) in (tuple, list):

@@ -19,6 +19,7 @@ from finetune.data.sources.base import Request
 from finetune.data.sources.labels import (
     Classes,
     are_other_numbers,
+    bytes_as_label,
     in_order,
     renumbering,
     target_tensor,
@@ -60,6 +61,8 @@ def open_labels(dataset: Any, first: Any, request: Request) -> DatasetLabels:
     """
     if not request.labeled:
         return DatasetLabels(classes=request.classes)
+    if isinstance(first, bytes):
+        raise bytes_as_label(first)
     parts = _Parts.of(dataset)
     declared = parts.gathered([_declared(leaf) for leaf in parts.leaves])
     if declared is not None and not _agree(dataset, declared):
@@ -114,7 +117,7 @@ class _ByName:
 
     def __call__(self, sample: int, label: Any) -> Any:
         number = None if isinstance(label, str) else target_tensor(label)
-        if not isinstance(label, str) and (number is None or number.numel() != 1 or number.is_floating_point()):
+        if not isinstance(label, str) and (number is None or number.numel() != 1 or bool(number != number.round())):
             return label
         name = normalized(label if number is None else str(int(number)))
         if name not in self._index:

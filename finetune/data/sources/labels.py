@@ -77,8 +77,8 @@ class Meaning:
     def targets_of(self, labels: Any, name: Name) -> tuple[Tensor, Classes | None]:
         """Convert the y of a pair (X, y) to targets: names are encoded, numbers are kept.
 
-        Where the classes of the training data are numbers that differ from their positions, such as 1, 2 and 3,
-        integers are these class names, not positions.
+        Where classes of the training data are numbers that differ from their positions, such as 1, 2 and 3, whole
+        numbers are these class names, not positions.
 
         Args:
             labels: Tensor, array or list: [N] class indices or names, or [N] or [N, K] numbers.
@@ -97,8 +97,9 @@ class Meaning:
             labels = torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
         if not labels.is_floating_point() and not labels.is_complex():
             labels = labels.to(torch.int64)
-            if self.numbers is not True and labels.dim() == 1 and are_other_numbers(self.classes):
-                return self.encode(labels.tolist(), name)
+        one_each = labels.dim() > 0 and labels.numel() == len(labels)
+        if self.numbers is not True and one_each and are_other_numbers(self.classes):
+            return self.encode(labels.flatten().tolist(), name)
         return labels, self.classes
 
     def say_order(self, classes: Classes | None) -> None:
@@ -132,9 +133,8 @@ def in_order(names: Iterable[str]) -> Classes:
 
 
 def are_other_numbers(classes: Classes | None) -> bool:
-    """Return whether the class names are whole numbers that differ from their positions."""
-    numbers = bool(classes) and all(map(_is_whole_number, classes or ()))
-    return numbers and classes != tuple(map(str, range(len(classes or ()))))
+    """Return whether a class name is a whole number that differs from its position."""
+    return any(_is_whole_number(name) and name != str(k) for k, name in enumerate(classes or ()))
 
 
 def _is_whole_number(name: str) -> bool:
@@ -198,7 +198,7 @@ def check_numbering(own: Classes | None, meaning: Meaning, data: str) -> None:
     if own is None and meaning.numbers is not True and are_other_numbers(classes):
         shown = ", ".join((classes or ())[:5])
         raise DataError(
-            f"{data} has integer labels, and the classes of the training data are the numbers {shown}, so a label "
+            f"{data} has integer labels, and classes of the training data are called by numbers ({shown}), so a label "
             f"could be the name of a class or its position. Pass a pair (X, y) or a map-style dataset, whose labels "
             f"are read as names."
         )
@@ -237,6 +237,8 @@ def batch_targets(targets: Any, samples: int, classes: Classes | None, batch: st
         return torch.from_numpy(targets)
     if not isinstance(targets, (list, tuple)) or not targets:
         return targets
+    if isinstance(targets[0], bytes):
+        raise bytes_as_label(targets[0])
     if all(isinstance(label, str) for label in targets):
         if classes is None:
             raise DataError(
@@ -265,6 +267,11 @@ def stacked_targets(targets: Sequence[Any]) -> Tensor | None:
         return torch.stack(tensors)
     except RuntimeError:  # unequal shapes, which only the user's collate_fn and loss understand
         return None
+
+
+def bytes_as_label(label: bytes) -> DataError:
+    """Return the error for a label of bytes, whose encoding is not known."""
+    return DataError(f"The labels are bytes, such as {label!r:.80}. Expected names or numbers. Pass label.decode().")
 
 
 def unknown_class(label: str, where: str, classes: Classes) -> DataError:

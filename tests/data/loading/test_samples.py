@@ -70,6 +70,14 @@ def test_default_workers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_workers(files, 100) == 0
 
 
+@pytest.mark.parametrize("form", [lambda x: (x, 0), lambda x: {"x": x, "label": 0}, lambda x: ([x, x], 0)])
+def test_masked_values_are_refused_wherever_they_are(form: Any) -> None:
+    full, masked = (form(np.ma.masked_array(np.ones(2, np.float32), mask=mask)) for mask in (False, [0, 1]))
+    epoch(Batches(open_source([full, full]), batch_size=2, shuffle=False))
+    with pytest.raises(DataError, match=r"masked values.*array\.filled\(0\)"):
+        epoch(Batches(open_source([full, masked]), batch_size=2, shuffle=False))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_samples_that_do_not_batch_are_named(workers: int) -> None:
     items = [(torch.zeros(2), 0), (torch.zeros(2), 0), (torch.zeros(3), 0)]

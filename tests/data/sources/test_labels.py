@@ -80,6 +80,33 @@ def test_one_name_in_two_unicode_forms_is_one_class() -> None:
     assert encoded([forms[1]], Meaning(("개", forms[0])))[0] == [1]
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        (torch.tensor([1.0, 2.0]), ("1", "2", "3"), [0, 1]),
+        (np.array([3.0, 1.0]), ("1", "2", "3"), [2, 0]),
+        ([2.0, 3.0], ("1", "2", "3"), [1, 2]),
+        (torch.tensor([[1], [3]]), ("1", "2", "3"), [0, 2]),
+        (torch.tensor([[1.0], [3.0]]), ("1", "2", "3"), [0, 2]),
+        (torch.tensor([1, 2]), ("1", "2", "background"), [0, 1]),
+        (torch.tensor([1, 2]), ("0", "1", "background"), [1, 2]),
+        (torch.tensor([[0, 1, 0]]), ("1", "2", "3"), [[0, 1, 0]]),
+    ],
+)
+def test_whole_numbers_of_any_type_and_shape_are_class_names(labels: Any, classes: Any, expected: Any) -> None:
+    assert Meaning(classes).targets_of(labels, "sample {}".format)[0].tolist() == expected
+
+
+def test_fractions_are_not_class_names() -> None:
+    with pytest.raises(DataError, match=r"label 1\.5, which is not a whole number"):
+        Meaning(("1", "2")).targets_of(torch.tensor([1.0, 1.5]), "sample {}".format)
+
+
+def test_bytes_are_no_labels_of_a_batch() -> None:
+    with pytest.raises(DataError, match=r"b'cat'.*label\.decode\(\)"):
+        batch_targets((b"cat", b"dog"), 2, ("cat", "dog"), "batch 0")
+
+
 def test_masked_labels_are_refused() -> None:
     labels = np.ma.masked_array([0, 1, 2], mask=[False, True, False])
     with pytest.raises(DataError, match="masked"):
