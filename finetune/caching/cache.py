@@ -142,7 +142,7 @@ class Cache:
     ) -> Declined | None:
         """Return the reason that training data is not cached, or None if it may be.
 
-        Fixed views are suggested in place of fresh augmentation only if there is no other reason.
+        Fixed views are suggested in place of fresh augmentation only if nothing else stands in the way of them.
         """
         if self._changed:
             return Declined("a callback changes the inputs")
@@ -150,10 +150,22 @@ class Cache:
         if declined or train.views is not None:
             return declined
         views = _SUGGESTED_VIEWS if isinstance(self._where, Path) else min(_SUGGESTED_VIEWS, max(1, epochs - 1))
-        remaining = self._not_worth_cutting(model, Workload.of([train, *parts], epochs, fresh_views=views))
+        with self._autocast():
+            remaining = self._fits([train.with_views(views), *parts], model, epochs)
         return remaining or Declined(
             f"the augmentation makes new images in every epoch; augment_views={views} would cycle {views} fixed views"
         )
+
+    def _fits(self, parts: list[Batches], model: nn.Module, epochs: int) -> Declined | None:
+        """Return the reason not to cache `parts` that is found without storing anything, or None."""
+        found = self._cut(model, parts, epochs)
+        if isinstance(found, Declined):
+            return found
+        room = self._with_room(found[0], parts)
+        if isinstance(room, Declined):
+            return room
+        named = self._named(model, found[0], room[0]) if room[1] == FOLDER else None
+        return named if isinstance(named, Declined) else None
 
     def _takes_views(self, model: nn.Module, batches: Batches, epochs: int) -> bool:
         """Return whether fixed views of each sample replace the default augmentation, which needs a frozen backbone.
@@ -181,6 +193,11 @@ class Cache:
 
     def _served(self, model: nn.Module, parts: list[Batches], epochs: int) -> dict[Any, CachedBatches] | Declined:
         """Cut the prefix, open a store and time a batch, and return cached batches for those in `parts`."""
+        found = self._cut(model, parts, epochs)
+        return found if isinstance(found, Declined) else self._stored(model, parts, epochs, *found)
+
+    def _cut(self, model: nn.Module, parts: list[Batches], epochs: int) -> tuple[Prefix, Any, Timings] | Declined:
+        """Cut the prefix if that may pay, and return it with the batch that it was cut on and its timings."""
         auto, workload = not self._requested, Workload.of(parts, epochs)
         declined = self._not_worth_cutting(model, workload)
         if declined:
@@ -198,10 +215,10 @@ class Cache:
             return prefix
         if auto and prefix.share < planner.MIN_SHARE:
             return Declined(f"only {prefix.share:.0%} of the forward pass comes before the first trainable parameter")
-        return self._stored(model, prefix, parts, batches[0], timings, epochs)
+        return prefix, batches[0], timings
 
     def _stored(
-        self, model: nn.Module, prefix: Prefix, parts: list[Batches], batch: Any, timings: Timings, epochs: int
+        self, model: nn.Module, parts: list[Batches], epochs: int, prefix: Prefix, batch: Any, timings: Timings
     ) -> dict[Any, CachedBatches] | Declined:
         """Open a store for the prefix and time a batch, and return cached batches for those in `parts`."""
         room = self._with_room(prefix, parts)
@@ -252,6 +269,11 @@ class Cache:
             return MemoryStore(prefix.specs, rows, device=at, pinned=pinned and tier == MEMORY)
         if tier == DISK:
             return DiskStore(None, prefix.specs, rows, pinned=pinned)
+        named = self._named(model, prefix, parts)
+        return named if isinstance(named, Declined) else DiskStore(self._where, prefix.specs, *named, pinned=pinned)
+
+    def _named(self, model: nn.Module, prefix: Prefix, parts: list[Batches]) -> tuple[np.ndarray, str] | Declined:
+        """Return the key of each input and the prefix's fingerprint, by which other runs find activations."""
         preprocessing = parts[0].preprocessing  # the same for all parts, because it is the model's
         if type(preprocessing) not in _OWN_PREPROCESSING:
             return Declined("a custom preprocessing class cannot be identified by content")
@@ -262,7 +284,7 @@ class Cache:
         known = [key for key in keys if key is not None]
         if name is None or len(known) < len(keys):
             return Declined("the data or a frozen layer cannot be identified by content, so no other run could find it")
-        return DiskStore(self._where, prefix.specs, np.concatenate(known), name, pinned=pinned)
+        return np.concatenate(known), name
 
     def _measured(
         self, model: nn.Module, prefix: Prefix, cached: CachedBatches, store: Store, batch: Any, timings: Timings

@@ -72,15 +72,14 @@ class Workload:
     reading: int
 
     @staticmethod
-    def of(parts: Sequence[Batches], epochs: int, *, fresh_views: int = 1) -> Workload:
+    def of(parts: Sequence[Batches], epochs: int) -> Workload:
         """Return the workload of some batches, such as training and validation data, over `epochs` epochs.
 
         Args:
             parts: The batches.
             epochs: Number of epochs.
-            fresh_views: Number of views to assume for batches with fresh augmentation in every epoch.
         """
-        views = [part.views or fresh_views for part in parts]
+        views = [part.views or 1 for part in parts]
         samples = [len(part.source) for part in parts]
         shown = [min(epochs, each) for each in views]
         sized = list(zip(samples, map(len, parts), shown, strict=True))

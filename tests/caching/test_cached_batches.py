@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +360,51 @@ def test_fixed_views_are_suggested_only_if_they_would_be_cached(
     line = said(caplog, "cache: off")
     assert reason in line
     assert ("augment_views" in line) == ("augment_views" in reason)
+
+
+class Mixing(Net):
+    """A net whose frozen block looks at the whole batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(0))
+
+
+def with_frozen(*names: str, model: type[Net] = Net) -> FineTuner:
+    torch.manual_seed(0)
+    tuner = FineTuner(model(), preprocessing=SIZE)
+    return tuner.freeze(names) if names else tuner
+
+
+@pytest.mark.parametrize("augment", [Rolled(), CropAndFlip(PREPROCESSING)], ids=["own", "built in"])
+@pytest.mark.parametrize("where", ["auto", "memory", "disk", "folder"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: with_frozen("block"),
+        lambda: with_frozen("fc"),
+        lambda: with_frozen("block.1"),
+        with_frozen,
+        lambda: with_frozen("block", model=Mixing),
+    ],
+    ids=["frozen block", "frozen end", "frozen middle", "nothing frozen", "mixed samples"],
+)
+def test_the_reason_said_first_still_holds_if_views_are_fixed(
+    made: Callable[[], FineTuner],
+    where: str,
+    augment: Any,
+    pictures: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    given = {"cache": tmp_path / "kept" if where == "folder" else where, "augment": augment, "epochs": 6}
+    lines = []
+    for views in ({}, {"augment_views": 4}):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "finetune"):
+            fitted(made(), pictures, **given, **views)
+        lines.append(said(caplog, "cache"))
+    advised = "augment_views=4 would cycle 4 fixed views" in lines[0]
+    assert "is computed once" in lines[1] if advised else lines[0] == lines[1]
 
 
 def test_a_suggested_number_of_views_is_cached(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:

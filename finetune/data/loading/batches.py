@@ -197,6 +197,14 @@ class Batches:
         views = self._stand_ins if stored else ()
         if not self._stand_ins or views == self._samples.views:
             return self
+        return self._viewed(views)
+
+    def with_views(self, count: int) -> Batches:
+        """Return the same batches with `count` fixed views of each sample by their own augmentation."""
+        augment = self._samples.augment
+        return self if augment is None else self._viewed((augment,) * count)
+
+    def _viewed(self, views: tuple[Augmentation, ...]) -> Batches:
         other = copy.copy(self)
         other._samples, other._pool = replace(self._samples, views=views), None
         return other
