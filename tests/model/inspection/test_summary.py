@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 from torchvision import models
 
+from finetune import FineTuner
 from finetune.errors import ArgumentError
 from finetune.model.freezing import eval_mode, freeze, freeze_all_but, hold_frozen_in_eval, train_mode, train_only
 from finetune.model.inspection.probing import samples_of_size
@@ -332,3 +334,41 @@ def test_a_summary_has_no_side_effects(mode: Any) -> None:
     assert torch.equal(model[6].weight.grad, torch.ones(5, 4))
     assert [p.grad is None for p in model.parameters()] == [True, True, True, True, False, True]
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class ManyValues(Dataset[dict[str, Any]]):
+    """Samples of named values, of which the model takes one."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"pixels": torch.rand(4), "label": index % 2, "path": f"{index}.png", "weight": torch.ones(())}
+
+
+class OfPixels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        out: Tensor = self.fc(pixels)
+        return out
+
+
+class OnPixels(FineTuner):
+    """A tuner whose own steps choose what the model gets of a batch."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(self.model(batch["pixels"]), batch["label"])
+
+    def validation_step(self, batch: Any) -> Tensor:
+        return self.training_step(batch)
+
+
+def test_a_summary_follows_a_fit_on_batches_with_more_than_the_model_takes() -> None:
+    tuner = OnPixels(OfPixels())
+    tuner.fit(ManyValues(), val=False, progress=False)
+    text = str(tuner.summary())
+    assert "fc" in text
+    assert "10" in text
