@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from finetune.data.batch import join_batch, split_batch
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, number
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run
 from finetune.training.tasks import Task, as_labels, number_of_classes, option_of
@@ -25,12 +26,12 @@ class ClassWeights(Callback):
     metrics too.
 
     Args:
-        weights: One weight per class, or `"balanced"` for N / (C * n), where n of the N training samples belong to the
-            class.
+        weights: One weight per class, also as a mapping from class name or index; or `"balanced"` for N / (C * n),
+            where n of the N training samples belong to the class.
 
     Raises:
-        ArgumentError: At the start of `fit`, if the task is not classification, the number of weights is not the
-            number of classes, or the loss takes no weights through its targets.
+        ArgumentError: At the start of `fit`, if the task is not classification, there is not one weight from 0 on for
+            each class, or the loss takes no weights through its targets.
 
     Example:
         >>> from finetune import FineTuner
@@ -41,8 +42,9 @@ class ClassWeights(Callback):
 
     changes_inputs = False
 
-    def __init__(self, weights: str | Sequence[float] = "balanced") -> None:
-        if isinstance(weights, str) and weights != "balanced":
+    def __init__(self, weights: str | Sequence[float] | Mapping[Any, float] = "balanced") -> None:
+        several = isinstance(weights, (Mapping, Sequence, Tensor, np.ndarray))
+        if not several or (isinstance(weights, str) and weights != "balanced"):
             raise ArgumentError(f"Expected weights to be 'balanced' or one number per class, but got {weights!r}.")
         self.weights = weights
         self._by_class = torch.empty(0)
@@ -51,11 +53,8 @@ class ClassWeights(Callback):
 
     def on_fit_begin(self, run: Run) -> None:
         classes = number_of_classes(run.task, run.num_outputs, "ClassWeights")
-        weights = _balanced(run, classes) if isinstance(self.weights, str) else torch.as_tensor(self.weights).float()
-        if weights.shape != (classes,):
-            raise ArgumentError(
-                f"ClassWeights has {len(weights)} weights, but the model has {classes} classes. Pass one per class."
-            )
+        balanced = isinstance(self.weights, str)
+        weights = _balanced(run, classes) if balanced else _by_class(self.weights, run.tuner.classes, classes)
         self._by_class = weights.to(run.train.device)
         self._task, self._smoothing = run.task, option_of(run.task.loss, "label_smoothing") or 0.0
         if not run.custom and not self._weights_loss():
@@ -111,6 +110,25 @@ def _are_labels(targets: Tensor) -> bool:
 def _rescales(loss: Any) -> bool:
     """Return whether the loss has class weights of its own, by whose sum a mean over class indices is divided."""
     return option_of(loss, "weight") is not None
+
+
+def _by_class(weights: Any, names: Sequence[str] | None, classes: int) -> Tensor:
+    """Return one weight per class, from a sequence or from a mapping of class names or indices."""
+    if isinstance(weights, Mapping):
+        order = next((keys for keys in (names, range(classes)) if keys and weights.keys() == {*keys}), None)
+        if order is None:
+            raise ArgumentError(
+                f"Expected ClassWeights to have a weight for each of {', '.join(map(str, names or range(classes)))}, "
+                f"but got {', '.join(map(repr, weights))}."
+            )
+        weights = [weights[key] for key in order]
+    given = weights.tolist() if hasattr(weights, "tolist") else weights
+    if not isinstance(given, Sequence) or len(given) != classes:
+        many = len(given) if isinstance(given, Sequence) else 1
+        raise ArgumentError(
+            f"ClassWeights has {many} weights, but the model has {classes} classes. Pass one per class."
+        )
+    return torch.tensor([number("each of the class weights", weight, at_least=0) for weight in given])
 
 
 def _balanced(run: Run, classes: int) -> Tensor:

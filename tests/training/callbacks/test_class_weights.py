@@ -156,3 +156,55 @@ def test_a_loss_that_takes_no_weights_is_an_error_before_training(loss: Any, wat
         tuner.fit(uneven(), callbacks=[ClassWeights([1.0, 2.0, 3.0]), seen])
 
     assert "on_step_end" not in seen.hooks
+
+
+LABELED = (torch.rand(12, 4), ["ant", "bee", "cat"] * 4)
+NUMBERED = (LABELED[0], torch.arange(12) % 3)
+
+
+def first_loss(weights: Any, data: Any) -> float:
+    torch.manual_seed(0)
+    tuner = FineTuner(nn.Linear(4, 3), device="cpu")
+    history = tuner.fit(data, val=False, batch_size=12, callbacks=ClassWeights(weights), progress=False)
+    return float(history[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "data"),
+    [
+        ({"cat": 5, "ant": 1, "bee": 3}, LABELED),
+        ({2: 5.0, 0: 1.0, 1: 3.0}, LABELED),
+        ({0: 1, 1: 3, 2: 5}, NUMBERED),
+        (torch.tensor([1, 3, 5]), NUMBERED),
+        (torch.tensor([1, 3, 5]).numpy(), NUMBERED),
+        ((1, 3, 5), LABELED),
+    ],
+)
+def test_weights_are_taken_in_any_form(weights: Any, data: Any) -> None:
+    assert first_loss(weights, data) == pytest.approx(first_loss([1.0, 3.0, 5.0], data))
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ([1, -1, 1], "a number at least 0, but got -1"),
+        ([1, float("nan"), 1], "but got nan"),
+        ([1, float("inf"), 1], "but got inf"),
+        (["1", 1, 1], "but got '1'"),
+        ([1, None, 1], "but got None"),
+        ([[1], [1], [1]], "each of the class weights"),
+        ({"ant": 1, "bee": 2}, "for each of ant, bee, cat, but got 'ant', 'bee'"),
+        ({1: 1, 2: 2, 3: 3}, "for each of ant, bee, cat, but got 1, 2, 3"),
+        ({}, "for each of ant, bee, cat"),
+        (torch.tensor(2.0), "has 1 weights"),
+    ],
+)
+def test_weights_that_are_not_one_number_per_class_are_an_error(weights: Any, said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        first_loss(weights, LABELED)
+
+
+@pytest.mark.parametrize("weights", [None, 3, "heavy", {1.0, 2.0}, print])
+def test_what_is_no_series_of_weights_is_refused_at_once(weights: Any) -> None:
+    with pytest.raises(ArgumentError, match="Expected weights to be 'balanced' or one number per class"):
+        ClassWeights(weights)
