@@ -44,6 +44,19 @@ _ATTRIBUTES = {
 
 # Functions behind a head after which its outputs are no logits. A log-softmax changes no probability.
 _BOUNDS = {"softmax", "sigmoid", "hardsigmoid", "relu", "hardtanh", "clamp", "clamp_min", "threshold", "softplus"}
+# Those that only arrange values. A tanh before any other function is scaled, which caps logits and leaves them logits.
+_SHAPING = {
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "squeeze",
+    "unsqueeze",
+    "flatten",
+    "permute",
+    "transpose",
+    "clone",
+    "alias",
+}
 
 _LOSSES = {
     "softmax": "lambda outputs, targets: torch.nn.functional.nll_loss(outputs.log(), targets)",
@@ -257,6 +270,11 @@ class Network:
                 raise not_accepted(self.module, example, error) from error
             if channels_last:
                 same = same_in_channels_last(self.module, example, output, trains=trains)
+        if not tensors_of(output) and type(output).__module__ in ("builtins", "numpy"):
+            raise HeadError(
+                f"{type(self.module).__name__} returns a {type(output).__name__}. Expected tensors. Return the outputs "
+                f"[N, ...] from its forward."
+            )
         self._check_new_head(output)
         of_head = self._head_outputs()
         check_logits(self.module, output, of_head if self.heads else 0)
@@ -311,7 +329,8 @@ class Network:
             behind = [
                 operation.function.strip("_") for operation in operations_behind(record(self.module, self.example))
             ]
-        bounds = [function for function in behind if function in _BOUNDS]
+        last = [function for function in behind if function not in _SHAPING][:1]
+        bounds = [function for function in behind if function in _BOUNDS or (function == "tanh" and function in last)]
         if bounds:
             raise bounded_outputs(type(self.module).__name__, bounds[0])
 

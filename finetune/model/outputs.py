@@ -16,17 +16,29 @@ def call(model: nn.Module, inputs: Any, samples: int | None = None) -> Any:
     """Call `model` with a tensor, a tuple of positional arguments, or a mapping of keyword arguments.
 
     A list that `forward` does not take as arguments is one, such as a list of images. A single value in a mapping is
-    passed by position if `forward` has no parameter of its name.
+    passed by position if `forward` has no parameter of its name. Outputs of one sample that lost its dimension, as by
+    `squeeze()`, get it back.
 
     Args:
         model: The model.
         inputs: Inputs of a batch.
         samples: Number of samples, if known: a list of that many is rather a list of samples.
     """
+    output = _called(model, inputs, samples)
+    lost = isinstance(output, Tensor) and output.shape[:1] != (1,) and _is_one_sample(inputs, samples)
+    return output.unsqueeze(0) if lost else output
+
+
+def _called(model: nn.Module, inputs: Any, samples: int | None) -> Any:
     if isinstance(inputs, Mapping):
         alone = len(inputs) == 1 and not takes_names(model, inputs)
         return model(*inputs.values()) if alone else model(**inputs)
     return model(*inputs) if is_group(inputs) and _are_arguments(model, inputs, samples) else model(inputs)
+
+
+def _is_one_sample(inputs: Any, samples: int | None) -> bool:
+    tensors = tensors_of(inputs)
+    return samples in (None, 1) and bool(tensors) and all(tensor.shape[:1] == (1,) for tensor in tensors)
 
 
 def takes_names(model: nn.Module, names: Iterable[str]) -> bool:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from finetune.data.loading.batches import Batches
@@ -168,7 +169,10 @@ def describe_run(run: Run) -> Iterator[str]:
 def describe_model(network: Network) -> str:
     """Return the name of a model and its number of parameters."""
     name = (network.origin or {}).get("name") or type(network.module).__name__
-    count = sum(parameter.numel() for parameter in network.module.parameters())
+    parameters = list(network.module.parameters())
+    if any(map(is_lazy, parameters)):
+        return f"{name}, with lazy layers that have seen no data"
+    count = sum(parameter.numel() for parameter in parameters)
     return f"{name}, {_amount(count)} parameters"
 
 

@@ -220,6 +220,11 @@ def try_loss(loss: str | Loss | None, task: Task, logits: Tensor | None, targets
     """
     if logits is None or targets is None or (callable(loss) and _facts(loss) is None):
         return
+    if logits.dim() == 0:
+        raise DataError(
+            "The model returns one number for a batch. Expected outputs [N, ...], one row per sample. Correct its "
+            "forward; a mean over the batch belongs in the loss."
+        )
     count = min(len(logits), len(targets))
     outputs, given = logits[:count], targets[:count].to(logits.device)
     try:

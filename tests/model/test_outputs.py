@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from finetune.errors import HeadError
+from finetune import FineTuner
+from finetune.errors import FineTuneError, HeadError
 from finetune.model.outputs import auxiliary_of, call, check_logits, logits_of, results_of
 from finetune.nested import tensors_of
 
@@ -115,3 +117,92 @@ def test_inputs_are_passed_as_forward_takes_them(model: nn.Module, inputs: Any, 
     found = call(model, inputs, samples)
     assert type(found) is type(expected)
     assert all(one is other for one, other in zip(tensors_of(found), tensors_of(expected), strict=True))
+
+
+class Squeezed(nn.Module):
+    """A model that drops every dimension of length one, as many do for a single output."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(x).squeeze()
+        return out
+
+
+@pytest.mark.parametrize(
+    ("inputs", "samples", "shape"),
+    [
+        (torch.rand(1, 4), None, (1, 3)),
+        (torch.rand(1, 4), 1, (1, 3)),
+        ({"x": torch.rand(1, 4)}, 1, (1, 3)),
+        ((torch.rand(1, 4),), 1, (1, 3)),
+        (torch.rand(2, 4), 2, (2, 3)),
+        (torch.rand(1, 5, 4), 5, (5, 3)),  # five samples of one time step
+        (torch.rand(5, 1, 4), 1, (5, 3)),  # one sample of five time steps
+    ],
+)
+def test_outputs_of_one_sample_keep_its_dimension(inputs: Any, samples: int | None, shape: tuple[int, ...]) -> None:
+    assert call(Squeezed(3), inputs, samples).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [
+        (1, torch.rand(9)),
+        (1, torch.arange(9) % 2),
+        (1, (torch.arange(9) % 2).float()),
+        (3, torch.arange(9) % 3),
+        (3, (torch.rand(9, 3) > 0.5).float()),
+        (3, torch.rand(9, 3) * 7),
+    ],
+    ids=["regression", "binary", "binary in decimals", "classes", "several labels", "several numbers"],
+)
+def test_every_verb_takes_a_last_batch_of_one(outputs: int, targets: Tensor) -> None:
+    X = torch.rand(9, 4)
+    tuner = FineTuner(Squeezed(outputs), device="cpu")
+    tuner.fit((X, targets), (X, targets), batch_size=4, progress=False)
+    whole = tuner.evaluate((X, targets), batch_size=9)
+    assert tuner.evaluate((X, targets), batch_size=4) == pytest.approx(whole, rel=1e-3)
+    shape = (9,) if outputs == 1 else (9, outputs)
+    assert tuner.predict(X, batch_size=4).shape == shape
+
+
+class Ending(nn.Module):
+    """A model with a function behind its head."""
+
+    def __init__(self, end: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.fc, self.end = nn.Linear(4, 3), end
+
+    def forward(self, x: Tensor) -> Any:
+        return self.end(self.fc(x))
+
+
+@pytest.mark.parametrize("verb", ["fit", "find_lr"])
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (lambda z: None, "Ending returns a NoneType. Expected tensors"),
+        (lambda z: z.detach().numpy(), "Ending returns a ndarray. Expected tensors"),
+        (lambda z: "cat", "Ending returns a str. Expected tensors"),
+        (lambda z: [], "Ending returns a list. Expected tensors"),
+        (torch.mean, "one number for a batch"),
+        (torch.sum, "one number for a batch"),
+        (torch.tanh, "applies tanh to them"),
+        (lambda z: z.tanh().unsqueeze(1).squeeze(1), "applies tanh to them"),
+    ],
+    ids=["nothing", "array", "text", "empty", "mean", "sum", "tanh", "tanh and a view"],
+)
+def test_outputs_that_cannot_be_trained_on_are_refused(end: Callable[[Tensor], Any], said: str, verb: str) -> None:
+    tuner = FineTuner(Ending(end), device="cpu")
+    with pytest.raises(FineTuneError, match=said):
+        getattr(tuner, verb)((torch.rand(8, 4), torch.arange(8) % 3))
+    assert not tuner.history
+
+
+def test_capped_logits_are_logits() -> None:
+    tuner = FineTuner(Ending(lambda z: 30 * torch.tanh(z / 30)), device="cpu")  # as in Gemma
+    tuner.fit((torch.rand(8, 4), torch.arange(8) % 3), val=False, progress=False)
+    assert len(tuner.history) == 1

@@ -234,3 +234,9 @@ def test_a_hidden_series_is_only_logged(terminal, caplog) -> None:
 
     assert text_of(terminal) == ""
     assert caplog.messages == ["1 of 1: resnet18: 0.9"]
+
+
+def test_a_lazy_model_is_described_before_it_has_seen_data() -> None:
+    assert repr(FineTuner(torch.nn.Sequential(torch.nn.LazyLinear(3)))) == (
+        "FineTuner(Sequential, with lazy layers that have seen no data)"
+    )

@@ -25,7 +25,7 @@ from finetune.model.surgery.head_search import RESIZABLE
 logger = logging.getLogger("finetune")
 
 _RELUS = (nn.ReLU, nn.ReLU6)
-_CLAMPS = (*_RELUS, nn.Softmax, nn.Sigmoid, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus)
+_CLAMPS = (*_RELUS, nn.Softmax, nn.Sigmoid, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Tanh)
 _POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 HeadFactory = Callable[[int], nn.Module]
