@@ -54,7 +54,7 @@ class ClassWeights(Callback):
     def on_fit_begin(self, run: Run) -> None:
         classes = number_of_classes(run.task, run.num_outputs, "ClassWeights")
         balanced = isinstance(self.weights, str)
-        weights = _balanced(run, classes) if balanced else _by_class(self.weights, run.tuner.classes, classes)
+        weights = _balanced(run, classes) if balanced else _by_class(self.weights, run.train.source.classes, classes)
         self._by_class = weights.to(run.train.device)
         self._task, self._smoothing = run.task, option_of(run.task.loss, "label_smoothing") or 0.0
         if not run.custom and not self._weights_loss():
