@@ -356,7 +356,7 @@ class Network:
             The inputs, or None if the model accepts neither the data nor a guess.
         """
         if size is not None:
-            return samples_of_size(self.module, tuple(size))
+            return samples_of_size(self.module, size)
         if self.example is not None:
             return accepted_example(self.module, self.example)  # a custom step may pass the model other inputs
         if image is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 from finetune.display import html
 from finetune.display.figures import new_figure
 from finetune.display.numbers import Values, fixed
+from finetune.errors import is_number
 from finetune.naming.paths import local_path
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class History(Sequence[HistoryRow]):
             >>> history[-1]["loss"]
             0.5
         """
+        for name, value in row.items():
+            if is_number(value) and type(value) not in (int, float):  # of NumPy or torch, as callbacks measure them
+                row[name] = value.item() if hasattr(value, "item") else float(value)
         self._rows.append(row if isinstance(row, Values) else Values(row))
 
     def plot(self, path: str | Path | None = None) -> Figure:
@@ -95,7 +99,7 @@ class History(Sequence[HistoryRow]):
         figure = new_figure(4.5 * max(1, len(names)), 3.5)
         for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=False):
             for key, label in ((name, "training"), (f"val_{name}", "validation")):
-                points = [(row["epoch"], row[key]) for row in self._rows if key in row]
+                points = [(row["epoch"], row[key]) for row in self._rows if is_number(row.get(key))]
                 if points:
                     axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
             axes.set(xlabel="epoch", title=name)
@@ -113,5 +117,5 @@ class History(Sequence[HistoryRow]):
         return names, [[fixed(row.get(name, "")) for name in names] for row in self._rows]
 
     def _plotted(self) -> list[str]:
-        names = (key.removeprefix("val_") for row in self._rows for key in row if key not in BOOKKEEPING)
-        return list(dict.fromkeys(names))
+        numbers = (key for row in self._rows for key, value in row.items() if is_number(value))
+        return list(dict.fromkeys(key.removeprefix("val_") for key in numbers if key not in BOOKKEEPING))

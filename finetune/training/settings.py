@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from finetune.errors import number, whole_number
+import torch
+
+from finetune.errors import ArgumentError, nearest, number, whole_number
 from finetune.training.metrics import Metrics
 from finetune.training.optim.optimizers import OptimizerFactory
 from finetune.training.tasks import Loss
@@ -59,6 +61,17 @@ class Settings:
             "weight_decay": number("weight_decay", self.weight_decay, at_least=0),
             "seed": whole_number("seed", self.seed, at_least=None),
         }
+        if isinstance(self.loss, type):
+            raise ArgumentError(
+                f"Expected loss to be a name or a function of outputs and targets, but got the class "
+                f"{self.loss.__name__}. Pass {self.loss.__name__}(), an instance."
+            )
+        backends = torch.compiler.list_backends(exclude_tags=()) if isinstance(self.compile, str) else ()
+        if self.backend and backends and self.backend not in backends:
+            raise ArgumentError(
+                f"There is no backend {self.backend!r} of torch.compile.{nearest(self.backend, backends)} Expected "
+                f"True, False or one of {', '.join(backends)}."
+            )
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 

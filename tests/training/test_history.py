@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 
 from finetune import FineTuner, History
 
@@ -92,3 +97,21 @@ def test_an_empty_history_has_an_empty_plot(tmp_path) -> None:
 
     assert not any(axes.lines for axes in figure.axes)
     assert (tmp_path / "none.svg").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), np.array(0.5), Fraction(1, 2)],
+)
+def test_measured_numbers_are_kept_as_plain_ones(measured: Any) -> None:
+    history = History()
+    history.append({"epoch": 1, "loss": 1.0, "own": measured})
+    assert type(history[0]["own"]) is float
+    assert history[0]["own"] == 0.5
+
+
+@pytest.mark.parametrize("value", ["x", None, [1, 2], {"a": 1}, True, torch.ones(3)])
+def test_only_numbers_are_plotted(value: Any) -> None:
+    history = History([{"epoch": 1, "loss": 1.0, "note": value}])
+    assert [axes.get_title() for axes in history.plot().axes] == ["loss"]
+    assert "note" in str(history)

@@ -23,6 +23,7 @@ from finetune.training.settings import Settings
         ("max_grad_norm", math.nan),
         ("weight_decay", -0.1),
         ("weight_decay", math.nan),
+        ("loss", nn.CrossEntropyLoss),
     ],
 )
 def test_an_invalid_setting_is_an_error(name: str, value: Any) -> None:
@@ -83,3 +84,14 @@ def test_what_is_not_given_again_is_said(
     Settings(**given).warn_of_lost({"loss": "MSELoss", "optimizer": "Adam"}, "m.safetensors")
     assert ("m.safetensors was saved with" in caplog.text) == bool(lost)
     assert [name for name in ("loss=MSELoss", "optimizer=Adam") if name in caplog.text] == lost
+
+
+def test_an_unknown_backend_is_an_error_and_a_known_one_is_not() -> None:
+    with pytest.raises(ArgumentError, match=r"no backend 'inducto' of torch\.compile\. Did you mean 'inductor'"):
+        Settings(compile="inducto")
+    assert [Settings(compile=name).backend for name in ("inductor", "eager", "", False)] == [
+        "inductor",
+        "eager",
+        None,
+        None,
+    ]

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -150,6 +151,10 @@ def samples_of_size(model: nn.Module, size: Sequence[int], samples: int = 2) -> 
     Raises:
         ArgumentError: If `size` is not a sequence of positive integers.
     """
+    if not isinstance(size, (Sequence, np.ndarray)) or isinstance(size, str):
+        raise ArgumentError(
+            f"Expected input_size to be the shape of one sample, such as (3, 224, 224), but got {size!r}."
+        )
     sides = [whole_number("each side of input_size", side) for side in size]
     return _sample(_first_layer(model), (samples, *sides))
 

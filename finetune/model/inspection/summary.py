@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from finetune.display import html
+from finetune.errors import whole_number
 from finetune.model.inspection.costs import SampleCosts, measure_costs
 from finetune.model.inspection.summary_rows import RateGroups, RowBuilder, SummaryRow
 from finetune.model.stages import Stage
@@ -107,6 +108,7 @@ def summarize(
     Raises:
         ArgumentError: If the model does not accept the inputs.
     """
+    depth = whole_number("depth", depth, at_least=0)
     costs = None if inputs is None else measure_costs(model, inputs)
     rows = RowBuilder(model, groups or {}, {} if costs is None else costs.shapes)
     norms = [

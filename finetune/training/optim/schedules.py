@@ -74,10 +74,10 @@ def get_schedule(schedule: str | Schedule) -> Schedule:
             f"Expected a schedule's name or a function of progress in [0, 1], but got {schedule!r}, which fails at a "
             f"number: {error}. Pass a name such as 'cosine', or a function that returns a factor on the learning rate."
         ) from error
-    if not all(is_number(factor) and math.isfinite(factor) for factor in factors):
+    if not all(is_number(factor) and 0 <= factor < math.inf for factor in factors):
         raise ArgumentError(
-            f"Expected a schedule that maps progress in [0, 1] to a finite factor on the learning rate, but it returns "
-            f"{factors} at 0, 0.5 and 1."
+            f"Expected a schedule that maps progress in [0, 1] to a finite factor from 0 on, but it returns {factors} "
+            f"at 0, 0.5 and 1."
         )
     return schedule
 

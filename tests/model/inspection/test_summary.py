@@ -311,7 +311,7 @@ def test_a_wrong_size_is_an_error_without_side_effects(size: tuple[int, ...]) ->
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("size", [(3, -1, 4), (3, 0, 4), (3, 2.0, 4), "abc"])
+@pytest.mark.parametrize("size", [(3, -1, 4), (3, 0, 4), (3, 2.0, 4), ("a", 4)])
 def test_a_malformed_size_is_an_error(size: Any) -> None:
     with pytest.raises(ArgumentError, match="a whole number of at least 1"):
         summary_of(small_cnn(), size=size)
@@ -372,3 +372,11 @@ def test_a_summary_follows_a_fit_on_batches_with_more_than_the_model_takes() -> 
     text = str(tuner.summary())
     assert "fc" in text
     assert "10" in text
+
+
+@pytest.mark.parametrize(
+    "given", [{"input_size": 224}, {"input_size": "4"}, {"input_size": 2.0}, {"depth": "all"}, {"depth": -1}]
+)
+def test_a_size_or_depth_of_another_kind_is_an_error(given: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match=f"Expected {next(iter(given))} to be"):
+        FineTuner(OfPixels()).summary(**given)

@@ -67,7 +67,9 @@ def test_an_unknown_name_is_an_error_with_the_nearest_name(typo: str) -> None:
         get_schedule(typo)
 
 
-@pytest.mark.parametrize("bad", [lambda p: math.nan, lambda p: math.inf, lambda p: None, lambda p: "1"])
+@pytest.mark.parametrize(
+    "bad", [lambda p: math.nan, lambda p: math.inf, lambda p: -1, lambda p: 0.4 - p, lambda p: None, lambda p: "1"]
+)
 def test_a_function_without_finite_numbers_is_an_error(bad: object) -> None:
     with pytest.raises(ArgumentError, match="finite factor"):
         get_schedule(bad)
