@@ -225,14 +225,14 @@ def try_loss(loss: str | Loss | None, task: Task, logits: Tensor | None, targets
             "The model returns one number for a batch. Expected outputs [N, ...], one row per sample. Correct its "
             "forward; a mean over the batch belongs in the loss."
         )
-    count = min(len(logits), len(targets))
-    outputs, given = logits[:count], targets[:count].to(logits.device)
+    outputs, given = logits[: len(targets)], targets[: len(logits)].to(logits.device)
     try:
         with torch.no_grad():
             task.loss(outputs, given)
     except DataError:
         raise
     except Exception as error:
+        task.rule(outputs.shape[1] if outputs.dim() > 1 else None).check(given.cpu(), "sample {}".format)
         raise DataError(
             f"The loss does not accept outputs of shape {list(outputs.shape)} with targets of shape "
             f"{list(given.shape)} and type {given.dtype}: {reason(error).rstrip('.')}. Correct the targets, set the "
@@ -292,7 +292,7 @@ def _named(loss: str | Loss | None, kind: str) -> str:
 def _kind_of_targets(targets: Tensor, num_outputs: int | None) -> tuple[str, str]:
     """Return the kind of task and the reason for it, with the way to choose another."""
     if targets.is_complex():
-        raise DataError("The targets are complex. Expected real numbers. Pass y.real, or a loss for complex numbers.")
+        raise DataError("The targets are complex. Expected real numbers. Pass y.real.")
     rows = targets.dim() == 2 and targets.shape[1] > 1
     zeros_and_ones = bool(((targets == 0) | (targets == 1)).all())
     if rows:
@@ -496,12 +496,10 @@ def _aligned(loss: Loss) -> Loss:
 
 
 def _shaped(targets: Tensor, outputs: Tensor) -> Tensor:
-    if targets.shape == outputs.shape:
-        return targets
     if targets.numel() == outputs.numel():
         return targets.reshape(outputs.shape)
-    number = targets.shape[1] if targets.dim() == 2 else 1
+    shapes = f"outputs of shape {list(outputs.shape)}, but the targets have shape {list(targets.shape)}"
     raise DataError(
-        f"The model gives outputs of shape {list(outputs.shape)}, but the targets have shape {list(targets.shape)}. "
-        f"Expected the same shape. Set the number of outputs with replace_head({number})."
+        f"The model gives {shapes}. Expected the same shape. Set the number of outputs with "
+        f"replace_head({targets.shape[1] if targets.dim() == 2 else 1})."
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finetune import FineTuner
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError, DataError
-from finetune.training.tasks import infer_task, takes_probabilities, task_of_kind
+from finetune.training.tasks import infer_task, takes_probabilities, task_of_kind, try_loss
 
 INDICES = torch.tensor([0, 1, 2, 1])
 BITS = torch.tensor([0, 1, 1, 0])
@@ -497,3 +497,23 @@ def test_which_targets_a_loss_counts(loss: Any, ignored: int | None) -> None:
     else:
         assert counted is not None
         assert torch.equal(counted, targets != ignored)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.tensor([-1, -1]), r"2 of 2 labels are out of range.*ignore_index=-1"),
+        (torch.tensor([0, 255]), r"sample 1: 255.*ignore_index=255"),
+        (torch.tensor([[[0, 255]]]), r"out of range.*ignore_index=255"),
+        (torch.zeros(2, 5), "The loss does not accept outputs of shape"),
+    ],
+)
+def test_a_trial_of_the_loss_names_the_target_at_fault(targets: Tensor, message: str) -> None:
+    outputs = torch.zeros(1, 3, 1, 2) if targets.dim() == 3 else torch.zeros(2, 3)
+    with pytest.raises(DataError, match=message):
+        try_loss(None, infer_task("cross_entropy", None, 3), outputs, targets)
+
+
+def test_complex_targets_belong_to_no_task() -> None:
+    with pytest.raises(DataError, match=r"complex.*y\.real"):
+        infer_task(None, torch.zeros(2, dtype=torch.complex64), 1)

@@ -179,8 +179,12 @@ def _dense(values: Any, name: str = "X") -> Any:
     """Return values that hold every entry.
 
     Raises:
-        DataError: If the values are sparse, or entries are masked.
+        DataError: If the values are sparse, nested or on the meta device, or entries are masked.
     """
+    if isinstance(values, Tensor) and values.is_meta:
+        raise DataError(f"{name} is on the meta device, so it has no values. Expected a tensor with values.")
+    if isinstance(values, Tensor) and values.is_nested and values.layout is torch.strided:
+        raise DataError(f"{name} is a nested tensor. Expected a dense one. Pass {name}.to_padded_tensor(0).")
     if isinstance(values, Tensor) and values.layout is not torch.strided and not values.is_nested:
         raise DataError(f"{name} is a sparse tensor. Expected a dense one. Pass {name}.to_dense().")
     if hasattr(values, "toarray") and not isinstance(values, np.ndarray):

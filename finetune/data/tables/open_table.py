@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from finetune.data.batch import label_key_of
@@ -111,7 +112,7 @@ class _Rows:
             column = self._named(self.table.columns[0])
             files = self._holds_files(column, (str, int))
             return (column,), TEXT if not files and takes in (TEXT, None) else None
-        found = {name: next((cell for cell in cells if cell not in (None, "")), "") for name, cells in columns.items()}
+        found = {name: next((cell for cell in cells if not _is_empty(cell)), "") for name, cells in columns.items()}
         texts = text_columns(found)
         lower = {column.lower(): column for column in columns}
         paths = next((lower[key] for key in PATH_KEYS if key in lower), None)
@@ -138,7 +139,7 @@ class _Rows:
 
     def _holds_files(self, column: str, names: tuple[type, ...] = (str,)) -> bool:
         """Return whether the first cell of a column is the name of a file, of one of the types, or its content."""
-        cell = next((cell for cell in self.columns[column] if cell not in (None, "")), None)
+        cell = next((cell for cell in self.columns[column] if not _is_empty(cell)), None)
         if isinstance(cell, (bytes, dict)):
             return True
         return isinstance(cell, names) and (is_sample_file(str(cell)) or self.files.find(str(cell)) is not None)
@@ -150,11 +151,18 @@ class _Rows:
             DataError: If a cell is empty, or files are missing.
         """
         cells = [_unpacked(cell) for cell in cells]
-        empty = [row for row, cell in enumerate(cells) if cell in (None, "", b"")]
+        empty = [row for row, cell in enumerate(cells) if _is_empty(cell)]
         if empty:
             raise DataError(
                 f"{len(empty)} rows of '{self.path}' have no {self.inputs[0]}, first row {empty[0] + 1}. Fill them in, "
                 "or remove them."
+            )
+        ready = next((cell for cell in cells if isinstance(cell, (np.ndarray, Tensor, Image.Image))), None)
+        if ready is not None:
+            raise DataError(
+                f"The column {self.inputs[0]!r} of '{self.path}' holds objects of type {type(ready).__name__}. "
+                f"Expected paths or encoded files. Pass the pair (X, y) of lists: (list(table[{self.inputs[0]!r}]), "
+                f"list(table['label']))."
             )
         if all(isinstance(cell, bytes) for cell in cells):
             self.contents = list(cells)
@@ -256,6 +264,10 @@ class _Files:
             files = sorted(Path(entry) for entry in os.scandir(path.parent) if is_sample_file(entry.name))
             self._stems[path.parent] = {normalized(file.stem): file for file in files}
         return self._stems[path.parent].get(normalized(path.name))
+
+
+def _is_empty(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, (str, bytes)) and not cell)
 
 
 def _unpacked(cell: Any) -> Any:

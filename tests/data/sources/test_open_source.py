@@ -142,3 +142,13 @@ def test_only_a_tuple_is_a_pair_without_labels() -> None:
     assert len(open_source([X, X], labeled=False)) == 2
     with pytest.raises(DataError, match="differ in shape"):
         open_source([X, y], labeled=False)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_tensors_without_dense_values_are_refused() -> None:
+    labels, nested = torch.tensor([0, 1]), torch.nested.nested_tensor([torch.ones(4), torch.ones(3)])
+    with pytest.raises(DataError, match="X is on the meta device"):
+        open_source((torch.empty(2, 4, device="meta"), labels))
+    with pytest.raises(DataError, match=r"X is a nested tensor.*to_padded_tensor\(0\)"):
+        open_source((nested, labels))
+    assert len(open_source((nested.to_padded_tensor(0), labels))) == 2

@@ -4,11 +4,13 @@ import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from finetune.data.prepare import prepare
 from finetune.data.sources.open_source import open_source
@@ -343,3 +345,12 @@ def test_images_within_parquet(tmp_path: Path) -> None:
 def test_other_tables_say_the_way(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(DataError, match=r"cannot be read\. .*pandas\.read_"):
         open_source(write(tmp_path / f"t{suffix}", "{}"))
+
+
+@pytest.mark.parametrize("as_object", [lambda image: image, np.array, lambda image: torch.from_numpy(np.array(image))])
+def test_a_frame_of_images_says_how_to_pass_them(as_object: Callable[[Any], Any]) -> None:
+    images = [as_object(Image.new("RGB", (4, 4), (60 * k,) * 3)) for k in range(4)]
+    table = pd.DataFrame({"image": images, "label": [0, 1] * 2})
+    with pytest.raises(DataError, match=r"objects of type .*\(list\(table\['image'\]\), list\(table\['label'\]\)\)"):
+        open_source(table, takes="image")
+    assert len(open_source((list(table["image"]), list(table["label"])), takes="image")) == 4
