@@ -221,10 +221,8 @@ def try_loss(loss: str | Loss | None, task: Task, logits: Tensor | None, targets
     if logits is None or targets is None or (callable(loss) and _facts(loss) is None):
         return
     if logits.dim() == 0:
-        raise DataError(
-            "The model returns one number for a batch. Expected outputs [N, ...], one row per sample. Correct its "
-            "forward; a mean over the batch belongs in the loss."
-        )
+        fix = "Expected outputs [N, ...], one row per sample. Correct its forward; a mean belongs in the loss."
+        raise DataError(f"The model returns one number for a batch. {fix}")
     outputs, given = logits[: len(targets)], targets[: len(logits)].to(logits.device)
     try:
         with torch.no_grad():
@@ -278,8 +276,7 @@ def _is_known(function: Any) -> bool:
 
 def _reduction(loss: Any) -> str:
     given = loss.keywords if isinstance(loss, partial) else vars(loss) if isinstance(loss, nn.Module) else {}
-    reduction: str = given.get("reduction", "mean")
-    return reduction
+    return str(given.get("reduction", "mean"))
 
 
 def _named(loss: str | Loss | None, kind: str) -> str:
@@ -293,9 +290,8 @@ def _kind_of_targets(targets: Tensor, num_outputs: int | None) -> tuple[str, str
     """Return the kind of task and the reason for it, with the way to choose another."""
     if targets.is_complex():
         raise DataError("The targets are complex. Expected real numbers. Pass y.real.")
-    rows = targets.dim() == 2 and targets.shape[1] > 1
     zeros_and_ones = bool(((targets == 0) | (targets == 1)).all())
-    if rows:
+    if targets.dim() == 2 and targets.shape[1] > 1:
         return _kind_of_rows(targets, num_outputs, zeros_and_ones)
     if targets.is_floating_point():
         return _kind_of_floats(targets, num_outputs, zeros_and_ones)
@@ -433,9 +429,8 @@ def class_indices(targets: Tensor, outputs: Tensor) -> Tensor:
 
 def as_labels(targets: Tensor) -> Tensor:
     """Return class indices as int64 [N]; probabilities [N, C] are returned unchanged."""
-    if targets.is_floating_point():
-        return targets
-    return (targets.flatten() if targets.dim() == 2 and targets.shape[1] == 1 else targets).long()
+    labels = targets.flatten() if targets.dim() == 2 and targets.shape[1] == 1 else targets
+    return targets if targets.is_floating_point() else labels.long()
 
 
 def number_of_classes(task: Task, num_outputs: int | None, callback: str) -> int:
@@ -452,10 +447,10 @@ def number_of_classes(task: Task, num_outputs: int | None, callback: str) -> int
     return num_outputs
 
 
-def _for_classes(targets: Tensor, outputs: Tensor) -> Tensor:
+def _for_classes(targets: Tensor, outputs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the targets of a cross-entropy: probabilities [N, C] as floats, or class indices as int64."""
     rows = targets.shape == outputs.shape and targets.dim() > 1
-    return targets.float() if rows else class_indices(targets, outputs)
+    return targets.to(dtype) if rows else class_indices(targets, outputs)
 
 
 def _typed(loss: Loss, kind: str | None) -> Loss:
@@ -469,11 +464,7 @@ def _typed(loss: Loss, kind: str | None) -> Loss:
             for weight in loss.buffers():
                 wide = torch.promote_types(wide, weight.dtype)
             loss.to(outputs.device, wide)
-        if kind == CLASSIFICATION:
-            rows = targets.shape == outputs.shape and targets.dim() > 1
-            fitted = targets.to(wide) if rows else class_indices(targets, outputs)
-        else:
-            fitted = _shaped(targets, outputs).to(wide)
+        fitted = _for_classes(targets, outputs, wide) if kind == CLASSIFICATION else _shaped(targets, outputs).to(wide)
         return loss(outputs.to(wide), fitted)
 
     typed_loss.__wrapped__ = loss  # type: ignore[attr-defined]  # for inspect.unwrap
