@@ -279,6 +279,25 @@ def labels_out_of_range(tmp: Path) -> str:
     return said
 
 
+@case("Correct its forward; a mean belongs in the loss")
+def one_number_for_a_batch(tmp: Path) -> str:
+    class Mean(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).mean()
+
+    said = error(lambda: fit(FineTuner(Mean(4, 3), device="cpu")))
+    fit(FineTuner(nn.Linear(4, 3), device="cpu"))
+    return said
+
+
+@case("Pass {}(), an instance.")
+def a_class_for_an_instance(tmp: Path) -> str:
+    fit(tuner(loss=nn.CrossEntropyLoss()))
+    fit(tuner(), (X, y), (X, y), callbacks=EarlyStopping())
+    error(lambda: fit(tuner(), (X, y), (X, y), callbacks=EarlyStopping))
+    return error(lambda: tuner(loss=nn.CrossEntropyLoss))
+
+
 @case("or pass data that is already model input.")
 def text_without_a_tokenizer(tmp: Path) -> str:
     said = error(lambda: fit(tuner(2), (["good", "bad"] * 9, [0, 1] * 9)))
