@@ -30,7 +30,8 @@ class Known:
         preprocessing: Preprocessing from images, text or audio to model inputs; None if inputs need none.
         inputs: Where the preprocessing comes from, and whether training went through it.
         classes: Class names by output, or None.
-        classes_from_data: Whether the class names come from training data, which replaces those of the weights.
+        classes_from_data: Whether the class names, or their absence, come from training data, which replaces those of
+            the weights.
         task: The task with its loss, or None before any targets have been seen.
         history: One row per epoch.
         rates: Group name and learning rate by parameter name in the latest plan; None before the first.
@@ -72,7 +73,7 @@ class Known:
         """
         if training and not self.classes_from_data:
             return Meaning(numbers=numbers_are_targets(loss, None, self.network.num_outputs))
-        if not training and self.classes is None and self.history:
+        if self.classes is None and (training or self.history):
             return Meaning(numbers=True, names=False)
         return Meaning(self.classes, numbers_are_targets(loss, self.task, self.network.num_outputs))
 

@@ -430,7 +430,9 @@ class FineTuner:
         with waits_shown(progress), self._undone_on_error() as on_error:
             callbacks, saved = as_callbacks(callbacks), find_run(resume_from, checkpoint_dir)
             if saved is not None:
-                self._learn(classes=saved.classes, classes_from_data=saved.classes_from_data)
+                named = saved.classes is not None  # if not, the outputs stand for numbers in this run, too
+                classes = saved.classes if named else self.classes
+                self._learn(classes=classes, classes_from_data=saved.classes_from_data or not named)
             data = self._open_training(train, val, trains=True)
             plan = make_plan(
                 self.network,
@@ -469,11 +471,11 @@ class FineTuner:
                     guarded=self._overrides(*STEPS) or are_custom(callbacks),
                 ),
             )
+            if saved is not None:
+                self._resume(run, saved)
             classes = train_batches.source.classes
             if classes is not None:
                 self._learn(classes=classes, classes_from_data=True)
-            if saved is not None:
-                self._resume(run, saved)
             hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
         self.network.tell_task(task.kind, classes)
         memory_format = self._memory_format(train_batches.source, trains_all=plan.trains_all)

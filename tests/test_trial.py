@@ -170,6 +170,22 @@ def test_a_resumed_run_keeps_its_classes(tmp_path: Path) -> None:
         run(3)
 
 
+def test_a_run_on_numbers_does_not_go_on_with_names(tmp_path: Path) -> None:
+    paths = [image(tmp_path / "data" / name / "0.png", level) for name, level in (("cat", 40), ("dog", 220))]
+
+    def run(data: Any, classes: Any = None) -> FineTuner:
+        tuner, folder = of_images(2), tmp_path / "run"
+        tuner.classes = classes
+        tuner.fit(data, val=False, checkpoint_dir=folder, resume_from="auto", progress=False)
+        return tuner
+
+    run((paths, [1, 0]))
+    run((paths, [1, 0]))
+    with pytest.raises(DataError, match="names"):
+        run(tmp_path / "data")
+    assert run(tmp_path / "data", ("dog", "cat")).classes == ("dog", "cat")
+
+
 @pytest.mark.parametrize("form", ["arrays", "items", "loader", "stream"])
 def test_zeros_before_other_numbers_are_no_binary_task(form: str) -> None:
     X, rain = torch.randn(100, 4), torch.cat([torch.zeros(70), torch.arange(30) / 5])

@@ -73,8 +73,10 @@ QUESTIONS: dict[str, Callable[[FineTuner, Path], Any]] = {
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_raw_items_are_refused_after_training_on_arrays(question: str, folder: Path) -> None:
+    tuner = trained()
+    tuner.classes = ("a", "b", "c")
     with pytest.raises(DataError, match="trained on inputs that were ready"):
-        QUESTIONS[question](trained(), folder)
+        QUESTIONS[question](tuner, folder)
 
 
 @pytest.mark.parametrize(
