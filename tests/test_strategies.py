@@ -467,3 +467,13 @@ def test_a_model_without_a_layer_to_adapt_is_an_error(data) -> None:
     pytest.importorskip("peft")
     with pytest.raises(ArgumentError, match="no linear layer and no convolution outside its head"):
         fitted(data, "lora", nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)))
+
+
+@pytest.mark.parametrize("strategy", ["lp_ft", "gradual_unfreezing"])
+def test_one_epoch_for_two_phases_is_said(strategy: str, caplog: pytest.LogCaptureFixture) -> None:
+    data = torch.randn(12, 4), torch.arange(12) % 3
+    for epochs, said in ((2, False), (1, True)):
+        caplog.clear()
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        FineTuner(model, device="cpu").fit(data, strategy=strategy, epochs=epochs, progress=False)
+        assert ("trains the head only. Pass epochs=2" in caplog.text) == said

@@ -15,7 +15,6 @@ def pictures(count: int = 12, classes: int = 3) -> tuple[torch.Tensor, torch.Ten
 
 def features_of(tuner: FineTuner, data: object, samples: int = 100, batch_size: int = 5):
     source = tuner._open_training(data, False).train
-    tuner._try_on(source)
     return tuner._features(source, samples, batch_size)
 
 
