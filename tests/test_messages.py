@@ -65,6 +65,19 @@ UNTRIED = (
     "The cells are delimited by {}; for another, pass Table(",
     "is not UTF-8 text ({})",
     "Pass the module that it was made from; or add a head",
+    "is a nested tensor. Expected a dense one",
+    "The arrays {} have no labels. Pass the pair (X, y) or a 'label'",
+    "workers, which take turns; use one",
+    "Divide the samples, or use num_workers=0",
+    "Pass the pair (X, y) of lists",
+    "Expected real numbers. Pass y.real, or a loss for complex numbers",
+    "Choose a batch size that leaves no batch of one sample",
+    "does not accept the example: {}. Pass inputs as in training",
+    "Rename or remove the others, or return pairs",
+    ", or pass a loss that expects them: loss={}",
+    "Name another layer: replace_head({}, layer=",
+    "Pass inputs of one or more samples, as in replace_head(n, example=",
+    "Remove the callback, and give the weights to the loss itself",
 )
 
 # Advice that needs a package or a download, and the file that tries it.
@@ -83,6 +96,8 @@ ELSEWHERE = {
     "Replace the head and freeze first, then wrap the model": "model/test_network.py",
     "Change it first: get_peft_model(": "model/surgery/test_adapters.py",
     "Pass FineTuner the model without adapters": "model/surgery/test_reinitialize.py",
+    "is a sparse {}. Expected an array. Pass {}.toarray()": "data/sources/test_arrays.py",
+    "Or pass a file with weights='FILE', or start from random weights": "model/families/test_hub.py",
 }
 
 
@@ -533,7 +548,7 @@ def names_after_numbers(tmp: Path) -> str:
     return f"{said} {assumed}"
 
 
-@case("The labels are a masked array, and some are masked")
+@case("masked values. Expected every value. Pass {}.filled(0)")
 def masked_labels(tmp: Path) -> str:
     labels = np.ma.masked_array(y.numpy(), y.numpy() == 5)
     labels[0] = np.ma.masked
@@ -622,11 +637,107 @@ def inputs_of_another_shape(tmp: Path) -> str:
     return said
 
 
-@case("uint8 inputs are scaled only by a preprocessing")
+@case("uint8 inputs are scaled only as images")
 def bytes_without_preprocessing(tmp: Path) -> str:
     data = (X * 9 + 90).byte()
     said = error(lambda: fit(tuner(), (data, y)))
     fit(tuner(), (data.float(), y))
+    return said
+
+
+class Endless(IterableDataset):  # type: ignore[type-arg]
+    """A stream with a length, which does not end there."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from zip(X, y, strict=True)
+
+
+@case("Correct __len__, which the schedule of learning rates follows")
+def wrong_length(tmp: Path) -> str:
+    said = logged(lambda: fit(tuner(), Endless(len(y) - 1)))
+    assert "Correct __len__" not in logged(lambda: fit(tuner(), Endless(len(y))))
+    return said
+
+
+@case("Pass its dataset, or a DataLoader without shuffle, drop_last and sampler")
+def shuffled_predictions(tmp: Path) -> str:
+    data = torch.utils.data.TensorDataset(X, y)
+    said = error(lambda: tuner().predict(DataLoader(data, shuffle=True)))
+    assert torch.allclose(tuner().predict(data), tuner().predict(DataLoader(data)), atol=1e-6)
+    return said
+
+
+@case("The labels are bytes, such as {}. Expected names or numbers. Pass label.decode()")
+def bytes_as_labels(tmp: Path) -> str:
+    names = [b"cat", b"dog", b"eel"]
+    said = error(lambda: fit(tuner(), [(x, names[k]) for x, k in zip(X, y.tolist(), strict=True)]))
+    fit(tuner(), [(x, names[k].decode()) for x, k in zip(X, y.tolist(), strict=True)])
+    return said
+
+
+@case("is a sparse tensor. Expected a dense one. Pass {}.to_dense()")
+def sparse_inputs(tmp: Path) -> str:
+    said = error(lambda: fit(tuner(), (X.to_sparse(), y)))
+    fit(tuner(), (X.to_sparse().to_dense(), y))
+    return said
+
+
+@case("has one sample, but a norm of the model has no running statistics and needs several")
+def last_batch_of_one(tmp: Path) -> str:
+    def normed() -> FineTuner:
+        return FineTuner(nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3)), device="cpu")
+
+    data = torch.utils.data.TensorDataset(X[:9], y[:9])
+    said = error(lambda: fit(normed(), DataLoader(data, batch_size=4)))
+    fit(normed(), DataLoader(data, batch_size=3))
+    fit(normed(), DataLoader(data, batch_size=4, drop_last=True))
+    return said
+
+
+@case("with one epoch trains the head only. Pass epochs=2 or more to train the other layers too")
+def one_epoch_for_two_phases(tmp: Path) -> str:
+    said = logged(lambda: fit(tuner(), strategy="lp_ft", epochs=1))
+    assert "trains the head only" not in logged(lambda: fit(tuner(), strategy="lp_ft", epochs=2))
+    return said
+
+
+@case("marks samples without a label, remove them or pass loss=nn.CrossEntropyLoss(ignore_index={})")
+def unlabeled_samples(tmp: Path) -> str:
+    labels = y.clone()
+    labels[0] = -1
+    said = error(lambda: fit(tuner(), (X, labels)))
+    fit(tuner(), (X[1:], labels[1:]))
+    fit(tuner(loss=nn.CrossEntropyLoss(ignore_index=-1)), (X, labels))
+    return said
+
+
+@case("Correct the targets, set the number of outputs with replace_head, or pass another loss")
+def loss_for_other_outputs(tmp: Path) -> str:
+    said = error(lambda: fit(tuner(loss=nn.CrossEntropyLoss(weight=torch.ones(2)))))
+    fit(tuner(loss=nn.CrossEntropyLoss(weight=torch.ones(3))))
+    fit(tuner(loss=nn.CrossEntropyLoss(weight=torch.ones(2))).replace_head(2), (X, y % 2))
+    return said
+
+
+@case("which fails at a number: {}. Pass a name such as 'cosine', or a function that returns a factor")
+def class_as_schedule(tmp: Path) -> str:
+    said = error(lambda: fit(tuner(), schedule=torch.optim.lr_scheduler.CosineAnnealingLR))
+    fit(tuner(), schedule="cosine")
+    fit(tuner(), schedule=lambda progress: 1 - progress)
+    return said
+
+
+@case("The targets are complex. Expected real numbers. Pass y.real")
+def complex_targets(tmp: Path) -> str:
+    values = torch.complex(torch.arange(float(len(y))) + 0.5, torch.zeros(len(y)))
+    said = error(lambda: fit(tuner(1), (X, values)))
+    fit(tuner(1), (X, values.real))
     return said
 
 

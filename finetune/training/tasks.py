@@ -230,7 +230,7 @@ def try_loss(loss: str | Loss | None, task: Task, logits: Tensor | None, targets
     except DataError:
         raise
     except Exception as error:
-        task.rule(outputs.shape[1] if outputs.dim() > 1 else None).check(given.cpu(), "sample {}".format)
+        task.rule(outputs.shape[1] if outputs.dim() > 1 else None).check(targets.cpu(), "sample {}".format)
         raise DataError(
             f"The loss does not accept outputs of shape {list(outputs.shape)} with targets of shape "
             f"{list(given.shape)} and type {given.dtype}: {reason(error).rstrip('.')}. Correct the targets, set the "

@@ -56,7 +56,7 @@ class Preprocessing(InputPreprocessing):
 
     Example:
         >>> preprocessing = Preprocessing(crop_size=(96, 96), resize_size=110)
-        >>> preprocessing.geometry(Image.open("dog.png")).shape
+        >>> preprocessing.geometry(Image.new("RGB", (200, 150))).shape
         torch.Size([3, 96, 96])
     """
 

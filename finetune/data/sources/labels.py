@@ -143,8 +143,6 @@ def _is_whole_number(name: str) -> bool:
 
 
 def _as_array(labels: Any) -> np.ndarray:
-    if isinstance(labels, np.ma.MaskedArray) and np.ma.getmaskarray(labels).any():
-        raise DataError("The labels are a masked array, and some are masked. Remove or fill these samples.")
     try:
         return np.array(labels)
     except ValueError as error:

@@ -19,8 +19,9 @@ def program_of(model: nn.Module) -> str | None:
     """Return `"torch.jit"` or `"torch.export"` if that made the model a fixed program, else None.
 
     Example:
-        >>> program_of(torch.jit.script(nn.Linear(2, 2))), program_of(nn.Linear(2, 2))
-        ('torch.jit', None)
+        >>> program = torch.export.export(nn.Linear(2, 2), (torch.zeros(3, 2),)).module()
+        >>> program_of(program), program_of(nn.Linear(2, 2))
+        ('torch.export', None)
     """
     if isinstance(model, torch.jit.ScriptModule):
         return "torch.jit"

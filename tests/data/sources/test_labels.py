@@ -107,13 +107,6 @@ def test_bytes_are_no_labels_of_a_batch() -> None:
         batch_targets((b"cat", b"dog"), 2, ("cat", "dog"), "batch 0")
 
 
-def test_masked_labels_are_refused() -> None:
-    labels = np.ma.masked_array([0, 1, 2], mask=[False, True, False])
-    with pytest.raises(DataError, match="masked"):
-        Meaning().targets_of(labels, str)
-    assert Meaning().targets_of(np.ma.masked_array([0, 1]), str)[0].tolist() == [0, 1]
-
-
 @pytest.mark.parametrize(
     ("targets", "expected"),
     [
