@@ -230,7 +230,7 @@ def test_without_validation_data_nothing_is_evaluated(net, blobs, watch) -> None
     history = FineTuner(net(), device="cpu").fit(blobs(), batch_size=12, callbacks=[seen])
 
     assert "on_evaluate_end" not in seen.hooks
-    assert list(history[0]) == ["epoch", "phase", "loss", "accuracy", "lr", "seconds", "samples_per_second"]
+    assert list(history[0]) == ["epoch", "phase", "loss", "accuracy", "lr", "lr_start", "seconds", "samples_per_second"]
 
 
 def test_callbacks_are_called_in_their_order(net, blobs) -> None:
