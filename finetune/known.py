@@ -78,7 +78,7 @@ class Known:
         return Meaning(self.classes, numbers_are_targets(loss, self.task, self.network.num_outputs))
 
     def describe(self) -> Iterator[str]:
-        """Yield what is known, in words: model, head, task, classes and epochs."""
+        """Yield a description of the state: model, head, task, classes and epochs."""
         yield describe_model(self.network)
         if self.network.found_heads:
             yield f"head {describe_head(self.network)}"

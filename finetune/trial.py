@@ -107,8 +107,8 @@ class Trial:
     @property
     def rule(self) -> TargetRule:
         """Targets that the task accepts. A custom step knows its targets, but class indices are still checked."""
-        rule, custom = self.known.rule, bool({TRAINING, VALIDATION} & {*self.custom})
-        if not custom:
+        rule = self.known.rule
+        if not self._custom_loss:
             return rule
         return replace(rule if rule.kind == CLASSIFICATION else TargetRule(), as_tensors=False)
 
@@ -124,9 +124,8 @@ class Trial:
         if TRAINING not in self.custom:
             self.pipeline.check_pairs(source)
         targets, loss, network = self.pipeline.some_targets(source), self.settings.loss, self.known.network
-        custom = bool({TRAINING, VALIDATION} & {*self.custom})
-        task = infer_task(loss, targets, network.num_outputs, guess=custom)
-        if custom:
+        task = infer_task(loss, targets, network.num_outputs, guess=self._custom_loss)
+        if self._custom_loss:
             return task
         check_names(task, source.classes, source.targets)
         try_loss(loss, task, network.logits, targets)
@@ -143,6 +142,10 @@ class Trial:
         samples = len(source) if source.indexed else None
         network, device = self.known.network, self.precision.device
         return not self.custom and network.gains_from_channels_last(device, samples, trains_all=trains_all)
+
+    @property
+    def _custom_loss(self) -> bool:
+        return bool({TRAINING, VALIDATION} & {*self.custom})
 
     def _meaning(self, *, training: bool = False) -> Meaning:
         return self.known.meaning(self.settings.loss, training=training)

@@ -149,7 +149,7 @@ class SeriesProgress:
 
 
 def describe_run(run: Run) -> Iterator[str]:
-    """Yield the lines of the overview: what was decided about model, head, task, classes, data and phases."""
+    """Yield the lines of the overview: model, head, task, classes, data and phases."""
     rows = {
         "Model": [describe_model(run.network), f"{run.precision.name} on {run.precision.device}"],
         "Head": [describe_head(run.network)] if run.heads else [],
