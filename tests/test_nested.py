@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, UserDict, defaultdict
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from hypothesis import given
@@ -15,17 +14,7 @@ from torch import Tensor, nn
 
 from finetune.data.loading.lazy_tensor import LazyTensor
 from finetune.nested import as_plain, described, is_group, map_tensors, same_values, tensors_of, to_device
-
-
-class Pair(NamedTuple):
-    x: Tensor
-    y: Any
-
-
-@dataclass
-class Record:
-    x: Tensor
-    note: str = ""
+from tests.helpers.containers import Pair, Record
 
 
 class Encoding(UserDict[str, Any]):

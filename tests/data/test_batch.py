@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.data.batch import (
     check_pair,
@@ -18,6 +17,7 @@ from finetune.data.batch import (
     target_of,
 )
 from finetune.errors import DataError
+from tests.helpers.containers import Graph, Pair, Record
 
 
 def test_a_batch_divides_into_inputs_and_targets() -> None:
@@ -43,20 +43,6 @@ def test_the_label_is_found_by_its_usual_names() -> None:
     assert label_key_of(["id", "target", "x"]) == "target"
     assert label_key_of(["id", "x"]) is None
     assert target_of({"x": 1}) is target_of((1,)) is None
-
-
-class Pair(NamedTuple):
-    x: Tensor
-    y: Any
-
-
-@dataclass
-class Record:
-    x: Tensor
-
-
-class Graph:
-    """Anything that only a model understands."""
 
 
 SEVEN = torch.zeros(7, dtype=torch.int64)
