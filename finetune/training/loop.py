@@ -4,7 +4,7 @@ fit                                              on_fit_begin
   for phase in phases:                           on_phase_begin
       for epoch in phase:                        on_epoch_begin
           for window of batches:                 (one window is one update)
-              training_step, backward            change_batch, before each training_step
+              training_step, backward            change_batch, then weigh_batch, before each training_step
               clip, optimizer, schedule          on_step_end
                                                  on_evaluate_begin
           evaluate the validation data           on_evaluate_end
@@ -140,7 +140,7 @@ def update(run: Run, window: list[Any]) -> None:
 
 
 def _say_unreached(run: Run) -> None:
-    """Say which trainable parameters the first update of a phase leaves as they are."""
+    """Log the trainable parameters that the first update of a phase does not change."""
     names = [name for name, parameter in trainable(run.model).items() if parameter.grad is None]
     if names:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
