@@ -63,7 +63,7 @@ def is_group(nested: Any) -> bool:
 
 
 def as_plain(nested: Any) -> Any:
-    """Return `nested` with tensors of a subclass as plain tensors, except for those that wrap other tensors."""
+    """Return `nested` with tensors of a subclass as plain tensors, unless they wrap other tensors."""
     if any(_is_dressed(tensor) for tensor in tensors_of(nested)):
         return map_tensors(lambda tensor: tensor.as_subclass(Tensor) if _is_dressed(tensor) else tensor, nested, None)
     return nested

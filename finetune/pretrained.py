@@ -150,7 +150,7 @@ def check_arguments(unknown: Collection[str], known: Iterable[str]) -> None:
 
 
 class _LocalWeights:
-    """A local file of weights, and what it brings along if it is a checkpoint."""
+    """A local file of weights, with the changes and the content of a checkpoint."""
 
     def __init__(self) -> None:
         self.changes: list[ModelChange] | None = []

@@ -409,8 +409,8 @@ class FineTuner:
                 it has a checkpoint.
             skip_corrupt: Whether to leave out images that cannot be decoded, with a warning, instead of
                 raising an error.
-            progress: Whether to show what was decided, and a line per epoch, with a bar in a terminal. Both are
-                logged in any case.
+            progress: Whether to show an overview before training and a line per epoch, with a bar in a terminal. All
+                lines are logged in any case.
 
         Returns:
             The history, one row per epoch, including earlier calls of `fit`.

@@ -24,7 +24,7 @@ Content = dict[str, Any]
 
 
 def _with_inputs_and_objects(content: Content) -> Content:
-    """Add what version 1 left out: what the model was trained on, and the settings that are not in the file.
+    """Add the fields that version 1 lacks: the kind of training inputs, and the settings that are not in the file.
 
     Training on images always left a preprocessing, so a trained model without one was trained on ready inputs.
     """

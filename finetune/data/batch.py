@@ -109,7 +109,7 @@ def check_pair(batch: Any, *, say: bool = False) -> None:
 
     Args:
         batch: Batch of a loader or dataset.
-        say: Whether to log which parts are left aside.
+        say: Whether to log the parts that are not used.
 
     Raises:
         DataError: If the second part is rather a mask or a second input.

@@ -88,7 +88,7 @@ class Pipeline:
             return None
 
     def check_pairs(self, source: Source) -> None:
-        """Check that the second part of a sample may be its target, and say which parts are left aside.
+        """Check that the second part of a sample may be its target, and log the parts that are not used.
 
         Raises:
             DataError: If the second part is rather a mask or a second input.

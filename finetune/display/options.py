@@ -65,7 +65,7 @@ def _option(found: re.Match[str]) -> str:
 
 
 def _in_place(found: re.Match[str], words: str) -> str:
-    """Return the words for what was found, capitalized alike and after the same space."""
+    """Return the replacement of a match, with its leading space and its capitalization."""
     was = found[0].lstrip()
     said = found.expand(words).lstrip()
     return found[0][: len(found[0]) - len(was)] + (said[:1].upper() if was[:1].isupper() else said[:1]) + said[1:]

@@ -226,7 +226,7 @@ class Run:
 
     @property
     def custom(self) -> bool:
-        """Whether what a custom step returns decides the task and the metrics."""
+        """Whether the task and the metrics follow from the results of a custom step."""
         return self.tuner._overrides("training_step", "validation_step")
 
     def new_meter(self, device: torch.device) -> Meter:

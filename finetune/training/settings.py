@@ -91,7 +91,7 @@ class Settings:
         return {name: value for name, value in values.items() if _is_plain(value)}
 
     def objects(self) -> dict[str, str]:
-        """Return the names of the settings that a checkpoint cannot hold, and what they are.
+        """Return the settings that a checkpoint cannot hold: name and description.
 
         Example:
             >>> Settings(loss=torch.nn.HuberLoss(), metrics={"error": torch.nn.L1Loss()}).objects()

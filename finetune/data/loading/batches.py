@@ -24,7 +24,7 @@ from finetune.data.targets import TargetRule
 from finetune.errors import ArgumentError, DataError, whole_number
 from finetune.nested import pinned, same_values, tensors_of, to_device
 
-# Samples that `repeats` loads twice: this many at even distances, as many at random, and one each of so many classes.
+# Number of samples that `repeats` loads twice: evenly spaced ones, as many random ones, and one per class.
 _NUM_COMPARED = 48
 _NUM_CLASSES_COMPARED = 128
 

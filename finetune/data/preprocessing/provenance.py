@@ -24,7 +24,7 @@ log = logging.getLogger("finetune")
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a preprocessing comes from, and what the model was trained on.
+    """The origin of a preprocessing, and the kind of inputs that the model was trained on.
 
     Attributes:
         origin: `"given"` by the user, `"published"` with the model, or `"assumed"` because it states none.

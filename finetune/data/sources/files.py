@@ -77,7 +77,12 @@ class FileSource(Source):
         raise NotImplementedError
 
     def remark(self, facts: Sequence[Any], role: str) -> None:
-        """Say what is assumed or left out of the files, from what `verify` returned for those that can be read."""
+        """Log assumptions about the readable files, such as a range of values.
+
+        Args:
+            facts: Results of `verify`, one per readable file.
+            role: Name of the data in messages.
+        """
 
     def __len__(self) -> int:
         return len(self.paths)

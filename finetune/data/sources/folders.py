@@ -267,7 +267,7 @@ def _check_overlap(trees: dict[str, _Tree]) -> None:
 
 
 def _warn_of_omissions(folder: Path, trees: list[_Tree], source: type[FileSource]) -> None:
-    """Say once which files and links of a folder are left out."""
+    """Log the files and links of a folder that are left out, in one line."""
     repeated = [path for tree in trees for path in tree.repeated]
     if repeated:
         logger.warning(

@@ -117,7 +117,7 @@ class ImageFiles(FileSource):
     verify = staticmethod(verify_image)
 
     def remark(self, facts: Sequence[ImageFacts], role: str) -> None:
-        """Say which ranges of values were assumed, that only first frames are read, and that all is one color."""
+        """Log assumed ranges of values, animations read as their first frame, and images of a single color."""
         assumed = Counter(fact.assumed for fact in facts if fact.assumed is not None)
         if assumed:
             shown = ", ".join(f"{count} as {found}" for found, count in assumed.most_common(4))

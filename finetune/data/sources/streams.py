@@ -27,8 +27,8 @@ log = logging.getLogger("finetune")
 class Reading:
     """One pass over an iterable, whose first values can be looked at before it begins.
 
-    An iterable may go on where it was in each `iter`, as a reader of a file does, so what is looked at comes from the
-    iterator of the pass itself. Each value is drawn from a seed of its position: a second look changes nothing.
+    The first values come from the iterator of the pass itself, because a second `iter` of a file reader, for example,
+    continues where the first one stopped. Each value has a seed of its own, so a look at it changes no later value.
 
     Args:
         iterable: The iterable.
@@ -45,7 +45,7 @@ class Reading:
             self._rest = iter(iterable)
 
     def first(self, number: int) -> list[Any]:
-        """Return the first values, as many as were looked at if the pass has begun."""
+        """Return the first values. Once the pass has begun, these are the ones already read."""
         missing = number - len(self._first)
         if missing > 0 and not self.begun:
             with preserved():
@@ -98,7 +98,7 @@ class Iterated(Source):
         return self._looked.first(number)
 
     def _pass(self, limit: int | None) -> Iterator[Any]:
-        """Yield the values of a pass, at most `limit`, the stated length. Say once if the length is not true."""
+        """Yield the values of a pass, at most `limit`, the stated length. Warn once if the true length differs."""
         looked, begun = self._looked, False
         if looked is not None and not looked.begun and looked.epoch == self.epoch:
             reading, begun = looked, True
@@ -315,7 +315,7 @@ def open_loader(loader: DataLoader[Any], request: Request) -> Loader:
 
 
 def _disorder(loader: DataLoader[Any]) -> str | None:
-    """Return what keeps a loader from giving each sample once and in order, or None."""
+    """Return the reason that a loader does not give each sample once and in order, or None."""
     if loader.num_workers > 1 and not getattr(loader, "in_order", True):
         return "has in_order=False"
     if isinstance(loader.dataset, IterableDataset):

@@ -278,7 +278,7 @@ def _unpacked(cell: Any) -> Any:
 
 
 def _are_lists(labels: list[str], separator: str) -> bool:
-    """Return whether labels hold several each: every part of every divided label is a label of its own as well."""
+    """Return whether cells hold several labels: every part of a divided cell is also a whole cell elsewhere."""
     whole = {label for label in labels if separator not in label}
     divided = [label for label in {*labels} if separator in label]
     return bool(divided) and all(part.strip() in whole for label in divided for part in label.split(separator))

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a path or text and a label per row, with everything that its file does not say.
+    """A table of a path or text and a label per row, with the facts that its file does not state.
 
     `fit`, `evaluate` and `predict` accept it wherever they accept the path of a table.
 

@@ -68,7 +68,7 @@ def _near_children(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _by_positions(model: nn.Module, first: Any) -> tuple[int, ...] | None:
-    """Return the size of square images whose patches are as many as the learned positions, less one or two tokens."""
+    """Return the size of square images with one patch per learned position, less one or two tokens."""
     if not isinstance(first, nn.Conv2d) or first.stride[0] < 2:
         return None
     for name, values in model.named_parameters():

@@ -93,7 +93,7 @@ def operations_behind(recording: Recording) -> list[Operation]:
 
 
 def _latest(operations: Collection[Operation]) -> list[Operation]:
-    """Return the operations without those that another of them reads, as a view reads what was written in place."""
+    """Return the operations that no other one reads. A view, for example, reads the result of an in-place operation."""
     return [one for one in operations if not any(one in other.inputs for other in operations)]
 
 

@@ -1,4 +1,4 @@
-"""Search for inputs that a model accepts, led by what its layers read and by what its errors say.
+"""Search for inputs that a model accepts, guided by its layers and its errors.
 
 A model for one size fails on any other, and most errors state what it expected: "mat1 and mat2 shapes cannot be
 multiplied (2x512 and 800x10)". The next guess follows from it.

@@ -108,7 +108,7 @@ def _are_labels(targets: Tensor) -> bool:
 
 
 def _rescales(loss: Any) -> bool:
-    """Return whether the loss has class weights of its own, by whose sum a mean over class indices is divided."""
+    """Return whether the loss has its own class weights. Its mean over class indices is divided by their sum."""
     return option_of(loss, "weight") is not None
 
 

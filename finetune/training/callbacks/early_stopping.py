@@ -93,7 +93,7 @@ class EarlyStopping(Callback):
             self.best_weights = state["best_weights"]
 
     def _describe(self, run: Run) -> str:
-        """Say in one line whether and why the phase was stopped, and which weights remain."""
+        """Return one line on the end of the phase: its reason, and the weights that remain."""
         stopped = f"Stopped after epoch {run.epoch}: " if self.waited >= self.patience else ""
         if not self.best_epoch:
             return f"{stopped}{self.monitor} was never a number, so the last weights stay."

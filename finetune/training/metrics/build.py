@@ -1,4 +1,4 @@
-"""From what a user asks for to metrics by name, and which way each is better."""
+"""Metrics by name from the user's choice, and the better direction of each."""
 
 from __future__ import annotations
 

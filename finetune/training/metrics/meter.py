@@ -156,7 +156,7 @@ class Meter:
         self._own = {name: metric.clone().to(self._device) for name, metric in metrics.items()}
 
     def _follow(self, outputs: Tensor, targets: Tensor, own_targets: Any, settings: Settings) -> None:
-        """Take the task from what the first custom step returned, if its targets are not those of the data."""
+        """Infer the task from the first result of a custom step, if its targets differ from the data's."""
         num_outputs = outputs.shape[1] if outputs.dim() > 1 else 1
         task = self.task if _alike(targets, own_targets) else infer_task(settings.loss, targets, num_outputs)
         metrics = build_metrics(settings.metrics, task, num_outputs)
