@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from finetune.data.pipeline import Pipeline
 from finetune.data.prepare import Prepared
@@ -17,10 +19,12 @@ from finetune.data.targets import CLASSIFICATION, REGRESSION, TargetRule
 from finetune.known import Known
 from finetune.model.freezing import needs_several_samples
 from finetune.training.metrics import build_metrics
-from finetune.training.metrics.trial import try_metrics
+from finetune.training.metrics.trial import try_loss, try_metrics
 from finetune.training.precision import Precision
 from finetune.training.settings import Settings
-from finetune.training.tasks import Task, check_names, infer_task, try_loss
+from finetune.training.tasks import LOGITS, Task, check_names, infer_task, is_custom
+
+log = logging.getLogger("finetune")
 
 TRAINING, VALIDATION, PREDICTION = STEPS = ("training_step", "validation_step", "predict_step")
 
@@ -59,6 +63,8 @@ class Trial:
         source = self.pipeline.open(data, meaning, labeled=labeled)
         tried = self._with(self.known.opened(source.kind))
         tried = tried._with(tried.once(source))
+        if not labeled and not self.known.tried:
+            tried._say_outputs()
         if meaning is not None:
             learned = tried._meaning()
             source = tried.pipeline.open(data, learned) if source.indexed and learned != meaning else source
@@ -112,25 +118,49 @@ class Trial:
             return rule
         return replace(rule if rule.kind == CLASSIFICATION else TargetRule(), as_tensors=False)
 
-    def task(self, source: Source) -> Task:
+    def task(self, source: Source, step: str = TRAINING) -> Task:
         """Infer the task from the loss, the targets and the outputs, and try the loss and the metrics.
 
         With a custom step, which may know another task, this is a guess for the metrics.
 
+        Args:
+            source: Training data, or other data with targets.
+            step: Step whose loss is computed.
+
         Raises:
             ArgumentError: If the loss or a metric does not fit.
             DataError: If the targets do not match the outputs, or could mean several tasks.
+            HeadError: If a function behind the head bounds the outputs, which then do not suit the loss.
         """
         if TRAINING not in self.custom:
             self.pipeline.check_pairs(source)
         targets, loss, network = self.pipeline.some_targets(source), self.settings.loss, self.known.network
         task = infer_task(loss, targets, network.num_outputs, guess=self._custom_loss)
+        if not {TRAINING, step} & {*self.custom}:
+            self._check_bounds(task, targets)
         if self._custom_loss:
             return task
         check_names(task, source.classes, source.targets)
         try_loss(loss, task, network.logits, targets)
         try_metrics(self.metrics(task), task, network.logits, targets)
         return task
+
+    def _say_outputs(self) -> None:
+        """Say which function gives the outputs of a model that has no task yet, as they may be taken for logits."""
+        if self.known.task is None and PREDICTION not in self.custom:
+            function = self.known.network.bounds().clamping
+            if function is not None:
+                log.info("The model applies %s to its outputs: they are its results, not logits.", function)
+
+    def _check_bounds(self, task: Task, targets: Tensor | None) -> None:
+        """Check that functions behind the head leave the outputs to the loss, if it is a known one."""
+        network, model = self.known.network, type(self.known.network.module).__name__
+        if is_custom(self.settings.loss):
+            return
+        if task.kind == REGRESSION and targets is not None and targets.numel() and not targets.is_complex():
+            network.bounds().check_reach(targets, model)
+        elif task.kind not in (None, REGRESSION) and task.outputs == LOGITS:
+            network.bounds().check_logits(model)
 
     def metrics(self, task: Task, *steps: str) -> dict[str, Any]:
         """Return the metrics of a task, which is a guess if one of these steps is a custom one."""

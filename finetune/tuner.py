@@ -503,7 +503,7 @@ class FineTuner:
         """
         with waits_shown(), self._undone_on_error():
             source = self._open(data)
-            task, rule = self.task or self._learn_task(source), self._trial.rule
+            task, rule = self.task or self._learn_task(source, VALIDATION), self._trial.rule
             batches = self._trial.pipeline.batches(
                 self._trial.pipeline.audited(source, "evaluation", rule=rule), batch_size, rule=rule
             )
@@ -807,8 +807,8 @@ class FineTuner:
         data, self._known = self._trial.open_training(train, val, trains=trains)
         return data
 
-    def _learn_task(self, source: Source) -> Task:
-        task = self._trial.task(source)
+    def _learn_task(self, source: Source, step: str = TRAINING) -> Task:
+        task = self._trial.task(source, step)
         self._learn(task=task)
         return task
 
@@ -856,8 +856,6 @@ class FineTuner:
 
     def _new_run(self, plan: Plan, train: Batches, val: Batches | None, **options: Any) -> Run:
         assert self.task is not None
-        if not callable(self.settings.loss) and not self._overrides(TRAINING):
-            plan.network.check_gives_logits(self.task.kind)
         given: dict[str, Any] = {"phases": plan.phases, "plan": plan.lines, "precision": self.precision, **options}
         return Run(
             tuner=self,

@@ -1141,6 +1141,29 @@ def targets_of_another_shape(tmp: Path) -> str:
     return said
 
 
+@case(", or pass a loss that takes logits: nn.CrossEntropyLoss()")
+def logits_as_log_probabilities(tmp: Path) -> str:
+    said = error(lambda: fit(tuner(loss=nn.NLLLoss())))
+    layers = nn.Linear(4, 3), nn.LogSoftmax(1)
+    fit(FineTuner(nn.Sequential(*layers), loss=nn.NLLLoss(), device="cpu"))
+    fit(tuner(loss=nn.CrossEntropyLoss()))
+    return said
+
+
+@case("but they are other numbers, such as {}. Correct the targets, or set log_target={}")
+def targets_of_a_divergence(tmp: Path) -> str:
+    def trained(rows: Tensor, log_target: bool) -> FineTuner:
+        loss = nn.KLDivLoss(reduction="batchmean", log_target=log_target)
+        return fit(FineTuner(nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(1)), loss=loss, device="cpu"), (X, rows))
+
+    rows = X[:, :3].softmax(1)
+    said = error(lambda: trained(rows.log(), False))
+    trained(rows, False)
+    trained(rows.log(), True)
+    error(lambda: trained(rows, True))
+    return said
+
+
 @case("Name it with loss=..., or call fit")
 def loss_before_data(tmp: Path) -> str:
     said = error(lambda: tuner().loss)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import FineTuner
 from finetune.callbacks import ClassWeights
-from finetune.errors import ArgumentError, DataError
+from finetune.errors import ArgumentError, DataError, HeadError
 from tests.helpers.datasets import Flow, Items
 
 
@@ -269,3 +269,40 @@ def test_labels_that_were_all_read_can_be_counted() -> None:
     items = Items([(x, int(k == 0)) for k, x in enumerate(torch.randn(8, 4))])
     FineTuner(nn.Linear(4, 2), device="cpu").fit(items, callbacks=[weights], progress=False)
     assert weights.found == pytest.approx([8 / 14, 8 / 2])
+
+
+@pytest.mark.parametrize("loss", [None, "cross_entropy", nn.CrossEntropyLoss()])
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.Sigmoid(), nn.ReLU()])
+def test_fit_and_evaluate_refuse_the_same_outputs(end: nn.Module, loss: Any) -> None:
+    X, y = torch.randn(12, 4), torch.arange(12) % 3
+    tuner = FineTuner(nn.Sequential(nn.Linear(4, 3), end), loss=loss, device="cpu")
+    for verb in (tuner.fit, tuner.evaluate, tuner.find_lr):
+        with pytest.raises(HeadError, match="to be logits, but its forward applies"):
+            verb((X, y))
+
+
+def test_a_custom_validation_step_may_take_probabilities() -> None:
+    class Own(FineTuner):
+        def validation_step(self, batch: Any) -> torch.Tensor:
+            inputs, targets = batch
+            return nn.functional.nll_loss(self.model(inputs).log(), targets)
+
+    X, y = torch.randn(12, 4), torch.arange(12) % 3
+    tuner = Own(nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), device="cpu")
+    expected = nn.functional.nll_loss(tuner.model(X).log(), y).item()
+    assert tuner.evaluate((X, y))["loss"] == pytest.approx(expected)
+    with pytest.raises(HeadError, match="applies softmax"):
+        tuner.fit((X, y), progress=False)
+
+
+def test_predict_says_once_that_outputs_without_a_task_are_no_logits(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "finetune")
+    tuner = FineTuner(nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), device="cpu")
+    for _ in range(2):
+        tuner.predict(torch.randn(5, 4))
+    assert caplog.text.count("The model applies softmax to its outputs") == 1
+
+    trained = FineTuner(nn.Sequential(nn.Linear(4, 1), nn.Sigmoid()), loss="mse", device="cpu")
+    trained.fit((torch.randn(5, 4), torch.rand(5)), progress=False)
+    trained.predict(torch.randn(5, 4))
+    assert "applies sigmoid" not in caplog.text

@@ -17,8 +17,9 @@ from finetune.errors import ArgumentError, DataError, HeadError
 from finetune.model.channels_last import gains_from_channels_last, same_in_channels_last
 from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, trainable
+from finetune.model.inspection.bounds import Bounds
 from finetune.model.inspection.exported import free_exported_modes, program_of
-from finetune.model.inspection.forward_graph import feeds_other_results, operations_behind, reading_order, record
+from finetune.model.inspection.forward_graph import feeds_other_results, reading_order
 from finetune.model.inspection.probing import accepted_example, samples_of_size, undisturbed, without_autocast
 from finetune.model.outputs import (
     call,
@@ -40,27 +41,6 @@ _ATTRIBUTES = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
-}
-
-# Functions behind a head after which its outputs are no logits. A log-softmax changes no probability.
-_BOUNDS = {"softmax", "sigmoid", "hardsigmoid", "relu", "hardtanh", "clamp", "clamp_min", "threshold", "softplus"}
-# Those that only arrange values. A tanh before any other function is scaled, which caps logits and leaves them logits.
-_SHAPING = {
-    "view",
-    "_unsafe_view",
-    "reshape",
-    "squeeze",
-    "unsqueeze",
-    "flatten",
-    "permute",
-    "transpose",
-    "clone",
-    "alias",
-}
-
-_LOSSES = {
-    "softmax": "lambda outputs, targets: torch.nn.functional.nll_loss(outputs.log(), targets)",
-    "sigmoid": "torch.nn.BCELoss()",
 }
 
 _FIXED = "Export the model with dynamic_shapes for whatever may vary, the number of samples above all."
@@ -315,24 +295,16 @@ class Network:
             if feeds_other_results(self.module, example):
                 raise logits_not_first(self.module, "another result is computed from the first")
 
-    def check_gives_logits(self, task: str | None) -> None:
-        """Check that nothing behind the head bounds the outputs, which the losses of classification take as logits.
+    def bounds(self) -> Bounds:
+        """Return the bounds of the outputs, none for a library's own models, which are right.
 
-        Raises:
-            HeadError: If there is a softmax, sigmoid, ReLU or the like.
+        None are known without an example, or if its pass cannot be recorded.
         """
         family = family_of(self.module)
-        if self.example is None or task in (None, "regression") or family.prefix or family.heads(self.module):
-            return  # a library's own models are right
-        with without_autocast(), undisturbed(self.module):
-            eval_mode(self.module)
-            behind = [
-                operation.function.strip("_") for operation in operations_behind(record(self.module, self.example))
-            ]
-        last = [function for function in behind if function not in _SHAPING][:1]
-        bounds = [function for function in behind if function in _BOUNDS or (function == "tanh" and function in last)]
-        if bounds:
-            raise bounded_outputs(type(self.module).__name__, bounds[0])
+        if self.example is not None and not family.prefix and not family.heads(self.module):
+            with suppress(Exception):
+                return Bounds.of(self.module, self.example)
+        return Bounds()
 
     def gains_from_channels_last(self, device: torch.device, samples: int | None, *, trains_all: bool = False) -> bool:
         """Return whether channels_last weights make passes over the data faster.
@@ -364,15 +336,6 @@ class Network:
             if accepted_example(self.module, images) is not None:
                 return images
         return accepted_example(self.module)
-
-
-def bounded_outputs(model: str, function: str) -> HeadError:
-    """Return the error for a model that applies `function` to its outputs, which the loss expects to be logits."""
-    other = f", or pass a loss that expects them: loss={_LOSSES[function]}" if function in _LOSSES else ""
-    return HeadError(
-        f"Expected the outputs of {model} to be logits, but its forward applies {function} to them, which holds them "
-        f"within bounds that the loss does not expect. Return the outputs without {function}{other}."
-    )
 
 
 def not_accepted(model: nn.Module, inputs: Any, error: Exception) -> DataError:

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetune.data.targets import BINARY, CLASSIFICATION, IGNORED_IN_MAPS, MULTILABEL, REGRESSION, TargetRule
-from finetune.errors import ArgumentError, DataError, nearest, reason
+from finetune.errors import ArgumentError, DataError, nearest
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-LOGITS, PROBABILITIES, LOG_PROBABILITIES = "logits", "probabilities", "log-probabilities"
+LOGITS, SCORES, PROBABILITIES, LOG_PROBABILITIES = "logits", "scores", "probabilities", "log-probabilities"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Task:
         loss: Function of outputs and targets that returns a scalar.
         why: Sentence for the user: the task, the reason for it, and how to choose another.
         inferred: Whether the kind was inferred from targets, so that later targets may contradict it.
-        outputs: Outputs that the loss takes: `"logits"`, `"probabilities"` or `"log-probabilities"`.
+        outputs: Outputs that the loss takes: `"logits"`, any `"scores"`, `"probabilities"` or `"log-probabilities"`.
         ignored: Target that the loss leaves out, or None.
 
     Example:
@@ -106,7 +106,7 @@ _LOSSES_OF_TORCH: dict[Any, _Facts] = {
     F.cross_entropy: _Facts(CLASSIFICATION),
     nn.NLLLoss: _Facts(CLASSIFICATION, LOG_PROBABILITIES),
     F.nll_loss: _Facts(CLASSIFICATION, LOG_PROBABILITIES),
-    nn.MultiMarginLoss: _Facts(CLASSIFICATION),
+    nn.MultiMarginLoss: _Facts(CLASSIFICATION, SCORES),
     nn.BCEWithLogitsLoss: _Facts(None),
     F.binary_cross_entropy_with_logits: _Facts(None),
     nn.BCELoss: _Facts(None, PROBABILITIES),
@@ -155,7 +155,7 @@ def infer_task(
         DataError: If the targets do not match the number of outputs, or could mean several tasks.
     """
     facts = _facts(loss)
-    if _reduction(loss) != "mean":
+    if _reduction(loss) not in ("mean", "batchmean"):
         raise ArgumentError(
             f"The loss has reduction={_reduction(loss)!r}, so it depends on the batch size. Expected "
             f"reduction='mean': the library weights each batch by its number of samples."
@@ -206,36 +206,14 @@ def check_names(task: Task, classes: Sequence[str] | None, labels: Tensor | None
         )
 
 
-def try_loss(loss: str | Loss | None, task: Task, logits: Tensor | None, targets: Tensor | None) -> None:
-    """Try a loss of torch on the logits and targets of a few samples. A custom loss may need a whole batch.
+def is_custom(loss: str | Loss | None) -> bool:
+    """Return whether a loss is neither named nor one of torch whose kind of task is known.
 
-    Args:
-        loss: Loss of the tuner's settings.
-        task: Task with that loss.
-        logits: Logits [N, ...], or None to try nothing.
-        targets: Targets [M, ...] of any samples, or None to try nothing.
-
-    Raises:
-        DataError: If the loss does not accept them.
+    Example:
+        >>> is_custom("mse"), is_custom(nn.MSELoss()), is_custom(lambda outputs, targets: outputs.mean())
+        (False, False, True)
     """
-    if logits is None or targets is None or (callable(loss) and _facts(loss) is None):
-        return
-    if logits.dim() == 0:
-        fix = "Expected outputs [N, ...], one row per sample. Correct its forward; a mean belongs in the loss."
-        raise DataError(f"The model returns one number for a batch. {fix}")
-    outputs, given = logits[: len(targets)], targets[: len(logits)].to(logits.device)
-    try:
-        with torch.no_grad():
-            task.loss(outputs, given)
-    except DataError:
-        raise
-    except Exception as error:
-        task.rule(outputs.shape[1] if outputs.dim() > 1 else None).check(targets.cpu(), "sample {}".format)
-        raise DataError(
-            f"The loss does not accept outputs of shape {list(outputs.shape)} with targets of shape "
-            f"{list(given.shape)} and type {given.dtype}: {reason(error).rstrip('.')}. Correct the targets, set the "
-            f"number of outputs with replace_head, or pass another loss."
-        ) from error
+    return callable(loss) and _facts(loss) is None
 
 
 def _task_with(loss: str | Loss | None, kind: str | None, why: str, *, inferred: bool = False) -> Task:

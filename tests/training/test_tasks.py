@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from finetune import FineTuner
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError, DataError
-from finetune.training.tasks import infer_task, takes_probabilities, task_of_kind, try_loss
+from finetune.training.metrics.trial import try_loss
+from finetune.training.tasks import infer_task, takes_probabilities, task_of_kind
 
 INDICES = torch.tensor([0, 1, 2, 1])
 BITS = torch.tensor([0, 1, 1, 0])

@@ -6,7 +6,7 @@ modules, so the graph includes functional code, bare parameters, skip connection
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +69,19 @@ def record(model: nn.Module, inputs: Any) -> Recording:
     last = dict.fromkeys(made for tensor in results_of(output) for made in recorder.makers(tensor))
     main = dict.fromkeys(made for tensor in tensors_of(logits_of(output)) for made in recorder.makers(tensor))
     return Recording(output, tuple(recorder.operations), tuple(last), tuple(main))
+
+
+def output_given(model: nn.Module, inputs: Any, position: int, replaced: Callable[[Tensor], Tensor]) -> Any:
+    """Run `model` as `record` does with the result of one operation replaced, and return its output.
+
+    Args:
+        model: The model.
+        inputs: A tensor, a tuple of positional arguments, or a mapping of keyword arguments.
+        position: Index of the operation in a recording of the same pass.
+        replaced: Function of its result that returns another of the same shape.
+    """
+    with torch.no_grad(), _Recorder(model, inputs, {position: replaced}):
+        return call(model, inputs)
 
 
 def reading_order(model: nn.Module, inputs: Any) -> list[str]:
@@ -178,8 +191,11 @@ def first_input(model: nn.Module, name: str, inputs: Any) -> Tensor:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Any, replaced: Mapping[int, Callable[[Tensor], Tensor]] | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._replaced = dict(replaced or {})
         self.operations: list[Operation] = []
         self._running = [""]
         self._alive = tensors_of(inputs)  # an id is unique only while its tensor is alive
@@ -206,6 +222,9 @@ class _Recorder(TorchDispatchMode):
         written = written_by(func, args, kwargs)
         self._alive += made + written
         self._remember(func._schema.name.rpartition("::")[2], read, made, written)
+        if replace := self._replaced.pop(len(self.operations) - 1, None):
+            for tensor in made + written:
+                tensor.copy_(replace(tensor))
         return result
 
     def makers(self, tensor: Tensor) -> list[Operation]:

@@ -1,20 +1,58 @@
-"""A trial of metrics on a few samples, before training."""
+"""A trial of the loss and the metrics on a few samples, before training."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL
+from finetune.errors import DataError, reason
 from finetune.training.metrics.meter import Meter, StepOutput
-from finetune.training.tasks import Task
+from finetune.training.tasks import LOG_PROBABILITIES, Loss, Task, is_custom, option_of
 
 if TYPE_CHECKING:
     import torchmetrics
+
+
+def try_loss(loss: str | Loss | None, task: Task, logits: Tensor | None, targets: Tensor | None) -> None:
+    """Try a loss of torch on the logits and targets of a few samples. A custom loss may need a whole batch.
+
+    Args:
+        loss: Loss of the tuner's settings.
+        task: Task with that loss.
+        logits: Logits [N, ...], or None to try nothing.
+        targets: Targets [M, ...] of any samples, or None to try nothing.
+
+    Raises:
+        DataError: If the loss does not accept them.
+    """
+    if logits is None or targets is None:
+        return
+    _check_forms(loss, task, logits, targets)
+    if is_custom(loss):
+        return
+    if logits.dim() == 0:
+        fix = "Expected outputs [N, ...], one row per sample. Correct its forward; a mean belongs in the loss."
+        raise DataError(f"The model returns one number for a batch. {fix}")
+    outputs, given = logits[: len(targets)], targets[: len(logits)].to(logits.device)
+    try:
+        with torch.no_grad():
+            task.loss(outputs, given)
+    except DataError:
+        raise
+    except Exception as error:
+        task.rule(outputs.shape[1] if outputs.dim() > 1 else None).check(targets.cpu(), "sample {}".format)
+        raise DataError(
+            f"The loss does not accept outputs of shape {list(outputs.shape)} with targets of shape "
+            f"{list(given.shape)} and type {given.dtype}: {reason(error).rstrip('.')}. Correct the targets, set the "
+            f"number of outputs with replace_head, or pass another loss."
+        ) from error
 
 
 def try_metrics(metrics: Mapping[str, torchmetrics.Metric], task: Task, outputs: Any, targets: Any) -> None:
@@ -38,6 +76,46 @@ def try_metrics(metrics: Mapping[str, torchmetrics.Metric], task: Task, outputs:
         warnings.simplefilter("ignore")
         meter.update(StepOutput(outputs.new_zeros(()), outputs, targets), len(outputs))
         meter.compute()
+
+
+def _check_forms(loss: str | Loss | None, task: Task, logits: Tensor, targets: Tensor) -> None:
+    """Check that outputs and targets have the forms that a loss of torch takes, but computes from any numbers.
+
+    Raises:
+        DataError: If they are logits in place of log-probabilities, or the like.
+    """
+    divergence, name = _is_divergence(loss), getattr(loss, "__name__", type(loss).__name__)
+    takes = LOG_PROBABILITIES if divergence else task.outputs if not is_custom(loss) else None
+    if takes == LOG_PROBABILITIES and not _sum_to_one(logits.exp()):
+        other = "" if divergence else ", or pass a loss that takes logits: nn.CrossEntropyLoss()"
+        raise DataError(
+            f"{name} takes log-probabilities, whose exponentials sum to 1 per sample, but the outputs of the model are "
+            f"other numbers, such as {_shown(logits)}. Return outputs.log_softmax(1) from its forward{other}."
+        )
+    logs = divergence and callable(loss) and bool(option_of(loss, "log_target"))
+    if divergence and not _sum_to_one(targets.exp() if logs else targets):
+        raise DataError(
+            f"{name} with log_target={logs} takes {'log-' if logs else ''}probabilities as targets, one row per "
+            f"sample, but they are other numbers, such as {_shown(targets)}. Correct the targets, or set "
+            f"log_target={not logs}."
+        )
+
+
+def _is_divergence(loss: Any) -> bool:
+    function = loss.func if isinstance(loss, partial) else loss
+    return function is F.kl_div or isinstance(function, nn.KLDivLoss)
+
+
+def _sum_to_one(values: Tensor) -> bool:
+    """Return whether values are not negative and sum to 1 along a dimension other than that of the samples."""
+    if values.dim() < 2 or not values.is_floating_point():
+        return False
+    sums = (values.sum(dim) for dim in range(1, values.dim()))
+    return bool((values >= 0).all()) and any(torch.allclose(s, torch.ones_like(s), atol=0.01) for s in sums)
+
+
+def _shown(values: Tensor) -> list[Any]:
+    return [round(number, 3) for number in values[0].flatten()[:4].tolist()]
 
 
 def _filled_up(outputs: Tensor, targets: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:

@@ -424,7 +424,7 @@ def test_a_function_that_bounds_the_logits_is_refused_before_training(end: Any, 
         (nn.Sigmoid(), nn.BCELoss(), F.one_hot(LABELS).float()),
         (torch.sigmoid, torch.nn.BCELoss(), F.one_hot(LABELS).float()),
         (torch.relu, "mse", torch.rand(12, 3)),
-        (torch.tanh, None, torch.randn(12, 3)),
+        (torch.tanh, None, torch.randn(12, 3).tanh()),
     ],
 )
 def test_what_suits_the_loss_stays_behind_the_head(end: Any, loss: Any, labels: Tensor) -> None:

@@ -143,7 +143,6 @@ def test_masks_are_weighted_by_pixel() -> None:
 @pytest.mark.parametrize(
     "loss",
     [
-        nn.NLLLoss(),
         nn.MultiMarginLoss(),
         nn.CrossEntropyLoss(ignore_index=2),
         lambda outputs, targets: F.cross_entropy(outputs, targets, label_smoothing=0.1),

@@ -1,18 +1,21 @@
-"""A trial of metrics before training."""
+"""A trial of the loss and the metrics before training."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchmetrics
 from sklearn import metrics as sklearn_metrics
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import classification as tm
 
+from finetune import FineTuner
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, DataError
 from finetune.training.metrics import build_metrics, try_metrics
 from finetune.training.tasks import task_of_kind
 from tests.training.metrics.test_meter import NAMES
@@ -95,3 +98,62 @@ def test_without_tensors_nothing_is_tried(outputs: Any, targets: Any) -> None:
     task = task_of_kind(None, CLASSIFICATION)
 
     try_metrics(build_metrics("accuracy", task, 3), task, outputs, targets)
+
+
+X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+INDICES = torch.arange(12) % 3
+ROWS = torch.randn(12, 3, generator=torch.Generator().manual_seed(1)).softmax(1)
+
+
+def tuner(loss: Any, *end: nn.Module) -> FineTuner:
+    return FineTuner(nn.Sequential(nn.Linear(4, 3), *end), device="cpu", loss=loss)
+
+
+@pytest.mark.parametrize("end", [(), (nn.Softmax(1),), (nn.ReLU(),), (nn.LogSigmoid(),)])
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (nn.KLDivLoss(), ROWS),
+        (nn.KLDivLoss(reduction="batchmean"), ROWS),
+        (F.kl_div, ROWS),
+        (partial(F.kl_div, reduction="batchmean"), ROWS),
+        (nn.NLLLoss(), INDICES),
+        (F.nll_loss, INDICES),
+    ],
+)
+def test_a_loss_of_log_probabilities_refuses_other_outputs(loss: Any, targets: Tensor, end: tuple[nn.Module]) -> None:
+    for verb in (tuner(loss, *end).fit, tuner(loss, *end).evaluate):
+        with pytest.raises(DataError, match="takes log-probabilities, whose exponentials sum to 1"):
+            verb((X, targets))
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (nn.KLDivLoss(log_target=True), ROWS),
+        (partial(F.kl_div, log_target=True, reduction="batchmean"), ROWS),
+        (nn.KLDivLoss(), ROWS.log()),
+        (nn.KLDivLoss(), ROWS * 2),
+        (nn.KLDivLoss(), ROWS - 0.5),
+    ],
+)
+def test_a_divergence_refuses_targets_of_the_other_form(loss: Any, targets: Tensor) -> None:
+    with pytest.raises(DataError, match=r"with log_target=(True|False) takes (log-)?probabilities as targets"):
+        tuner(loss, nn.LogSoftmax(1)).fit((X, targets), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (nn.KLDivLoss(reduction="batchmean"), ROWS),
+        (nn.KLDivLoss(reduction="batchmean"), F.one_hot(INDICES, 3).float()),
+        (nn.KLDivLoss(reduction="batchmean", log_target=True), ROWS.log()),
+        (partial(F.kl_div, reduction="batchmean"), ROWS),
+        (nn.NLLLoss(), INDICES),
+        (lambda outputs, targets: F.kl_div(outputs, targets, reduction="batchmean"), ROWS),
+    ],
+)
+def test_log_probabilities_are_trained_on(loss: Any, targets: Tensor) -> None:
+    own = tuner(loss, nn.LogSoftmax(1))
+    history = own.fit((X, targets), epochs=20, progress=False)
+    assert history[-1]["loss"] < history[0]["loss"]
