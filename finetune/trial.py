@@ -140,6 +140,7 @@ class Trial:
             self._check_bounds(task, targets)
         if self._custom_loss:
             return task
+        self.settings.check_loss()
         check_names(task, source.classes, source.targets)
         try_loss(loss, task, network.logits, targets)
         try_metrics(self.metrics(task), task, network.logits, targets)

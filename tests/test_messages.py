@@ -980,6 +980,37 @@ def optimizer_with_a_closure(tmp: Path) -> str:
     return said
 
 
+@case("Pass another optimizer, such as torch.optim.Adam", "Set sparse=False on {}, with an optimizer such as")
+def gradients_of_another_layout(tmp: Path) -> str:
+    ids = (torch.arange(36).reshape(12, 3) % 9, torch.arange(12) % 2)
+    model = nn.Sequential(nn.EmbeddingBag(9, 4, sparse=True), nn.Linear(4, 2))
+    said = error(lambda: fit(tuner(optimizer=torch.optim.SparseAdam)))
+    said += error(lambda: fit(FineTuner(model, device="cpu"), ids))
+    fit(tuner(optimizer=torch.optim.Adam))
+    model.get_submodule(_number("sparse=False on (.+?),", said)).sparse = False  # type: ignore[assignment]
+    fit(FineTuner(model, device="cpu", optimizer=torch.optim.Adam), ids)
+    return said
+
+
+@case("Pass a function of the two, which may split the outputs")
+def loss_with_more_arguments(tmp: Path) -> str:
+    class Both(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x).split(1, dim=1)
+
+    class Gaussian(FineTuner):
+        def training_step(self, batch: Any) -> Tensor:
+            (mean, var), targets = self.model(batch[0]), batch[1]
+            loss: Tensor = nn.GaussianNLLLoss()(mean[:, 0], targets, var[:, 0].exp())
+            return loss
+
+    data = (X, X[:, 0])
+    said = error(lambda: fit(tuner(2, loss=nn.GaussianNLLLoss()), data))
+    fit(tuner(2, loss=eval(_number(r"(lambda .+exp\(\)\))", said), {"torch": torch})), data)
+    fit(Gaussian(Both(4, 2), device="cpu"), data)
+    return said
+
+
 @case("The optimizer factory makes lr void", "The optimizer factory changes the weight decay of %d parameters")
 def factory_with_its_own_rates(tmp: Path) -> str:
     def factory(groups: Any) -> torch.optim.Optimizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -177,6 +177,34 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise ArgumentError(
             f"The device {device!r} cannot be used: {error} Expected 'auto', 'cpu', 'cuda' or an index as in 'cuda:1'."
         ) from error
+
+
+def try_step(optimizer: Optimizer, sparse: Collection[int]) -> None:
+    """Step an optimizer once on stand-ins of one element for its parameters, and drop their state.
+
+    Args:
+        optimizer: The optimizer. Whatever its step raises is passed on.
+        sparse: Identities of the parameters whose gradients are sparse tensors.
+    """
+    held = [group["params"] for group in optimizer.param_groups]
+    try:
+        for group, parameters in zip(optimizer.param_groups, held, strict=True):
+            group["params"] = [_stand_in(parameter, sparse=id(parameter) in sparse) for parameter in parameters]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own on sparse tensors
+            optimizer.step()
+    finally:
+        for group, parameters in zip(optimizer.param_groups, held, strict=True):
+            for stand_in in group["params"]:
+                optimizer.state.pop(stand_in, None)
+            group["params"] = parameters
+
+
+def _stand_in(parameter: Tensor, *, sparse: bool) -> nn.Parameter:
+    """Return a parameter of one element with a gradient of zero."""
+    made = nn.Parameter(parameter.new_zeros((1,) * parameter.dim()))
+    made.grad = torch.zeros_like(made).to_sparse(1) if sparse else torch.zeros_like(made)
+    return made
 
 
 def hint_at_bf16(precision: Precision, parameters: int) -> None:

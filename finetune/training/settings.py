@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Mapping
@@ -79,6 +80,34 @@ class Settings:
     def backend(self) -> str | None:
         """Backend of `torch.compile`; None if the model is not compiled."""
         return "inductor" if self.compile is True else self.compile or None
+
+    def check_loss(self) -> None:
+        """Check by its signature that the loss can be called with outputs and targets.
+
+        Raises:
+            ArgumentError: If it needs other arguments, as `nn.GaussianNLLLoss` needs the variance.
+
+        Example:
+            >>> Settings(loss=torch.nn.TripletMarginLoss()).check_loss()
+            Traceback (most recent call last):
+            finetune.errors.ArgumentError: ...TripletMarginLoss...missing a required argument: 'negative'...
+        """
+        loss = self.loss
+        if not callable(loss):
+            return
+        try:
+            signature = inspect.signature(loss.forward if isinstance(loss, torch.nn.Module) else loss)
+        except (TypeError, ValueError):  # compiled code has none
+            return
+        try:
+            signature.bind(None, None)
+        except TypeError as error:
+            raise ArgumentError(
+                f"The loss {getattr(loss, '__name__', type(loss).__name__)} cannot be called with outputs and targets: "
+                f"{error}. Pass a function of the two, which may split the outputs: lambda outputs, targets: "
+                f"torch.nn.functional.gaussian_nll_loss(outputs[:, 0], targets, outputs[:, 1].exp()). If the model "
+                f"returns several results, override training_step."
+            ) from error
 
     def plain(self) -> dict[str, Any]:
         """Return the settings that a checkpoint can hold, without functions and other objects.

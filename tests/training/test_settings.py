@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from finetune import FineTuner
 from finetune.errors import ArgumentError
 from finetune.training.settings import Settings
+
+X, y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
 
 
 @pytest.mark.parametrize(
@@ -95,3 +100,49 @@ def test_an_unknown_backend_is_an_error_and_a_known_one_is_not() -> None:
         None,
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    ("loss", "missing"),
+    [
+        (nn.GaussianNLLLoss(), "missing a required argument: 'var'"),
+        (F.gaussian_nll_loss, "missing a required argument: 'var'"),
+        (nn.TripletMarginLoss(), "missing a required argument: 'negative'"),
+        (nn.CTCLoss(), "missing a required argument: 'input_lengths'"),
+        (partial(F.margin_ranking_loss, margin=1.0), "missing a required argument: 'target'"),
+        (lambda outputs: outputs.mean(), "too many positional arguments"),
+    ],
+)
+def test_a_loss_of_other_arguments_is_an_error_before_a_step(state_of, same, loss: Any, missing: str) -> None:
+    model = nn.Linear(4, 2)
+    before = state_of(model)
+    tuner = FineTuner(model, device="cpu", loss=loss)
+
+    for verb in (tuner.fit, tuner.evaluate):
+        with pytest.raises(ArgumentError, match=missing):
+            verb((X, y))
+
+    assert same(before, state_of(model))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        partial(F.cross_entropy, label_smoothing=0.1),
+        lambda outputs, targets, weight=1.0: weight * F.cross_entropy(outputs, targets),
+        lambda *both: both[0].mean(),
+        torch.compile(nn.CrossEntropyLoss(), backend="eager"),
+    ],
+)
+def test_a_loss_of_outputs_and_targets_is_taken(loss: Any) -> None:
+    Settings(loss=loss).check_loss()
+
+
+def test_a_custom_step_may_call_a_loss_with_more_arguments() -> None:
+    class Gaussian(FineTuner):
+        def training_step(self, batch: Any) -> torch.Tensor:
+            outputs, loss = self.model(batch[0]), nn.GaussianNLLLoss()
+            return loss(outputs[:, 0], batch[1].float(), outputs[:, 1].exp())
+
+    Gaussian(nn.Linear(4, 2), device="cpu", loss=nn.GaussianNLLLoss()).fit((X, y), progress=False)

@@ -518,3 +518,10 @@ def test_a_trial_of_the_loss_names_the_target_at_fault(targets: Tensor, message:
 def test_complex_targets_belong_to_no_task() -> None:
     with pytest.raises(DataError, match=r"complex.*y\.real"):
         infer_task(None, torch.zeros(2, dtype=torch.complex64), 1)
+
+
+def test_a_sum_over_the_batch_size_is_a_mean() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(1))
+    FineTuner(model, device="cpu", loss=nn.KLDivLoss(reduction="batchmean")).fit(
+        (torch.eye(3, 4), torch.eye(3) / 2 + 1 / 6), progress=False
+    )

@@ -21,6 +21,7 @@ from finetune.errors import ArgumentError, nearest, reason
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage, is_norm
 from finetune.training.optim.rates import Rate, depth_aware_rates, rates, sgd_rates
+from finetune.training.precision import try_step
 
 ParameterGroups = list[dict[str, Any]]
 OptimizerFactory = Callable[[ParameterGroups], Optimizer]
@@ -112,6 +113,7 @@ def build_optimizer(
         )
     made = _made(_factory(optimizer), groups)
     check_parameters(model, made)
+    _check_layouts(model, made)
     for group in made.param_groups:
         group["initial_lr"] = float(group["lr"])  # the schedule multiplies this rate
     if callable(optimizer):
@@ -242,6 +244,7 @@ def _made(factory: OptimizerFactory, groups: ParameterGroups) -> Optimizer:
     Raises:
         ArgumentError: If the factory fails, or returns no optimizer that steps without a closure.
     """
+    _check_closure(getattr(factory, "func", factory))  # a partial's
     try:
         made = factory([{**group, "params": [*group["params"]]} for group in groups])
     except Exception as error:  # a user's factory can raise anything
@@ -250,13 +253,48 @@ def _made(factory: OptimizerFactory, groups: ParameterGroups) -> Optimizer:
         raise ArgumentError(
             f"Expected the optimizer factory to return a torch Optimizer, but got {made!r}. Pass a {_EXAMPLE}."
         )
-    closure = inspect.signature(made.step).parameters.get("closure")
+    _check_closure(type(made))
+    return made
+
+
+def _check_closure(kind: Any) -> None:
+    """Check that a class of optimizers steps without a closure; a factory of another kind is unknown.
+
+    Raises:
+        ArgumentError: If it needs one, as L-BFGS does.
+    """
+    step = getattr(kind, "step", None)
+    closure = None if step is None else inspect.signature(step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise ArgumentError(
-            f"{type(made).__name__} computes the loss several times per step, but fit does so once. Pass an optimizer "
+            f"{kind.__name__} computes the loss several times per step, but fit does so once. Pass an optimizer "
             f"whose step needs no closure, such as torch.optim.Adam."
         )
-    return made
+
+
+def _check_layouts(model: nn.Module, made: Optimizer) -> None:
+    """Check that an optimizer steps on the gradients of the model, dense or sparse, as of `nn.Embedding(sparse=True)`.
+
+    Raises:
+        ArgumentError: If it does not.
+    """
+    layers = {
+        name or type(layer).__name__: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.sparse and layer.weight.requires_grad
+    }
+    sparse = {id(layer.weight) for layer in layers.values()}
+    if not sparse and not isinstance(made, torch.optim.SparseAdam):
+        return
+    try:
+        try_step(made, sparse)
+    except Exception as error:  # whatever an optimizer raises on a gradient of another layout
+        fix = "Pass another optimizer, such as torch.optim.Adam"
+        if sparse:
+            fix = f"Set sparse=False on {', '.join(layers)}, with an optimizer such as torch.optim.Adam"
+        raise ArgumentError(
+            f"{type(made).__name__} does not step on the gradients of this model: {reason(error).rstrip('.')}. {fix}."
+        ) from error
 
 
 def _check_rates(held: Mapping[str, tuple[str, float]], groups: ParameterGroups, *, asked: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,6 +40,8 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
 }
 
+
+IDS = torch.arange(36).reshape(12, 3) % 9
 
 RATES = st.one_of(
     st.floats(1e-6, 1.0),
@@ -455,7 +458,8 @@ def test_groups_without_names_train_at_the_rate_of_fit(net, blobs, factory: Any)
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (torch.optim.LBFGS, "LBFGS doesn't support per-parameter options"),
+        (torch.optim.LBFGS, "needs no closure"),
+        (partial(torch.optim.LBFGS, lr=1e-3), "needs no closure"),
         (lambda groups: torch.optim.LBFGS([p for g in groups for p in g["params"]], lr=1e-3), "needs no closure"),
         (lambda groups: torch.optim.SGD(groups * 2), "factory failed"),
         (lambda: torch.optim.SGD([]), "factory failed: TypeError"),
@@ -467,3 +471,55 @@ def test_groups_without_names_train_at_the_rate_of_fit(net, blobs, factory: Any)
 def test_what_makes_no_optimizer_is_said(optimizer: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         build_optimizer(*with_stages(linear_layers("a", "head"), ("head",)), optimizer, 1e-3, 0.0)
+
+
+def _of_ids(*, sparse: bool) -> nn.Module:
+    return nn.Sequential(nn.EmbeddingBag(9, 4, sparse=sparse), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("sparse", "optimizer", "fix"),
+    [
+        (False, torch.optim.SparseAdam, "Pass another optimizer"),
+        (True, torch.optim.SparseAdam, "Set sparse=False on 0"),
+        (True, "adamw", "Set sparse=False on 0"),
+        (True, "sgd", "Set sparse=False on 0"),
+        (True, torch.optim.Adam, "Set sparse=False on 0"),
+    ],
+)
+def test_an_optimizer_for_gradients_of_another_layout_is_an_error_before_a_step(
+    state_of, same, sparse: bool, optimizer: Any, fix: str
+) -> None:
+    model = _of_ids(sparse=sparse)
+    before = state_of(model)
+
+    with pytest.raises(ArgumentError, match=fix):
+        FineTuner(model, device="cpu", optimizer=optimizer, weight_decay=0).fit((IDS, IDS[:, 0] % 2), progress=False)
+
+    assert same(before, state_of(model))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, partial(torch.optim.SGD, momentum=0.9)])
+def test_sparse_gradients_train_with_an_optimizer_that_takes_them(optimizer: Any) -> None:
+    model = _of_ids(sparse=True)
+    before = model[0].weight.detach().clone()
+    tuner = FineTuner(model, device="cpu", optimizer=optimizer, weight_decay=0)
+
+    tuner.fit((IDS, IDS[:, 0] % 2), lr=0.1, progress=False)
+
+    assert not torch.equal(before, model[0].weight)
+
+
+def test_sparse_adam_trains_a_model_whose_every_gradient_is_sparse() -> None:
+    model = nn.EmbeddingBag(9, 2, sparse=True)
+    before = model.weight.detach().clone()
+    tuner = FineTuner(model, device="cpu", optimizer=torch.optim.SparseAdam, weight_decay=0)
+
+    tuner.fit((IDS, IDS[:, 0] % 2), epochs=2, lr=0.1, progress=False)
+
+    assert not torch.equal(before, model.weight)
+
+
+def test_a_frozen_sparse_layer_suits_every_optimizer() -> None:
+    model = _of_ids(sparse=True)
+    FineTuner(model, device="cpu").freeze("0").fit((IDS, IDS[:, 0] % 2), progress=False)
