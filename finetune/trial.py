@@ -134,7 +134,8 @@ class Trial:
         """
         if TRAINING not in self.custom:
             self.pipeline.check_pairs(source)
-        targets, loss, network = self.pipeline.some_targets(source), self.settings.loss, self.known.network
+        role = "training" if step == TRAINING else "evaluation"
+        targets, loss, network = self.pipeline.some_targets(source, role), self.settings.loss, self.known.network
         task = infer_task(loss, targets, network.num_outputs, guess=self._custom_loss)
         if not {TRAINING, step} & {*self.custom}:
             self._check_bounds(task, targets)

@@ -182,7 +182,9 @@ def audit(
     return source
 
 
-def some_targets(source: Source, preprocessing: InputPreprocessing | None = None, count: int = 64) -> Tensor | None:
+def some_targets(
+    source: Source, preprocessing: InputPreprocessing | None = None, role: str = "training", count: int = 64
+) -> Tensor | None:
     """Return all targets if they are known, else those of up to 2,000 samples, or of the first `count` of a stream.
 
     Return None if there are none.
@@ -195,7 +197,7 @@ def some_targets(source: Source, preprocessing: InputPreprocessing | None = None
     if not source.indexed:
         with seeded("targets"):
             return source.first_targets(count)
-    checks_for(source, None, "training", preprocessing=preprocessing).read_samples(source)
+    checks_for(source, None, role, preprocessing=preprocessing).read_samples(source)
     return source.sampled_targets
 
 

@@ -100,9 +100,9 @@ class Pipeline:
         few = source.subset(range(min(2, len(source)))) if source.indexed else source
         return self.batches(few, 2).first()
 
-    def some_targets(self, source: Source) -> Tensor | None:
+    def some_targets(self, source: Source, role: str = "training") -> Tensor | None:
         """Return the targets that are known or can be read before training. See `audit.some_targets`."""
-        return some_targets(source, self.preprocessing)
+        return some_targets(source, self.preprocessing, role)
 
     def audited(
         self, source: Source, role: str, *, rule: TargetRule | None = None, skip_corrupt: bool = False

@@ -516,7 +516,7 @@ class Stream(IterableDataset[Any]):
 
 @pytest.mark.parametrize("views", [-1, 1.5, True, "all"])
 def test_an_invalid_number_of_views(pictures: Path, views: Any) -> None:
-    with pytest.raises(ArgumentError, match="Expected augment_views to be a number of views per sample"):
+    with pytest.raises(ArgumentError, match="Expected augment_views to be a whole number of at least 0"):
         fitted(tuned(), pictures, augment_views=views)
 
 

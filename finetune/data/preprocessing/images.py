@@ -240,7 +240,7 @@ class Preprocessing(InputPreprocessing):
             DataError: If a value is NaN or infinite.
 
         Example:
-            >>> Preprocessing().check(Image.open("dog.png"))
+            >>> Preprocessing().check(Image.new("F", (4, 4)))
         """
         if isinstance(item, Image.Image) and item.mode.startswith(DEEP):
             value_range(item)
