@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from finetune import Comparison, FineTuner, Phase, Preprocessing, compare
 from finetune.callbacks import ClassWeights, EarlyStopping, Mixup, ModelCheckpoint
@@ -43,7 +43,6 @@ UNTRIED = (
     "which is unknown for the head of this model. Pass a torchmetrics",
     "It has pixels that are NaN or infinite",
     "If the training inputs were prepared in another way, pass FineTuner",
-    "The parts of the dataset number their classes differently",
     "which is not a whole number. Class labels are whole numbers or names",
     "so a label could be the name of a class or its position",
     "and their numbers are not known. Set the names in the order",
@@ -246,6 +245,20 @@ def case(*fragments: str) -> Callable[[Case], Case]:
 
 
 # ---------------------------------------------------------------- data
+
+
+@case("The parts of the dataset number their classes differently: {}. Pass the ConcatDataset itself")
+def parts_numbered_differently(tmp: Path) -> str:
+    def part(*names: str) -> Items:
+        items = Items([(X[k], k % 2) for k in range(8)])
+        items.classes = names  # type: ignore[attr-defined]
+        return items
+
+    whole = ConcatDataset([part("ant", "bee"), part("bee", "cat")])
+    said = error(lambda: fit(tuner(), DataLoader(whole)))
+    assert fit(tuner(), whole).classes == ("ant", "bee", "cat")
+    fit(tuner(2), DataLoader(ConcatDataset([part("ant", "bee"), part("ant", "bee")])))
+    return said
 
 
 @case("Advice requires at least two classes with two samples each")

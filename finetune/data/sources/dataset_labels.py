@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ChainDataset, ConcatDataset, Subset
+from torch.utils.data import ChainDataset, ConcatDataset, Dataset, Subset
 
 from finetune.data.batch import label_key_of, target_of
 from finetune.data.randomness import seeded
@@ -181,9 +181,42 @@ def class_names(dataset: Any) -> Classes | None:
         feature = dataset.features.get(label_key_of(dataset.column_names) or "")
         names = getattr(feature, "names", None)
     if not isinstance(names, (list, tuple)) or not names:
+        _check_wrapped(dataset)
         return None
     # ImageNet's names are tuples of synonyms
     return tuple(normalized(", ".join(map(str, n)) if isinstance(n, (list, tuple)) else str(n)) for n in names)
+
+
+def _check_wrapped(dataset: Any) -> None:
+    """Check that parts which a wrapper joins, or holds joined, number their classes alike, unless it renumbers them.
+
+    Raises:
+        DataError: If they do not, and the wrapper passes their labels on.
+    """
+    held = (value for value in getattr(dataset, "__dict__", {}).values() if value is not None)
+    several = (value if isinstance(value, (list, tuple)) else [value] for value in held)
+    parts = [part for values in several if isinstance(next(iter(values), None), Dataset) for part in values]
+    try:
+        joined: Any = ConcatDataset(parts)
+    except (TypeError, AssertionError, NotImplementedError):  # none, a stream, or one without a length
+        return
+    inner = _Parts.of(joined)
+    own = [class_names(leaf) for leaf in inner.leaves]
+    if len({*own} - {None}) > 1 and len(joined) == len(dataset) and _passes_on(dataset, joined, inner):
+        raise parts_disagree(own)
+
+
+def _passes_on(dataset: Any, joined: Any, inner: _Parts) -> bool:
+    """Return whether a wrapper gives the labels of the dataset in it: compared are some spread over each part."""
+    for part in range(len(inner.leaves)):
+        samples = (inner.part == part).nonzero().flatten()
+        spread = np.linspace(0, len(samples) - 1, min(len(samples), _MAX_COMPARED)).round().astype(int).tolist()
+        for index in samples[spread].tolist():
+            with seeded("label", index):
+                label, own = target_of(dataset[index]), target_of(joined[index])
+            if own is None or not _same(label, own):
+                return False
+    return True
 
 
 def parts_disagree(own: Sequence[Classes | None]) -> DataError:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, random_split
 
 from finetune.data.loading.batches import Batches
 from finetune.data.sources.labels import Meaning
@@ -125,6 +125,54 @@ def test_parts_that_cannot_be_renumbered_are_refused() -> None:
         open_source(ConcatDataset([PARTS.datasets[0], Declared([0, 1])]))
     with pytest.raises(DataError, match=r"cat, dog and dog, wolf\. Pass the ConcatDataset itself"):
         open_source(DataLoader(PARTS))
+
+
+class Wrapper(Dataset[Any]):
+    """A dataset that passes on the items of others, with a function of the index and the label."""
+
+    def __init__(self, *parts: Any, label: Any = lambda index, label: label) -> None:
+        self.base = parts[0] if len(parts) == 1 else list(parts)
+        self.label = label
+
+    def __len__(self) -> int:
+        return len(self._joined)
+
+    def __getitem__(self, index: int) -> Any:
+        item, label = self._joined[index]
+        return item + 1, self.label(index, label)
+
+    @property
+    def _joined(self) -> Any:
+        return ConcatDataset(self.base) if isinstance(self.base, list) else self.base
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Wrapper(PARTS),
+        Wrapper(*PARTS.datasets),
+        Wrapper(Wrapper(PARTS)),
+        Wrapper(Subset(PARTS, [0, 1, 2])),
+        Subset(Wrapper(PARTS), [0, 2]),
+        ConcatDataset([Wrapper(PARTS), Wrapper(PARTS)]),
+        random_split(Wrapper(PARTS), [3, 1])[0],
+    ],
+)
+def test_a_wrapper_does_not_hide_that_parts_disagree(data: Any) -> None:
+    for given in (data, DataLoader(data)):
+        with pytest.raises(DataError, match=r"cat, dog and dog, wolf"):
+            open_source(given)
+
+
+def test_a_wrapper_may_renumber_its_parts() -> None:
+    data = Wrapper(PARTS, label=lambda index, label: label + index // 2)
+    assert labels_of(open_source(data)) == [0, 1, 1, 2]
+    assert len(open_source(DataLoader(data)).iterable) == 4
+
+
+@pytest.mark.parametrize("parts", [PARTS.datasets[:1], [PARTS.datasets[0], Declared([0, 1])], PARTS.datasets[:1] * 2])
+def test_a_wrapper_of_parts_that_agree_is_read(parts: Any) -> None:
+    assert open_source(Wrapper(*parts)).targets is None
 
 
 def test_a_label_beyond_the_names_of_its_dataset() -> None:
