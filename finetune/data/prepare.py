@@ -119,7 +119,11 @@ def prepare(
     if val is None or is_number(val):
         return _split(source, VALIDATION_SHARE if val is None else val, seed, notes)
     meaning = _as_in_training(source, meaning, model_classes)
-    return Prepared(source, opened(val, meaning=meaning), notes)
+    validation = opened(val, meaning=meaning)
+    shared = validation.shared_with(source)
+    if shared is not None:
+        notes = (*notes, f"Validating on training data: {shared}.")
+    return Prepared(source, validation, notes)
 
 
 def _as_in_training(source: Source, meaning: Meaning, model_classes: Sequence[str] | None) -> Meaning:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -265,3 +266,27 @@ def test_reading_targets_draws_no_random_numbers() -> None:
     some_targets(open_source(DataLoader(TensorDataset(torch.zeros(24, 4), torch.arange(24)), shuffle=True)))
 
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["cat/0.png,cat", "cat/0.png,dog", "dog/1.png,dog"], "1 of the 2 images .*0.png': cat and dog"),
+        (["cat/0.png,cat", "dog/../cat/0.png,dog", "link.png,dog"], "1 of the 1 images"),
+        (["cat/0.png,1.5", "cat/0.png,2.5", "dog/1.png,2"], "1 of the 2 images .*: 1.5 and 2.5"),
+        (["cat/0.png,cat", "cat/0.png,cat", "dog/1.png,dog"], None),
+        (["cat/0.png,cat", "cat/1.png,dog"], None),
+    ],
+)
+def test_a_file_of_several_labels_is_said(
+    class_folder: MakeFolder, caplog: pytest.LogCaptureFixture, rows: list[str], said: str | None
+) -> None:
+    folder = class_folder("pets", cat=2, dog=2)
+    (folder / "link.png").symlink_to(folder / "cat" / "0.png")
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows]))
+
+    audit(open_source(folder / "labels.csv"), role="evaluation")
+
+    found = re.search(rf"{said}", caplog.text)
+    assert "more than once with different labels" in caplog.text if said else not caplog.records
+    assert found or said is None

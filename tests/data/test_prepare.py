@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,11 @@ def test_validation_data_is_data_a_share_or_none() -> None:
 
 
 def two_classes(folder: Path, parts: list[str]) -> Path:
-    for part in parts:
+    for k, part in enumerate(parts):
         for label in ("cat", "dog"):
             (folder / part / label).mkdir(parents=True)
             for i in range(5):
-                values = np.full((8, 8, 3), 20 * i, np.uint8)
+                values = np.full((8, 8, 3), 20 * i + k, np.uint8)
                 Image.fromarray(values).save(folder / part / label / f"{i}.png")
     return folder
 
@@ -110,3 +111,35 @@ def test_a_folder_is_split_unless_it_has_a_validation_folder(tmp_path: Path) -> 
         "Training on '/split/train' and validating on '/split/val'."
     ]
     assert (len(whole.train), whole.val) == (10, None)
+
+
+@pytest.mark.parametrize("form", ["link", "linked classes", "copy", "same folder", "one link", "renamed"])
+def test_validation_on_training_files_is_said(tmp_path: Path, form: str) -> None:
+    folder = two_classes(tmp_path / "pets", ["train"] if form in ("link", "copy", "same folder") else ["train", "val"])
+    train, val = folder / "train", folder / "val"
+    if form == "link":
+        val.symlink_to(train)
+    elif form == "linked classes":
+        shutil.rmtree(val / "cat")
+        (val / "cat").symlink_to(train / "cat")
+    elif form == "copy":
+        shutil.copytree(train, val)
+    elif form == "one link":
+        (val / "dog" / "9.png").symlink_to(train / "dog" / "0.png")
+    said = prepare(train, train).notes if form == "same folder" else prepare(folder).notes[1:]
+
+    expected = {"linked classes": "5 of 10", "one link": "1 of 11"}.get(form, "10 of 10")
+    if form == "renamed":
+        assert said == ()
+    else:
+        assert said[0].startswith(f"Validating on training data: {expected} images, such as '{tmp_path}")
+
+
+def test_tables_that_share_files_are_said(tmp_path: Path) -> None:
+    folder = two_classes(tmp_path / "pets", [""])
+    for name, rows in {"train": ["cat/0.png,cat", "dog/1.png,dog"], "val": ["dog/1.png,dog", "cat/2.png,cat"]}.items():
+        (folder / f"{name}.csv").write_text("\n".join(["path,label", *rows]))
+
+    assert "1 of 2 images, such as" in prepare(folder / "train.csv", folder / "val.csv").notes[0]
+    assert prepare(folder / "train.csv", False).notes == ()
+    assert len(prepare(folder, None).notes) == 1  # held out by the library

@@ -161,6 +161,10 @@ class Source(Dataset[Any]):
         """Return int64 [N], equal for the samples of one file, or None if every sample is another one."""
         return None
 
+    def shared_with(self, other: Source) -> str | None:
+        """Return the samples that `other` has too, in words, or None (default) if none are known."""
+        return None
+
     def first_targets(self, count: int) -> Tensor | None:
         """Read the targets of the first `count` samples. Return None if they do not form a tensor."""
         return stacked_targets([target_of(self[index]) for index in range(min(count, len(self)))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import io
 import logging
 import os
@@ -18,6 +19,7 @@ from finetune.data.sources.base import Indices, Source
 from finetune.data.sources.labels import Classes
 from finetune.display.waits import announced
 from finetune.errors import DataError
+from finetune.naming.paths import real_paths
 
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("finetune")
 
 _GONE = 0
+_MAX_COMPARED = 256  # files whose contents are compared with those of other data
 
 
 class FileSource(Source):
@@ -95,9 +98,24 @@ class FileSource(Source):
         return str(self.paths[index])
 
     def repeated(self) -> Tensor | None:
-        number: dict[Path, int] = {}
-        numbers = [number.setdefault(path, len(number)) for path in self.paths]
+        number: dict[str, int] = {}
+        numbers = [number.setdefault(path, len(number)) for path in real_paths(self.paths)]
         return None if len(number) == len(self.paths) else torch.tensor(numbers)
+
+    def shared_with(self, other: Source) -> str | None:
+        """Return the files that `other` has too, or copies of them under the same name. Up to 256 contents are read."""
+        if not isinstance(other, FileSource):
+            return None
+        mine, theirs = real_paths(self.paths), {*real_paths(other.paths)}
+        same = [index for index, path in enumerate(mine) if path in theirs]
+        named: dict[str, list[str]] = {}
+        for path in theirs:
+            named.setdefault(os.path.basename(path), []).append(path)
+        rest = np.setdiff1d(np.arange(len(mine)), same)
+        read = rest[np.linspace(0, len(rest) - 1, min(len(rest), _MAX_COMPARED)).round().astype(int)].tolist()
+        same += [k for k in read if any(_same_content(mine[k], p) for p in named.get(os.path.basename(mine[k]), ()))]
+        compared = len(mine) - len(rest) + len(read)
+        return f"{len(same)} of {compared} {self.noun}s, such as '{self.paths[same[0]]}'" if same else None
 
     def subset(self, indices: Indices) -> FileSource:
         chosen = torch.as_tensor(indices, dtype=torch.int64)
@@ -113,6 +131,7 @@ class FileSource(Source):
         Raises:
             DataError: If a file is damaged and not skipped, or every file is damaged.
         """
+        self._say_contradictions(audit.role)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             checked = pool.map(lambda path: self._verified(path, audit), self.paths)
             found = list(announced(checked, f"Checking the {self.noun}s of the {audit.role} data", len(self.paths)))
@@ -150,6 +169,27 @@ class FileSource(Source):
         paths = self.paths
         states = np.array([_state(path) for path in paths], np.int64)
         return lambda index: _state(paths[index]) in (_GONE, states[index])
+
+    def _say_contradictions(self, role: str) -> None:
+        """Log how many files have several targets, which is right if several people labeled them."""
+        files, targets = self.repeated(), self.targets
+        if files is None or targets is None:
+            return
+        rows = torch.arange(len(files))
+        first = torch.full((int(files.max()) + 1,), len(files)).scatter_reduce(0, files, rows, "amin")[files]
+        differ = (targets != targets[first]).reshape(len(files), -1).any(1)
+        if differ.any():
+            row = int(differ.nonzero()[0])
+            logger.warning(
+                "%d of the %d %ss of the %s data are listed more than once with different labels, such as '%s': %s "
+                "and %s.", len(files[differ].unique()), len(files.unique()), self.noun, role, self.paths[row],
+                self._label(int(first[row])), self._label(row),
+            )  # fmt: skip
+
+    def _label(self, index: int) -> Any:
+        assert self.targets is not None
+        label, classes = self.targets[index].tolist(), self.classes or ()
+        return classes[label] if isinstance(label, int) and 0 <= label < len(classes) else label
 
     def _verified(self, path: Path, audit: Audit) -> Any:
         """Return the result of `verify`, or the error of a file that cannot be used."""
@@ -192,3 +232,10 @@ def _state(path: Path) -> int:
     except OSError:
         return _GONE
     return hash((state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+
+
+def _same_content(one: str, other: str) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:  # which the audit reports
+        return False

@@ -242,7 +242,7 @@ def _check_level(folder: Path, source: type[FileSource]) -> None:
 
 
 def _check_overlap(trees: dict[str, _Tree]) -> None:
-    """Raise DataError if a folder belongs to two classes, and warn if a file does."""
+    """Raise DataError if a folder belongs to two classes."""
     owner: dict[str, str] = {}
     for name, tree in trees.items():
         for real, path in tree.folders.items():
@@ -252,18 +252,6 @@ def _check_overlap(trees: dict[str, _Tree]) -> None:
                     f"'{path}' and '{trees[other].folders[real]}' are the same folder, but of two classes, {name!r} "
                     f"and {other!r}. Remove the link that is wrong."
                 )
-    if not any(path.is_symlink() for tree in trees.values() for path in tree.files):
-        return
-    files: dict[str, tuple[str, Path]] = {}
-    twice: list[tuple[Path, Path]] = []
-    for name, tree in trees.items():
-        for path in tree.files:
-            other_name, other_path = files.setdefault(os.path.realpath(path), (name, path))
-            if other_name != name:
-                twice.append((other_path, path))
-    if twice:
-        first, second = twice[0]
-        logger.warning("%d files are linked from two classes, such as '%s' and '%s'.", len(twice), first, second)
 
 
 def _warn_of_omissions(folder: Path, trees: list[_Tree], source: type[FileSource]) -> None:

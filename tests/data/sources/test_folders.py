@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from finetune.data.audit import audit
 from finetune.data.sources.folders import find_split
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
@@ -155,8 +156,8 @@ def test_links_to_data_elsewhere_are_followed(
 def test_one_folder_or_file_of_two_classes_is_said(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
     folder = class_folder(cat=2, dog=2)
     (folder / "dog" / "also.png").symlink_to(folder / "cat" / "0.png")
-    open_source(folder)
-    assert "1 files are linked from two classes" in _warnings(caplog)
+    audit(open_source(folder))
+    assert "1 of the 4 images of the training data are listed more than once with different labels" in _warnings(caplog)
     (folder / "dog" / "also.png").unlink()
     (folder / "dog" / "more").symlink_to(folder / "cat")
     with pytest.raises(DataError, match=r"are the same folder, but of two classes, 'dog' and 'cat'"):
