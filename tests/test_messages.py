@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from finetune import Comparison, FineTuner, Phase, Preprocessing, compare
-from finetune.callbacks import ClassWeights, EarlyStopping, Mixup, ModelCheckpoint
+from finetune.callbacks import Callback, ClassWeights, EarlyStopping, Mixup, ModelCheckpoint
 from finetune.comparison.comparison import RunResult
 from finetune.errors import FineTuneError
 
@@ -330,6 +330,22 @@ def a_class_for_an_instance(tmp: Path) -> str:
 def text_without_a_tokenizer(tmp: Path) -> str:
     said = error(lambda: fit(tuner(2), (["good", "bad"] * 9, [0, 1] * 9)))
     fit(tuner(2), (X[:18], [0, 1] * 9))
+    return said
+
+
+@case("Rename the method; if it is no hook, to a name unlike theirs")
+def misspelled_hook(tmp: Path) -> str:
+    class Nearly(Callback):
+        def on_epoch_ends(self, run: Any) -> None:
+            run.row["seen"] = True
+
+    class Helper(Callback):
+        on_epoch_end = Nearly.on_epoch_ends
+
+        def at_the_end(self) -> None: ...
+
+    said = error(lambda: fit(tuner(), callbacks=Nearly()))
+    assert fit(tuner(), callbacks=Helper()).history[-1]["seen"]
     return said
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any
 
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, nearest
 from finetune.training.run import Run
 
 
@@ -113,7 +116,7 @@ def as_callbacks(callbacks: Any) -> list[Callback]:
     """Return callbacks as a list. A single one is a list of one, and None an empty one.
 
     Raises:
-        ArgumentError: If one is no instance of `Callback`.
+        ArgumentError: If one is no instance of `Callback`, or has a hook that would never be called or would fail.
 
     Example:
         >>> callback = Callback()
@@ -130,6 +133,8 @@ def as_callbacks(callbacks: Any) -> list[Callback]:
             if isinstance(callback, type):
                 fix = f"Pass {callback.__name__}(), an instance."
             raise ArgumentError(f"Expected callbacks to be a list of callbacks, but got {callback!r}. {fix}")
+        _check_names(callback)
+        _check_hooks(callback)
     return listed
 
 
@@ -141,3 +146,61 @@ def change_inputs(callbacks: Iterable[Callback]) -> bool:
 def are_custom(callbacks: Iterable[Callback]) -> bool:
     """Return whether one of the callbacks is custom, and may therefore change the model or the data."""
     return any(type(callback).__module__.split(".")[0] != "finetune" for callback in callbacks)
+
+
+_HOOKS: dict[str, Any] = {name: hook for name, hook in vars(Callback).items() if inspect.isfunction(hook)}
+
+
+def _check_names(callback: Callback) -> None:
+    """Check that no method has a name that is nearly a hook's, or begins as one, and so is never called.
+
+    Raises:
+        ArgumentError: If one has.
+    """
+    ours = [
+        kind for kind in type(callback).__mro__ if issubclass(kind, Callback)
+    ]  # other bases may be of other trainers
+    names = {name for owner in (callback, *ours) for name in vars(owner)} - _HOOKS.keys()
+    for name in sorted(names):
+        meant = [hook for hook in get_close_matches(name, _HOOKS, cutoff=0.9) if hook not in _overridden(callback)]
+        if (name.startswith("on_") or meant) and callable(getattr(callback, name)):
+            raise ArgumentError(
+                f"{type(callback).__name__} has a method {name!r}, which is no hook, so it would never be called."
+                f"{nearest(name, _HOOKS)} The hooks are {', '.join(_HOOKS)}. Rename the method; if it is no hook, to a "
+                f"name unlike theirs."
+            )
+
+
+def _check_hooks(callback: Callback) -> None:
+    """Check that each hook can be called as it will be.
+
+    Raises:
+        ArgumentError: If one takes other arguments, or its body would not run when it is called.
+    """
+    for name in _overridden(callback):
+        hook = getattr(callback, name)
+        given = [parameter for parameter in inspect.signature(_HOOKS[name]).parameters if parameter != "self"]
+        delayed = inspect.isgeneratorfunction(hook) or inspect.iscoroutinefunction(hook)
+        if delayed or not _accepts(hook, given):
+            shown = " with yield or async" if delayed else inspect.signature(hook) if callable(hook) else f" = {hook!r}"
+            raise ArgumentError(
+                f"{type(callback).__name__}.{name}{shown} cannot be called as a hook. Expected "
+                f"def {name}(self{''.join(f', {parameter}' for parameter in given)})."
+            )
+
+
+def _overridden(callback: Callback) -> list[str]:
+    return [name for name, hook in _HOOKS.items() if getattr(getattr(callback, name), "__func__", None) is not hook]
+
+
+def _accepts(hook: Any, given: list[str]) -> bool:
+    """Return whether a hook can be called with so many values."""
+    if not callable(hook):
+        return False
+    with suppress(ValueError):  # compiled code has no signature
+        signature = inspect.signature(hook)
+        try:
+            signature.bind(*given)
+        except TypeError:
+            return False
+    return True

@@ -128,6 +128,78 @@ def test_what_is_no_callback_is_an_error_before_training(net, blobs, state_of, s
     assert same(before, state_of(tuner.model))
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("on_epoch_ends", "on_epoch_end"), ("on_train_begin", "on_fit_begin"), ("on_epoch_finish", ""),
+        ("on_batch_end", ""), ("on_validation_end", ""), ("on_x", ""),
+        ("weight_batch", "weigh_batch"), ("change_batches", "change_batch"), ("load_states_dict", "load_state_dict"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["class", "base", "instance"])
+def test_a_method_that_is_nearly_a_hook_is_an_error(net, blobs, name: str, meant: str, where: str) -> None:
+    base = type("Base", (Callback,), {name: lambda *given: None} if where == "base" else {})
+    given = type("Given", (base,), {name: lambda *given: None} if where == "class" else {})()
+    if where == "instance":
+        setattr(given, name, lambda *given: None)
+    with pytest.raises(
+        ArgumentError, match=rf"Given has a method '{name}', which is no hook.*{meant}.*hooks are on_fit"
+    ):
+        FineTuner(net(), device="cpu").fit(blobs(), callbacks=[EMA(), given])
+
+
+def test_other_names_and_the_hooks_of_other_trainers_are_left_alone(net, blobs) -> None:
+    class Other:
+        def on_train_begin(self, logs: Any = None) -> None: ...
+
+    class Own(Other, Callback):
+        on_time = True
+
+        def change_batches(self) -> None: ...
+
+        def change_batch(self, run: Any, batch: Any) -> Any:
+            return batch
+
+        def report(self) -> None: ...
+
+        def on_epoch_end(self, *args: Any, **options: Any) -> None: ...
+
+        @staticmethod
+        def on_fit_end(run: Any, extra: int = 0) -> None: ...
+
+        @classmethod
+        def on_fit_begin(cls, run: Any) -> None: ...
+
+    FineTuner(net(), device="cpu").fit(blobs(), callbacks=Own())
+
+
+def waiting(self: Any, run: Any) -> Any:
+    yield
+
+
+async def later(self: Any, run: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "hook", "expected"),
+    [
+        ("on_epoch_end", lambda self: None, r"\(\) cannot.*def on_epoch_end\(self, run\)"),
+        ("on_epoch_end", lambda self, epoch, logs: None, r"\(epoch, logs\) cannot"),
+        ("on_step_end", lambda self, *, run: None, r"\(\*, run\) cannot"),
+        ("change_batch", lambda self, batch: batch, r"def change_batch\(self, run, batch\)"),
+        ("state_dict", lambda self, run: {}, r"def state_dict\(self\)"),
+        ("load_state_dict", lambda self: None, r"def load_state_dict\(self, state\)"),
+        ("on_fit_begin", waiting, "with yield or async"),
+        ("on_fit_end", later, "with yield or async"),
+        ("on_epoch_begin", None, " = None cannot"),
+    ],
+)
+def test_a_hook_of_other_arguments_is_an_error_before_training(net, blobs, name: str, hook: Any, expected: str) -> None:
+    given = type("Given", (Callback,), {name: hook})()
+    with pytest.raises(ArgumentError, match=rf"Given\.{name}.*{expected}"):
+        FineTuner(net(), device="cpu").fit(blobs(), callbacks=given)
+
+
 @pytest.mark.parametrize("value", ["x", None, [1, 2], {"a": 1.0}, 0.5, True])
 @pytest.mark.parametrize("hook", ["on_evaluate_begin", "on_evaluate_end", "on_epoch_end"])
 def test_a_callback_adds_to_the_row(net, blobs, tmp_path, hook: str, value: Any) -> None:
