@@ -93,9 +93,9 @@ def make_plan(
             training = freezing.trainable(network.module).keys()
             trains_all = trains_all and training >= {*stages[0].parameters}
             head_trains = head_trains or any(parameter.requires_grad for parameter in head)
-    warn_of_half_weights(freezing.trainable(network.module).values(), stacklevel=4)
+    warn_of_half_weights(freezing.trainable(network.module).values(), stacklevel=5)
     if not head_trains:
-        _warn_of_frozen_head(network.heads[0], stacklevel=4)
+        _warn_of_frozen_head(network.heads[0], stacklevel=5)
     return Plan(network, tuple(phases), tuple(lines), rates, trains_all)
 
 

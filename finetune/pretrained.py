@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from os import PathLike
@@ -20,7 +19,7 @@ from finetune.data.preprocessing.presets import built_for, preprocessing_of
 from finetune.data.preprocessing.provenance import ASSUMED, GIVEN, PUBLISHED, Provenance
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.randomness import seeded
-from finetune.errors import ArgumentError, nearest, whole_number
+from finetune.errors import ArgumentError, whole_number
 from finetune.model import catalog
 from finetune.model.families import family_of
 from finetune.model.inspection.probing import accepted_example, samples_of_size
@@ -29,18 +28,6 @@ from finetune.model.surgery import adapters, input_channels
 from finetune.model.surgery.changes import InputAdaptation, ModelChange
 from finetune.model.weights import load_weights, read_weights
 from finetune.naming.paths import local_path
-
-_FIT = "Pass it to fit."
-# Arguments of other libraries and of `fit`, and what to write in their place.
-_ELSEWHERE = {
-    "pretrained": "The published weights are the default, weights='DEFAULT'; weights=None starts from random ones.",
-    "num_classes": "Call replace_head(n) for n outputs.",
-    "num_labels": "Call replace_head(n) for n outputs.",
-    "tokenizer": "Pass it as preprocessing=.",
-    "transform": "Pass the size, mean and std as preprocessing=Preprocessing(...).",
-    "learning_rate": "Pass it to fit, as lr=.",
-    **dict.fromkeys(("lr", "epochs", "batch_size", "callbacks", "strategy", "schedule", "augment", "cache"), _FIT),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,17 +123,6 @@ def _checked(weights: Any) -> str | Path | None:
         f"Expected weights to be 'DEFAULT' for the best published ones, None for random ones, a name or the path of a "
         f"file, but got {got}."
     )
-
-
-def check_arguments(unknown: Collection[str], known: Iterable[str]) -> None:
-    """Check that `FineTuner` gets no unknown keyword arguments.
-
-    Raises:
-        ArgumentError: If there are any, with what to write in place of the first.
-    """
-    for name in unknown:
-        hint = _ELSEWHERE.get(name) or nearest(name, known).strip()
-        raise ArgumentError(f"FineTuner has no argument {name!r}. {hint}".rstrip())
 
 
 class _LocalWeights:

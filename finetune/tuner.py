@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -44,8 +43,9 @@ from finetune.model.network import Network, unwrapped
 from finetune.model.outputs import auxiliary_of, call, logits_of
 from finetune.model.patterns import Patterns
 from finetune.model.surgery import adapters, head_search, heads
+from finetune.naming.arguments import checks_arguments
 from finetune.plan import Plan, make_plan
-from finetune.pretrained import check_arguments, load_pretrained
+from finetune.pretrained import load_pretrained
 from finetune.strategies import Strategy
 from finetune.training import loop
 from finetune.training.callbacks.base import Callback, are_custom, as_callbacks, change_inputs
@@ -110,6 +110,7 @@ class FineTuner:
         torch.Size([30, 3])
     """
 
+    @checks_arguments
     def __init__(
         self,
         model: nn.Module | str,
@@ -127,9 +128,7 @@ class FineTuner:
         precision: str = "auto",
         compile: bool | str = False,
         seed: int = 0,
-        **unknown: Any,
     ) -> None:
-        check_arguments(unknown, inspect.signature(FineTuner).parameters)
         self.settings = Settings(
             loss=loss,
             metrics=metrics,
@@ -355,6 +354,7 @@ class FineTuner:
 
     # ------------------------------------------------------------------ verbs on data
 
+    @checks_arguments
     def fit(
         self,
         train: Any,
@@ -483,6 +483,7 @@ class FineTuner:
             loop.fit(run)
         return self.history
 
+    @checks_arguments
     def evaluate(self, data: Any, *, batch_size: int = 32) -> dict[str, float]:
         """Return the loss and the metrics over `data`, with each sample counted once.
 
@@ -512,6 +513,7 @@ class FineTuner:
                 meter = Meter(self._trial.metrics(task, VALIDATION), task, self.device, settings=settings)
                 return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
+    @checks_arguments
     def predict(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
         """Return the model's outputs on the CPU, one row per sample, in the order of the data.
 

@@ -636,19 +636,23 @@ def random_weights(tmp: Path) -> str:
 
 
 @case(
-    "Pass it to fit.",
+    "Pass {}=.",
+    "Pass {}= to {}.",
+    "Pass the pair (X, y) as the data",
     "Call replace_head(n) for n outputs",
-    "Pass it as preprocessing=",
     "Pass the size, mean and std as preprocessing=Preprocessing(...)",
-    "Pass it to fit, as lr=",
+    "Pass callbacks=ClassWeights() to fit",
+    "Pass callbacks=EarlyStopping(patience=...) to fit",
+    "Pass a DataLoader as the data to do it another way",
 )
 def arguments_of_others(tmp: Path) -> str:
-    said = []
-    for name in ("epochs", "num_classes", "tokenizer", "transform", "learning_rate"):
-        with pytest.raises((FineTuneError, TypeError)) as raised:
-            tuner(**{name: 2})
-        said.append(str(raised.value))
-    fit(tuner(preprocessing=IMAGES).replace_head(3), epochs=2, lr=1e-3)
+    names = ("tokenizer", "learning_rate", "x", "num_classes", "transform", "class_weight", "patience", "num_workers")
+    said = [error(lambda name=name: tuner(**{name: 2})) for name in names]  # type: ignore[misc]
+    assert "Pass preprocessing=." in said[0]
+    assert "Pass lr= to fit." in said[1]
+    callbacks = [ClassWeights(), EarlyStopping(patience=2)]
+    fit(tuner(preprocessing=IMAGES).replace_head(3), (X, y), (X, y), lr=1e-3, callbacks=callbacks)
+    fit(tuner(), DataLoader(Items(ITEMS), batch_size=9, shuffle=True))
     return " ".join(said)
 
 

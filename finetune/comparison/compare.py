@@ -16,7 +16,8 @@ from finetune.comparison.finished_runs import FinishedRuns
 from finetune.comparison.run_candidate import RunSettings, run_candidate
 from finetune.comparison.splits import splits_by_seed
 from finetune.display.waits import waits_shown
-from finetune.errors import ArgumentError, is_number, nearest, whole_number
+from finetune.errors import ArgumentError, is_number, whole_number
+from finetune.naming.arguments import instead_of
 from finetune.naming.paths import local_path
 from finetune.training.progress import SeriesProgress
 from finetune.tuner import FineTuner
@@ -152,7 +153,7 @@ def _divided(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     for name in settings.keys() - of_tuner - of_fit:
         known = sorted({*of_tuner, *of_fit, *inspect.signature(compare).parameters} - {"settings"})
         raise ArgumentError(
-            f"compare has no argument {name!r}.{nearest(name, known)} Besides its own arguments, it accepts these "
+            f"compare has no argument {name!r}. {instead_of(name, known)} Besides its own arguments, it accepts these "
             f"arguments of FineTuner and fit: {', '.join(sorted(of_tuner | of_fit))}."
         )
     return {n: settings[n] for n in settings if n in of_tuner}, {n: settings[n] for n in settings if n in of_fit}

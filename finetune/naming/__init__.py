@@ -1,1 +1,1 @@
-"""Names of files, classes and columns, as people write them."""
+"""Names of files, classes, columns and arguments, as people write them."""
