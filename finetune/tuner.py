@@ -29,6 +29,7 @@ from finetune.data.preprocessing.provenance import GIVEN, Provenance
 from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
+from finetune.data.sources.labels import given_classes
 from finetune.data.splitting import split
 from finetune.display import html
 from finetune.display.waits import waits_shown
@@ -193,8 +194,8 @@ class FineTuner:
         return self._known.classes
 
     @classes.setter
-    def classes(self, names: tuple[str, ...] | None) -> None:
-        self._learn(classes=names)
+    def classes(self, names: Sequence[str] | None) -> None:
+        self._learn(classes=given_classes(names))
 
     @property
     def preprocessing(self) -> InputPreprocessing | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.errors import DataError, nearest
+from finetune.errors import ArgumentError, DataError, nearest
 from finetune.naming.unicode import normalized
 
 logger = logging.getLogger("finetune")
@@ -119,6 +119,34 @@ class Meaning:
             f"stands for which name is not known. Set the names in the order of the outputs with tuner.classes = "
             f"(...), or pass numbers as labels."
         )
+
+
+def given_classes(names: Any) -> Classes | None:
+    """Return class names that the user gives, one per output, in one Unicode form. None stands for none.
+
+    Raises:
+        ArgumentError: If they are no sequence of names, or two are the same.
+
+    Example:
+        >>> given_classes(["cat", "dog"])
+        ('cat', 'dog')
+    """
+    if names is None:
+        return None
+    values = [] if isinstance(names, (str, bytes, Set, Mapping)) or not isinstance(names, Iterable) else list(names)
+    if not values or not all(isinstance(name, str) and name.strip() for name in values):
+        raise ArgumentError(
+            f"Expected classes to be a sequence of names, one per output in order, but got {names!r:.200}."
+        )
+    found: dict[str, int] = {}
+    for position, name in enumerate(map(normalized, map(str, values))):
+        first = found.setdefault(name, position)
+        if first != position:
+            raise ArgumentError(
+                f"Expected another class name for each output, but outputs {first} and {position} are both called "
+                f"{name!r}."
+            )
+    return tuple(found)
 
 
 def in_order(names: Iterable[str]) -> Classes:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from finetune import FineTuner
 from finetune.data.sources.labels import Meaning, are_other_numbers, batch_targets, in_order
-from finetune.errors import DataError
+from finetune.errors import ArgumentError, DataError
 
 
 def encoded(labels: Any, meaning: Meaning = Meaning()) -> tuple[list[Any], Any]:  # noqa: B008
@@ -132,3 +134,36 @@ def test_names_in_batches_need_class_names() -> None:
         batch_targets(["b"], 1, None, "batch 3")
     with pytest.raises(DataError, match="sample 0 of batch 3 has the class 'c'"):
         batch_targets(["c"], 1, ("a", "b"), "batch 3")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("e\u0301", "\u00e9", "b"), "outputs 0 and 1 are both called 'é'"),
+        (("b", "\uac00", "\u1100\u1161"), "outputs 1 and 2 are both called '가'"),
+        (["a", "b", "a"], "outputs 0 and 2 are both called 'a'"),
+        ("abc", "sequence of names"),
+        ({"a", "b"}, "sequence of names"),
+        ({"a": 0, "b": 1}, "sequence of names"),
+        ((1, 2), "sequence of names"),
+        (("a", None), "sequence of names"),
+        (("a", " "), "sequence of names"),
+        ((), "sequence of names"),
+        (3, "sequence of names"),
+    ],
+)
+def test_given_classes_that_are_no_names_of_outputs_are_refused(names: Any, message: str) -> None:
+    tuner = FineTuner(nn.Linear(4, 3), device="cpu")
+    with pytest.raises(ArgumentError, match=message):
+        tuner.classes = names
+    assert tuner.classes is None
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ["a", "b"], np.array(["a", "b"]), iter("ab")])
+def test_given_classes_in_any_sequence(names: Any) -> None:
+    tuner = FineTuner(nn.Linear(4, 2), device="cpu")
+    tuner.classes = names
+    assert tuner.classes == ("a", "b")
+    assert all(type(name) is str for name in tuner.classes)
+    tuner.classes = None
+    assert tuner.classes is None
