@@ -1,8 +1,8 @@
 """Errors that the package raises on purpose.
 
 Each is a `FineTuneError` and also the matching builtin, so `except ValueError` works without knowing this package.
-A message gives the cause, the expectation and the fix. `nearest` suggests the names that a typo may have meant;
-`whole_number` and `number` check every argument that is a number.
+A message gives the cause, the expectation and the fix. `one_of` looks up every argument that is a name, and `nearest`
+suggests the names that a typo may have meant; `whole_number` and `number` check every argument that is a number.
 """
 
 from __future__ import annotations
@@ -163,6 +163,31 @@ def is_number(value: Any) -> bool:
 
 def _is_flag(value: Any) -> bool:
     return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+
+
+def one_of(noun: str, name: Any, known: Iterable[str], others: str = "") -> str:
+    """Return an argument that is one of the known names.
+
+    Args:
+        noun: Word for what is named, such as `"loss"`.
+        name: The argument.
+        known: Names to choose from.
+        others: Words for what else the argument may be, such as `"a function of outputs and targets"`.
+
+    Raises:
+        ArgumentError: If `name` is none of them, with the nearest ones.
+
+    Example:
+        >>> one_of("schedule", "cosin", ["linear", "cosine"], "a function of progress")
+        Traceback (most recent call last):
+        finetune.errors.ArgumentError: There is no schedule 'cosin'. Did you mean 'cosine'? Expected one of linear, ...
+    """
+    names = list(known)
+    if isinstance(name, str) and name in names:
+        return name
+    listed = [*([f"one of {', '.join(names)}"] if names else []), *([others] if others else [])]
+    meant = nearest(name, names) if isinstance(name, str) else ""
+    raise ArgumentError(f"There is no {noun} {name!r}.{meant} Expected {', or '.join(listed)}.")
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> str:

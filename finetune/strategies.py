@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from finetune.errors import ArgumentError, is_number, nearest, number, whole_number
+from finetune.errors import is_number, number, one_of, whole_number
 from finetune.model.stages import Stage
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.rates import Rate
@@ -210,13 +210,8 @@ def get_strategy(name: str) -> Strategy:
     first, _, block = name.partition(":")
     if first == "surgical" and block:
         return surgical(block)
-    if name not in STRATEGIES:
-        raise ArgumentError(
-            f"There is no strategy {name!r}.{nearest(name, [*STRATEGIES, 'surgical'])} Expected one of "
-            f"{', '.join(STRATEGIES)}, 'surgical:' with the name of a block as in 'surgical:layer1', or a list of "
-            f"Phase."
-        )
-    return STRATEGIES[name]
+    known = [*STRATEGIES, "surgical:BLOCK"]
+    return STRATEGIES[one_of("strategy", name, known, "a list of Phase; BLOCK is a layer such as layer1")]
 
 
 def _say_if_too_short(name: str, epochs: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.errors import ArgumentError, is_number, number, whole_number
+from finetune.errors import ArgumentError, is_number, number, one_of, whole_number
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,17 @@ def test_what_is_no_number_within_the_bounds_is_an_error(value: Any) -> None:
 
 def test_text_and_flags_are_no_numbers() -> None:
     assert [is_number(value) for value in (1, 0.5, math.nan, "1", True, None, [1])] == [True, True, True, *[False] * 4]
+
+
+@pytest.mark.parametrize("name", ["cosin", None, ["cosine"], 3])
+def test_an_argument_that_is_none_of_the_names_is_an_error_with_the_nearest(name: Any) -> None:
+    assert one_of("schedule", "cosine", ["cosine", "linear"]) == "cosine"
+    meant = " Did you mean 'cosine'?" if name == "cosin" else ""
+    with pytest.raises(ArgumentError) as raised:
+        one_of("schedule", name, ["linear", "cosine"], "a function")
+    assert str(raised.value) == f"There is no schedule {name!r}.{meant} Expected one of linear, cosine, or a function."
+
+
+def test_without_names_only_the_others_are_expected() -> None:
+    with pytest.raises(ArgumentError, match=r"no metric 'f1'\. Expected a function\."):
+        one_of("metric", "f1", [], "a function")

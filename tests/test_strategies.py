@@ -100,7 +100,8 @@ def test_an_invalid_number_of_epochs_is_an_error(name: str, epochs: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("typo", "meant"), [("linear_prob", "linear_probe"), ("lpft", "lp_ft"), ("surgical", "surgical"), ("lor", "lora")]
+    ("typo", "meant"),
+    [("linear_prob", "linear_probe"), ("lpft", "lp_ft"), ("surgical", "surgical:BLOCK"), ("lor", "lora")],
 )
 def test_an_unknown_strategy_is_an_error_with_the_nearest_name(typo: str, meant: str) -> None:
     with pytest.raises(ArgumentError, match=f"There is no strategy '{typo}'. Did you mean '{meant}'"):

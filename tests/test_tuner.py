@@ -244,7 +244,7 @@ FAILS: dict[str, tuple[type[FineTuneError], str, dict[str, Any]]] = {
     "pattern": (PatternError, "layer1", {"strategy": [Phase("fc"), Phase("layr1")]}),
     "rate": (ArgumentError, "Expected lr to be a number above 0", {"lr": -1.0}),
     "rate pattern": (PatternError, "stem", {"lr": {"*": 1e-3, "stm": 1e-4}}),
-    "monitor": (ArgumentError, "no value 'val_los'", {"callbacks": [EarlyStopping("val_los")]}),
+    "monitor": (ArgumentError, "no monitored value 'val_los'", {"callbacks": [EarlyStopping("val_los")]}),
     "resume": (CheckpointError, "cannot be read", {"resume_from": "/nowhere.safetensors"}),
     "augment": (ArgumentError, "augmentation", {"augment": lambda picture: picture}),
 }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, one_of
 from finetune.model.weights import load_state
 from finetune.naming.paths import local_path
 from finetune.training.metrics import build_metrics, higher_is_better
@@ -83,8 +83,7 @@ def _score(tuner: FineTuner, val: Any, monitor: str | None, mode: str | None, ba
     """Return the monitored value such that lower is better. NaN is worst."""
     values = tuner.evaluate(val, batch_size=batch_size)
     name = next((name for name in values if name != "loss"), "loss") if monitor is None else monitor
-    if name not in values:
-        raise ArgumentError(f"There is no value {name!r} to monitor; evaluate returns {', '.join(values)}.")
+    one_of("monitored value", name, values)
     assert tuner.task is not None  # known after evaluate
     metrics = build_metrics(tuner.settings.metrics, tuner.task, tuner.network.num_outputs)
     value = -values[name] if higher_is_better(name, metrics, mode) else values[name]

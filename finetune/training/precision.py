@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finetune.errors import ArgumentError, NonFiniteError, nearest
+from finetune.errors import ArgumentError, NonFiniteError, one_of
 
 log = logging.getLogger("finetune")
 
@@ -149,12 +149,7 @@ class Precision:
 
 
 def _resolve(name: str, device: torch.device) -> str:
-    known = ("auto", *_DTYPES)
-    if name not in known:
-        raise ArgumentError(
-            f"There is no precision {name!r}.{nearest(str(name), known)} Expected one of {', '.join(known)}."
-        )
-    if name != "auto":
+    if one_of("precision", name, ("auto", *_DTYPES)) != "auto":
         return name
     if device.type != "cuda":
         return "fp32"

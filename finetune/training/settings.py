@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from finetune.errors import ArgumentError, nearest, number, whole_number
+from finetune.errors import ArgumentError, number, one_of, whole_number
 from finetune.training.metrics import Metrics
 from finetune.training.optim.optimizers import OptimizerFactory
 from finetune.training.tasks import Loss
@@ -68,11 +68,8 @@ class Settings:
                 f"{self.loss.__name__}. Pass {self.loss.__name__}(), an instance."
             )
         backends = torch.compiler.list_backends(exclude_tags=()) if isinstance(self.compile, str) else ()
-        if self.backend and backends and self.backend not in backends:
-            raise ArgumentError(
-                f"There is no backend {self.backend!r} of torch.compile.{nearest(self.backend, backends)} Expected "
-                f"True, False or one of {', '.join(backends)}."
-            )
+        if self.backend and backends:
+            one_of("torch.compile backend", self.backend, backends, "True or False")
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetune.data.targets import BINARY, CLASSIFICATION, IGNORED_IN_MAPS, MULTILABEL, REGRESSION, TargetRule
-from finetune.errors import ArgumentError, DataError, nearest
+from finetune.errors import ArgumentError, DataError, one_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -234,12 +234,7 @@ def _facts(loss: str | Loss | None) -> _Facts | None:
         ArgumentError: If there is no loss of that name.
     """
     if isinstance(loss, str):
-        if loss not in _NAMED:
-            raise ArgumentError(
-                f"There is no loss {loss!r}.{nearest(loss, _NAMED)} Expected one of {', '.join(_NAMED)}, or a "
-                f"function of outputs and targets."
-            )
-        return _NAMED[loss]
+        return _NAMED[one_of("loss", loss, _NAMED, "a function of outputs and targets")]
     function = loss.func if isinstance(loss, partial) else loss
     mro = type(function).__mro__ if isinstance(function, nn.Module) else (function,)
     return next((_LOSSES_OF_TORCH[known] for known in mro if _is_known(known)), None)

@@ -70,5 +70,5 @@ def test_a_soup_averages_different_models_and_leaves_equal_ones_unchanged(tmp_pa
 def test_a_soup_needs_a_checkpoint_and_a_known_value_to_monitor(checkpoints: list[Path]) -> None:
     with pytest.raises(ArgumentError, match="at least one checkpoint"):
         greedy_soup([], pictures(6, 0))
-    with pytest.raises(ArgumentError, match=r"no value 'acuracy' to monitor.*loss, accuracy"):
+    with pytest.raises(ArgumentError, match=r"no monitored value 'acuracy'.*loss, accuracy"):
         greedy_soup(checkpoints, pictures(6, 0), model=net(0), monitor="acuracy", device="cpu")

@@ -92,7 +92,7 @@ def test_what_is_not_given_again_is_said(
 
 
 def test_an_unknown_backend_is_an_error_and_a_known_one_is_not() -> None:
-    with pytest.raises(ArgumentError, match=r"no backend 'inducto' of torch\.compile\. Did you mean 'inductor'"):
+    with pytest.raises(ArgumentError, match=r"no torch\.compile backend 'inducto'\. Did you mean 'inductor'"):
         Settings(compile="inducto")
     assert [Settings(compile=name).backend for name in ("inductor", "eager", "", False)] == [
         "inductor",

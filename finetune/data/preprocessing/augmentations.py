@@ -18,7 +18,7 @@ from torch import Tensor
 from finetune.data.preprocessing.base import IMAGE
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.pixels import with_channels
-from finetune.errors import ArgumentError, nearest
+from finetune.errors import ArgumentError, one_of
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -163,11 +163,7 @@ def chosen_augmentation(
         return ChosenAugmentation(name)
     if name is False or name is None:
         return ChosenAugmentation(None)
-    if name not in AUGMENTATIONS:
-        raise ArgumentError(
-            f"Expected augment to be True, False, a function of a PIL image, or one of "
-            f"{', '.join(AUGMENTATIONS)}, but got {name!r}.{nearest(str(name), AUGMENTATIONS)}"
-        )
+    name = one_of("augmentation", name, AUGMENTATIONS, "True, False or a function of a PIL image")
     if kind != IMAGE or not isinstance(preprocessing, Preprocessing):
         if augment is True:
             return ChosenAugmentation(None)

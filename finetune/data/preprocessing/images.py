@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finetune.data.preprocessing.base import IMAGE, InputPreprocessing
 from finetune.data.preprocessing.pixels import DEEP, value_range, with_channels
-from finetune.errors import ArgumentError, DataError, is_number, nearest, number, whole_number
+from finetune.errors import ArgumentError, DataError, is_number, number, one_of, whole_number
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -85,14 +85,8 @@ class Preprocessing(InputPreprocessing):
         self._check_fields()
 
     def _check_fields(self) -> None:
-        if self.interpolation not in _INTERPOLATIONS:
-            raise ArgumentError(
-                f"Expected interpolation to be one of {', '.join(_INTERPOLATIONS)}, but got {self.interpolation!r}."
-                + nearest(str(self.interpolation), _INTERPOLATIONS)
-            )
-        if self.resize_mode not in _RESIZE_MODES:
-            modes = ", ".join(_RESIZE_MODES)
-            raise ArgumentError(f"Expected resize_mode to be one of {modes}, but got {self.resize_mode!r}.")
+        one_of("interpolation", self.interpolation, _INTERPOLATIONS)
+        one_of("resize_mode", self.resize_mode, _RESIZE_MODES)
         if self.channels not in (1, 3):
             raise ArgumentError(f"Expected channels to be 3 (RGB) or 1 (grayscale), but got {self.channels!r}.")
         for name in ("mean", "std"):
@@ -136,10 +130,7 @@ class Preprocessing(InputPreprocessing):
         values = {key: value for key, value in values.items() if key != "kind"}
         known = [field.name for field in fields(cls)]
         for key in values:
-            if key not in known:
-                raise ArgumentError(
-                    f"Preprocessing has no field {key!r}; its fields are {', '.join(known)}." + nearest(str(key), known)
-                )
+            one_of("Preprocessing field", key, known)
         return cls(**values)
 
     @classmethod

@@ -15,7 +15,7 @@ from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, InputPreprocess
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, one_of
 
 _KINDS: dict[str, type[Preprocessing | TextPreprocessing | SoundPreprocessing]] = {
     IMAGE: Preprocessing,
@@ -66,10 +66,7 @@ def preprocessing_from_dict(values: Mapping[str, Any]) -> InputPreprocessing:
     Raises:
         ArgumentError: If the kind or a field is unknown, or a value is invalid.
     """
-    kind = values.get("kind", IMAGE)
-    if kind not in _KINDS:
-        raise ArgumentError(f"Expected a kind of preprocessing from {', '.join(_KINDS)}, but got {kind!r}.")
-    return _KINDS[kind].from_dict(values)
+    return _KINDS[one_of("kind of preprocessing", values.get("kind", IMAGE), _KINDS)].from_dict(values)
 
 
 def built_for(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.errors import ArgumentError, nearest
+from finetune.errors import one_of
 from finetune.training.metrics import higher_is_better
 from finetune.training.run import Run
 
@@ -30,8 +30,6 @@ def monitored(run: Run, monitor: str, mode: str | None = None) -> float:
 
 
 def _check_name(monitor: str, names: list[str]) -> None:
-    if monitor not in names:
-        raise ArgumentError(
-            f"There is no value {monitor!r} to monitor.{nearest(str(monitor), names)} This run has {', '.join(names)}. "
-            f"Values named val_... require validation data."
-        )
+    validated = any(name.startswith("val_") for name in names)
+    others = "" if validated else f"with validation data one of {', '.join(f'val_{name}' for name in names)}"
+    one_of("monitored value", monitor, names, others)

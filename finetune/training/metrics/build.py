@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
-from finetune.errors import ArgumentError, nearest
+from finetune.errors import ArgumentError, one_of
 from finetune.training.history import BOOKKEEPING
 from finetune.training.metrics.named import DEFAULTS, METRICS
 from finetune.training.tasks import Task
@@ -122,11 +122,7 @@ def _build(spec: Any, task: Task, num_outputs: int | None) -> torchmetrics.Metri
         from finetune.training.metrics.function_metric import FunctionMetric
 
         return FunctionMetric(spec)
-    known = {name: metric for name, metric in METRICS.items() if task.kind in metric.kinds}
-    if task.kind is None or spec not in known:
-        raise ArgumentError(
-            f"There is no metric {spec!r} for {task.kind or 'a custom loss'}.{nearest(str(spec), known)} Expected "
-            f"{'one of ' + ', '.join(known) + ', or ' if known else ''}a torchmetrics object, or a function of outputs "
-            f"and targets."
-        )
-    return known[spec].build(task.kind, num_outputs)
+    kind = task.kind or "custom"
+    known = [name for name, metric in METRICS.items() if kind in metric.kinds]
+    name = one_of(f"{kind} metric", spec, known, "a torchmetrics object, or a function of outputs and targets")
+    return METRICS[name].build(kind, num_outputs)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finetune.errors import ArgumentError, nearest, reason
+from finetune.errors import ArgumentError, one_of, reason
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage, is_norm
 from finetune.training.optim.rates import Rate, depth_aware_rates, rates, sgd_rates
@@ -227,15 +227,14 @@ def check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
 def _factory(optimizer: str | OptimizerFactory) -> OptimizerFactory:
     if callable(optimizer):
         return optimizer
-    if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
-        return OPTIMIZERS[optimizer].build
-    expected = f"Expected {', '.join(map(repr, OPTIMIZERS))}, or a function of parameter groups such as"
     if isinstance(optimizer, Optimizer):
         kind = type(optimizer).__name__
-        raise ArgumentError(f"The optimizer is a finished {kind}. {expected} torch.optim.{kind}, without parentheses.")
-    raise ArgumentError(
-        f"There is no optimizer {optimizer!r}.{nearest(str(optimizer), OPTIMIZERS)} {expected} torch.optim.Adam."
-    )
+        raise ArgumentError(
+            f"The optimizer is a finished {kind}. Expected one of {', '.join(OPTIMIZERS)}, or a function of parameter "
+            f"groups such as torch.optim.{kind}, without parentheses."
+        )
+    others = "a function of parameter groups such as torch.optim.Adam"
+    return OPTIMIZERS[one_of("optimizer", optimizer, OPTIMIZERS, others)].build
 
 
 def _made(factory: OptimizerFactory, groups: ParameterGroups) -> Optimizer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from finetune.errors import ArgumentError, is_number, nearest
+from finetune.errors import ArgumentError, is_number, one_of
 
 Schedule = Callable[[float], float]
 
@@ -61,12 +61,7 @@ def get_schedule(schedule: str | Schedule) -> Schedule:
         0.0
     """
     if isinstance(schedule, str):
-        if schedule not in SCHEDULES:
-            raise ArgumentError(
-                f"There is no schedule {schedule!r}.{nearest(schedule, SCHEDULES)} Expected one of "
-                f"{', '.join(SCHEDULES)}, or a function of progress in [0, 1]."
-            )
-        return SCHEDULES[schedule]
+        return SCHEDULES[one_of("schedule", schedule, SCHEDULES, "a function of progress in [0, 1]")]
     try:
         factors = [schedule(progress) for progress in (0.0, 0.5, 1.0)]
     except Exception as error:

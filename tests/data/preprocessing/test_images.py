@@ -93,7 +93,7 @@ def test_an_int_crop_is_square() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"crop": 224}, "no field 'crop'.*Did you mean 'crop_size'"),
+        ({"crop": 224}, "no Preprocessing field 'crop'.*Did you mean 'crop_size'"),
         ({"crop_size": [224]}, "crop_size"),
         ({"crop_size": -1}, "crop_size"),
         ({"crop_size": "large"}, "crop_size"),

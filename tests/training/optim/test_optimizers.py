@@ -336,7 +336,7 @@ def test_a_new_optimizer_is_one_entry_with_its_own_default_rates(net, blobs, mon
     for name, before in start.named_parameters():
         moved = (tuner.model.get_parameter(name) - before).abs().max().item()
         assert moved == pytest.approx(1e-2 if name.startswith("6") else 1e-3, rel=1e-3)
-    with pytest.raises(ArgumentError, match=r"Did you mean 'sign_sgd'.*'adamw', 'sgd', 'sign_sgd', or a function"):
+    with pytest.raises(ArgumentError, match=r"Did you mean 'sign_sgd'.*adamw, sgd, sign_sgd, or a function"):
         FineTuner(net(), device="cpu", optimizer="signsgd").fit(blobs())
 
 
