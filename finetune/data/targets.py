@@ -108,7 +108,7 @@ class TargetRule:
 def are_class_indices(targets: Tensor) -> bool:
     """Return whether targets are integers [N] or [N, 1]."""
     column = targets.dim() == 1 or (targets.dim() == 2 and targets.shape[1] == 1)
-    return column and not targets.is_floating_point() and targets.dtype != torch.bool
+    return column and not targets.is_floating_point() and not targets.is_complex() and targets.dtype != torch.bool
 
 
 def _raise_for(wrong: Tensor, targets: Tensor, name: Callable[[int], str], noun: str, problem: str, fix: str) -> None:

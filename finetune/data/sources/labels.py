@@ -269,7 +269,7 @@ def batch_targets(targets: Any, samples: int, classes: Classes | None, batch: st
         if classes is None:
             raise DataError(
                 f"The labels of {batch} are names, such as {targets[0]!r}, and their numbers are not known. Set the "
-                f"names in the order of the outputs with tuner.classes = (...), or give class numbers as labels."
+                f"dataset's `classes` to the names in the order of the outputs, or give class numbers as labels."
             )
         return Meaning(classes).encode(targets, f"sample {{}} of {batch}".format)[0]
     if _are_alike(targets):

@@ -73,7 +73,7 @@ class _Rows:
 
     def __init__(self, path: Path, table: Table, columns: Columns, request: Request) -> None:
         self.path = path
-        self.given = "frame" if is_frame(table.data) else repr(path.name)  # as an error repeats it
+        self.given = "frame" if is_frame(table.data) else repr(str(path))  # as an error repeats it
         self.table = table
         self.request = request
         folder = path.parent if table.folder is None else local_path(table.folder)

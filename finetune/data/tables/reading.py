@@ -36,8 +36,13 @@ Columns = dict[str, Sequence[Any]]
 _DELIMITERS = ",\t;|"
 _INDEX_NAMES = ("", "unnamed: 0", "__index_level_0__", "index")  # as pandas writes its row numbers
 
-# Encodings besides UTF-8, with characters that show that a text was meant so.
-_ENCODINGS = (("cp949", "[가-힣]", "Korean"), ("cp932", "[ぁ-ヿ]", "Japanese"), ("gb18030", "[一-鿿]", "Chinese"))
+# Encodings besides UTF-8. A text is in one of them if its core, in which a letter with an accent and the one after it
+# are no character, has these characters.
+_ENCODINGS = (
+    ("cp949", "euc_kr", "[가-힣]", "Korean"),
+    ("cp932", "cp932", "[ぁ-ヿ]", "Japanese"),
+    ("gb18030", "gb2312", "[一-鿿]", "Chinese"),
+)
 
 
 def read_table(path: Path, delimiter: str | None = None) -> Columns:
@@ -97,7 +102,7 @@ def _read_csv(path: Path, delimiter: str | None) -> Columns:
         if len(row) != len(names):
             raise DataError(
                 f"'{path}', row {number} has {len(row)} cells. Expected {len(names)} ({', '.join(names)}). "
-                f"The cells are delimited by {found!r}; for another, pass Table('{path.name}', delimiter=...)."
+                f"The cells are delimited by {found!r}; for another, pass Table('{path}', delimiter=...)."
             )
     columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
     return {name: numbers_in(cells) for name, cells in columns.items() if not _is_index(name, cells)}
@@ -114,16 +119,16 @@ def _decoded(path: Path) -> str:
         shown = " or ".join(f"{name} ({language})" for name, language in names.items())
         raise DataError(
             f"'{path}' is not UTF-8 text ({error}). It may be {shown} text. Save it with UTF-8 encoding, or pass "
-            f"`pandas.read_csv('{path.name}', encoding='{next(iter(names))}')`."
+            f"`pandas.read_csv('{path}', encoding='{next(iter(names))}')`."
         ) from error
 
 
 def _encodings_of(content: bytes) -> dict[str, str]:
     """Return the encodings that a text may have, and their languages."""
     found = {}
-    for name, letters, language in _ENCODINGS:
+    for name, core, letters, language in _ENCODINGS:
         try:
-            if re.search(letters, content.decode(name)):
+            if content.decode(name) and re.search(letters, content.decode(core, errors="ignore")):
                 found[name] = language
         except UnicodeDecodeError:
             continue

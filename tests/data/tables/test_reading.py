@@ -35,11 +35,13 @@ def test_delimiters_and_byte_order_marks(
         ("path,label\na.png,고양이\n", "cp949", "Korean"),
         ("path,label\na.png,ひらがな\n", "cp932", "Japanese"),
         ("path,label\na.png,über\n", "cp1252", "Western"),
+        ("path,label\na.png,Bär\n", "cp1252", "Western"),
+        ("path,label\na.png,Århus\n", "cp1252", "Western"),
     ],
 )
 def test_another_encoding_is_named(tmp_path: Path, text: str, encoding: str, language: str) -> None:
     path = write(tmp_path / "t.csv", text, encoding)
-    with pytest.raises(DataError, match=rf"is not UTF-8 text .*{encoding} \({language}"):
+    with pytest.raises(DataError, match=rf"is not UTF-8 text .* It may be {encoding} \({language}"):
         read_table(path)
     assert list(pd.read_csv(path, encoding=encoding).columns) == ["path", "label"]  # the advice
 
