@@ -15,6 +15,7 @@ from finetune.data.prepare import Prepared
 from finetune.data.randomness import seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import Meaning
+from finetune.data.splitting import mixed
 from finetune.data.targets import CLASSIFICATION, REGRESSION, TargetRule
 from finetune.known import Known
 from finetune.model.freezing import needs_several_samples
@@ -61,6 +62,8 @@ class Trial:
         """
         meaning = self._meaning() if labeled else None
         source = self.pipeline.open(data, meaning, labeled=labeled)
+        if (whole := mixed(source)) is not None:
+            log.info(whole)
         tried = self._with(self.known.opened(source.kind))
         tried = tried._with(tried.once(source))
         if not labeled and not self.known.tried:

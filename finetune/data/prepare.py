@@ -14,7 +14,7 @@ from finetune.data.sources.base import Source
 from finetune.data.sources.folders import find_split
 from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
-from finetune.data.splitting import marked, split
+from finetune.data.splitting import marked, mixed, split
 from finetune.data.targets import TargetRule
 from finetune.errors import is_number
 from finetune.naming.paths import exists
@@ -120,6 +120,8 @@ def prepare(
         return _split(source, VALIDATION_SHARE if val is None else val, seed, notes)
     meaning = _as_in_training(source, meaning, model_classes)
     validation = opened(val, meaning=meaning)
+    if (whole := mixed(validation)) is not None:
+        notes = (*notes, f"Validation data: {whole}")
     shared = validation.shared_with(source)
     if shared is not None:
         notes = (*notes, f"Validating on training data: {shared}.")

@@ -89,6 +89,15 @@ def marked(source: Source) -> tuple[Source, Source | None, str]:
     return source.subset(parts[0]), source.subset(parts[1]) if val else None, note
 
 
+def mixed(source: Source) -> str | None:
+    """Return a sentence on a source that is read as a whole, although it marks parts of it, or None."""
+    if source.marks is None or len(source.marks.unique()) < 2:
+        return None
+    parts = zip(("training", "validation", "test"), source.marks.bincount(minlength=3).tolist(), strict=True)
+    shown = ", ".join(f"{count} for {part}" for part, count in parts if count)
+    return f"All {len(source)} samples are read, although the data marks {shown}."
+
+
 def _choose_whole(strata: Tensor, files: Tensor | None, fraction: float, seed: int) -> Tensor:
     """Return bool [N] as `_choose` does, but alike for all samples of one file."""
     if files is None:

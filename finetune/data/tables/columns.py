@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,13 @@ PAIR_KEYS = (
 # Names of columns that hold texts.
 TEXT_NAMES = {*TEXT_KEYS, *(name for pair in PAIR_KEYS for name in pair)}
 
-_VALIDATION_FLAGS = ("is_valid", "is_val", "is_validation")
+# Part of a row whose flag is true, and of one whose flag is false. The first flag for another part than training
+# decides.
+_FLAGS = {
+    "is_test": ("test", "train"), "is_valid": ("val", "train"), "is_val": ("val", "train"),
+    "is_validation": ("val", "train"), "is_train": ("train", "val"), "is_training": ("train", "val"),
+}  # fmt: skip
+_BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _SPLIT_KEYS = ("split", "set", "subset", "partition", "data_split", "dataset_split")
 _TEST_NAMES = ("test", "testing")
 TRAINING, VALIDATION, TEST = range(3)
@@ -73,37 +79,51 @@ def texts_of(columns: Sequence[Sequence[Any]]) -> list[Any]:
     return cells[0] if len(cells) == 1 else [TextPair(*row) for row in zip(*cells, strict=True)]
 
 
-def marks_of(columns: Columns, table: str) -> tuple[str, Tensor] | None:
-    """Return the column that marks rows for training, validation or test, and int64 [N], or None if there is none.
+def marks_of(columns: Columns, table: str, others: Collection[str] = ()) -> tuple[list[str], Tensor | None]:
+    """Return the columns that mark rows for training, validation or test, and int64 [N], or none.
+
+    Those are flags such as `is_valid`, or a column of parts such as `train` and `val`.
+
+    Args:
+        columns: Cells of each column.
+        table: Name of the table in an error message.
+        others: Columns that hold the inputs or the labels.
 
     Raises:
         DataError: If a flag such as `is_valid` is neither true nor false.
     """
-    lower = {name.lower(): name for name in columns}
-    flag = next((lower[key] for key in _VALIDATION_FLAGS if key in lower), None)
-    if flag is not None:
-        known = {
-            "true": VALIDATION,
-            "1": VALIDATION,
-            "1.0": VALIDATION,
-            "false": TRAINING,
-            "0": TRAINING,
-            "0.0": TRAINING,
-        }
-        marks = [known.get(str(cell).strip().lower()) for cell in columns[flag]]
-        if None in marks:
-            row = marks.index(None)
-            raise DataError(
-                f"Row {row + 1} of {table} has {columns[flag][row]!r} in the column {flag!r}. Expected True or False."
-            )
-        return flag, torch.tensor(marks, dtype=torch.int64)
-    split = next((lower[key] for key in _SPLIT_KEYS if key in lower), None)
-    if split is None:
-        return None
-    names = [str(cell).strip().lower() for cell in columns[split]]
-    if not {*names} <= {*TRAIN_NAMES, *VAL_NAMES}:
-        return None
-    validates = {*names} & ({*VAL_NAMES} - {*_TEST_NAMES})
+    lower = {name.lower(): name for name in columns if name not in others}
+    flags = {lower[key]: _flagged(columns[lower[key]], key, table) for key in _FLAGS if key in lower}
+    flags = {name: parts for name, parts in flags.items() if parts}
+    if flags:
+        parts = [next((part for part in row if part != "train"), "train") for row in zip(*flags.values(), strict=True)]
+        return list(flags), _as_marks(parts)
+    for name in (lower[key] for key in sorted(lower, key=lambda key: key not in _SPLIT_KEYS)):
+        parts = [str(cell).strip().lower() for cell in columns[name]]
+        if {*parts} <= {*TRAIN_NAMES, *VAL_NAMES} and (name.lower() in _SPLIT_KEYS or _divide(name, parts, columns)):
+            return [name], _as_marks(parts)
+    return [], None
+
+
+def _flagged(cells: Sequence[Any], key: str, table: str) -> list[str]:
+    """Return the part of each row by a flag, or nothing if the column is no flag."""
+    flags = [_BOOLEANS.get(str(cell).strip().lower()) for cell in cells]
+    if None not in flags:
+        return [_FLAGS[key][0 if flag else 1] for flag in flags]
+    if _FLAGS[key][0] == "val":
+        row = flags.index(None)
+        raise DataError(f"Row {row + 1} of {table} has {cells[row]!r} in the column {key!r}. Expected True or False.")
+    return []
+
+
+def _divide(name: str, parts: list[str], columns: Columns) -> bool:
+    """Return whether a column of another name, such as `phase`, names parts of the data rather than classes."""
+    several = {*parts} & {*TRAIN_NAMES} and {*parts} - {*TRAIN_NAMES}
+    return bool(several) and len(columns) > 2 and label_key_of([name.lower()]) is None
+
+
+def _as_marks(parts: list[str]) -> Tensor:
+    validates = {*parts} & ({*VAL_NAMES} - {*_TEST_NAMES})
     test = TEST if validates else VALIDATION  # as with folders
-    marks = [TRAINING if name in TRAIN_NAMES else test if name in _TEST_NAMES else VALIDATION for name in names]
-    return split, torch.tensor(marks, dtype=torch.int64)
+    marks = [TRAINING if part in TRAIN_NAMES else test if part in _TEST_NAMES else VALIDATION for part in parts]
+    return torch.tensor(marks, dtype=torch.int64)

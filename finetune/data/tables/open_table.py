@@ -80,9 +80,8 @@ class _Rows:
         if not folder.is_dir():
             raise DataError(f"The folder '{folder}' of the table '{path}' does not exist. Correct its path.")
         self.files = _Files(folder)
-        marked = marks_of(columns, f"'{path}'")
-        self.marks = None if marked is None else marked[1]
-        self.columns = {name: cells for name, cells in columns.items() if marked is None or name != marked[0]}
+        marked, self.marks = marks_of(columns, f"'{path}'", table.columns or ())
+        self.columns = {name: cells for name, cells in columns.items() if name not in marked}
         self.inputs, self.kind = self._inputs()
         self.paths: list[Path] = []
         self.contents: list[bytes] = []

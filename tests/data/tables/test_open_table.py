@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from finetune import FineTuner
 from finetune.data.prepare import prepare
 from finetune.data.sources.open_source import open_source
 from finetune.data.tables.table import Table
@@ -160,6 +162,10 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
         ("split", "train val test train", [0, 3], [1]),
         ("Set", "training valid train validation", [0, 2], [1, 3]),
         ("subset", "train train test test", [0, 1], [2, 3]),
+        ("phase", "train val test train", [0, 3], [1]),
+        ("part of it", "training test training test", [0, 2], [1, 3]),
+        ("is_test", "False True False True", [0, 2], [1, 3]),
+        ("is_train", "1 0 0 1", [0, 3], [1, 2]),
     ],
 )
 def test_marked_rows_validate(
@@ -179,6 +185,50 @@ def test_marked_rows_validate(
     given = prepare(path, path)
     assert given.val is not None
     assert (len(given.train), len(given.val)) == (len(train), 4)
+
+
+def test_two_flags_mark_three_parts(tmp_path: Path, pictures: list[str]) -> None:
+    rows = zip(pictures, "abab", ["0,1", "1,0", "0,0", "0,0"], strict=True)
+    path = write(tmp_path / "t.csv", "path,label,is_test,is_valid\n" + "\n".join(map(",".join, rows)))
+    data = prepare(path)
+    assert data.val is not None
+    assert (len(data.train), [Path(data.val.name(0)).name]) == (2, [pictures[0]])
+    assert "The 1 samples for test are left out" in data.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("path,label,is_test", "yes no maybe no"),  # not read
+        ("path,label,phase", "day night day night"),
+        ("path,label,phase", "train train train train"),
+        ("path,vehicle", "train test train test"),
+        ("path,class,note", "train,x val,y train,x val,y"),
+    ],
+)
+def test_other_columns_mark_nothing(tmp_path: Path, pictures: list[str], header: str, cells: str) -> None:
+    rows = zip(pictures, cells.split(), strict=True)
+    middle = ",a," if header.startswith("path,label") else ","
+    text = "\n".join([header, *(middle.join(row) for row in rows)])
+    assert open_source(write(tmp_path / "t.csv", text)).marks is None
+
+
+def test_reading_all_marked_rows_is_said(tmp_path: Path, pictures: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    marks = ["train", "val", "test", "train"]
+    rows = ["path,label,phase", *(f"{p},{'ab'[i % 2]},{marks[i]}" for i, p in enumerate(pictures))]
+    path = write(tmp_path / "t.csv", "\n".join(rows))
+    said = "All 4 samples are read, although the data marks 2 for training, 1 for validation, 1 for test."
+    layers = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)
+    tuner = FineTuner(nn.Sequential(*layers), device="cpu", preprocessing={"crop_size": 8})
+    caplog.set_level("INFO", "finetune")
+    for verb in (tuner.evaluate, tuner.predict):
+        caplog.clear()
+        verb(path)
+        assert said in caplog.text
+    assert f"Validation data: {said}" in prepare(path, path).notes
+    caplog.clear()
+    tuner.fit(path, progress=False)
+    assert said not in caplog.text
 
 
 def test_marks_that_mark_nothing_or_cannot_be_read(tmp_path: Path, pictures: list[str]) -> None:
