@@ -86,7 +86,7 @@ class Iterated(Source):
         self.seed = seed
         self.epoch = epoch
         self._looked: Reading | None = None
-        self._compared = False
+        self._compared = self._length_said = False
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -121,7 +121,12 @@ class Iterated(Source):
     def _compare(self, number: int, length: int, *, more: bool) -> None:
         if not more and number in (0, length):
             return
-        unit = "batches" if self.batched else "samples"
+        self._say_length("batches" if self.batched else "samples", length, number, more=more)
+
+    def _say_length(self, unit: str, length: int, number: int, *, more: bool = False) -> None:
+        if self._length_said:
+            return
+        self._length_said = True
         gave = "gives more; a pass ends there" if more else f"gave {number}"
         log.warning(
             "%s has the length of %d %s, but %s. Correct __len__, which the schedule of learning rates follows.",
@@ -249,8 +254,8 @@ class Loader(Iterated):
         collate_fn: Callable[[list[Any]], Any],
         generator: torch.Generator,
     ) -> Iterable[Any]:
-        shared = isinstance(self.iterable.dataset, IterableDataset) and self.iterable.num_workers > 1
-        return self._divided() if shared else self._pass(_length(self.iterable))
+        streamed = isinstance(self.iterable.dataset, IterableDataset)
+        return self._counted() if streamed else self._pass(_length(self.iterable))
 
     def look(self, number: int, collate_fn: Callable[[list[Any]], Any]) -> Any:
         return next(iter(self.first(1)), None)
@@ -262,18 +267,22 @@ class Loader(Iterated):
         yield type_name(self.iterable.dataset)
         yield self.num_samples
 
-    def _divided(self) -> Iterator[Any]:
-        """Yield the batches of several workers, each of which should read another part of an iterable dataset."""
-        length, samples = _length(self.iterable.dataset), 0
-        for batch in self._pass(None):
+    def _counted(self) -> Iterator[Any]:
+        """Yield the batches of an iterable dataset, of which several workers should each read another part."""
+        loader, samples = self.iterable, 0
+        length = None if loader.batch_size is None else _length(loader.dataset)  # without, it may count batches
+        divided = loader.num_workers > 1
+        for batch in self._pass(None if divided else _length(loader)):
             samples += 0 if length is None else num_samples_of(batch)
-            if length is not None and samples > length:
+            if divided and length is not None and samples > length:
                 raise DataError(
-                    f"The {self.iterable.num_workers} workers of the DataLoader gave more than the {length} samples of "
-                    f"its iterable dataset. Expected each worker to read another part, by "
+                    f"The {loader.num_workers} workers of the DataLoader gave more than the {length} samples of its "
+                    f"iterable dataset. Expected each worker to read another part, by "
                     f"torch.utils.data.get_worker_info(). Divide the samples, or use num_workers=0."
                 )
             yield batch
+        if length is not None and samples and samples != length and not loader.drop_last:
+            self._say_length("samples", length, samples)
 
     @property
     def _shuffled(self) -> Any:

@@ -168,6 +168,35 @@ def test_a_stated_length_bounds_a_pass_and_is_said_to_be_wrong_once(
     assert not words or words in said[0]
 
 
+@pytest.mark.parametrize(
+    ("given", "length", "words"),
+    [
+        (19, 18, "length of 18 samples, but gave 19"),  # in as many batches
+        (17, 18, "length of 18 samples, but gave 17"),
+        (30, 18, "length of 5 batches, but gives more; a pass ends there"),
+        (9, 18, "length of 5 batches, but gave 3"),
+        (18, 18, ""),
+    ],
+)
+def test_a_loader_of_a_stream_counts_its_samples(
+    given: int, length: int, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    batches = Batches(open_source(DataLoader(Sized(pairs(given), length), batch_size=4)), batch_size=4, shuffle=False)
+    for epoch in range(2):
+        numbers_in(batches.epoch(epoch))
+    assert len(caplog.records) == bool(words)
+    assert words in caplog.text
+
+
+def test_a_length_in_batches_is_right_for_a_stream_of_batches(caplog: pytest.LogCaptureFixture) -> None:
+    ready = [(torch.zeros(3, 2), torch.arange(3))] * 4
+    for workers in (0, 2):
+        kind = Divided if workers else Sized
+        loader = DataLoader(kind(ready, 4), batch_size=None, num_workers=workers)
+        assert len(list(Batches(open_source(loader), batch_size=3, shuffle=False).epoch(0))) == 4
+    assert not caplog.records
+
+
 def test_a_stream_without_end_ends_at_its_length() -> None:
     class Endless(Sized):
         def __iter__(self) -> Iterator[Any]:
