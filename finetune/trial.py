@@ -72,6 +72,8 @@ class Trial:
             learned = tried._meaning()
             source = tried.pipeline.open(data, learned) if source.indexed and learned != meaning else source
             learned.say_order(source.classes)
+            if VALIDATION not in self.custom:
+                tried.pipeline.check_pairs(source)
         return source, tried.known
 
     def open_training(self, train: Any, val: Any, *, trains: bool = False) -> tuple[Prepared, Known]:
@@ -90,6 +92,10 @@ class Trial:
             data = tried.pipeline.open_training(train, val, learned, model_classes=classes, epoch=epoch)
         if known.history and known.task is not None and known.task.kind != REGRESSION:
             learned.say_order(data.train.classes)
+        said = TRAINING not in self.custom and tried.pipeline.check_pairs(data.train)
+        # The first batch of a stream belongs to the pass over it, which begins later.
+        if VALIDATION not in self.custom and data.val is not None and data.val.indexed:
+            tried.pipeline.check_pairs(data.val, say=not said)
         return data, tried.known
 
     def on(self, source: Source, *, trains: bool = False) -> Known:
@@ -135,8 +141,6 @@ class Trial:
             DataError: If the targets do not match the outputs, or could mean several tasks.
             HeadError: If a function behind the head bounds the outputs, which then do not suit the loss.
         """
-        if TRAINING not in self.custom:
-            self.pipeline.check_pairs(source)
         role = "training" if step == TRAINING else "evaluation"
         targets, loss, network = self.pipeline.some_targets(source, role), self.settings.loss, self.known.network
         task = infer_task(loss, targets, network.num_outputs, guess=self._custom_loss)

@@ -306,3 +306,51 @@ def test_predict_says_once_that_outputs_without_a_task_are_no_logits(caplog: pyt
     trained.fit((torch.randn(5, 4), torch.rand(5)), progress=False)
     trained.predict(torch.randn(5, 4))
     assert "applies sigmoid" not in caplog.text
+
+
+@pytest.mark.parametrize("form", ["items", "loader", "stream"])
+def test_a_third_part_of_a_sample_is_said_for_all_data(form: str, caplog: pytest.LogCaptureFixture) -> None:
+    X, y = torch.randn(12, 4), torch.arange(12) % 3
+    parts = [(x, label, 1.0) for x, label in zip(X, y, strict=True)]
+    three: Any = {"items": Items(parts), "loader": DataLoader(Items(parts), batch_size=5), "stream": Flow(parts)}[form]
+
+    def said(action: Any) -> int:
+        caplog.clear()
+        action()
+        return caplog.text.count("Samples have 3 parts")
+
+    fresh, tuner = (FineTuner(nn.Linear(4, 3), device="cpu") for _ in range(2))
+    assert said(lambda: fresh.evaluate(three)) == 1
+    assert said(lambda: tuner.fit((X, y), progress=False)) == 0
+    assert said(lambda: tuner.evaluate(three)) == 1
+    assert said(lambda: tuner.evaluate((X, y))) == 0
+    assert said(lambda: tuner.fit(three, progress=False)) == 1
+    assert said(lambda: tuner.fit(three, Items(parts), progress=False)) == 1
+    assert said(lambda: tuner.fit((X, y), Items(parts), progress=False)) == 1
+    assert said(lambda: tuner.find_lr(three, steps=10)) == 1
+
+
+def test_a_second_input_in_validation_data_is_an_error_before_training() -> None:
+    X, y = torch.randn(12, 4), torch.arange(12) % 3
+    tuner = FineTuner(nn.Linear(4, 3), device="cpu")
+    before = tuner.model.weight.clone()
+    val = Items([(x, x, label) for x, label in zip(X, y, strict=True)])
+    for verb in (lambda: tuner.fit((X, y), val, progress=False), lambda: tuner.evaluate(val)):
+        with pytest.raises(DataError, match="looks like a mask or a second input"):
+            verb()
+    assert torch.equal(tuner.model.weight, before)
+
+
+def test_a_custom_step_may_use_the_third_part(caplog: pytest.LogCaptureFixture) -> None:
+    class Weighted(FineTuner):
+        def training_step(self, batch: Any) -> torch.Tensor:
+            inputs, targets, weights = batch
+            return (nn.functional.cross_entropy(self.model(inputs), targets, reduction="none") * weights).mean()
+
+        validation_step = training_step
+
+    data = Items([(torch.randn(4), k % 3, 1.0) for k in range(12)])
+    tuner = Weighted(nn.Linear(4, 3), device="cpu")
+    tuner.fit(data, data, progress=False)
+    tuner.evaluate(data)
+    assert "Samples have 3 parts" not in caplog.text

@@ -104,8 +104,8 @@ def first_samples(inputs: Any, samples: int, count: int) -> Any:
     return map_tensors(lambda tensor: tensor[:count], inputs, None)
 
 
-def check_pair(batch: Any, *, say: bool = False) -> None:
-    """Check that the second of more than two parts may be a target.
+def check_pair(batch: Any, *, say: bool = False) -> bool:
+    """Check that the second of more than two parts may be a target, and return whether there are more than two.
 
     Args:
         batch: Batch of a loader or dataset.
@@ -115,7 +115,7 @@ def check_pair(batch: Any, *, say: bool = False) -> None:
         DataError: If the second part is rather a mask or a second input.
     """
     if not is_group(batch) or len(batch) < 3:
-        return
+        return False
     inputs, second, *others = batch
     if _is_no_label(inputs, second, others[0]):
         raise DataError(
@@ -132,6 +132,7 @@ def check_pair(batch: Any, *, say: bool = False) -> None:
             described(second),
             " and ".join(map(described, others)) + (" is" if len(others) == 1 else " are"),
         )
+    return True
 
 
 def _is_no_label(inputs: Any, second: Any, third: Any) -> bool:

@@ -87,14 +87,19 @@ class Pipeline:
         except DataError:  # the audit reports it together with all other errors of its kind
             return None
 
-    def check_pairs(self, source: Source) -> None:
-        """Check that the second part of a sample may be its target, and log the parts that are not used.
+    def check_pairs(self, source: Source, *, say: bool = True) -> bool:
+        """Check that the second part of a sample may be its target, and return whether other parts are not used.
+
+        Args:
+            source: The data.
+            say: Whether to log which parts are not used.
 
         Raises:
             DataError: If the second part is rather a mask or a second input.
         """
-        if not source.vectorized and source.kind is None:
-            check_pair(self._first_batch(source), say=True)
+        if source.vectorized or source.kind is not None or (source.indexed and not len(source)):
+            return False
+        return check_pair(self._first_batch(source), say=say)
 
     def _first_batch(self, source: Source) -> Any:
         few = source.subset(range(min(2, len(source)))) if source.indexed else source
