@@ -32,6 +32,7 @@ from finetune.data.sources.base import Source
 from finetune.data.sources.labels import given_classes
 from finetune.data.splitting import split
 from finetune.display import html
+from finetune.display.left_out import parts_left_out
 from finetune.display.waits import waits_shown
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, whole_number
 from finetune.known import Known
@@ -287,6 +288,7 @@ class FineTuner:
         """Replace the head, including auxiliary heads, with a new trainable one with `n` outputs.
 
         With `n=1` the loss or the targets decide between binary classification and regression. The history begins anew.
+        One line shows the old and the new head.
 
         Args:
             n: Number of outputs.
@@ -312,7 +314,7 @@ class FineTuner:
             self._learn(network=self.network.with_example(given_example(self.inner, example)))
         names = self.network.required_heads() if layer is None else (layer,)
         verify, before = names != family_of(self.inner).heads(self.inner), heads.identities(self.inner)
-        with seeded(self.settings.seed, "head"):
+        with waits_shown(), seeded(self.settings.seed, "head"):
             found = heads.replace_head(
                 self.inner,
                 n,
@@ -321,9 +323,9 @@ class FineTuner:
                 verify=verify,
                 example=self.network.example,
                 clamps=self.settings.loss in (None, "cross_entropy", "bce"),
+                say=True,
             )
-        made = self.inner.get_submodule(names[0])
-        removed = heads.identities(self.inner) - before
+        made, removed = self.inner.get_submodule(names[0]), heads.identities(self.inner) - before
         network = self.network.with_head(found, record_head(n, names, head, made, removed))
         self._learn(network=network, classes=None, classes_from_data=False, task=None, tried=False, history=History())
         return self
@@ -428,7 +430,7 @@ class FineTuner:
             >>> tuner.classes
             ('beagle', 'husky', 'pug')
         """
-        with waits_shown(progress), self._undone_on_error() as on_error:
+        with parts_left_out() as left_out, waits_shown(progress), self._undone_on_error() as on_error:
             callbacks, saved = as_callbacks(callbacks), find_run(resume_from, checkpoint_dir)
             if saved is not None:
                 named = saved.classes is not None  # if not, the outputs stand for numbers in this run, too
@@ -464,6 +466,7 @@ class FineTuner:
                 metrics=self._trial.metrics(task, TRAINING, VALIDATION),
                 callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
                 notes=data.notes,
+                left_out=left_out,
                 cache=open_cache(
                     cache,
                     self.network,
@@ -474,8 +477,7 @@ class FineTuner:
             )
             if saved is not None:
                 self._resume(run, saved)
-            classes = train_batches.source.classes
-            if classes is not None:
+            if (classes := train_batches.source.classes) is not None:
                 self._learn(classes=classes, classes_from_data=True)
             hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
         self.network.tell_task(task.kind, classes)
@@ -664,9 +666,7 @@ class FineTuner:
             >>> FineTuner(nn.Linear(4, 3), device="cpu").save_checkpoint("model.safetensors").name
             'model.safetensors'
         """
-        if self._run is not None:
-            return self._run.save(path)
-        return schema.write(path, self._checkpoint())
+        return schema.write(path, self._checkpoint()) if self._run is None else self._run.save(path)
 
     @classmethod
     def load_checkpoint(cls, path: str | Path, model: nn.Module | None = None, **settings: Any) -> Self:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from finetune.display.left_out import left_out
 from finetune.errors import DataError
 from finetune.nested import as_plain, described, is_group, map_tensors, tensors_of
-
-log = logging.getLogger("finetune")
 
 LABEL_KEYS = (
     "label", "labels", "class", "classes", "class_name", "class_id", "target", "targets",
@@ -125,12 +123,12 @@ def check_pair(batch: Any, *, say: bool = False) -> bool:
             f"parameters, or (input, target) without the rest."
         )
     if say:
-        log.warning(
-            "Samples have %d parts: the first is the input, the second (%s) the target; %s left aside. To use it, for "
-            "example as a weight, override training_step, which gets the whole batch.",
-            len(batch),
-            described(second),
-            " and ".join(map(described, others)) + (" is" if len(others) == 1 else " are"),
+        shown = " and ".join(map(described, others)) + (" is" if len(others) == 1 else " are")
+        left_out(
+            "part 3 of each sample" if len(others) == 1 else f"parts 3 to {len(batch)} of each sample",
+            f"Samples have {len(batch)} parts: the first is the input, the second ({described(second)}) the target; "
+            f"{shown} left aside. To use it, for example as a weight, override training_step, which gets the whole "
+            f"batch.",
         )
     return True
 

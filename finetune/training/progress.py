@@ -26,6 +26,7 @@ from finetune.model.freezing import frozen_modules
 from finetune.model.network import Network
 from finetune.model.stages import is_norm
 from finetune.model.surgery.changes import HeadReplacement
+from finetune.model.surgery.heads import describe_layer
 from finetune.training.callbacks.base import Callback
 from finetune.training.history import BOOKKEEPING
 from finetune.training.optim.phases import Phase
@@ -149,7 +150,7 @@ class SeriesProgress:
 
 
 def describe_run(run: Run) -> Iterator[str]:
-    """Yield the lines of the overview: model, head, task, classes, data and phases."""
+    """Yield the lines of the overview: model, head, task, classes, data, parts left out, and phases."""
     rows = {
         "Model": [describe_model(run.network), f"{run.precision.name} on {run.precision.device}"],
         "Head": [describe_head(run.network)] if run.heads else [],
@@ -162,6 +163,8 @@ def describe_run(run: Run) -> Iterator[str]:
             yield from _row(name, ", ".join(parts))
     for note in run.notes:
         yield from _row("", note)
+    if run.left_out:
+        yield from _row("Left out", ", ".join(run.left_out))
     for number, line in enumerate(run.plan):
         yield from _row(("Phases" if len(run.plan) > 1 else "Training") if number == 0 else "", line)
 
@@ -179,9 +182,7 @@ def describe_model(network: Network) -> str:
 def describe_head(network: Network) -> str:
     """Return the main head of a model, which has been found: its name, its sizes, and whether it is new."""
     name = network.found_heads[0]
-    head = network.module.get_submodule(name)
-    sizes = [getattr(head, key, None) for key in ("in_features", "out_features")]
-    shown = type(head).__name__ if None in sizes else f"{type(head).__name__}({sizes[0]}, {sizes[1]})"
+    shown = describe_layer(network.module.get_submodule(name))
     new = any(isinstance(change, HeadReplacement) and name in change.names for change in network.changes)
     return f"{name or 'the model itself'}: {shown}{', replaced' if new else ''}"
 

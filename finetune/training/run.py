@@ -111,6 +111,7 @@ class Run:
         seed: Seed for every random choice in a step.
         planned_rates: Group name and rate before the schedule, by parameter name; empty before the first phase.
         notes: Lines for the user to read before training starts.
+        left_out: Parts of the data that are left out, such as damaged files and unread columns.
         plan: Description of each phase in one line.
         cache: Cache of frozen features; None to run the whole model in every step.
         position: Position in the run.
@@ -142,6 +143,7 @@ class Run:
     precision: Precision
     callbacks: Sequence[Any] = ()
     notes: Sequence[str] = ()
+    left_out: Sequence[str] = ()
     plan: Sequence[str] = ()
     cache: Cache | None = None
     position: Position = field(default_factory=Position)

@@ -78,6 +78,46 @@ def test_the_overview_says_what_was_decided(class_folder, blobs, terminal) -> No
     assert lines[start + 2].startswith("          No validation data was given: 12 of 60 samples were held out")
 
 
+def test_the_overview_lists_what_is_left_out(class_folder, terminal) -> None:
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    data = class_folder(a=6, b=6)
+    (data / "a" / "notes.txt").write_text("")
+    (data / "a" / "0.png").write_bytes(b"")
+    (data / "loose.png").write_bytes((data / "b" / "0.png").read_bytes())
+    tuner = FineTuner(model, device="cpu", preprocessing={"crop_size": 8})
+
+    tuner.fit(data, val=False, skip_corrupt=True, **drawn_on(terminal))
+
+    lines = [line.rstrip() for line in text_of(terminal).splitlines()]
+    start = next(number for number, line in enumerate(lines) if line.startswith("Left out"))
+    assert " ".join(" ".join(lines[start : start + 2]).split()) == (
+        "Left out 1 image beside the class folders, 1 of 13 files in 'train' (1 .txt), 1 of the 12 images of the "
+        "training data (damaged)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "row"),
+    [((), None), ((1.0,), "Left out  part 3 of each sample"), ((1.0, 2.0), "Left out  parts 3 to 4 of each sample")],
+)
+def test_the_overview_lists_parts_of_samples_that_are_left_out(more, row, blobs, net, terminal) -> None:
+    data = [(x, int(y), *more) for x, y in zip(*blobs(), strict=True)]
+    FineTuner(net(), device="cpu").fit(data, **drawn_on(terminal))
+    rows = [line.rstrip() for line in text_of(terminal).splitlines() if line.startswith("Left out")]
+    assert rows == ([row] if row else [])
+
+
+def test_a_replaced_head_is_shown_unless_the_logger_is_quiet(net, capsys) -> None:
+    tuner = FineTuner(net(), device="cpu").replace_head(5)
+    assert capsys.readouterr().out == "Head 6: Linear(6, 3) -> Linear(6, 5), 5 outputs\n"
+    logging.getLogger("finetune").setLevel(logging.WARNING)
+    try:
+        tuner.replace_head(1)
+    finally:
+        logging.getLogger("finetune").setLevel(logging.NOTSET)
+    assert capsys.readouterr().out == ""
+
+
 def test_the_bar_counts_the_updates(net, blobs, terminal) -> None:
     class Look(Callback):
         saves_run = True  # after the bar

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from finetune.data.sources.base import Indices, Source
 from finetune.data.sources.labels import Classes
+from finetune.display.left_out import left_out
 from finetune.display.waits import announced
 from finetune.errors import DataError
 from finetune.naming.paths import real_paths
@@ -148,7 +149,7 @@ class FileSource(Source):
             fit = audit.role in ("training", "validation")
             way_out = " To leave them out, pass skip_corrupt=True to fit." if fit else ""
             raise DataError(f"{summary} The first: {errors[damaged[0]]}{way_out}")
-        logger.warning("%s They are left out.", summary)
+        left_out(f"{which} (damaged)", f"{summary} They are left out.")
         if len(damaged) == len(errors):
             raise DataError(f"{summary} None is left.")
         return self.subset([index for index, error in enumerate(errors) if error is None])

@@ -16,6 +16,7 @@ from finetune.data.sources.files import FileSource
 from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.labels import Classes, numbers_in, unknown_class
 from finetune.data.sources.sound_files import SoundFiles
+from finetune.display.left_out import left_out
 from finetune.errors import DataError, nearest
 from finetune.naming.paths import exists, local_path, shortened
 from finetune.naming.unicode import normalized
@@ -181,7 +182,7 @@ def _folders_in(folder: Path) -> list[Path]:
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_left_by_a_system(path.name))
     loops = [path for path in folders if os.path.realpath(path) in above]
     if loops:
-        logger.warning("Left out the link '%s' to a folder that holds it.", loops[0])
+        left_out("a link to a folder that holds it", f"Left out the link '{loops[0]}' to a folder that holds it.")
     return [path for path in folders if path not in loops]
 
 
@@ -220,10 +221,11 @@ def _check_class_folders(
             others = f" but {_by_suffix(tree.others)} files" if tree.others else ""
             raise DataError(f"The class folder '{folder / name}' contains no {noun}s{others}. Fill it or remove it.")
     if loose:
-        logger.warning(
-            "'%s': %d %ss beside the class folders have no class, such as '%s'; left out.",
-            folder, len(loose), noun, loose[0].name,
-        )  # fmt: skip
+        left_out(
+            f"{len(loose)} {noun}{'s' * (len(loose) > 1)} beside the class folders",
+            f"'{folder}': {len(loose)} {noun}s beside the class folders have no class, such as '{loose[0].name}'; left "
+            f"out.",
+        )
     _check_overlap(trees)
     _warn_of_omissions(folder, list(trees.values()), source)
 
@@ -258,20 +260,22 @@ def _warn_of_omissions(folder: Path, trees: list[_Tree], source: type[FileSource
     """Log the files and links of a folder that are left out, in one line."""
     repeated = [path for tree in trees for path in tree.repeated]
     if repeated:
-        logger.warning(
-            "Left out %d links to folders that are read already or hold the data, such as '%s'.",
-            len(repeated), repeated[0],
-        )  # fmt: skip
+        left_out(
+            f"{len(repeated)} link{'s' * (len(repeated) > 1)} to folders",
+            f"Left out {len(repeated)} links to folders that are read already or hold the data, such as "
+            f"'{repeated[0]}'.",
+        )
     others = [path for tree in trees for path in tree.others]
     if others:
         total = len(others) + sum(len(tree.files) for tree in trees)
         fullest = max(trees, key=lambda tree: len(tree.others))
-        logger.warning(
-            "Left out %d of the %d files in '%s', which are no %ss: %s, such as '%s'. Convert %ss of other formats "
-            "to %s to include them.",
-            len(others), total, folder, source.noun, _by_suffix(others), fullest.others[0].relative_to(folder),
-            source.noun, " or ".join(source.suffixes[:1] if len(source.suffixes) == 1 else (".jpg", ".png")),
-        )  # fmt: skip
+        noun, counts = source.noun, _by_suffix(others)
+        read = " or ".join(source.suffixes if len(source.suffixes) == 1 else (".jpg", ".png"))
+        left_out(
+            f"{len(others)} of {total} files in '{folder.name}' ({counts})",
+            f"Left out {len(others)} of the {total} files in '{folder}', which are no {noun}s: {counts}, such as "
+            f"'{fullest.others[0].relative_to(folder)}'. Convert {noun}s of other formats to {read} to include them.",
+        )
 
 
 def _by_suffix(paths: list[Path]) -> str:

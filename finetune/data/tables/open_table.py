@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +24,10 @@ from finetune.data.sources.sound_files import SoundFiles
 from finetune.data.tables.columns import PATH_KEYS, TEXT_NAMES, marks_of, text_columns, texts_of
 from finetune.data.tables.reading import Columns, columns_of, is_frame, read_table
 from finetune.data.tables.table import Table
+from finetune.display.left_out import left_out
 from finetune.errors import DataError, nearest
 from finetune.naming.paths import existing, exists, local_path, shortened
 from finetune.naming.unicode import normalized
-
-logger = logging.getLogger("finetune")
 
 # Cells that stand for a missing label beside names, as spreadsheets, pandas and databases write it.
 _MISSING = ("na", "n/a", "#n/a", "nan", "none", "null", "<na>", "nil", "\\n")
@@ -203,7 +201,8 @@ class _Rows:
     def _say_unread(self, columns: list[str]) -> None:
         if columns:
             shown = ", ".join(map(repr, columns[:10])) + (f" and {len(columns) - 10} more" if len(columns) > 10 else "")
-            logger.warning("Columns of '%s' that are not read: %s.", self.path, shown)
+            names = f"column{'s' * (len(columns) > 1)} {shown} of '{self.path.name}'"
+            left_out(names, f"Columns of '{self.path}' that are not read: {shown}.")
 
     def _encoded(self, column: str) -> tuple[Tensor, Classes | None]:
         cells = self.columns[column]

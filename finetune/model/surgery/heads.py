@@ -40,6 +40,7 @@ def replace_head(
     verify: bool = True,
     example: Any = None,
     clamps: bool = False,
+    say: bool = False,
 ) -> tuple[str, ...]:
     """Replace the heads of a model and return the full names of the new ones.
 
@@ -54,6 +55,7 @@ def replace_head(
         example: Inputs to check it with; None guesses them.
         clamps: Whether a softmax, sigmoid or other module behind the head that holds its outputs within bounds is
             removed, as a ReLU always is.
+        say: Whether to log the old and the new head.
 
     Raises:
         HeadError: If the head cannot be built, or the model with it does not have `n` outputs. The model is
@@ -71,6 +73,7 @@ def replace_head(
             f"The model is a bare {type(model).__name__}, which cannot be replaced in place. Build the new layer "
             f"yourself, or wrap the model: nn.Sequential(model)."
         )
+    before = describe_layer(model.get_submodule(names[0]))
     names = _with_head(model, n, names)
     new = _new_modules(model, n, names, head)
     if example is None and verify:
@@ -92,6 +95,9 @@ def replace_head(
             raise _not_the_head(model, names, n)
     _say_removed({name: old[name] for name, module in new.items() if isinstance(module, nn.Identity)})
     _record_outputs(model, n, names)
+    if say:
+        after = f"{describe_layer(model.get_submodule(names[0]))}, {n} output{'s' * (n > 1)}"
+        logger.info(f"Head{'s' * (len(names) > 1)} {', '.join(names)}: {before} -> {after}")
     return (f"{names[0]}.1", *names[1:]) if head == "append" else names
 
 
@@ -103,6 +109,18 @@ def identities(model: nn.Module) -> set[str]:
 def remove(model: nn.Module, names: Iterable[str]) -> None:
     """Put identities in the place of modules."""
     _set_modules(model, {name: nn.Identity() for name in names})
+
+
+def describe_layer(layer: nn.Module) -> str:
+    """Return the class of a layer and its sizes, if it states them.
+
+    Example:
+        >>> describe_layer(nn.Linear(4, 3)), describe_layer(nn.Conv2d(3, 8, 1)), describe_layer(nn.Flatten())
+        ('Linear(4, 3)', 'Conv2d(3, 8)', 'Flatten')
+    """
+    keys = ("in_features", "out_features"), ("in_channels", "out_channels")
+    sizes = [(getattr(layer, first), getattr(layer, last)) for first, last in keys if hasattr(layer, last)]
+    return type(layer).__name__ + ("({}, {})".format(*sizes[0]) if sizes else "")
 
 
 def num_features(module: nn.Module) -> int:
