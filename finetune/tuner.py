@@ -277,6 +277,7 @@ class FineTuner:
         freezing.unfreeze(self.inner, self.network.everything() if names is None else names)
         return self
 
+    @checks_arguments
     def replace_head(
         self,
         n: int,
@@ -288,7 +289,6 @@ class FineTuner:
         """Replace the head, including auxiliary heads, with a new trainable one with `n` outputs.
 
         With `n=1` the loss or the targets decide between binary classification and regression. The history begins anew.
-        One line shows the old and the new head.
 
         Args:
             n: Number of outputs.
