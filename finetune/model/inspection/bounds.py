@@ -95,7 +95,10 @@ class Bounds:
         Raises:
             HeadError: If targets are beyond the bounds.
         """
-        low, high = (float(end) for end in targets.double().aminmax())
+        finite = targets[targets.isfinite()].double()  # others are an error of their own, which names the sample
+        if not len(finite):
+            return
+        low, high = (float(end) for end in finite.aminmax())
         slack = _TOLERANCE * (high - low)
         if low + slack >= self.low and high - slack <= self.high:
             return
