@@ -15,7 +15,7 @@ from finetune.model.network import Network
 from finetune.model.surgery import adapters
 from finetune.model.surgery.changes import HeadReplacement, LoraAdapters
 from finetune.strategies import Strategy, get_strategy
-from finetune.training.optim.optimizers import build_optimizer, rates_of
+from finetune.training.optim.optimizers import build_optimizer, rates_of, say_values
 from finetune.training.optim.phases import Phase, check_phases
 from finetune.training.optim.rates import Rate
 from finetune.training.optim.schedules import Schedule, get_schedule
@@ -93,6 +93,7 @@ def make_plan(
             training = freezing.trainable(network.module).keys()
             trains_all = trains_all and training >= {*stages[0].parameters}
             head_trains = head_trains or any(parameter.requires_grad for parameter in head)
+    say_values(settings.optimizer, optimizer, phases[-1].lr, settings.weight_decay)
     warn_of_half_weights(freezing.trainable(network.module).values(), stacklevel=5)
     if not head_trains:
         _warn_of_frozen_head(network.heads[0], stacklevel=5)

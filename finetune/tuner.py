@@ -85,7 +85,7 @@ class FineTuner:
         loss: `"cross_entropy"`, `"bce"`, `"mse"` or a function of outputs and targets; None infers it
             from the targets.
         metrics: Names, torchmetrics objects, or a mapping from name to either; None for the task's defaults.
-        optimizer: `"adamw"`, `"sgd"`, or a function of parameter groups such as `torch.optim.Adam`.
+        optimizer: `"adamw"`, `"sgd"`, or a function of parameter groups such as `torch.optim.Adam`, with its defaults.
         weight_decay: Weight decay; norm weights and biases are exempt.
         max_grad_norm: Maximum gradient norm per update; None does not clip.
         gradient_accumulation_steps: Batches per optimizer update.

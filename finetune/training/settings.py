@@ -13,7 +13,7 @@ import torch
 
 from finetune.errors import ArgumentError, number, one_of, whole_number
 from finetune.training.metrics import Metrics
-from finetune.training.optim.optimizers import OptimizerFactory
+from finetune.training.optim.optimizers import WEIGHT_DECAY, OptimizerFactory
 from finetune.training.tasks import Loss
 
 log = logging.getLogger("finetune")
@@ -27,7 +27,7 @@ class Settings:
         loss: `"cross_entropy"`, `"bce"`, `"mse"` or a function of outputs and targets; None infers it from the targets.
         metrics: Names, torchmetrics objects, or a mapping of name to either; None for the defaults of the task.
         optimizer: Name from `OPTIMIZERS`, or a function of parameter groups such as `torch.optim.Adam`.
-        weight_decay: Weight decay for all parameters but biases and norm weights.
+        weight_decay: Weight decay for all parameters but biases and norm weights. The default gives way to a factory's.
         max_grad_norm: Maximum norm of the gradients, clipped once per update; None does not clip.
         gradient_accumulation_steps: Number of batches per update.
         precision: `"fp32"`, `"bf16"`, `"fp16"`, or `"auto"` for the best that the device supports.
@@ -45,7 +45,7 @@ class Settings:
     loss: str | Loss | None = None
     metrics: Metrics = None
     optimizer: str | OptimizerFactory = "adamw"
-    weight_decay: float = 0.01
+    weight_decay: float = WEIGHT_DECAY
     max_grad_norm: float | None = None
     gradient_accumulation_steps: int = 1
     precision: str = "auto"

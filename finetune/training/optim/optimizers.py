@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finetune.errors import ArgumentError, one_of, reason
+from finetune.errors import ArgumentError, is_number, one_of, reason
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage, is_norm
 from finetune.training.optim.rates import Rate, depth_aware_rates, rates, sgd_rates
@@ -25,6 +25,9 @@ from finetune.training.precision import try_step
 
 ParameterGroups = list[dict[str, Any]]
 OptimizerFactory = Callable[[ParameterGroups], Optimizer]
+
+# Weight decay without another of the user or of a factory.
+WEIGHT_DECAY = 0.01
 
 _EXAMPLE = "function of parameter groups, such as lambda groups: torch.optim.SGD(groups, momentum=0.9)"
 
@@ -76,9 +79,11 @@ def default_rate(optimizer: str | OptimizerFactory, model: nn.Module, stages: Se
     """Return the learning rates for an optimizer if the user passes none.
 
     Args:
-        optimizer: Name from `OPTIMIZERS`, or a factory, for which the rates suit optimizers like Adam.
+        optimizer: Name from `OPTIMIZERS`, or a factory. Without a rate of its own, the rates suit optimizers like Adam.
         stages: All stages of the model, stem first.
     """
+    if callable(optimizer):
+        return _tried(optimizer, model, stages).get("lr") or depth_aware_rates(model, stages)
     named = OPTIMIZERS.get(optimizer) if isinstance(optimizer, str) else None
     return (named.default_lr if named else depth_aware_rates)(model, stages)
 
@@ -98,13 +103,16 @@ def build_optimizer(
     Args:
         stages: All stages of the model, stem first.
         lr: Learning rates as in `rates`; None for the defaults of the optimizer.
-        weight_decay: Weight decay for all parameters but biases and norm weights.
+        weight_decay: Weight decay for all parameters but biases and norm weights. The default gives way to that of a
+            factory.
 
     Raises:
         ArgumentError: If a rate or the optimizer is invalid, or nothing is trainable.
         PatternError: If a pattern of `lr` matches nothing.
     """
     chosen = default_rate(optimizer, model, stages) if lr is None else lr
+    if callable(optimizer) and weight_decay == WEIGHT_DECAY:
+        weight_decay = _tried(optimizer, model, stages).get("weight_decay", weight_decay)
     groups = parameter_groups(model, stages, chosen, weight_decay)
     if not groups:
         raise ArgumentError(
@@ -120,6 +128,30 @@ def build_optimizer(
         _check_rates(rates_of(model, made), groups, asked=lr is not None)
         _warn_of_decay(made, groups)
     return made
+
+
+def say_values(optimizer: str | OptimizerFactory, made: Optimizer, lr: Rate | None, weight_decay: float) -> None:
+    """Log which values of a factory are used, and which give way to those of the user or to the default rates.
+
+    Args:
+        optimizer: The factory; nothing is said of a name, or of a class, which names no values.
+        made: An optimizer from it.
+        lr: Learning rates of the user or the strategy, or None.
+        weight_decay: Weight decay of the user, or the default.
+    """
+    if isinstance(optimizer, (str, type)):
+        return
+    named = _named_by(made)
+    used = {"lr": lr is None, "weight_decay": weight_decay == WEIGHT_DECAY}
+    for key, value in named.items():
+        if used[key]:
+            log.info("optimizer: %s=%g from the factory", key, value)
+        else:
+            log.info(
+                "optimizer: %s=%g of the factory is replaced by the %s of fit, FineTuner or strategy", key, value, key
+            )
+    if lr is None and "lr" not in named and is_number(usual := made.defaults.get("lr")):
+        log.info("optimizer: default rates by depth in place of lr=%g; lr=... sets others", usual)
 
 
 def parameter_groups(model: nn.Module, stages: Sequence[Stage], lr: Rate, weight_decay: float) -> ParameterGroups:
@@ -254,6 +286,19 @@ def _made(factory: OptimizerFactory, groups: ParameterGroups) -> Optimizer:
         )
     _check_closure(type(made))
     return made
+
+
+def _tried(factory: OptimizerFactory, model: nn.Module, stages: Sequence[Stage]) -> dict[str, float]:
+    """Return the values that a factory names, as in `_named_by`."""
+    groups = parameter_groups(model, stages, depth_aware_rates(model, stages), WEIGHT_DECAY)
+    return _named_by(_made(factory, groups)) if groups else {}
+
+
+def _named_by(made: Optimizer) -> dict[str, float]:
+    """Return the `lr` and the `weight_decay` that an optimizer was made with, if they are no defaults of its class."""
+    usual = inspect.signature(type(made)).parameters
+    values = {key: made.defaults.get(key) for key in ("lr", "weight_decay") if key in usual}
+    return {key: float(value) for key, value in values.items() if value is not None and value != usual[key].default}
 
 
 def _check_closure(kind: Any) -> None:

@@ -23,8 +23,10 @@ from finetune.training.optim.optimizers import (
     ParameterGroups,
     build_optimizer,
     carry_state,
+    default_rate,
     load_state,
     parameter_groups,
+    say_values,
     state_by_name,
 )
 from tests.helpers.models import linear_layers, with_stages
@@ -444,8 +446,46 @@ def test_the_rate_of_a_factory_holds_without_another(net, blobs, caplog) -> None
         history = tuner.fit(blobs(), schedule="constant", progress=False)
     assert set(history[0]["lr"].values()) == {0.25}
     assert {rate for row in tuner.summary().rows for _, rate in row.groups} == {0.25}
-    assert "factory's rates, such as 0.25" in caplog.text
+    assert caplog.text.count("lr=0.25 from the factory") == 1
     assert "changes the weight decay" in caplog.text
+
+
+def named(groups: ParameterGroups, **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=0.5, **{"weight_decay": 0.3, **options})
+
+
+@pytest.mark.parametrize(
+    ("factory", "lr", "weight_decay", "expected", "said"),
+    [
+        (named, None, 0.01, (0.5, 0.3), ["lr=0.5 from the factory", "weight_decay=0.3 from the factory"]),
+        (partial(torch.optim.AdamW, lr=0.5), None, 0.01, (0.5, 0.01), ["lr=0.5 from the factory"]),
+        (named, 0.1, 0.2, (0.1, 0.2), ["lr=0.5 of the factory is replaced", "weight_decay=0.3 of the factory is"]),
+        (partial(named, weight_decay=0.0), 0.1, 0.01, (0.1, 0.01), ["lr=0.5 of the factory is replaced"]),
+        (
+            lambda groups: torch.optim.Adam(groups, eps=1e-7),
+            None,
+            0.01,
+            (0.01, 0.01),
+            ["in place of lr=0.001"],
+        ),
+        (torch.optim.Adam, None, 0.01, (0.01, 0.01), []),
+    ],
+)
+def test_the_values_of_a_factory_are_defaults(
+    factory: Any, lr: Any, weight_decay: float, expected: tuple[float, float], said: list[str], caplog: Any
+) -> None:
+    model, stages = with_stages(linear_layers("a", "head"), ("head",))
+    caplog.set_level("INFO", "finetune")
+    made = build_optimizer(model, stages, factory, lr, weight_decay)
+    say_values(factory, made, lr, weight_decay)
+    of_head = {(group["lr"], group["weight_decay"]) for group in made.param_groups if group["name"] == "head"}
+    assert of_head == {expected, (expected[0], 0.0)}
+    assert len(caplog.records) == len(said)
+    assert all(part in record.message for part, record in zip(said, caplog.records, strict=True))
+
+
+def test_the_rate_of_a_factory_is_the_one_that_a_range_test_scales() -> None:
+    assert default_rate(named, *with_stages(linear_layers("a", "head"), ("head",))) == 0.5
 
 
 @pytest.mark.parametrize("factory", [flat, nameless], ids=["one group", "no names"])
