@@ -11,7 +11,7 @@ import difflib
 import math
 import operator
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -165,7 +165,9 @@ def _is_flag(value: Any) -> bool:
     return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
 
 
-def one_of(noun: str, name: Any, known: Iterable[str], others: str = "") -> str:
+def one_of(
+    noun: str, name: Any, known: Iterable[str], others: str = "", *, elsewhere: Mapping[str, str] | None = None
+) -> str:
     """Return an argument that is one of the known names.
 
     Args:
@@ -173,6 +175,7 @@ def one_of(noun: str, name: Any, known: Iterable[str], others: str = "") -> str:
         name: The argument.
         known: Names to choose from.
         others: Words for what else the argument may be, such as `"a function of outputs and targets"`.
+        elsewhere: What to pass for names of other libraries, in lower case without `_`.
 
     Raises:
         ArgumentError: If `name` is none of them, with the nearest ones.
@@ -186,7 +189,8 @@ def one_of(noun: str, name: Any, known: Iterable[str], others: str = "") -> str:
     if isinstance(name, str) and name in names:
         return name
     listed = [*([f"one of {', '.join(names)}"] if names else []), *([others] if others else [])]
-    meant = nearest(name, names) if isinstance(name, str) else ""
+    same = (elsewhere or {}).get(str(name).lower().replace("_", ""))
+    meant = f" Did you mean {same}?" if same else nearest(name, names) if isinstance(name, str) else ""
     raise ArgumentError(f"There is no {noun} {name!r}.{meant} Expected {', or '.join(listed)}.")
 
 

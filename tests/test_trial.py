@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -354,3 +355,30 @@ def test_a_custom_step_may_use_the_third_part(caplog: pytest.LogCaptureFixture) 
     tuner.fit(data, data, progress=False)
     tuner.evaluate(data)
     assert "Samples have 3 parts" not in caplog.text
+
+
+y = torch.arange(90) % 3
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))[y] * 3 + torch.sin(torch.arange(360.0)).reshape(90, 4)
+
+
+def _with_nan(form: str) -> Any:
+    rows, numbers = F.one_hot(y, 3).float(), y.float()
+    rows[::7, 1] = numbers[3] = torch.nan
+    items = [(X[i], numbers[i]) for i in range(len(X))]
+    forms = {
+        "rows": (X, rows),
+        "numbers": (X, numbers),
+        "infinite": (X, numbers.nan_to_num(torch.inf)),
+        "items": items,
+        "loader": DataLoader(items, batch_size=8),
+    }
+    return forms[form]
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("form", ["rows", "numbers", "infinite", "items", "loader"])
+def test_targets_that_are_not_finite_are_named(form: str, outputs: int) -> None:
+    data = _with_nan(form)
+    for verb in ("fit", "evaluate", "find_lr"):
+        with pytest.raises(DataError, match=r"not finite; the first is that of .*(sample|item) [03]\b"):
+            getattr(FineTuner(nn.Linear(4, outputs), device="cpu"), verb)(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,15 +191,20 @@ def some_targets(
     Return None if there are none.
 
     Raises:
-        DataError: If the data is empty, or one of these samples cannot be used.
+        DataError: If the data is empty, one of these samples cannot be used, or one of the targets is not finite.
     """
-    if source.targets is not None:
-        return source.targets
-    if not source.indexed:
+    targets = source.targets
+    name: Callable[[int], str] = source.name
+    if targets is None and source.indexed:
+        checks = checks_for(source, None, role, preprocessing=preprocessing)
+        checks.read_samples(source)
+        indices = checks.sampled_indices(source)
+        targets, name = source.sampled_targets, lambda i: source.name(indices[i])
+    elif targets is None:
         with seeded("targets"):
-            return source.first_targets(count)
-    checks_for(source, None, role, preprocessing=preprocessing).read_samples(source)
-    return source.sampled_targets
+            targets, name = source.first_targets(count), "sample {}".format
+    TargetRule().check(None if targets is None else targets.cpu(), name)
+    return targets
 
 
 def checks_for(

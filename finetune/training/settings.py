@@ -67,6 +67,10 @@ class Settings:
                 f"Expected loss to be a name or a function of outputs and targets, but got the class "
                 f"{self.loss.__name__}. Pass {self.loss.__name__}(), an instance."
             )
+        if self.loss is not None and not isinstance(self.loss, str) and not callable(self.loss):
+            raise ArgumentError(
+                f"Expected loss to be a name or a function of outputs and targets, but got {self.loss!r:.100}."
+            )
         backends = torch.compiler.list_backends(exclude_tags=()) if isinstance(self.compile, str) else ()
         if self.backend and backends:
             one_of("torch.compile backend", self.backend, backends, "True or False")

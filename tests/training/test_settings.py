@@ -29,6 +29,12 @@ X, y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.ara
         ("weight_decay", -0.1),
         ("weight_decay", math.nan),
         ("loss", nn.CrossEntropyLoss),
+        ("loss", [nn.MSELoss()]),
+        ("loss", {"a": nn.MSELoss()}),
+        ("loss", ("mse",)),
+        ("loss", True),
+        ("loss", 5),
+        ("loss", object()),
     ],
 )
 def test_an_invalid_setting_is_an_error(name: str, value: Any) -> None:

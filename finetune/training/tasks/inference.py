@@ -7,9 +7,7 @@ Other floats mean regression with mean squared error. Targets that could mean se
 
 from __future__ import annotations
 
-import inspect
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,79 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetune.data.targets import BINARY, CLASSIFICATION, IGNORED_IN_MAPS, MULTILABEL, REGRESSION, TargetRule
+from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError, DataError, one_of
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-LOGITS, SCORES, PROBABILITIES, LOG_PROBABILITIES = "logits", "scores", "probabilities", "log-probabilities"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A kind of task with its loss.
-
-    Attributes:
-        kind: `"classification"`, `"binary"`, `"multilabel"` or `"regression"`; None for an unknown custom loss.
-        loss: Function of outputs and targets that returns a scalar.
-        why: Sentence for the user: the task, the reason for it, and how to choose another.
-        inferred: Whether the kind was inferred from targets, so that later targets may contradict it.
-        outputs: Outputs that the loss takes: `"logits"`, any `"scores"`, `"probabilities"` or `"log-probabilities"`.
-        ignored: Target that the loss leaves out, or None.
-
-    Example:
-        >>> import torch
-        >>> task = infer_task(None, torch.tensor([0, 2, 1]), num_outputs=3)
-        >>> task.kind, task.loss.__name__
-        ('classification', 'cross_entropy')
-    """
-
-    kind: str | None
-    loss: Loss
-    why: str = ""
-    inferred: bool = False
-    outputs: str = LOGITS
-    ignored: int | None = None
-
-    def probabilities(self, outputs: Tensor) -> Tensor:
-        """Convert outputs [N, C] to the input of metrics: probabilities, or the values themselves for regression.
-
-        Example:
-            >>> import torch
-            >>> Task("binary", F.binary_cross_entropy_with_logits).probabilities(torch.zeros(2, 1))
-            tensor([[0.5000], [0.5000]])
-        """
-        if self.outputs == PROBABILITIES:
-            return outputs
-        if self.kind == CLASSIFICATION:
-            return outputs.softmax(1)  # of log-probabilities, these are the probabilities
-        return outputs.sigmoid() if self.kind in (BINARY, MULTILABEL) else outputs
-
-    def counted(self, targets: Any) -> Tensor | None:
-        """Return which class indices the loss counts, bool of the shape of `targets`; None for all.
-
-        The loss leaves out the targets that equal its `ignore_index`. The default loss does so in maps of labels
-        only: a single label to ignore is an error before training, and a look at the device here would wait for it.
-
-        Example:
-            >>> import torch
-            >>> task = infer_task(nn.CrossEntropyLoss(ignore_index=9), None, num_outputs=3)
-            >>> task.counted(torch.tensor([0, 9, 1]))
-            tensor([ True, False,  True])
-        """
-        if self.kind != CLASSIFICATION or not isinstance(targets, Tensor) or targets.is_floating_point():
-            return None
-        index = IGNORED_IN_MAPS if self.ignored is None and targets.dim() > 1 else self.ignored
-        return None if index is None else targets != index
-
-    def rule(self, num_outputs: int | None) -> TargetRule:
-        """Return the targets that the task accepts, for a model with `num_outputs` outputs; None if unknown.
-
-        Example:
-            >>> infer_task("cross_entropy", None, num_outputs=3).rule(3).kind
-            'classification'
-        """
-        return TargetRule(self.kind, num_outputs, ignored=self.ignored, soft=not self.inferred)
+from finetune.training.tasks.losses import DEFAULT_LOSSES, Loss, aligned, option_of, takes_probabilities, typed
+from finetune.training.tasks.task import LOG_PROBABILITIES, LOGITS, PROBABILITIES, SCORES, Task
 
 
 @dataclass(frozen=True)
@@ -126,6 +55,17 @@ _NAMED: dict[str, _Facts] = {
     "cross_entropy": _Facts(CLASSIFICATION),
     "bce": _Facts(None),
     "mse": _Facts(REGRESSION),
+}
+
+# Losses as other libraries call them, in lower case without `_`.
+_ELSEWHERE = {
+    **dict.fromkeys(("binarycrossentropy", "bceloss", "bcewithlogits", "bcewithlogitsloss"), "'bce'"),
+    **dict.fromkeys(("categoricalcrossentropy", "sparsecategoricalcrossentropy", "ce", "logloss"), "'cross_entropy'"),
+    **dict.fromkeys(("meansquarederror", "mseloss", "l2", "l2loss"), "'mse'"),
+    **dict.fromkeys(("meanabsoluteerror", "mae", "l1", "l1loss"), "torch.nn.L1Loss()"),
+    **dict.fromkeys(("huber", "huberloss", "smoothl1"), "torch.nn.HuberLoss()"),
+    **dict.fromkeys(("nll", "nllloss", "negativeloglikelihood"), "torch.nn.NLLLoss()"),
+    **dict.fromkeys(("kldivergence", "kldiv", "kldivloss"), "torch.nn.KLDivLoss(reduction='batchmean')"),
 }
 
 _NOUNS = {
@@ -164,7 +104,7 @@ def infer_task(
         kind = facts.kind or (MULTILABEL if (num_outputs or 1) > 1 else BINARY)
         return _task_with(loss, kind, f"{_named(loss, kind)}, as the loss says.")
     if targets is None:
-        return Task(None, _aligned(loss) if callable(loss) else F.cross_entropy)
+        return Task(None, aligned(loss) if callable(loss) else F.cross_entropy)
     try:
         kind, reason = _kind_of_targets(targets, num_outputs)
     except DataError:
@@ -218,13 +158,13 @@ def is_custom(loss: str | Loss | None) -> bool:
 
 def _task_with(loss: str | Loss | None, kind: str | None, why: str, *, inferred: bool = False) -> Task:
     if not callable(loss):
-        return Task(kind, _LOSSES[kind or CLASSIFICATION], why, inferred)
+        return Task(kind, DEFAULT_LOSSES[kind or CLASSIFICATION], why, inferred)
     facts = _facts(loss)
     ignored = option_of(loss, "ignore_index") if kind == CLASSIFICATION else None
     if facts is None:
         outputs = PROBABILITIES if kind in (BINARY, MULTILABEL) and takes_probabilities(loss) else LOGITS
-        return Task(kind, _aligned(loss), why, inferred, outputs, ignored)
-    return Task(kind, _typed(loss, kind), why, inferred, facts.outputs, ignored)
+        return Task(kind, aligned(loss), why, inferred, outputs, ignored)
+    return Task(kind, typed(loss, kind), why, inferred, facts.outputs, ignored)
 
 
 def _facts(loss: str | Loss | None) -> _Facts | None:
@@ -234,7 +174,7 @@ def _facts(loss: str | Loss | None) -> _Facts | None:
         ArgumentError: If there is no loss of that name.
     """
     if isinstance(loss, str):
-        return _NAMED[one_of("loss", loss, _NAMED, "a function of outputs and targets")]
+        return _NAMED[one_of("loss", loss, _NAMED, "a function of outputs and targets", elsewhere=_ELSEWHERE)]
     function = loss.func if isinstance(loss, partial) else loss
     mro = type(function).__mro__ if isinstance(function, nn.Module) else (function,)
     return next((_LOSSES_OF_TORCH[known] for known in mro if _is_known(known)), None)
@@ -315,155 +255,4 @@ def _kind_of_floats(targets: Tensor, num_outputs: int | None, zeros_and_ones: bo
     raise DataError(
         f"The targets are decimal numbers, one per sample, which mean regression, but the model has {num_outputs} "
         f"outputs. {classes}For a regression, give the model one output with replace_head(1)."
-    )
-
-
-# ---------------------------------------------------------------------- losses
-
-
-def option_of(loss: Loss, name: str) -> Any:
-    """Return an option of a loss, such as `label_smoothing`: an attribute, or the default of an argument; or None.
-
-    Example:
-        >>> from functools import partial
-        >>> option_of(nn.CrossEntropyLoss(), "ignore_index"), option_of(F.cross_entropy, "label_smoothing")
-        (-100, 0.0)
-        >>> option_of(partial(F.cross_entropy, label_smoothing=0.1), "label_smoothing")
-        0.1
-    """
-    own = inspect.unwrap(loss)
-    if isinstance(own, nn.Module):
-        return getattr(own, name, None)
-    try:
-        default = inspect.signature(own).parameters[name].default
-    except (KeyError, TypeError, ValueError):
-        return None
-    return None if default is inspect.Parameter.empty else default
-
-
-def takes_probabilities(loss: Loss) -> bool:
-    """Return whether a loss takes probabilities in [0, 1], as `nn.BCELoss` does, and fails on other outputs.
-
-    Example:
-        >>> takes_probabilities(nn.BCELoss()), takes_probabilities(nn.BCEWithLogitsLoss())
-        (True, False)
-    """
-    own = inspect.unwrap(loss)
-    if isinstance(own, nn.BCELoss):
-        return True  # its weights may fit no trial
-    if isinstance(own, nn.Module) and own.state_dict():
-        return False  # a trial could change its state
-
-    def works(value: float, targets: Tensor) -> bool:
-        try:
-            return bool(loss(torch.full((2, 1), value), targets).isfinite())
-        except Exception:
-            return False
-
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        columns = torch.tensor([[0.0], [1.0]])
-        return any(
-            works(0.5, targets) and not works(2.0, targets) and not works(-1.0, targets)
-            for targets in (columns, columns[:, 0])
-        )
-
-
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Compute the cross-entropy of logits [N, C] with class indices [N] or probabilities [N, C]."""
-    return F.cross_entropy(outputs.float(), _for_classes(targets, outputs))
-
-
-def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Compute the binary cross-entropy of logits with zeros and ones; [N, 1] matches [N]."""
-    return F.binary_cross_entropy_with_logits(outputs.float(), _shaped(targets, outputs).float())
-
-
-def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Compute the mean squared error; [N, 1] matches [N]."""
-    return F.mse_loss(outputs.float(), _shaped(targets, outputs).float())
-
-
-_LOSSES: dict[str, Loss] = {
-    CLASSIFICATION: cross_entropy,
-    BINARY: binary_cross_entropy,
-    MULTILABEL: binary_cross_entropy,
-    REGRESSION: mean_squared_error,
-}
-
-
-def class_indices(targets: Tensor, outputs: Tensor) -> Tensor:
-    """Return int64 class indices [N]: the likeliest class for probabilities [N, C], flattened for a column [N, 1]."""
-    if targets.shape == outputs.shape and targets.dim() > 1:
-        return targets.argmax(1)
-    column = targets.dim() == outputs.dim() == 2 and targets.shape[1] == 1
-    return (targets[:, 0] if column else targets).long()
-
-
-def as_labels(targets: Tensor) -> Tensor:
-    """Return class indices as int64 [N]; probabilities [N, C] are returned unchanged."""
-    labels = targets.flatten() if targets.dim() == 2 and targets.shape[1] == 1 else targets
-    return targets if targets.is_floating_point() else labels.long()
-
-
-def number_of_classes(task: Task, num_outputs: int | None, callback: str) -> int:
-    """Return the number of classes, for a callback that requires classification.
-
-    Raises:
-        ArgumentError: If the task is not classification, or the number of outputs is unknown.
-    """
-    if task.kind != CLASSIFICATION or num_outputs is None:
-        raise ArgumentError(
-            f"{callback} needs a classification task with one output per class, but this is "
-            f"{task.kind or 'a custom loss'}. Remove the callback."
-        )
-    return num_outputs
-
-
-def _for_classes(targets: Tensor, outputs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the targets of a cross-entropy: probabilities [N, C] as floats, or class indices as int64."""
-    rows = targets.shape == outputs.shape and targets.dim() > 1
-    return targets.to(dtype) if rows else class_indices(targets, outputs)
-
-
-def _typed(loss: Loss, kind: str | None) -> Loss:
-    """Wrap a loss of torch so that it gets targets of the shape, type and device that it takes."""
-
-    def typed_loss(outputs: Any, targets: Any) -> Tensor:
-        if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
-            return loss(outputs, targets)
-        wide = torch.promote_types(outputs.dtype, torch.float32)
-        if isinstance(loss, nn.Module):
-            for weight in loss.buffers():
-                wide = torch.promote_types(wide, weight.dtype)
-            loss.to(outputs.device, wide)
-        fitted = _for_classes(targets, outputs, wide) if kind == CLASSIFICATION else _shaped(targets, outputs).to(wide)
-        return loss(outputs.to(wide), fitted)
-
-    typed_loss.__wrapped__ = loss  # type: ignore[attr-defined]  # for inspect.unwrap
-    return typed_loss
-
-
-def _aligned(loss: Loss) -> Loss:
-    """Wrap a custom loss so that [N, 1] and [N] do not broadcast to [N, N]."""
-
-    def aligned_loss(outputs: Any, targets: Any) -> Tensor:
-        both = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
-        shapes = {tuple(outputs.shape), tuple(targets.shape)} if both else set()
-        if both and shapes == {(len(targets),), (len(targets), 1)}:
-            targets = targets.reshape(outputs.shape)
-            targets = targets if targets.is_floating_point() else targets.float()
-        return loss(outputs, targets)
-
-    aligned_loss.__wrapped__ = loss  # type: ignore[attr-defined]  # for inspect.unwrap
-    return aligned_loss
-
-
-def _shaped(targets: Tensor, outputs: Tensor) -> Tensor:
-    if targets.numel() == outputs.numel():
-        return targets.reshape(outputs.shape)
-    shapes = f"outputs of shape {list(outputs.shape)}, but the targets have shape {list(targets.shape)}"
-    raise DataError(
-        f"The model gives {shapes}. Expected the same shape. Set the number of outputs with "
-        f"replace_head({targets.shape[1] if targets.dim() == 2 else 1})."
     )

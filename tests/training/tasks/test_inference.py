@@ -81,6 +81,22 @@ def test_an_unknown_loss_is_an_error_with_the_nearest_name() -> None:
         infer_task("crossentropy", None, None)
 
 
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("binary_crossentropy", "'bce'"),
+        ("BCEWithLogitsLoss", "'bce'"),
+        ("sparse_categorical_crossentropy", "'cross_entropy'"),
+        ("mean_squared_error", "'mse'"),
+        ("mae", "torch.nn.L1Loss()"),
+        ("huber", "torch.nn.HuberLoss()"),
+    ],
+)
+def test_a_loss_of_another_library_is_named_as_here(name: str, ours: str) -> None:
+    with pytest.raises(ArgumentError, match=f"There is no loss '{name}'. Did you mean {re.escape(ours)}?"):
+        infer_task(name, None, None)
+
+
 @pytest.mark.parametrize("kind", [CLASSIFICATION, BINARY, MULTILABEL, REGRESSION, None])
 def test_probabilities(kind: str | None) -> None:
     outputs = torch.tensor([[0.3, -1.0], [2.0, 0.1]])

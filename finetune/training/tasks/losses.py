@@ -1,0 +1,151 @@
+"""The default losses, and the user's own, called with targets of a shape and type that they take."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
+from finetune.errors import DataError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def option_of(loss: Loss, name: str) -> Any:
+    """Return an option of a loss, such as `label_smoothing`: an attribute, or the default of an argument; or None.
+
+    Example:
+        >>> from functools import partial
+        >>> option_of(nn.CrossEntropyLoss(), "ignore_index"), option_of(F.cross_entropy, "label_smoothing")
+        (-100, 0.0)
+        >>> option_of(partial(F.cross_entropy, label_smoothing=0.1), "label_smoothing")
+        0.1
+    """
+    own = inspect.unwrap(loss)
+    if isinstance(own, nn.Module):
+        return getattr(own, name, None)
+    try:
+        default = inspect.signature(own).parameters[name].default
+    except (KeyError, TypeError, ValueError):
+        return None
+    return None if default is inspect.Parameter.empty else default
+
+
+def takes_probabilities(loss: Loss) -> bool:
+    """Return whether a loss takes probabilities in [0, 1], as `nn.BCELoss` does, and fails on other outputs.
+
+    Example:
+        >>> takes_probabilities(nn.BCELoss()), takes_probabilities(nn.BCEWithLogitsLoss())
+        (True, False)
+    """
+    own = inspect.unwrap(loss)
+    if isinstance(own, nn.BCELoss):
+        return True  # its weights may fit no trial
+    if isinstance(own, nn.Module) and own.state_dict():
+        return False  # a trial could change its state
+
+    def works(value: float, targets: Tensor) -> bool:
+        try:
+            return bool(loss(torch.full((2, 1), value), targets).isfinite())
+        except Exception:
+            return False
+
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        columns = torch.tensor([[0.0], [1.0]])
+        return any(
+            works(0.5, targets) and not works(2.0, targets) and not works(-1.0, targets)
+            for targets in (columns, columns[:, 0])
+        )
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Compute the cross-entropy of logits [N, C] with class indices [N] or probabilities [N, C]."""
+    return F.cross_entropy(outputs.float(), _for_classes(targets, outputs))
+
+
+def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Compute the binary cross-entropy of logits with zeros and ones; [N, 1] matches [N]."""
+    return F.binary_cross_entropy_with_logits(outputs.float(), _shaped(targets, outputs).float())
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Compute the mean squared error; [N, 1] matches [N]."""
+    return F.mse_loss(outputs.float(), _shaped(targets, outputs).float())
+
+
+DEFAULT_LOSSES: dict[str, Loss] = {
+    CLASSIFICATION: cross_entropy,
+    BINARY: binary_cross_entropy,
+    MULTILABEL: binary_cross_entropy,
+    REGRESSION: mean_squared_error,
+}
+
+
+def class_indices(targets: Tensor, outputs: Tensor) -> Tensor:
+    """Return int64 class indices [N]: the likeliest class for probabilities [N, C], flattened for a column [N, 1]."""
+    if targets.shape == outputs.shape and targets.dim() > 1:
+        return targets.argmax(1)
+    column = targets.dim() == outputs.dim() == 2 and targets.shape[1] == 1
+    return (targets[:, 0] if column else targets).long()
+
+
+def as_labels(targets: Tensor) -> Tensor:
+    """Return class indices as int64 [N]; probabilities [N, C] are returned unchanged."""
+    labels = targets.flatten() if targets.dim() == 2 and targets.shape[1] == 1 else targets
+    return targets if targets.is_floating_point() else labels.long()
+
+
+def _for_classes(targets: Tensor, outputs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the targets of a cross-entropy: probabilities [N, C] as floats, or class indices as int64."""
+    rows = targets.shape == outputs.shape and targets.dim() > 1
+    return targets.to(dtype) if rows else class_indices(targets, outputs)
+
+
+def typed(loss: Loss, kind: str | None) -> Loss:
+    """Wrap a loss of torch so that it gets targets of the shape, type and device that it takes."""
+
+    def typed_loss(outputs: Any, targets: Any) -> Tensor:
+        if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+            return loss(outputs, targets)
+        wide = torch.promote_types(outputs.dtype, torch.float32)
+        if isinstance(loss, nn.Module):
+            for weight in loss.buffers():
+                wide = torch.promote_types(wide, weight.dtype)
+            loss.to(outputs.device, wide)
+        fitted = _for_classes(targets, outputs, wide) if kind == CLASSIFICATION else _shaped(targets, outputs).to(wide)
+        return loss(outputs.to(wide), fitted)
+
+    typed_loss.__wrapped__ = loss  # type: ignore[attr-defined]  # for inspect.unwrap
+    return typed_loss
+
+
+def aligned(loss: Loss) -> Loss:
+    """Wrap a custom loss so that [N, 1] and [N] do not broadcast to [N, N]."""
+
+    def aligned_loss(outputs: Any, targets: Any) -> Tensor:
+        both = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+        shapes = {tuple(outputs.shape), tuple(targets.shape)} if both else set()
+        if both and shapes == {(len(targets),), (len(targets), 1)}:
+            targets = targets.reshape(outputs.shape)
+            targets = targets if targets.is_floating_point() else targets.float()
+        return loss(outputs, targets)
+
+    aligned_loss.__wrapped__ = loss  # type: ignore[attr-defined]  # for inspect.unwrap
+    return aligned_loss
+
+
+def _shaped(targets: Tensor, outputs: Tensor) -> Tensor:
+    if targets.numel() == outputs.numel():
+        return targets.reshape(outputs.shape)
+    shapes = f"outputs of shape {list(outputs.shape)}, but the targets have shape {list(targets.shape)}"
+    raise DataError(
+        f"The model gives {shapes}. Expected the same shape. Set the number of outputs with "
+        f"replace_head({targets.shape[1] if targets.dim() == 2 else 1})."
+    )
