@@ -130,7 +130,7 @@ def test_other_targets_in_batches_are_unchanged(targets: Any) -> None:
 
 
 def test_names_in_batches_need_class_names() -> None:
-    with pytest.raises(DataError, match=r"labels of batch 3 are names, such as 'b'.*tuner\.classes"):
+    with pytest.raises(DataError, match=r"labels of batch 3 are names, such as 'b'.*dataset's `classes`"):
         batch_targets(["b"], 1, None, "batch 3")
     with pytest.raises(DataError, match="sample 0 of batch 3 has the class 'c'"):
         batch_targets(["c"], 1, ("a", "b"), "batch 3")
