@@ -402,3 +402,15 @@ def batch_of_one_sample(tmp: Path) -> str:
     fit(FineTuner(Normed(), device="cpu"), data, batch_size=3)
     fit(FineTuner(Normed(), device="cpu"), DataLoader(data, batch_size=4, drop_last=True))
     return said
+
+
+@case("Pass one of them as the training data, such as '{}'", "If the outer folders are the classes, pass the pair")
+def folders_of_equal_folders(tmp: Path) -> str:
+    for part in ("north", "south"):
+        folder(tmp / "pets" / part)
+    said = error(lambda: fit(of_images(), tmp / "pets"))
+    north = advised(r"such as '(.+)', and", said)
+    fit(of_images(), north, tmp / "pets" / "south")
+    paths = sorted((tmp / "pets").rglob("*.png"))
+    fit(of_images(), (paths, [path.parts[-3] for path in paths]))
+    return said

@@ -208,3 +208,12 @@ def other_label_columns(tmp: Path) -> str:
     said = error(lambda: model.evaluate(table(tmp, "path,label_x,label_z", rows)))
     model.evaluate(table(tmp, "path,label_y,label_x", rows))
     return said
+
+
+@case("Expected train, val and test. Replace the cells by these, or remove the column")
+def parts_of_another_name(tmp: Path) -> str:
+    rows = [f"{row},{'holdout' if k > 5 else 'train'}" for k, row in enumerate(rows_of(tmp))]
+    said = refused(table(tmp, "path,label,split", rows))
+    fits(table(tmp, "path,label,split", [row.replace("holdout", "val") for row in rows]))
+    fits(table(tmp, "path,label", rows_of(tmp)))
+    return said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,12 @@ FILE_SOURCES: tuple[type[FileSource], ...] = (ImageFiles, SoundFiles)
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")
+
+# Words around these names, as in `training_set`, `seg_train` and `PublicTest`.
+_WITH_PARTS = (
+    "set", "data", "dataset", "split", "folder", "raw", "seg", "public", "private", "images", "image", "imgs", "img",
+    "pictures", "photos", "pics", "files", "samples", "sample",
+)  # fmt: skip
 
 # Files and folders that file systems, file browsers and archives leave behind, beside hidden ones.
 _OF_SYSTEMS = (
@@ -64,16 +71,31 @@ def open_files(
     return next(iter(examples), FILE_SOURCES[0])(paths, targets, classes, folder)
 
 
+def part_of(name: str) -> str | None:
+    """Return the one of `TRAIN_NAMES` and `VAL_NAMES` that a name of a part of the data stands for, or None.
+
+    Example:
+        >>> part_of("Training_Set"), part_of("seg_test"), part_of("train2017"), part_of("test tube")
+        ('training', 'test', 'train', None)
+    """
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+", name)]
+    words = [word if word in _WITH_PARTS else word.removesuffix("set") for word in words]
+    left = [word for word in words if word not in _WITH_PARTS]
+    return left[0] if len(left) == 1 and left[0] in (*TRAIN_NAMES, *VAL_NAMES) else None
+
+
 def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     """Return the training and the validation folder inside `folder`, or None if it does not have both.
 
     The training folder is called train or training, and the validation folder val, valid, validation, dev, eval,
-    evaluation, test or testing, in this order of preference.
+    evaluation, test or testing, in this order of preference; words such as "set" and "images" beside these count as
+    nothing.
     """
     folder = local_path(folder)
     if not folder.is_dir():
         return None
-    inside = {path.name.lower(): path for path in _folders_in(folder)}
+    found = sorted(_folders_in(folder), key=lambda path: path.name.lower() == part_of(path.name))
+    inside = {part_of(path.name): path for path in found}  # the plain name counts where there are several
     train = next((inside[name] for name in TRAIN_NAMES if name in inside), None)
     val = next((inside[name] for name in VAL_NAMES if name in inside), None)
     return (train, val) if train is not None and val is not None else None
@@ -226,6 +248,8 @@ def _check_class_folders(
             f"'{folder}': {len(loose)} {noun}s beside the class folders have no class, such as '{loose[0].name}'; left "
             f"out.",
         )
+    if known is None:
+        _check_parts(folder, source)
     _check_overlap(trees)
     _warn_of_omissions(folder, list(trees.values()), source)
 
@@ -240,6 +264,21 @@ def _check_level(folder: Path, source: type[FileSource]) -> None:
         raise DataError(
             f"'{folder}' has a single folder, '{only.name}', and the folders {_listed([path.name for path in below])} "
             f"are in '{inner}'. Expected one folder per class. Pass '{inner}'."
+        )
+
+
+def _check_parts(folder: Path, source: type[FileSource]) -> None:
+    """Raise DataError if all folders in a folder hold the same folders, which are rather the classes."""
+    outer = _folders_in(folder)
+    inner = [[path.name for path in _folders_in(path)] for path in outer]
+    loose = any(entry.is_file() and source.matches(entry) for path in outer for entry in path.iterdir())
+    if len(outer) > 1 and not loose and len(inner[0]) > 1 and all(names == inner[0] for names in inner):
+        train = next((path for path in outer if part_of(path.name) in TRAIN_NAMES), outer[0])
+        raise DataError(
+            f"All folders in '{folder}', {_listed([path.name for path in outer])}, hold the same folders "
+            f"{_listed(inner[0])}, so these are rather the classes. Pass one of them as the training data, such as "
+            f"'{train}', and another one as the validation data. If the outer folders are the classes, pass the pair "
+            f"(paths, labels)."
         )
 
 

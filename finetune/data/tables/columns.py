@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetune.data.batch import label_key_of
 from finetune.data.preprocessing.base import TextPair
-from finetune.data.sources.folders import TRAIN_NAMES, VAL_NAMES, is_sample_file
+from finetune.data.sources.folders import TRAIN_NAMES, VAL_NAMES, is_sample_file, part_of
 from finetune.data.tables.reading import Columns
 from finetune.errors import DataError
 
@@ -36,15 +36,10 @@ PAIR_KEYS = (
 # Names of columns that hold texts.
 TEXT_NAMES = {*TEXT_KEYS, *(name for pair in PAIR_KEYS for name in pair)}
 
-# Part of a row whose flag is true, and of one whose flag is false. The first flag for another part than training
-# decides.
-_FLAGS = {
-    "is_test": ("test", "train"), "is_valid": ("val", "train"), "is_val": ("val", "train"),
-    "is_validation": ("val", "train"), "is_train": ("train", "val"), "is_training": ("train", "val"),
-}  # fmt: skip
-_BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-_SPLIT_KEYS = ("split", "set", "subset", "partition", "data_split", "dataset_split")
+_BOOLEANS = {**dict.fromkeys(("true", "1", "1.0", "yes"), True), **dict.fromkeys(("false", "0", "0.0", "no"), False)}
+_SPLIT_KEYS = ("split", "set", "subset", "partition", "data_split", "dataset_split", "usage")
 _TEST_NAMES = ("test", "testing")
+_MAX_PARTS = 12
 TRAINING, VALIDATION, TEST = range(3)
 
 
@@ -90,39 +85,69 @@ def marks_of(columns: Columns, table: str, others: Collection[str] = ()) -> tupl
         others: Columns that hold the inputs or the labels.
 
     Raises:
-        DataError: If a flag such as `is_valid` is neither true nor false.
+        DataError: If a flag such as `is_valid` is neither true nor false, or a part is unknown.
     """
-    lower = {name.lower(): name for name in columns if name not in others}
-    flags = {lower[key]: _flagged(columns[lower[key]], key, table) for key in _FLAGS if key in lower}
-    flags = {name: parts for name, parts in flags.items() if parts}
+    own = [name for name in columns if name not in others]
+    flags = {name: flag for name in own if (flag := _flagged(columns[name], name, table))}
     if flags:
+        # The first flag for another part than training decides.
         parts = [next((part for part in row if part != "train"), "train") for row in zip(*flags.values(), strict=True)]
         return list(flags), _as_marks(parts)
-    for name in (lower[key] for key in sorted(lower, key=lambda key: key not in _SPLIT_KEYS)):
-        parts = [str(cell).strip().lower() for cell in columns[name]]
-        if {*parts} <= {*TRAIN_NAMES, *VAL_NAMES} and (name.lower() in _SPLIT_KEYS or _divide(name, parts, columns)):
-            return [name], _as_marks(parts)
+    for name in sorted(own, key=lambda name: name.lower() not in _SPLIT_KEYS):
+        found = {cell: part_of(cell) for cell in _few(columns[name])}
+        named = name.lower() in _SPLIT_KEYS
+        if found and None not in found.values() and (named or _divide(name, found.values(), columns)):
+            return [name], _as_marks([found[str(cell)] or "" for cell in columns[name]])
+        strange = sorted(cell for cell, part in found.items() if part is None)
+        if len(columns) > 2 and _divides_otherwise(name, found, strange, columns):
+            raise DataError(
+                f"The column {name!r} of {table} seems to divide the rows, but {', '.join(map(repr, strange))} is no "
+                f"part that is known. Expected train, val and test. Replace the cells by these, or remove the "
+                f"column to read all rows alike."
+            )
     return [], None
 
 
-def _flagged(cells: Sequence[Any], key: str, table: str) -> list[str]:
-    """Return the part of each row by a flag, or nothing if the column is no flag."""
+def _flagged(cells: Sequence[Any], name: str, table: str) -> list[str]:
+    """Return the part of each row by a flag such as `is_valid` or `is_training_img`, or nothing if it is no flag."""
+    part = part_of(name[2:]) if name.lower().startswith("is") else None
+    if part is None:
+        return []
     flags = [_BOOLEANS.get(str(cell).strip().lower()) for cell in cells]
     if None not in flags:
-        return [_FLAGS[key][0 if flag else 1] for flag in flags]
-    if _FLAGS[key][0] == "val":
+        usual = "train" if part not in TRAIN_NAMES else "val"
+        return [part if flag else usual for flag in flags]
+    if part in VAL_NAMES and part not in _TEST_NAMES:
         row = flags.index(None)
-        raise DataError(f"Row {row + 1} of {table} has {cells[row]!r} in the column {key!r}. Expected True or False.")
+        raise DataError(f"Row {row + 1} of {table} has {cells[row]!r} in the column {name!r}. Expected True or False.")
     return []
 
 
-def _divide(name: str, parts: list[str], columns: Columns) -> bool:
+def _few(cells: Sequence[Any]) -> set[str]:
+    """Return the different cells of a column, or nothing if they are too many to be parts of the data."""
+    found: set[str] = set()
+    for cell in cells:
+        found.add(str(cell))
+        if len(found) > _MAX_PARTS:
+            return set()
+    return found
+
+
+def _divide(name: str, parts: Collection[str | None], columns: Columns) -> bool:
     """Return whether a column of another name, such as `phase`, names parts of the data rather than classes."""
     several = {*parts} & {*TRAIN_NAMES} and {*parts} - {*TRAIN_NAMES}
     return bool(several) and len(columns) > 2 and label_key_of([name.lower()]) is None
 
 
-def _as_marks(parts: list[str]) -> Tensor:
+def _divides_otherwise(name: str, found: Mapping[str, str | None], strange: Sequence[str], columns: Columns) -> bool:
+    """Return whether a column divides the rows, but not into known parts alone."""
+    parts = [part for part in found.values() if part is not None]
+    if name.lower() in _SPLIT_KEYS and (parts or {*strange} <= {"0", "1", "2"}):
+        return len(found) > 1
+    return 0 < len(strange) < 3 and name.lower() not in (*PATH_KEYS, *TEXT_NAMES) and _divide(name, parts, columns)
+
+
+def _as_marks(parts: Sequence[str]) -> Tensor:
     validates = {*parts} & ({*VAL_NAMES} - {*_TEST_NAMES})
     test = TEST if validates else VALIDATION  # as with folders
     marks = [TRAINING if part in TRAIN_NAMES else test if part in _TEST_NAMES else VALIDATION for part in parts]

@@ -98,6 +98,35 @@ def test_find_split(tmp_path: Path, class_folder: MakeFolder) -> None:
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("training_set", "test_set"),
+        ("seg_train", "seg_test"),
+        ("Train", "Test"),
+        ("train_images", "val_images"),
+        ("TRAIN", "Validation Set"),
+        ("trainset", "testset"),
+        ("train2017", "val2017"),
+    ],
+)
+def test_parts_in_folders_of_usual_names_are_no_classes(
+    tmp_path: Path, class_folder: MakeFolder, train: str, val: str
+) -> None:
+    class_folder(train, cat=2, dog=2)
+    class_folder(val, cat=2, dog=2)
+    assert find_split(tmp_path) == (tmp_path / train, tmp_path / val)
+
+
+def test_equal_folders_in_all_folders_are_rather_the_classes(tmp_path: Path, class_folder: MakeFolder) -> None:
+    for part in ("north", "south"):
+        class_folder(part, cat=2, dog=2)
+    with pytest.raises(DataError, match=r"north and south, hold the same folders cat and dog, so these are rather"):
+        open_source(tmp_path)
+    class_folder("south", owl=2)
+    assert open_source(tmp_path).classes == ("north", "south")
+
+
 def test_trap_35_training_classes_rule_in_folders(class_folder: MakeFolder) -> None:
     train = open_source(class_folder("train", ant=2, bee=2, cat=2))
     val = open_source(class_folder("val", bee=1, cat=2), classes=train.classes)

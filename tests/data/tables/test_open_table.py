@@ -166,6 +166,10 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
         ("part of it", "training test training test", [0, 2], [1, 3]),
         ("is_test", "False True False True", [0, 2], [1, 3]),
         ("is_train", "1 0 0 1", [0, 3], [1, 2]),
+        ("is_training_img", "yes no no yes", [0, 3], [1, 2]),
+        ("isTrain", "True False False True", [0, 3], [1, 2]),
+        ("Usage", "Training PublicTest PrivateTest Training", [0, 3], [1, 2]),
+        ("dataset", "train_set val_set test_set train_set", [0, 3], [1]),
     ],
 )
 def test_marked_rows_validate(
@@ -203,6 +207,9 @@ def test_two_flags_mark_three_parts(tmp_path: Path, pictures: list[str]) -> None
         ("path,label,phase", "day night day night"),
         ("path,label,phase", "train train train train"),
         ("path,vehicle", "train test train test"),
+        ("path,label,is_valid_mail", "yes no yes no"),
+        ("path,label,fold", "0 1 0 1"),
+        ("path,label,subset", "red blue red blue"),
         ("path,class,note", "train,x val,y train,x val,y"),
     ],
 )
@@ -211,6 +218,16 @@ def test_other_columns_mark_nothing(tmp_path: Path, pictures: list[str], header:
     middle = ",a," if header.startswith("path,label") else ","
     text = "\n".join([header, *(middle.join(row) for row in rows)])
     assert open_source(write(tmp_path / "t.csv", text)).marks is None
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [("split", "train val extra train"), ("split", "0 1 0 1"), ("phase", "train test holdout train")],
+)
+def test_parts_of_other_names_are_an_error(tmp_path: Path, pictures: list[str], column: str, cells: str) -> None:
+    rows = "".join(f"{p},a,{mark}\n" for p, mark in zip(pictures, cells.split(), strict=True))
+    with pytest.raises(DataError, match=rf"The column '{column}' of .* seems to divide the rows, but '.+' is no part"):
+        open_source(write(tmp_path / "t.csv", f"path,label,{column}\n{rows}"))
 
 
 def test_reading_all_marked_rows_is_said(tmp_path: Path, pictures: list[str], caplog: pytest.LogCaptureFixture) -> None:
