@@ -84,6 +84,28 @@ def output_given(model: nn.Module, inputs: Any, position: int, replaced: Callabl
         return call(model, inputs)
 
 
+def shapes_within(function: Callable[[], Any]) -> tuple[Any, set[tuple[int, ...]]]:
+    """Call a function and return its result, and the shapes of all tensors that operations within it return.
+
+    Example:
+        >>> shapes_within(lambda: (torch.zeros(4, 1) - torch.zeros(4)).mean().item())[1] >= {(4, 4), ()}
+        True
+    """
+    with _Shapes() as seen:
+        return function(), seen.shapes
+
+
+class _Shapes(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.shapes.update(tuple(leaf.shape) for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
+
+
 def reading_order(model: nn.Module, inputs: Any) -> list[str]:
     """Run `model` as `record` does, and return the full names of its parameters in the order of their first use."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from functools import partial
@@ -12,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL
-from finetune.errors import DataError, reason
+from finetune.errors import ArgumentError, DataError, reason
 from finetune.training.metrics.meter import Meter, StepOutput
-from finetune.training.tasks import LOG_PROBABILITIES, Loss, Task, is_custom, option_of
+from finetune.training.tasks import LOG_PROBABILITIES, Loss, Task, is_custom, option_of, tried
 
 if TYPE_CHECKING:
     import torchmetrics
 
 
 def try_loss(loss: str | Loss | None, task: Task, logits: Tensor | None, targets: Tensor | None) -> None:
-    """Try a loss of torch on the logits and targets of a few samples. A custom loss may need a whole batch.
+    """Try a loss on the logits and targets of a few samples. A custom loss that fails may need a whole batch.
 
     Args:
         loss: Loss of the tuner's settings.
@@ -30,12 +31,14 @@ def try_loss(loss: str | Loss | None, task: Task, logits: Tensor | None, targets
         targets: Targets [M, ...] of any samples, or None to try nothing.
 
     Raises:
+        ArgumentError: If a custom loss takes the targets first, or is no mean.
         DataError: If the loss does not accept them.
     """
     if logits is None or targets is None:
         return
     _check_forms(loss, task, logits, targets)
     if is_custom(loss):
+        _try_custom(task, logits, targets)
         return
     if logits.dim() == 0:
         fix = "Expected outputs [N, ...], one row per sample. Correct its forward; a mean belongs in the loss."
@@ -53,6 +56,30 @@ def try_loss(loss: str | Loss | None, task: Task, logits: Tensor | None, targets
             f"{list(given.shape)} and type {given.dtype}: {reason(error).rstrip('.')}. Correct the targets, set the "
             f"number of outputs with replace_head, or pass another loss."
         ) from error
+
+
+def _try_custom(task: Task, logits: Tensor, targets: Tensor) -> None:
+    """Check that a custom loss takes the outputs first, and is a mean over the batch, as far as a trial shows it."""
+    if logits.dim() == 0 or not logits.is_floating_point() or not targets.dim():
+        return
+    count = min(len(logits), len(targets))
+    outputs, given = _filled_up(logits[:count].detach(), targets[:count].to(logits.device), task.kind)
+    value = tried(task.loss, outputs, given)
+    if isinstance(value, Exception):
+        if isinstance(tried(inspect.unwrap(task.loss), given, outputs), Tensor):
+            raise ArgumentError(
+                f"The loss fails on the outputs and targets ({reason(value).rstrip('.')}), but works on them in the "
+                f"other order. Swap its arguments: it is called with the outputs first, then the targets."
+            )
+        return
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value:
+        return
+    twice = tried(task.loss, torch.cat([outputs, outputs]), torch.cat([given, given]))
+    if isinstance(twice, Tensor) and torch.allclose(twice, 2 * value, rtol=1e-4):
+        raise ArgumentError(
+            "The loss of twice the samples is twice as high, so it depends on the batch size. Expected a mean: the "
+            "library weights each batch by its number of samples. Divide it by len(targets)."
+        )
 
 
 def try_metrics(metrics: Mapping[str, torchmetrics.Metric], task: Task, outputs: Any, targets: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune.training.tasks.inference import check_names, infer_task, is_custom, numbers_are_targets, task_of_kind
-from finetune.training.tasks.losses import Loss, as_labels, class_indices, option_of, takes_probabilities
+from finetune.training.tasks.losses import Loss, as_labels, class_indices, option_of, takes_probabilities, tried
 from finetune.training.tasks.task import LOG_PROBABILITIES, LOGITS, PROBABILITIES, Task, number_of_classes
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "option_of",
     "takes_probabilities",
     "task_of_kind",
+    "tried",
 ]

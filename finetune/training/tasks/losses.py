@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +16,12 @@ from torch import Tensor, nn
 
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import DataError
+from finetune.model.inspection.forward_graph import shapes_within
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Form = Callable[[Tensor, Tensor], Tensor]
+
+_TRIED = 13  # samples in a trial of a loss, which no other dimension of it has
 
 
 def option_of(loss: Loss, name: str) -> Any:
@@ -47,22 +54,16 @@ def takes_probabilities(loss: Loss) -> bool:
     own = inspect.unwrap(loss)
     if isinstance(own, nn.BCELoss):
         return True  # its weights may fit no trial
-    if isinstance(own, nn.Module) and own.state_dict():
-        return False  # a trial could change its state
 
     def works(value: float, targets: Tensor) -> bool:
-        try:
-            return bool(loss(torch.full((2, 1), value), targets).isfinite())
-        except Exception:
-            return False
+        found = tried(loss, torch.full((2, 1), value), targets)
+        return isinstance(found, Tensor) and bool(found.isfinite().all())
 
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        columns = torch.tensor([[0.0], [1.0]])
-        return any(
-            works(0.5, targets) and not works(2.0, targets) and not works(-1.0, targets)
-            for targets in (columns, columns[:, 0])
-        )
+    columns = torch.tensor([[0.0], [1.0]])
+    return any(
+        works(0.5, targets) and not works(2.0, targets) and not works(-1.0, targets)
+        for targets in (columns, columns[:, 0])
+    )
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -127,18 +128,79 @@ def typed(loss: Loss, kind: str | None) -> Loss:
 
 
 def aligned(loss: Loss) -> Loss:
-    """Wrap a custom loss so that [N, 1] and [N] do not broadcast to [N, N]."""
+    """Wrap a custom loss so that it gets targets in the first form that it takes: as they are, as floats, reshaped.
+
+    Other forms are tried only for targets [N] beside outputs [N, 1], which may broadcast to [N, N], or the reverse, and
+    for integers of the shape of the outputs.
+    """
+    chosen: dict[tuple[int, int, torch.dtype], Form] = {}
 
     def aligned_loss(outputs: Any, targets: Any) -> Tensor:
-        both = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
-        shapes = {tuple(outputs.shape), tuple(targets.shape)} if both else set()
-        if both and shapes == {(len(targets),), (len(targets), 1)}:
-            targets = targets.reshape(outputs.shape)
-            targets = targets if targets.is_floating_point() else targets.float()
+        forms = _forms(outputs, targets)
+        if len(forms) > 1:
+            key = outputs.dim(), targets.dim(), targets.dtype
+            if key not in chosen:
+                chosen[key] = _first_taken(loss, outputs, targets, forms)
+            targets = chosen[key](targets, outputs)
         return loss(outputs, targets)
 
     aligned_loss.__wrapped__ = loss  # type: ignore[attr-defined]  # for inspect.unwrap
     return aligned_loss
+
+
+def _forms(outputs: Any, targets: Any) -> list[Form]:
+    """Return the forms in which a custom loss may expect the targets, those as they are first."""
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or not targets.dim():
+        return [_unchanged]
+    whole = not targets.is_floating_point() and not targets.is_complex()
+    if outputs.shape == targets.shape:
+        return [_unchanged, _as_floats] if whole else [_unchanged]
+    column = {tuple(outputs.shape), tuple(targets.shape)} == {(len(targets),), (len(targets), 1)}
+    return [_unchanged, *([_as_floats] if whole else []), _as_outputs] if column else [_unchanged]
+
+
+def _unchanged(targets: Tensor, outputs: Tensor) -> Tensor:
+    return targets
+
+
+def _as_floats(targets: Tensor, outputs: Tensor) -> Tensor:
+    return targets.float()
+
+
+def _as_outputs(targets: Tensor, outputs: Tensor) -> Tensor:
+    shaped = targets.reshape(outputs.shape)
+    return shaped if shaped.is_floating_point() or shaped.is_complex() else shaped.float()
+
+
+def _first_taken(loss: Loss, outputs: Tensor, targets: Tensor, forms: Sequence[Form]) -> Form:
+    """Return the first form of targets that a loss takes without pairing each sample with every other one."""
+    rows = torch.arange(_TRIED, device=targets.device) % len(targets)
+    outputs, targets = outputs.detach()[rows], targets[rows]
+    for form in forms:
+        value, shapes = shapes_within(partial(tried, loss, outputs, form(targets, outputs)))
+        if not isinstance(value, Exception) and not any(shape.count(_TRIED) > 1 for shape in shapes):
+            return form
+    return forms[0]
+
+
+def tried(loss: Loss, outputs: Tensor, targets: Tensor) -> Any:
+    """Return the value of a loss, or the exception that it raises. The trial leaves no trace in the loss.
+
+    Example:
+        >>> type(tried(F.cross_entropy, torch.zeros(2, 3), torch.tensor([0, 5]))).__name__
+        'IndexError'
+    """
+    own = inspect.unwrap(loss)
+    if isinstance(own, nn.Module) and own.state_dict():
+        with suppress(Exception):
+            loss = deepcopy(loss if loss is own else own)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        try:
+            differentiable = torch.zeros((), device=outputs.device, requires_grad=True)
+            return loss(outputs.detach() + differentiable if outputs.is_floating_point() else outputs, targets)
+        except Exception as error:
+            return error
 
 
 def _shaped(targets: Tensor, outputs: Tensor) -> Tensor:
