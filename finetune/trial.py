@@ -23,7 +23,7 @@ from finetune.training.metrics import build_metrics
 from finetune.training.metrics.trial import try_loss, try_metrics
 from finetune.training.precision import Precision
 from finetune.training.settings import Settings
-from finetune.training.tasks import LOGITS, Task, check_names, infer_task, is_custom
+from finetune.training.tasks import LOGITS, PROBABILITIES, Task, check_names, infer_task, is_custom
 
 log = logging.getLogger("finetune")
 
@@ -112,7 +112,10 @@ class Trial:
         if example is not None and TRAINING not in self.custom:
             with seeded("look"), self.precision.autocast():
                 same = network.try_on(example, channels_last=self.gains_from_channels_last(source), trains=trains)
-        return replace(self.known, network=network, tried=True, channels_last=same)
+        tried = self._with(replace(self.known, network=network, tried=True, channels_last=same))
+        return (
+            tried.known if tried.known.task is None else replace(tried.known, task=tried._of_outputs(tried.known.task))
+        )
 
     def once(self, source: Source) -> Known:
         """Try the model on a few samples if it has not been tried before."""
@@ -146,6 +149,7 @@ class Trial:
         task = infer_task(loss, targets, network.num_outputs, guess=self._custom_loss)
         if not {TRAINING, step} & {*self.custom}:
             self._check_bounds(task, targets)
+        task = self._of_outputs(task)
         if self._custom_loss:
             return task
         self.settings.check_loss()
@@ -170,6 +174,13 @@ class Trial:
             network.bounds().check_reach(targets, model)
         elif task.kind not in (None, REGRESSION) and task.outputs == LOGITS:
             network.bounds().check_logits(model)
+
+    def _of_outputs(self, task: Task) -> Task:
+        """Return the task with probabilities as outputs if a loss of the user's own gets them from the model."""
+        own = self._custom_loss or is_custom(self.settings.loss)
+        if not own or task.kind in (None, REGRESSION) or task.outputs != LOGITS:
+            return task
+        return replace(task, outputs=PROBABILITIES) if self.known.network.bounds().are_probabilities else task
 
     def metrics(self, task: Task, *steps: str) -> dict[str, Any]:
         """Return the metrics of a task, which is a guess if one of these steps is a custom one."""

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from finetune.errors import HeadError
 from finetune.model.freezing import eval_mode
-from finetune.model.inspection.forward_graph import Operation, Recording, operations_behind, output_given, record
+from finetune.model.inspection.forward_graph import (
+    Operation,
+    Recording,
+    before,
+    operations_behind,
+    output_given,
+    record,
+)
 from finetune.model.inspection.probing import undisturbed, without_autocast
 from finetune.model.outputs import logits_of
 
@@ -19,6 +26,8 @@ from finetune.model.outputs import logits_of
 _BOUNDS = {
     "softmax", "sigmoid", "hardsigmoid", "relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "threshold", "softplus",
 }  # fmt: skip
+# Those of them that a sample of outputs need not show.
+_WIDE = {"hardtanh", "clamp", "clamp_max"}
 # Those that only arrange values. A tanh before any other function is scaled, which caps logits and leaves them logits.
 _SHAPING = {
     "view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "permute", "transpose", "clone", "alias",
@@ -43,15 +52,18 @@ class Bounds:
         functions: Names of the functions that compute the outputs from the head's result alone, the last first.
         low: Least output that they can give, minus infinity if unknown.
         high: Greatest output that they can give, infinity if unknown.
+        values: Function that gives such outputs as these, by a sample: `"softmax"`, `"sigmoid"`, `"relu"`, `"tanh"`, or
+            `""` for values without these bounds; None if unknown.
 
     Example:
         >>> Bounds.of(nn.Sequential(nn.Linear(4, 1), nn.Sigmoid()), torch.zeros(2, 4))
-        Bounds(functions=('sigmoid',), low=0.0, high=1.0)
+        Bounds(functions=('sigmoid',), low=0.0, high=1.0, values='sigmoid')
     """
 
     functions: tuple[str, ...] = ()
     low: float = -torch.inf
     high: float = torch.inf
+    values: str | None = None
 
     @classmethod
     def of(cls, model: nn.Module, example: Any) -> Bounds:
@@ -61,18 +73,30 @@ class Bounds:
             recording = record(model, example)
             behind = operations_behind(recording)
             functions = tuple(operation.function.strip("_") for operation in behind)
-            if {*functions} <= _SHAPING:
+            if {*functions} <= _SHAPING and len(recording.main) == 1 and recording.main[0].parameters:
                 return cls(functions)
+            low, high, values = -torch.inf, torch.inf, None
             with suppress(RuntimeError):  # a result that cannot be written to
-                return cls(functions, *_range(model, example, recording, behind))
-            return cls(functions)
+                values = _values(_sampled(model, example, recording), logits_of(recording.output))
+                if behind:
+                    low, high = _range(model, example, recording, behind)
+            return cls(functions, low, high, values)
 
     @property
     def clamping(self) -> str | None:
         """Function that holds the outputs within bounds, so that they are no logits, or None."""
-        last = [function for function in self.functions if function not in _SHAPING][:1]
-        clamping = (f for f in self.functions if f in _BOUNDS or (f == "tanh" and f in last))
-        return next(clamping, None)
+        applied = [function for function in self.functions if function not in _SHAPING]
+        if self.values in ("relu", "tanh"):
+            return next((f for f in applied if f in _BOUNDS), applied[0] if applied else self.values)
+        if self.values:
+            return self.values
+        named = _BOUNDS if self.values is None else _WIDE
+        return next((f for f in applied if f in named or (f == "tanh" and f in applied[:1])), None)
+
+    @property
+    def are_probabilities(self) -> bool:
+        """Whether the outputs are probabilities."""
+        return self.values in _LOSSES or (self.values is None and self.clamping in _LOSSES)
 
     def check_logits(self, model: str) -> None:
         """Check that nothing behind the head bounds the outputs, which the losses of classification take as logits.
@@ -109,6 +133,49 @@ class Bounds:
             f"to them, but the targets reach from {low:g} to {high:g}, which it can never learn. Return the outputs "
             f"without {function}, or scale the targets to these bounds."
         )
+
+
+def _sampled(model: nn.Module, example: Any, recording: Recording) -> Tensor | None:
+    """Return finite outputs [N, ...] for various results of the head, or None if other results count too."""
+    used = before(recording.main) | {*recording.main}
+    operations = recording.operations
+    head = max((k for k, one in enumerate(operations) if one in used and one.parameters), default=None)
+    if head is None:
+        return None
+    known = {operations[head]}
+    for one in operations[head + 1 :]:
+        if one in used and (not one.inputs or not {*one.inputs} <= known):
+            return None
+        known.add(one)
+
+    def outputs(shift: float, scale: float) -> Any:
+        def filled(result: Tensor) -> Tensor:
+            steps = torch.arange(result.numel(), dtype=torch.float32, device=result.device)
+            return (scale * torch.cos(steps + shift)).reshape(result.shape).to(result.dtype)
+
+        return logits_of(output_given(model, example, head, filled))
+
+    # Great ones show that a constant was added, and may overflow in a hand-made softmax.
+    drawn = [outputs(1.7 * k + 0.5, scale) for k in range(8) for scale in (4.0, -4.0, 1e4, -1e4)]
+    finite = [one for one in drawn if one.isfinite().all()]
+    return torch.cat(finite) if finite else drawn[0]
+
+
+def _values(sampled: Tensor | None, own: Tensor) -> str | None:
+    """Return the function that gives such outputs as those sampled, or those of the example if there are none."""
+    outputs = (own if sampled is None else sampled).double()
+    if not outputs.isfinite().all():
+        return None
+    low, high = float(outputs.min()), float(outputs.max())
+    rows = outputs.dim() > 1 and outputs.shape[1] > 1
+    if low >= 0 and rows and torch.allclose(outputs.sum(1), outputs.new_ones(()), atol=1e-4):
+        return "softmax"
+    if sampled is None:
+        return None
+    slack = 1e-6
+    if low >= 0:
+        return "sigmoid" if high <= 1 + slack else "relu"
+    return "tanh" if max(-low, high) <= 1 + slack else ""
 
 
 def _range(model: nn.Module, example: Any, recording: Recording, behind: list[Operation]) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,3 +114,80 @@ def test_a_custom_step_knows_its_loss() -> None:
             return (self.model(batch[0]) - batch[1].relu()).square().mean()
 
     Own(Ending(torch.relu), device="cpu").fit((X, ROWS), progress=False)
+
+
+def hand_made_softmax(x: Tensor) -> Tensor:
+    return x.exp() / x.exp().sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("end", "function"),
+    [
+        (lambda x: torch.maximum(x, torch.zeros_like(x)), "maximum"),
+        (lambda x: x * (x > 0), "mul"),
+        (lambda x: x.abs(), "abs"),
+        (torch.exp, "exp"),
+        (hand_made_softmax, "softmax"),
+        (lambda x: (x.softmax(1) + (2 * x).softmax(1)) / 2, "softmax"),
+        (lambda x: 1 / (1 + torch.exp(-x)), "sigmoid"),
+        (lambda x: (x.tanh() + 1) / 2, "sigmoid"),
+        (F.softsign, "div"),
+        (F.normalize, "div"),
+        (lambda x: x.clamp(-9, 9), "clamp"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_known_by_their_values(end: Any, function: str) -> None:
+    for verb in ("fit", "evaluate"):
+        with pytest.raises(HeadError, match=f"to be logits, but its forward applies {function} to them"):
+            getattr(FineTuner(Ending(end), device="cpu"), verb)((X, torch.arange(len(X)) % 3))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda x: x, lambda x: x + 100, lambda x: 20 * F.normalize(x), lambda x: 30 * torch.tanh(x / 30), F.silu,
+        lambda x: x * x.sigmoid(), lambda x: x.log_softmax(1), lambda x: x.softmax(1).log(), nn.LayerNorm(3),
+        lambda x: x - x.mean(1, keepdim=True), lambda x: x - x.exp().sum(1, keepdim=True).log(),
+    ],
+)  # fmt: skip
+def test_logits_are_trained_on_whatever_computes_them(end: Any) -> None:
+    FineTuner(Ending(end), device="cpu").fit((X, torch.arange(len(X)) % 3), progress=False)
+
+
+def brier(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - F.one_hot(targets, 3)).square().mean()
+
+
+def dice(outputs: Tensor, targets: Tensor) -> Tensor:
+    return 1 - 2 * (outputs * targets).sum() / (outputs + targets).sum()
+
+
+@pytest.mark.parametrize(
+    ("end", "loss", "targets"),
+    [
+        (nn.Softmax(1), lambda outputs, targets: F.nll_loss(outputs.log(), targets), torch.arange(len(X)) % 3),
+        (hand_made_softmax, brier, torch.arange(len(X)) % 3),
+        (nn.Sigmoid(), dice, (ROWS > 0).float()),
+        (
+            lambda x: 1 / (1 + torch.exp(-x)),
+            lambda outputs, targets: F.binary_cross_entropy(outputs.clamp(0.001, 0.999), targets),
+            (ROWS > 0).float(),
+        ),
+    ],
+)
+def test_probabilities_of_the_model_are_those_of_the_metrics(
+    end: Any, loss: Any, targets: Tensor, tmp_path: Path
+) -> None:
+    tuner = FineTuner(Ending(end), device="cpu", loss=loss, metrics=["auroc", "accuracy"])
+    tuner.fit((X, targets), progress=False)
+    assert tuner.task is not None
+    outputs = tuner.predict(X)
+    assert torch.equal(tuner.task.probabilities(outputs), outputs)
+    if targets.dim() > 1:
+        right = ((outputs > 0.5) == targets.bool()).float().mean().item()
+        assert tuner.evaluate((X, targets))["accuracy"] == pytest.approx(right)
+    tuner.save_checkpoint(tmp_path / "saved.safetensors")
+    other = FineTuner.load_checkpoint(tmp_path / "saved.safetensors", model=Ending(end), loss=loss, device="cpu")
+    other.evaluate((X, targets))
+    assert other.task is not None
+    assert other.task.outputs == "probabilities"
