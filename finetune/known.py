@@ -101,7 +101,12 @@ class Known:
         return replace(self, preprocessing=preprocessing, inputs=inputs)
 
     def opened_training(self, train: Source, val: Source | None) -> Known:
-        """Return the state for training and validating on these sources. See `opened`."""
+        """Return the state for training and validating on these sources. See `opened`.
+
+        Raises:
+            DataError: If the model was trained on ready inputs before, so that no preprocessing is known.
+        """
+        self.inputs.check(train.kind, self.preprocessing)
         inputs = self.inputs.after_training_on(train.kind)
         known = replace(self, inputs=inputs, preprocessing=inputs.kept(self.preprocessing)).opened(train.kind)
         known.inputs.check(None if val is None else val.kind, known.preprocessing)

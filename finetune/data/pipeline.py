@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
 from finetune.data.targets import TargetRule
 from finetune.errors import DataError
+
+log = logging.getLogger("finetune")
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,22 @@ class Pipeline:
             return False
         return check_pair(self._first_batch(source), say=say)
 
+    def _say_unprepared(self, source: Source, role: str) -> None:
+        """Warn of inputs that count as ready for the model, but were rather not prepared as images are."""
+        if source.kind is not None or self.preprocessing is None:
+            return
+        try:
+            batch = replace(self, preprocessing=None)._first_batch(source)
+        except DataError:  # the audit reports it
+            return
+        if self.preprocessing.is_unprepared(split_batch(batch)[0]):
+            log.warning(
+                "The %s inputs are floats between 0 and 1, which are used as they are, while images are normalized by "
+                "%s. To normalize these, too, do so in the dataset, or pass X as bytes: (255 * X).round().to(torch.uint8).",
+                role,
+                self.preprocessing,
+            )
+
     def _first_batch(self, source: Source) -> Any:
         few = source.subset(range(min(2, len(source)))) if source.indexed else source
         return self.batches(few, 2).first()
@@ -123,6 +142,7 @@ class Pipeline:
         Raises:
             DataError: If a sample cannot be used.
         """
+        self._say_unprepared(source, role)
         return audit(source, rule=rule, role=role, skip_corrupt=skip_corrupt, preprocessing=self.preprocessing)
 
     def batches(
@@ -179,6 +199,9 @@ class Pipeline:
         Raises:
             DataError: If a sample cannot be used.
         """
+        self._say_unprepared(data.train, "training")
+        if data.val is not None and data.val.indexed:  # the first batch of a stream belongs to a later pass
+            self._say_unprepared(data.val, "validation")
         data = data.audited(rule=rule, preprocessing=self.preprocessing, skip_corrupt=skip_corrupt)
         loading: dict[str, Any] = {"keep": keep, "rule": rule}
         return (

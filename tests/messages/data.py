@@ -335,6 +335,15 @@ def published_preprocessing_after_arrays(tmp: Path) -> str:
     return said
 
 
+@case("To normalize these, too, do so in the dataset, or pass X as bytes")
+def floats_between_0_and_1(tmp: Path) -> str:
+    unit, labels = torch.rand(12, 3, 8, 8), torch.arange(12) % 2
+    said = logged(lambda: fit(of_images(), (unit, labels)))
+    bytes_ = (255 * unit).round().to(torch.uint8)
+    assert "between 0 and 1" not in logged(lambda: fit(of_images(), (bytes_, labels)))
+    return said
+
+
 @case("is a nested tensor. Expected a dense one")
 def nested_inputs(tmp: Path) -> str:
     with warnings.catch_warnings():

@@ -85,6 +85,16 @@ class InputPreprocessing(ABC):
         """Finish the inputs of a batch on the device."""
         return inputs
 
+    def is_unprepared(self, inputs: Any) -> bool:
+        """Return whether inputs that count as ready for the model were rather not prepared in this way.
+
+        Example:
+            >>> from finetune import Preprocessing
+            >>> Preprocessing().is_unprepared(torch.rand(2, 3, 224, 224))
+            True
+        """
+        return False
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Return the content for a checkpoint, which `preprocessing_from_dict` reads."""

@@ -255,6 +255,18 @@ class Preprocessing(InputPreprocessing):
         images = isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4
         return self.normalize(inputs) if images else inputs
 
+    def is_unprepared(self, inputs: Any) -> bool:
+        """Return whether float images [N, C, H, W] lie between 0 and 1, although this preprocessing shifts these.
+
+        Example:
+            >>> Preprocessing().is_unprepared(torch.rand(2, 3, 224, 224))
+            True
+        """
+        if not (isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.dim() == 4 and inputs.numel()):
+            return False
+        shifts = inputs.shape[1] == self.channels and max(self.mean) > 0
+        return shifts and bool(inputs.min() >= 0) and bool(inputs.max() <= 1)
+
     def normalize(self, images: Tensor) -> Tensor:
         """Scale uint8 [N, C, H, W] to [0, 1] and standardize each channel. Return float32.
 

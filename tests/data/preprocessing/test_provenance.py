@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,14 @@ QUESTIONS: dict[str, Callable[[FineTuner, Path], Any]] = {
     "evaluate a folder": lambda tuner, folder: tuner.evaluate(folder),
     "evaluate a pair": lambda tuner, folder: tuner.evaluate(([str(folder / "b" / "1.png")], [1])),
     "texts": lambda tuner, folder: tuner.predict(["a text", "another"]),
+    "training on a folder": lambda tuner, folder: tuner.fit(folder, progress=False),
     "validation": lambda tuner, folder: tuner.fit((X, Y), folder, progress=False),
     "after loading": lambda tuner, folder: FineTuner.load_checkpoint(
         tuner.save_checkpoint(folder.parent / "saved"), net(), device="cpu"
     ).predict(folder),
+    "training after loading": lambda tuner, folder: FineTuner.load_checkpoint(
+        tuner.save_checkpoint(folder.parent / "saved"), net(), device="cpu"
+    ).fit(folder, progress=False),
 }
 
 
@@ -133,6 +138,26 @@ def test_bytes_are_prepared_as_images_are(folder: Path) -> None:
 def test_a_preprocessing_of_the_user_is_not_questioned(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert len(trained(preprocessing=PLAIN).predict(folder)) == 6
     assert "ready" not in caplog.text
+
+
+@pytest.mark.parametrize("verb", ["fit", "evaluate", "predict", "validate", "fit a loader"])
+def test_floats_that_images_would_be_normalized_from_are_said(
+    verb: str, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tuner = FineTuner(net(), device="cpu", preprocessing=replace(PLAIN, mean=(0.5,) * 3, std=(0.5,) * 3))
+    unit, verbs = torch.rand(6, 3, SIZE, SIZE), {
+        "fit": lambda X: tuner.fit((X, Y[:6]), progress=False),
+        "evaluate": lambda X: tuner.evaluate((X, Y[:6])),
+        "predict": tuner.predict,
+        "validate": lambda X: tuner.fit(folder, (X, Y[:6]), progress=False),
+        "fit a loader": lambda X: tuner.fit(DataLoader(TensorDataset(X, Y[:6]), batch_size=3), progress=False),
+    }  # fmt: skip
+    if verb != "fit a loader":
+        verbs[verb]((255 * unit).round().to(torch.uint8))
+    verbs[verb](unit * 2 - 1)
+    assert "between 0 and 1" not in caplog.text
+    verbs[verb](unit)
+    assert caplog.text.count("inputs are floats between 0 and 1") == 1
 
 
 def test_a_published_preprocessing_is_said(caplog: pytest.LogCaptureFixture) -> None:
