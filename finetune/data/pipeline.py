@@ -115,7 +115,7 @@ class Pipeline:
         if self.preprocessing.is_unprepared(split_batch(batch)[0]):
             log.warning(
                 "The %s inputs are floats between 0 and 1, which are used as they are, while images are normalized by "
-                "%s. To normalize these, too, do so in the dataset, or pass X as bytes: (255 * X).round().to(torch.uint8).",
+                "%s. To normalize these, too, do so in the dataset, or pass X as bytes: (255 * X).to(torch.uint8).",
                 role,
                 self.preprocessing,
             )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image
@@ -341,6 +342,42 @@ def floats_between_0_and_1(tmp: Path) -> str:
     said = logged(lambda: fit(of_images(), (unit, labels)))
     bytes_ = (255 * unit).round().to(torch.uint8)
     assert "between 0 and 1" not in logged(lambda: fit(of_images(), (bytes_, labels)))
+    return said
+
+
+@case("the stream shuffles. Pass the stream without shuffle(...)")
+def predictions_of_a_shuffled_stream(tmp: Path) -> str:
+    rows = datasets.Dataset.from_dict({"x": X.tolist(), "label": y.tolist()}).to_iterable_dataset()
+    said = error(lambda: tuner().predict(rows.shuffle(seed=0)))
+    tuner().predict(rows)
+    return said
+
+
+@case("Expected one data set. Pass one of them, such as data[{}]")
+def several_data_sets(tmp: Path) -> str:
+    rows = datasets.Dataset.from_dict({"x": X.tolist(), "label": y.tolist()})
+    data = datasets.DatasetDict(train=rows, test=rows)
+    said = error(lambda: fit(tuner(), data))
+    fit(tuner(), data["train"], data["test"])
+    return said
+
+
+@case("Pass the DataLoader or dataset itself, the pair (X, y), or a list of samples")
+def an_iterator(tmp: Path) -> str:
+    loader = DataLoader(ITEMS, batch_size=4)  # type: ignore[arg-type]
+    said = error(lambda: fit(tuner(), iter(loader)))
+    for data in (loader, (X, y), ITEMS):
+        fit(tuner(), data)
+    return said
+
+
+@case("number {} in its `class_to_idx`. Correct one of them, or remove it")
+def classes_numbered_in_two_ways(tmp: Path) -> str:
+    data = Items(ITEMS)
+    data.classes, data.class_to_idx = ["a", "b", "c"], {"c": 0, "b": 1, "a": 2}  # type: ignore[attr-defined]
+    said = error(lambda: fit(tuner(), data))
+    data.class_to_idx = {"a": 0, "b": 1, "c": 2}  # type: ignore[attr-defined]
+    assert fit(tuner(), data).classes == ("a", "b", "c")
     return said
 
 

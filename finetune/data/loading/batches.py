@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +14,16 @@ from torch import Tensor
 
 from finetune.data.batch import label_key_of, num_samples_of, split_batch, with_target
 from finetune.data.loading.image_cache import cache_decoded, cache_prepared
-from finetune.data.loading.samples import Batch, Failure, Keys, Samples, StreamCollate, WorkerPool, default_workers
+from finetune.data.loading.samples import (
+    Batch,
+    Failure,
+    Keys,
+    Samples,
+    StreamCollate,
+    WorkerPool,
+    default_workers,
+    loader_error,
+)
 from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation, not_images
 from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, InputPreprocessing
 from finetune.data.randomness import seed_of, seeded
@@ -248,7 +257,9 @@ class Batches:
         if self.source.indexed:
             return next(self.epoch(0), None)
         with seeded(self.seed, "look"):
-            batch = _unless_failed(self.source.look(self.batch_size, StreamCollate(self._samples)))
+            with self._explained():
+                looked = self.source.look(self.batch_size, StreamCollate(self._samples))
+            batch = _unless_failed(looked)
         return None if batch is None else self._on_device(batch)
 
     def _on_device(self, batch: Batch) -> Batch:
@@ -315,11 +326,23 @@ class Batches:
         for step in itertools.count():
             with seeded(self.seed, "loader", epoch, step):
                 try:
-                    batch = next(batches)
+                    with self._explained():
+                        batch = next(batches)
                 except StopIteration:
                     return
             if step >= start:
                 yield batch
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Name the samples for which the user's own DataLoader fails."""
+        try:
+            yield
+        except (TypeError, RuntimeError, ValueError, KeyError) as error:
+            problem = loader_error(getattr(self.source, "iterable", None))
+            if problem is None:
+                raise
+            raise problem from error
 
     def _with_checked_targets(self, batch: Batch, step: int) -> Batch:
         """Return the batch with its labels as a tensor, if they are names or numbers in a list.

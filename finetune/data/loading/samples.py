@@ -12,17 +12,22 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from finetune.data.batch import target_of
 from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.preprocessing.base import TEXT, InputPreprocessing, kind_of
 from finetune.data.randomness import preserved, reseed, seed_of
 from finetune.data.sources.base import Source
+from finetune.data.sources.labels import plain_label
 from finetune.errors import ArgumentError, DataError
+from finetune.nested import is_group
 
 Batch = Any
 # The epoch and the index of each sample. With fixed views, the view takes the place of the epoch.
 Keys = list[tuple[int, int]]
+
+_MAX_EXPLAINED = 1000  # samples of a loader that are read to explain its error
 
 _COLLATE_HINT = "To batch samples of this kind, give the dataset a `collate_fn`, or pass a DataLoader."
 
@@ -173,9 +178,16 @@ def default_workers(source: Source, steps: int) -> int:
 
 
 def shape_error(items: Sequence[Any], indices: Sequence[int], name: Callable[[int], str]) -> DataError | None:
-    """Return an error that names the first two items whose tensors differ in shape, or None."""
+    """Return an error that names the first two items whose tensors differ in shape, or None.
+
+    Raises:
+        DataError: If a label is missing, or neither a name nor numbers.
+    """
     first = shapes_of(items[0])
     for item, index in zip(items, indices, strict=True):
+        label = target_of(item)
+        if is_group(item) and len(item) > 1 and not isinstance(label, (Tensor, np.ndarray, list, tuple, dict)):
+            plain_label(label, index, name)
         shapes = shapes_of(item)
         if (
             isinstance(first, list)
@@ -193,6 +205,24 @@ def shape_error(items: Sequence[Any], indices: Sequence[int], name: Callable[[in
                 f"{name(index)} has {_readable(shapes)}. Resize or pad them to one shape. {_COLLATE_HINT}"
             )
     return None
+
+
+def loader_error(loader: Any) -> DataError | None:
+    """Return the error for the first samples of a DataLoader's dataset that do not form a batch, or None."""
+    if not isinstance(loader, DataLoader) or loader.collate_fn is not default_collate:
+        return None
+    dataset: Any = loader.dataset
+    if isinstance(dataset, IterableDataset):
+        return None
+    numbers = range(min(len(dataset), _MAX_EXPLAINED))
+    try:
+        with preserved():
+            items = [dataset[number] for number in numbers]
+            return shape_error(items, numbers, "sample {}".format) if items else None
+    except DataError as error:
+        return error
+    except Exception:  # the user's own error, which the loader has raised as well
+        return None
 
 
 def shapes_of(item: Any) -> Any:
@@ -231,7 +261,20 @@ def _native(item: Any) -> Any:
         return item if item.dtype.isnative else item.astype(item.dtype.newbyteorder("="))
     if type(item) in (tuple, list):
         return type(item)(map(_native, item))
-    return {key: _native(value) for key, value in item.items()} if type(item) is dict else item
+    return {key: _array(_native(value)) for key, value in item.items()} if type(item) is dict else item
+
+
+def _array(value: Any) -> Any:
+    """Return a list of numbers, of any depth, as a tensor. torch would collate it to one tensor per position."""
+    leaf = value
+    while type(leaf) is list and leaf:
+        leaf = leaf[0]
+    if leaf is value or not isinstance(leaf, (int, float)):
+        return value
+    try:
+        return torch.tensor(value)
+    except (TypeError, ValueError):  # of unequal lengths
+        return value
 
 
 def _unchanged(batch: Batch) -> Batch:

@@ -143,11 +143,11 @@ class Group(Source):
 
     def __getitem__(self, index: int) -> Any:
         inputs = self._mapped(lambda part: part[index])
-        return inputs if self.targets is None else (inputs, self.targets[index])
+        return _alone(inputs) if self.targets is None else (inputs, self.targets[index])
 
     def gather(self, indices: Tensor) -> Any:
         inputs = self._mapped(lambda part: part.gather(indices))
-        return inputs if self.targets is None else (inputs, self.targets[indices.to(self.targets.device)])
+        return _alone(inputs) if self.targets is None else (inputs, self.targets[indices.to(self.targets.device)])
 
     def name(self, index: int) -> str:
         return self._sources()[0].name(index)
@@ -181,6 +181,11 @@ class Group(Source):
         if isinstance(self.parts, dict):
             return {name: change(part) for name, part in self.parts.items()}
         return tuple(map(change, self.parts))
+
+
+def _alone(inputs: Any) -> Any:
+    """Return inputs without targets as a batch. A bare tuple of two would be taken for inputs and targets."""
+    return (inputs,) if isinstance(inputs, tuple) else inputs
 
 
 def as_inputs(inputs: Any, *, double: bool = False) -> Tensor | np.ndarray:

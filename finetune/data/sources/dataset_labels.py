@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -67,6 +67,7 @@ def open_labels(dataset: Any, first: Any, request: Request) -> DatasetLabels:
     declared = parts.gathered([_declared(leaf) for leaf in parts.leaves])
     if declared is not None and not _agree(dataset, declared):
         declared = None
+    declared = _typed_as(first, declared)
     return _named(dataset, declared, request) if isinstance(first, str) else _numbered(parts, declared, request)
 
 
@@ -177,14 +178,45 @@ def class_names(dataset: Any) -> Classes | None:
     if getattr(dataset, "target_transform", None) is not None:
         return None  # `.classes` and `.targets` describe the targets before the transform
     names = getattr(dataset, "classes", None)
-    if names is None and is_hugging_face(dataset):
-        feature = dataset.features.get(label_key_of(dataset.column_names) or "")
+    if names is None and is_hugging_face(dataset):  # a stream may not know its features
+        feature = (dataset.features or {}).get(label_key_of(dataset.column_names or ()) or "")
         names = getattr(feature, "names", None)
-    if not isinstance(names, (list, tuple)) or not names:
+    names = _by_index(names)
+    if not names:
         _check_wrapped(dataset)
         return None
+    _check_index(names, getattr(dataset, "class_to_idx", None))
     # ImageNet's names are tuples of synonyms
     return tuple(normalized(", ".join(map(str, n)) if isinstance(n, (list, tuple)) else str(n)) for n in names)
+
+
+def _by_index(names: Any) -> list[Any]:
+    """Return the class names by index that a list, an array, or a mapping from or to the index holds, or none."""
+    if isinstance(names, Mapping):
+        numbered = {k: name for key, value in names.items() for k, name in ((key, value), (value, key)) if _is_index(k)}
+        return [numbered[k] for k in range(len(names))] if numbered.keys() == {*range(len(names))} else []
+    names = names.tolist() if hasattr(names, "tolist") else names
+    return list(names) if isinstance(names, (list, tuple)) else []
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _check_index(names: Sequence[Any], index: Any) -> None:
+    """Check that the attributes `classes` and `class_to_idx` of a dataset number its classes alike.
+
+    Raises:
+        DataError: If they do not.
+    """
+    for k, name in enumerate(names):
+        synonyms = name if isinstance(name, (list, tuple)) else (name,)
+        other = next((index[each] for each in synonyms if each in index), k) if isinstance(index, Mapping) else k
+        if other != k:
+            raise DataError(
+                f"The dataset numbers its classes in two ways: {name!r} is number {k} of its `classes`, and number "
+                f"{other} in its `class_to_idx`. Correct one of them, or remove it."
+            )
 
 
 def _check_wrapped(dataset: Any) -> None:
@@ -282,6 +314,16 @@ def _agree(dataset: Any, declared: Any) -> bool:
             )  # fmt: skip
             return False
     return True
+
+
+def _typed_as(label: Any, declared: Any) -> Any:
+    """Return declared numbers as whole or decimal ones, as the items have them. A column of pandas makes floats."""
+    found = target_tensor(label)
+    if found is None or not isinstance(declared, Tensor):
+        return declared
+    if found.is_floating_point():
+        return declared.float()
+    return declared.long() if bool((declared == declared.round()).all()) else None
 
 
 def _same(label: Any, declared: Any) -> bool:

@@ -57,7 +57,7 @@ class Meaning:
         Raises:
             DataError: If a label is missing, not one of the classes, or a name where numbers are expected.
         """
-        values = [_plain(label, i, name) for i, label in enumerate(labels)]
+        values = [plain_label(label, i, name) for i, label in enumerate(labels)]
         numbers = all(isinstance(value, (int, float)) for value in values)
         floats = numbers and any(isinstance(value, float) for value in values)
         if numbers and (self.numbers or (floats and self.numbers is None and self.classes is None)):
@@ -310,7 +310,7 @@ def unknown_class(label: str, where: str, classes: Classes) -> DataError:
     )
 
 
-def _plain(label: Any, i: int, name: Name) -> str | int | float:
+def plain_label(label: Any, i: int, name: Name) -> str | int | float:
     """Convert a NumPy scalar to Python. Raise DataError if the label is missing, or neither a name nor a number."""
     value = (
         label.item() if isinstance(label, np.generic) or (isinstance(label, Tensor) and label.numel() == 1) else label

@@ -89,6 +89,16 @@ def open_source(
     for recognizes, opener in _FORMS:
         if recognizes(data, request):
             return opener(data, request)
+    if isinstance(data, Mapping) and data and all(hasattr(part, "__iter__") for part in data.values()):
+        raise DataError(
+            f"Data of type {type(data).__name__} has the parts {', '.join(map(repr, data))}. Expected one data set. "
+            f"Pass one of them, such as data[{next(iter(data))!r}]."
+        )
+    if hasattr(data, "__next__"):
+        raise DataError(
+            f"Data of type {type(data).__name__} can be read only once, and training reads it in every epoch. Pass the "
+            f"DataLoader or dataset itself, the pair (X, y), or a list of samples."
+        )
     accepted = _ACCEPTED + ("." if labeled else _ACCEPTED_UNLABELED)
     raise DataError(f"Data of type {type(data).__name__} cannot be used. {accepted}")
 
@@ -152,7 +162,7 @@ def _open_tensor_dataset(data: TensorDataset, request: Request) -> Source:
 def _open_pair(data: Sequence[Any], request: Request) -> Source:
     inputs, labels = data
     if not request.labeled:
-        return _open_inputs(inputs, None, request)
+        return _open_inputs(inputs, None, request, _parts(inputs, len(labels)))
     labels = _checked_labels(labels)
     parts = _parts(inputs, len(labels))
     number = len(_dense(inputs)) if parts is None else len(labels)
@@ -192,6 +202,9 @@ def _dense(values: Any, name: str = "X") -> Any:
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         missing = int(np.ma.getmaskarray(values).sum())
         raise DataError(f"{name} has {missing} masked values. Expected every value. Pass {name}.filled(0).")
+    for position, value in enumerate(values if isinstance(values, (list, tuple)) else ()):
+        if isinstance(value, (Tensor, np.ndarray)) and (value.ndim > 0 or value is np.ma.masked):
+            _dense(value, f"{name}[{position}]")
     if isinstance(values, np.ndarray) and values.ndim == 0:
         raise DataError(f"{name} is a single value. Expected an array of shape [N, ...].")
     return values

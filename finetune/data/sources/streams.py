@@ -293,10 +293,16 @@ def open_stream(dataset: IterableDataset[Any], request: Request) -> Stream:
     """Open an iterable dataset. Its items keep their class indices.
 
     Raises:
-        DataError: If a class index refers to another class than in the training data.
+        DataError: If a class index refers to another class than in the training data, or the stream shuffles and
+            outputs are asked for, not labels.
     """
     own = class_names(dataset)
     check_numbering(own, request.meaning, "The iterable dataset")
+    if not request.labeled and _shuffles(dataset):
+        raise DataError(
+            "Predictions are one row per sample, in the order of the data, but the stream shuffles. Pass the stream "
+            "without shuffle(...)."
+        )
     return Stream(
         without_tensors(dataset),
         request.classes or own,
@@ -330,6 +336,8 @@ def _disorder(loader: DataLoader[Any]) -> str | None:
     if isinstance(loader.dataset, IterableDataset):
         if loader.num_workers > 1:
             return f"reads an iterable dataset in {loader.num_workers} workers, which take turns; use one"
+        if _shuffles(loader.dataset):
+            return "reads a stream that shuffles"
         return "has drop_last=True" if loader.drop_last else None
     sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     if any(iter(each) is each for each in (loader.sampler, sampler)):
@@ -342,6 +350,16 @@ def _disorder(loader: DataLoader[Any]) -> str | None:
                 return f"gives sample {index} out of order; it shuffles or has a sampler"
     left = 0 if length is None else len(list(expected))
     return f"leaves out {left} of {length} samples" if left else None
+
+
+def _shuffles(stream: Any) -> bool:
+    """Return whether a stream shuffles, as those of Hugging Face and the data pipes of torch may do."""
+    while stream is not None:
+        if "shuffl" in type(stream).__name__.lower():
+            return True
+        inner = (getattr(stream, name, None) for name in ("_ex_iterable", "ex_iterable", "source_datapipe", "datapipe"))
+        stream = next((part for part in inner if part is not None), None)
+    return False
 
 
 def _flat(sampler: Iterable[Any]) -> Iterator[Any]:

@@ -6,6 +6,7 @@ import pickle
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, random_split
@@ -22,7 +23,7 @@ Labels = list[Any]
 class Declared(Dataset[Any]):
     """A dataset with an attribute of labels, and items of its own."""
 
-    def __init__(self, items: Labels, *, classes: Labels | None = None, **attributes: Any) -> None:
+    def __init__(self, items: Labels, *, classes: Any = None, **attributes: Any) -> None:
         self.items = items
         vars(self).update(attributes)
         if classes is not None:
@@ -64,6 +65,47 @@ def test_items_outrank_the_attribute(
 @pytest.mark.parametrize("items", [[0, 1, 2], [np.int32(0), 1, 2], [torch.tensor(0), 1, 2], [[0], [1], [2]]])
 def test_an_attribute_that_agrees_with_the_items_is_used(items: Labels) -> None:
     assert open_source(Declared(items, targets=[0, 1, 2])).targets.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("items", "declared", "expected"),
+    [
+        ([0, 1, 2], [0.0, 1.0, 2.0], torch.int64),  # as a column of pandas with a gap
+        ([0.0, 1.0, 2.0], [0, 1, 2], torch.float32),
+        ([0, 1, 2], [0, 1, 2], torch.int64),
+        ([0.5, 1.5, 2.0], [0.5, 1.5, 2.0], torch.float32),
+    ],
+)
+def test_declared_numbers_are_of_the_type_of_the_items(items: Any, declared: Any, expected: torch.dtype) -> None:
+    source = open_source(Declared(items, labels=declared))
+    assert source.targets is not None
+    assert (source.targets.dtype, source.targets.tolist()) == (expected, items)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ["a", "b"],
+        np.array(["a", "b"]),
+        pd.Index(["a", "b"]),
+        {0: "a", 1: "b"},
+        {1: "b", 0: "a"},
+        {"a": 0, "b": 1},
+        {np.int64(0): "a", np.int64(1): "b"},
+        (("a",), ("b",)),
+    ],
+    ids=repr,
+)
+def test_class_names_in_every_form_are_read(classes: Any) -> None:
+    for index in ({}, {"class_to_idx": {"a": 0, "b": 1}}):
+        assert open_source(Declared([0, 1], classes=classes, **index)).classes == ("a", "b")
+    with pytest.raises(DataError, match="number 0 of its `classes`, and number 1 in its `class_to_idx`"):
+        open_source(Declared([0, 1], classes=classes, class_to_idx={"a": 1, "b": 0}))
+
+
+@pytest.mark.parametrize("classes", [{1: "a", 2: "b"}, {"a": "b"}, "ab", 2, None, {}, np.array([])], ids=repr)
+def test_other_attributes_are_no_class_names(classes: Any) -> None:
+    assert open_source(Declared([0, 1], classes=classes)).classes is None
 
 
 def test_names_in_items_are_encoded_like_those_of_a_table() -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.data.batch import split_batch
+from finetune.data.loading.batches import Batches
 from finetune.data.sources.arrays import Arrays
 from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.open_source import open_source
@@ -142,6 +144,34 @@ def test_only_a_tuple_is_a_pair_without_labels() -> None:
     assert len(open_source([X, X], labeled=False)) == 2
     with pytest.raises(DataError, match="differ in shape"):
         open_source([X, y], labeled=False)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_masked_and_sparse_values_in_a_list_are_refused() -> None:
+    masked = np.ma.array([1.0, 2.0], mask=[False, True])
+    with pytest.raises(DataError, match=r"X\[1\] has 1 masked values"):
+        open_source(([np.ones(2), masked], [0, 1]))
+    with pytest.raises(DataError, match=r"y\[1\] has 1 masked values"):
+        open_source((np.ones((2, 2)), [0, np.ma.masked]))
+    with pytest.raises(DataError, match=r"X\[0\] is a sparse tensor"):
+        open_source(([torch.ones(2).to_sparse(), torch.ones(2)], [0, 1]))
+    whole = np.ma.array([1.0, 2.0], mask=[False, False])
+    assert open_source(([whole, np.ones(2)], [np.array(0), np.array(1)]))[0][0].tolist() == [1, 2]
+
+
+def test_several_arrays_are_the_inputs_also_beside_labels() -> None:
+    X = torch.arange(6.0).reshape(3, 2)
+    source = open_source(((X, X + 1), torch.arange(3)), labeled=False)
+    ((first, second),) = source[1]
+    assert (first.tolist(), second.tolist()) == ([2, 3], [3, 4])
+    inputs, targets = split_batch(next(Batches(source, batch_size=3, shuffle=False).epoch(0)))
+    assert (len(inputs), targets) == (2, None)
+
+
+@pytest.mark.parametrize("data", [iter([1]), zip([1], [2], strict=True), enumerate([1]), (k for k in [1])], ids=repr)
+def test_iterators_are_read_once(data: Any) -> None:
+    with pytest.raises(DataError, match="can be read only once"):
+        open_source(data)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

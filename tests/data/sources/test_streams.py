@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from hypothesis import given, settings
@@ -269,6 +271,57 @@ def test_loaders_out_of_order_are_not_predicted(loader: DataLoader[Any], words: 
         open_source(loader, labeled=False)
     assert torch.equal(torch.get_rng_state(), state)
     open_source(loader)  # in training, any order will do
+
+
+def test_streams_that_shuffle_are_not_predicted() -> None:
+    rows = datasets.Dataset.from_dict({"x": [[float(k)] * 2 for k in range(20)], "label": [k % 2 for k in range(20)]})
+    plain = rows.to_iterable_dataset()
+    shuffled = plain.shuffle(seed=1, buffer_size=10)
+    for data in (shuffled, shuffled.map(lambda row: row), DataLoader(shuffled, batch_size=4)):
+        assert not open_source(data).indexed
+        with pytest.raises(DataError, match=r"the (stream shuffles|DataLoader reads a stream that shuffles)"):
+            open_source(data, labeled=False)
+    for data in (plain, plain.map(lambda row: row), DataLoader(plain, batch_size=4)):
+        assert not open_source(data, labeled=False).indexed
+
+
+def test_a_hugging_face_stream_may_not_know_its_columns() -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from ({"x": [float(k), 0.0], "label": k % 2} for k in range(6))
+
+    made = datasets.IterableDataset.from_generator(rows)
+    mapped = datasets.Dataset.from_list(list(rows())).to_iterable_dataset().map(lambda row: row)
+    for data in (made, mapped):
+        assert data.features is None
+        (batch,) = Batches(open_source(data), batch_size=6, shuffle=False).epoch(0)
+        assert batch["x"].tolist() == [[float(k), 0.0] for k in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "b", 1, "c"], r"that of sample 0 is a name, that of sample 2 is a number"),
+        ([Enum("Kind", "a").a] * 4, r"sample 0 has the label <Kind.a: 1>\. Expected a name or a number"),
+        ([1, 0, {1}, 0], r"sample 2 has the label \{1\}\. Expected a name or a number"),
+        ([1, 0, 1, None], r"sample 3 has no label"),
+    ],
+)
+def test_labels_that_a_loader_cannot_collate_are_named(labels: list[Any], message: str) -> None:
+    loader = DataLoader([(torch.ones(2), label) for label in labels], batch_size=4)  # type: ignore[arg-type]
+    for read in (Batches.first, lambda batches: list(batches.epoch(0))):
+        batches = Batches(open_source(loader), batch_size=4, shuffle=False)
+        with pytest.raises(DataError, match=message):
+            read(batches)
+
+
+def test_an_error_of_the_users_own_loader_stays() -> None:
+    def collate(items: list[Any]) -> Any:
+        raise TypeError("mine")
+
+    loader = DataLoader([(torch.ones(2), 1)], collate_fn=collate)  # type: ignore[arg-type]
+    batches = Batches(open_source(loader), batch_size=1, shuffle=False)
+    with pytest.raises(TypeError, match="mine"):
+        batches.first()
 
 
 def test_images_of_a_stream_are_prepared_as_those_of_a_dataset() -> None:
