@@ -587,6 +587,7 @@ class FineTuner:
             untrained = self._known.random and not self.history
             return judge(evidence, head_rate(self.inner, self.network.stages()), untrained=untrained)
 
+    @checks_arguments
     def find_lr(
         self,
         train: Any,
@@ -861,13 +862,7 @@ class FineTuner:
         assert self.task is not None
         given: dict[str, Any] = {"phases": plan.phases, "plan": plan.lines, "precision": self.precision, **options}
         return Run(
-            tuner=self,
-            network=plan.network,
-            settings=self.settings,
-            train=train,
-            val=val,
-            task=self.task,
-            **given,
+            tuner=self, network=plan.network, settings=self.settings, train=train, val=val, task=self.task, **given
         )
 
     @contextmanager

@@ -23,6 +23,7 @@ from finetune.comparison.finished_runs import FinishedRuns
 from finetune.comparison.peak_memory import PeakMemory
 from finetune.comparison.splits import Split
 from finetune.data.preprocessing.presets import preprocessing_of
+from finetune.data.targets import REGRESSION
 from finetune.errors import ArgumentError, HeadError, NonFiniteError
 from finetune.model.freezing import trainable
 from finetune.model.surgery.heads import num_outputs
@@ -31,6 +32,7 @@ from finetune.training.callbacks.monitor import check_monitor
 from finetune.training.metrics import higher_is_better
 from finetune.training.precision import resolve_device
 from finetune.training.run import Run
+from finetune.training.tasks import infer_task
 from finetune.tuner import FineTuner
 
 log = logging.getLogger("finetune")
@@ -179,11 +181,16 @@ class _Observer(Callback):
 
 
 def _head_fits(tuner: FineTuner, split: Split) -> bool:
-    """Return whether the head matches the classes by their names and number."""
+    """Return whether the head matches the classes by their names and number, or `fit` judges it by other targets."""
+    loss = tuner.settings.loss
     try:
         outputs = num_outputs(tuner.head)
-    except HeadError:  # replace_head reports the problem, if there is one
-        return False
+    except HeadError:  # nothing to replace; fit checks the outputs themselves
+        return True
+    if infer_task(loss, None, outputs).kind == REGRESSION or (outputs == 1 and callable(loss)):
+        return True  # numbers are targets
+    if outputs == 1 and split.num_outputs == 2:
+        return True  # binary classification
     renamed = tuner.classes is not None and split.classes is not None and {*tuner.classes} != {*split.classes}
     return outputs == split.num_outputs and not renamed
 

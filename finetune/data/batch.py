@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -83,6 +84,8 @@ def num_samples_of(batch: Any) -> int:
     if per_sample and len(targets):
         return len(targets)
     for part in (targets, inputs):
+        if isinstance(part, np.ndarray) and part.ndim:
+            return len(part)
         if isinstance(part, PackedSequence):
             return int(part.batch_sizes[0])
         size = next((len(tensor) for tensor in tensors_of(part) if tensor.dim() > 0), None)

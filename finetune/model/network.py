@@ -9,9 +9,10 @@ from functools import cached_property
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from finetune.errors import ArgumentError, DataError, HeadError
 from finetune.model.channels_last import gains_from_channels_last, same_in_channels_last
@@ -348,6 +349,8 @@ def not_accepted(model: nn.Module, inputs: Any, error: Exception) -> DataError:
         hint = _FIXED
     elif isinstance(inputs, Mapping) and not takes_names(model, inputs):
         hint = _named_hint(model, inputs)
+    elif not tensors and any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(inputs)):
+        hint = "Convert NumPy arrays in the collate_fn; use torch.as_tensor(array)."
     else:
         hint = _hint(shown, tensors[0] if tensors else torch.empty(0))
     name = type(model).__name__

@@ -575,3 +575,60 @@ def test_seeds_share_the_activations_of_unaugmented_images(tmp_path: Path) -> No
 def test_the_subpackage_does_not_hide_the_function() -> None:
     assert finetune.compare is compare
     assert callable(finetune.compare)
+
+
+@pytest.mark.parametrize(
+    ("targets", "settings", "kind"),
+    [
+        (DATA[1] % 2, {}, "binary"),
+        (DATA[1], {"loss": "mse"}, "regression"),
+        (DATA[1], {"loss": nn.L1Loss()}, "regression"),
+        (DATA[1], {"loss": lambda outputs, targets: (outputs - targets).abs().mean(), "monitor": "loss"}, None),
+    ],
+)
+def test_a_head_of_one_output_that_fit_accepts_is_kept(targets: Tensor, settings: Any, kind: str | None) -> None:
+    data = (DATA[0], targets)
+    compared = compare(net(0, 1), data, data, strategies="full_finetune", seeds=1, **FIXED, **settings)
+    tuner = FineTuner(net(0, 1), device="cpu", loss=settings.get("loss"))
+    tuner.fit(data, data, epochs=2, batch_size=10, lr=1e-2, strategy="full_finetune", progress=False)
+
+    assert kind is None or tuner.task.kind == kind
+    assert compared.rows[0].error is None
+    assert compared.rows[0].value == tuner.history[-1][f"val_{compared.monitor}"]
+
+
+def test_a_model_whose_head_is_unclear_is_left_to_fit() -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.one(x) * self.two(x)
+
+    row = compare(TwoHeads(), DATA, VAL, strategies=[[Phase("*", 2)]], seeds=1, **FIXED).rows[0]
+    assert row.error is None
+
+
+@pytest.mark.parametrize(("mode", "better"), [("max", True), ("min", False), (None, None)])
+def test_mode_says_which_value_is_better(mode: str | None, better: bool | None) -> None:
+    """The compared metric, a function, does not say so itself."""
+
+    def distance(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(1) - targets).abs().float().mean()
+
+    def run() -> Comparison:
+        names = ["linear_probe", "full_finetune"]
+        given: Any = {"metrics": [distance], "monitor": "distance", "strategies": names}
+        return compare(net(), DATA, VAL, seeds=1, mode=mode, **given, **FIXED | {"lr": {"fc": 1e-2, "*": 1e-1}})
+
+    if better is None:
+        with pytest.raises(ArgumentError, match="Pass mode='max'"):
+            run()
+        return
+    comparison = run()
+    values = {row.strategy: row.value for row in comparison.rows}
+    assert all(row.higher_is_better is better for row in comparison.rows)
+    assert values["linear_probe"] != values["full_finetune"]
+    assert comparison.best is not None
+    assert comparison.best.strategy == (max if better else min)(values, key=lambda name: values[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,3 +73,24 @@ def test_a_soup_needs_a_checkpoint_and_a_known_value_to_monitor(checkpoints: lis
         greedy_soup([], pictures(6, 0))
     with pytest.raises(ArgumentError, match=r"no monitored value 'acuracy'.*loss, accuracy"):
         greedy_soup(checkpoints, pictures(6, 0), model=net(0), monitor="acuracy", device="cpu")
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_mode_says_which_checkpoint_a_soup_starts_from(tmp_path: Path, mode: str) -> None:
+    """The averages are worse either way, so the best by `mode` is left alone."""
+    X, paths = torch.ones(8, 1), []
+    for number, bias in enumerate((0.0, 1.0, 3.0)):
+        model = nn.Linear(1, 1)
+        with torch.no_grad():
+            model.weight.zero_()
+            model.bias.fill_(bias)
+        paths.append(FineTuner(model, device="cpu", loss="mse").save_checkpoint(tmp_path / f"{number}.safetensors"))
+
+    def level(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.mean()
+
+    given: dict[str, Any] = {"metrics": [level], "monitor": "level", "device": "cpu"}
+    soup = greedy_soup(paths, (X, X[:, 0]), model=nn.Linear(1, 1), mode=mode, **given)
+    assert soup.model.bias.item() == (3.0 if mode == "max" else 0.0)
+    with pytest.raises(ArgumentError, match="Pass mode='max'"):
+        greedy_soup(paths, (X, X[:, 0]), model=nn.Linear(1, 1), **given)

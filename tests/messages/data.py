@@ -156,6 +156,26 @@ def paths_alone(tmp: Path) -> str:
     return said
 
 
+@case("The image has neither bytes nor a path. Remove the sample")
+def cell_without_an_image(tmp: Path) -> str:
+    content = image(tmp / "a.png").read_bytes()
+    cells = [{"bytes": content, "path": None}, {"bytes": None, "path": None}, {"bytes": content, "path": None}]
+    said = error(lambda: fit(of_images(), (cells, [0, 1, 1])))
+    fit(of_images(), (cells[::2], [0, 1]))
+    return said
+
+
+@case("Convert NumPy arrays in the collate_fn; use torch.as_tensor(array)")
+def arrays_in_a_batch(tmp: Path) -> str:
+    def collate(items: list[Any]) -> Any:
+        return np.stack([x.numpy() for x, _ in items]), torch.tensor([label for _, label in items])
+
+    said = error(lambda: fit(tuner(), DataLoader(Items(ITEMS), 9, collate_fn=collate)))
+    convert = torch.as_tensor
+    fit(tuner(), DataLoader(Items(ITEMS), 9, collate_fn=lambda items: tuple(map(convert, collate(items)))))
+    return said
+
+
 @case("Pass the pair (X, y), with one y per sample")
 def inputs_alone(tmp: Path) -> str:
     said = error(lambda: fit(tuner(), X))

@@ -107,7 +107,7 @@ def kind_of(item: Any, takes: str | None = None) -> str | None:
         item: Item of a dataset.
         takes: Kind that the preprocessing takes. A 1-d float array counts as audio only if it takes audio.
     """
-    if isinstance(item, Image.Image):
+    if isinstance(item, Image.Image) or (takes == IMAGE and is_image_cell(item)):
         return IMAGE
     if isinstance(item, (str, TextPair)):
         return TEXT
@@ -121,6 +121,14 @@ def is_audio_column(value: Any) -> bool:
     if isinstance(value, Mapping):
         return {"array", "sampling_rate"} <= value.keys()
     return type(value).__name__ == "AudioDecoder"  # reads like a mapping without being one
+
+
+def is_image_cell(value: Any) -> bool:
+    """Return whether `value` is a cell of a Hugging Face column that is not decoded, with `bytes` and `path`.
+
+    Columns of images and of audio have the same form.
+    """
+    return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
 
 
 def _is_signal(value: Any) -> bool:

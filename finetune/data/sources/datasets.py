@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from finetune.data.batch import label_key_of, target_of, with_target
-from finetune.data.preprocessing.base import SOUND, TEXT, kind_of
+from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, is_image_cell, kind_of
 from finetune.data.randomness import seeded
 from finetune.data.sources.base import Request, Source, type_name
 from finetune.data.sources.dataset_labels import class_names, is_hugging_face, open_labels
+from finetune.data.sources.image_files import read_image_cell
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes
 from finetune.data.tables.columns import text_columns, texts_of
@@ -44,9 +45,15 @@ class ItemForm:
     def __call__(self, item: Any) -> Any:
         """Return an item as a sample."""
         if self.input_key is not None:
-            value = item[self.input_key]
+            value = self._decoded(item[self.input_key])
             return value if self.label_key is None else (value, item[self.label_key])
-        return tuple(item) if self.kind is not None and isinstance(item, list) else item
+        if self.kind is None or not isinstance(item, (tuple, list)):
+            return self._decoded(item)
+        return (self._decoded(item[0]), *item[1:])
+
+    def _decoded(self, value: Any) -> Any:
+        """Return an image from a cell of a Hugging Face column that is not decoded, or another value unchanged."""
+        return read_image_cell(value) if self.kind == IMAGE and is_image_cell(value) else value
 
 
 class MapDataset(Source):

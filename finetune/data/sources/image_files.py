@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -54,6 +55,18 @@ def read_image(path: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
         raise DataError(f"The image {_name(path)}: {error}") from error
     except Exception as error:  # Pillow raises a dozen types of errors on damaged files
         raise _undecodable(path, error) from error
+
+
+def read_image_cell(cell: Mapping[str, Any]) -> Image.Image:
+    """Read the image in a cell of a Hugging Face column that is not decoded: its bytes, or else the file at its path.
+
+    Raises:
+        DataError: If it has neither, or they cannot be decoded.
+    """
+    content, path = cell["bytes"], cell["path"]
+    if content is None and path is None:
+        raise DataError("The image has neither bytes nor a path. Remove the sample.")
+    return read_image(path if content is None else io.BytesIO(content)).copy()
 
 
 def verify_image(path: str | os.PathLike[str] | IO[bytes]) -> ImageFacts:

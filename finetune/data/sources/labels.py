@@ -261,6 +261,8 @@ def batch_targets(targets: Any, samples: int, classes: Classes | None, batch: st
     """
     if isinstance(targets, np.ndarray) and targets.dtype.kind in "biuf":
         return torch.from_numpy(targets)
+    if isinstance(targets, np.ndarray) and targets.dtype.kind in "USO":
+        targets = targets.tolist()
     if not isinstance(targets, (list, tuple)) or not targets:
         return targets
     if isinstance(targets[0], bytes):

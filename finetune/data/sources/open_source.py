@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from glob import glob, has_magic
 from pathlib import Path
@@ -17,12 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from finetune.data.batch import label_key_of
-from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, TextPair, kind_of
+from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, TextPair, is_image_cell, kind_of
 from finetune.data.sources.arrays import Arrays, Group, as_inputs, native
 from finetune.data.sources.base import Request, Source
 from finetune.data.sources.datasets import open_dataset
 from finetune.data.sources.folders import FILE_SOURCES, is_sample_file, missing_path, open_files, open_folder
-from finetune.data.sources.image_files import read_image
+from finetune.data.sources.image_files import read_image, read_image_cell
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Meaning, check_numbering
 from finetune.data.sources.streams import open_loader, open_stream
@@ -84,12 +85,16 @@ def open_source(
     """
     meaning = meaning or Meaning(None if classes is None else tuple(classes))
     request = Request(meaning, labeled, takes, double, seed, epoch)
-    if hasattr(data, "to_numpy") and not _is_table(data, request):  # a column of pandas or polars, or numbers
+    if not _is_table(data, request):
         data = _plain_column(data)
+    if type(data) in (tuple, list) and len(data) == 2:
+        data = type(data)(map(_buffered, data))
+    elif type(data) is dict:
+        data = {name: _plain_column(values) for name, values in data.items()}
     for recognizes, opener in _FORMS:
         if recognizes(data, request):
             return opener(data, request)
-    if isinstance(data, Mapping) and data and all(hasattr(part, "__iter__") for part in data.values()):
+    if isinstance(data, Mapping) and data and all(map(_has_items, data.values())):
         raise DataError(
             f"Data of type {type(data).__name__} has the parts {', '.join(map(repr, data))}. Expected one data set. "
             f"Pass one of them, such as data[{next(iter(data))!r}]."
@@ -293,14 +298,31 @@ def _open_inputs(inputs: Any, labels: Any, request: Request, parts: Any = None) 
 
 def _plain_column(values: Any) -> Any:
     """Return a column of pandas or polars as an array, and one of strings or other objects as a list."""
-    array = values.to_numpy() if hasattr(values, "to_numpy") else values
-    return array.tolist() if isinstance(array, np.ndarray) and array.dtype.kind in "UO" and array.ndim == 1 else array
+    plain = values.to_numpy() if hasattr(values, "to_numpy") else _buffered(values)
+    dtypes = np.atleast_1d(getattr(values, "dtypes", "O"))
+    numbers = all(getattr(dtype, "kind", "O") in "biuf" for dtype in dtypes)
+    if isinstance(plain, np.ndarray) and plain.dtype.kind == "O" and numbers:
+        plain = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    return plain.tolist() if isinstance(plain, np.ndarray) and plain.dtype.kind in "UO" and plain.ndim == 1 else plain
+
+
+def _buffered(values: Any) -> Any:
+    """Return values that only other libraries' protocols give access to as an array; others are unchanged."""
+    if isinstance(values, (memoryview, array)):
+        return np.asarray(values)
+    if hasattr(values, "__len__") or kind_of(values) is not None or isinstance(values, type):
+        return values
+    if hasattr(values, "__array__"):
+        return np.asarray(values)
+    return torch.utils.dlpack.from_dlpack(values) if hasattr(values, "__dlpack__") else values
 
 
 def _decoded(item: Any) -> Image.Image:
     """Return the image in the content of a file, or in an array of bytes."""
     if isinstance(item, np.ndarray):
         return Image.fromarray(item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item)
+    if is_image_cell(item):
+        return read_image_cell(item)
     file = io.BytesIO(item) if isinstance(item, (bytes, bytearray)) else item
     return read_image(file).copy()
 
@@ -370,7 +392,7 @@ def _are_items(data: Any, request: Request) -> bool:
 
 def _is_encoded(item: Any, request: Request) -> bool:
     """Return whether `item` becomes an image: the content of a file, or bytes [H, W, C] for an image model."""
-    return _is_content(item) or (request.takes == IMAGE and _is_bitmap(item))
+    return _is_content(item) or (request.takes == IMAGE and (_is_bitmap(item) or is_image_cell(item)))
 
 
 def _is_content(item: Any) -> bool:
@@ -446,6 +468,10 @@ def _are_rows(data: Any, request: Request) -> bool:
 
 def _is_dataset(data: Any, request: Request) -> bool:
     return hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, dict)
+
+
+def _has_items(data: Any) -> bool:
+    return hasattr(data, "__iter__") or hasattr(data, "__getitem__")
 
 
 # ---------------------------------------------------------------------- forms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,10 @@ _BOUNDS = {
 }  # fmt: skip
 # Those of them that a sample of outputs need not show.
 _WIDE = {"hardtanh", "clamp", "clamp_max"}
+# Those that return values within bounds unchanged, which may be wide.
+_CLAMPS = {"hardtanh", "clamp", "clamp_min", "clamp_max"}
+# The cross-entropy of two logits of this size and opposite signs is below 1e-8, so wider bounds hold no loss up.
+_LARGE_LOGIT = 10.0
 # Those that only arrange values. A tanh before any other function is scaled, which caps logits and leaves them logits.
 _SHAPING = {
     "view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "permute", "transpose", "clone", "alias",
@@ -91,12 +96,18 @@ class Bounds:
         if self.values:
             return self.values
         named = _BOUNDS if self.values is None else _WIDE
+        named = named - _CLAMPS if self._holds_large_logits else named
         return next((f for f in applied if f in named or (f == "tanh" and f in applied[:1])), None)
 
     @property
     def are_probabilities(self) -> bool:
         """Whether the outputs are probabilities."""
         return self.values in _LOSSES or (self.values is None and self.clamping in _LOSSES)
+
+    @property
+    def _holds_large_logits(self) -> bool:
+        known = math.isfinite(self.low) or math.isfinite(self.high)
+        return known and self.low <= -_LARGE_LOGIT and self.high >= _LARGE_LOGIT
 
     def check_logits(self, model: str) -> None:
         """Check that nothing behind the head bounds the outputs, which the losses of classification take as logits.

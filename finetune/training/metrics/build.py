@@ -86,18 +86,25 @@ def higher_is_better(name: str, metrics: Mapping[str, torchmetrics.Metric], mode
 def _by_name(spec: Any) -> Mapping[str, Any]:
     import torchmetrics
 
-    if isinstance(spec, (Mapping, torchmetrics.MetricCollection)):
-        return dict(spec.items())
-    whole = isinstance(spec, str) or callable(spec) or not isinstance(spec, Collection)
-    listed = [spec] if whole else list(spec)
-    names = [_name(one) for one in listed]
+    def flat(name: Any, one: Any) -> list[tuple[Any, Any]]:
+        """Return a metric with its name, or those of a collection, which a name in a mapping precedes."""
+        if not isinstance(one, torchmetrics.MetricCollection):
+            return [(_name(one) if name is None else name, one)]
+        return [(own if name is None else f"{name}_{own}", metric) for own, metric in one.items()]
+
+    if isinstance(spec, Mapping) and not isinstance(spec, torchmetrics.MetricCollection):
+        pairs = [pair for name, one in spec.items() for pair in flat(name, one)]
+    else:
+        whole = isinstance(spec, str) or callable(spec) or not isinstance(spec, Collection)
+        pairs = [pair for one in ([spec] if whole else spec) for pair in flat(None, one)]
+    names = [name for name, _ in pairs]
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise ArgumentError(
             f"Two metrics would be called {repeated[0]!r}. Name them in a mapping: metrics={{'top1': ..., "
             f"'top5': ...}}."
         )
-    return dict(zip(names, listed, strict=True))
+    return dict(pairs)
 
 
 def _name(spec: Any) -> str:
@@ -118,7 +125,7 @@ def _build(spec: Any, task: Task, num_outputs: int | None) -> torchmetrics.Metri
         raise ArgumentError(
             f"Expected a metric, but got the class {spec.__name__}. Pass {spec.__name__}(...), an instance."
         )
-    if callable(spec) and not isinstance(spec, torchmetrics.MetricCollection):
+    if callable(spec):
         from finetune.training.metrics.function_metric import FunctionMetric
 
         return FunctionMetric(spec)

@@ -11,7 +11,9 @@ from PIL import Image
 from torch.utils.data import Subset
 from torchvision.datasets import FakeData, ImageFolder
 
+from finetune.data.preprocessing.base import IMAGE
 from finetune.data.sources.open_source import open_source
+from finetune.data.sources.streams import Stream
 from finetune.errors import DataError
 from tests.helpers.datasets import Items
 from tests.helpers.image_files import picture
@@ -125,3 +127,29 @@ def test_trap_35_training_classes_rule_in_datasets(class_folder: MakeFolder) -> 
     assert source[0]["label"] == 1
     with pytest.raises(DataError, match="sample 3 has the class 'cat'"):
         source.subset([0, 3])[1]
+
+
+@pytest.mark.parametrize("by", ["bytes", "path"])
+def test_images_that_are_not_decoded_are_decoded_here(by: str, tmp_path: Path) -> None:
+    cells = []
+    for level in range(6):
+        picture(40 * level).save(tmp_path / f"{level}.png")
+        content = (tmp_path / f"{level}.png").read_bytes() if by == "bytes" else None
+        cells.append({"bytes": content, "path": None if by == "bytes" else str(tmp_path / f"{level}.png")})
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("int64")})
+    data = datasets.Dataset.from_dict({"image": cells, "label": [0, 1] * 3}, features=features)
+    decoded = data.cast_column("image", datasets.Image())
+
+    expected = [item for item, _ in open_source(decoded, takes=IMAGE)]
+    for given in (data, data.to_iterable_dataset(), Items(list(zip(cells, [0, 1] * 3, strict=True)))):
+        source = open_source(given, takes=IMAGE)
+        items = list(map(source.form, source.first(6))) if isinstance(source, Stream) else list(source)
+        assert [item.tobytes() for item, _ in items] == [item.tobytes() for item in expected]
+        assert source.kind == IMAGE
+    pair = open_source((cells, [0, 1] * 3), takes=IMAGE)
+    assert [item.tobytes() for item, _ in pair] == [item.tobytes() for item in expected]
+
+
+def test_a_cell_without_an_image_is_an_error() -> None:
+    with pytest.raises(DataError, match="neither bytes nor a path"):
+        open_source(([{"bytes": None, "path": None}], [0]), takes=IMAGE)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,75 @@ def test_tensors_without_dense_values_are_refused() -> None:
     with pytest.raises(DataError, match=r"X is a nested tensor.*to_padded_tensor\(0\)"):
         open_source((nested, labels))
     assert len(open_source((nested.to_padded_tensor(0), labels))) == 2
+
+
+class Viewed:
+    """Numbers that only a protocol gives access to."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+
+class ByArray(Viewed):
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.values if dtype is None else self.values.astype(dtype)
+
+
+class ByDLPack(Viewed):
+    def __dlpack__(self, **arguments: Any) -> Any:
+        return torch.from_numpy(self.values).__dlpack__()
+
+    def __dlpack_device__(self) -> Any:
+        return torch.from_numpy(self.values).__dlpack_device__()
+
+
+ROWS, NUMBERS = np.arange(24, dtype=np.float32).reshape(6, 4), np.array([0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize("view", [memoryview, ByArray, ByDLPack])
+def test_values_behind_a_protocol_are_arrays(view: Callable[[np.ndarray], Any]) -> None:
+    for data in ((view(ROWS), view(NUMBERS)), (ROWS, view(NUMBERS)), {"x": view(ROWS), "label": view(NUMBERS)}):
+        source = open_source(data)
+        assert source.targets is not None
+        assert source.targets.tolist() == NUMBERS.tolist()
+        inputs, _ = source[1]
+        assert torch.equal(inputs["x"] if isinstance(inputs, dict) else inputs, torch.from_numpy(ROWS[1]))
+    alone = open_source(view(ROWS), labeled=False)
+    assert torch.equal(alone[5], torch.from_numpy(ROWS[5]))
+
+
+def test_arrays_of_the_standard_library_are_labels_and_numbers() -> None:
+    source = open_source((ROWS, array("l", NUMBERS.tolist())))
+    assert source.targets is not None
+    assert source.targets.tolist() == NUMBERS.tolist()
+    assert open_source((array("f", range(6)), NUMBERS))[2][0] == 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "Float32", "Int64", "boolean"])
+def test_frames_of_any_dtype_of_numbers_are_inputs(dtype: str) -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(ROWS % 2).astype(dtype)
+    for data in ((frame, pd.Series(NUMBERS)), {"x": frame, "label": pd.Series(NUMBERS)}):
+        inputs, target = open_source(data)[1]
+        assert torch.equal((inputs["x"] if isinstance(inputs, dict) else inputs).float(), torch.tensor([0.0, 1, 0, 1]))
+        assert target == 1
+
+
+def test_a_frame_with_missing_numbers_has_nan() -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"a": pd.array([1.5, None], dtype="Float64")})
+    assert open_source((frame, [0, 1]))[1][0].isnan().all()
+
+
+@pytest.mark.parametrize("kind", ["DatasetDict", "dict", "streams"])
+def test_a_dict_of_datasets_names_its_parts(kind: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    part = datasets.Dataset.from_dict({"x": [[1.0], [2.0]], "label": [0, 1]})
+    data = {
+        "DatasetDict": datasets.DatasetDict({"train": part, "test": part}),
+        "dict": {"train": part, "test": part},
+        "streams": datasets.IterableDatasetDict({"train": part.to_iterable_dataset(), "test": part}),
+    }[kind]
+    for labeled in (True, False):
+        with pytest.raises(DataError, match=r"'train', 'test'.*Pass one of them, such as data\['train'\]"):
+            open_source(data, labeled=labeled)

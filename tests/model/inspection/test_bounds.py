@@ -191,3 +191,28 @@ def test_probabilities_of_the_model_are_those_of_the_metrics(
     other.evaluate((X, targets))
     assert other.task is not None
     assert other.task.outputs == "probabilities"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda x: x.clamp(-50, 50), lambda x: x.clamp_min(-1e4), lambda x: x.clamp_(max=1e9), nn.Hardtanh(-100, 100),
+        lambda x: x.clamp(-10, 10), lambda x: x.clamp(torch.tensor(-30.0), torch.tensor(30.0)),
+    ],
+)  # fmt: skip
+def test_clamps_wider_than_logits_are_no_bounds(end: Any) -> None:
+    assert Bounds.of(Ending(end), X[:2]).clamping is None
+    FineTuner(Ending(end), device="cpu").fit((X, torch.arange(12) % 3), progress=False)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda x: x.clamp(-0.5, 0.5), lambda x: x.clamp_min(0), lambda x: x.clamp(-50, 1), nn.Hardtanh(), nn.ReLU6(),
+        lambda x: 0.01 * x.clamp(-50, 50), lambda x: x.clamp(-50, 50).sigmoid(), nn.Threshold(0.1, 20),
+    ],
+)  # fmt: skip
+def test_other_clamps_are_bounds(end: Any) -> None:
+    assert Bounds.of(Ending(end), X[:2]).clamping is not None
+    with pytest.raises(HeadError, match="which holds them within bounds"):
+        FineTuner(Ending(end), device="cpu").fit((X, torch.arange(12) % 3), progress=False)

@@ -126,7 +126,7 @@ def test_a_collection_is_taken_apart(net, blobs) -> None:
         ({"val_top1": "accuracy"}, "cannot call a metric 'val_top1'"),
         ({1: "accuracy"}, "cannot call a metric 1"),
         ({"own": 3}, "no classification metric 3"),
-        ({"own": torchmetrics.MetricCollection([tm.MulticlassAccuracy(3)])}, "no classification metric"),
+        ({"own": ["accuracy"]}, "no classification metric"),
     ],
 )
 def test_what_is_no_metric_is_an_error_before_training(net, blobs, watch, spec: Any, message: str) -> None:
@@ -193,3 +193,32 @@ def test_a_mode_decides_over_the_metric_and_must_be_one() -> None:
     assert not higher_is_better("accuracy", metrics, "min")
     with pytest.raises(ArgumentError, match="Expected mode to be 'max', 'min' or None, but got 'highest'"):
         higher_is_better("accuracy", metrics, "highest")
+
+
+def _collection(**options: Any) -> torchmetrics.MetricCollection:
+    return torchmetrics.MetricCollection({"acc": tm.MulticlassAccuracy(3), "f1": tm.MulticlassF1Score(3)}, **options)
+
+
+@pytest.mark.parametrize(
+    ("spec", "names"),
+    [
+        (_collection(), ["acc", "f1"]),
+        ([_collection()], ["acc", "f1"]),
+        (["accuracy", _collection(prefix="own_")], ["accuracy", "own_acc", "own_f1"]),
+        ({"all": _collection()}, ["all_acc", "all_f1"]),
+        ({"all": _collection(), "mcc": "recall"}, ["all_acc", "all_f1", "mcc"]),
+    ],
+)
+def test_collections_among_metrics_are_flattened(spec: Any, names: list[str]) -> None:
+    assert list(build_metrics(spec, task_of_kind(None, CLASSIFICATION), 3)) == names
+
+
+def test_a_collection_repeats_no_name() -> None:
+    with pytest.raises(ArgumentError, match="Two metrics would be called 'f1'"):
+        build_metrics(["f1", _collection()], task_of_kind(None, CLASSIFICATION), 3)
+
+
+@pytest.mark.parametrize("spec", [[["accuracy", "f1"]], {"both": ["accuracy", "f1"]}, {"both": {"a": "f1"}}])
+def test_other_nested_metrics_are_an_error(spec: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"There is no .*metric"):
+        build_metrics(spec, task_of_kind(None, CLASSIFICATION), 3)
