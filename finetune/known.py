@@ -63,19 +63,22 @@ class Known:
         """Targets that the task accepts."""
         return TargetRule() if self.task is None else self.task.rule(self.network.num_outputs)
 
-    def meaning(self, loss: str | Loss | None, *, training: bool = False) -> Meaning:
+    def meaning(self, loss: str | Loss | None, *, training: bool = False, custom: bool = False) -> Meaning:
         """Return the meaning of labels in new data.
 
         Args:
             loss: Loss of the tuner's settings.
             training: Whether the model is trained on the data, so that classes which come from pretrained weights or
                 from nowhere are not binding.
+            custom: Whether a subclass computes the loss in a step of its own.
         """
         if training and not self.classes_from_data:
-            return Meaning(numbers=numbers_are_targets(loss, None, self.network.num_outputs))
+            return Meaning(numbers=numbers_are_targets(loss, None, self.network.num_outputs, custom=custom))
         if self.classes is None and (training or self.history):
             return Meaning(numbers=True, names=False)
-        return Meaning(self.classes, numbers_are_targets(loss, self.task, self.network.num_outputs))
+        if self.history and not self.classes_from_data:  # trained on numbers; the names of the outputs came otherwise
+            return Meaning(self.classes, numbers=True)
+        return Meaning(self.classes, numbers_are_targets(loss, self.task, self.network.num_outputs, custom=custom))
 
     def describe(self) -> Iterator[str]:
         """Yield a description of the state: model, head, task, classes and epochs."""

@@ -198,7 +198,7 @@ class Trial:
         return bool({TRAINING, VALIDATION} & {*self.custom})
 
     def _meaning(self, *, training: bool = False) -> Meaning:
-        return self.known.meaning(self.settings.loss, training=training)
+        return self.known.meaning(self.settings.loss, training=training, custom=self._custom_loss)
 
     def _with(self, known: Known) -> Trial:
         return replace(self, known=known)

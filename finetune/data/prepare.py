@@ -133,7 +133,7 @@ def _as_in_training(source: Source, meaning: Meaning, model_classes: Sequence[st
     if source.classes is not None:
         return replace(meaning, classes=source.classes)
     if model_classes is not None:
-        return replace(meaning, classes=tuple(model_classes))
+        return Meaning(tuple(model_classes), numbers=True)
     return Meaning(numbers=True, names=False)
 
 

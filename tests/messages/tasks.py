@@ -31,6 +31,16 @@ def one_output(tmp: Path) -> str:
     return f"{said} {other}"
 
 
+@case("For two classes, pass 0 and 1: (y > 0). If -1 marks unknown labels, pass a loss that masks them")
+def floats_of_signs(tmp: Path) -> str:
+    signs = (y > 0).float() * 2 - 1
+    said = error(lambda: fit(tuner(1), (X, signs)))
+    assert fit(tuner(1), (X, (signs > 0).float())).task.kind == "binary"
+    fit(tuner(1, loss=masked), (X, signs))
+    assert fit(tuner(1, loss="mse"), (X, signs)).task.kind == "regression"
+    return said
+
+
 @case("The labels are -1 and 1. Pass 0 and 1: (y > 0)")
 def signs_as_labels(tmp: Path) -> str:
     signs = (y > 0) * 2 - 1

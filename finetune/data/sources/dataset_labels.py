@@ -87,6 +87,8 @@ def _numbered(parts: _Parts, declared: Tensor | None, request: Request) -> Datas
     """Return the labels of items whose label is a number or a row of numbers."""
     meaning = request.meaning
     own = [class_names(leaf) for leaf in parts.leaves]
+    for names in own:
+        meaning.check_numbering(names)
     agreed = len({*own}) < 2
     if not meaning.names or (agreed and own[:1] in ([], [None])):
         if meaning.numbers is not True and are_other_numbers(meaning.classes):

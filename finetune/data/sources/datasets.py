@@ -172,9 +172,10 @@ def _open_texts(dataset: Any, columns: tuple[str, ...], request: Request) -> Raw
             f"{', '.join(dataset.column_names)}. Name the column of labels 'label'."
         )
     meaning = request.meaning
-    own = class_names(dataset) if meaning.names else None
+    own = class_names(dataset)
+    meaning.check_numbering(own)
     labels = list(plain[label])
-    if own is not None:  # a class index stands for its name
+    if own is not None and meaning.names:  # a class index stands for its name
         labels = [own[k] if isinstance(k, int) and 0 <= k < len(own) else None for k in labels]
         meaning = replace(meaning, classes=own if meaning.classes is None else meaning.classes)
     targets, names = meaning.encode(labels, source.name)

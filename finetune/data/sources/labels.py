@@ -110,6 +110,15 @@ class Meaning:
                 "tuner.classes = (...).", ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else ""),
             )  # fmt: skip
 
+    def check_numbering(self, own: Classes | None) -> None:
+        """Check that the class names of a dataset stand for its numbers, if the model was trained on numbers.
+
+        Raises:
+            DataError: If they are other names.
+        """
+        if not self.names and own is not None and any(name != str(k) for k, name in enumerate(own)):
+            raise self.unnamed(own)
+
     def unnamed(self, names: Iterable[str]) -> DataError:
         """Return the error for class names whose order the model does not know."""
         shown = in_order(names)
@@ -162,7 +171,8 @@ def in_order(names: Iterable[str]) -> Classes:
 
 def are_other_numbers(classes: Classes | None) -> bool:
     """Return whether a class name is a whole number that differs from its position."""
-    return any(_is_whole_number(name) and name != str(k) for k, name in enumerate(classes or ()))
+    numbers = ((k, name) for k, name in enumerate(classes or ()) if name.removeprefix("-").isdecimal())
+    return any(name != str(k) for k, name in numbers)  # "01" is not 1, but a 1 means neither it nor its position
 
 
 def _is_whole_number(name: str) -> bool:
@@ -220,6 +230,7 @@ def check_numbering(own: Classes | None, meaning: Meaning, data: str) -> None:
     Raises:
         DataError: If an index refers to another class, or could be a class name or a position.
     """
+    meaning.check_numbering(own)
     classes = meaning.classes
     if own is None and meaning.numbers is not True and are_other_numbers(classes):
         shown = ", ".join((classes or ())[:5])

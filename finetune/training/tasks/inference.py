@@ -119,17 +119,19 @@ def task_of_kind(loss: str | Loss | None, kind: str) -> Task:
     return _task_with(loss, kind, f"{_named(loss, kind)}, as in training.")
 
 
-def numbers_are_targets(loss: str | Loss | None, task: Task | None, num_outputs: int | None) -> bool | None:
+def numbers_are_targets(
+    loss: str | Loss | None, task: Task | None, num_outputs: int | None, *, custom: bool = False
+) -> bool | None:
     """Return whether numbers as labels are the targets themselves (True) or name classes (False).
 
-    None leaves it to the labels. A custom loss on a single output takes integers as numbers, because one output
+    None leaves it to the labels. A custom loss or step on a single output takes integers as numbers, because one output
     cannot tell several classes apart.
     """
     facts = _facts(loss)
     kind = facts.kind if facts is not None else task and task.kind
     if kind in (CLASSIFICATION, REGRESSION):
         return kind == REGRESSION
-    return True if callable(loss) and facts is None and num_outputs == 1 else None
+    return True if (custom or is_custom(loss)) and num_outputs == 1 else None
 
 
 def check_names(task: Task, classes: Sequence[str] | None, labels: Tensor | None) -> None:
@@ -228,7 +230,7 @@ def _kind_of_rows(targets: Tensor, num_outputs: int | None, zeros_and_ones: bool
     if zeros_and_ones:
         other = "If each sample has one class, pass loss='cross_entropy'."
         return MULTILABEL, f"each target is a row of zeros and ones. {other}"
-    unknown = bool((targets == -1).any()) and bool(((targets == -1) | (targets == 0) | (targets == 1)).all())
+    unknown = _may_be_unknown(targets)
     if unknown or not targets.is_floating_point():
         masks = "If -1 marks unknown labels, pass a loss that masks them. " if unknown else ""
         raise DataError(
@@ -244,10 +246,20 @@ def _kind_of_rows(targets: Tensor, num_outputs: int | None, zeros_and_ones: bool
     return REGRESSION, "each target is a row of decimal numbers. Pass loss='bce' for probabilities of several labels."
 
 
+def _may_be_unknown(targets: Tensor) -> bool:
+    """Return whether targets are -1, 0 and 1, where -1 may mark unknown labels or be one of two classes."""
+    return bool((targets == -1).any()) and bool(((targets == -1) | (targets == 0) | (targets == 1)).all())
+
+
 def _kind_of_floats(targets: Tensor, num_outputs: int | None, zeros_and_ones: bool) -> tuple[str, str]:
     if num_outputs == 1 and zeros_and_ones:
         return BINARY, "the targets are 0 and 1 and the model has one output. Pass loss='mse' for a regression."
     elementwise = targets.dim() > 2
+    if num_outputs in (None, 1) and not elementwise and _may_be_unknown(targets):
+        raise DataError(
+            "The targets are -1, 0 or 1, which could mean several tasks. For two classes, pass 0 and 1: (y > 0). If -1 "
+            "marks unknown labels, pass a loss that masks them. For a regression on the numbers, pass loss='mse'."
+        )
     if num_outputs in (None, 1) or elementwise:
         return REGRESSION, "the targets are decimal numbers. Pass loss='bce' for probabilities."
     whole = bool((targets == targets.round()).all())

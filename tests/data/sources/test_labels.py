@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from finetune import FineTuner
@@ -166,4 +168,89 @@ def test_given_classes_in_any_sequence(names: Any) -> None:
     assert tuner.classes == ("a", "b")
     assert all(type(name) is str for name in tuner.classes)
     tuner.classes = None
+    assert tuner.classes is None
+
+
+# ---------------------------------------------------------------------- one numbering for all data
+
+y = torch.arange(90) % 3
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))[y] * 3 + torch.sin(torch.arange(360.0)).reshape(90, 4)
+
+
+def linear(outputs: int = 3) -> FineTuner:
+    torch.manual_seed(0)
+    return FineTuner(nn.Linear(4, outputs), device="cpu")
+
+
+class Named(torch.utils.data.Dataset):
+    """Samples whose labels are indices of class names."""
+
+    def __init__(self, classes: list[str]) -> None:
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, index: int) -> Any:
+        return X[index], int(y[index])
+
+
+def test_integers_stay_positions_where_names_were_set_by_hand() -> None:
+    tuner, items = linear(), [(x, int(label)) for x, label in zip(X, y, strict=True)]
+    tuner.classes = ("1", "2", "3")
+    tuner.fit((X, y), (X[y > 0], y[y > 0]), epochs=20, lr=0.1, progress=False)
+    plain = linear()
+    plain.fit((X, y), (X[y > 0], y[y > 0]), epochs=20, lr=0.1, progress=False)
+    assert tuner.history[-1]["val_accuracy"] == plain.history[-1]["val_accuracy"] == 1
+    for data in ((X, y), items, torch.utils.data.DataLoader(items, batch_size=9), (X, [str(int(k) + 1) for k in y])):
+        assert tuner.evaluate(data)["accuracy"] == pytest.approx(1)
+
+    plain.classes = ("1", "2", "3")
+    assert plain.evaluate((X, y))["accuracy"] == 1
+    tuner.fit((X, y), (X[y > 0], y[y > 0]), lr=1e-3, progress=False)
+    assert tuner.history[-1]["val_accuracy"] == 1
+
+
+@pytest.mark.parametrize("names", [["01", "02", "03"], ["1", "2", "3"], ["007", "008", "100"]])
+def test_integers_are_no_positions_of_names_of_digits(names: list[str]) -> None:
+    tuner = linear()
+    tuner.fit((X, [names[k] for k in y]), progress=False)
+    assert tuner.classes == tuple(names)
+    items = [(x, int(label)) for x, label in zip(X, y, strict=True)]
+    for data in ((X, y), items, torch.utils.data.DataLoader(items, batch_size=9)):
+        with pytest.raises(DataError, match=r"has the class '0'|could be the name of a class or its position"):
+            tuner.evaluate(data)
+
+
+def test_named_datasets_after_numbers_need_the_order_of_the_names() -> None:
+    tuner = linear()
+    tuner.fit((X, y), epochs=20, lr=0.1, progress=False)
+    named, loader = Named(["b", "a", "c"]), torch.utils.data.DataLoader(Named(["b", "a", "c"]), batch_size=9)
+    for data in (named, loader):
+        for verb in (tuner.evaluate, lambda val: linear().fit((X, y), val, progress=False)):
+            with pytest.raises(DataError, match=r"names \(a, b, c\).*tuner\.classes"):
+                verb(data)
+    assert tuner.evaluate(Named(["0", "1", "2"]))["accuracy"] == 1
+    tuner.classes = ("b", "a", "c")
+    assert [tuner.evaluate(data)["accuracy"] for data in (named, loader)] == [1, 1]
+
+
+@pytest.mark.parametrize("step", ["training_step", "validation_step"])
+def test_a_custom_step_on_one_output_gets_numbers(step: str, tmp_path: Path) -> None:
+    given: list[torch.Tensor] = []
+
+    def own(self: FineTuner, batch: Any) -> torch.Tensor:
+        given.append(batch[1])
+        return (self.model(batch[0])[:, 0] - batch[1].float()).square().mean()
+
+    for k in range(10):
+        Image.new("RGB", (8, 8), (20 * k,) * 3).save(tmp_path / f"{k}.png")
+    table = tmp_path / "ages.csv"
+    table.write_text("path,label\n" + "".join(f"{k}.png,{20 + 7 * (k % 5)}\n" for k in range(10)), encoding="utf-8")
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+    tuner = type("Own", (FineTuner,), {step: own})(
+        model, device="cpu", loss=None if step == "training_step" else "mse", preprocessing={"crop_size": 8}
+    )
+    tuner.fit(table, False if step == "training_step" else table, progress=False)
+    assert {*torch.cat(given).tolist()} == {20, 27, 34, 41, 48}
     assert tuner.classes is None

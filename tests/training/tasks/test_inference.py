@@ -309,6 +309,9 @@ def test_label_smoothing_is_an_argument_of_the_loss(net, blobs) -> None:
         (HOT * 2 - 1, 3, "-1 marks unknown labels"),
         ((HOT * 2 - 1).float(), 3, "-1 marks unknown labels"),
         (torch.tensor([[3, 7], [1, 2]]), 2, "could mean several tasks"),
+        (BITS.float() * 2 - 1, 1, r"pass 0 and 1: \(y > 0\).*loss='mse'"),
+        (BITS.float()[:, None] * 2 - 1, 1, "could mean several tasks"),
+        (torch.tensor([-1.0, 0.0, 1.0])[:, None], 1, "marks unknown labels"),
     ],
 )
 def test_targets_that_could_mean_several_tasks_are_errors(targets: Tensor, outputs: int, message: str) -> None:
