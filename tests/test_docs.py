@@ -145,10 +145,6 @@ def reader(tmp_path: Path, torch_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(torch_home))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    for name in PRETRAINED:
-        weights = models.get_model_weights(name).DEFAULT.value
-        small = partial(weights.transforms.func, crop_size=SIZE, resize_size=SIZE * 8 // 7)
-        monkeypatch.setitem(vars(weights), "transforms", small)
     monkeypatch.setattr(socket, "getaddrinfo", _offline)
     matplotlib.use("agg")
     logging.getLogger("finetune").setLevel(logging.WARNING)  # the examples show results, not the lines of each run
@@ -196,7 +192,11 @@ def _offline(host: Any, *rest: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 @pytest.mark.usefixtures("reader")
-def test_page(page: Path) -> None:
+def test_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PRETRAINED:
+        weights = models.get_model_weights(name).DEFAULT.value
+        small = partial(weights.transforms.func, crop_size=SIZE, resize_size=SIZE * 8 // 7)
+        monkeypatch.setitem(vars(weights), "transforms", small)
     blocks = examples(page.read_text(encoding="utf-8"))
     assert blocks or page != README, "README.md shows no Python example"
     namespace: dict[str, Any] = {"__name__": "__main__"}
