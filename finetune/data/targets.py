@@ -138,7 +138,8 @@ def _fix_for_labels(labels: Tensor, classes: int) -> str:
     mark = int(outside[0])
     return (
         f"{fix} If {mark} marks samples without a label, remove them or pass "
-        f"loss=nn.CrossEntropyLoss(ignore_index={mark})."
+        f"loss=nn.CrossEntropyLoss(ignore_index={mark}). A custom loss that leaves it out says so by its attribute: "
+        f"loss.ignore_index = {mark}."
     )
 
 

@@ -118,6 +118,13 @@ def unlabeled_samples(tmp: Path) -> str:
     said = error(lambda: fit(tuner(), (X, labels)))
     fit(tuner(), (X[1:], labels[1:]))
     fit(tuner(loss=nn.CrossEntropyLoss(ignore_index=-1)), (X, labels))
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs, targets, ignore_index=-1)
+
+    assert "loss.ignore_index = -1" in error(lambda: fit(tuner(loss=loss), (X, labels)))
+    vars(loss)["ignore_index"] = -1
+    fit(tuner(loss=loss), (X, labels), (X, labels))
     return said
 
 

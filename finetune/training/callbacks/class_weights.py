@@ -12,6 +12,7 @@ from torch import Tensor
 
 from finetune.data.batch import join_batch, split_batch
 from finetune.errors import ArgumentError, number
+from finetune.naming.unicode import normalized
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run
 from finetune.training.tasks import Task, as_labels, number_of_classes, option_of
@@ -90,7 +91,9 @@ class ClassWeights(Callback):
     def _weights_loss(self) -> bool:
         """Return whether the loss is weighted as documented. A loss of another form than [N, C] cannot be tried."""
         labels = torch.arange(len(self._by_class), device=self._by_class.device)
-        outputs = torch.cos(torch.arange(float(len(labels) ** 2), device=labels.device)).reshape(len(labels), -1)
+        outputs = torch.cos(torch.arange(float(len(labels) * len(self._by_class)), device=labels.device)).reshape(
+            len(labels), -1
+        )
         loss = self._task.loss
         try:
             losses = torch.stack([loss(outputs[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])
@@ -115,6 +118,8 @@ def _rescales(loss: Any) -> bool:
 def _by_class(weights: Any, names: Sequence[str] | None, classes: int) -> Tensor:
     """Return one weight per class, from a sequence or from a mapping of class names or indices."""
     if isinstance(weights, Mapping):
+        weights = {normalized(key) if isinstance(key, str) else key: weight for key, weight in weights.items()}
+        names = None if names is None else [normalized(name) for name in names]
         order = next((keys for keys in (names, range(classes)) if keys and weights.keys() == {*keys}), None)
         if order is None:
             raise ArgumentError(
@@ -128,7 +133,10 @@ def _by_class(weights: Any, names: Sequence[str] | None, classes: int) -> Tensor
         raise ArgumentError(
             f"ClassWeights has {many} weights, but the model has {classes} classes. Pass one per class."
         )
-    return torch.tensor([number("each of the class weights", weight, at_least=0) for weight in given])
+    plain = [number("each of the class weights", weight, at_least=0) for weight in given]
+    if not any(plain):
+        raise ArgumentError(f"Expected ClassWeights to have a weight above 0, but got {plain}, which train nothing.")
+    return torch.tensor(plain)
 
 
 def _balanced(run: Run, classes: int) -> Tensor:

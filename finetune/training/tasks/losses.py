@@ -35,7 +35,7 @@ def option_of(loss: Loss, name: str) -> Any:
         0.1
     """
     own = inspect.unwrap(loss)
-    if isinstance(own, nn.Module):
+    if isinstance(own, nn.Module) or hasattr(own, name):
         return getattr(own, name, None)
     try:
         default = inspect.signature(own).parameters[name].default

@@ -183,6 +183,11 @@ def test_weights_are_taken_in_any_form(weights: Any, data: Any) -> None:
     assert first_loss(weights, data) == pytest.approx(first_loss([1.0, 3.0, 5.0], data))
 
 
+def test_a_weight_is_found_by_its_name_in_any_unicode_form() -> None:
+    data = LABELED[0], ["caf\u00e9", "bee", "cat"] * 4  # in the order bee, café, cat
+    assert first_loss({"cat": 5, "cafe\u0301": 3, "bee": 1}, data) == pytest.approx(first_loss([1.0, 3.0, 5.0], data))
+
+
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
@@ -195,6 +200,8 @@ def test_weights_are_taken_in_any_form(weights: Any, data: Any) -> None:
         ({"ant": 1, "bee": 2}, "for each of ant, bee, cat, but got 'ant', 'bee'"),
         ({1: 1, 2: 2, 3: 3}, "for each of ant, bee, cat, but got 1, 2, 3"),
         ({}, "for each of ant, bee, cat"),
+        ([0.0, 0.0, 0.0], "a weight above 0, but got"),
+        ({"ant": 0, "bee": 0, "cat": 0}, "a weight above 0, but got"),
         (torch.tensor(2.0), "has 1 weights"),
     ],
 )

@@ -495,6 +495,13 @@ def test_soft_targets_count_by_the_nearer_label(loss: Any, columns: int) -> None
     assert tuner.evaluate((X, hard * 0.9 + 0.05))["accuracy"] == pytest.approx(right)
 
 
+def marked(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, ignore_index=2)
+
+
+vars(marked)["ignore_index"] = 2
+
+
 @pytest.mark.parametrize(
     ("loss", "ignored"),
     [
@@ -506,6 +513,8 @@ def test_soft_targets_count_by_the_nearer_label(loss: Any, columns: int) -> None
         (partial(F.nll_loss, ignore_index=0), 0),
         (nn.MultiMarginLoss(), None),
         (lambda outputs, targets: outputs.mean(), None),
+        (lambda outputs, targets, ignore_index=1: outputs.mean(), 1),
+        (marked, 2),
     ],
 )
 def test_which_targets_a_loss_counts(loss: Any, ignored: int | None) -> None:
