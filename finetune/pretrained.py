@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from finetune.checkpoint import restore, schema
@@ -95,17 +97,51 @@ def _load(model: nn.Module | str, weights: Any, seed: int) -> tuple[Pretrained, 
     """Return the model and its published preprocessing, in the format of its library or of a checkpoint."""
     weights, local = _checked(weights), _LocalWeights()
     if isinstance(model, nn.Module):
+        _check_trainable(model)
         inner = unwrapped(model)
         if weights not in ("DEFAULT", None):
             local.load(inner, local_path(weights))
         family = family_of(inner)
         return local.added_to(Pretrained(model, classes=family.classes(inner)), family.preset(inner))
+    if isinstance(model, Mapping):
+        raise ArgumentError(
+            f"Expected model to be an nn.Module or a name, but got a {type(model).__name__} with the keys "
+            f"{', '.join(map(repr, list(model)[:3]))}, as of a state dict. Pass the module and the file of the "
+            f"weights: FineTuner(model, weights=...), or call model.load_state_dict(...) first."
+        )
     if not isinstance(model, str):
-        raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r}.")
+        raise ArgumentError(f"Expected model to be an nn.Module or a name, but got {model!r:.200}.")
     with seeded(seed, "weights"):
         created = catalog.create(model, weights, load=local.load)
     loaded = Pretrained(created.model, created.origin, created.classes, random=weights is None)
     return local.added_to(loaded, created.preset)
+
+
+def _check_trainable(model: nn.Module) -> None:
+    """Check that the tensors of a module have values, and may be trained.
+
+    Raises:
+        ArgumentError: If one is on the meta device or was made in inference mode, or the module was frozen by
+            TorchScript.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    meta = next((name for name, tensor in tensors.items() if tensor.is_meta), None)
+    if meta is not None:
+        raise ArgumentError(
+            f"{meta} is on the meta device, so it has no values. Expected a model with values. Build the model on the "
+            f"CPU, or call model.to_empty(device='cpu') and load its weights."
+        )
+    inference = next((name for name, tensor in tensors.items() if tensor.is_inference()), None)
+    if inference is not None:
+        raise ArgumentError(
+            f"{inference} was made under torch.inference_mode(), so it cannot be trained. Build or load the model "
+            f"outside of it."
+        )
+    if isinstance(model, torch.jit.ScriptModule) and not hasattr(model, "training"):
+        raise ArgumentError(
+            "The model was frozen by torch.jit.freeze, so its weights are constants and it cannot be trained. Pass the "
+            "module that it was made from."
+        )
 
 
 def _checked(weights: Any) -> str | Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,36 @@ def test_weights_of_other_libraries_get_a_hint(arguments: dict[str, Any], messag
 def test_a_member_of_torchvisions_enumeration_names_weights() -> None:
     with pytest.raises(CheckpointError, match="There are no weights 'IMAGENET1K_V2' for resnet18"):
         FineTuner("resnet18", weights=models.ResNet50_Weights.IMAGENET1K_V2, device="cpu")
+
+
+def _on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Linear(4, 2)
+
+
+def _in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (_on_meta, "weight is on the meta device"),
+        (_in_inference_mode, "weight was made under torch.inference_mode"),
+        (lambda: nn.Linear(4, 2).state_dict(), "got a OrderedDict with the keys 'weight', 'bias', as of a state dict"),
+        (lambda: torch.ones(1000), "an nn.Module or a name, but got tensor"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused(made: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message) as raised:
+        FineTuner(made(), device="cpu")
+    assert len(str(raised.value)) < 400
+
+
+def test_a_frozen_script_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, on TorchScript
+        frozen = torch.jit.freeze(torch.jit.script(nn.Linear(4, 2).eval()))
+    with pytest.raises(ArgumentError, match=r"frozen by torch\.jit\.freeze"):
+        FineTuner(frozen, device="cpu")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -285,3 +288,27 @@ def probabilities_for_logits(tmp: Path) -> str:
     unbounded.bounds = False
     fit(FineTuner(unbounded, device="cpu"), data)
     return said
+
+
+@case(
+    "Build the model on the CPU, or call model.to_empty(device='cpu')",
+    "Pass the module and the file of the weights: FineTuner(model, weights=...)",
+    "its weights are constants and it cannot be trained. Pass the module that it was made from",
+)
+def models_that_cannot_be_trained(tmp: Path) -> str:
+    with torch.device("meta"):
+        meta = nn.Sequential(nn.Linear(4, 3))
+    with torch.inference_mode():
+        inference = nn.Linear(4, 3)
+    model = nn.Sequential(nn.Linear(4, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, on TorchScript
+        frozen = torch.jit.freeze(torch.jit.script(copy.deepcopy(model).eval()))
+    refused: list[Any] = [meta, inference, model.state_dict(), frozen]
+    said = [error(partial(FineTuner, each)) for each in refused]
+    torch.save(model.state_dict(), tmp / "weights.pth")
+    meta.to_empty(device="cpu").load_state_dict(model.state_dict())
+    for each in (meta, model):
+        fit(FineTuner(each, device="cpu"))
+    fit(FineTuner(nn.Sequential(nn.Linear(4, 3)), weights=tmp / "weights.pth", device="cpu"))
+    return " ".join(said)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import ArgumentError, DataError, nearest
-from finetune.naming.unicode import normalized
+from finetune.naming.unicode import cleaned, normalized
 
 logger = logging.getLogger("finetune")
 
@@ -66,7 +66,14 @@ class Meaning:
             values = [_whole(value, i, name) for i, value in enumerate(values)]
         if not numbers and not self.names:
             raise self.unnamed({str(value) for value in values})
-        found = [normalized(str(value)) for value in values]
+        found, changed = cleaned([str(value) for value in values])
+        if "" in found:
+            raise _no_label(name(found.index("")))
+        if changed and self.classes is None:
+            logger.warning(
+                "%d class names are read without surrounding spaces and invisible characters, such as %s as %r.",
+                len(changed), ascii(changed[0]), normalized(changed[0]),
+            )  # fmt: skip
         classes = in_order(found) if self.classes is None else self.classes
         index = {normalized(known): k for k, known in enumerate(classes)}
         for i, label in enumerate(found):
@@ -285,6 +292,11 @@ def batch_targets(targets: Any, samples: int, classes: Classes | None, batch: st
                 f"dataset's `classes` to the names in the order of the outputs, or give class numbers as labels."
             )
         return Meaning(classes).encode(targets, f"sample {{}} of {batch}".format)[0]
+    other = next((label for label in targets if isinstance(label, str) != isinstance(targets[0], str)), None)
+    if other is not None:
+        raise DataError(
+            f"The labels of {batch} are names and numbers, such as {targets[0]!r} and {other!r}. Expected either."
+        )
     if _are_alike(targets):
         # torch collates a list per sample into a list per position
         return torch.stack(list(targets), 1 if len(targets[0]) == samples else 0)
@@ -323,13 +335,17 @@ def unknown_class(label: str, where: str, classes: Classes) -> DataError:
     )
 
 
+def _no_label(where: str) -> DataError:
+    return DataError(f"{where} has no label. Every sample needs one: fill it in, or remove the sample.")
+
+
 def plain_label(label: Any, i: int, name: Name) -> str | int | float:
     """Convert a NumPy scalar to Python. Raise DataError if the label is missing, or neither a name nor a number."""
     value = (
         label.item() if isinstance(label, np.generic) or (isinstance(label, Tensor) and label.numel() == 1) else label
     )
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        raise DataError(f"{name(i)} has no label. Every sample needs one: fill it in, or remove the sample.")
+        raise _no_label(name(i))
     if not isinstance(value, (str, int, float)):
         raise DataError(f"{name(i)} has the label {value!r:.80}. Expected a name or a number.")
     return int(value) if isinstance(value, bool) else value

@@ -30,6 +30,7 @@ from finetune.data.pipeline import Pipeline
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.open_source import open_source
 from finetune.data.sources.streams import Loader, Stream
+from finetune.data.targets import TargetRule
 from finetune.errors import DataError
 from tests.helpers.datasets import Flow, Items, Numbers
 
@@ -300,7 +301,7 @@ def test_a_hugging_face_stream_may_not_know_its_columns() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["a", "b", 1, "c"], r"that of sample 0 is a name, that of sample 2 is a number"),
+        ([1, 0, "a", 1], r"that of sample 0 is a number, that of sample 2 is a name"),
         ([Enum("Kind", "a").a] * 4, r"sample 0 has the label <Kind.a: 1>\. Expected a name or a number"),
         ([1, 0, {1}, 0], r"sample 2 has the label \{1\}\. Expected a name or a number"),
         ([1, 0, 1, None], r"sample 3 has no label"),
@@ -312,6 +313,13 @@ def test_labels_that_a_loader_cannot_collate_are_named(labels: list[Any], messag
         batches = Batches(open_source(loader), batch_size=4, shuffle=False)
         with pytest.raises(DataError, match=message):
             read(batches)
+
+
+def test_names_and_numbers_in_one_batch_are_refused() -> None:
+    loader = DataLoader([(torch.ones(2), label) for label in ("a", 1)], batch_size=2)  # type: ignore[arg-type]
+    batches = Batches(open_source(loader), batch_size=2, shuffle=False, rule=TargetRule())
+    with pytest.raises(DataError, match="are names and numbers, such as 'a' and 1"):
+        list(batches.epoch(0))
 
 
 def test_an_error_of_the_users_own_loader_stays() -> None:

@@ -149,6 +149,27 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.parametrize("form", ["table", "frame", "pair"])
+def test_class_names_are_read_without_what_nobody_sees(
+    tmp_path: Path, pictures: list[str], form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels, paths = ["cat", "cat\u200b", "dog\xa0", "dog"], [str(tmp_path / p) for p in pictures]
+    rows = zip(paths, labels, strict=True)
+    data = {
+        "frame": pd.DataFrame({"path": paths, "label": labels}),
+        "pair": (paths, labels),
+        "table": write(tmp_path / "t.csv", "path,label\n" + "".join(f"{p},{n}\n" for p, n in rows)),
+    }[form]
+    source = open_source(data)
+    assert source.classes == ("cat", "dog")
+    assert source.targets is not None
+    assert source.targets.tolist() == [0, 0, 1, 1]
+    assert "class names are read without" in caplog.text
+    assert r"such as 'cat\u200b' as 'cat'" in caplog.text
+    with pytest.raises(DataError, match="has no label"):
+        open_source((paths, ["cat", " \u200b", "dog", "dog"]))
+
+
 # ---------------------------------------------------------------------- marks of validation rows
 
 
