@@ -574,7 +574,7 @@ def test_validation_data_of_any_map_style_data_set_is_stored(draws: bool, caplog
     with caplog.at_level(logging.INFO, "finetune"):
         cached = fitted("memory", tuned(), EVEN, val, epochs=6)
     assert "in memory" in said(caplog)
-    assert val.loaded < 3 * 24  # the audit, one epoch
+    assert val.loaded < 5 * 24  # labels and audit, two looks at what may vary, one epoch; not six
     assert_equal(cached, fitted(False, tuned(), EVEN, Own(draws), epochs=6))
 
 
