@@ -169,7 +169,11 @@ def test_several_arrays_are_the_inputs_also_beside_labels() -> None:
     assert (len(inputs), targets) == (2, None)
 
 
-@pytest.mark.parametrize("data", [iter([1]), zip([1], [2], strict=True), enumerate([1]), (k for k in [1])], ids=repr)
+@pytest.mark.parametrize(
+    "data",
+    [iter([1]), zip([1], [2], strict=True), enumerate([1]), (k for k in [1])],
+    ids=["list", "zip", "enumerate", "generator"],
+)
 def test_iterators_are_read_once(data: Any) -> None:
     with pytest.raises(DataError, match="can be read only once"):
         open_source(data)
