@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from finetune.checkpoint import restore, schema
 from finetune.checkpoint.file import is_checkpoint
@@ -124,7 +125,8 @@ def _check_trainable(model: nn.Module) -> None:
         ArgumentError: If one is on the meta device or was made in inference mode, or the module was frozen by
             TorchScript.
     """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = {name: tensor for name, tensor in named.items() if not is_lazy(tensor)}
     meta = next((name for name, tensor in tensors.items() if tensor.is_meta), None)
     if meta is not None:
         raise ArgumentError(

@@ -56,6 +56,7 @@ class InputPreprocessing(ABC):
             DataError: If the item cannot be used.
 
         Example:
+            >>> import torch
             >>> from finetune import Preprocessing
             >>> Preprocessing().check(Image.new("RGB", (40, 32)))
         """
@@ -89,6 +90,7 @@ class InputPreprocessing(ABC):
         """Return whether inputs that count as ready for the model were rather not prepared in this way.
 
         Example:
+            >>> import torch
             >>> from finetune import Preprocessing
             >>> Preprocessing().is_unprepared(torch.rand(2, 3, 224, 224))
             True
