@@ -201,7 +201,7 @@ def label_columns_of_names(tmp: Path) -> str:
     return said
 
 
-@case("are {}, but those of the training data are {}. Give both files the same label columns")
+@case("are {}, but those of the training data are {}. Give both the same label columns")
 def other_label_columns(tmp: Path) -> str:
     rows = rows_of(tmp, ",1", names=("0", "1"))
     model = fit(of_images(2), table(tmp, "path,label_x,label_y", rows), val=False)

@@ -88,7 +88,8 @@ class Meaning:
         numbers are these class names, not positions.
 
         Args:
-            labels: Tensor, array or list: [N] class indices or names, or [N] or [N, K] numbers.
+            labels: Tensor, array or list: [N] class indices or names, or [N] or [N, K] numbers. The columns of a
+                DataFrame [N, K] are outputs, which training data with other columns or another order finds by name.
             name: Function that names sample i in an error message.
 
         Returns:
@@ -98,7 +99,11 @@ class Meaning:
             DataError: If the labels do not form an array, or one is missing or not one of the classes.
         """
         if not isinstance(labels, Tensor):
-            array = _as_array(labels)
+            array, columns = _as_array(labels), self._outputs_of(labels)
+            if columns is not None:
+                known = columns_of_training("y", columns, self.classes)
+                rows = array[:, [columns.index(column) for column in known]]
+                return self.targets_of(rows, name)[0], tuple(known)
             if array.dtype.kind in "USO":
                 return self.encode(array.astype("U").tolist() if array.dtype.kind == "S" else array.tolist(), name)
             labels = torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
@@ -108,6 +113,24 @@ class Meaning:
         if self.numbers is not True and one_each and are_other_numbers(self.classes):
             return self.encode(labels.flatten().tolist(), name)
         return labels, self.classes
+
+    def _outputs_of(self, labels: Any) -> Classes | None:
+        """Return the names of the columns of a DataFrame [N, K], or None if they only number them, or are no outputs.
+
+        Raises:
+            ArgumentError: If two columns have the same name.
+            DataError: If they are numbers in another order, and the model was trained without names.
+        """
+        if getattr(labels, "columns", None) is None or len(labels.columns) < 2:
+            return None
+        values, names = np.asarray(labels), [str(name) for name in labels.columns]
+        are_indices = self.numbers is False and values.dtype.kind in "iu" and values.max(initial=0) > 1
+        if values.dtype.kind not in "biuf" or are_indices or names == [str(k) for k in range(len(names))]:
+            return None
+        columns = given_classes(names)
+        if are_other_numbers(columns):
+            self.check_numbering(columns)
+        return columns
 
     def say_order(self, classes: Classes | None) -> None:
         """Log the order of class names in data if it was assumed, because the model has no names."""
@@ -187,7 +210,30 @@ def _is_whole_number(name: str) -> bool:
     return digits.isdecimal() and digits.isascii() and str(int(name)) == name
 
 
+def columns_of_training(data: str, columns: Sequence[str], known: Classes | None) -> list[str]:
+    """Return label columns in the order of training, by their names.
+
+    Raises:
+        DataError: If a column is missing, or training had no such column.
+
+    Example:
+        >>> columns_of_training("y", ["c", "a", "b"], ("a", "b", "c"))
+        ['a', 'b', 'c']
+    """
+    if known is None:
+        return list(columns)
+    found = {normalized(column): column for column in columns}
+    if found.keys() != {*known}:
+        raise DataError(
+            f"The label columns of {data} are {', '.join(found)}, but those of the training data are "
+            f"{', '.join(known)}. Give both the same label columns."
+        )
+    return [found[name] for name in known]
+
+
 def _as_array(labels: Any) -> np.ndarray:
+    if isinstance(labels, (set, frozenset)):
+        raise DataError("y is a set, which has no order. Expected one label per sample, in the order of X.")
     try:
         return np.array(labels)
     except ValueError as error:

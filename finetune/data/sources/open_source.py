@@ -90,7 +90,8 @@ def open_source(
     if type(data) in (tuple, list) and len(data) == 2:
         data = type(data)(map(_buffered, data))
     elif type(data) is dict:
-        data = {name: _plain_column(values) for name, values in data.items()}
+        frames = {label_key_of(data)} & {name for name, values in data.items() if is_frame(values)}
+        data = {name: values if name in frames else _plain_column(values) for name, values in data.items()}
     for recognizes, opener in _FORMS:
         if recognizes(data, request):
             return opener(data, request)
@@ -435,7 +436,7 @@ def _is_named(data: Any, request: Request) -> bool:
     """Return whether `data` is a dict of arrays or columns."""
     if not isinstance(data, Mapping) or not data:
         return False
-    return all(isinstance(values, (Tensor, np.ndarray, list, tuple)) for values in data.values())
+    return all(isinstance(values, (Tensor, np.ndarray, list, tuple)) or is_frame(values) for values in data.values())
 
 
 def _are_texts(data: Any, request: Request) -> bool:

@@ -19,7 +19,7 @@ from finetune.data.sources.files import EncodedFiles
 from finetune.data.sources.folders import is_sample_file, open_files
 from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.items import RawItems
-from finetune.data.sources.labels import Classes, in_order, unknown_class
+from finetune.data.sources.labels import Classes, columns_of_training, in_order, unknown_class
 from finetune.data.sources.sound_files import SoundFiles
 from finetune.data.tables.columns import PATH_KEYS, TEXT_NAMES, marks_of, text_columns, texts_of
 from finetune.data.tables.reading import Columns, columns_of, is_frame, read_table
@@ -190,7 +190,7 @@ class _Rows:
             return self._encoded(labels[0])
         if len(several) > 1:
             self._say_unread([column for column in rest if column not in several])
-            columns = _columns_of_training(self.path, several, self.request.meaning.classes)
+            columns = columns_of_training(f"'{self.path}'", several, self.request.meaning.classes)
             return _numeric(self.path, self.columns, columns), tuple(map(normalized, columns))
         raise DataError(
             f"Cannot tell which column of '{self.path}' is the label. Besides "
@@ -280,23 +280,6 @@ def _are_lists(labels: list[str], separator: str) -> bool:
     whole = {label for label in labels if separator not in label}
     divided = [label for label in {*labels} if separator in label]
     return bool(divided) and all(part.strip() in whole for label in divided for part in label.split(separator))
-
-
-def _columns_of_training(path: Path, columns: list[str], known: Classes | None) -> list[str]:
-    """Return the label columns in the order of training, by their names.
-
-    Raises:
-        DataError: If a column is missing, or training had no such column.
-    """
-    if known is None:
-        return columns
-    found = {normalized(column): column for column in columns}
-    if found.keys() != {*known}:
-        raise DataError(
-            f"The label columns of '{path}' are {', '.join(found)}, but those of the training data are "
-            f"{', '.join(known)}. Give both files the same label columns."
-        )
-    return [found[name] for name in known]
 
 
 def _numeric(path: Path, table: Columns, columns: list[str]) -> Tensor:

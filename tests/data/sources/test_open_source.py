@@ -14,9 +14,10 @@ from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.sources.arrays import Arrays
 from finetune.data.sources.image_files import ImageFiles
+from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import split
-from finetune.errors import DataError
+from finetune.errors import ArgumentError, DataError
 from tests.helpers.datasets import Items
 from tests.helpers.image_files import picture
 
@@ -245,6 +246,44 @@ def test_a_frame_with_missing_numbers_has_nan() -> None:
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"a": pd.array([1.5, None], dtype="Float64")})
     assert open_source((frame, [0, 1]))[1][0].isnan().all()
+
+
+ONE_HOT = np.eye(3, dtype=np.int64)[NUMBERS]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("form", [tuple, lambda pair: dict(zip(("x", "label"), pair, strict=True))])
+@pytest.mark.parametrize("values", [ONE_HOT, ONE_HOT == 1, ONE_HOT * 2.5])
+def test_columns_of_y_are_outputs_by_name(library: str, form: Callable[[Any], Any], values: np.ndarray) -> None:
+    frame = pytest.importorskip(library).DataFrame(dict(zip("abc", values.T, strict=True)))
+    trained = open_source(form((ROWS, frame)))
+    assert trained.classes == ("a", "b", "c")
+    evaluated = open_source(form((ROWS, frame[["c", "a", "b"]])), classes=trained.classes)
+    assert trained.targets is not None
+    assert evaluated.targets is not None
+    assert evaluated.targets.tolist() == trained.targets.tolist() == values.tolist()
+    assert evaluated.classes == trained.classes
+    with pytest.raises(DataError, match="label columns of y are a, b, but those of the training data are a, b, c"):
+        open_source(form((ROWS, frame[["a", "b"]])), classes=trained.classes)
+
+
+def test_columns_of_y_that_only_count_have_no_names() -> None:
+    pd = pytest.importorskip("pandas")
+    for frame in (pd.DataFrame(ONE_HOT), pd.DataFrame({"label": NUMBERS})):
+        assert open_source((ROWS, frame)).classes is None
+    tokens = pd.DataFrame({"first": NUMBERS, "second": NUMBERS})
+    assert open_source((ROWS, tokens), meaning=Meaning(numbers=False)).classes is None
+    assert open_source((ROWS, tokens), meaning=Meaning(numbers=True)).classes == ("first", "second")
+    with pytest.raises(DataError, match="trained on numbers without names"):
+        open_source((ROWS, pd.DataFrame(ONE_HOT)[[2, 0, 1]]), meaning=Meaning(numbers=True, names=False))
+    with pytest.raises(ArgumentError, match="outputs 0 and 1 are both called 'a'"):
+        open_source((ROWS, pd.DataFrame(ONE_HOT, columns=["a", "a", "b"])))
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_a_set_of_labels_has_no_order(kind: type) -> None:
+    with pytest.raises(DataError, match="y is a set, which has no order"):
+        open_source((ROWS, kind(range(6))))
 
 
 @pytest.mark.parametrize("kind", ["DatasetDict", "dict", "streams"])
