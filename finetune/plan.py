@@ -19,7 +19,7 @@ from finetune.training.optim.optimizers import build_optimizer, rates_of, say_va
 from finetune.training.optim.phases import Phase, check_phases
 from finetune.training.optim.rates import Rate
 from finetune.training.optim.schedules import Schedule, get_schedule
-from finetune.training.precision import Precision, warn_of_half_weights
+from finetune.training.precision import Precision, check_half_weights
 from finetune.training.progress import describe_phase
 from finetune.training.settings import Settings
 
@@ -94,7 +94,7 @@ def make_plan(
             trains_all = trains_all and training >= {*stages[0].parameters}
             head_trains = head_trains or any(parameter.requires_grad for parameter in head)
     say_values(settings.optimizer, optimizer, phases[-1].lr, settings.weight_decay)
-    warn_of_half_weights(freezing.trainable(network.module).values(), stacklevel=5)
+    check_half_weights(freezing.trainable(network.module).values(), precision, stacklevel=5)
     if not head_trains:
         _warn_of_frozen_head(network.heads[0], stacklevel=5)
     return Plan(network, tuple(phases), tuple(lines), rates, trains_all)

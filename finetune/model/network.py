@@ -352,7 +352,8 @@ def not_accepted(model: nn.Module, inputs: Any, error: Exception) -> DataError:
     elif not tensors and any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(inputs)):
         hint = "Convert NumPy arrays in the collate_fn; use torch.as_tensor(array)."
     else:
-        hint = _hint(shown, tensors[0] if tensors else torch.empty(0))
+        first = tensors[0] if tensors else torch.empty(0)
+        hint = ("type" in said[0] and _dtype_hint(model, first)) or _hint(shown, first)
     name = type(model).__name__
     return DataError(f"{name} does not accept the data, whose first inputs are {shown}: {said[0]}. {hint}")
 
@@ -363,6 +364,15 @@ def _named_hint(model: nn.Module, inputs: Mapping[str, Any]) -> str:
         f"The items have the inputs {', '.join(map(str, inputs))}, which are passed by name, and forward() takes "
         f"{taken}. Rename or remove the others, or return pairs (input, target)."
     )
+
+
+def _dtype_hint(model: nn.Module, first: Tensor) -> str:
+    """Return the fix for floats of another dtype than the weights, or "" if they are of the same one, or no floats."""
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if not first.is_floating_point() or len(dtypes) != 1 or first.dtype in dtypes or torch.float32 in dtypes:
+        return ""
+    dtype = dtypes.pop()
+    return f"The weights are {str(dtype).removeprefix('torch.')}. Pass X.to({dtype}), or model.float()."
 
 
 def _hint(shown: str, first: Tensor) -> str:

@@ -211,9 +211,19 @@ def hint_at_bf16(precision: Precision, parameters: int) -> None:
         log.info("This CPU supports bf16: FineTuner(..., precision='bf16') usually halves the training time.")
 
 
-def warn_of_half_weights(parameters: Iterable[Tensor], stacklevel: int) -> None:
-    """Warn if trainable weights are stored in half precision."""
-    if {parameter.dtype for parameter in parameters} & {torch.float16, torch.bfloat16}:
+def check_half_weights(parameters: Iterable[Tensor], precision: Precision, stacklevel: int) -> None:
+    """Warn if trainable weights are stored in half precision.
+
+    Raises:
+        ArgumentError: If they are float16 and the precision scales their gradients, which torch does not unscale.
+    """
+    dtypes = {parameter.dtype for parameter in parameters}
+    if precision.scaler is not None and torch.float16 in dtypes:
+        raise ArgumentError(
+            "The trainable weights are float16, and precision='fp16' needs float32 weights, whose gradients it scales. "
+            "Pass model.float(); the computation then still runs in float16."
+        )
+    if dtypes & {torch.float16, torch.bfloat16}:
         warnings.warn(
             "The trainable weights are in half precision, in which most updates are too small to change them. Pass "
             "model.float() instead; with precision='bf16' only the computation runs in half precision.",

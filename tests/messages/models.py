@@ -208,6 +208,25 @@ def half_weights(tmp: Path) -> str:
     return said
 
 
+@case("whose gradients it scales. Pass model.float(); the computation then")
+def half_weights_with_scaled_gradients(tmp: Path) -> str:
+    model = tuner().model.half()
+    said = error(lambda: fit(FineTuner(model, device="cpu", precision="fp16"), (X.half(), y)))
+    fit(FineTuner(model.float(), device="cpu", precision="fp16"))
+    return said
+
+
+@case("The weights are {}. Pass X.to({}), or model.float()")
+def inputs_of_another_dtype(tmp: Path) -> str:
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        model = tuner().model.to(dtype)
+        said = error(lambda model=model: FineTuner(model, device="cpu").predict(X))
+        FineTuner(model, device="cpu").predict(X.to(dtype))
+        FineTuner(model.float(), device="cpu").predict(X)
+        assert f"Pass X.to({dtype})" in said
+    return said
+
+
 class Picky(nn.Module):
     """A model that accepts large numbers only, so that no input for it can be guessed, with two layers of any name."""
 

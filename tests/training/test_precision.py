@@ -109,6 +109,12 @@ def test_fp16_gradients_that_overflow_at_every_scale_are_an_error(net, blobs) ->
     assert all(torch.equal(before[name], parameter) for name, parameter in tuner.model.named_parameters())
 
 
+def test_fp16_scales_no_gradients_of_half_weights(blobs) -> None:
+    x, y = blobs()
+    with pytest.raises(ArgumentError, match=r"trainable weights are float16.*Pass model.float\(\)"):
+        FineTuner(nn.Linear(x.shape[1], 3).half(), device="cpu", precision="fp16").fit((x.half(), y))
+
+
 def test_fp16_a_non_finite_loss_is_an_error(net, blobs) -> None:
     class Bad(FineTuner):
         def training_step(self, batch: Any) -> Tensor:
