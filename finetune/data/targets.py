@@ -101,7 +101,7 @@ class TargetRule:
         outside = (targets < 0) | (targets > 1) if soft else (targets != 0) & (targets != 1)
         if outside.any():
             expected = "Expected values from 0 to 1." if soft else "Expected 0 or 1."
-            fix = f"{expected} {_fix_for_zeros_and_ones(targets)}"
+            fix = f"{expected} {_fix_for_zeros_and_ones(targets, rows=self.kind == MULTILABEL)}"
             _raise_for(outside, targets, name, "target", "neither 0 nor 1" if not soft else "out of range", fix)
 
 
@@ -143,7 +143,7 @@ def _fix_for_labels(labels: Tensor, classes: int) -> str:
     )
 
 
-def _fix_for_zeros_and_ones(targets: Tensor) -> str:
+def _fix_for_zeros_and_ones(targets: Tensor, *, rows: bool) -> str:
     """Return the likeliest fix for the targets of a binary or multi-label task."""
     values = {*targets.unique()[:4].tolist()}
     if values == {-1, 1}:
@@ -155,4 +155,11 @@ def _fix_for_zeros_and_ones(targets: Tensor) -> str:
             "If -1 marks unknown labels, pass a loss that leaves them out: a function of outputs and targets that "
             "masks them, with metrics=[]."
         )
+    if rows and targets.is_floating_point() and bool((targets >= 0).all()) and _sum_to_one(targets):
+        return "The rows sum to 1. For probabilities of the classes of each sample, pass loss='cross_entropy'."
     return "To train on the numbers themselves, pass loss='mse'."
+
+
+def _sum_to_one(rows: Tensor) -> bool:
+    sums = rows.sum(1)
+    return bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-3).all())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import FineTuner
 from tests.messages.material import X, advised, case, error, fit, masked, tried, tuner, y
@@ -151,7 +153,7 @@ def names_for_a_regression(tmp: Path) -> str:
     return said
 
 
-@case("Expected the same shape. Set the number of outputs with replace_head({})")
+@case("Expected the same shape{}. Set the number of outputs with replace_head({})")
 def targets_of_another_shape(tmp: Path) -> str:
     said = error(lambda: fit(tuner(3, loss="mse"), (X, X[:, :2])))
     fit(tuner(3, loss="mse").replace_head(int(advised(r"replace_head\((\d+)\)", said))), (X, X[:, :2]))
@@ -206,3 +208,46 @@ def targets_of_a_divergence(tmp: Path) -> str:
     trained(rows.log(), True)
     error(lambda: trained(rows, True))
     return said
+
+
+class Tokens(nn.Module):
+    """A model of tokens [N, T, 4], with outputs [N, 3, T]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x).transpose(1, 2)
+
+
+@case("For one class per element, with outputs [N, C, T], pass loss='cross_entropy'")
+def labels_of_tokens(tmp: Path) -> str:
+    sequences, said = X.reshape(9, 4, 4), ""
+    for tokens in (y.reshape(9, 4), y.reshape(9, 4) % 2):
+        said += error(lambda tokens=tokens: fit(FineTuner(Tokens(), device="cpu"), (sequences, tokens)))
+        fit(FineTuner(Tokens(), device="cpu", loss="cross_entropy"), (sequences, tokens))
+    assert "Expected the same shape or, for one class per element, loss='cross_entropy'." in said
+    return said
+
+
+@case("The rows sum to 1. For probabilities of the classes of each sample, pass loss='cross_entropy'")
+def soft_rows_in_a_later_batch(tmp: Path) -> str:
+    rows = nn.functional.one_hot(y, 3).float()
+    rows[18:] = rows[18:] * 0.7 + 0.1
+    loader = DataLoader(TensorDataset(X, rows), batch_size=9)
+    said = error(lambda: fit(tuner(), loader))
+    fit(tuner(loss="cross_entropy"), loader)
+    return said
+
+
+@case("Give each sample such a target, or pass a loss that takes others")
+def targets_that_are_no_tensor(tmp: Path) -> str:
+    for target in (["a"], {"y": 1}):
+        loader = DataLoader([(row, target) for row in X], batch_size=9)
+        models = [tuner(loss=loss) for loss in (None, "cross_entropy", "mse")]
+        said = [error(partial(fit, model, loader)) for model in models]
+        assert len({*said}) == 1
+    fit(tuner(), DataLoader([(row, (int(label),)) for row, label in zip(X, y, strict=True)], batch_size=9))
+    fit(tuner(loss=lambda outputs, targets: outputs[:, targets["y"]].mean(), metrics=[]), loader)
+    return said[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from itertools import count, islice
 from typing import Any
@@ -18,7 +19,7 @@ from finetune.data.randomness import generators_of_loader_preserved, preserved, 
 from finetune.data.sources.base import Request, Source, type_name
 from finetune.data.sources.dataset_labels import class_names
 from finetune.data.sources.datasets import ItemForm, without_tensors
-from finetune.data.sources.labels import Classes, check_numbering, stacked_targets, target_tensor
+from finetune.data.sources.labels import Classes, batch_targets, check_numbering, stacked_targets, target_tensor
 from finetune.errors import DataError
 
 log = logging.getLogger("finetune")
@@ -261,7 +262,10 @@ class Loader(Iterated):
         return next(iter(self.first(1)), None)
 
     def first_targets(self, number: int) -> Tensor | None:
-        return target_tensor(target_of(self.look(number, list)))
+        batch = self.look(number, list)
+        with suppress(DataError):  # of names, which a custom step may know
+            return target_tensor(batch_targets(target_of(batch), num_samples_of(batch), self.classes, "batch 1"))
+        return None
 
     def describe(self) -> Iterator[Any]:
         yield type_name(self.iterable.dataset)

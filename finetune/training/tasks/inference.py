@@ -104,7 +104,7 @@ def infer_task(
         kind = facts.kind or (MULTILABEL if (num_outputs or 1) > 1 else BINARY)
         return _task_with(loss, kind, f"{_named(loss, kind)}, as the loss says.")
     if targets is None:
-        return Task(None, aligned(loss) if callable(loss) else F.cross_entropy)
+        return Task(None, aligned(loss) if callable(loss) else DEFAULT_LOSSES[CLASSIFICATION])
     try:
         kind, reason = _kind_of_targets(targets, num_outputs)
     except DataError:
@@ -232,11 +232,13 @@ def _kind_of_rows(targets: Tensor, num_outputs: int | None, zeros_and_ones: bool
         return MULTILABEL, f"each target is a row of zeros and ones. {other}"
     unknown = _may_be_unknown(targets)
     if unknown or not targets.is_floating_point():
-        masks = "If -1 marks unknown labels, pass a loss that masks them. " if unknown else ""
+        fixes = "If -1 marks unknown labels, pass a loss that masks them. " if unknown else ""
+        if int(targets.min()) >= 0 and int(targets.max()) < (num_outputs or 0):
+            fixes = "For one class per element, with outputs [N, C, T], pass loss='cross_entropy'. "
         raise DataError(
             f"The targets are rows of {targets.shape[1]} whole numbers from {int(targets.min())} to "
             f"{int(targets.max())}, which could mean several tasks. Expected zeros and ones for several labels per "
-            f"sample, or floats for a regression. {masks}For a regression on the numbers, pass loss='mse'."
+            f"sample, or floats for a regression. {fixes}For a regression on the numbers, pass loss='mse'."
         )
     sums = targets.sum(1)
     probabilities = bool(((targets >= 0) & (targets <= 1)).all()) and bool(torch.isclose(sums, torch.ones(())).all())

@@ -68,17 +68,17 @@ def takes_probabilities(loss: Loss) -> bool:
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Compute the cross-entropy of logits [N, C] with class indices [N] or probabilities [N, C]."""
-    return F.cross_entropy(outputs.float(), _for_classes(targets, outputs))
+    return F.cross_entropy(outputs.float(), _for_classes(as_tensor(targets), outputs))
 
 
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Compute the binary cross-entropy of logits with zeros and ones; [N, 1] matches [N]."""
-    return F.binary_cross_entropy_with_logits(outputs.float(), _shaped(targets, outputs).float())
+    return F.binary_cross_entropy_with_logits(outputs.float(), _shaped(as_tensor(targets), outputs).float())
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Compute the mean squared error; [N, 1] matches [N]."""
-    return F.mse_loss(outputs.float(), _shaped(targets, outputs).float())
+    return F.mse_loss(outputs.float(), _shaped(as_tensor(targets), outputs).float())
 
 
 DEFAULT_LOSSES: dict[str, Loss] = {
@@ -87,6 +87,21 @@ DEFAULT_LOSSES: dict[str, Loss] = {
     MULTILABEL: binary_cross_entropy,
     REGRESSION: mean_squared_error,
 }
+
+
+def as_tensor(targets: Any) -> Tensor:
+    """Return the targets of a batch, which only a custom loss or step reads in another form than a tensor.
+
+    Raises:
+        DataError: If they are no tensor.
+    """
+    if isinstance(targets, Tensor):
+        return targets
+    raise DataError(
+        f"The targets of a batch are a {type(targets).__name__}, {targets!r:.80}, which this loss cannot read. "
+        f"Expected one number, or one row of numbers, per sample. Give each sample such a target, or pass a loss that "
+        f"takes others."
+    )
 
 
 def class_indices(targets: Tensor, outputs: Tensor) -> Tensor:
@@ -113,7 +128,8 @@ def typed(loss: Loss, kind: str | None) -> Loss:
     """Wrap a loss of torch so that it gets targets of the shape, type and device that it takes."""
 
     def typed_loss(outputs: Any, targets: Any) -> Tensor:
-        if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        targets = as_tensor(targets)
+        if not isinstance(outputs, Tensor):
             return loss(outputs, targets)
         wide = torch.promote_types(outputs.dtype, torch.float32)
         if isinstance(loss, nn.Module):
@@ -206,8 +222,10 @@ def tried(loss: Loss, outputs: Tensor, targets: Tensor) -> Any:
 def _shaped(targets: Tensor, outputs: Tensor) -> Tensor:
     if targets.numel() == outputs.numel():
         return targets.reshape(outputs.shape)
+    elements = min(targets.dim(), outputs.dim()) > 1 and outputs[:, 0].shape == targets.shape
+    classes = " or, for one class per element, loss='cross_entropy'" if elements else ""
     shapes = f"outputs of shape {list(outputs.shape)}, but the targets have shape {list(targets.shape)}"
     raise DataError(
-        f"The model gives {shapes}. Expected the same shape. Set the number of outputs with "
+        f"The model gives {shapes}. Expected the same shape{classes}. Set the number of outputs with "
         f"replace_head({targets.shape[1] if targets.dim() == 2 else 1})."
     )

@@ -68,7 +68,8 @@ def test_the_kind_of_task(loss: Any, targets: Tensor | None, outputs: int | None
 
 
 def test_without_loss_and_targets_the_loss_is_cross_entropy() -> None:
-    assert infer_task(None, None, None).loss is F.cross_entropy
+    logits, labels = torch.eye(3), torch.tensor([0, 2, 1])
+    assert infer_task(None, None, None).loss(logits, labels) == F.cross_entropy(logits, labels)
 
 
 def test_class_indices_for_one_output_are_an_error() -> None:
