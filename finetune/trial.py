@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from finetune.data.sources.base import Source
 from finetune.data.sources.labels import Meaning
 from finetune.data.splitting import mixed
 from finetune.data.targets import CLASSIFICATION, REGRESSION, TargetRule
+from finetune.errors import ArgumentError
 from finetune.known import Known
 from finetune.model.freezing import needs_several_samples
 from finetune.training.metrics import build_metrics
@@ -28,6 +30,29 @@ from finetune.training.tasks import LOGITS, PROBABILITIES, Task, check_names, in
 log = logging.getLogger("finetune")
 
 TRAINING, VALIDATION, PREDICTION = STEPS = ("training_step", "validation_step", "predict_step")
+
+# Steps as other libraries call them, or as they are easily called.
+_MEANT = {
+    **dict.fromkeys(("train_step", "train_batch", "step_train"), TRAINING),
+    **dict.fromkeys(("val_step", "valid_step", "eval_step", "evaluation_step", "test_step"), VALIDATION),
+    **dict.fromkeys(("prediction_step", "pred_step", "inference_step"), PREDICTION),
+}
+
+
+def check_step_names(kind: type, base: type) -> None:
+    """Check that a subclass has no method that is nearly called as a step that it lacks, and so is never called.
+
+    Raises:
+        ArgumentError: If it has.
+    """
+    own = {name for cls in kind.__mro__ if issubclass(cls, base) and cls is not base for name in vars(cls)}
+    for name in sorted(own - {*dir(base)}):
+        meant = _MEANT.get(name) or next(iter(get_close_matches(name, STEPS, n=1, cutoff=0.9)), None)
+        if meant is not None and getattr(kind, meant) is getattr(base, meant) and callable(getattr(kind, name)):
+            raise ArgumentError(
+                f"{kind.__name__} has a method {name!r}, which is no step, so it would never be called. The steps are "
+                f"{', '.join(STEPS)}. Rename the method to {meant!r}; if it is no step, to a name unlike theirs."
+            )
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ from finetune.training.progress import ProgressBar
 from finetune.training.run import Run
 from finetune.training.settings import Settings
 from finetune.training.tasks import Loss, Task, infer_task
-from finetune.trial import STEPS, TRAINING, VALIDATION, Trial
+from finetune.trial import STEPS, TRAINING, VALIDATION, Trial, check_step_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -131,6 +131,7 @@ class FineTuner:
         compile: bool | str = False,
         seed: int = 0,
     ) -> None:
+        check_step_names(type(self), FineTuner)
         self.settings = Settings(
             loss=loss,
             metrics=metrics,

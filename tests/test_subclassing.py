@@ -41,6 +41,28 @@ class OwnStep(FineTuner):
         return F.cross_entropy(self.model(x).float(), y)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("train_step", "training_step"),
+        ("traning_step", "training_step"),
+        ("validation_steps", "validation_step"),
+        ("test_step", "validation_step"),
+        ("predict_steps", "predict_step"),
+    ],
+)
+def test_a_step_that_would_never_be_called_is_an_error(name: str, meant: str) -> None:
+    def step(tuner: FineTuner, batch: Any) -> Any:
+        return F.cross_entropy(tuner.model(batch[0]), batch[1])
+
+    wrong = type("Wrong", (FineTuner,), {name: step})
+    with pytest.raises(ArgumentError, match=f"'{name}', which is no step.*Rename the method to '{meant}'"):
+        wrong(net(), device="cpu")
+    type("Renamed", (FineTuner,), {meant: step})(net(), device="cpu")
+    type("Helper", (FineTuner,), {meant: step, name: step, "forward_step": step})(net(), device="cpu")
+    type("Flag", (FineTuner,), {name: 3})(net(), device="cpu")
+
+
 class Count(Callback):
     def __init__(self) -> None:
         self.steps = 0

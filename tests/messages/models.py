@@ -227,6 +227,20 @@ def inputs_of_another_dtype(tmp: Path) -> str:
     return said
 
 
+@case("Rename the method to {}; if it is no step, to a name unlike theirs")
+def misspelled_step(tmp: Path) -> str:
+    def step(own: FineTuner, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(own.model(batch[0]), batch[1])
+
+    def made(name: str) -> FineTuner:
+        return type("Own", (FineTuner,), {name: step})(tuner().model, device="cpu")
+
+    said = error(lambda: made("train_step"))
+    fit(made("training_step"))
+    fit(made("batch_loss"))
+    return said
+
+
 class Picky(nn.Module):
     """A model that accepts large numbers only, so that no input for it can be guessed, with two layers of any name."""
 
