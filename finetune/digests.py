@@ -43,7 +43,7 @@ def checksum(values: Tensor | np.ndarray | None) -> int | None:
             if values.device.type != "cpu":
                 return _checksum_on_device(values.resolve_conj().resolve_neg())
         found = 0
-        for part in _byte_chunks(values):
+        for part in byte_chunks(values):
             found = zlib.crc32(part, found)
         return found
     except RuntimeError:
@@ -67,7 +67,7 @@ def sha256(*parts: str | bytes | Tensor | np.ndarray) -> str:
         elif isinstance(part, bytes):
             digest.update(part)
         else:
-            for chunk in _byte_chunks(part):
+            for chunk in byte_chunks(part):
                 digest.update(chunk)
     return digest.hexdigest()
 
@@ -129,8 +129,18 @@ def _checksum_on_device(values: Tensor) -> int | None:
     return int((bits * weights).sum())
 
 
-def _byte_chunks(values: Tensor | np.ndarray) -> Iterator[memoryview]:
-    """Yield the bytes of all values in order, in chunks, so that strided or device memory is never copied whole."""
+def byte_chunks(values: Tensor | np.ndarray) -> Iterator[memoryview]:
+    """Yield the bytes of all values in row-major order.
+
+    They come in chunks, so that strided or device memory is never copied whole.
+
+    Raises:
+        RuntimeError: If a tensor's values cannot be read (sparse, `meta`).
+
+    Example:
+        >>> [bytes(chunk) for chunk in byte_chunks(torch.tensor([1, 2], dtype=torch.uint8))]
+        [b'\\x01\\x02']
+    """
     if not values.ndim:
         yield _as_bytes(values).data
         return

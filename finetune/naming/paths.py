@@ -16,16 +16,19 @@ def local_path(path: str | bytes | os.PathLike[str]) -> Path:
     Every path that enters the package passes here, whether it is read or written.
 
     Raises:
-        ArgumentError: If it is no path.
+        ArgumentError: If it is no path, or no file can have this name.
 
     Example:
         >>> local_path("~/runs").parent == Path.home()
         True
     """
     try:
-        return Path(os.path.expanduser(os.fsdecode(path)))
+        plain = os.fsdecode(path)
     except TypeError as error:
         raise ArgumentError(f"Expected a path, but got {path!r}.") from error
+    if "\0" in plain:
+        raise ArgumentError(f"Expected a path, but got {shortened(plain)!r}, which has a null character.")
+    return Path(os.path.expanduser(plain))
 
 
 def exists(path: str | os.PathLike[str]) -> bool:

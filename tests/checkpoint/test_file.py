@@ -218,10 +218,10 @@ def test_a_missing_file_or_a_folder_is_an_error(tmp_path: Path) -> None:
         ({"a": {1: 2}}, "a has the key 1"),
         ({"a": {"$tensor": "b"}}, "a has the key '.tensor'"),
         ({"__metadata__": torch.ones(1)}, "has the key '__metadata__'"),
-        ({"a": torch.zeros(2, 2).to_sparse()}, "The tensor a cannot be stored"),
-        ({"a": torch.zeros(2, device="meta")}, "The tensor a cannot be stored"),
+        ({"a": torch.zeros(2, 2).to_sparse()}, "the tensor a is torch.float32, torch.(sparse|strided)"),
+        ({"a": torch.zeros(2, device="meta")}, "the tensor a is torch.float32, torch.(sparse|strided)"),
         ({"a": torch.zeros(2, dtype=torch.complex128)}, "complex128"),
-        ({"\ud800": torch.zeros(2)}, "cannot be stored"),
+        ({"\ud800": torch.zeros(2)}, "cannot store .* surrogates"),
     ],
 )
 def test_a_value_that_cannot_be_stored_is_named_and_no_file_is_left(

@@ -1,0 +1,198 @@
+"""A sealed safetensors file: a header with a checksum, and the values of tensors.
+
+The layout is described at https://huggingface.co/docs/safetensors; any reader of the format can open the file.
+
+Files are written and read one tensor at a time, so that no second copy of the values is ever in memory. A header is
+judged as a whole before anything is allocated: its extents must cover the file exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from finetune.digests import byte_chunks
+
+DIGEST = "sha256"
+
+_BLANK = "0" * 64
+_METADATA = "__metadata__"
+_MAX_HEADER = 64 << 20  # bytes; that of a model with 100,000 tensors takes 12 MB
+_MAX_DIMENSIONS = 64  # as in NumPy
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+
+def write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata, with a SHA-256 over all bytes, computed with zeros in its own place.
+
+    Args:
+        file: Empty file, open for writing at any position.
+        tensors: Tensors by name, on any device and of any strides.
+        metadata: Strings by name.
+
+    Raises:
+        ValueError: If a tensor or a name cannot be stored in the format.
+
+    Example:
+        >>> import io
+        >>> write(file := io.BytesIO(), {"w": torch.arange(3)}, {"made": "today"})
+        >>> metadata, tensors = read(file)
+        >>> metadata["made"], tensors["w"]
+        ('today', tensor([0, 1, 2]))
+    """
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))  # keeps values aligned
+    header = _header_of(ordered, metadata)
+    digest = hashlib.sha256(header)
+    file.write(header)
+    for tensor in ordered.values():
+        for chunk in byte_chunks(tensor):
+            digest.update(chunk)
+            file.write(chunk)
+    file.seek(header.index(_seal(_BLANK)))
+    file.write(_seal(digest.hexdigest()))
+
+
+def read(file: BinaryIO) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of a file, on the CPU.
+
+    Raises:
+        NotSealedError: If the file has no digest, or is no safetensors file.
+        ValueError: If the file is not the one that was written.
+        OSError: If it cannot be read.
+
+    Example:
+        >>> import io
+        >>> read(io.BytesIO(b"noise"))
+        Traceback (most recent call last):
+        finetune.checkpoint.tensor_file.NotSealedError: its header has no checksum
+    """
+    header, start = _header(file)
+    metadata = header.pop(_METADATA)
+    size = file.seek(0, 2)
+    file.seek(len(start))
+    digest = hashlib.sha256(start.replace(_seal(metadata[DIGEST]), _seal(_BLANK), 1))
+    tensors: dict[str, Tensor] = {}
+    for name, dtype, shape in _extents(header, size - len(start)):
+        tensors[name] = _empty(shape, dtype)
+        for chunk in byte_chunks(tensors[name]):
+            if file.readinto(chunk) != len(chunk):  # type: ignore[attr-defined]
+                raise ValueError("it ends too early")
+            digest.update(chunk)
+    if digest.hexdigest() != metadata[DIGEST]:
+        raise ValueError("its content does not match its checksum")
+    return metadata, tensors
+
+
+def read_metadata(file: BinaryIO) -> dict[str, str]:
+    """Return the metadata of a file by its header alone, which may be damaged.
+
+    Raises:
+        NotSealedError: If the file has no digest, or is no safetensors file.
+    """
+    return dict(_header(file)[0][_METADATA])
+
+
+class NotSealedError(ValueError):
+    """A file has no header with a digest, so that this package did not write it."""
+
+
+def _seal(digest: str) -> bytes:
+    return f'"{DIGEST}":"{digest}"'.encode()
+
+
+def _header_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, Any] = {_METADATA: {DIGEST: _BLANK, **metadata}}
+    end = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES or tensor.layout != torch.strided or tensor.is_meta:
+            raise ValueError(f"the tensor {name} is {tensor.dtype}, {tensor.layout}, on {tensor.device}")
+        begin, end = end, end + tensor.numel() * tensor.dtype.itemsize
+        entries[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    plain = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    plain += b" " * (-len(plain) % 8)
+    if len(plain) > _MAX_HEADER:
+        raise ValueError(f"names and plain values take {len(plain):,} bytes of at most {_MAX_HEADER:,}")
+    return len(plain).to_bytes(8, "little") + plain
+
+
+def _header(file: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    """Return the parsed header, and the bytes that the file begins with."""
+    file.seek(0)
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) == 8 and length <= _MAX_HEADER:
+        start += file.read(length)
+        try:
+            header = json.loads(start[8:].decode(), object_pairs_hook=_once)
+            metadata = header[_METADATA]
+            sealed = re.fullmatch("[0-9a-f]{64}", metadata[DIGEST]) and len(start) == 8 + length
+            if sealed and all(isinstance(value, str) for value in metadata.values()):
+                return header, start
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass
+    raise NotSealedError("its header has no checksum")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    try:
+        return torch.empty(shape, dtype=dtype)
+    except RuntimeError as error:  # sizes whose product exceeds 64 bits, beside one of 0
+        raise ValueError(f"a tensor has the shape {shape}") from error
+
+
+def _extents(header: Mapping[str, Any], size: int) -> list[tuple[str, torch.dtype, list[int]]]:
+    """Return the name, dtype and shape of every tensor, in the order of the file.
+
+    Raises:
+        ValueError: If the extents do not cover `size` bytes exactly once.
+    """
+    wrong = ValueError("its header does not describe its content")
+    end = 0
+    found: list[tuple[str, torch.dtype, list[int]]] = []
+    try:
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
+            begin, stop = entry["data_offsets"]
+            if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
+                raise wrong
+            if begin != end or stop - begin != math.prod(shape) * dtype.itemsize:
+                raise wrong
+            end = stop
+            found.append((name, dtype, shape))
+    except (KeyError, TypeError) as error:
+        raise wrong from error
+    if end != size:
+        raise wrong
+    return found

@@ -1,0 +1,150 @@
+"""Durable files: a new version is staged beside the old one, synced to the disk and renamed into its place."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from finetune.files.regular import check_regular
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_STAGED = ".part"
+_ABANDONED = 24 * 3600  # seconds after which a stage belongs to nobody, where locks cannot tell
+
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing. It takes the place of the old one when the block ends, and not before.
+
+    A link is followed, and the new file has the permissions of the old one. Stages of the same file that killed
+    processes left behind are removed.
+
+    Raises:
+        OSError: If the file cannot be written. The old one is unchanged.
+
+    Example:
+        >>> with written(Path("notes.txt")) as file:
+        ...     _ = file.write(b"whole")
+        >>> Path("notes.txt").read_text()
+        'whole'
+    """
+    path = Path(os.path.realpath(path))
+    mode = _mode_of(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    staged = _new_stage(path)
+    try:
+        handle = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        with os.fdopen(handle, "w+b") as file:
+            _lock(handle)
+            yield file
+            file.flush()
+            if mode is not None:
+                staged.chmod(mode)
+            os.fsync(handle)
+            if fcntl is not None:
+                staged.replace(path)  # while the lock still tells others that the stage is in use
+        if fcntl is None:
+            staged.replace(path)  # an open file cannot be renamed
+        sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            staged.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, and create its folder.
+
+    Raises:
+        OSError, ValueError: If it cannot.
+
+    Example:
+        >>> check_writable(Path("runs/model.safetensors"))
+        >>> Path("runs").is_dir()
+        True
+    """
+    path = Path(os.path.realpath(path))
+    _mode_of(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trial = _new_stage(path)
+    os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    trial.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in a folder durable, on systems that can sync a folder.
+
+    Example:
+        >>> sync_folder(Path("."))
+    """
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _mode_of(path: Path) -> int | None:
+    """Return the permissions of a file, or None if it does not exist.
+
+    Raises:
+        OSError: If it is a folder, a device or a pipe.
+    """
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    check_regular(path, state)
+    return stat.S_IMODE(state.st_mode)
+
+
+def _prefix(path: Path) -> str:
+    """Return the start of the names of a file's stages, shorter than file systems allow."""
+    return f".{path.name[:50]}."
+
+
+def _new_stage(path: Path) -> Path:
+    return path.with_name(f"{_prefix(path)}{secrets.token_hex(6)}{_STAGED}")
+
+
+def _remove_abandoned(path: Path) -> None:
+    for staged in path.parent.iterdir():
+        if staged.name.startswith(_prefix(path)) and staged.suffix == _STAGED and _is_abandoned(staged):
+            with suppress(OSError):
+                staged.unlink()
+
+
+def _is_abandoned(staged: Path) -> bool:
+    """Return whether no process is writing a stage: its writer would hold a lock on it."""
+    try:
+        handle = os.open(staged, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False
+    try:
+        if fcntl is None or not stat.S_ISREG(os.fstat(handle).st_mode):
+            return time.time() - os.fstat(handle).st_mtime > _ABANDONED
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return time.time() - os.fstat(handle).st_mtime > _ABANDONED
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
