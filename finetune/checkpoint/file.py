@@ -11,8 +11,8 @@ is changed, lost or added, loading fails.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,12 +48,13 @@ def check_writable(path: Path) -> None:
         raise CheckpointError(f"{path} cannot be written: {error}. Expected the path of a file.") from error
 
 
-def write(path: Path, content: Mapping[str, Any], *, version: int = 1) -> None:
+def write(path: Path, content: Mapping[str, Any], *, version: int = 1, keep_as: Path | None = None) -> None:
     """Write `content` to `path`. An existing file stays intact until the new one is complete.
 
     Args:
         content: Dicts and lists of tensors, numbers, strings and None.
         version: Version of the format of `content`.
+        keep_as: Name that an existing file is kept under; None to replace it.
 
     Raises:
         CheckpointError: If the content cannot be stored or the file cannot be written.
@@ -61,7 +62,7 @@ def write(path: Path, content: Mapping[str, Any], *, version: int = 1) -> None:
     tensors: dict[str, Tensor] = {}
     plain = json.dumps({"version": version, "content": _extracted(content, (), tensors)})
     try:
-        with durable.written(path) as file:
+        with durable.written(path, keep_as=keep_as) as file:
             tensor_file.write(file, tensors, {"format": "pt", _CONTENT: plain})
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error}. An existing file is unchanged.") from error
@@ -76,16 +77,35 @@ def is_checkpoint(path: Path) -> bool:
     return False
 
 
+def peek(path: Path) -> Stored:
+    """Read the content of the file at `path` by its header alone, with a name in place of every tensor.
+
+    Raises:
+        CheckpointError: If the file is missing or not a checkpoint. Most damage is not noticed.
+    """
+    with _named_in_errors(path):
+        with opened(path) as file:
+            metadata = tensor_file.read_metadata(file)
+        return _stored(metadata[_CONTENT], None)
+
+
 def read(path: Path) -> Stored:
     """Read the file at `path`, with tensors on the CPU.
 
     Raises:
         CheckpointError: If the file is missing, damaged or not a checkpoint.
     """
-    try:
+    with _named_in_errors(path):
         with opened(path) as file:
             metadata, tensors = tensor_file.read(file)
         return _stored(metadata[_CONTENT], tensors)
+
+
+@contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
+    """Convert errors of reading a file to a CheckpointError that names it."""
+    try:
+        yield
     except OSError as error:
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror or error}.") from error
     except (tensor_file.NotSealedError, KeyError) as error:
@@ -97,8 +117,8 @@ def read(path: Path) -> Stored:
         raise CheckpointError(f"{path} is damaged: {error}. Use another copy.") from error
 
 
-def _stored(content: str, tensors: Mapping[str, Tensor]) -> Stored:
-    """Return the content that a file holds as JSON and tensors.
+def _stored(content: str, tensors: Mapping[str, Tensor] | None) -> Stored:
+    """Return the content that a file holds as JSON and tensors, or with their names if the tensors are not read.
 
     Raises:
         ValueError, KeyError: If it is something else.
@@ -106,7 +126,7 @@ def _stored(content: str, tensors: Mapping[str, Tensor]) -> Stored:
     plain = json.loads(content)
     if not isinstance(plain, dict) or type(plain["version"]) is not int or not isinstance(plain["content"], dict):
         raise ValueError("its content has no version")
-    return Stored(plain["version"], _restored(plain["content"], tensors))
+    return Stored(plain["version"], plain["content"] if tensors is None else _restored(plain["content"], tensors))
 
 
 def _extracted(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from finetune.checkpoint import schema
@@ -9,17 +10,23 @@ from finetune.checkpoint.schema import Checkpoint
 from finetune.errors import ArgumentError, CheckpointError
 from finetune.naming.paths import local_path
 
+log = logging.getLogger("finetune")
+
+LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+NUMBERED = "epoch-*.safetensors"
+
 
 def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) -> Checkpoint | None:
     """Read the checkpoint that a run resumes from. Return None to start from the beginning.
 
     Args:
-        resume_from: A file; a folder, for the newest intact checkpoint in it; or `"auto"` for
-            `checkpoint_dir` if it has a checkpoint.
+        resume_from: A file; a folder, for the intact checkpoint in it with the most progress; or `"auto"` for
+            `checkpoint_dir` if a run has been saved there.
         checkpoint_dir: Folder that the run saves to.
 
     Raises:
-        CheckpointError: If there is no checkpoint, it is damaged, or it has no training state.
+        CheckpointError: If there is no checkpoint, none is intact, one is of a newer format, or the file has no
+            training state.
         ArgumentError: If `resume_from` is `"auto"` and there is no `checkpoint_dir`.
     """
     if resume_from is None:
@@ -27,31 +34,58 @@ def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) 
     if resume_from == "auto":
         if checkpoint_dir is None:
             raise ArgumentError("resume_from='auto' needs a checkpoint_dir. Pass fit the folder of the checkpoints.")
-        if not any(local_path(checkpoint_dir).glob("*.safetensors")):
-            return None
-        resume_from = checkpoint_dir
+        return _furthest(local_path(checkpoint_dir))
     path = local_path(resume_from)
     if path.is_dir():
-        return _newest(path)
+        found = _furthest(path)
+        if found is None:
+            raise CheckpointError(
+                f"No checkpoint in {path} is of a run to resume. Expected a {LAST}, as written by "
+                "fit(checkpoint_dir=...)."
+            )
+        return found
     checkpoint = schema.read(path)
     if checkpoint.training is None:
         raise CheckpointError(
             f"{path} has no training state, so no run can resume from it. To continue from its weights, load it with "
-            f"load_checkpoint and call fit; to resume a run, pass its last.safetensors."
+            f"load_checkpoint and call fit; to resume a run, pass its {LAST}."
         )
     return checkpoint
 
 
-def _newest(folder: Path) -> Checkpoint:
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in files:
+def _furthest(folder: Path) -> Checkpoint | None:
+    """Return the intact checkpoint of a run with the most progress, or None if no run was saved to the folder.
+
+    Raises:
+        CheckpointError: If there are checkpoints of a run and none is intact, or one is of a newer format.
+    """
+    progress: dict[Path, tuple[int, ...]] = {}
+    damaged: list[str] = []
+    for path in sorted(folder.glob("*.safetensors"), key=lambda path: path.name != LAST):
         try:
-            checkpoint = schema.read(path)
-        except CheckpointError:
-            continue  # damaged; an older one may be intact
-        if checkpoint.training is not None:
-            return checkpoint
-    raise CheckpointError(
-        f"None of the {len(files)} checkpoints in {folder} is an intact one to resume from. Expected a "
-        f"last.safetensors, as written by fit(checkpoint_dir=...)."
-    )
+            reached = schema.read_progress(path)
+        except schema.NewerFormatError:
+            raise
+        except CheckpointError as error:
+            if _is_own(path):
+                damaged.append(str(error))
+            continue  # or it is somebody else's file
+        if reached is not None:
+            progress[path] = reached
+    for path in sorted(progress, key=progress.__getitem__, reverse=True):
+        try:
+            found = schema.read(path)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            log.warning("%s The run resumes from %s, after %d epochs.", " ".join(damaged), path, len(found.history))
+        return found
+    if damaged:
+        raise CheckpointError(f"No checkpoint in {folder} is intact. {' '.join(damaged)}")
+    return None
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a file has a name that runs save to."""
+    return path.name in (LAST, PREVIOUS) or path.match(NUMBERED)

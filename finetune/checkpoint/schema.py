@@ -10,13 +10,14 @@ version at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.checkpoint import file
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, FineTuneError
 from finetune.model.surgery.changes import HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
 from finetune.naming.paths import local_path
 
@@ -102,14 +103,23 @@ def format_version() -> int:
     return 1 + max(MIGRATIONS, default=0)
 
 
-def write(path: str | Path, checkpoint: Checkpoint) -> Path:
+class NewerFormatError(CheckpointError):
+    """A checkpoint was written by a newer version of the package."""
+
+
+def write(path: str | Path, checkpoint: Checkpoint, *, keep_as: Path | None = None) -> Path:
     """Write a checkpoint and return its path. An existing file stays intact until the new one is complete.
+
+    Args:
+        path: File to write.
+        checkpoint: Its content.
+        keep_as: Name that an existing file is kept under; None to replace it.
 
     Raises:
         CheckpointError: If the content cannot be stored or the file cannot be written.
     """
     path = local_path(path)
-    file.write(path, to_content(checkpoint), version=format_version())
+    file.write(path, to_content(checkpoint), version=format_version(), keep_as=keep_as)
     return path
 
 
@@ -120,17 +130,47 @@ def read(path: str | Path) -> Checkpoint:
         CheckpointError: If the file is missing, damaged, not a checkpoint, or of a newer format.
     """
     path = local_path(path)
-    version, content = file.read(path)
+    stored = file.read(path)
+    with _fields_expected(path, stored.version):
+        return from_content(_migrated(path, *stored), path)
+
+
+def read_progress(path: Path) -> tuple[int, ...] | None:
+    """Read how far the run of a checkpoint had come: its epochs, phase, and updates in the epoch.
+
+    Return None for a checkpoint that no run can resume from. Only the header is read.
+
+    Raises:
+        CheckpointError: If the file is missing, not a checkpoint, or of a newer format.
+    """
+    stored = file.peek(path)
+    with _fields_expected(path, stored.version):
+        content = _migrated(path, *stored)
+        if content["training"] is None:
+            return None
+        position = content["training"]["position"]
+        return len(content["history"]), int(position["phase"]), int(position["window"])
+
+
+def _migrated(path: Path, version: int, content: Content) -> Content:
     newest = format_version()
     if version > newest:
-        raise CheckpointError(
+        raise NewerFormatError(
             f"{path} has format version {version}, but this package reads at most {newest}. Update torch-finetune."
         )
+    for number in range(version, newest):
+        content = MIGRATIONS[number](content)
+    return content
+
+
+@contextmanager
+def _fields_expected(path: Path, version: int) -> Iterator[None]:
+    """Convert errors of fields that are missing or of another type to a CheckpointError."""
     try:
-        for number in range(version, newest):
-            content = MIGRATIONS[number](content)
-        return from_content(content, path)
-    except (KeyError, TypeError) as error:
+        yield
+    except FineTuneError:
+        raise
+    except Exception as error:  # the content may be anything, and so may the error
         raise CheckpointError(
             f"{path} does not have the fields of a checkpoint of format version {version}: {error}. Expected a file "
             f"written by save_checkpoint or fit(checkpoint_dir=...)."

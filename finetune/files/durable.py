@@ -23,11 +23,15 @@ _ABANDONED = 24 * 3600  # seconds after which a stage belongs to nobody, where l
 
 
 @contextmanager
-def written(path: Path) -> Iterator[BinaryIO]:
+def written(path: Path, *, keep_as: Path | None = None) -> Iterator[BinaryIO]:
     """Open a file for writing. It takes the place of the old one when the block ends, and not before.
 
     A link is followed, and the new file has the permissions of the old one. Stages of the same file that killed
     processes left behind are removed.
+
+    Args:
+        path: File to write.
+        keep_as: Name that an existing file is kept under, on the same file system; None to replace it.
 
     Raises:
         OSError: If the file cannot be written. The old one is unchanged.
@@ -52,10 +56,10 @@ def written(path: Path) -> Iterator[BinaryIO]:
             if mode is not None:
                 staged.chmod(mode)
             os.fsync(handle)
-            if fcntl is not None:
-                staged.replace(path)  # while the lock still tells others that the stage is in use
-        if fcntl is None:
-            staged.replace(path)  # an open file cannot be renamed
+            if fcntl is not None:  # while the lock still tells others that the stage is in use
+                _replace(staged, path, keep_as)
+        if fcntl is None:  # an open file cannot be renamed
+            _replace(staged, path, keep_as)
         sync_folder(path.parent)
     finally:
         with suppress(OSError):
@@ -116,6 +120,12 @@ def _prefix(path: Path) -> str:
 
 def _new_stage(path: Path) -> Path:
     return path.with_name(f"{_prefix(path)}{secrets.token_hex(6)}{_STAGED}")
+
+
+def _replace(staged: Path, path: Path, keep_as: Path | None) -> None:
+    if keep_as is not None and path.exists():
+        path.replace(keep_as)
+    staged.replace(path)
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -361,12 +361,13 @@ class Run:
         for callback in self.callbacks:
             getattr(callback, hook)(self)
 
-    def save(self, path: str | Path, *, training_state: bool = True) -> Path:
+    def save(self, path: str | Path, *, training_state: bool = True, keep_as: Path | None = None) -> Path:
         """Write a checkpoint.
 
         Args:
             path: File to write. An existing file is replaced as a whole or not at all.
             training_state: Whether a run can resume from the file; False for a smaller file.
+            keep_as: Name that an existing file is kept under; None to replace it.
 
         Returns:
             The path of the file.
@@ -374,7 +375,8 @@ class Run:
         Raises:
             CheckpointError: If the file cannot be written.
         """
-        return schema.write(path, self.tuner._checkpoint(self.state_dict() if training_state else None))
+        checkpoint = self.tuner._checkpoint(self.state_dict() if training_state else None)
+        return schema.write(path, checkpoint, keep_as=keep_as)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which a run of the same plan resumes, as tensors, numbers and strings.
