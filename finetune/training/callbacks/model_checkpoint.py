@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from finetune.checkpoint.file import check_writable
+from finetune.checkpoint.resume import LAST, NUMBERED, PREVIOUS
 from finetune.errors import CheckpointError, whole_number
 from finetune.naming.paths import local_path
 from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.monitor import check_monitor, monitored
 from finetune.training.run import Run
 
+log = logging.getLogger("finetune")
+
 
 class ModelCheckpoint(Callback):
     """Keep `last.safetensors` and `best.safetensors` in a folder.
 
-    `last` is written after every epoch, and runs resume from it. `best` holds the model of the epoch with the best
-    monitored value; NaN is never the best.
+    `last` is written after every epoch, and runs resume from it. The one before is kept as `previous.safetensors`, in
+    case `last` is damaged. `best` holds the model of the epoch with the best monitored value; NaN is never the best.
 
     Args:
         folder: Folder of the checkpoints, created if missing.
@@ -29,7 +37,7 @@ class ModelCheckpoint(Callback):
 
     Raises:
         ArgumentError: At the start of `fit`, if the run has no value `monitor`, or it is unknown which way it improves.
-        CheckpointError: At the start of `fit`, if the folder cannot be created.
+        CheckpointError: At the start of `fit`, if the folder cannot be written to, or another run writes to it.
 
     Example:
         >>> import torch
@@ -37,7 +45,7 @@ class ModelCheckpoint(Callback):
         >>> tuner, data = FineTuner(torch.nn.Linear(4, 2), device="cpu"), (torch.randn(8, 4), torch.arange(8) % 2)
         >>> history = tuner.fit(data, epochs=3, callbacks=[ModelCheckpoint("checkpoints", keep=1)])
         >>> sorted(path.name for path in Path("checkpoints").iterdir())
-        ['best.safetensors', 'epoch-0003.safetensors', 'last.safetensors']
+        ['best.safetensors', 'epoch-0003.safetensors', 'last.safetensors', 'previous.safetensors']
     """
 
     saves_run = True
@@ -57,30 +65,49 @@ class ModelCheckpoint(Callback):
         self.mode = mode
         self.best = math.inf
 
+    @contextmanager
+    def folder_locked(self) -> Iterator[None]:
+        """Keep other runs from writing to the folder, and create it.
+
+        Raises:
+            CheckpointError: If the folder cannot be written to, or another run writes to it.
+        """
+        check_writable(self.folder / LAST)
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise CheckpointError(
+                f"Another run is saving its checkpoints to {self.folder}. Wait for its end, or choose another folder."
+            ) from error
+        except OSError as error:  # a file system without locks
+            log.warning("%s cannot be locked, so another run that saves there is not noticed: %s.", self.folder, error)
+        try:
+            yield
+        finally:
+            lock.release()
+
     def on_fit_begin(self, run: Run) -> None:
         check_monitor(run, self._monitor(run), self.mode)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(
-                f"Checkpoints cannot be kept in {self.folder}: {error}. Choose a writable folder."
-            ) from error
 
     def on_step_end(self, run: Run) -> None:
         if self.every_steps and run.position.step % self.every_steps == 0:
-            run.save(self.folder / "last.safetensors")
+            self._save_last(run)
 
     def on_epoch_end(self, run: Run) -> None:
         value = monitored(run, self._monitor(run), self.mode)
         if value < self.best:
             self.best = value
             run.save(self.folder / "best.safetensors", training_state=False)
-        run.save(self.folder / "last.safetensors")
+        self._save_last(run)
         if self.keep:
             run.save(self.folder / f"epoch-{run.epoch:04d}.safetensors")
-            numbered = sorted(self.folder.glob("epoch-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+            numbered = sorted(self.folder.glob(NUMBERED), key=lambda path: path.stat().st_mtime_ns)
             for old in numbered[: -self.keep]:
                 old.unlink()
+
+    def _save_last(self, run: Run) -> None:
+        run.save(self.folder / LAST, keep_as=self.folder / PREVIOUS)
 
     def _monitor(self, run: Run) -> str:
         return self.monitor or ("loss" if run.val is None else "val_loss")
