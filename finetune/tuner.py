@@ -51,7 +51,7 @@ from finetune.pretrained import load_pretrained
 from finetune.strategies import Strategy
 from finetune.training import loop
 from finetune.training.callbacks.base import Callback, are_custom, as_callbacks, change_inputs
-from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
+from finetune.training.callbacks.model_checkpoint import folders_locked, with_writer
 from finetune.training.history import History
 from finetune.training.lr_range_test import RateSuggestion, lr_range_test, rising
 from finetune.training.metrics import Meter, Metrics, StepOutput
@@ -375,6 +375,7 @@ class FineTuner:
         callbacks: Sequence[Callback] | Callback = (),
         checkpoint_dir: str | Path | None = None,
         resume_from: str | Path | None = None,
+        resume_changed: bool = False,
         skip_corrupt: bool = False,
         progress: bool = True,
     ) -> History:
@@ -410,7 +411,8 @@ class FineTuner:
             callbacks: A callback, or several, called in this order.
             checkpoint_dir: Folder for `last.safetensors` and `best.safetensors`.
             resume_from: A checkpoint file, a folder of checkpoints, or `"auto"` to resume from `checkpoint_dir` if
-                it has a checkpoint.
+                a run has been saved there.
+            resume_changed: Whether to resume although settings, rates, data or callbacks differ from the saved run.
             skip_corrupt: Whether to leave out images that cannot be decoded, with a warning, instead of
                 raising an error.
             progress: Whether to show an overview before training and a line per epoch, with a bar in a terminal. All
@@ -431,60 +433,61 @@ class FineTuner:
             >>> tuner.classes
             ('beagle', 'husky', 'pug')
         """
-        with parts_left_out() as left_out, waits_shown(progress), self._undone_on_error() as on_error:
-            callbacks, saved = as_callbacks(callbacks), find_run(resume_from, checkpoint_dir)
-            if saved is not None:
-                named = saved.classes is not None  # if not, the outputs stand for numbers in this run, too
-                classes = saved.classes if named else self.classes
-                self._learn(classes=classes, classes_from_data=saved.classes_from_data or not named)
-            data = self._open_training(train, val, trains=True)
-            plan = make_plan(
-                self.network,
-                strategy,
-                epochs=epochs,
-                lr=lr,
-                schedule=schedule,
-                settings=self.settings,
-                precision=self.precision,
-                on_error=on_error,
-            )
-            self._learn(network=plan.network, rates=plan.rates)
-            task = self._learn_task(data.train)
-            train_batches, val_batches = self._trial.pipeline.training_batches(
-                data,
-                batch_size,
-                augment=augment,
-                views=augment_views,
-                keep=sum(phase.epochs for phase in plan.phases) > 1,
-                rule=self._trial.rule,
-                skip_corrupt=skip_corrupt,
-            )
-            writer = [] if checkpoint_dir is None else [ModelCheckpoint(checkpoint_dir)]
-            run = self._new_run(
-                plan,
-                train_batches,
-                val_batches,
-                metrics=self._trial.metrics(task, TRAINING, VALIDATION),
-                callbacks=[*callbacks, *writer, *([ProgressBar()] if progress else [])],
-                notes=data.notes,
-                left_out=left_out,
-                cache=open_cache(
-                    cache,
+        callbacks = with_writer(as_callbacks(callbacks), checkpoint_dir)
+        with folders_locked(callbacks):
+            with parts_left_out() as left_out, waits_shown(progress), self._undone_on_error() as on_error:
+                saved = find_run(resume_from, checkpoint_dir)
+                if saved is not None:
+                    named = saved.classes is not None  # if not, the outputs stand for numbers in this run, too
+                    classes = saved.classes if named else self.classes
+                    self._learn(classes=classes, classes_from_data=saved.classes_from_data or not named)
+                data = self._open_training(train, val, trains=True)
+                plan = make_plan(
                     self.network,
-                    self.precision.autocast,
-                    changed=change_inputs(callbacks),
-                    guarded=self._overrides(*STEPS) or are_custom(callbacks),
-                ),
-            )
-            if saved is not None:
-                self._resume(run, saved)
-            if (classes := train_batches.source.classes) is not None:
-                self._learn(classes=classes, classes_from_data=True)
-            hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
-        self.network.tell_task(task.kind, classes)
-        memory_format = self._memory_format(train_batches.source, trains_all=plan.trains_all)
-        with waits_shown(False), self._under_way(run), memory_format:
-            loop.fit(run)
+                    strategy,
+                    epochs=epochs,
+                    lr=lr,
+                    schedule=schedule,
+                    settings=self.settings,
+                    precision=self.precision,
+                    on_error=on_error,
+                )
+                self._learn(network=plan.network, rates=plan.rates)
+                task = self._learn_task(data.train)
+                train_batches, val_batches = self._trial.pipeline.training_batches(
+                    data,
+                    batch_size,
+                    augment=augment,
+                    views=augment_views,
+                    keep=sum(phase.epochs for phase in plan.phases) > 1,
+                    rule=self._trial.rule,
+                    skip_corrupt=skip_corrupt,
+                )
+                run = self._new_run(
+                    plan,
+                    train_batches,
+                    val_batches,
+                    metrics=self._trial.metrics(task, TRAINING, VALIDATION),
+                    callbacks=[*callbacks, *([ProgressBar()] if progress else [])],
+                    notes=data.notes,
+                    left_out=left_out,
+                    cache=open_cache(
+                        cache,
+                        self.network,
+                        self.precision.autocast,
+                        changed=change_inputs(callbacks),
+                        guarded=self._overrides(*STEPS) or are_custom(callbacks),
+                    ),
+                )
+                if saved is not None:
+                    self._resume(run, saved, changed=resume_changed)
+                if (classes := train_batches.source.classes) is not None:
+                    self._learn(classes=classes, classes_from_data=True)
+                hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
+            self.network.tell_task(task.kind, classes)
+            memory_format = self._memory_format(train_batches.source, trains_all=plan.trains_all)
+            with waits_shown(False), self._under_way(run), memory_format:
+                loop.fit(run)
         return self.history
 
     @checks_arguments
@@ -883,10 +886,10 @@ class FineTuner:
         self._left_out = warn_of_left_out(vars(self), unwrapped(self.model), self._left_out)
         return self._known.to_checkpoint(self.settings, training)
 
-    def _resume(self, run: Run, checkpoint: Checkpoint) -> None:
+    def _resume(self, run: Run, checkpoint: Checkpoint, *, changed: bool) -> None:
         assert checkpoint.training is not None  # find_run returns no other
         try:
-            run.load_state_dict(checkpoint.training)
+            run.load_state_dict(checkpoint.training, changed=changed)
         except (KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{checkpoint.path} was written by a run with different metrics or callbacks: {error}. Pass fit and "

@@ -27,6 +27,7 @@ from finetune.model.freezing import moving_statistics, trainable
 from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
 from finetune.training.history import History
+from finetune.training.identity import check_identity, identity_of
 from finetune.training.metrics import Meter, StepOutput, metric_names
 from finetune.training.optim.optimizers import build_optimizer, carry_state, load_state, rates_of, state_by_name
 from finetune.training.optim.phases import Phase
@@ -387,6 +388,7 @@ class Run:
         self.check_finite()
         return {
             "plan": self._plan(),
+            "identity": identity_of(self),
             "position": asdict(self.position),
             "end_phase": self.end_phase,
             "steps_per_epoch": self.steps_per_epoch,
@@ -397,15 +399,22 @@ class Run:
             "callbacks": {_key(self, callback): callback.state_dict() for callback in self.callbacks},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, changed: bool = False) -> None:
         """Load a state. The next `begin_phase` restores the optimizer.
 
+        Args:
+            state: State of a run, from `state_dict`.
+            changed: Whether this run may have other settings, rates, data or callbacks.
+
         Raises:
-            CheckpointError: If the saved run had another plan, in which its position has a different meaning.
+            CheckpointError: If the saved run had another plan, in which its position has a different meaning, or was
+                another run.
         """
         position = state["position"]
         self.position = Position(**{"begun": position["step"] - position["window"], **position})
         self._check_plan(state["plan"])
+        if not changed:
+            check_identity(state.get("identity", {}), identity_of(self), self.position.phase + 1)
         self.end_phase = state["end_phase"]
         if self.steps_per_epoch is None and state["steps_per_epoch"] is not None:  # a stream, as long as before
             samples = state["steps_per_epoch"] * state["plan"]["batch_size"] * state["plan"]["accumulation"]

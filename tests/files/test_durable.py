@@ -36,7 +36,7 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
 def test_an_error_leaves_the_old_file_and_no_stage(tmp_path: Path) -> None:
     write(tmp_path / "f", b"old")
     with pytest.raises(TypeError), written(tmp_path / "f") as file:
-        file.write("no bytes")  # type: ignore[arg-type]
+        file.write("no bytes")  # type: ignore[call-overload]
 
     assert (tmp_path / "f").read_bytes() == b"old"
     assert entries(tmp_path) == ["f"]

@@ -79,7 +79,7 @@ def test_trap_15_a_manual_freeze_state_is_resumed(net, blobs, same, state_of, tm
     whole.fit(blobs(21), epochs=2, batch_size=4, schedule="constant")
     first.fit(blobs(21), epochs=1, batch_size=4, schedule=lambda p: min(1.0, p / 0.1), checkpoint_dir=tmp_path)
 
-    resumed.fit(blobs(21), epochs=2, batch_size=4, schedule="constant", resume_from=tmp_path)
+    resumed.fit(blobs(21), epochs=2, batch_size=4, schedule="constant", resume_from=tmp_path, resume_changed=True)
 
     before = state_of(net())
     assert {name for name, parameter in resumed.model.named_parameters() if not parameter.requires_grad} == {
@@ -227,7 +227,7 @@ def resumed_rates(tmp_path: Path, net: Any, watch: Any, first: dict[str, Any], t
     seen = watch()
     with pytest.raises(KeyboardInterrupt):
         fit(first, Cut(4))
-    fit(then, seen, resume_from="auto")
+    fit(then, seen, resume_from="auto", resume_changed="samples" in {*first, *then})
     return [next(iter(rates.values())) for rates in seen.rates]
 
 

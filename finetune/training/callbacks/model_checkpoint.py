@@ -4,22 +4,67 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from finetune.checkpoint.file import check_writable
 from finetune.checkpoint.resume import LAST, NUMBERED, PREVIOUS
 from finetune.errors import CheckpointError, whole_number
+from finetune.files.locks import folder_locked
 from finetune.naming.paths import local_path
 from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.monitor import check_monitor, monitored
 from finetune.training.run import Run
 
 log = logging.getLogger("finetune")
+
+
+def with_writer(callbacks: Sequence[Callback], folder: str | Path | None) -> list[Callback]:
+    """Add a `ModelCheckpoint` for a folder, unless there is no folder or one of the callbacks writes to it.
+
+    Example:
+        >>> with_writer([], "runs")[0].folder.name
+        'runs'
+        >>> with_writer([ModelCheckpoint("runs", keep=2)], "runs")[0].keep
+        2
+    """
+    own = [callback.folder.resolve() for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    if folder is None or local_path(folder).resolve() in own:
+        return [*callbacks]
+    return [*callbacks, ModelCheckpoint(folder)]
+
+
+@contextmanager
+def folders_locked(callbacks: Sequence[Callback]) -> Iterator[None]:
+    """Keep other runs from writing to the folders of these callbacks.
+
+    Raises:
+        CheckpointError: If a folder cannot be written to, or another run writes to it.
+
+    Example:
+        >>> with folders_locked([ModelCheckpoint("runs")]), folders_locked([ModelCheckpoint("runs")]):
+        ...     pass
+        Traceback (most recent call last):
+        finetune.errors.CheckpointError: Another run is saving its checkpoints to runs. ...
+    """
+    with ExitStack() as stack:
+        for folder in [callback.folder for callback in callbacks if isinstance(callback, ModelCheckpoint)]:
+            try:
+                stack.enter_context(folder_locked(folder))
+            except BlockingIOError as error:
+                raise CheckpointError(
+                    f"Another run is saving its checkpoints to {folder}. Wait for its end, or choose another folder."
+                ) from error
+            except OSError as error:
+                if not folder.is_dir():
+                    raise CheckpointError(
+                        f"Checkpoints cannot be kept in {folder}: {error}. Choose a writable folder."
+                    ) from error
+                log.warning("%s cannot be locked, so another run that saves there is not noticed: %s.", folder, error)
+            check_writable(folder / LAST)
+        yield
 
 
 class ModelCheckpoint(Callback):
@@ -64,28 +109,6 @@ class ModelCheckpoint(Callback):
         self.every_steps = None if every_steps is None else whole_number("every_steps", every_steps, at_least=0)
         self.mode = mode
         self.best = math.inf
-
-    @contextmanager
-    def folder_locked(self) -> Iterator[None]:
-        """Keep other runs from writing to the folder, and create it.
-
-        Raises:
-            CheckpointError: If the folder cannot be written to, or another run writes to it.
-        """
-        check_writable(self.folder / LAST)
-        lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise CheckpointError(
-                f"Another run is saving its checkpoints to {self.folder}. Wait for its end, or choose another folder."
-            ) from error
-        except OSError as error:  # a file system without locks
-            log.warning("%s cannot be locked, so another run that saves there is not noticed: %s.", self.folder, error)
-        try:
-            yield
-        finally:
-            lock.release()
 
     def on_fit_begin(self, run: Run) -> None:
         check_monitor(run, self._monitor(run), self.mode)

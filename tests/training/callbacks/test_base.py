@@ -68,7 +68,7 @@ def test_two_callbacks_of_one_class_keep_their_own_state(net, blobs, tmp_path) -
     FineTuner(net(), device="cpu").fit(blobs(), epochs=1, callbacks=[Counter(10), Counter(20)], checkpoint_dir=tmp_path)
     again = [Counter(0), Counter(0), Counter(7)]
 
-    FineTuner(net(), device="cpu").fit(blobs(), epochs=2, callbacks=again, resume_from=tmp_path)
+    FineTuner(net(), device="cpu").fit(blobs(), epochs=2, callbacks=again, resume_from=tmp_path, resume_changed=True)
 
     assert [counter.count for counter in again] == [12, 22, 8]
 

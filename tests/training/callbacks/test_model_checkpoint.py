@@ -23,7 +23,7 @@ def test_last_and_best_are_kept(scripted, tmp_path, net, state_of, same) -> None
 
     last = FineTuner.load_checkpoint(tmp_path / "last.safetensors", net(seed=1))
     best = FineTuner.load_checkpoint(tmp_path / "best.safetensors", net(seed=1))
-    assert names(tmp_path) == ["best.safetensors", "last.safetensors"]
+    assert names(tmp_path) == ["best.safetensors", "last.safetensors", "previous.safetensors"]
     assert (len(last.history), len(best.history)) == (3, 2)
     assert same(state_of(last.model), state_of(tuner.model))
     assert not same(state_of(last.model), state_of(best.model))
@@ -40,7 +40,7 @@ def test_trap_37_nan_is_never_the_best(scripted, tmp_path, net) -> None:
     scripted([math.nan, math.nan], checkpoint_dir=tmp_path / "none")
 
     assert len(FineTuner.load_checkpoint(tmp_path / "some" / "best.safetensors", net()).history) == 2
-    assert names(tmp_path / "none") == ["last.safetensors"]
+    assert names(tmp_path / "none") == ["last.safetensors", "previous.safetensors"]
 
 
 def test_without_validation_data_the_loss_is_monitored(net, blobs, tmp_path) -> None:
@@ -53,7 +53,7 @@ def test_the_newest_numbered_checkpoints_are_kept(scripted, tmp_path) -> None:
     scripted([1.0] * 5, ModelCheckpoint(tmp_path, keep=2))
 
     numbered = ["epoch-0004.safetensors", "epoch-0005.safetensors"]
-    assert names(tmp_path) == ["best.safetensors", *numbered, "last.safetensors"]
+    assert names(tmp_path) == ["best.safetensors", *numbered, "last.safetensors", "previous.safetensors"]
 
 
 def test_numbered_checkpoints_of_an_earlier_run_are_deleted_first(scripted, tmp_path) -> None:
@@ -118,3 +118,25 @@ def test_a_checkpoint_folder_that_is_a_file_is_an_error_before_training(net, blo
     with pytest.raises(CheckpointError, match="cannot be kept in"):
         tuner.fit(blobs(), checkpoint_dir=tmp_path / "taken")
     assert len(tuner.history) == 0
+
+
+def test_two_runs_in_one_folder_are_noticed(net, blobs, tmp_path) -> None:
+    """Also through a link, and through a `ModelCheckpoint` of one's own."""
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+
+    class Second(Callback):
+        def on_epoch_end(self, run: Any) -> None:
+            with pytest.raises(CheckpointError, match="Another run is saving its checkpoints to"):
+                FineTuner(net(), device="cpu").fit(blobs(), checkpoint_dir=tmp_path / "link")
+            with pytest.raises(CheckpointError, match="Another run"):
+                FineTuner(net(), device="cpu").fit(blobs(), callbacks=ModelCheckpoint(tmp_path / "runs"))
+
+    FineTuner(net(), device="cpu").fit(blobs(), checkpoint_dir=tmp_path / "runs", callbacks=Second())
+    FineTuner(net(), device="cpu").fit(blobs(), checkpoint_dir=tmp_path / "runs")  # the lock ends with the run
+
+
+def test_a_callback_that_writes_to_the_folder_is_the_only_one(net, blobs, tmp_path) -> None:
+    own = ModelCheckpoint(tmp_path, keep=1)
+    FineTuner(net(), device="cpu").fit(blobs(), checkpoint_dir=tmp_path, callbacks=own)
+
+    assert names(tmp_path) == ["best.safetensors", "epoch-0001.safetensors", "last.safetensors"]
