@@ -288,7 +288,7 @@ WHOLE = {
 }
 
 # The one class that is longer than a file should be: half of it is the documentation of its verbs.
-LONG = {"tuner.py": 900}
+LONG = {"tuner.py": 930}
 
 
 def test_a_folder_holds_at_most_a_dozen_modules_and_folders() -> None:
