@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from finetune.errors import ArgumentError, is_number
+from finetune.files.durable import written
 from finetune.naming.paths import local_path
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run
@@ -17,6 +19,8 @@ from finetune.training.run import Run
 
 class Logger(Callback):
     """Base class for loggers. Override `log_epoch`, `log_step` or both.
+
+    A logger never ends a run: if a file or a connection fails with an OSError, a warning says so once.
 
     Attributes:
         every_n_steps: Number of optimizer updates between calls of `log_step`. None (default) never calls it.
@@ -59,10 +63,17 @@ class Logger(Callback):
     def on_step_end(self, run: Run) -> None:
         self.step += 1
         if self.every_n_steps and self.step % self.every_n_steps == 0:
-            self.log_step(self.step, run.loss, run.rates())
+            self._logged(run, lambda: self.log_step(self.step, run.loss, run.rates()))
 
     def on_epoch_end(self, run: Run) -> None:
-        self.log_epoch(flat_row(run.row))
+        self._logged(run, lambda: self.log_epoch(flat_row(run.row)))
+
+    def _logged(self, run: Run, log: Callable[[], None]) -> None:
+        """Call a function that logs, and warn if it fails as a full disk or a lost connection does."""
+        try:
+            log()
+        except OSError as error:
+            run.warn_once(f"{type(self).__name__} could not log, and the run goes on without it: {error}.")
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}
@@ -97,11 +108,12 @@ class CSVLogger(Logger):
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         self._rows.append(row)
         columns = dict.fromkeys(key for row in self._rows for key in row)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        with written(self.path) as file:
+            file.write(text.getvalue().encode())
 
 
 class TensorBoard(Logger):
@@ -136,7 +148,7 @@ class TensorBoard(Logger):
         self.writer.flush()
 
     def on_fit_end(self, run: Run) -> None:
-        self.writer.close()  # another fit opens a new file
+        self._logged(run, self.writer.close)  # another fit opens a new file
 
 
 def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -120,3 +121,42 @@ def test_logging_a_step_does_not_wait_for_the_device(net, blobs) -> None:
     FineTuner(net(), device="cpu").fit(blobs(), batch_size=8, callbacks=[logger])
 
     assert list(logger.steps) == [1, 2, 3]
+
+
+def test_a_full_disk_under_a_logger_does_not_end_the_run(net, blobs, tmp_path, caplog) -> None:
+    class Full(CSVLogger):
+        def log_epoch(self, row: Mapping[str, Any]) -> None:
+            super().log_epoch(row)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    history = FineTuner(net(), device="cpu").fit(
+        blobs(), epochs=3, callbacks=[Full(tmp_path / "log.csv")], checkpoint_dir=tmp_path
+    )
+
+    assert len(history) == 3
+    assert (tmp_path / "last.safetensors").exists()
+    assert caplog.text.count("Full could not log, and the run goes on without it: [Errno 28] No space left") == 1
+
+
+def test_a_csv_file_that_cannot_be_written_keeps_its_lines(net, blobs, tmp_path, monkeypatch) -> None:
+    path, tuner = tmp_path / "log.csv", FineTuner(net(), device="cpu")
+    tuner.fit(blobs(), callbacks=[CSVLogger(path)])
+    before = path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    tuner.fit(blobs(), callbacks=[CSVLogger(path)])
+
+    assert path.read_bytes() == before
+    assert len(tuner.history) == 2
+
+
+def test_an_error_in_the_code_of_a_logger_is_raised(net, blobs) -> None:
+    class Broken(Logger):
+        def log_epoch(self, row: Mapping[str, Any]) -> None:
+            raise KeyError("row")
+
+    with pytest.raises(KeyError, match="row"):
+        FineTuner(net(), device="cpu").fit(blobs(), callbacks=[Broken()])
