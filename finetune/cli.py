@@ -1,6 +1,7 @@
 """Command line: `finetune train`, `evaluate`, `predict`, `summary`, `advise`, `compare`, and `demo`.
 
-A usage error prints one line to the standard error stream and exits with code 2. An interrupt exits with code 130.
+A usage error prints one line to the standard error stream and exits with code 2. SIGINT exits with code 130,
+and SIGTERM with 143.
 Commands import the library when they run, so that `--help` and usage errors answer without loading PyTorch.
 """
 
@@ -18,6 +19,7 @@ import typer
 from finetune.display.options import in_options
 from finetune.errors import ArgumentError, FineTuneError
 from finetune.naming.paths import local_path
+from finetune.signals.stops import exit_on_sigterm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -218,7 +220,7 @@ def compare(
             precision=precision,
             skip_corrupt=skip_corrupt,
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         print(f"interrupted: finished runs are in {folder}; repeat the command to continue", file=sys.stderr)
         raise
     (folder / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
@@ -251,7 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("finetune").setLevel(logging.INFO)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = app(arguments or ["--help"], standalone_mode=False)
+        with exit_on_sigterm():
+            code = app(arguments or ["--help"], standalone_mode=False)
     except (FineTuneError, _UsageError) as error:
         message = getattr(error, "format_message", error.__str__)  # typer's names the option, its str does not
         print(f"finetune: {in_options(' '.join(message().split()))}", file=sys.stderr)

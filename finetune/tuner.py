@@ -48,6 +48,7 @@ from finetune.model.surgery import adapters, head_search, heads
 from finetune.naming.arguments import checks_arguments
 from finetune.plan import Plan, make_plan
 from finetune.pretrained import load_pretrained
+from finetune.signals.stops import signals_heeded
 from finetune.strategies import Strategy
 from finetune.training import loop
 from finetune.training.callbacks.base import Callback, are_custom, as_callbacks, change_inputs
@@ -359,6 +360,7 @@ class FineTuner:
     # ------------------------------------------------------------------ verbs on data
 
     @checks_arguments
+    @signals_heeded()
     def fit(
         self,
         train: Any,
@@ -491,6 +493,7 @@ class FineTuner:
         return self.history
 
     @checks_arguments
+    @signals_heeded()
     def evaluate(self, data: Any, *, batch_size: int = 32) -> dict[str, float]:
         """Return the loss and the metrics over `data`, with each sample counted once.
 
@@ -521,6 +524,7 @@ class FineTuner:
                 return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
     @checks_arguments
+    @signals_heeded()
     def predict(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
         """Return the model's outputs on the CPU, one row per sample, in the order of the data.
 
@@ -555,6 +559,7 @@ class FineTuner:
                 )
         return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs])
 
+    @signals_heeded()
     def advise(self, train: Any, val: Any = None, *, samples: int = 2000, batch_size: int = 32) -> Advice:
         """Recommend a strategy and learning rates for the data, without training or changing the model.
 
@@ -592,6 +597,7 @@ class FineTuner:
             return judge(evidence, head_rate(self.inner, self.network.stages()), untrained=untrained)
 
     @checks_arguments
+    @signals_heeded()
     def find_lr(
         self,
         train: Any,

@@ -108,6 +108,12 @@ RIGHTS = (
         "import pickle\npickle.loads(content)",
     ),
     Right(
+        "a signal handler is set",
+        ("signals/stops.py",),
+        r"call signal\.(signal|pthread_sigmask|setitimer|siginterrupt)|call .*\.add_signal_handler",
+        "import signal\nsignal.signal(signal.SIGTERM, handler)",
+    ),
+    Right(
         "something is printed",
         ("cli.py", "demo.py", "display/*.py"),
         r"call (print|rich\.print|(typer|click)\.s?echo|rich\.console\.Console\(\))"
@@ -321,7 +327,8 @@ def test_a_class_is_inherited_by_several_or_by_users() -> None:
     for node in classes:
         for base in {ast.unparse(base).partition("[")[0] for base in node.bases} & children.keys():
             children[base].append(node.name)
-    assert not {base: names for base, names in children.items() if len(names) == 1}
+    alone = {base: names for base, names in children.items() if len(names) == 1}
+    assert not {base: names for base, names in alone.items() if not base.endswith("Error")}  # which is caught apart
 
 
 # Mentions that would tie the project to one machine, written so that this file does not match itself.

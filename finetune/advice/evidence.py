@@ -20,6 +20,7 @@ from finetune.advice.scores import (
     spectrum,
 )
 from finetune.errors import DataError
+from finetune.signals.stops import interruptible
 
 _FOLDS = 5
 _QUANTILE = 1.959964  # of the normal distribution, for an interval of 95 %
@@ -110,6 +111,7 @@ class Evidence:
         return self.curve[-1][1] - self.curve[-2][1]
 
 
+@interruptible()
 def measure(train: Features, val: Features | None = None, samples: int | None = None) -> Evidence:
     """Score the features of the training data and, if given, of the validation data.
 

@@ -6,9 +6,11 @@ from typing import Any
 
 from finetune.advice.advice import Advice
 from finetune.comparison.candidates import Models, build_model, labeled_models
+from finetune.signals.stops import signals_heeded
 from finetune.tuner import FineTuner
 
 
+@signals_heeded()
 def advise(
     models: Models, train: Any, val: Any = None, *, samples: int = 2000, batch_size: int = 32, **settings: Any
 ) -> dict[str, Advice]:

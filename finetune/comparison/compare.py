@@ -19,6 +19,7 @@ from finetune.display.waits import waits_shown
 from finetune.errors import ArgumentError, is_number, whole_number
 from finetune.naming.arguments import instead_of
 from finetune.naming.paths import local_path
+from finetune.signals.stops import signals_heeded
 from finetune.training.progress import SeriesProgress
 from finetune.tuner import FineTuner
 
@@ -27,6 +28,7 @@ _RESERVED = {"self", "model", "seed", "train", "val", "epochs", "strategy", "cac
 _RESERVED |= {"checkpoint_dir", "resume_from"}
 
 
+@signals_heeded()
 def compare(
     models: Models,
     data: Any,

@@ -18,6 +18,7 @@ from finetune.data.sources.labels import stacked_targets
 from finetune.data.targets import BINARY, CLASSIFICATION, TargetRule, are_class_indices
 from finetune.display.waits import announced
 from finetune.errors import DataError
+from finetune.signals.stops import interruptible
 
 _MAX_INSPECTED = 2_000
 _MAX_INSPECTED_IF_TARGETS_ARE_KNOWN = 32  # only shapes and values remain to be checked
@@ -141,6 +142,7 @@ class Audit:
         return self.rule.kind in (CLASSIFICATION, BINARY) and targets.numel() == len(targets)
 
 
+@interruptible()
 def audit(
     source: Source,
     *,
@@ -183,6 +185,7 @@ def audit(
     return source
 
 
+@interruptible()
 def some_targets(
     source: Source, preprocessing: InputPreprocessing | None = None, role: str = "training", count: int = 64
 ) -> Tensor | None:

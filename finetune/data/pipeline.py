@@ -21,6 +21,7 @@ from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
 from finetune.data.targets import TargetRule
 from finetune.errors import DataError
+from finetune.signals.stops import interruptible
 
 log = logging.getLogger("finetune")
 
@@ -54,6 +55,7 @@ class Pipeline:
         """Kind of raw item that the preprocessing takes."""
         return None if self.preprocessing is None else self.preprocessing.kind
 
+    @interruptible()
     def open(self, data: Any, meaning: Meaning | None = None, *, labeled: bool = True) -> Source:
         """Open data in any form that the package accepts. See `open_source`."""
         return open_source(data, meaning=meaning, labeled=labeled, takes=self.takes, double=self.double, seed=self.seed)

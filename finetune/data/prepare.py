@@ -18,6 +18,7 @@ from finetune.data.splitting import marked, mixed, split
 from finetune.data.targets import TargetRule
 from finetune.errors import is_number
 from finetune.naming.paths import exists
+from finetune.signals.stops import interruptible
 
 # Fraction of a folder or table to hold out if no validation data is given.
 VALIDATION_SHARE = 0.2
@@ -62,6 +63,7 @@ class Prepared:
         return replace(self, train=train, val=None if self.val is None else checked(self.val, "validation"))
 
 
+@interruptible()
 def prepare(
     train: Any,
     val: Any = None,

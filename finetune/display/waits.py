@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune.display.lines import lines_shown, log
+from finetune.signals.stops import polled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,7 @@ _watcher: ContextVar[Watcher | None] = ContextVar("finetune_watcher", default=No
 
 
 def announced(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
-    """Return the items, counted by the display of the current verb, if any.
+    """Yield the items, counted by the display of the current verb, if any. A signal ends the pass between two items.
 
     Args:
         items: Items that may take long.
@@ -41,7 +42,7 @@ def announced(items: Iterable[T], what: str, total: int | None = None) -> Iterab
         ['a', 'b', 'c']
     """
     watcher = _watcher.get()
-    return items if watcher is None else watcher(items, what, total)
+    return polled(items if watcher is None else watcher(items, what, total))
 
 
 @contextmanager

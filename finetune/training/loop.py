@@ -10,6 +10,7 @@ fit                                              on_fit_begin
           evaluate the validation data           on_evaluate_end
           add a row to the history               on_epoch_end
                                                  on_phase_end
+                                                 on_interrupt, if a signal ends the run
                                                  on_fit_end, also after an error
 """
 
@@ -40,7 +41,9 @@ from finetune.model.freezing import (
     trainable,
 )
 from finetune.nested import as_plain
+from finetune.signals.stops import is_stop, poll, unbroken
 from finetune.training.allocator import freed_memory_kept
+from finetune.training.callbacks.base import evaluate_otherwise
 from finetune.training.metrics import Meter, StepOutput, part_of, shares_of, weight_of
 from finetune.training.precision import Precision
 from finetune.training.run import Position, Run
@@ -55,6 +58,10 @@ def fit(run: Run) -> None:
                 _fit_phase(run)
                 run.position = Position(phase=run.position.phase + 1)
                 run.end_phase = False
+        except (KeyboardInterrupt, SystemExit) as error:
+            if is_stop(error):
+                run.interrupt()
+            raise
         finally:
             run.emit("on_fit_end")
 
@@ -68,6 +75,7 @@ def _fit_phase(run: Run) -> None:
     run.emit("on_phase_begin")
     with run.compiled():
         while run.position.epoch < run.phase.epochs and not run.end_phase:
+            poll()
             _fit_epoch(run)
     run.emit("on_phase_end")
 
@@ -80,22 +88,16 @@ def _fit_epoch(run: Run) -> None:
     begun, seen = time.perf_counter(), run.meter.samples
     batches = run.train.epoch(run.epoch, start=run.position.window * run.accumulation)
     for window in windows(batches, run.accumulation):
-        update(run, window)
-        run.emit("on_step_end")
+        with unbroken():
+            update(run, window)
+            run.emit("on_step_end")
+        poll()
     run.check_finite()
     run.task, run.metrics = run.meter.task, run.meter.metrics  # a custom step may return targets of its own
     training = run.meter.compute()  # waits for the device, so the time below covers all updates
     seconds = time.perf_counter() - begun
     run.row = Values({"epoch": run.epoch + 1, "phase": run.phase.name, **training})
-    run.emit("on_evaluate_begin")
-    if run.val is not None:
-        meter = run.new_meter(run.val.device)
-        reseed(run.seed, "evaluate", run.epoch)
-        with run.validating():
-            values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
-        run.metrics = {**run.metrics, **meter.metrics}
-        run.row |= {f"val_{name}": value for name, value in values.items()}
-        run.emit("on_evaluate_end")
+    _evaluate_epoch(run)
     run.row |= {
         "lr": run.rates(),
         "lr_start": run.rates(run.position.begun),
@@ -106,6 +108,19 @@ def _fit_epoch(run: Run) -> None:
     run.history.append(run.row)
     run.position = run.position.next_epoch()
     run.emit("on_epoch_end")
+
+
+def _evaluate_epoch(run: Run) -> None:
+    """Add the validation values to the row. A signal ends the pass, unless a custom callback has changed the run."""
+    run.emit("on_evaluate_begin")
+    if run.val is not None:
+        meter = run.new_meter(run.val.device)
+        reseed(run.seed, "evaluate", run.epoch)
+        with run.validating(), unbroken() if evaluate_otherwise(run.callbacks) else nullcontext():
+            values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
+        run.metrics = {**run.metrics, **meter.metrics}
+        run.row |= {f"val_{name}": value for name, value in values.items()}
+        run.emit("on_evaluate_end")
 
 
 def update(run: Run, window: list[Any]) -> None:

@@ -26,6 +26,7 @@ from finetune.model.compiling import compiled
 from finetune.model.freezing import moving_statistics, trainable
 from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
+from finetune.signals.stops import signal_name, unbroken
 from finetune.training.history import History
 from finetune.training.identity import check_identity, identity_of
 from finetune.training.metrics import Meter, StepOutput, metric_names
@@ -166,6 +167,7 @@ class Run:
         self._statistics: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         self._remembered: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._warned: set[str] = set()
+        self._saved: tuple[Position, Path] | None = None  # last position that the run can resume from, and its file
         self.meter = self.new_meter(self.train.device)
         self._views: list[int | None] = []  # per phase begun: stored views per image
 
@@ -243,6 +245,19 @@ class Run:
         if message not in self._warned:
             self._warned.add(message)
             log.warning(message)
+
+    def interrupt(self) -> None:
+        """Let the callbacks save the run, which a signal ends here, and log one line about it."""
+        try:
+            self.emit("on_interrupt")
+        except Exception as error:  # the signal ends the run in any case
+            log.warning("The run could not be saved: %s", error)
+        where, saved = self.position, self._saved
+        updates = f", update {where.window}" if where.window else ""
+        epoch = self.epoch + bool(where.window)
+        reached = f"after epoch {epoch}{updates}" if epoch else "before the first update"
+        kept = f"saved to {saved[1]}" if saved is not None and saved[0] == where else "not saved"
+        log.info(f"Stopped by {signal_name()} {reached}; {kept}.")
 
     def where(self) -> str:
         """Return the position in words, for messages."""
@@ -359,8 +374,9 @@ class Run:
 
     def emit(self, hook: str) -> None:
         """Call one hook of every callback, in order."""
-        for callback in self.callbacks:
-            getattr(callback, hook)(self)
+        with unbroken():
+            for callback in self.callbacks:
+                getattr(callback, hook)(self)
 
     def save(self, path: str | Path, *, training_state: bool = True, keep_as: Path | None = None) -> Path:
         """Write a checkpoint.
@@ -377,7 +393,10 @@ class Run:
             CheckpointError: If the file cannot be written.
         """
         checkpoint = self.tuner._checkpoint(self.state_dict() if training_state else None)
-        return schema.write(path, checkpoint, keep_as=keep_as)
+        written = schema.write(path, checkpoint, keep_as=keep_as)
+        if training_state:
+            self._saved = replace(self.position), written
+        return written
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which a run of the same plan resumes, as tensors, numbers and strings.

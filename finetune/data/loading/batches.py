@@ -32,6 +32,7 @@ from finetune.data.sources.labels import batch_targets
 from finetune.data.targets import TargetRule
 from finetune.errors import ArgumentError, DataError, whole_number
 from finetune.nested import pinned, same_values, tensors_of, to_device
+from finetune.signals.stops import polled
 
 # Number of samples that `repeats` loads twice: evenly spaced ones, as many random ones, and one per class.
 _NUM_COMPARED = 48
@@ -239,7 +240,7 @@ class Batches:
         """
         step = None
         self._passes += 1
-        for step, batch in enumerate(self._host_batches(epoch, start, keep), start):
+        for step, batch in enumerate(polled(self._host_batches(epoch, start, keep)), start):
             yield self._on_device(self._with_checked_targets(batch, step))
         if step is None and start == 0 and not self.source.indexed:
             raise DataError(

@@ -22,6 +22,7 @@ from finetune.data.sources.base import Source
 from finetune.data.sources.labels import plain_label
 from finetune.errors import ArgumentError, DataError
 from finetune.nested import is_group
+from finetune.signals.stops import heed_parent_only
 
 Batch = Any
 # The epoch and the index of each sample. With fixed views, the view takes the place of the epoch.
@@ -151,6 +152,7 @@ class WorkerPool:
             batch_sampler=self._sampler,
             num_workers=workers,
             collate_fn=_unchanged,
+            worker_init_fn=heed_parent_only,
             persistent_workers=True,
             pin_memory=pin_memory,
             generator=torch.Generator().manual_seed(seed_of(samples.seed, "workers")),  # not the global one

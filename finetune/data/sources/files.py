@@ -133,9 +133,12 @@ class FileSource(Source):
             DataError: If a file is damaged and not skipped, or every file is damaged.
         """
         self._say_contradictions(audit.role)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        try:
             checked = pool.map(lambda path: self._verified(path, audit), self.paths)
             found = list(announced(checked, f"Checking the {self.noun}s of the {audit.role} data", len(self.paths)))
+        finally:
+            pool.shutdown(cancel_futures=True)
         errors = [result if isinstance(result, DataError) else None for result in found]
         self.remark([result for result in found if not isinstance(result, DataError)], audit.role)
         logger.debug("Decoded each of the %d %ss of the %s data once.", len(errors), self.noun, audit.role)

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count, islice
 from typing import Any
 
@@ -21,6 +21,7 @@ from finetune.data.sources.dataset_labels import class_names
 from finetune.data.sources.datasets import ItemForm, without_tensors
 from finetune.data.sources.labels import Classes, batch_targets, check_numbering, stacked_targets, target_tensor
 from finetune.errors import DataError
+from finetune.signals.stops import heed_parent_only
 
 log = logging.getLogger("finetune")
 
@@ -43,7 +44,7 @@ class Reading:
         self._key = (*key, epoch)
         self._first: list[Any] = []
         with seeded(*self._key):
-            self._rest = iter(iterable)
+            self._rest = _begun(iterable)
 
     def first(self, number: int) -> list[Any]:
         """Return the first values. Once the pass has begun, these are the ones already read."""
@@ -67,6 +68,18 @@ class Reading:
             except StopIteration:
                 return
             yield value
+
+
+def _begun(iterable: Any) -> Iterator[Any]:
+    """Return an iterator, whose worker processes leave signals to this one if it is that of a DataLoader."""
+    if not isinstance(iterable, DataLoader) or not iterable.num_workers:
+        return iter(iterable)
+    own = iterable.worker_init_fn
+    iterable.worker_init_fn = partial(heed_parent_only, then=own)
+    try:
+        return iter(iterable)
+    finally:
+        iterable.worker_init_fn = own
 
 
 class Iterated(Source):
@@ -197,6 +210,7 @@ class Stream(Iterated):
             num_workers=workers,
             collate_fn=collate_fn,
             generator=generator,
+            worker_init_fn=heed_parent_only,
         )
 
     def look(self, number: int, collate_fn: Callable[[list[Any]], Any]) -> Any:

@@ -90,6 +90,12 @@ class Callback:
     def on_phase_end(self, run: Run) -> None:
         """Called after the last epoch of a phase."""
 
+    def on_interrupt(self, run: Run) -> None:
+        """Called when SIGINT or SIGTERM ends the run: between two updates, in an evaluation, or before an epoch.
+
+        An evaluation is finished first if a custom callback has `on_evaluate_begin`, whose changes only it can undo.
+        """
+
     def on_fit_end(self, run: Run) -> None:
         """Called at the end of `fit`, also after an error."""
 
@@ -146,6 +152,11 @@ def change_inputs(callbacks: Iterable[Callback]) -> bool:
 def are_custom(callbacks: Iterable[Callback]) -> bool:
     """Return whether one of the callbacks is custom, and may therefore change the model or the data."""
     return any(type(callback).__module__.split(".")[0] != "finetune" for callback in callbacks)
+
+
+def evaluate_otherwise(callbacks: Iterable[Callback]) -> bool:
+    """Return whether a custom callback may change the run for an evaluation, so that it cannot end half-way."""
+    return are_custom(c for c in callbacks if type(c).on_evaluate_begin is not Callback.on_evaluate_begin)
 
 
 _HOOKS: dict[str, Any] = {name: hook for name, hook in vars(Callback).items() if inspect.isfunction(hook)}

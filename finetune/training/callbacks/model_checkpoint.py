@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from finetune.files.locks import folder_locked
 from finetune.naming.paths import local_path
 from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.monitor import check_monitor, monitored
-from finetune.training.run import Run
+from finetune.training.run import Position, Run
 
 log = logging.getLogger("finetune")
 
@@ -70,8 +71,9 @@ def folders_locked(callbacks: Sequence[Callback]) -> Iterator[None]:
 class ModelCheckpoint(Callback):
     """Keep `last.safetensors` and `best.safetensors` in a folder.
 
-    `last` is written after every epoch, and runs resume from it. The one before is kept as `previous.safetensors`, in
-    case `last` is damaged. `best` holds the model of the epoch with the best monitored value; NaN is never the best.
+    `last` is written after every epoch, and when a signal ends the run; runs resume from it. The one before is kept as
+    `previous.safetensors`, in case `last` is damaged. `best` holds the model of the epoch with the best monitored
+    value; NaN is never the best.
 
     Args:
         folder: Folder of the checkpoints, created if missing.
@@ -109,9 +111,15 @@ class ModelCheckpoint(Callback):
         self.every_steps = None if every_steps is None else whole_number("every_steps", every_steps, at_least=0)
         self.mode = mode
         self.best = math.inf
+        self._saved_at: Position | None = None
 
     def on_fit_begin(self, run: Run) -> None:
         check_monitor(run, self._monitor(run), self.mode)
+        self._saved_at = None
+
+    def on_interrupt(self, run: Run) -> None:
+        if self._saved_at != run.position:
+            self._save_last(run)
 
     def on_step_end(self, run: Run) -> None:
         if self.every_steps and run.position.step % self.every_steps == 0:
@@ -131,6 +139,7 @@ class ModelCheckpoint(Callback):
 
     def _save_last(self, run: Run) -> None:
         run.save(self.folder / LAST, keep_as=self.folder / PREVIOUS)
+        self._saved_at = replace(run.position)
 
     def _monitor(self, run: Run) -> str:
         return self.monitor or ("loss" if run.val is None else "val_loss")

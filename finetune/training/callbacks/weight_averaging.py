@@ -120,15 +120,25 @@ class SWA(_Average):
     def __init__(self, start: float = 0.75) -> None:
         super().__init__()
         self.start = number("start", start, at_least=0, below=1)
+        self._epoch = -1  # the last epoch in the average
 
     @torch.no_grad()
     def on_evaluate_begin(self, run: Run) -> None:
         if (run.position.epoch + 1) / run.phase.epochs <= self.start:
             return
-        self._update(1 / (self._count + 1))
+        if self._epoch != run.epoch:  # else the run resumes in the evaluation of this epoch
+            self._update(1 / (self._count + 1))
+            self._epoch = run.epoch
         self._swap_in()
         if self._count > 1 and run.moves_statistics:
             _recompute_statistics(run)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "epoch": self._epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._epoch = state.get("epoch", -1)
 
 
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
