@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.batch import num_samples_of, target_of
+from finetune.data.loading.allocator import freed_memory_kept
 from finetune.data.loading.batches import Batches
 from finetune.data.randomness import preserved, reseed
 from finetune.display.numbers import Values
@@ -42,7 +43,6 @@ from finetune.model.freezing import (
 )
 from finetune.nested import as_plain
 from finetune.signals.stops import is_stop, poll, unbroken
-from finetune.training.allocator import freed_memory_kept
 from finetune.training.callbacks.base import evaluate_otherwise
 from finetune.training.metrics import Meter, StepOutput, part_of, shares_of, weight_of
 from finetune.training.precision import Precision

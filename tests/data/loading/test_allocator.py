@@ -15,7 +15,7 @@ import json, resource, torch
 from finetune import FineTuner
 from finetune.callbacks import Callback
 from finetune.demo import DigitNet
-from finetune.training.allocator import freed_memory_kept
+from finetune.data.loading.allocator import freed_memory_kept
 
 def pages_cleared():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
