@@ -104,6 +104,9 @@ class NonFiniteError(FineTuneError, ArithmeticError):
     updates_since = 0
 
 
+_LONGEST_NAME = 200  # a longer one is not misspelled, and the search takes its length squared
+
+
 def whole_number(name: str, value: Any, at_least: int | None = 1) -> int:
     """Return an argument as an int. NumPy's integers and integer tensors of one element are accepted, as `y.max() + 1`.
 
@@ -201,7 +204,7 @@ def nearest(name: str, candidates: Iterable[str], count: int = 3) -> str:
         >>> nearest("cosin", ["linear", "cosine"])
         " Did you mean 'cosine'?"
     """
-    close = difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], list(candidates), n=count, cutoff=0.5)
     return f" Did you mean {', '.join(repr(c) for c in close)}?" if close else ""
 
 

@@ -6,19 +6,47 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from finetune.checkpoint.record import record_model
-from finetune.checkpoint.schema import Checkpoint
+from finetune.checkpoint.schema import Checkpoint, fields_expected
 from finetune.data.preprocessing.base import InputPreprocessing
+from finetune.data.preprocessing.presets import preprocessing_of
 from finetune.data.preprocessing.provenance import Provenance, chosen_preprocessing
+from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import Meaning
 from finetune.data.targets import TargetRule
 from finetune.model.network import Network
 from finetune.pretrained import assumed_preprocessing
 from finetune.training.history import History
+from finetune.training.precision import Precision
 from finetune.training.progress import describe_head, describe_model, listed
 from finetune.training.settings import Settings
 from finetune.training.tasks import Loss, Task, numbers_are_targets, task_of_kind
+
+
+def recalled_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the keyword arguments of `FineTuner` that a checkpoint holds, after trying what is made of them.
+
+    Raises:
+        CheckpointError: If it holds others, or one is invalid.
+
+    Example:
+        >>> from torch import nn
+        >>> recalled_arguments(Known(Network.of(nn.Linear(4, 3))).to_checkpoint(Settings()))["optimizer"]
+        'adamw'
+    """
+    with fields_expected(checkpoint.path):
+        settings = Settings(**checkpoint.settings)
+        Precision(settings.precision, torch.device("cpu"))
+        Provenance(**checkpoint.inputs)
+        if checkpoint.task is not None:
+            task_of_kind(settings.loss, checkpoint.task)
+        preprocessing = preprocessing_of(checkpoint.preprocessing)
+        if isinstance(preprocessing, TextPreprocessing):
+            _ = preprocessing.pad_token_id  # reads the tokenizer's files
+    return {**checkpoint.settings, "preprocessing": preprocessing}
 
 
 @dataclass(frozen=True)

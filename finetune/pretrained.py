@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from finetune.checkpoint import restore, schema
 from finetune.checkpoint.file import is_checkpoint
-from finetune.checkpoint.schema import Checkpoint
+from finetune.checkpoint.schema import Checkpoint, fields_expected
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.presets import built_for, preprocessing_of
@@ -169,11 +169,14 @@ class _LocalWeights:
     def __init__(self) -> None:
         self.changes: list[ModelChange] | None = []
         self.checkpoint: Checkpoint | None = None
+        self.preprocessing: InputPreprocessing | None = None
 
     def load(self, model: nn.Module, path: Path) -> None:
         """Load the file, a state dict or a checkpoint, into the model."""
         if is_checkpoint(path):
             self.checkpoint = schema.read(path)
+            with fields_expected(path):
+                self.preprocessing = preprocessing_of(self.checkpoint.preprocessing)
             self.changes = restore.load_start(model, self.checkpoint)
         else:
             self.changes = load_weights(model, read_weights(path))
@@ -186,7 +189,7 @@ class _LocalWeights:
         loaded = replace(loaded, inputs=Provenance(PUBLISHED, self.checkpoint.inputs["trained_on"]))
         if self.changes is not None:
             loaded = replace(loaded, classes=self.checkpoint.classes)
-        return loaded, self.checkpoint.preprocessing or preset
+        return loaded, self.preprocessing or preset
 
 
 def _preprocessing(model: nn.Module, preset: Any) -> InputPreprocessing | None:

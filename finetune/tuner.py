@@ -34,8 +34,8 @@ from finetune.data.splitting import split
 from finetune.display import html
 from finetune.display.left_out import parts_left_out
 from finetune.display.waits import waits_shown
-from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, whole_number
-from finetune.known import Known
+from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, reason, whole_number
+from finetune.known import Known, recalled_arguments
 from finetune.model import compiling, freezing
 from finetune.model.channels_last import channels_last
 from finetune.model.families import family_of
@@ -697,9 +697,9 @@ class FineTuner:
             torch.Size([2, 3])
         """
         checkpoint = schema.read(path)
+        kept = recalled_arguments(checkpoint)
         built = restore.rebuild(checkpoint) if model is None else model
         restore.missing_changes(unwrapped(built), checkpoint)  # raises before anything changes
-        kept = {**checkpoint.settings, "preprocessing": checkpoint.preprocessing}
         tuner = cls(built, **{**kept, **settings})
         restore.load_into(tuner.inner, checkpoint)
         origin, changes = checkpoint.model.origin, checkpoint.changes
@@ -894,12 +894,15 @@ class FineTuner:
 
     def _resume(self, run: Run, checkpoint: Checkpoint, *, changed: bool) -> None:
         assert checkpoint.training is not None  # find_run returns no other
+        restore.missing_changes(self.inner, checkpoint)  # raises before anything changes
         try:
-            run.load_state_dict(checkpoint.training, changed=changed)
-        except (KeyError, TypeError) as error:
+            run.load_state_dict(checkpoint.training, checkpoint.model.weights, changed=changed)
+        except CheckpointError:
+            raise
+        except Exception as error:  # a callback of the user may raise anything
             raise CheckpointError(
-                f"{checkpoint.path} was written by a run with different metrics or callbacks: {error}. Pass fit and "
-                f"FineTuner the same arguments as in that run."
+                f"{checkpoint.path} was written by a run with different metrics or callbacks: {reason(error)}. Pass "
+                f"fit and FineTuner the same arguments as in that run."
             ) from error
         restore.load_into(self.inner, checkpoint)
         self._known = self._known.recalled(checkpoint, self.settings)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from finetune.checkpoint import schema
 from finetune.checkpoint.record import base_digest
 from finetune.checkpoint.schema import Checkpoint
 from finetune.data.randomness import seeded
-from finetune.errors import ArgumentError, CheckpointError, FineTuneError, HeadError
+from finetune.errors import CheckpointError, FineTuneError, HeadError, reason, whole_number
 from finetune.model import catalog, freezing
+from finetune.model.inspection.allocation import AllocationLimit
 from finetune.model.patterns import check_initialized
 from finetune.model.surgery import adapters, heads, input_channels, layer_specs
 from finetune.model.surgery.changes import CUSTOM_HEAD, HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
@@ -24,6 +25,14 @@ from finetune.model.surgery.head_search import find_head
 from finetune.model.weights import load_state
 
 log = logging.getLogger("finetune")
+
+# A checkpoint may ask for ten times the memory that its weights take, as for a large head that a small one has
+# replaced, and for this much more.
+_SPARE_BYTES = 128 << 20
+_TIMES = 10
+
+# Most layers that changes name, which takes milliseconds each, and most changes that run or rebuild the model.
+_MOST_LAYERS, _MOST_SLOW = 1000, 8
 
 
 def rebuild(checkpoint: Checkpoint) -> nn.Module:
@@ -38,9 +47,9 @@ def rebuild(checkpoint: Checkpoint) -> nn.Module:
             f"name. Build it and pass it as model=."
         )
     with seeded("checkpoint"):
-        model = catalog.rebuild(checkpoint.model.origin)
-        for change in checkpoint.changes:
-            _repeat(change, model, checkpoint)
+        with _judged(checkpoint, "describes a model that cannot be built"), AllocationLimit(_most_bytes(checkpoint)):
+            model = catalog.rebuild(checkpoint.model.origin)
+        _repeat(checkpoint.changes, model, checkpoint)
     return model
 
 
@@ -53,13 +62,13 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
         CheckpointError: If the weights do not fit. The model is unchanged.
     """
     with seeded("checkpoint"):
-        for change in missing_changes(model, checkpoint):
-            _repeat(change, model, checkpoint)
-    for change in checkpoint.changes:
-        if isinstance(change, HeadReplacement):  # which may not show in the weights, as a softmax has none
-            heads.remove(model, change.removed)
-    load_state(model, checkpoint.model.weights, strict=checkpoint.model.base is None)
-    freezing.set_frozen(model, checkpoint.model.frozen)
+        _repeat(missing_changes(model, checkpoint), model, checkpoint)
+    with _judged(checkpoint, f"does not belong to this {type(model).__name__}"):
+        for change in checkpoint.changes:
+            if isinstance(change, HeadReplacement):  # which may not show in the weights, as a softmax has none
+                heads.remove(model, change.removed)
+        load_state(model, checkpoint.model.weights, strict=checkpoint.model.base is None)
+        freezing.set_frozen(model, checkpoint.model.frozen)
 
 
 def missing_changes(model: nn.Module, checkpoint: Checkpoint) -> list[ModelChange]:
@@ -76,8 +85,7 @@ def missing_changes(model: nn.Module, checkpoint: Checkpoint) -> list[ModelChang
     if changes:
         trial = shared_copy(model)
         with seeded("checkpoint"):
-            for change in changes:
-                _repeat(change, trial, checkpoint)
+            _repeat(changes, trial, checkpoint)
         misfits = _misfits(trial, checkpoint)
     if misfits:
         raise _misfit_error(model, checkpoint, misfits)
@@ -100,8 +108,7 @@ def load_start(model: nn.Module, checkpoint: Checkpoint) -> list[ModelChange] | 
         _load_below_head(model, checkpoint, error)
         return None
     with seeded("checkpoint"):
-        for change in changes:
-            _repeat(change, model, checkpoint)
+        _repeat(changes, model, checkpoint)
     load_state(model, checkpoint.model.weights, strict=checkpoint.model.base is None)
     return changes
 
@@ -143,17 +150,27 @@ def starting_weights(path: Path, model: nn.Module) -> Mapping[str, Tensor]:
     return checkpoint.model.weights
 
 
-def _repeat(change: ModelChange, model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Make a recorded change to `model`.
+def _repeat(changes: Sequence[ModelChange], model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Make recorded changes to `model`.
 
     Raises:
-        CheckpointError: If the head is a custom module, or the change cannot be made to the model.
+        CheckpointError: If a head is a custom module, or a change cannot be made to the model.
     """
+    most = _most_bytes(checkpoint)
+    with _judged(checkpoint, f"does not belong to this {type(model).__name__}"):
+        layers = sum(len(getattr(change, "names", ())) for change in changes)
+        slow = sum(not isinstance(change, HeadReplacement) for change in changes)
+        if layers > _MOST_LAYERS or slow > _MOST_SLOW:
+            raise ValueError(f"it repeats {len(changes)} changes of {layers} layers, {slow} of adapters and channels")
+        limit = AllocationLimit(most)
+        for change in changes:
+            with AllocationLimit(2 * most) if isinstance(change, InputAdaptation) else limit:
+                _repeat_one(change, model, checkpoint)
+
+
+def _repeat_one(change: ModelChange, model: nn.Module, checkpoint: Checkpoint) -> None:
     if isinstance(change, InputAdaptation):
-        try:
-            input_channels.adapt_input(model, change.in_channels)
-        except ArgumentError as error:
-            raise _other_model(model, checkpoint, str(error)) from error
+        input_channels.adapt_input(model, change.in_channels)
     elif isinstance(change, LoraAdapters):
         adapters.add_lora(model, change.layers, change.lora_rank)
     elif change.head == CUSTOM_HEAD:
@@ -163,10 +180,27 @@ def _repeat(change: ModelChange, model: nn.Module, checkpoint: Checkpoint) -> No
         )
     else:
         head = layer_specs.build(change.head) if isinstance(change.head, Mapping) else change.head
-        try:
-            heads.replace_head(model, change.n, change.names, head, verify=False)
-        except (FineTuneError, AttributeError) as error:
-            raise _other_model(model, checkpoint, str(error)) from error
+        heads.replace_head(model, whole_number("n", change.n), change.names, head, verify=False)
+
+
+def _most_bytes(checkpoint: Checkpoint) -> int:
+    """Return the memory that the model of a checkpoint may ask for."""
+    weights = (value for value in checkpoint.model.weights.values() if isinstance(value, Tensor))
+    return _SPARE_BYTES + _TIMES * sum(weight.nbytes for weight in weights)
+
+
+@contextmanager
+def _judged(checkpoint: Checkpoint, verdict: str) -> Iterator[None]:
+    """Convert any error to a CheckpointError, as what a checkpoint asks for may fail in any way."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        why = str(error) if isinstance(error, FineTuneError) else reason(error)
+        raise CheckpointError(
+            f"{checkpoint.path} {verdict}: {why.rstrip('.')}. Build the model as it was when the checkpoint was saved."
+        ) from error
 
 
 def _is_custom_head(change: ModelChange) -> bool:
@@ -187,15 +221,12 @@ def _misfits(model: nn.Module, checkpoint: Checkpoint) -> list[str]:
 
 
 def _shape(value: Any) -> Any:
-    return getattr(value, "shape", None)  # a module's extra state may not be a tensor
+    """Return the shape and the kind of number of a tensor; None for another value, as a module's extra state."""
+    return (value.shape, value.is_floating_point(), value.is_complex()) if isinstance(value, Tensor) else None
 
 
 def _misfit_error(model: nn.Module, checkpoint: Checkpoint, misfits: list[str]) -> CheckpointError:
-    return _other_model(model, checkpoint, f"{len(misfits)} of its weights do not match, the first {misfits[0]}")
-
-
-def _other_model(model: nn.Module, checkpoint: Checkpoint, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{checkpoint.path} does not belong to this {type(model).__name__}: {why}. Build the model as it was when "
-        f"the checkpoint was saved."
+        f"{checkpoint.path} does not belong to this {type(model).__name__}: {len(misfits)} of its weights do not "
+        f"match, the first {misfits[0][:200]}. Build the model as it was when the checkpoint was saved."
     )

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.checkpoint import file
-from finetune.errors import CheckpointError, FineTuneError
+from finetune.checkpoint.forms import check_form
+from finetune.errors import CheckpointError, reason
 from finetune.model.surgery.changes import HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
 from finetune.naming.paths import local_path
 
@@ -36,11 +37,33 @@ def _with_inputs_and_objects(content: Content) -> Content:
 MIGRATIONS: dict[int, Callable[[Content], Content]] = {1: _with_inputs_and_objects}
 """Functions that convert the content of one version of the format to the next, by version."""
 
-# Kinds of change by the key that no other kind has.
-_CHANGES: dict[str, Callable[..., ModelChange]] = {
-    "head": HeadReplacement,
-    "in_channels": InputAdaptation,
-    "lora_rank": LoraAdapters,
+# Kinds of change by the key that no other kind has, with the form of each.
+_CHANGES: dict[str, tuple[Callable[..., ModelChange], dict[Any, Any]]] = {
+    "head": (HeadReplacement, {"n": int, "names": [str], "head": (None, str, {"type": str}), ...: [str]}),
+    "in_channels": (InputAdaptation, {"in_channels": int}),
+    "lora_rank": (LoraAdapters, {"lora_rank": int, "layers": [str]}),
+}
+
+# The form of the content, without what other code defines: settings, preprocessing, and the state of a run.
+_FORM: dict[Any, Any] = {
+    "model": {
+        "class": str,
+        "source": (None, {"family": str, "name": str}),
+        "frozen": [str],
+        "weights": {},
+        ...: (None, str),
+    },
+    "heads": (None, [str]),
+    "replacements": [{}],
+    "classes": (None, [str]),
+    "classes_rule": bool,
+    "preprocessing": (None, {}),
+    "inputs": {"origin": str, "trained_on": (None, str)},
+    "settings": {},
+    "objects": {...: str},
+    "task": (None, str),
+    "history": [{"epoch": int}],
+    "training": (None, {}),
 }
 
 
@@ -131,7 +154,7 @@ def read(path: str | Path) -> Checkpoint:
     """
     path = local_path(path)
     stored = file.read(path)
-    with _fields_expected(path, stored.version):
+    with fields_expected(path):
         return from_content(_migrated(path, *stored), path)
 
 
@@ -144,7 +167,7 @@ def read_progress(path: Path) -> tuple[int, ...] | None:
         CheckpointError: If the file is missing, not a checkpoint, or of a newer format.
     """
     stored = file.peek(path)
-    with _fields_expected(path, stored.version):
+    with fields_expected(path):
         content = _migrated(path, *stored)
         if content["training"] is None:
             return None
@@ -164,16 +187,16 @@ def _migrated(path: Path, version: int, content: Content) -> Content:
 
 
 @contextmanager
-def _fields_expected(path: Path, version: int) -> Iterator[None]:
-    """Convert errors of fields that are missing or of another type to a CheckpointError."""
+def fields_expected(path: Path | None) -> Iterator[None]:
+    """Convert errors of fields that are missing or have other values than expected to a CheckpointError."""
     try:
         yield
-    except FineTuneError:
+    except CheckpointError:
         raise
     except Exception as error:  # the content may be anything, and so may the error
         raise CheckpointError(
-            f"{path} does not have the fields of a checkpoint of format version {version}: {error}. Expected a file "
-            f"written by save_checkpoint or fit(checkpoint_dir=...)."
+            f"{path} does not have the fields of a checkpoint: {reason(error)}. "
+            f"Expected a file written by save_checkpoint or fit(checkpoint_dir=...)."
         ) from error
 
 
@@ -206,8 +229,9 @@ def from_content(content: Mapping[str, Any], path: Path | None = None) -> Checkp
     """Return the checkpoint that `to_content` converted to `content`.
 
     Raises:
-        KeyError, TypeError: If a field is missing, or a change is of an unknown kind.
+        KeyError, TypeError: If a field is missing or of another type, or a change is of an unknown kind.
     """
+    check_form(content, _FORM)
     record = content["model"]
     return Checkpoint(
         model=ModelRecord(
@@ -233,9 +257,11 @@ def from_content(content: Mapping[str, Any], path: Path | None = None) -> Checkp
 
 
 def _change(stored: Mapping[str, Any]) -> ModelChange:
-    kind = next((kind for key, kind in _CHANGES.items() if key in stored), None)
-    if kind is None:
+    known = next((known for key, known in _CHANGES.items() if key in stored), None)
+    if known is None:
         raise KeyError(f"a change with the keys {', '.join(stored)}")
+    kind, form = known
+    check_form(stored, form, "a change")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
 
 

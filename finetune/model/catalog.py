@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from finetune.errors import ArgumentError, CheckpointError, nearest
+from finetune.errors import ArgumentError, CheckpointError, nearest, reason
 from finetune.model.families import FAMILIES, CatalogModel
 from finetune.model.weights import load_weights, read_weights
 from finetune.naming.paths import local_path
@@ -72,9 +72,13 @@ def rebuild(origin: Mapping[str, Any]) -> nn.Module:
             return family.rebuild(origin)
         except Exception as error:  # a library can raise anything for an unknown name or option
             cause = error
+    name, why = (
+        f"{origin.get('name')!r:.200} from {origin.get('family')!s:.200}",
+        f" ({reason(cause)})" if cause else "",
+    )
     raise CheckpointError(
-        f"The checkpoint's model is {origin.get('name')!r} from {origin.get('family')}, which cannot be built by name "
-        f"here{f' ({cause})' if cause else ''}. Build it yourself and pass it as model=."
+        f"The checkpoint's model is {name}, which cannot be built by name here{why}. Build it yourself and pass it as "
+        f"model=."
     ) from cause
 
 

@@ -1,10 +1,13 @@
-"""What makes a run the same run, so that nobody resumes another one by mistake."""
+"""What makes a run the same run, so that nobody resumes another one by mistake, and what a run can go on with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from finetune.checkpoint.forms import check_form
 from finetune.data.sources.base import Source
 from finetune.digests import sha256
 from finetune.errors import CheckpointError
@@ -13,6 +16,18 @@ if TYPE_CHECKING:
     from finetune.training.run import Run
 
 
+_FORM: dict[Any, Any] = {
+    "plan": {"phases": [str], "batch_size": int, "accumulation": int},
+    "position": {...: int},
+    "end_phase": bool,
+    "steps_per_epoch": (None, int),
+    "views": [(None, int)],
+    "optimizer": {...: {}},
+    "precision": {},
+    "meter": {"loss": Tensor, "samples": int, "metrics": {...: {"state": {...: (None, Tensor)}, "updates": int}}},
+    "callbacks": {...: {}},
+}
+_MOST = 2**53  # counts are used as floats, too
 _MAY_CHANGE = ("gradient_accumulation_steps", "compile", "metrics")
 
 
@@ -56,6 +71,41 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], phases: int
         )
 
 
+def check_training(state: Mapping[str, Any]) -> None:
+    """Check that a training state has the fields of one, and counts from 0.
+
+    Raises:
+        TypeError, ValueError: If it does not.
+    """
+    check_form(state, _FORM)
+    check_form(state.get("identity", {}), {})
+    counts = {**state["position"], "samples": state["meter"]["samples"]}
+    wrong = [name for name, count in counts.items() if not 0 <= count <= _MOST]
+    if wrong or not 0 < (state["steps_per_epoch"] or 1) <= _MOST:
+        raise ValueError(f"{wrong[0] if wrong else 'steps_per_epoch'} is out of range")
+
+
+def check_callback(callback: Any, saved: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+    """Check that a callback can go on with a state.
+
+    Args:
+        callback: The callback, with the form of its state.
+        saved: The state, empty if none was saved.
+        weights: The model's tensors by name.
+
+    Raises:
+        TypeError, ValueError: If it cannot.
+    """
+    form = callback._state_form
+    check_form({**callback.state_dict(), **saved}, form)  # early files lack some fields
+    if any(value is int and saved.get(key, 0) < 0 for key, value in form.items()):
+        raise ValueError(f"{type(callback).__name__} has counted below 0")
+    kept = [saved.get(key) or {} for key, value in form.items() if not isinstance(value, type)]
+    for name, tensor in [pair for tensors in kept for pair in tensors.items()]:
+        if getattr(weights.get(name), "shape", None) != tensor.shape:
+            raise ValueError(f"{type(callback).__name__} keeps {name[:100]} of shape {list(tensor.shape)}")
+
+
 def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], phases: int) -> Iterator[str]:
     for name in now:
         if name not in saved:
@@ -65,7 +115,7 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], phases: int) 
             before, after = before[:phases], after[:phases]
         if isinstance(after, Mapping) and isinstance(before, Mapping):
             for part in (part for part in after if before.get(part) != after[part]):
-                yield f"{part} of the {name} {before.get(part)}, now {after[part]}"
+                yield f"{part} of the {name} {_shown(before.get(part))}, now {after[part]}"
         elif before != after:
             yield f"{name} {_shown(before)}, now {_shown(after)}"
 
@@ -95,5 +145,5 @@ def _rate(value: Any) -> Any:
     return getattr(value, "__qualname__", None) or repr(value)
 
 
-def _shown(value: Any) -> Any:
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
+def _shown(value: Any) -> str:
+    return str(value[0] if isinstance(value, list) and len(value) == 1 else value)[:200]

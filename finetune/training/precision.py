@@ -195,6 +195,13 @@ def try_step(optimizer: Optimizer, sparse: Collection[int]) -> None:
             group["params"] = parameters
 
 
+def state_after_step(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any]:
+    """Step an optimizer of a stand-in once, and return the state that it keeps for it. Its errors are passed on."""
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return dict(optimizer.state[parameter])
+
+
 def _stand_in(parameter: Tensor, *, sparse: bool) -> nn.Parameter:
     """Return a parameter of one element with a gradient of zero."""
     made = nn.Parameter(parameter.new_zeros((1,) * parameter.dim()))

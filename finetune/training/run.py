@@ -28,9 +28,16 @@ from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
 from finetune.signals.stops import signal_name, unbroken
 from finetune.training.history import History
-from finetune.training.identity import check_identity, identity_of
+from finetune.training.identity import check_callback, check_identity, check_training, identity_of
 from finetune.training.metrics import Meter, StepOutput, metric_names
-from finetune.training.optim.optimizers import build_optimizer, carry_state, load_state, rates_of, state_by_name
+from finetune.training.optim.optimizers import (
+    build_optimizer,
+    carry_state,
+    check_optimizer,
+    load_state,
+    rates_of,
+    state_by_name,
+)
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.schedules import get_schedule
 from finetune.training.precision import Precision
@@ -418,22 +425,27 @@ class Run:
             "callbacks": {_key(self, callback): callback.state_dict() for callback in self.callbacks},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], *, changed: bool = False) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Any], *, changed: bool = False) -> None:
         """Load a state. The next `begin_phase` restores the optimizer.
 
         Args:
             state: State of a run, from `state_dict`.
+            weights: Weights that the run goes on with, by name.
             changed: Whether this run may have other settings, rates, data or callbacks.
 
         Raises:
             CheckpointError: If the saved run had another plan, in which its position has a different meaning, or was
                 another run.
         """
+        check_training(state)
         position = state["position"]
         self.position = Position(**{"begun": position["step"] - position["window"], **position})
+        if self.position.phase > len(self.phases):
+            raise ValueError(f"it is in phase {self.position.phase + 1} of {len(self.phases)}")
         self._check_plan(state["plan"])
+        now = identity_of(self)
         if not changed:
-            check_identity(state.get("identity", {}), identity_of(self), self.position.phase + 1)
+            check_identity(state.get("identity", {}), now, self.position.phase + 1)
         self.end_phase = state["end_phase"]
         if self.steps_per_epoch is None and state["steps_per_epoch"] is not None:  # a stream, as long as before
             samples = state["steps_per_epoch"] * state["plan"]["batch_size"] * state["plan"]["accumulation"]
@@ -441,9 +453,16 @@ class Run:
         self._views = list(state["views"])
         self.precision.load_state_dict(state["precision"])
         self.meter.load_state_dict(state["meter"])
-        self._optimizer_state = state["optimizer"]
+        own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers()), **weights}
+        if changed and state.get("identity", {}).get("optimizer", now["optimizer"]) != now["optimizer"]:
+            log.warning("The state of the optimizer is left out, because this one is another.")
+        else:
+            check_optimizer(state["optimizer"], self.settings.optimizer, own)
+            self._optimizer_state = state["optimizer"]
         for callback in self.callbacks:
-            callback.load_state_dict(state["callbacks"].get(_key(self, callback), {}))
+            saved = state["callbacks"].get(_key(self, callback), {})
+            check_callback(callback, saved, own)
+            callback.load_state_dict(saved)
 
     def _plan(self) -> dict[str, Any]:
         """Describe the plan that the position refers to."""
@@ -457,8 +476,8 @@ class Run:
         within = [name for name in ("batch_size", "accumulation") if saved[name] != plan[name]]
         if before or (within and self.position.window):
             raise CheckpointError(
-                f"The run to resume had phases {saved['phases']}, batch_size {saved['batch_size']} and accumulation "
-                f"{saved['accumulation']}; this one has {plan['phases']}, {plan['batch_size']} and "
+                f"The run to resume had phases {saved['phases']!s:.200}, batch_size {saved['batch_size']} and "
+                f"accumulation {saved['accumulation']}; this one has {plan['phases']}, {plan['batch_size']} and "
                 f"{plan['accumulation']}. Resume with the same values; the last two may change at the end of an epoch."
             )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from finetune.errors import CheckpointError, reason
@@ -31,3 +33,16 @@ def check_reachable(repository: str, file: str, instead: str) -> None:
             f"reached ({reason(error)}). Run `hf download {repository}` on a machine with network access and copy that "
             f"folder. {instead}"
         ) from error
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Keep the hub's client within its cache."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

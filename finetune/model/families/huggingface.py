@@ -33,6 +33,9 @@ _PREPROCESSORS = {
     "VIDEO": "AutoVideoProcessor",
 }
 
+# More labels or layers than any model has; configs make lists of that length.
+_MOST_COUNTED = 1_000_000
+
 
 class HuggingFace(Family):
     """Models of the hub named `hf/NAME`, and folders that `save_pretrained` wrote."""
@@ -141,9 +144,24 @@ class HuggingFace(Family):
         known = {cls for modality in _PREPROCESSORS for names in _class_names(modality).values() for cls in names}
         if origin["class"] not in known:
             raise ArgumentError(f"transformers has no classifier {origin['class']!r}")
+        _check_config(origin["config"])
         cls = getattr(_library(), origin["class"])
         model: nn.Module = cls(cls.config_class.from_dict(dict(origin["config"])))
         return model
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    """Check that a config from a file neither counts to millions nor names code of others.
+
+    Raises:
+        ArgumentError: If it does.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _check_config(value)
+        counts = str(key).startswith("num_") and isinstance(value, (int, float)) and value > _MOST_COUNTED
+        if counts or (str(key).endswith("_implementation") and "/" in str(value)):
+            raise ArgumentError(f"its config has {key} {value}")
 
 
 def _random_tokens(config: Any, samples: int, generator: torch.Generator) -> Tensor:

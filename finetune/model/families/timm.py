@@ -12,7 +12,7 @@ from torch import nn
 
 from finetune.errors import ArgumentError, CheckpointError, HeadError, nearest, reason
 from finetune.model.families.family import UNUSUAL_NUM_CLASSES, CatalogModel, Family, made_by, resized_layers
-from finetune.model.families.hub import check_reachable
+from finetune.model.families.hub import check_reachable, offline
 from finetune.model.surgery.copies import meta_copy
 
 
@@ -101,7 +101,11 @@ class Timm(Family):
         return CatalogModel(model, {"name": name, "options": {}}, config, classes)
 
     def rebuild(self, origin: Mapping[str, Any]) -> nn.Module:
-        model: nn.Module = _library().create_model(origin["name"], pretrained=False, **origin["options"])
+        self.published(origin["name"])  # raises for what is not a name, such as a folder
+        if origin["options"]:
+            raise ArgumentError(f"timm's {origin['name']} is built without options")
+        with offline():  # a config of the hub has to be in the cache
+            model: nn.Module = _library().create_model(origin["name"], pretrained=False)
         return model
 
 

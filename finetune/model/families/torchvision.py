@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 import torch
 from torch import nn
 
-from finetune.errors import CheckpointError, reason
+from finetune.errors import ArgumentError, CheckpointError, reason
 from finetune.model.families.family import CatalogModel, Family, made_by
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ _HEADS = {
 
 # The weights of the auxiliary losses in arXiv 1409.4842 and 1512.00567.
 _AUXILIARY_WEIGHTS = {"GoogLeNet": 0.3, "Inception3": 0.4}
+
+
+# Arguments of constructors that `_options` gives.
+_KNOWN_OPTIONS = {"image_size", "transform_input", "aux_logits", "init_weights"}
 
 
 class Torchvision(Family):
@@ -94,7 +98,10 @@ class Torchvision(Family):
     def rebuild(self, origin: Mapping[str, Any]) -> nn.Module:
         from torchvision import models
 
-        model: nn.Module = models.get_model(origin["name"], weights=None, **origin["options"])
+        name, options = origin["name"], origin["options"]
+        if name not in self.names() or not _KNOWN_OPTIONS.issuperset(options):
+            raise ArgumentError(f"torchvision has no classifier {name!r} with the options {', '.join(options)}")
+        model: nn.Module = models.get_model(name, weights=None, **options)
         return model
 
 

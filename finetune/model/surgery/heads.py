@@ -107,8 +107,13 @@ def identities(model: nn.Module) -> set[str]:
 
 
 def remove(model: nn.Module, names: Iterable[str]) -> None:
-    """Put identities in the place of modules."""
-    _set_modules(model, {name: nn.Identity() for name in names})
+    """Put identities in the place of modules.
+
+    Raises:
+        AttributeError: If there is no module of a name. The model is unchanged.
+    """
+    found = {name: model.get_submodule(name) for name in names if name}
+    _set_modules(model, {name: nn.Identity() for name in found})
 
 
 def describe_layer(layer: nn.Module) -> str:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ClassVar
 
 from finetune.errors import ArgumentError, nearest
 from finetune.training.run import Run
@@ -38,6 +38,7 @@ class Callback:
 
     saves_run = False
     changes_inputs = True
+    _state_form: ClassVar[Mapping[str, Any]] = {}  # of what `state_dict` returns; tensors in dicts go by weight
 
     def on_fit_begin(self, run: Run) -> None:
         """Called before training starts."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from finetune.display.numbers import fixed
 from finetune.errors import number, whole_number
@@ -38,6 +40,13 @@ class EarlyStopping(Callback):
         >>> tuner, data = FineTuner(torch.nn.Linear(4, 2), device="cpu"), (torch.randn(20, 4), torch.arange(20) % 2)
         >>> history = tuner.fit(data, val=0.5, epochs=9, callbacks=[EarlyStopping("val_accuracy", patience=1)])
     """
+
+    _state_form: ClassVar = {
+        "best": float,
+        "waited": int,
+        "best_epoch": int,
+        "best_weights": (None, {...: Tensor}),
+    }
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class L2SP(Callback):
         >>> tuner, data = FineTuner(torch.nn.Linear(4, 2), device="cpu"), (torch.randn(8, 4), torch.arange(8) % 2)
         >>> history = tuner.fit(data, callbacks=[L2SP(strength=0.1)])
     """
+
+    _state_form: ClassVar = {"start": {...: Tensor}}
 
     def __init__(self, strength: float = 0.1) -> None:
         self.strength = number("strength", strength, at_least=0)

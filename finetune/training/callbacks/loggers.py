@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -39,6 +39,8 @@ class Logger(Callback):
         >>> list(logger.losses)
         [2, 4]
     """
+
+    _state_form: ClassVar = {"step": int}
 
     every_n_steps: int | None = None
     step = 0

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from finetune.checkpoint.file import check_writable
 from finetune.checkpoint.resume import LAST, NUMBERED, PREVIOUS
@@ -96,6 +96,8 @@ class ModelCheckpoint(Callback):
     """
 
     saves_run = True
+
+    _state_form: ClassVar = {"best": float}
 
     def __init__(
         self,

@@ -7,14 +7,14 @@ beginning of the next, so that evaluation, checkpoints and the final model all s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune.data.batch import num_samples_of
-from finetune.errors import number
+from finetune.errors import CheckpointError, number
 from finetune.model.freezing import moving_statistics, trainable
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run
@@ -22,6 +22,8 @@ from finetune.training.run import Run
 
 class _Average(Callback):
     """Base class that holds the averaged tensors and swaps them with those of the model."""
+
+    _state_form: ClassVar = {"average": {...: Tensor}, "set_aside": {...: Tensor}, "count": int}
 
     def __init__(self) -> None:
         self._own: dict[str, Tensor] = {}  # the tensors of the model itself
@@ -34,6 +36,13 @@ class _Average(Callback):
         if run.position.epoch == run.position.window == 0:
             self._average, self._set_aside, self._count = {}, {}, 0
         else:  # a resumed phase continues
+            if (
+                self._average and self._average.keys() != self._own.keys()
+            ) or self._set_aside.keys() - self._own.keys():
+                raise CheckpointError(
+                    f"The {type(self).__name__} of the run to resume averaged other weights than this run trains. Pass "
+                    f"fit and FineTuner the same arguments as in that run."
+                )
             self._average = {name: value.to(self._own[name].device) for name, value in self._average.items()}
 
     def on_epoch_begin(self, run: Run) -> None:

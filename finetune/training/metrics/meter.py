@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
-from finetune.errors import ArgumentError, FineTuneError
+from finetune.errors import ArgumentError, FineTuneError, number
 from finetune.training.metrics.build import build_metrics
 from finetune.training.tasks import Task, class_indices, infer_task
 
@@ -137,17 +137,23 @@ class Meter:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state that `state_dict` returned."""
+        """Continue from a state that `state_dict` returned.
+
+        Raises:
+            KeyError, ValueError: If it is of other metrics.
+        """
         self.reset()
         self._loss += state["loss"].to(self._loss.device)
         self.samples = state["samples"]
-        self._weight = state.get("weight", float(self.samples))
+        self._weight = number("weight", state.get("weight", self.samples))
         for name, saved in state["metrics"].items():
             for prefix, metric in _parts(self._own[name]):
                 for key, default in metric.metric_state.items():
                     value = saved["state"][prefix + key]
                     moved = None if value is None else value.to(metric.device)
                     listed = [] if moved is None else [moved]
+                    if isinstance(default, Tensor) and getattr(moved, "shape", None) != default.shape:
+                        raise ValueError(f"the {key} of {name} has another shape")
                     vars(metric)[key] = listed if isinstance(default, list) else moved
                 metric._update_count = saved["updates"]
 

@@ -10,6 +10,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,12 @@ from finetune.errors import ArgumentError, is_number, one_of, reason
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage, is_norm
 from finetune.training.optim.rates import Rate, depth_aware_rates, rates, sgd_rates
-from finetune.training.precision import try_step
+from finetune.training.precision import state_after_step, try_step
 
 ParameterGroups = list[dict[str, Any]]
 OptimizerFactory = Callable[[ParameterGroups], Optimizer]
+
+_SIZES = (2, 3, 5, 7, 11, 13)  # of a stand-in, each another than those of the values that an optimizer keeps
 
 # Weight decay without another of the user or of a factory.
 WEIGHT_DECAY = 0.01
@@ -237,6 +240,45 @@ def load_state(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Mappi
         _match_parameter_layout(optimizer)
 
 
+def check_optimizer(
+    state: Mapping[str, Mapping[str, Any]], optimizer: str | OptimizerFactory, parameters: Mapping[str, Tensor]
+) -> None:
+    """Check that an optimizer can go on with a state, by what it keeps for stand-ins of the parameters.
+
+    Args:
+        state: State by name of the parameters.
+        optimizer: Name or factory of the optimizer.
+        parameters: Parameters by name, or tensors like them.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    tried: dict[int, Mapping[str, Any]] = {}
+    for name, saved in state.items():
+        like = parameters.get(name)
+        if not isinstance(like, Tensor):
+            raise ValueError(f"the optimizer has a state of {name[:100]}, which is no weight")
+        if like.dim() not in tried:
+            tried[like.dim()] = kept_state(optimizer, _SIZES[: like.dim()])
+        for key, kept in tried[like.dim()].items():
+            if not _fits(saved.get(key), kept, dict(zip(_SIZES, like.shape, strict=False))):
+                raise ValueError(f"the optimizer's {key} of {name} is missing, or not like the weight")
+
+
+def kept_state(optimizer: str | OptimizerFactory, sizes: Sequence[int]) -> Mapping[str, Any]:
+    """Return the state that an optimizer keeps for a parameter of these sizes; empty if it cannot be tried.
+
+    Example:
+        >>> {name: list(value.shape) for name, value in kept_state("adamw", (2, 3)).items()}
+        {'step': [], 'exp_avg': [2, 3], 'exp_avg_sq': [2, 3]}
+    """
+    stand_in = nn.Parameter(torch.zeros(tuple(sizes)))
+    group = {"params": [stand_in], "name": "", "names": [""], "lr": 0.0, "weight_decay": 0.0}
+    with suppress(Exception):  # a factory may want other parameters or gradients
+        return state_after_step(_factory(optimizer)([group]), stand_in)
+    return {}
+
+
 def check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
     """Check that an optimizer holds exactly the trainable parameters, each once and by identity.
 
@@ -393,3 +435,12 @@ def _match_parameter_layout(optimizer: Optimizer) -> None:
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _fits(value: Any, kept: Any, sizes: Mapping[int, int]) -> bool:
+    """Return whether a value is like the one kept for a stand-in, with the parameter's sizes in place of its own."""
+    if not isinstance(kept, Tensor):
+        return kept is None or (not isinstance(value, Tensor) and is_number(value) == is_number(kept))
+    shape = tuple(sizes.get(size, size) for size in kept.shape)
+    same = isinstance(value, Tensor) and value.is_floating_point() == kept.is_floating_point()
+    return same and tuple(value.shape) == shape
