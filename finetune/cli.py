@@ -1,4 +1,5 @@
-"""Command line: `finetune train`, `evaluate`, `predict`, `summary`, `advise`, `compare`, and `demo`.
+"""Command line: `finetune train`, `evaluate`, `predict`, `summary`, `verify`, `advise`, `compare`,
+and `demo`.
 
 A usage error prints one line to the standard error stream and exits with code 2. SIGINT exits with code 130,
 and SIGTERM with 143.
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from finetune.display.options import in_options
-from finetune.errors import ArgumentError, FineTuneError
+from finetune.errors import ArgumentError, CheckpointError, FineTuneError
 from finetune.naming.paths import local_path
 from finetune.signals.stops import exit_on_sigterm
 
@@ -150,6 +151,24 @@ def summary(
     is_file = local_path(model).is_file()
     tuner = FineTuner.load_checkpoint(model) if is_file else FineTuner(model, weights=None)
     print(tuner.summary(None if size is None else (3, size, size)))
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="File written by train, save_checkpoint or fit.")],
+) -> None:
+    """Check that a checkpoint is whole, and print what it holds.
+
+    Exits with code 1 if it is damaged, of a newer version, or no checkpoint of this package.
+    """
+    from finetune.checkpoint.verify import verify as verify_checkpoint
+
+    try:
+        found = verify_checkpoint(file)
+    except CheckpointError as error:
+        print(f"finetune: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    print("\n".join(f"{name:<16}{value}" for name, value in found.items()))
 
 
 @app.command()

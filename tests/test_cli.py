@@ -11,6 +11,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -120,6 +121,32 @@ def test_summary_of_a_name_and_of_a_checkpoint(checkpoint: Path, capsys: pytest.
     said = capsys.readouterr().out
     assert "classifier" in said
     assert "1,235,496" not in said
+
+
+def test_verify_prints_what_a_whole_checkpoint_holds(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("verify", checkpoint)
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert said["file"].startswith(f"whole, {checkpoint.stat().st_size:,} bytes")
+    assert "torchvision squeezenet1_1" in said["model"]
+    assert said["classes"] == "3: " + ", ".join(COLOURS)
+    assert said["task"] == "classification"
+
+
+@pytest.mark.parametrize("kind", ["damaged", "cut", "foreign", "missing"])
+def test_verify_exits_with_1_and_the_reason(
+    kind: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, content = tmp_path / "other.safetensors", bytearray(checkpoint.read_bytes())
+    content[-1] ^= 1
+    if kind == "foreign":
+        safetensors.torch.save_file({"w": torch.zeros(2)}, path)
+    elif kind != "missing":
+        path.write_bytes(content if kind == "damaged" else content[:-9])
+    with pytest.raises(SystemExit) as ended:
+        run("verify", path)
+    reason = {"damaged": "checksum", "cut": "damaged", "foreign": "is not a checkpoint", "missing": "cannot be read"}
+    assert ended.value.code == 1
+    assert reason[kind] in capsys.readouterr().err
 
 
 def test_version_prints_the_installed_version(capsys: pytest.CaptureFixture[str]) -> None:
