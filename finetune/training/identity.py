@@ -13,7 +13,7 @@ from finetune.digests import sha256
 from finetune.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from finetune.training.run import Run
+    from finetune.training.run import Position, Run
 
 
 _FORM: dict[Any, Any] = {
@@ -68,6 +68,23 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], phases: int
         raise CheckpointError(
             f"The run to resume had other arguments: {found}. Pass fit and FineTuner the same ones, or "
             "resume_changed=True to go on with the new ones."
+        )
+
+
+def check_plan(saved: Mapping[str, Any], plan: Mapping[str, Any], position: Position) -> None:
+    """Check that the phases up to the position are the same. Later phases may differ.
+
+    Raises:
+        CheckpointError: If they differ.
+    """
+    done = position.phase + 1
+    before = saved["phases"][:done] != plan["phases"][:done]
+    within = [name for name in ("batch_size", "accumulation") if saved[name] != plan[name]]
+    if before or (within and position.window):
+        raise CheckpointError(
+            f"The run to resume had phases {saved['phases']!s:.200}, batch_size {saved['batch_size']} and "
+            f"accumulation {saved['accumulation']}; this one has {plan['phases']}, {plan['batch_size']} and "
+            f"{plan['accumulation']}. Resume with the same values; the last two may change at the end of an epoch."
         )
 
 

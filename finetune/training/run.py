@@ -21,14 +21,14 @@ from finetune.checkpoint import schema
 from finetune.checkpoint.schema import Checkpoint
 from finetune.checkpoint.starting_weights import starting_weights
 from finetune.data.loading.batches import Batches
-from finetune.errors import CheckpointError, NonFiniteError
+from finetune.errors import NonFiniteError
 from finetune.model.compiling import compiled
 from finetune.model.freezing import moving_statistics, trainable
 from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
 from finetune.signals.stops import signal_name, unbroken
 from finetune.training.history import History
-from finetune.training.identity import check_callback, check_identity, check_training, identity_of
+from finetune.training.identity import check_callback, check_identity, check_plan, check_training, identity_of
 from finetune.training.metrics import Meter, StepOutput, metric_names
 from finetune.training.optim.optimizers import (
     build_optimizer,
@@ -442,7 +442,7 @@ class Run:
         self.position = Position(**{"begun": position["step"] - position["window"], **position})
         if self.position.phase > len(self.phases):
             raise ValueError(f"it is in phase {self.position.phase + 1} of {len(self.phases)}")
-        self._check_plan(state["plan"])
+        check_plan(state["plan"], self._plan(), self.position)
         now = identity_of(self)
         if not changed:
             check_identity(state.get("identity", {}), now, self.position.phase + 1)
@@ -468,18 +468,6 @@ class Run:
         """Describe the plan that the position refers to."""
         names = [phase.name for phase in self.phases]
         return {"phases": names, "batch_size": self.train.batch_size, "accumulation": self.accumulation}
-
-    def _check_plan(self, saved: Mapping[str, Any]) -> None:
-        """Check that the phases up to the position are the same. Later phases may differ."""
-        done, plan = self.position.phase + 1, self._plan()
-        before = saved["phases"][:done] != plan["phases"][:done]
-        within = [name for name in ("batch_size", "accumulation") if saved[name] != plan[name]]
-        if before or (within and self.position.window):
-            raise CheckpointError(
-                f"The run to resume had phases {saved['phases']!s:.200}, batch_size {saved['batch_size']} and "
-                f"accumulation {saved['accumulation']}; this one has {plan['phases']}, {plan['batch_size']} and "
-                f"{plan['accumulation']}. Resume with the same values; the last two may change at the end of an epoch."
-            )
 
 
 def _overridden(batches: Any) -> Collection[nn.Module]:
