@@ -50,6 +50,7 @@ from finetune.plan import Plan, make_plan
 from finetune.pretrained import load_pretrained
 from finetune.signals.stops import signals_heeded
 from finetune.strategies import Strategy
+from finetune.threads.turns import takes_turns, turns_at
 from finetune.training import loop
 from finetune.training.callbacks.base import Callback, are_custom, as_callbacks, change_inputs
 from finetune.training.callbacks.model_checkpoint import folders_locked, with_writer
@@ -161,6 +162,11 @@ class FineTuner:
     def _repr_html_(self) -> str:
         return html.paragraph(type(self).__name__, *self._known.describe())
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for a copy, which is not part of a run under way."""
+        with turns_at(self.inner).taken("copy"):
+            return {**vars(self), "_run": None}
+
     # ------------------------------------------------------------------ attributes
 
     @property
@@ -238,6 +244,7 @@ class FineTuner:
 
     # ------------------------------------------------------------------ verbs on the model
 
+    @takes_turns()
     def freeze(self, pattern: Patterns | None = None) -> Self:
         """Freeze the matching layers and parameters.
 
@@ -262,6 +269,7 @@ class FineTuner:
             freezing.freeze(self.inner, pattern)
         return self
 
+    @takes_turns()
     def unfreeze(self, names: Patterns | None = None) -> Self:
         """Make the matching layers and parameters trainable.
 
@@ -280,6 +288,7 @@ class FineTuner:
         return self
 
     @checks_arguments
+    @takes_turns(alone=True)
     def replace_head(
         self,
         n: int,
@@ -332,6 +341,7 @@ class FineTuner:
         self._learn(network=network, classes=None, classes_from_data=False, task=None, tried=False, history=History())
         return self
 
+    @takes_turns()
     def summary(self, input_size: Sequence[int] | None = None, *, depth: int = 0) -> Summary:
         """Return a table of the stages with their parameters, freeze state, learning rates and costs.
 
@@ -360,6 +370,7 @@ class FineTuner:
     # ------------------------------------------------------------------ verbs on data
 
     @checks_arguments
+    @takes_turns(alone=True)
     @signals_heeded()
     def fit(
         self,
@@ -493,6 +504,7 @@ class FineTuner:
         return self.history
 
     @checks_arguments
+    @takes_turns()
     @signals_heeded()
     def evaluate(self, data: Any, *, batch_size: int = 32) -> dict[str, float]:
         """Return the loss and the metrics over `data`, with each sample counted once.
@@ -524,6 +536,7 @@ class FineTuner:
                 return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
     @checks_arguments
+    @takes_turns()
     @signals_heeded()
     def predict(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
         """Return the model's outputs on the CPU, one row per sample, in the order of the data.
@@ -559,6 +572,7 @@ class FineTuner:
                 )
         return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs])
 
+    @takes_turns(alone=True)
     @signals_heeded()
     def advise(self, train: Any, val: Any = None, *, samples: int = 2000, batch_size: int = 32) -> Advice:
         """Recommend a strategy and learning rates for the data, without training or changing the model.
@@ -597,6 +611,7 @@ class FineTuner:
             return judge(evidence, head_rate(self.inner, self.network.stages()), untrained=untrained)
 
     @checks_arguments
+    @takes_turns(alone=True)
     @signals_heeded()
     def find_lr(
         self,
@@ -659,6 +674,7 @@ class FineTuner:
 
     # ------------------------------------------------------------------ verbs on the result
 
+    @takes_turns()
     def save_checkpoint(self, path: str | Path) -> Path:
         """Write weights, classes, preprocessing, freeze state and history to one safetensors file.
 
@@ -700,8 +716,9 @@ class FineTuner:
         kept = recalled_arguments(checkpoint)
         built = restore.rebuild(checkpoint) if model is None else model
         restore.missing_changes(unwrapped(built), checkpoint)  # raises before anything changes
-        tuner = cls(built, **{**kept, **settings})
-        restore.load_into(tuner.inner, checkpoint)
+        with turns_at(unwrapped(built)).taken("load_checkpoint", alone=True):
+            tuner = cls(built, **{**kept, **settings})
+            restore.load_into(tuner.inner, checkpoint)
         origin, changes = checkpoint.model.origin, checkpoint.changes
         tuner._learn(network=replace(tuner.network, origin=origin, changes=changes))
         if "preprocessing" not in settings:

@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +16,7 @@ from finetune.comparison.statistics import holm, interval, paired_p_value
 from finetune.display import html
 from finetune.display.figures import new_figure
 from finetune.naming.paths import local_path
+from finetune.threads.cached import cached_property
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,7 +2,7 @@
 
 A run that seeds sample `i` of epoch `e` from `(seed, e, i)` draws the same numbers with any number of workers, in any
 order, and after it resumes mid-epoch. `reseed` seeds the global generators of torch, `random` and NumPy; `preserved`
-restores their states.
+restores their states. The generators belong to the process, so a thread holds `GENERATORS` while it uses them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,17 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
 
 import numpy as np
 import torch
+
+from finetune.threads.locks import GENERATORS
+
+# Threads in `preserved_between_draws`, and the states of before the first one.
+_threads: dict[int, int] = {}
+_before: list[tuple[Any, ...]] = []
 
 
 def seed_of(*key: int | str) -> int:
@@ -28,7 +36,7 @@ def seed_of(*key: int | str) -> int:
 
 
 def reseed(*key: int | str) -> None:
-    """Seed torch, `random` and NumPy from `key`. Use it inside `preserved`.
+    """Seed torch, `random` and NumPy from `key`. Use it inside `preserved`, or while holding `GENERATORS`.
 
     Takes about 15 microseconds. CUDA is seeded once it is in use, but never initialized here.
     """
@@ -43,18 +51,35 @@ def reseed(*key: int | str) -> None:
 def preserved() -> Iterator[None]:
     """Restore the states of the global generators of torch, `random` and NumPy on exit.
 
-    Takes about 200 microseconds, so use it around a batch or a run rather than a sample. Not thread-safe, because
-    the generators belong to the process.
+    Takes about 200 microseconds, so use it around a batch or a run rather than a sample. Other threads wait meanwhile.
     """
-    generators = [(generator, generator.get_state()) for generator in torch_generators()]
-    python_state, numpy_state = random.getstate(), np.random.get_state(legacy=False)
+    with GENERATORS.held(), _kept():
+        yield
+
+
+@contextmanager
+def preserved_between_draws() -> Iterator[None]:
+    """Restore the states on exit, like `preserved`, but let other threads draw meanwhile.
+
+    Whatever draws within holds `GENERATORS` and seeds them itself. If several threads are within, the last one to leave
+    restores the states of before the first one.
+    """
+    me = get_ident()
+    with GENERATORS.held():
+        states = _states()
+        if not _threads:
+            _before[:] = [states]
+        _threads[me] = _threads.get(me, 0) + 1
     try:
         yield
     finally:
-        for generator, state in generators:
-            generator.set_state(state)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+        with GENERATORS.held():
+            _threads[me] -= 1
+            within = _threads[me] > 0
+            if not within:
+                del _threads[me]
+            if within or not _threads:
+                _restore(states if within else _before.pop())
 
 
 @contextmanager
@@ -85,6 +110,28 @@ def generators_of_loader_preserved(data: object) -> Iterator[None]:
             generator.set_state(state)
 
 
+@contextmanager
+def _kept() -> Iterator[None]:
+    states = _states()
+    try:
+        yield
+    finally:
+        _restore(states)
+
+
+def _states() -> tuple[Any, ...]:
+    generators = [(generator, generator.get_state()) for generator in torch_generators()]
+    return generators, random.getstate(), np.random.get_state(legacy=False)
+
+
+def _restore(states: tuple[Any, ...]) -> None:
+    generators, python_state, numpy_state = states
+    for generator, state in generators:
+        generator.set_state(state)
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
+
+
 def host_state() -> tuple[object, ...]:
     """Return the states of `random` and NumPy, for comparison with a later call."""
     numpy_state = np.random.get_state(legacy=False)
@@ -95,3 +142,6 @@ def torch_generators() -> tuple[torch.Generator, ...]:
     """Return torch's global generators: the CPU's, and CUDA's if it is in use."""
     cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
     return (torch.default_generator, *cuda)
+
+
+GENERATORS.kept = _kept

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from inspect import signature
 from typing import Any
 
@@ -36,6 +35,7 @@ from finetune.model.surgery import adapters, heads
 from finetune.model.surgery.changes import HeadReplacement, ModelChange
 from finetune.model.surgery.head_search import find_head
 from finetune.nested import described, tensors_of
+from finetune.threads.cached import cached_property
 
 # The attribute in which each wrapper keeps the model. By class name, so that none has to be imported.
 _ATTRIBUTES = {

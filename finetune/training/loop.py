@@ -17,7 +17,7 @@ fit                                              on_fit_begin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from typing import Any
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from finetune.data.batch import num_samples_of, target_of
 from finetune.data.loading.allocator import freed_memory_kept
 from finetune.data.loading.batches import Batches
-from finetune.data.randomness import preserved, reseed
+from finetune.data.randomness import preserved_between_draws, reseed
 from finetune.display.numbers import Values
 from finetune.display.waits import announced
 from finetune.errors import ArgumentError
@@ -43,6 +43,7 @@ from finetune.model.freezing import (
 )
 from finetune.nested import as_plain
 from finetune.signals.stops import is_stop, poll, unbroken
+from finetune.threads.locks import GENERATORS
 from finetune.training.callbacks.base import evaluate_otherwise
 from finetune.training.metrics import Meter, StepOutput, part_of, shares_of, weight_of
 from finetune.training.precision import Precision
@@ -51,7 +52,7 @@ from finetune.training.run import Position, Run
 
 def fit(run: Run) -> None:
     """Train through the remaining phases. Modes and random state are restored on exit, also after an error."""
-    with modes_restored(run.model), preserved(), freed_memory_kept(run.train.device):
+    with modes_restored(run.model), preserved_between_draws(), freed_memory_kept(run.train.device):
         try:
             run.emit("on_fit_begin")
             while run.position.phase < len(run.phases):
@@ -115,9 +116,9 @@ def _evaluate_epoch(run: Run) -> None:
     run.emit("on_evaluate_begin")
     if run.val is not None:
         meter = run.new_meter(run.val.device)
-        reseed(run.seed, "evaluate", run.epoch)
+        key = (run.seed, "evaluate", run.epoch)
         with run.validating(), unbroken() if evaluate_otherwise(run.callbacks) else nullcontext():
-            values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision)
+            values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision, key)
         run.metrics = {**run.metrics, **meter.metrics}
         run.row |= {f"val_{name}": value for name, value in values.items()}
         run.emit("on_evaluate_end")
@@ -137,19 +138,21 @@ def update(run: Run, window: list[Any]) -> None:
     run.set_rates(run.position.step)
     run.remember_statistics()
     loss = torch.zeros((), device=run.train.device)
-    reseed(run.seed, "step", run.epoch, run.position.window)  # makes every update resumable
-    for batch, size, share in zip(window, sizes, shares, strict=True):
-        step, targets = _training_step(run, batch, size)
-        whole = torch.promote_types(step.loss.dtype, torch.float32)  # half precision rounds, or overflows if scaled
-        part = part_of(step.loss.to(whole), share)
-        run.precision.backward(part)
-        loss += part.detach()
-        run.meter.update(step, size, targets)
-    run.loss = loss
-    if run.position.epoch == run.position.window == 0:
-        _say_unreached(run)
-    with run.undone_if_not_finite():
-        stepped = run.precision.step(run.optimizer, loss, run.max_grad_norm)
+    with GENERATORS.held():
+        reseed(run.seed, "step", run.epoch, run.position.window)  # makes every update resumable
+        with run.statistics_undone_on_error():
+            for batch, size, share in zip(window, sizes, shares, strict=True):
+                step, targets = _training_step(run, batch, size)
+                whole = torch.promote_types(step.loss.dtype, torch.float32)  # half precision rounds, or overflows
+                part = part_of(step.loss.to(whole), share)
+                run.precision.backward(part)
+                loss += part.detach()
+                run.meter.update(step, size, targets)
+        run.loss = loss
+        if run.position.epoch == run.position.window == 0:
+            _say_unreached(run)
+        with run.updates_undone_if_not_finite():
+            stepped = run.precision.step(run.optimizer, loss, run.max_grad_norm)
     run.position.window += 1
     run.position.step += stepped
 
@@ -171,9 +174,10 @@ def evaluate(
     batches: Batches,
     meter: Meter,
     precision: Precision,
+    key: Sequence[int | str] | None = None,
 ) -> dict[str, float]:
-    """Return the loss and the metrics over all batches, with each sample counted once."""
-    for batch, output in outputs(step, model, batches, precision, "Evaluating"):
+    """Return the loss and the metrics over all batches, with each sample counted once. See `outputs` for the key."""
+    for batch, output in outputs(step, model, batches, precision, "Evaluating", key):
         meter.update(as_step_output(output, step), num_samples_of(batch), target_of(batch))
     return Values(meter.compute())
 
@@ -184,19 +188,33 @@ def predict(step: Callable[[Any], Any], model: nn.Module, batches: Batches, prec
 
 
 def outputs(
-    step: Callable[[Any], Any], model: nn.Module, batches: Batches, precision: Precision, what: str
+    step: Callable[[Any], Any],
+    model: nn.Module,
+    batches: Batches,
+    precision: Precision,
+    what: str,
+    key: Sequence[int | str] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Yield every batch with its output of `step`, computed in eval mode. Modes are restored on exit.
 
     Args:
         what: Word for the pass in the progress display.
+        key: Key that, with the number of the batch, seeds the random draws of a step; None to leave them to the user.
     """
     with modes_restored(model):
         eval_mode(model)
-        for batch in announced(batches.epoch(0), f"{what} batches", batches.steps):
+        for number, batch in enumerate(announced(batches.epoch(0), f"{what} batches", batches.steps)):
             with torch.no_grad(), precision.autocast(), batches.serving(batch), single_sample_explained():
-                output = step(batch)
+                output = _drawn(step, batch, key and (*key, number))
             yield batch, output
+
+
+def _drawn(step: Callable[[Any], Any], batch: Any, key: Sequence[int | str] | None) -> Any:
+    """Return the output of a step, whose draws other threads do not interrupt."""
+    with GENERATORS.held():
+        if key is not None:
+            reseed(*key)
+        return step(batch)
 
 
 def windows(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 from torch import nn
 
 from finetune.data.loading.batches import Batches
-from finetune.data.randomness import preserved
+from finetune.data.randomness import preserved_between_draws
 from finetune.display.figures import new_figure
 from finetune.display.waits import announced
 from finetune.errors import ArgumentError, NonFiniteError
@@ -108,7 +108,7 @@ def lr_range_test(run: Run, lr: Rate, steps: int) -> RateSuggestion:
     run.steps_per_epoch = steps
     rates: list[float] = []
     losses: list[float] = []
-    with _restored(run.model), modes_restored(run.model), preserved():
+    with _restored(run.model), modes_restored(run.model), preserved_between_draws():
         run.begin_phase()
         own = max(group["initial_lr"] for group in run.optimizer.param_groups)
         for group in run.optimizer.param_groups:

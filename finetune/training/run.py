@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -307,11 +307,26 @@ class Run:
         Raises:
             NonFiniteError: If an update was not finite. The model keeps its state from before that update.
         """
-        with self.undone_if_not_finite(done=1):
+        with self.updates_undone_if_not_finite(done=1):
             self.precision.check()
 
     @contextmanager
-    def undone_if_not_finite(self, done: int = 0) -> Iterator[None]:
+    def statistics_undone_on_error(self) -> Iterator[None]:
+        """Restore the batch statistics of before an update whose loss cannot be computed."""
+        try:
+            yield
+        except BaseException:
+            with suppress(RuntimeError):  # of a device that has failed, whose own error is raised
+                self._restore_statistics()
+            raise
+
+    def _restore_statistics(self) -> None:
+        for kind, statistics in self._statistics.items():
+            parts = self._remembered[kind].split([buffer.numel() for buffer in statistics])
+            torch._foreach_copy_(statistics, [p.view_as(b) for p, b in zip(parts, statistics, strict=True)])
+
+    @contextmanager
+    def updates_undone_if_not_finite(self, done: int = 0) -> Iterator[None]:
         """Restore batch statistics and position if an update fails, and name that update in the error.
 
         Args:
@@ -320,9 +335,7 @@ class Run:
         try:
             yield
         except NonFiniteError as error:
-            for kind, statistics in self._statistics.items():
-                parts = self._remembered[kind].split([buffer.numel() for buffer in statistics])
-                torch._foreach_copy_(statistics, [p.view_as(b) for p, b in zip(parts, statistics, strict=True)])
+            self._restore_statistics()
             self.position.window -= error.updates_since + done
             self.position.step -= error.updates_since + done
             raise NonFiniteError(f"{error} in {self.where()}. {_NON_FINITE_ADVICE}") from None

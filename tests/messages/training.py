@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +199,40 @@ def gradients_of_another_layout(tmp: Path) -> str:
     model.get_submodule(advised("sparse=False on (.+?),", said)).sparse = False  # type: ignore[assignment]
     fit(FineTuner(model, device="cpu", optimizer=torch.optim.Adam), ids)
     return said
+
+
+class Acting(Callback):
+    """Call a function of the tuner at the end of each epoch."""
+
+    def __init__(self, action: Callable[[Any], Any]) -> None:
+        self.action = action
+
+    def on_epoch_end(self, run: Any) -> None:
+        self.action(run.tuner)
+
+
+@case("in another thread, which changes its weights and modes. Call it {}, or on a copy from before")
+def predict_while_another_thread_trains(tmp: Path) -> str:
+    model, said = tuner(), []
+    before = copy.deepcopy(model)
+
+    def asked(running: FineTuner) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            said.append(pool.submit(error, lambda: running.predict(X)).result())
+            pool.submit(before.predict, X).result()
+        running.predict(X)
+
+    fit(model, callbacks=Acting(asked)).predict(X)
+    return said[0]
+
+
+@case("and would change what {} goes on with. Call it before or after, or on a copy: copy.deepcopy(tuner)")
+def fit_in_a_callback(tmp: Path) -> str:
+    said = []
+
+    def fitted(running: FineTuner) -> None:
+        said.append(error(lambda: fit(running)))
+        fit(copy.deepcopy(running))
+
+    fit(fit(tuner(), callbacks=Acting(fitted)))
+    return said[0]

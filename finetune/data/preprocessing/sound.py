@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from finetune.data.preprocessing.hf_files import (
     saved_files,
 )
 from finetune.errors import DataError
+from finetune.threads.cached import cached_property
 
 
 @dataclass(frozen=True)

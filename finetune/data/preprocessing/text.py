@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -20,6 +19,7 @@ from finetune.data.preprocessing.hf_files import (
     saved_files,
 )
 from finetune.errors import ArgumentError, DataError, whole_number
+from finetune.threads.cached import cached_property
 
 DEFAULT_MAX_LENGTH = 512
 _UNLIMITED = 1_000_000  # tokenizers without a limit report about 1e30

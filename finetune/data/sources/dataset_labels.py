@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from finetune.data.sources.labels import (
 )
 from finetune.errors import DataError
 from finetune.naming.unicode import normalized
+from finetune.threads.cached import cached_property
 
 logger = logging.getLogger("finetune")
 

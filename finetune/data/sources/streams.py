@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
@@ -22,6 +22,7 @@ from finetune.data.sources.datasets import ItemForm, without_tensors
 from finetune.data.sources.labels import Classes, batch_targets, check_numbering, stacked_targets, target_tensor
 from finetune.errors import DataError
 from finetune.signals.stops import heed_parent_only
+from finetune.threads.cached import cached_property
 
 log = logging.getLogger("finetune")
 

@@ -23,6 +23,7 @@ from finetune.model.inspection.input_search import failure, search
 from finetune.model.outputs import call
 from finetune.model.patterns import check_initialized
 from finetune.nested import tensors_of
+from finetune.threads.locks import GENERATORS
 
 # Side lengths, those most common in published models first. The first that runs is used.
 _SIDES = (224, 32, 64, 28, 128, 256, 299, 384, 16, 8)
@@ -49,7 +50,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         if not is_lazy(buffer)
     ]
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    with modes_restored(model), torch.random.fork_rng(list(devices)):
+    with modes_restored(model), GENERATORS.held(), torch.random.fork_rng(list(devices)):
         try:
             yield
         finally:

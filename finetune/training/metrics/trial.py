@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL
 from finetune.errors import ArgumentError, DataError, reason
+from finetune.threads.locks import GENERATORS
 from finetune.training.metrics.meter import Meter, StepOutput
 from finetune.training.tasks import LOG_PROBABILITIES, Loss, Task, is_custom, option_of, tried
 
@@ -99,7 +100,7 @@ def try_metrics(metrics: Mapping[str, torchmetrics.Metric], task: Task, outputs:
     count = min(len(outputs), len(targets))
     outputs, targets = _filled_up(outputs[:count].detach(), targets[:count].detach().to(outputs.device), task.kind)
     meter = Meter(metrics, task, outputs.device, warn=lambda message: None)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+    with GENERATORS.held(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         meter.update(StepOutput(outputs.new_zeros(()), outputs, targets), len(outputs))
         meter.compute()

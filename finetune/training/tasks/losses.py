@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import DataError
 from finetune.model.inspection.forward_graph import shapes_within
+from finetune.threads.locks import GENERATORS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Form = Callable[[Tensor, Tensor], Tensor]
@@ -210,7 +211,7 @@ def tried(loss: Loss, outputs: Tensor, targets: Tensor) -> Any:
     if isinstance(own, nn.Module) and own.state_dict():
         with suppress(Exception):
             loss = deepcopy(loss if loss is own else own)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with GENERATORS.held(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
             differentiable = torch.zeros((), device=outputs.device, requires_grad=True)

@@ -1,0 +1,1 @@
+"""Threads that share models and the random generators: locks and turns."""
