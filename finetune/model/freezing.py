@@ -10,12 +10,13 @@ still add noise. Frozen modules therefore stay in eval mode, as in Keras
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -90,6 +91,20 @@ def moving_statistics(model: nn.Module) -> list[Tensor]:
     frozen = set(frozen_modules(model))
     moving = (module for module in model.modules() if module not in frozen)
     return [buffer for module in moving for buffer in module.buffers(recurse=False)]
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copy everything that training can change: the trainable parameters and every buffer."""
+    changing = {**trainable(model), **dict(model.named_buffers())}
+    return {name: tensor.detach().clone() for name, tensor in changing.items()}
+
+
+def restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Copy the values of a snapshot back into the model's tensors."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, value in saved.items():
+            own[name].copy_(value)
 
 
 def hold_frozen_in_eval(model: nn.Module) -> None:

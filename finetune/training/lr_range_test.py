@@ -21,11 +21,11 @@ from finetune.data.randomness import preserved_between_draws
 from finetune.display.figures import new_figure
 from finetune.display.waits import announced
 from finetune.errors import ArgumentError, NonFiniteError
-from finetune.model.freezing import modes_restored, train_mode
+from finetune.model.freezing import modes_restored, restore, snapshot, train_mode
 from finetune.naming.paths import local_path
 from finetune.training.loop import update, windows
 from finetune.training.optim.rates import Rate, scaled
-from finetune.training.run import Run, restore, snapshot
+from finetune.training.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,7 +23,7 @@ from finetune.checkpoint.starting_weights import starting_weights
 from finetune.data.loading.batches import Batches
 from finetune.errors import NonFiniteError
 from finetune.model.compiling import compiled
-from finetune.model.freezing import moving_statistics, trainable
+from finetune.model.freezing import moving_statistics
 from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
 from finetune.signals.stops import signal_name, unbroken
@@ -493,17 +493,3 @@ def _key(run: Run, callback: Any) -> str:
     """Return a callback's name in a checkpoint: its class and its index among callbacks of that class."""
     same = [other for other in run.callbacks if type(other) is type(callback)]
     return f"{type(callback).__name__}.{next(i for i, other in enumerate(same) if other is callback)}"
-
-
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """Copy everything that training can change: the trainable parameters and every buffer."""
-    changing = {**trainable(model), **dict(model.named_buffers())}
-    return {name: tensor.detach().clone() for name, tensor in changing.items()}
-
-
-def restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Copy the values of a snapshot back into the model's tensors."""
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    with torch.no_grad():
-        for name, value in saved.items():
-            own[name].copy_(value)

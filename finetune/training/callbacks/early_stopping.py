@@ -11,9 +11,10 @@ from torch import Tensor
 
 from finetune.display.numbers import fixed
 from finetune.errors import number, whole_number
+from finetune.model.freezing import restore, snapshot
 from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.monitor import check_monitor, monitored
-from finetune.training.run import Run, restore, snapshot
+from finetune.training.run import Run
 
 log = logging.getLogger("finetune")
 
