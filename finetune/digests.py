@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.files.regular import opened
+
 KEY_BYTES = 16
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -116,7 +118,8 @@ def key_of_file(path: Path, *, clock_grain: float = _CLOCK_GRAIN) -> bytes:
     known = (os.path.abspath(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
     content = json.dumps(known).encode()
     if time.time() - max(state.st_mtime, state.st_ctime) < clock_grain:
-        content += path.read_bytes()
+        with opened(path) as file:
+            content += file.read()
     return key_of("file", content)
 
 

@@ -128,6 +128,26 @@ def damaged_image(tmp: Path) -> str:
     return said
 
 
+@case("pixels. Resize it, or set PIL.Image.MAX_IMAGE_PIXELS")
+def too_many_pixels(tmp: Path) -> str:
+    usual = Image.MAX_IMAGE_PIXELS
+    large = image(folder(tmp / "pets") / "cat" / "large.png")
+    Image.new("RGB", (20, 20)).save(large)
+    try:
+        Image.MAX_IMAGE_PIXELS = 100
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns too
+            said = error(lambda: fit(of_images(), tmp / "pets"))
+        image(large)
+        fit(of_images(), tmp / "pets")
+        Image.MAX_IMAGE_PIXELS = 400
+        Image.new("RGB", (20, 20)).save(large)
+        fit(of_images(), tmp / "pets")
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
+    return said
+
+
 @case("Correct the path of the {}, or leave it out")
 def missing_image(tmp: Path) -> str:
     there = [str(image(tmp / f"{index}.png", 40 * index)) for index in range(4)]

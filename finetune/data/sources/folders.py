@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from glob import escape, glob
 from pathlib import Path
 
 from torch import Tensor
@@ -113,7 +114,8 @@ def open_folder(folder: Path, request: Request) -> FileSource:
     source = next((source for source in FILE_SOURCES if source.kind == request.takes), FILE_SOURCES[0])
     if not request.labeled:
         tree = _walk(folder, source)
-        _warn_of_omissions(folder, [tree], source)
+        _warn_of_folders([tree])
+        _warn_of_files(folder, [tree], source)
         return source(tree.files, folder=folder)
     split = find_split(folder)
     if split is not None:
@@ -124,12 +126,25 @@ def open_folder(folder: Path, request: Request) -> FileSource:
     trees: dict[str, _Tree] = {}
     for path in _folders_in(folder):
         trees.setdefault(normalized(path.name), _Tree()).add(_walk(path, source))
+    _warn_of_folders(list(trees.values()))
     _check_class_folders(folder, trees, request.classes, source)
     paths = [path for name in sorted(trees) for path in trees[name].files]
     labels = [name for name in sorted(trees) for _ in trees[name].files]
     meaning = request.meaning
     targets, names = meaning.encode(labels if meaning.names else numbers_in(labels), lambda i: f"'{paths[i]}'")
     return source(paths, targets, names, folder)
+
+
+def matching_files(pattern: Path) -> list[Path]:
+    """Return the image and audio files that match a pattern, sorted, in which `**` stands for folders of any depth.
+
+    Raises:
+        DataError: If there are none.
+    """
+    found = sorted({path for path in _matches(pattern) if is_sample_file(path)})
+    if not found:
+        raise DataError(f"No image or audio file matches '{pattern}'. Correct the pattern.")
+    return found
 
 
 def missing_path(path: Path) -> DataError:
@@ -140,7 +155,7 @@ def missing_path(path: Path) -> DataError:
     kind = next((source for source in FILE_SOURCES if source.matches(path)), None)
     siblings = [
         entry.name
-        for entry in there.parent.iterdir()
+        for entry in _entries(there.parent)
         if (entry.is_dir() if there != path.absolute() else kind is None or kind.matches(entry))
     ]
     expected = (
@@ -166,25 +181,28 @@ class _Tree:
         files: Files of the kind.
         others: Files of other kinds.
         repeated: Links to folders that are read elsewhere in the tree, or that hold the tree.
+        errors: Errors of folders that cannot be read.
         folders: Real path of each folder that was read.
     """
 
     files: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
     repeated: list[Path] = field(default_factory=list)
+    errors: list[OSError] = field(default_factory=list)
     folders: dict[str, Path] = field(default_factory=dict)
 
     def add(self, other: _Tree) -> None:
         self.files += other.files
         self.others += other.others
         self.repeated += other.repeated
+        self.errors += other.errors
         self.folders |= other.folders
 
 
 def _walk(folder: Path, source: type[FileSource]) -> _Tree:
     """Read a folder and all folders below it. Links are followed, but no folder is read twice."""
     tree, above = _Tree(), _real_parents(folder)
-    for base, folders, names in os.walk(folder, followlinks=True):
+    for base, folders, names in os.walk(folder, onerror=tree.errors.append, followlinks=True):
         real = os.path.realpath(base)
         if real in above or real in tree.folders:
             tree.repeated.append(Path(base))
@@ -198,10 +216,32 @@ def _walk(folder: Path, source: type[FileSource]) -> _Tree:
     return tree
 
 
+def _matches(pattern: Path) -> list[Path]:
+    """Return what matches a pattern. Python's own `**` reads a folder again through each link to it, without end."""
+    parts = pattern.parts
+    if "**" not in parts:
+        return list(map(Path, glob(str(pattern))))
+    cut = parts.index("**")
+    trees = [_walk(path, FILE_SOURCES[0]) for path in sorted(_matches(Path(*parts[:cut]))) if path.is_dir()]
+    _warn_of_folders(trees)
+    folders: dict[str, Path] = {}
+    for tree in trees:
+        folders = tree.folders | folders
+    below = parts[cut + 1 :] or ("*",)
+    return [path for folder in folders.values() for path in _matches(Path(escape(str(folder)), *below))]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"The folder '{shortened(folder)}' cannot be read: {error.strerror}.") from error
+
+
 def _folders_in(folder: Path) -> list[Path]:
     """Return the folders in a folder, without links to folders that hold it."""
     above = {os.path.realpath(folder), *_real_parents(folder)}
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_left_by_a_system(path.name))
+    folders = [path for path in _entries(folder) if path.is_dir() and not _is_left_by_a_system(path.name)]
     loops = [path for path in folders if os.path.realpath(path) in above]
     if loops:
         left_out("a link to a folder that holds it", f"Left out the link '{loops[0]}' to a folder that holds it.")
@@ -224,7 +264,7 @@ def _check_class_folders(
     folder: Path, trees: dict[str, _Tree], classes: Classes | None, source: type[FileSource]
 ) -> None:
     noun = source.noun
-    loose = [path for path in sorted(folder.iterdir()) if path.is_file() and source.matches(path)]
+    loose = [path for path in _entries(folder) if path.is_file() and source.matches(path)]
     if not any(tree.files for tree in trees.values()):
         holds = f"{len(loose)} loose {noun}s" if loose else f"no {noun}s"
         others = _by_suffix([path for tree in trees.values() for path in tree.others])
@@ -251,7 +291,7 @@ def _check_class_folders(
     if known is None:
         _check_parts(folder, source)
     _check_overlap(trees)
-    _warn_of_omissions(folder, list(trees.values()), source)
+    _warn_of_files(folder, list(trees.values()), source)
 
 
 def _check_level(folder: Path, source: type[FileSource]) -> None:
@@ -260,7 +300,7 @@ def _check_level(folder: Path, source: type[FileSource]) -> None:
     inner, below = only, _folders_in(only)
     while len(below) == 1:
         inner, below = below[0], _folders_in(below[0])
-    if below and not any(path.is_file() and source.matches(path) for path in inner.iterdir()):
+    if below and not any(path.is_file() and source.matches(path) for path in _entries(inner)):
         raise DataError(
             f"'{folder}' has a single folder, '{only.name}', and the folders {_listed([path.name for path in below])} "
             f"are in '{inner}'. Expected one folder per class. Pass '{inner}'."
@@ -295,8 +335,8 @@ def _check_overlap(trees: dict[str, _Tree]) -> None:
                 )
 
 
-def _warn_of_omissions(folder: Path, trees: list[_Tree], source: type[FileSource]) -> None:
-    """Log the files and links of a folder that are left out, in one line."""
+def _warn_of_folders(trees: list[_Tree]) -> None:
+    """Log the folders that are left out: links to others, and those that cannot be read."""
     repeated = [path for tree in trees for path in tree.repeated]
     if repeated:
         left_out(
@@ -304,6 +344,17 @@ def _warn_of_omissions(folder: Path, trees: list[_Tree], source: type[FileSource
             f"Left out {len(repeated)} links to folders that are read already or hold the data, such as "
             f"'{repeated[0]}'.",
         )
+    errors = [error for tree in trees for error in tree.errors]
+    if errors:
+        left_out(
+            f"{len(errors)} folder{'s' * (len(errors) > 1)} that cannot be read",
+            f"Left out {len(errors)} folders that cannot be read, such as '{shortened(errors[0].filename)}' "
+            f"({errors[0].strerror}).",
+        )
+
+
+def _warn_of_files(folder: Path, trees: list[_Tree], source: type[FileSource]) -> None:
+    """Log the files of a folder that are left out, in one line."""
     others = [path for tree in trees for path in tree.others]
     if others:
         total = len(others) + sum(len(tree.files) for tree in trees)

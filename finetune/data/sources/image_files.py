@@ -6,21 +6,32 @@ import contextlib
 import io
 import logging
 import os
+import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from finetune.data.preprocessing.base import IMAGE
 from finetune.data.preprocessing.pixels import DEEP, RANGE, Range, value_range
 from finetune.data.sources.files import FileSource
 from finetune.digests import key_of_file
 from finetune.errors import DataError
+from finetune.files.regular import opened
 from finetune.naming.paths import exists
 
 logger = logging.getLogger("finetune")
+
+# Formats of pictures. The others that Pillow knows are left to their own programs: some are scripts that it runs with
+# Ghostscript (EPS), or formats that few files have and few people test. A plugin may add those it does not know.
+_FORMATS = (
+    "JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "JXL", "TGA",
+)  # fmt: skip
+_LARGE = 2**24  # pixels of an image that is decoded alone in the audit, because the threads share the memory
+_large_one = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -44,17 +55,12 @@ def read_image(path: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     Raises:
         DataError: If the file is missing or cannot be decoded. The message names it.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode.startswith(DEEP):
-                image.info[RANGE] = value_range(image)  # before a crop changes the values that it is found from
-            _orient(image)
-            return image
-    except DataError as error:
-        raise DataError(f"The image {_name(path)}: {error}") from error
-    except Exception as error:  # Pillow raises a dozen types of errors on damaged files
-        raise _undecodable(path, error) from error
+    with _open(path) as image:
+        image.load()
+        if image.mode.startswith(DEEP):
+            image.info[RANGE] = value_range(image)  # before a crop changes the values that it is found from
+        _orient(image)
+        return image
 
 
 def read_image_cell(cell: Mapping[str, Any]) -> Image.Image:
@@ -75,17 +81,44 @@ def verify_image(path: str | os.PathLike[str] | IO[bytes]) -> ImageFacts:
     Raises:
         DataError: If the file is missing or cannot be decoded. The message names it.
     """
+    with _open(path) as image, _large_one if image.width * image.height > _LARGE else contextlib.nullcontext():
+        image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+        deep = image.mode.startswith(DEEP)
+        found = value_range(image) if deep else None
+        frames = bool(getattr(image, "is_animated", False)) and image.format != "MPO"  # a phone's depth map
+        return ImageFacts(found if found is not None and found.assumed else None, _only_color(image), frames)
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
+    """Open an image file of one of the formats, with at most `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+
+    Raises:
+        DataError: If it is missing or is no such file, and for any error while it is open. The message names it.
+    """
     try:
-        with Image.open(path) as image:
-            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-            image.load()
-            deep = image.mode.startswith(DEEP)
-            found = value_range(image) if deep else None
-            frames = bool(getattr(image, "is_animated", False)) and image.format != "MPO"  # a phone's depth map
-            return ImageFacts(found if found is not None and found.assumed else None, _only_color(image), frames)
+        Image.init()
+        formats = [name for name in _FORMATS if name in Image.OPEN]
+        filename = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+        source = contextlib.nullcontext(path) if filename is None else opened(Path(filename))
+        with source as file, Image.open(file, formats=formats) as image:
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+            yield image
+            if filename is not None:  # for a custom augmentation; not before, or Pillow may map the file into memory
+                image.filename = filename
     except DataError as error:
         raise DataError(f"The image {_name(path)}: {error}") from error
-    except Exception as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"The image {_name(path)} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Resize it, or set "
+            "PIL.Image.MAX_IMAGE_PIXELS to a higher number."
+        ) from error
+    except UnidentifiedImageError as error:
+        expected = f"its content has none of the formats {', '.join(formats)}"
+        raise _undecodable(path, UnidentifiedImageError(expected)) from error
+    except Exception as error:  # Pillow raises a dozen types of errors on damaged files
         raise _undecodable(path, error) from error
 
 

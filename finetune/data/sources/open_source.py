@@ -7,7 +7,7 @@ import os
 import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,14 @@ from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, TextPair, is_im
 from finetune.data.sources.arrays import Arrays, Group, as_inputs, native
 from finetune.data.sources.base import Request, Source
 from finetune.data.sources.datasets import open_dataset
-from finetune.data.sources.folders import FILE_SOURCES, is_sample_file, missing_path, open_files, open_folder
+from finetune.data.sources.folders import (
+    FILE_SOURCES,
+    is_sample_file,
+    matching_files,
+    missing_path,
+    open_files,
+    open_folder,
+)
 from finetune.data.sources.image_files import read_image, read_image_cell
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Meaning, check_numbering
@@ -126,7 +133,7 @@ def _open_path(data: str | os.PathLike[str], request: Request) -> Source:
                 "`urllib.request.urlretrieve(url, file)`, and pass the path of the file."
             )
         if _is_pattern(data):
-            return _open_paths(_matches(str(data)), request)
+            return _open_paths(matching_files(local_path(data)), request)
         raise missing_path(local_path(data))
     if path.is_dir():
         return open_folder(path, request)
@@ -326,13 +333,6 @@ def _decoded(item: Any) -> Image.Image:
         return read_image_cell(item)
     file = io.BytesIO(item) if isinstance(item, (bytes, bytearray)) else item
     return read_image(file).copy()
-
-
-def _matches(pattern: str) -> list[str]:
-    found = sorted(path for path in glob(str(local_path(pattern)), recursive=True) if is_sample_file(path))
-    if not found:
-        raise DataError(f"No image or audio file matches '{pattern}'. Correct the pattern.")
-    return found
 
 
 def _existing(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import wave
+from contextlib import nullcontext
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from finetune.data.preprocessing.base import SOUND, Waveform
 from finetune.data.sources.files import FileSource
 from finetune.errors import DataError
+from finetune.files.regular import opened
 from finetune.naming.paths import exists
 
 _UNSIGNED = 1  # bytes per sample; 8-bit samples are unsigned, wider ones signed (Microsoft's RIFF specification)
@@ -23,17 +26,20 @@ def read_waveform(path: str | os.PathLike[str] | IO[bytes]) -> Waveform:
         DataError: If the file is missing or is not PCM. The message names it.
     """
     try:
-        with wave.open(os.fspath(path) if isinstance(path, os.PathLike) else path, "rb") as file:
+        source = opened(Path(path)) if isinstance(path, (str, os.PathLike)) else nullcontext(path)
+        with source as stream, wave.open(stream, "rb") as file:
             content = file.readframes(file.getnframes())
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
         samples = _as_floats(content, width).reshape(-1, channels).mean(1, dtype=np.float32)
-    except (wave.Error, EOFError, OSError, ValueError) as error:
+        if rate < 1:
+            raise ValueError(f"a sampling rate of {rate}")
+    except Exception as error:  # damaged files raise several types, of which some say nothing
         name = path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "in memory")
         if isinstance(path, (str, os.PathLike)) and not exists(path):
             raise DataError(f"The audio file '{name}' does not exist. Correct its path, or leave it out.") from error
         raise DataError(
-            f"The audio file '{name}' cannot be read ({type(error).__name__}: {error}). Expected PCM .wav; convert "
-            "it, or remove it from the data."
+            f"The audio file '{name}' cannot be read ({type(error).__name__}: {str(error) or 'damaged'}). Expected "
+            "PCM .wav; convert it, or remove it from the data."
         ) from error
     return Waveform(samples, rate)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from finetune.data.audit import audit
 from finetune.data.sources.folders import find_split
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
+from tests.helpers.files import make_deep
 from tests.helpers.image_files import picture
 
 MakeFolder = Callable[..., Path]
@@ -271,3 +274,52 @@ def test_a_missing_image_suggests_images_only(class_folder: MakeFolder) -> None:
     ) as caught:
         open_source(folder / "photo1.png", labeled=False)
     assert ".py" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["**/*.png", "*/**/*.png", "**", "**/**/?.png", "c*/**/[0-9].png"])
+@pytest.mark.parametrize(
+    "links", [{"cat/loop": "."}, {"cat/loop": ".", "cat/round": "."}, {"up": "..", "cat/up": "../.."}]
+)
+def test_a_pattern_finds_each_image_once(
+    class_folder: MakeFolder, caplog: pytest.LogCaptureFixture, pattern: str, links: dict[str, str]
+) -> None:
+    folder = class_folder(cat=3, cow=2)
+    for link, target in links.items():
+        (folder / link).symlink_to(target)
+    source = open_source(str(folder / pattern), labeled=False)
+    assert [source.name(i) for i in range(len(source))] == sorted(map(str, folder.glob("*/*.png")))
+    assert "links to folders that are read already or hold the data" in _warnings(caplog)
+
+
+def test_a_pattern_follows_links_to_data_elsewhere(
+    class_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = class_folder("pool [1]", cat=3)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "cats").symlink_to(pool / "cat")
+    (tmp_path / "linked" / ".hidden").symlink_to(pool)
+    monkeypatch.chdir(tmp_path)
+    source = open_source("linked/**/*.png", labeled=False)
+    assert [source.name(i) for i in range(len(source))] == [f"linked/cats/{i}.png" for i in range(3)]
+    assert len(open_source("**/*.png", labeled=False)) == 3  # of the two ways to a folder, one
+
+
+def test_folders_that_cannot_be_read_are_said(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+    folder = class_folder(cat=2, dog=2)
+    make_deep(folder / "cat")
+    for labeled in (True, False):
+        caplog.clear()
+        assert len(open_source(folder, labeled=labeled)) == 4
+        assert re.search(r"Left out 1 folders that cannot be read, .* \(File name too long\)", _warnings(caplog))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads every folder")
+def test_folders_without_permission_are_said(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+    folder = class_folder(cat=2, dog=2)
+    (folder / "dog" / "own").mkdir(mode=0o000)
+    assert len(open_source(folder)) == 4
+    assert "Left out 1 folders that cannot be read" in _warnings(caplog)
+    folder.chmod(0o300)
+    with pytest.raises(DataError, match=r"The folder '.*' cannot be read: Permission denied"):
+        open_source(folder)
+    folder.chmod(0o700)

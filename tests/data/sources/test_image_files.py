@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import io
 import struct
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.pixels import with_channels
 from finetune.data.sources.image_files import read_image, verify_image
 from finetune.errors import DataError
+from tests.helpers.files import make_special, tried
 from tests.helpers.image_files import picture
 
 
@@ -67,3 +73,77 @@ def test_missing_image_is_named(tmp_path: Path) -> None:
         read_image(tmp_path / "gone.png")
     with pytest.raises(DataError, match=r"gone\.png' does not exist"):
         verify_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize(("size", "limit"), [((11, 10), 100), ((30, 10), 100), ((30, 10), 299)])
+@pytest.mark.parametrize("warnings_are", ["error", "ignore"])
+def test_an_image_of_too_many_pixels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], limit: int, warnings_are: Any
+) -> None:
+    picture(1, size).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    for read in (read_image, verify_image):
+        with warnings.catch_warnings():
+            warnings.simplefilter(warnings_are)
+            with pytest.raises(DataError, match=rf"a\.png' has more than {limit} pixels"):
+                read(tmp_path / "a.png")
+    for enough in (size[0] * size[1], None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", enough)
+        assert read_image(tmp_path / "a.png").size == size
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n",
+        b"\x01\x00\x00\x00" + bytes(36) + b" EMF" + bytes(60),
+        b"SIMPLE  =                    T" + bytes(2850),
+        b"8BPS\x00\x01" + bytes(100),
+    ],
+)
+def test_content_of_an_uncommon_format_is_left_to_its_own_program(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    for read in (read_image, verify_image):
+        with pytest.raises(DataError, match=r"a\.png' cannot be decoded.*its content has none of the formats JPEG"):
+            read(tmp_path / "a.png")
+
+
+def test_a_common_format_is_read_whatever_the_name(tmp_path: Path) -> None:
+    for format in ("JPEG", "BMP", "DIB", "GIF", "PNG", "PPM", "TIFF", "WEBP", "TGA", "JPEG2000"):
+        picture(1).save(tmp_path / "a.png", format=format)
+        assert read_image(tmp_path / "a.png").size == (40, 32)
+        verify_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+def test_only_a_regular_file_is_an_image(tmp_path: Path, kind: str) -> None:
+    make_special(tmp_path / "a.png", kind)
+    for read in (read_image, verify_image):
+        with pytest.raises(DataError, match=r"a\.png' cannot be decoded .*(this is a|No such device)"):
+            read(tmp_path / "a.png")
+
+
+def test_a_custom_augmentation_finds_the_name_of_the_file(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").filename == str(tmp_path / "a.png")  # type: ignore[attr-defined]
+
+
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about damage that it can skip
+@given(st.data(), st.sampled_from(_FORMATS), st.sampled_from(("1", "L", "P", "RGB")))
+def test_a_damaged_image_is_read_or_named(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, format: str, mode: str
+) -> None:
+    saved = io.BytesIO()
+    picture(1, (9, 7)).convert(mode if format in ("BMP", "GIF", "PNG", "TIFF") else "RGB").save(saved, format=format)
+    content = bytearray(saved.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content)))
+        content[start : start + data.draw(st.integers(0, 6))] = data.draw(st.binary(max_size=6))
+    path = tmp_path_factory.mktemp("damaged") / "a.png"
+    path.write_bytes(content)
+    for read in (read_image, verify_image):
+        found = tried(read, path)
+        assert not isinstance(found, DataError) or str(path) in str(found)

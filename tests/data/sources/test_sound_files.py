@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from finetune.data.sources.sound_files import read_waveform
 from finetune.errors import DataError
+from tests.helpers.files import make_special, tried
 from tests.helpers.sounds import write_sound
 
 
@@ -34,3 +36,35 @@ def test_unreadable_sound_files_are_named(tmp_path: Path, content: bytes) -> Non
         read_waveform(tmp_path / "bad.wav")
     with pytest.raises(DataError, match=r"gone\.wav' does not exist"):
         read_waveform(tmp_path / "gone.wav")
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+def test_only_a_regular_file_is_a_sound(tmp_path: Path, kind: str) -> None:
+    make_special(tmp_path / "a.wav", kind)
+    with pytest.raises(DataError, match=r"a\.wav' cannot be read .*(this is a|No such device)"):
+        read_waveform(tmp_path / "a.wav")
+
+
+@given(st.data())
+def test_a_damaged_sound_is_read_or_named(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = write_sound(tmp_path_factory.mktemp("wav") / "x.wav", np.arange(12), 8000, 2, 2)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(content)))
+        content[start : start + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+    path.write_bytes(content)
+    found = tried(read_waveform, path)
+    if isinstance(found, DataError):
+        assert re.search(r"x\.wav' cannot be read \(\w+: [^)]", str(found))
+    else:
+        assert found.rate > 0
+        assert np.isfinite(found.samples).all()
+
+
+def test_a_damaged_chunk_says_so(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "x.wav", np.arange(12), 8000, 2, 2)
+    content = bytearray(path.read_bytes())
+    content[16:20] = (10**9).to_bytes(4, "little")  # a format chunk of this size, for which `wave` says nothing
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.wav' cannot be read \(\w+: [^)]+\)"):
+        read_waveform(path)
