@@ -222,6 +222,7 @@ def compare(
     a run failed.
     """
     from finetune.comparison.compare import compare as compare_models
+    from finetune.files.durable import written
 
     folder = local_path(folder)
     try:
@@ -242,7 +243,8 @@ def compare(
     except (KeyboardInterrupt, SystemExit):
         print(f"interrupted: finished runs are in {folder}; repeat the command to continue", file=sys.stderr)
         raise
-    (folder / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
+    with written(folder / "comparison.md") as file:
+        file.write(comparison.to_markdown().encode())
     comparison.plot(folder / "comparison.png")
     print(comparison)
     print(f"wrote {folder / 'comparison.md'} and {folder / 'comparison.png'}")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from finetune.advice.chart import NEAR, Quadrant, draw, quadrant
 from finetune.advice.evidence import Evidence
-from finetune.display import html
-from finetune.naming.paths import local_path
+from finetune.display import figures, html
 from finetune.training.optim.rates import Rate
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Advice:
         sure = f"confidence {100 * self.confidence:.0f} %" if self.confidence else self.quadrant
         figure = draw(self.evidence, f"{self.strategy} ({sure})")
         if path is not None:
-            figure.savefig(local_path(path), dpi=120)
+            figures.save(figure, path)
         return figure
 
 

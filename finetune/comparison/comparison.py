@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 
 from finetune.caching.planner import format_bytes
 from finetune.comparison.statistics import holm, interval, paired_p_value
-from finetune.display import html
-from finetune.display.figures import new_figure
-from finetune.naming.paths import local_path
+from finetune.display import figures, html
 from finetune.threads.cached import cached_property
 
 if TYPE_CHECKING:
@@ -212,7 +210,7 @@ class Comparison:
             ['validation accuracy', 'training images per second']
         """
         names = [self._name(entry).replace(", ", "\n", 1) for entry in self.entries]
-        figure = new_figure(9, 1.6 + 0.5 * len(names))
+        figure = figures.new_figure(9, 1.6 + 0.5 * len(names))
         compared, speed = figure.subplots(1, 2, sharey=True)
         for place, entry in enumerate(self.entries):
             color = "tab:orange" if entry is self.best else "tab:blue"
@@ -231,7 +229,7 @@ class Comparison:
         speed.set(title="training images per second")
         speed.margins(x=0.25)
         if path is not None:
-            figure.savefig(local_path(path), dpi=120)
+            figures.save(figure, path)
         return figure
 
     def _succeeded(self) -> list[RunResult]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,6 +16,8 @@ from finetune.comparison.comparison import RunResult
 from finetune.comparison.fingerprint import fingerprint
 from finetune.digests import sha256
 from finetune.errors import ArgumentError
+from finetune.files import durable
+from finetune.files.regular import opened
 
 
 class FinishedRuns:
@@ -52,22 +52,19 @@ class FinishedRuns:
     def read(self, path: Path | None) -> RunResult | None:
         """Return the result in a file, or None if the file is missing or damaged."""
         if path is not None:
-            with suppress(OSError, ValueError, TypeError):
-                return RunResult(**json.loads(path.read_text(encoding="utf-8")))
+            with suppress(OSError, ValueError, TypeError, RecursionError), opened(path) as file:
+                return RunResult(**json.load(file))
         return None
 
     def write(self, path: Path | None, row: RunResult) -> None:
         """Write a result atomically."""
         if path is not None:
-            staged = path.with_suffix(f".{os.getpid()}.part")
-            staged.write_text(json.dumps(asdict(row), indent=1), encoding="utf-8")
-            staged.replace(path)
+            with durable.written(path) as file:
+                file.write(json.dumps(asdict(row), indent=1).encode())
 
 
 def _check_writable(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        durable.check_writable(folder / "run.json")
     except OSError as error:
         raise ArgumentError(f"{folder} cannot be written: {error}. Expected the path of a folder.") from error

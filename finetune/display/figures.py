@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import functools
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from finetune.errors import ArgumentError
+from finetune.files.durable import written
+from finetune.naming.paths import local_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +24,26 @@ def new_figure(width: float, height: float) -> Figure:
     """
     figure: Figure = _figure_class()(figsize=(width, height), layout="constrained")
     return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Save a figure. The suffix of the path sets the format, and is `.png` if there is none.
+
+    Raises:
+        ArgumentError: If the file cannot be written, or the suffix is no format. An existing file is unchanged.
+
+    Example:
+        >>> save(new_figure(4, 3), "chart.svg")
+        >>> Path("chart.svg").read_bytes()[:5]
+        b'<?xml'
+    """
+    path = local_path(path)
+    path = path if path.suffix else path.with_suffix(".png")
+    try:
+        with written(path) as file:
+            figure.savefig(file, format=path.suffix[1:], dpi=120)
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"The figure cannot be written to {path}: {error}. Expected the path of a file.") from error
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import CheckpointError, HeadError, reason
+from finetune.files.regular import check_regular
 from finetune.model.families import family_of
 from finetune.model.surgery.changes import HeadReplacement, ModelChange
 from finetune.model.surgery.heads import num_outputs, replace_head
@@ -31,15 +33,36 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         CheckpointError: If the file is damaged, is not a state dict, or holds anything but tensors.
     """
     try:
+        check_regular(path)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        _check_archive(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of another format can make the reader fail in any way
         raise CheckpointError(
             f"{path} cannot be read as a weights file: {reason(error)}. Expected a safetensors file, or a state dict "
             f"as written by torch.save(model.state_dict(), path)."
         ) from error
-    return _unwrapped(loaded, path)
+    state = _unwrapped(loaded, path)
+    dense = [(name, tensor) for name, tensor in state.items() if tensor.layout is torch.strided]
+    size = path.stat().st_size
+    larger = [f"{name} {list(tensor.shape)}" for name, tensor in dense if tensor.numel() * tensor.element_size() > size]
+    if larger:  # its values are repeated, or there are none
+        raise CheckpointError(f"{path} is damaged: {_some(larger)} would be larger than the file.")
+    return state
+
+
+def _check_archive(path: Path) -> None:
+    """Check, before anything is unpacked, that an archive is not compressed. torch.save compresses nothing.
+
+    Raises:
+        ValueError: If its content is larger than the file.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+        if total > path.stat().st_size:
+            raise ValueError(f"it is compressed, and would take {total:,} bytes")
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> list[ModelChange]:
@@ -115,7 +138,10 @@ def _fit_head(model: nn.Module, head: tuple[str, ...], state: Mapping[str, Tenso
     weight = state.get(f"{head[0]}.weight") if head else None
     if weight is None:
         return []
-    with suppress(HeadError):  # the comparison of names and shapes reports it
+    own = model.get_submodule(head[0]).state_dict().get("weight")
+    if own is None or weight.shape[1:] != own.shape[1:]:
+        return []  # the comparison of names and shapes reports it
+    with suppress(HeadError):
         if weight.shape[0] != num_outputs(model.get_submodule(head[0])):
             return [HeadReplacement(weight.shape[0], replace_head(model, weight.shape[0], head, verify=False), None)]
     return []

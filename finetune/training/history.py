@@ -6,11 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from finetune.display import html
-from finetune.display.figures import new_figure
+from finetune.display import figures, html
 from finetune.display.numbers import Values, fixed
 from finetune.errors import is_number
-from finetune.naming.paths import local_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +94,7 @@ class History(Sequence[HistoryRow]):
             >>> figure = history.plot("history.png")
         """
         names = self._plotted()
-        figure = new_figure(4.5 * max(1, len(names)), 3.5)
+        figure = figures.new_figure(4.5 * max(1, len(names)), 3.5)
         for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=False):
             for key, label in ((name, "training"), (f"val_{name}", "validation")):
                 points = [(row["epoch"], row[key]) for row in self._rows if is_number(row.get(key))]
@@ -106,7 +104,7 @@ class History(Sequence[HistoryRow]):
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
         if path is not None:
-            figure.savefig(local_path(path), dpi=120)
+            figures.save(figure, path)
         return figure
 
     def _table(self) -> tuple[list[str], list[list[str]]]:

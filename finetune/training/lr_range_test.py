@@ -18,11 +18,10 @@ from torch import nn
 
 from finetune.data.loading.batches import Batches
 from finetune.data.randomness import preserved_between_draws
-from finetune.display.figures import new_figure
+from finetune.display import figures
 from finetune.display.waits import announced
 from finetune.errors import ArgumentError, NonFiniteError
 from finetune.model.freezing import modes_restored, restore, snapshot, train_mode
-from finetune.naming.paths import local_path
 from finetune.training.loop import update, windows
 from finetune.training.optim.rates import Rate, scaled
 from finetune.training.run import Run
@@ -75,7 +74,7 @@ class RateSuggestion:
             >>> suggestion = RateSuggestion(1e-3, rates=(1e-4, 1e-3, 1e-2), losses=(2.0, 1.0, 0.9), suggested=1e-3)
             >>> figure = suggestion.plot("rates.png")
         """
-        figure = new_figure(5, 3.5)
+        figure = figures.new_figure(5, 3.5)
         axes = figure.subplots()
         axes.plot(self.rates, self.losses, color="lightgrey", label="loss")
         axes.plot(self.rates, _smoothed(np.array(self.losses)), label="smoothed")
@@ -83,7 +82,7 @@ class RateSuggestion:
         axes.set(xscale="log", xlabel="learning rate of the fastest group", ylabel="loss")
         axes.legend()
         if path is not None:
-            figure.savefig(local_path(path), dpi=120)
+            figures.save(figure, path)
         return figure
 
 

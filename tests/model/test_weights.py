@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torchvision import models
 
 from finetune.errors import CheckpointError
 from finetune.model.weights import load_weights, read_weights
-from tests.helpers.files import Touch
+from tests.helpers.files import Touch, make_special
 
 State = dict[str, Tensor]
 
@@ -228,6 +229,37 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     for name in ("w.pth", "w.safetensors"):
         with pytest.raises(CheckpointError, match=name):
             read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_only_a_regular_file_holds_weights(tmp_path: Path, name: str, kind: str) -> None:
+    make_special(tmp_path / name, kind)
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read as a weights file: .*{kind}"):
+        read_weights(tmp_path / name)
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", {"weight": torch.zeros(500, 500)})
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "b.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for entry in whole.infolist():
+            bomb.writestr(entry.filename, whole.read(entry))
+    assert read_weights(path)["weight"].shape == (500, 500)
+    with pytest.raises(CheckpointError, match=r"b\.pth cannot be read .*it is compressed, and would take 1,0"):
+        read_weights(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("huge", [torch.zeros(1, 1).expand(10**9, 512), torch.zeros(10**9, 512, device="meta")])
+def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path, huge: Tensor) -> None:
+    with pytest.raises(CheckpointError, match=r"w\.pth is damaged: fc\.weight \[1000000000, 512\] would be larger"):
+        read_weights(saved(tmp_path / "w.pth", {"fc.weight": huge}))
+
+
+def test_a_head_of_absurd_shape_is_not_built() -> None:
+    model = small()
+    state = {**model.state_dict(), "fc.weight": torch.zeros(10**9, 0)}
+    with pytest.raises(CheckpointError, match=r"1 of another shape. The first are: fc\.weight"):
+        load_weights(model, state)
 
 
 def test_a_layer_that_requires_its_version_is_loaded(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.labels import Classes, numbers_in, unknown_class
 from finetune.data.sources.sound_files import SoundFiles
 from finetune.display.left_out import left_out
-from finetune.errors import DataError, nearest
+from finetune.errors import ArgumentError, DataError, nearest
 from finetune.naming.paths import exists, local_path, shortened
 from finetune.naming.unicode import normalized
 
@@ -92,7 +92,7 @@ def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     evaluation, test or testing, in this order of preference; words such as "set" and "images" beside these count as
     nothing.
     """
-    folder = local_path(folder)
+    folder = data_path(folder)
     if not folder.is_dir():
         return None
     found = sorted(_folders_in(folder), key=lambda path: path.name.lower() == part_of(path.name))
@@ -145,6 +145,18 @@ def matching_files(pattern: Path) -> list[Path]:
     if not found:
         raise DataError(f"No image or audio file matches '{pattern}'. Correct the pattern.")
     return found
+
+
+def data_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of data that the user wrote, with `~` replaced by the home folder.
+
+    Raises:
+        DataError: If no file can have this name.
+    """
+    try:
+        return local_path(path)
+    except ArgumentError as error:
+        raise DataError(str(error)) from error
 
 
 def missing_path(path: Path) -> DataError:

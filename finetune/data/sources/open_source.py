@@ -24,6 +24,7 @@ from finetune.data.sources.base import Request, Source
 from finetune.data.sources.datasets import open_dataset
 from finetune.data.sources.folders import (
     FILE_SOURCES,
+    data_path,
     is_sample_file,
     matching_files,
     missing_path,
@@ -38,7 +39,7 @@ from finetune.data.tables.open_table import open_table
 from finetune.data.tables.reading import OTHER_TABLES, TABLE_SUFFIXES, is_frame
 from finetune.data.tables.table import Table
 from finetune.errors import DataError
-from finetune.naming.paths import existing, exists, local_path, shortened
+from finetune.naming.paths import existing, exists, shortened
 
 _ACCEPTED = (
     "Expected a folder with one subfolder per class; a CSV or Parquet file with a path or text and a label per row, a "
@@ -125,7 +126,7 @@ def _open_opened(data: Source, request: Request) -> Source:
 
 
 def _open_path(data: str | os.PathLike[str], request: Request) -> Source:
-    path = existing(local_path(data))
+    path = existing(data_path(data))
     if path is None:
         if re.match(r"[a-z][a-z0-9+.-]+://", str(data), re.IGNORECASE):
             raise DataError(
@@ -133,8 +134,8 @@ def _open_path(data: str | os.PathLike[str], request: Request) -> Source:
                 "`urllib.request.urlretrieve(url, file)`, and pass the path of the file."
             )
         if _is_pattern(data):
-            return _open_paths(matching_files(local_path(data)), request)
-        raise missing_path(local_path(data))
+            return _open_paths(matching_files(data_path(data)), request)
+        raise missing_path(data_path(data))
     if path.is_dir():
         return open_folder(path, request)
     if path.suffix.lower() in TABLE_SUFFIXES:
@@ -336,10 +337,10 @@ def _decoded(item: Any) -> Image.Image:
 
 
 def _existing(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    found = [(path, existing(local_path(path))) for path in paths]
+    found = [(path, existing(data_path(path))) for path in paths]
     for path, file in found:
         if file is None:
-            raise missing_path(local_path(path))
+            raise missing_path(data_path(path))
     return [file for _, file in found if file is not None]
 
 

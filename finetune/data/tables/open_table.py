@@ -16,7 +16,7 @@ from finetune.data.batch import label_key_of
 from finetune.data.preprocessing.base import TEXT
 from finetune.data.sources.base import Request, Source
 from finetune.data.sources.files import EncodedFiles
-from finetune.data.sources.folders import is_sample_file, open_files
+from finetune.data.sources.folders import data_path, is_sample_file, open_files
 from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes, columns_of_training, in_order, unknown_class
@@ -59,7 +59,7 @@ def _read(table: Table) -> tuple[Path, Columns]:
     """Return the path of a table, or a name for a DataFrame, and its columns."""
     if is_frame(table.data):
         return Path("DataFrame"), columns_of(table.data)
-    path = local_path(table.data)
+    path = data_path(table.data)
     found = existing(path)
     if found is None:
         raise DataError(f"The table '{shortened(path)}' does not exist. Correct its path.")
@@ -74,7 +74,7 @@ class _Rows:
         self.given = "frame" if is_frame(table.data) else repr(str(path))  # as an error repeats it
         self.table = table
         self.request = request
-        folder = path.parent if table.folder is None else local_path(table.folder)
+        folder = path.parent if table.folder is None else data_path(table.folder)
         if not folder.is_dir():
             raise DataError(f"The folder '{folder}' of the table '{path}' does not exist. Correct its path.")
         self.files = _Files(folder)
@@ -252,6 +252,8 @@ class _Files:
 
     def find(self, cell: str) -> Path | None:
         """Return the file that a cell names, or None if there is none."""
+        if "\0" in cell:
+            return None
         path = self.folder / local_path(cell)
         found = existing(path)
         if found is not None and found.is_file():

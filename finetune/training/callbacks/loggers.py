@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from finetune.errors import ArgumentError, is_number
-from finetune.files.durable import written
+from finetune.files.durable import check_writable, written
 from finetune.naming.paths import local_path
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run
@@ -105,6 +105,10 @@ class CSVLogger(Logger):
         self._rows: list[Mapping[str, Any]] = []
 
     def on_fit_begin(self, run: Run) -> None:
+        try:
+            check_writable(self.path)
+        except OSError as error:
+            raise ArgumentError(f"{self.path} cannot be written: {error}. Expected the path of a file.") from error
         self._rows = [flat_row(row) for row in run.history]  # epochs of earlier calls of fit or before a resume
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
