@@ -21,6 +21,7 @@ from finetune.checkpoint.resume import find_run
 from finetune.checkpoint.schema import Checkpoint
 from finetune.data.batch import check_pair, num_samples_of, split_batch
 from finetune.data.loading.batches import Batches
+from finetune.data.loading.samples import worker_deaths_named
 from finetune.data.prepare import Prepared
 from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.preprocessing.base import InputPreprocessing
@@ -808,7 +809,8 @@ class FineTuner:
         before = self._known
         with ExitStack() as undo:
             try:
-                yield undo.callback
+                with worker_deaths_named():
+                    yield undo.callback
             except BaseException:
                 self._known = before
                 raise
@@ -819,7 +821,8 @@ class FineTuner:
         """Restore every attribute on exit, including those set by custom steps."""
         before = dict(vars(self))
         try:
-            yield
+            with worker_deaths_named():
+                yield
         finally:
             vars(self).clear()
             vars(self).update(before)

@@ -44,6 +44,8 @@ ELSEWHERE = {
     "Change it first: get_peft_model(": "model/surgery/test_adapters.py",
     "Pass FineTuner the model without adapters": "model/surgery/test_reinitialize.py",
     "is a sparse {}. Expected an array. Pass {}.toarray()": "data/sources/test_arrays.py",
+    "enlarge /dev/shm (docker run --shm-size=8g), or pass a smaller batch_size": "data/loading/test_samples.py",
+    "or call csv.field_size_limit() with a higher number": "data/tables/test_reading.py",
     "Or pass a file with weights='FILE', or start from random weights": "model/families/test_hub.py",
 }
 

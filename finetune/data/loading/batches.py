@@ -23,6 +23,7 @@ from finetune.data.loading.samples import (
     WorkerPool,
     default_workers,
     loader_error,
+    worker_deaths_named,
 )
 from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation, not_images
 from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, InputPreprocessing
@@ -240,8 +241,9 @@ class Batches:
         """
         step = None
         self._passes += 1
-        for step, batch in enumerate(polled(self._host_batches(epoch, start, keep)), start):
-            yield self._on_device(self._with_checked_targets(batch, step))
+        with worker_deaths_named():
+            for step, batch in enumerate(polled(self._host_batches(epoch, start, keep)), start):
+                yield self._on_device(self._with_checked_targets(batch, step))
         if step is None and start == 0 and not self.source.indexed:
             raise DataError(
                 f"The data gave no sample in pass {self._passes} over it. Expected an iterable dataset to start anew "

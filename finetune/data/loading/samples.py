@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ Batch = Any
 Keys = list[tuple[int, int]]
 
 _MAX_EXPLAINED = 1000  # samples of a loader that are read to explain its error
+# What torch says if a worker has died, or has no room for a batch.
+_DEATH = r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)|shared memory|</torch_"
 
 _COLLATE_HINT = "To batch samples of this kind, give the dataset a `collate_fn`, or pass a DataLoader."
 
@@ -80,6 +83,8 @@ class Samples:
         try:
             return default_collate(items) if self.source.kind is None else self._collate_raw(items)
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
+            if re.search(_DEATH, str(error)):
+                raise _no_memory(error) from error
             raise shape_error(items, indices, name) or DataError(
                 f"{name(indices[0])} to {name(indices[-1])} do not form a batch: {error}. {_COLLATE_HINT}"
             ) from error
@@ -127,6 +132,31 @@ class Samples:
             f"Expected the augmentation to return a PIL image, a uint8 tensor [C, H, W], or a float tensor that is "
             f"already normalized, but got {kind}."
         )
+
+
+@contextmanager
+def worker_deaths_named() -> Iterator[None]:
+    """Name the cause if a worker process dies. torch says it by a signal, so in whatever the main thread is doing.
+
+    Raises:
+        DataError: In place of what torch raises.
+    """
+    try:
+        yield
+    except (ConnectionError, EOFError) as error:  # a process died while its batch was received
+        raise _no_memory(error) from error
+    except RuntimeError as error:
+        if not re.search(_DEATH, str(error)):
+            raise
+        raise _no_memory(error) from error
+
+
+def _no_memory(error: Exception) -> DataError:
+    return DataError(
+        f"A worker process that loads the data died ({(str(error) or type(error).__name__).splitlines()[-1]}), most "
+        "often for lack of memory or shared memory. Free some, enlarge /dev/shm (docker run --shm-size=8g), or pass a "
+        "smaller batch_size."
+    )
 
 
 class EpochBatches:

@@ -121,16 +121,17 @@ class _Rows:
         example = tuple(columns)[:2] if len(columns) > 1 else ("id", "label")
         raise DataError(
             f"Cannot tell which columns of '{self.path}' are the path or text and the label. Its columns are "
-            f"{', '.join(columns)}. Rename them to 'path' or 'text', and 'label', or name them and the folder of the "
-            f"files: Table({self.given}, folder=..., columns={example!r}). For a table of numbers, pass the "
-            "pair (X, y)."
+            f"{shortened(', '.join(columns), 500)}. Rename them to 'path' or 'text', and 'label', or name them "
+            f"and the folder of the files: Table({self.given}, folder=..., columns={example!r}). For a table of "
+            "numbers, pass the pair (X, y)."
         )
 
     def _named(self, column: str) -> str:
         found = {normalized(name): name for name in self.columns}
         if normalized(column) not in found:
             raise DataError(
-                f"'{self.path}' has no column {column!r}.{nearest(column, found)} Its columns are {', '.join(found)}."
+                f"'{self.path}' has no column {column!r}.{nearest(column, found)} Its columns are "
+                f"{shortened(', '.join(found), 500)}."
             )
         return found[normalized(column)]
 
@@ -194,8 +195,8 @@ class _Rows:
             return _numeric(self.path, self.columns, columns), tuple(map(normalized, columns))
         raise DataError(
             f"Cannot tell which column of '{self.path}' is the label. Besides "
-            f"{' and '.join(map(repr, self.inputs))} it has {', '.join(rest) or 'none'}. Rename the column to 'label', "
-            f"or name it: Table({self.given}, columns=({self.inputs[0]!r}, 'label'))."
+            f"{' and '.join(map(repr, self.inputs))} it has {shortened(', '.join(rest), 500) or 'none'}. Rename the "
+            f"column to 'label', or name it: Table({self.given}, columns=({self.inputs[0]!r}, 'label'))."
         )
 
     def _say_unread(self, columns: list[str]) -> None:

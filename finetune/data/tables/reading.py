@@ -12,9 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from finetune.data.loading.free_memory import free_memory
 from finetune.data.sources.folders import is_sample_file
 from finetune.data.sources.labels import numbers_in
 from finetune.errors import DataError
+from finetune.files.regular import opened
+from finetune.naming.paths import shortened
 
 logger = logging.getLogger("finetune")
 
@@ -33,6 +38,7 @@ OTHER_TABLES = {
 
 Columns = dict[str, Sequence[Any]]
 
+_BYTES_PER_CELL = 64  # of a list and the Python objects in it
 _DELIMITERS = ",\t;|"
 _INDEX_NAMES = ("", "unnamed: 0", "__index_level_0__", "index")  # as pandas writes its row numbers
 
@@ -78,11 +84,19 @@ def _is_missing(cell: Any) -> bool:
 
 def _read_csv(path: Path, delimiter: str | None) -> Columns:
     text = _decoded(path)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"'{path}', line {line} has a null character, so it is no text. Save the table as UTF-8 text.")
     found = delimiter or _delimiter_of(text, path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=found, strict=True)
     try:
         rows = [row for row in reader if row]
     except csv.Error as error:  # e.g. a quote that is never closed and would swallow all later rows
+        if "field larger than" in str(error):
+            raise DataError(
+                f"'{path}', line {reader.line_num} has a cell of more than {csv.field_size_limit():,} characters. "
+                "Close a quote that is left open, or call csv.field_size_limit() with a higher number."
+            ) from error
         raise DataError(
             f"'{path}', line {reader.line_num} cannot be read as CSV: {error}. Put cells that hold a quote or the "
             "delimiter in quotes, and double the quotes inside."
@@ -101,7 +115,7 @@ def _read_csv(path: Path, delimiter: str | None) -> Columns:
     for number, row in enumerate(rows, 1):
         if len(row) != len(names):
             raise DataError(
-                f"'{path}', row {number} has {len(row)} cells. Expected {len(names)} ({', '.join(names)}). "
+                f"'{path}', row {number} has {len(row)} cells. Expected {len(names)} ({shortened(', '.join(names))}). "
                 f"The cells are delimited by {found!r}; for another, pass Table('{path}', delimiter=...)."
             )
     columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
@@ -109,7 +123,11 @@ def _read_csv(path: Path, delimiter: str | None) -> Columns:
 
 
 def _decoded(path: Path) -> str:
-    content = path.read_bytes()
+    try:
+        with opened(path) as file:
+            content = file.read()
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error}.") from error
     try:
         if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as spreadsheets save "Unicode text"
             return content.decode("utf-16")
@@ -201,9 +219,23 @@ def _read_parquet(path: Path) -> Columns:
             "Run `pip install torch-finetune[parquet]`, or save the table as CSV."
         ) from error
     try:
-        table = pyarrow.parquet.read_table(path)
+        with opened(path) as file:
+            _check_size(pyarrow.parquet.read_metadata(file), path)
+            table = pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"'{path}' cannot be read as Parquet: {error}") from error
     _check_names(table.column_names, f"'{path}'")
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     return {name: cells for name, cells in columns.items() if not _is_index(name, list(map(str, cells)))}
+
+
+def _check_size(metadata: Any, path: Path) -> None:
+    """Raise DataError if a Parquet file, which may be compressed a thousand times, would not fit into memory."""
+    unpacked = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
+    needed = max(unpacked, metadata.num_rows * metadata.num_columns * _BYTES_PER_CELL)
+    available = free_memory(torch.device("cpu"))
+    if needed > available:
+        raise DataError(
+            f"'{path}' would take {needed:,} bytes of memory, of which {available:,} are free. Divide it into several "
+            "files."
+        )

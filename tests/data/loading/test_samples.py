@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from finetune import FineTuner
 from finetune.data.loading.batches import Batches
-from finetune.data.loading.samples import default_workers
+from finetune.data.loading.samples import default_workers, worker_deaths_named
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.open_source import open_source
 from finetune.errors import ArgumentError, DataError
@@ -87,3 +92,53 @@ def test_samples_that_do_not_batch_are_named(workers: int) -> None:
     strange = Batches(open_source([(object(), 0)] * 2), batch_size=2, shuffle=False)
     with pytest.raises(DataError, match=r"sample 0 to sample 1 do not form a batch: .*collate_fn"):
         epoch(strange)
+
+
+# torch notices the death again when it ends the other workers.
+AT_THE_END = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+class Dying(Dataset[Any]):
+    """Samples that their worker process does not survive, or has no room for."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 5 and get_worker_info() is not None:
+            if self.how == "no room":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4, resource.RLIM_INFINITY))
+            elif self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            else:
+                os._exit(3)
+        return torch.ones(1000), index % 2
+
+
+@AT_THE_END
+@pytest.mark.parametrize("how", ["killed", "exits", "no room"])
+@pytest.mark.parametrize("own_loader", [False, True])
+def test_the_death_of_a_worker_is_named(how: str, own_loader: bool) -> None:
+    data = DataLoader(Dying(how), batch_size=2, num_workers=1) if own_loader else Dying(how)
+    batches = Batches(open_source(data), batch_size=2, shuffle=False, workers=1)
+    with pytest.raises(DataError, match=r"A worker process that loads the data died .* pass a smaller batch_size"):
+        list(batches.epoch(0))
+
+
+@AT_THE_END
+def test_the_death_of_a_worker_is_named_wherever_it_is_noticed() -> None:
+    tuner = FineTuner(nn.Linear(1000, 2), device="cpu")
+    tuner.fit((torch.randn(8, 1000), torch.arange(8) % 2), epochs=1)
+    with pytest.raises(DataError, match="A worker process that loads the data died"):
+        tuner.evaluate(DataLoader(Dying("killed"), batch_size=2, num_workers=1))
+    with pytest.raises(DataError, match="A worker process that loads the data died"):
+        tuner.fit(DataLoader(Dying("killed"), batch_size=2, num_workers=1), epochs=1)
+
+
+def test_other_errors_keep_their_type() -> None:
+    for error in (RuntimeError("mat1 and mat2"), KeyError("pid"), OSError("no")):
+        with pytest.raises(type(error)), worker_deaths_named():
+            raise error

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import csv
 import logging
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune.data.sources.open_source import open_source
 from finetune.data.tables.reading import read_table
+from finetune.data.tables.table import Table
 from finetune.errors import DataError
+from tests.helpers.files import make_special, tried
+from tests.helpers.system import report_free_memory
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -74,3 +80,64 @@ def test_row_numbers_of_pandas_are_no_column(tmp_path: Path) -> None:
 def test_rows_of_unequal_length_name_the_delimiter(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 1 has 3 cells\. Expected 2 .* delimited by ','.*delimiter="):
         read_table(write(tmp_path / "t.csv", "text,label\na,b,c\n"))
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_only_a_regular_file_is_a_table(tmp_path: Path, name: str, kind: str) -> None:
+    make_special(tmp_path / name, kind)
+    with pytest.raises(DataError, match=rf"{name}' cannot be read.*(this is a|No such device)"):
+        read_table(tmp_path / name)
+
+
+def test_a_null_character_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"t\.csv', line 2 has a null character"):
+        read_table(write(tmp_path / "t.csv", "text,label\na\0b,c\n"))
+
+
+def test_a_path_with_a_null_character_is_named_with_its_row(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"path": ["a.png", "b\0.png"], "label": ["x", "y"]})
+    (tmp_path / "a.png").touch()
+    with pytest.raises(DataError, match=r"names 1 of 2 images that do not exist: .*b\0\.png' \(row 2\)"):
+        open_source(Table(frame, folder=tmp_path))
+
+
+def test_a_cell_longer_than_any_is_said(tmp_path: Path) -> None:
+    long = write(tmp_path / "t.csv", f'text,label\n"{"x " * 100_000}",a\nb,c\n')
+    with pytest.raises(DataError, match=r"line 2 has a cell of more than 131,072 characters.*field_size_limit\(\)"):
+        read_table(long)
+    usual = csv.field_size_limit(10**6)
+    try:
+        assert len(read_table(long)["text"]) == 2
+    finally:
+        csv.field_size_limit(usual)
+
+
+def test_a_row_of_too_many_columns_is_a_short_message(tmp_path: Path) -> None:
+    names = ",".join(f"c{k}" for k in range(20_000))
+    with pytest.raises(DataError, match=r"row 1 has 1 cells\. Expected 20000") as caught:
+        read_table(write(tmp_path / "t.csv", f"{names}\nx\n"))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_parquet_file_larger_than_memory_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pd.DataFrame({"text": ["a"] * 100_000, "label": ["b"] * 100_000}).to_parquet(tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 10_000
+    report_free_memory(monkeypatch, 10_000_000)
+    with pytest.raises(DataError, match=r"would take 12,800,000 bytes of memory, of which 9,9\d\d,\d{3}|10,000,\d{3}"):
+        read_table(tmp_path / "t.parquet")
+    report_free_memory(monkeypatch, 20_000_000)
+    assert len(read_table(tmp_path / "t.parquet")["text"]) == 100_000
+
+
+@given(
+    st.binary(max_size=40), st.sampled_from([b"", b"path,label\n", b"text,label\na b,c\n", b"\xff\xfe", b'"a","b"\n'])
+)
+def test_a_damaged_table_is_read_or_named(tmp_path_factory: pytest.TempPathFactory, tail: bytes, head: bytes) -> None:
+    path = tmp_path_factory.mktemp("damaged") / "t.csv"
+    path.write_bytes(head + tail)
+    for read in (read_table, open_source):
+        found = tried(read, path)
+        assert not isinstance(found, DataError) or "t.csv" in str(found)
