@@ -31,7 +31,7 @@ METHODS = {
     "evaluate": ["data", "*", "batch_size"],
     "fit": [
         "train", "val", "*", "epochs", "strategy", "lr", "schedule", "batch_size", "augment", "augment_views", "cache",
-        "callbacks", "checkpoint_dir", "resume_from", "skip_corrupt", "progress",
+        "callbacks", "checkpoint_dir", "resume_from", "resume_changed", "skip_corrupt", "progress",
     ],
     "find_lr": ["train", "*", "lr", "batch_size", "augment", "steps"],
     "freeze": ["pattern"],

@@ -8,7 +8,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from finetune import Comparison, FineTuner, Phase
+from finetune.callbacks import Callback
 from finetune.comparison.comparison import RunResult
+from finetune.training.run import Run
 from tests.messages.material import X, case, compared, error, fit, logged, masked, tuner, y
 
 
@@ -29,7 +31,7 @@ def settings_that_are_lost(tmp: Path) -> str:
     return said
 
 
-@case("its content does not match its checksum. Use another copy")
+@case("Use another copy")
 def damaged_checkpoint(tmp: Path) -> str:
     content = tuner().save_checkpoint(tmp / "a.safetensors").read_bytes()
     (tmp / "b.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -80,6 +82,29 @@ def resume_another_plan(tmp: Path) -> str:
     said = error(lambda: fit(tuner(), strategy="full_finetune", resume_from=tmp))
     fit(tuner(), strategy="linear_probe", resume_from=tmp)
     return said
+
+
+@case("Pass fit and FineTuner the same ones, or resume_changed=True to go on with the new ones")
+def resume_a_changed_run(tmp: Path) -> str:
+    fit(tuner(), checkpoint_dir=tmp)
+    said = error(lambda: fit(tuner(seed=1), resume_from=tmp, epochs=2))
+    fit(tuner(), resume_from=tmp, epochs=2)
+    fit(tuner(seed=1), resume_from=tmp, epochs=2, resume_changed=True)
+    return said
+
+
+@case("Wait for its end, or choose another folder")
+def two_runs_in_one_folder(tmp: Path) -> str:
+    def second(run: Run) -> None:
+        said.append(error(lambda: fit(tuner(), checkpoint_dir=tmp / "run")))
+        fit(tuner(), checkpoint_dir=tmp / "other")
+
+    said: list[str] = []
+    callback = Callback()
+    callback.on_epoch_end = second  # type: ignore[method-assign]
+    fit(tuner(), checkpoint_dir=tmp / "run", callbacks=callback)
+    fit(tuner(), checkpoint_dir=tmp / "run")
+    return said[0]
 
 
 @case("Pass fit and FineTuner the same arguments as in that run")

@@ -32,7 +32,7 @@ class AllocationLimit(TorchDispatchMode):
         >>> with AllocationLimit(1_000_000):
         ...     torch.nn.Linear(10**6, 10**6)
         Traceback (most recent call last):
-        finetune.model.inspection.allocation.AllocationError: it asks for 4,000 GB of memory
+        finetune.model.inspection.allocation.AllocationError: it asks for 4,000.0 GB of memory
     """
 
     def __init__(self, most: int) -> None:
