@@ -146,7 +146,6 @@ def _data(source: Source) -> dict[str, Any]:
     targets = source.targets
     return {
         "samples": len(source) if source.indexed else None,
-        "classes": None if source.classes is None else list(source.classes),
         "labels": None if targets is None else sha256(targets)[:16],
     }
 
