@@ -171,7 +171,7 @@ class Trial:
         """
         role = "training" if step == TRAINING else "evaluation"
         targets, loss, network = self.pipeline.some_targets(source, role), self.settings.loss, self.known.network
-        task = infer_task(loss, targets, network.num_outputs, guess=self._custom_loss)
+        task = infer_task(loss, targets, network.num_outputs, guess=self._custom_loss, named=bool(source.classes))
         if not {TRAINING, step} & {*self.custom}:
             self._check_bounds(task, targets)
         task = self._of_outputs(task)

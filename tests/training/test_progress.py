@@ -69,7 +69,7 @@ def test_the_overview_says_what_was_decided(class_folder, blobs, terminal) -> No
 
     lines = [line.rstrip() for line in text_of(terminal).splitlines()]
     assert lines[:2] == ["Model     Sequential, 172 parameters, fp32 on cpu", "Head      3: Linear(4, 12), replaced"]
-    assert lines[2].startswith("Task      Classification with cross-entropy: the labels are class")
+    assert lines[2].startswith("Task      Classification with cross-entropy: the labels are names")
     start = next(number for number, line in enumerate(lines) if line.startswith("Classes"))
     assert lines[start : start + 2] == [
         "Classes   00, 01, 02, 03, 04, 05, 06, 07, 08, ... (12 in all), 11",

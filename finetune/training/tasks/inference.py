@@ -80,7 +80,12 @@ _NOUNS = {
 
 
 def infer_task(
-    loss: str | Loss | None, targets: Tensor | None, num_outputs: int | None, *, guess: bool = False
+    loss: str | Loss | None,
+    targets: Tensor | None,
+    num_outputs: int | None,
+    *,
+    guess: bool = False,
+    named: bool = False,
 ) -> Task:
     """Infer the task from the loss, or from the targets if the loss does not determine it.
 
@@ -89,6 +94,7 @@ def infer_task(
         targets: Some or all targets, [N, ...]; None if unknown.
         num_outputs: Number of outputs of the model; None if unknown.
         guess: Whether to leave the kind open if the targets do not determine it, because a custom step knows it.
+        named: Whether the classes have names, so that their indices are no numbers of the user's.
 
     Raises:
         ArgumentError: If the loss is unknown, or is not a mean over the batch.
@@ -106,7 +112,7 @@ def infer_task(
     if targets is None:
         return Task(None, aligned(loss) if callable(loss) else DEFAULT_LOSSES[CLASSIFICATION])
     try:
-        kind, reason = _kind_of_targets(targets, num_outputs)
+        kind, reason = _kind_of_targets(targets, num_outputs, named)
     except DataError:
         if loss is None and not guess:
             raise
@@ -201,7 +207,7 @@ def _named(loss: str | Loss | None, kind: str) -> str:
     return f"{_NOUNS[kind].partition(' with')[0]} with {'a custom loss' if name == '<lambda>' else name}"
 
 
-def _kind_of_targets(targets: Tensor, num_outputs: int | None) -> tuple[str, str]:
+def _kind_of_targets(targets: Tensor, num_outputs: int | None, named: bool) -> tuple[str, str]:
     """Return the kind of task and the reason for it, with the way to choose another."""
     if targets.is_complex():
         raise DataError("The targets are complex. Expected real numbers. Pass y.real.")
@@ -212,6 +218,8 @@ def _kind_of_targets(targets: Tensor, num_outputs: int | None) -> tuple[str, str
         return _kind_of_floats(targets, num_outputs, zeros_and_ones)
     if num_outputs != 1:
         outputs = f" and the model has {num_outputs} outputs" if num_outputs else ""
+        if named:
+            return CLASSIFICATION, f"the labels are names{outputs}."
         return CLASSIFICATION, f"the labels are classes{outputs}. Pass loss='mse' to train on the numbers instead."
     if zeros_and_ones:
         return BINARY, "the labels are 0 and 1 and the model has one output. Pass loss='mse' for a regression."

@@ -554,3 +554,11 @@ def test_a_sum_over_the_batch_size_is_a_mean() -> None:
     FineTuner(model, device="cpu", loss=nn.KLDivLoss(reduction="batchmean")).fit(
         (torch.eye(3, 4), torch.eye(3) / 2 + 1 / 6), progress=False
     )
+
+
+def test_names_are_not_offered_as_numbers() -> None:
+    numbers = infer_task(None, torch.arange(3), 3)
+    names = infer_task(None, torch.arange(3), 3, named=True)
+
+    assert "train on the numbers" in numbers.why
+    assert names.why.endswith("the labels are names and the model has 3 outputs.")
