@@ -24,6 +24,7 @@ log = logging.getLogger("finetune")
 # Keys that training scripts put around a state dict, and prefixes that wrappers put before its names.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
+_SMALL = 1 << 28  # bytes that a tensor may take although its file is smaller, because its values repeat
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -45,8 +46,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     state = _unwrapped(loaded, path)
     dense = [(name, tensor) for name, tensor in state.items() if tensor.layout is torch.strided]
-    size = path.stat().st_size
-    larger = [f"{name} {list(tensor.shape)}" for name, tensor in dense if tensor.numel() * tensor.element_size() > size]
+    most = max(path.stat().st_size, _SMALL)
+    larger = [f"{name} {list(tensor.shape)}" for name, tensor in dense if tensor.numel() * tensor.element_size() > most]
     if larger:  # its values are repeated, or there are none
         raise CheckpointError(f"{path} is damaged: {_some(larger)} would be larger than the file.")
     return state
