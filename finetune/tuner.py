@@ -900,7 +900,8 @@ class FineTuner:
         """Make `run` the one that checkpoints and summaries describe until the context exits."""
         self._run = run
         try:
-            yield
+            with worker_deaths_named():
+                yield
         finally:
             self._run = None
             self._learn(rates=run.planned_rates or self._known.rates)
