@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,8 @@ def test_the_death_of_a_worker_is_named(how: str, own_loader: bool) -> None:
     batches = Batches(open_source(data), batch_size=2, shuffle=False, workers=1)
     with pytest.raises(DataError, match=r"A worker process that loads the data died .* pass a smaller batch_size"):
         list(batches.epoch(0))
+    with suppress(RuntimeError):  # here, and not in a later test
+        gc.collect()
 
 
 def test_the_death_of_a_worker_is_named_wherever_it_is_noticed() -> None:
