@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -119,7 +118,7 @@ def _prefix(path: Path) -> str:
 
 
 def _new_stage(path: Path) -> Path:
-    return path.with_name(f"{_prefix(path)}{secrets.token_hex(6)}{_STAGED}")
+    return path.with_name(f"{_prefix(path)}{os.urandom(6).hex()}{_STAGED}")
 
 
 def _replace(staged: Path, path: Path, keep_as: Path | None) -> None:
