@@ -174,7 +174,7 @@ def one_of(
     """Return an argument that is one of the known names.
 
     Args:
-        noun: Word for what is named, such as `"loss"`.
+        noun: Kind of name in the message, such as `"loss"`.
         name: The argument.
         known: Names to choose from.
         others: Words for what else the argument may be, such as `"a function of outputs and targets"`.

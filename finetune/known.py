@@ -27,7 +27,7 @@ from finetune.training.tasks import Loss, Task, numbers_are_targets, task_of_kin
 
 
 def recalled_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the keyword arguments of `FineTuner` that a checkpoint holds, after trying what is made of them.
+    """Return and validate the keyword arguments of `FineTuner` in a checkpoint.
 
     Raises:
         CheckpointError: If it holds others, or one is invalid.

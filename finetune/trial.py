@@ -137,10 +137,8 @@ class Trial:
         if example is not None and TRAINING not in self.custom:
             with seeded("look"), self.precision.autocast():
                 same = network.try_on(example, channels_last=self.gains_from_channels_last(source), trains=trains)
-        tried = self._with(replace(self.known, network=network, tried=True, channels_last=same))
-        return (
-            tried.known if tried.known.task is None else replace(tried.known, task=tried._of_outputs(tried.known.task))
-        )
+        known = replace(self.known, network=network, tried=True, channels_last=same)
+        return known if known.task is None else replace(known, task=self._with(known)._of_outputs(known.task))
 
     def once(self, source: Source) -> Known:
         """Try the model on a few samples if it has not been tried before."""
@@ -201,7 +199,7 @@ class Trial:
             network.bounds().check_logits(model)
 
     def _of_outputs(self, task: Task) -> Task:
-        """Return the task with probabilities as outputs if a loss of the user's own gets them from the model."""
+        """Return the task with probabilities as outputs if a custom loss gets them from the model."""
         own = self._custom_loss or is_custom(self.settings.loss)
         if not own or task.kind in (None, REGRESSION) or task.outputs != LOGITS:
             return task

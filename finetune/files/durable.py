@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from finetune.files.locks import take
 from finetune.files.regular import check_regular
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _STAGED = ".part"
 _ABANDONED = 24 * 3600  # seconds after which a stage belongs to nobody, where locks cannot tell
+_LOCKS = sys.platform != "win32"  # which renames no open file, so a stage is closed, and not locked, before it is moved
 
 
 @contextmanager
@@ -55,9 +53,9 @@ def written(path: Path, *, keep_as: Path | None = None) -> Iterator[BinaryIO]:
             if mode is not None:
                 staged.chmod(mode)
             os.fsync(handle)
-            if fcntl is not None:  # while the lock still tells others that the stage is in use
+            if _LOCKS:  # while the lock still tells others that the stage is in use
                 _replace(staged, path, keep_as)
-        if fcntl is None:  # an open file cannot be renamed
+        if not _LOCKS:
             _replace(staged, path, keep_as)
         sync_folder(path.parent)
     finally:
@@ -141,19 +139,24 @@ def _is_abandoned(staged: Path) -> bool:
     except OSError:
         return False
     try:
-        if fcntl is None or not stat.S_ISREG(os.fstat(handle).st_mode):
-            return time.time() - os.fstat(handle).st_mtime > _ABANDONED
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return time.time() - os.fstat(handle).st_mtime > _ABANDONED
+        state = os.fstat(handle)
+        if _LOCKS and stat.S_ISREG(state.st_mode):
+            with suppress(OSError):  # a file system without locks
+                return _is_free(handle)
+        return time.time() - state.st_mtime > _ABANDONED
     finally:
         os.close(handle)
 
 
+def _is_free(handle: int) -> bool:
+    try:
+        take(handle)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _lock(handle: int) -> None:
-    if fcntl is not None:
+    if _LOCKS:
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            take(handle, wait=True)

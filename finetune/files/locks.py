@@ -1,16 +1,51 @@
-"""Locks on folders, which end with their process."""
+"""Locks on open files and folders, which end with their process."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+
+
+def take(handle: int, *, wait: bool = False) -> None:
+    """Lock an open file against other users of this lock, until it is released or closed.
+
+    Args:
+        handle: Descriptor of the file, or of a folder where these can be opened.
+        wait: Whether to wait for a lock that is taken; on Windows, nobody waits.
+
+    Raises:
+        BlockingIOError, PermissionError: If the lock is taken, in this process or another.
+        OSError: If the file system has no locks.
+
+    Example:
+        >>> with open("one", "w") as file:
+        ...     take(file.fileno())
+        ...     release(file.fileno())
+    """
+    if sys.platform == "win32":
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def release(handle: int) -> None:
+    """Release a lock before its file is closed, which is needed where a forked process holds the file open, too.
+
+    Example:
+        >>> with open("one", "w") as file:
+        ...     take(file.fileno())
+        ...     release(file.fileno())
+    """
+    if sys.platform != "win32":
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 @contextmanager
@@ -31,10 +66,10 @@ def folder_locked(folder: Path) -> Iterator[None]:
     """
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    handle = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
     try:
         if handle is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(handle)
         yield
     finally:
         if handle is not None:

@@ -47,8 +47,8 @@ _state = _State()
 def signals_heeded() -> Iterator[None]:
     """End the work within at a safe point when SIGINT or SIGTERM arrives, with KeyboardInterrupt or exit code 143.
 
-    The previous handlers return on exit. A handler of the user's own is called as before, and if it raises
-    KeyboardInterrupt or SystemExit, that waits for the safe point. Within itself, and in other threads than the main
+    The previous handlers return on exit. A custom handler is called as before, and if it raises KeyboardInterrupt or
+    SystemExit, that waits for the safe point. Within itself, and in other threads than the main
     one, the context does nothing.
 
     Example:

@@ -76,7 +76,10 @@ def check_plan(saved: Mapping[str, Any], plan: Mapping[str, Any], position: Posi
 
     Raises:
         CheckpointError: If they differ.
+        ValueError: If there is no such phase.
     """
+    if position.phase > len(plan["phases"]):
+        raise ValueError(f"it is in phase {position.phase + 1} of {len(plan['phases'])}")
     done = position.phase + 1
     before = saved["phases"][:done] != plan["phases"][:done]
     within = [name for name in ("batch_size", "accumulation") if saved[name] != plan[name]]

@@ -27,6 +27,7 @@ from finetune.model.freezing import moving_statistics
 from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
 from finetune.signals.stops import signal_name, unbroken
+from finetune.threads.cached import cached_property
 from finetune.training.history import History
 from finetune.training.identity import check_callback, check_identity, check_plan, check_training, identity_of
 from finetune.training.metrics import Meter, StepOutput, metric_names
@@ -427,7 +428,7 @@ class Run:
         self.check_finite()
         return {
             "plan": self._plan(),
-            "identity": identity_of(self),
+            "identity": self._identity,
             "position": asdict(self.position),
             "end_phase": self.end_phase,
             "steps_per_epoch": self.steps_per_epoch,
@@ -453,12 +454,10 @@ class Run:
         check_training(state)
         position = state["position"]
         self.position = Position(**{"begun": position["step"] - position["window"], **position})
-        if self.position.phase > len(self.phases):
-            raise ValueError(f"it is in phase {self.position.phase + 1} of {len(self.phases)}")
         check_plan(state["plan"], self._plan(), self.position)
-        now = identity_of(self)
+        before, now = state.get("identity", {}), self._identity
         if not changed:
-            check_identity(state.get("identity", {}), now, self.position.phase + 1)
+            check_identity(before, now, self.position.phase + 1)
         self.end_phase = state["end_phase"]
         if self.steps_per_epoch is None and state["steps_per_epoch"] is not None:  # a stream, as long as before
             samples = state["steps_per_epoch"] * state["plan"]["batch_size"] * state["plan"]["accumulation"]
@@ -467,7 +466,7 @@ class Run:
         self.precision.load_state_dict(state["precision"])
         self.meter.load_state_dict(state["meter"])
         own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers()), **weights}
-        if changed and state.get("identity", {}).get("optimizer", now["optimizer"]) != now["optimizer"]:
+        if changed and before.get("optimizer", now["optimizer"]) != now["optimizer"]:
             log.warning("The state of the optimizer is left out, because this one is another.")
         else:
             check_optimizer(state["optimizer"], self.settings.optimizer, own)
@@ -476,6 +475,11 @@ class Run:
             saved = state["callbacks"].get(_key(self, callback), {})
             check_callback(callback, saved, own)
             callback.load_state_dict(saved)
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """Description of the run that stays as it is, computed once because it hashes the labels."""
+        return identity_of(self)
 
     def _plan(self) -> dict[str, Any]:
         """Describe the plan that the position refers to."""

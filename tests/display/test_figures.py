@@ -13,7 +13,7 @@ from finetune import History
 from finetune.data.sources.image_files import read_image
 from finetune.display.figures import new_figure, save
 from finetune.errors import ArgumentError
-from tests.helpers.files import make_special
+from tests.helpers.files import SPECIAL, make_special
 
 
 def test_a_figure_is_an_image_of_its_size() -> None:
@@ -38,7 +38,7 @@ def test_a_saved_figure_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert read_image(tmp_path / "new" / "chart.png").size == (360, 240)
 
 
-@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+@pytest.mark.parametrize("kind", SPECIAL)
 def test_a_figure_replaces_nothing_but_a_file(tmp_path: Path, kind: str) -> None:
     make_special(tmp_path / "a.png", kind)
     for name, why in (("a.png", kind), ("a.docx", "'docx' is not supported")):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 
 from finetune.files.regular import check_regular, opened
+from tests.helpers.files import SPECIAL, make_special
 
 
 def test_a_file_is_read_also_through_a_link(tmp_path: Path) -> None:
@@ -20,19 +19,10 @@ def test_a_file_is_read_also_through_a_link(tmp_path: Path) -> None:
             assert file.read() == b"content"
 
 
-@pytest.mark.parametrize("kind", ["named pipe", "socket", "folder", "device"])
+@pytest.mark.parametrize("kind", SPECIAL)
 def test_anything_else_is_an_error_at_once(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "f"
-    if kind == "named pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    else:
-        bound = socket.socket(socket.AF_UNIX)
-        bound.bind(str(path))
-        bound.close()
+    make_special(path, kind)
 
     with pytest.raises(OSError, match=f"regular file, but this is a {kind}"):
         check_regular(path)

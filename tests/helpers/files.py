@@ -10,6 +10,8 @@ from typing import Any
 
 from finetune.errors import DataError
 
+SPECIAL = ("named pipe", "socket", "device", "folder")
+
 
 class Touch:
     """An object that writes a file when it is unpickled."""
@@ -22,7 +24,7 @@ class Touch:
 
 
 def make_special(path: Path, kind: str) -> None:
-    """Make something that is no regular file: a folder, a named pipe, a socket, or a link to a device without end."""
+    """Make one of `SPECIAL`, which are no regular files. The device is a link to one without end."""
     if kind == "named pipe":
         os.mkfifo(path)
     elif kind == "folder":

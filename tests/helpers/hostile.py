@@ -107,7 +107,7 @@ def of_fields(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def of_changes(content: dict[str, Any], head: str, layer: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield contents whose changes to the model ask for much, or for what is not there.
+    """Yield contents whose changes to the model are too large, or name missing layers.
 
     Args:
         content: Content of a checkpoint.

@@ -18,7 +18,7 @@ from torchvision import models
 
 from finetune.errors import CheckpointError
 from finetune.model.weights import load_weights, read_weights
-from tests.helpers.files import Touch, make_special
+from tests.helpers.files import SPECIAL, Touch, make_special
 
 State = dict[str, Tensor]
 
@@ -231,7 +231,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
             read_weights(tmp_path / name)
 
 
-@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+@pytest.mark.parametrize("kind", SPECIAL)
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 def test_only_a_regular_file_holds_weights(tmp_path: Path, name: str, kind: str) -> None:
     make_special(tmp_path / name, kind)

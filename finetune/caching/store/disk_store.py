@@ -29,7 +29,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 import uuid
@@ -46,11 +45,7 @@ from torch import Tensor
 from finetune.caching.store.store import STORAGE_DTYPES, Spec, Store, StoreError
 from finetune.digests import KEY_BYTES
 from finetune.errors import ArgumentError
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from finetune.files.locks import release, take
 
 FORMAT_VERSION = 2
 KEY = np.dtype(f"S{KEY_BYTES}")
@@ -147,8 +142,8 @@ class DiskStore(Store):
         with suppress(OSError):  # unmarked rows are lost and recomputed
             self._mark()
         super().close()
-        if self._lock is not None and sys.platform != "win32":
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # forked loader workers hold the descriptor open too
+        if self._lock is not None:
+            release(self._lock)  # forked loader workers hold the descriptor open too
         self._lock, self._files = None, []
         self._finalizer()
 
@@ -198,10 +193,7 @@ class DiskStore(Store):
                 return  # a read-only store
             raise
         try:
-            if sys.platform == "win32":
-                msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(lock)
         except OSError as error:
             os.close(lock)
             if isinstance(error, (BlockingIOError, PermissionError)):

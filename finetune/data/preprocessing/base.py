@@ -56,7 +56,6 @@ class InputPreprocessing(ABC):
             DataError: If the item cannot be used.
 
         Example:
-            >>> import torch
             >>> from finetune import Preprocessing
             >>> Preprocessing().check(Image.new("RGB", (40, 32)))
         """

@@ -101,7 +101,7 @@ class Timm(Family):
         return CatalogModel(model, {"name": name, "options": {}}, config, classes)
 
     def rebuild(self, origin: Mapping[str, Any]) -> nn.Module:
-        self.published(origin["name"])  # raises for what is not a name, such as a folder
+        self.published(origin["name"])  # raises for anything but a name, such as a folder
         if origin["options"]:
             raise ArgumentError(f"timm's {origin['name']} is built without options")
         with offline():  # a config of the hub has to be in the cache

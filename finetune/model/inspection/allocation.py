@@ -20,10 +20,10 @@ class AllocationError(RuntimeError):
 
 
 class AllocationLimit(TorchDispatchMode):
-    """A context in which new tensors may take so many bytes in total, and a result of others as many.
+    """A context that limits the memory of all new tensors together, and of each result of others.
 
     Args:
-        most: Bytes.
+        most: Limit in bytes, for both.
 
     Raises:
         AllocationError: Within the context, instead of the allocation.
@@ -57,7 +57,7 @@ def _result_bytes(func: Any, args: Any, kwargs: Any) -> int:
         if "device" in {argument.name for argument in func._schema.arguments}:
             kwargs["device"] = torch.device("meta")
         result = func(*args, **kwargs)
-    except Exception:  # not known without values; what is wrong, the operation itself says
+    except Exception:  # unknown without values; the operation itself raises the error
         return 0
     return sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors_of(result))
 

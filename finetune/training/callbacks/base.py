@@ -169,9 +169,7 @@ def _check_names(callback: Callback) -> None:
     Raises:
         ArgumentError: If one has.
     """
-    ours = [
-        kind for kind in type(callback).__mro__ if issubclass(kind, Callback)
-    ]  # other bases may be of other trainers
+    ours = [kind for kind in type(callback).__mro__ if issubclass(kind, Callback)]  # others may be of other trainers
     names = {name for owner in (callback, *ours) for name in vars(owner)} - _HOOKS.keys()
     for name in sorted(names):
         meant = [hook for hook in get_close_matches(name, _HOOKS, cutoff=0.9) if hook not in _overridden(callback)]
@@ -206,7 +204,7 @@ def _overridden(callback: Callback) -> list[str]:
 
 
 def _accepts(hook: Any, given: list[str]) -> bool:
-    """Return whether a hook can be called with so many values."""
+    """Return whether a hook can be called with values for these parameters, by position."""
     if not callable(hook):
         return False
     with suppress(ValueError):  # compiled code has no signature

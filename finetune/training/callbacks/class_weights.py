@@ -91,9 +91,7 @@ class ClassWeights(Callback):
     def _weights_loss(self) -> bool:
         """Return whether the loss is weighted as documented. A loss of another form than [N, C] cannot be tried."""
         labels = torch.arange(len(self._by_class), device=self._by_class.device)
-        outputs = torch.cos(torch.arange(float(len(labels) * len(self._by_class)), device=labels.device)).reshape(
-            len(labels), -1
-        )
+        outputs = torch.cos(torch.arange(float(len(labels) ** 2), device=labels.device)).reshape(len(labels), -1)
         loss = self._task.loss
         try:
             losses = torch.stack([loss(outputs[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])

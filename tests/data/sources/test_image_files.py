@@ -16,7 +16,7 @@ from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.pixels import with_channels
 from finetune.data.sources.image_files import read_image, verify_image
 from finetune.errors import DataError
-from tests.helpers.files import make_special, tried
+from tests.helpers.files import SPECIAL, make_special, tried
 from tests.helpers.image_files import picture
 
 
@@ -115,7 +115,7 @@ def test_a_common_format_is_read_whatever_the_name(tmp_path: Path) -> None:
         verify_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+@pytest.mark.parametrize("kind", SPECIAL)
 def test_only_a_regular_file_is_an_image(tmp_path: Path, kind: str) -> None:
     make_special(tmp_path / "a.png", kind)
     for read in (read_image, verify_image):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune.data.sources.sound_files import read_waveform
 from finetune.errors import DataError
-from tests.helpers.files import make_special, tried
+from tests.helpers.files import SPECIAL, make_special, tried
 from tests.helpers.sounds import write_sound
 
 
@@ -38,7 +38,7 @@ def test_unreadable_sound_files_are_named(tmp_path: Path, content: bytes) -> Non
         read_waveform(tmp_path / "gone.wav")
 
 
-@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+@pytest.mark.parametrize("kind", SPECIAL)
 def test_only_a_regular_file_is_a_sound(tmp_path: Path, kind: str) -> None:
     make_special(tmp_path / "a.wav", kind)
     with pytest.raises(DataError, match=r"a\.wav' cannot be read .*(this is a|No such device)"):

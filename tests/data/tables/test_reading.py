@@ -13,7 +13,7 @@ from finetune.data.sources.open_source import open_source
 from finetune.data.tables.reading import read_table
 from finetune.data.tables.table import Table
 from finetune.errors import DataError
-from tests.helpers.files import make_special, tried
+from tests.helpers.files import SPECIAL, make_special, tried
 from tests.helpers.system import report_free_memory
 
 
@@ -82,7 +82,7 @@ def test_rows_of_unequal_length_name_the_delimiter(tmp_path: Path) -> None:
         read_table(write(tmp_path / "t.csv", "text,label\na,b,c\n"))
 
 
-@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+@pytest.mark.parametrize("kind", SPECIAL)
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
 def test_only_a_regular_file_is_a_table(tmp_path: Path, name: str, kind: str) -> None:
     make_special(tmp_path / name, kind)

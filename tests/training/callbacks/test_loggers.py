@@ -15,7 +15,7 @@ from torch import Tensor
 from finetune import FineTuner, Phase, StepOutput
 from finetune.callbacks import CSVLogger, Logger, TensorBoard
 from finetune.errors import ArgumentError
-from tests.helpers.files import make_special
+from tests.helpers.files import SPECIAL, make_special
 from tests.helpers.tensors import NoTensorOperations
 
 
@@ -163,7 +163,7 @@ def test_an_error_in_the_code_of_a_logger_is_raised(net, blobs) -> None:
         FineTuner(net(), device="cpu").fit(blobs(), callbacks=[Broken()])
 
 
-@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+@pytest.mark.parametrize("kind", SPECIAL)
 def test_a_csv_file_that_cannot_be_written_is_found_before_the_first_step(net, blobs, watch, tmp_path, kind) -> None:
     seen = watch()
     make_special(tmp_path / "log.csv", kind)
