@@ -53,7 +53,7 @@ coverage: $(DEV) ## check a sample of every family of architectures (ARGS="--fam
 check: lint types layers docs test coverage ## run everything that CI runs
 
 clean: ## remove .venv and everything that was built
-	rm -rf $(VENV) build dist *.egg-info docs/_build finetune-demo finetune-compare .coverage .coverage.* htmlcov \
+	rm -rf $(VENV) build dist *.egg-info docs/_build finetune-demo finetune-compare fuzz-* .coverage .coverage.* htmlcov \
 		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find finetune tests benchmarks docs examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 

@@ -179,7 +179,7 @@ class _LocalWeights:
                 self.preprocessing = preprocessing_of(self.checkpoint.preprocessing)
             self.changes = restore.load_start(model, self.checkpoint)
         else:
-            self.changes = load_weights(model, read_weights(path))
+            self.changes = load_weights(model, read_weights(path), path)
 
     def added_to(self, loaded: Pretrained, preset: Any) -> tuple[Pretrained, Any]:
         """Return the model with the changes made to it, and the preprocessing and class names of the checkpoint."""

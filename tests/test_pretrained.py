@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
@@ -211,6 +212,12 @@ def test_a_head_that_cannot_be_built_is_left_out_and_said(tmp_path: Path, caplog
     assert torch.equal(second.model.conv1.weight, first.model.conv1.weight)
     assert second.head.out_features == 1000
     assert "keeps its own fc; the other 120 weights are loaded" in caplog.text
+
+
+def test_weights_that_do_not_fit_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"The weights in .*w\.safetensors do not fit Linear: 0 of 2 matched"):
+        FineTuner(nn.Linear(4, 2), weights=tmp_path / "w.safetensors", device="cpu")
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

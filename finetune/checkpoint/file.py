@@ -163,6 +163,9 @@ def _restored(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return [_restored(item, tensors) for item in value]
     if isinstance(value, dict):
         if value.keys() == {_TENSOR}:
-            return tensors[value[_TENSOR]]
+            name = value[_TENSOR]
+            if not isinstance(name, str) or name not in tensors:
+                raise ValueError("its content names a tensor that it lacks")
+            return tensors[name]
         return {key: _restored(item, tensors) for key, item in value.items()}
     return value

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from finetune.checkpoint import file, schema
+from finetune.checkpoint.schema import Checkpoint
 from finetune.display.numbers import fixed
 from finetune.naming.paths import local_path
 
@@ -29,6 +30,11 @@ def verify(path: str | Path) -> dict[str, str]:
     """
     path = local_path(path)
     checkpoint = schema.read(path)
+    with schema.fields_expected(path):
+        return _described(path, checkpoint)
+
+
+def _described(path: Path, checkpoint: Checkpoint) -> dict[str, str]:
     record, classes = checkpoint.model, checkpoint.classes
     tensors = [value for value in record.weights.values() if isinstance(value, Tensor)]
     origin = "built by your code" if record.origin is None else f"{record.origin['family']} {record.origin['name']}"

@@ -27,7 +27,7 @@ def names() -> list[str]:
 
 def load_file(model: nn.Module, path: Path) -> None:
     """Load a local state dict into `model`."""
-    load_weights(model, read_weights(path))
+    load_weights(model, read_weights(path), path)
 
 
 def create(

@@ -66,10 +66,15 @@ def _check_archive(path: Path) -> None:
             raise ValueError(f"it is compressed, and would take {total:,} bytes")
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> list[ModelChange]:
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | None = None) -> list[ModelChange]:
     """Load `state` into `model`, after resizing the head to match, and return the changes made to the model.
 
     Missing head weights, which stay random, and unexpected weights are counted in a warning.
+
+    Args:
+        model: Model to load them into.
+        state: The weights by name.
+        path: File that they were read from, for messages.
 
     Raises:
         CheckpointError: If nothing matches, a shape differs, or a weight of the backbone is missing.
@@ -92,8 +97,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> list[ModelCha
     unexpected = [name for name in state if name not in own]
     counts = f"{len(matched)} of {len(own)} matched, {len(missing)} missing, {len(unexpected)} unexpected"
     if not matched or wrong or lost:
+        weights = "These weights" if path is None else f"The weights in {path}"
         raise CheckpointError(
-            f"These weights do not fit {type(model).__name__}: {counts}, {len(wrong)} of another shape. "
+            f"{weights} do not fit {type(model).__name__}: {counts}, {len(wrong)} of another shape. "
             f"The first are: {_some(wrong or lost or unexpected)}."
         )
     if missing or unexpected:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from finetune import CheckpointError
-from finetune.checkpoint import file
+from finetune.checkpoint import file, tensor_file
 
 QUICK = settings(
     max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -191,6 +191,16 @@ def test_another_safetensors_file_is_an_error_with_advice(tmp_path: Path) -> Non
 
     with pytest.raises(CheckpointError, match=r"not a checkpoint of this package.*weights='FILE'"):
         file.read(tmp_path / "foreign")
+
+
+@pytest.mark.parametrize("name", ["gone", [], {}, None, 3])
+def test_a_content_that_names_no_tensor_is_damaged(name: Any, whole: tuple[Path, bytes]) -> None:
+    plain = json.dumps({"version": 1, "content": {"w": {"$tensor": name}}})
+    with whole[0].open("wb") as written:
+        tensor_file.write(written, {"w": torch.ones(1)}, {"content": plain})
+
+    with pytest.raises(CheckpointError, match=r"whole\.safetensors is damaged: .* names a tensor that it lacks"):
+        file.read(whole[0])
 
 
 def test_the_version_is_restored(tmp_path: Path) -> None:

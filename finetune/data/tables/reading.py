@@ -57,7 +57,12 @@ def read_table(path: Path, delimiter: str | None = None) -> Columns:
     Raises:
         DataError: If the file cannot be read.
     """
-    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, delimiter)
+    columns = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, delimiter)
+    if not any(map(len, columns.values())):
+        raise DataError(
+            f"'{path}' is empty. Expected a header row, then one row per sample with a path or text and a label."
+        )
+    return columns
 
 
 def is_frame(data: Any) -> bool:
@@ -102,9 +107,7 @@ def _read_csv(path: Path, delimiter: str | None) -> Columns:
             "delimiter in quotes, and double the quotes inside."
         ) from error
     if not rows:
-        raise DataError(
-            f"'{path}' is empty. Expected a header row, then one row per sample with a path or text and a label."
-        )
+        return {}
     rows = [[cell.strip() for cell in row] for row in rows]
     names = _names_without_header(rows)
     if names is None:

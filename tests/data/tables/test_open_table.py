@@ -106,6 +106,7 @@ def test_several_regression_columns(tmp_path: Path, pictures: list[str]) -> None
     ("text", "message"),
     [
         ("", "is empty"),
+        ("path,label\n", r"t\.csv' is empty"),
         ("path,label\n0.png\n", "row 1 has 1 cells. Expected 2"),
         ("path,label\n0.png,a\n1.png,\n", r"1\.png' \(row 2 of .* has no label"),
         ("path,label\n0.png,1\n1.png,nan\n", "has no label"),
