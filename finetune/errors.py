@@ -87,7 +87,10 @@ class CheckpointError(FineTuneError, RuntimeError):
 
 
 class NonFiniteError(FineTuneError, ArithmeticError):
-    """The loss or a gradient became NaN or infinite. The model keeps its state from before that update.
+    """A loss, a gradient, a weight or a buffer became NaN or infinite.
+
+    For a loss or a gradient, the model keeps its state from before that update. Weights and buffers are checked after
+    every epoch and before each save, so the last checkpoint holds those from before.
 
     Attributes:
         updates_since: Number of later updates that the optimizer skipped before the host noticed.
@@ -98,7 +101,7 @@ class NonFiniteError(FineTuneError, ArithmeticError):
         >>> tuner = FineTuner(torch.nn.Linear(4, 2), loss=lambda outputs, targets: outputs.mean() * torch.nan)
         >>> tuner.fit((torch.randn(8, 4), torch.arange(8) % 2))
         Traceback (most recent call last):
-        finetune.errors.NonFiniteError: The loss became NaN or infinite in epoch 1, update 1. ...
+        finetune.errors.NonFiniteError: The loss became NaN or infinite in epoch 1, update 1 ...
     """
 
     updates_since = 0

@@ -20,7 +20,7 @@ from finetune.data.targets import TargetRule
 from finetune.model.network import Network
 from finetune.pretrained import assumed_preprocessing
 from finetune.training.history import History
-from finetune.training.precision import Precision
+from finetune.training.numerics.precision import Precision
 from finetune.training.progress import describe_head, describe_model, listed
 from finetune.training.settings import Settings
 from finetune.training.tasks import Loss, Task, numbers_are_targets, task_of_kind

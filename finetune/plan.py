@@ -15,11 +15,11 @@ from finetune.model.network import Network
 from finetune.model.surgery import adapters
 from finetune.model.surgery.changes import HeadReplacement, LoraAdapters
 from finetune.strategies import Strategy, get_strategy
+from finetune.training.numerics.precision import Precision, check_half_weights
 from finetune.training.optim.optimizers import build_optimizer, rates_of, say_values
 from finetune.training.optim.phases import Phase, check_phases
 from finetune.training.optim.rates import Rate
 from finetune.training.optim.schedules import Schedule, get_schedule
-from finetune.training.precision import Precision, check_half_weights
 from finetune.training.progress import describe_phase
 from finetune.training.settings import Settings
 

@@ -23,7 +23,7 @@ from finetune.known import Known
 from finetune.model.freezing import needs_several_samples
 from finetune.training.metrics import build_metrics
 from finetune.training.metrics.trial import try_loss, try_metrics
-from finetune.training.precision import Precision
+from finetune.training.numerics.precision import Precision
 from finetune.training.settings import Settings
 from finetune.training.tasks import LOGITS, PROBABILITIES, Task, check_names, infer_task, is_custom
 

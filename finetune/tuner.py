@@ -58,11 +58,11 @@ from finetune.training.callbacks.model_checkpoint import folders_locked, with_wr
 from finetune.training.history import History
 from finetune.training.lr_range_test import RateSuggestion, lr_range_test, rising
 from finetune.training.metrics import Meter, Metrics, StepOutput
+from finetune.training.numerics.precision import Precision, hint_at_bf16, resolve_device
 from finetune.training.optim.optimizers import OptimizerFactory, default_rate
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.rates import Rate, head_rate
 from finetune.training.optim.schedules import Schedule
-from finetune.training.precision import Precision, hint_at_bf16, resolve_device
 from finetune.training.progress import ProgressBar
 from finetune.training.run import Run
 from finetune.training.settings import Settings
@@ -438,8 +438,8 @@ class FineTuner:
         Raises:
             ArgumentError, PatternError, DataError, CheckpointError: If an argument or the data is invalid. Raised
                 before the first update.
-            NonFiniteError: If the loss or a gradient is NaN or infinite. The model keeps its state from before that
-                update.
+            NonFiniteError: If the loss or a gradient is NaN or infinite, and the model keeps its state from before
+                that update; or if weights or buffers are, which are saved to no file.
 
         Example:
             >>> tuner = FineTuner("resnet18", device="cpu", preprocessing={"crop_size": 32}).replace_head(3)

@@ -15,8 +15,8 @@ from finetune.model.network import Network
 from finetune.model.surgery.changes import LoraAdapters
 from finetune.plan import Plan, make_plan
 from finetune.strategies import full_finetune, lp_ft
+from finetune.training.numerics.precision import Precision
 from finetune.training.optim.phases import Phase
-from finetune.training.precision import Precision
 from finetune.training.settings import Settings
 from tests.helpers.models import small_cnn
 

@@ -82,7 +82,7 @@ RIGHTS = (
     ),
     Right(
         "backward or the optimizer's step is called",
-        ("training/loop.py", "training/precision.py"),
+        ("training/loop.py", "training/numerics/precision.py"),
         r"call .*\.(backward|step)",
         "loss.backward()",
     ),

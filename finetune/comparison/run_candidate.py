@@ -30,7 +30,7 @@ from finetune.model.surgery.heads import num_outputs
 from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.monitor import check_monitor
 from finetune.training.metrics import higher_is_better
-from finetune.training.precision import resolve_device
+from finetune.training.numerics.precision import resolve_device
 from finetune.training.run import Run
 from finetune.training.tasks import infer_task
 from finetune.tuner import FineTuner

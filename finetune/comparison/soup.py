@@ -80,14 +80,14 @@ def greedy_soup(
 
 
 def _score(tuner: FineTuner, val: Any, monitor: str | None, mode: str | None, batch_size: int) -> float:
-    """Return the monitored value such that lower is better. NaN is worst."""
+    """Return the monitored value such that lower is better. NaN and infinity are worst."""
     values = tuner.evaluate(val, batch_size=batch_size)
     name = next((name for name in values if name != "loss"), "loss") if monitor is None else monitor
     one_of("monitored value", name, values)
     assert tuner.task is not None  # known after evaluate
     metrics = build_metrics(tuner.settings.metrics, tuner.task, tuner.network.num_outputs)
     value = -values[name] if higher_is_better(name, metrics, mode) else values[name]
-    return float("inf") if math.isnan(value) else value
+    return value if math.isfinite(value) else math.inf
 
 
 def _copied_state(model: nn.Module) -> _State:

@@ -120,10 +120,16 @@ def check_callback(callback: Any, saved: Mapping[str, Any], weights: Mapping[str
     check_form({**callback.state_dict(), **saved}, form)  # early files lack some fields
     if any(value is int and saved.get(key, 0) < 0 for key, value in form.items()):
         raise ValueError(f"{type(callback).__name__} has counted below 0")
-    kept = [saved.get(key) or {} for key, value in form.items() if not isinstance(value, type)]
+    kept = kept_weights(callback, saved).values()
     for name, tensor in [pair for tensors in kept for pair in tensors.items()]:
         if getattr(weights.get(name), "shape", None) != tensor.shape:
             raise ValueError(f"{type(callback).__name__} keeps {name[:100]} of shape {list(tensor.shape)}")
+
+
+def kept_weights(callback: Any, state: Mapping[str, Any]) -> dict[str, Mapping[str, Tensor]]:
+    """Return the copies of the model's weights in a callback's state, such as averages, by their name there."""
+    form = callback._state_form
+    return {key: state.get(key) or {} for key, value in form.items() if not isinstance(value, type)}
 
 
 def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], phases: int) -> Iterator[str]:

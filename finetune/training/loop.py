@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 import torch
@@ -46,14 +47,21 @@ from finetune.signals.stops import is_stop, poll, unbroken
 from finetune.threads.locks import GENERATORS
 from finetune.training.callbacks.base import evaluate_otherwise
 from finetune.training.metrics import Meter, StepOutput, part_of, shares_of, weight_of
-from finetune.training.precision import Precision
+from finetune.training.numerics.finite import FiniteCheck
+from finetune.training.numerics.precision import Precision
 from finetune.training.run import Position, Run
+
+_NO_VAL_LOSS = (
+    "val_loss is NaN or infinite, although all weights are finite: the outputs or the loss of some validation sample "
+    "overflow. Such an epoch is never the best one. Look for extreme values in the validation data."
+)
 
 
 def fit(run: Run) -> None:
     """Train through the remaining phases. Modes and random state are restored on exit, also after an error."""
     with modes_restored(run.model), preserved_between_draws(), freed_memory_kept(run.train.device):
         try:
+            run.finite = FiniteCheck(run.model)
             run.emit("on_fit_begin")
             while run.position.phase < len(run.phases):
                 _fit_phase(run)
@@ -79,6 +87,7 @@ def _fit_phase(run: Run) -> None:
             poll()
             _fit_epoch(run)
     run.emit("on_phase_end")
+    run.check_finite()
 
 
 def _fit_epoch(run: Run) -> None:
@@ -93,7 +102,7 @@ def _fit_epoch(run: Run) -> None:
             update(run, window)
             run.emit("on_step_end")
         poll()
-    run.check_finite()
+    run.check_finite(whole=False)
     run.task, run.metrics = run.meter.task, run.meter.metrics  # a custom step may return targets of its own
     training = run.meter.compute()  # waits for the device, so the time below covers all updates
     seconds = time.perf_counter() - begun
@@ -121,6 +130,8 @@ def _evaluate_epoch(run: Run) -> None:
             values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision, key)
         run.metrics = {**run.metrics, **meter.metrics}
         run.row |= {f"val_{name}": value for name, value in values.items()}
+        if not isfinite(values["loss"]):
+            run.warn_once(_NO_VAL_LOSS)
         run.emit("on_evaluate_end")
 
 
@@ -136,11 +147,11 @@ def update(run: Run, window: list[Any]) -> None:
     sizes = [num_samples_of(batch) for batch in window]
     shares = shares_of([weight_of(run.task, target_of(batch), n) for batch, n in zip(window, sizes, strict=True)])
     run.set_rates(run.position.step)
-    run.remember_statistics()
+    run.statistics.remember(run.precision.failed)
     loss = torch.zeros((), device=run.train.device)
     with GENERATORS.held():
         reseed(run.seed, "step", run.epoch, run.position.window)  # makes every update resumable
-        with run.statistics_undone_on_error():
+        with run.statistics.undone_on_error():
             for batch, size, share in zip(window, sizes, shares, strict=True):
                 step, targets = _training_step(run, batch, size)
                 whole = torch.promote_types(step.loss.dtype, torch.float32)  # half precision rounds, or overflows

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +23,6 @@ from finetune.checkpoint.starting_weights import starting_weights
 from finetune.data.loading.batches import Batches
 from finetune.errors import NonFiniteError
 from finetune.model.compiling import compiled
-from finetune.model.freezing import moving_statistics
 from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
 from finetune.signals.stops import signal_name, unbroken
@@ -31,6 +30,9 @@ from finetune.threads.cached import cached_property
 from finetune.training.history import History
 from finetune.training.identity import check_callback, check_identity, check_plan, check_training, identity_of
 from finetune.training.metrics import Meter, StepOutput, metric_names
+from finetune.training.numerics.failures import check_weights, update_error
+from finetune.training.numerics.finite import BatchStatistics, FiniteCheck
+from finetune.training.numerics.precision import Precision
 from finetune.training.optim.optimizers import (
     build_optimizer,
     carry_state,
@@ -41,7 +43,6 @@ from finetune.training.optim.optimizers import (
 )
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.schedules import get_schedule
-from finetune.training.precision import Precision
 from finetune.training.settings import Settings
 from finetune.training.tasks import Task
 
@@ -49,11 +50,6 @@ if TYPE_CHECKING:
     import torchmetrics
 
 log = logging.getLogger("finetune")
-
-_NON_FINITE_ADVICE = (
-    "The model keeps its state from before this update. A lower lr, max_grad_norm=1.0, or normalized inputs usually "
-    "help."
-)
 
 
 class Steps(Protocol):
@@ -172,10 +168,10 @@ class Run:
         self.planned_rates: dict[str, tuple[str, float]] = {}
         self._optimizer: Optimizer | None = None
         self._optimizer_state: Mapping[str, Any] = {}
-        self._statistics: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-        self._remembered: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self.statistics = BatchStatistics()
+        self.finite: FiniteCheck | None = None  # of a run through `fit`
         self._warned: set[str] = set()
-        self._saved: tuple[Position, Path] | None = None  # last position that the run can resume from, and its file
+        self.saved: tuple[Position, Path] | None = None  # last position that the run can resume from, and its file
         self.meter = self.new_meter(self.train.device)
         self._views: list[int | None] = []  # per phase begun: stored views per image
 
@@ -235,7 +231,7 @@ class Run:
     @property
     def moves_statistics(self) -> bool:
         """Whether training updates batch statistics of the model."""
-        return bool(self._statistics)
+        return bool(self.statistics)
 
     @property
     def custom(self) -> bool:
@@ -260,16 +256,20 @@ class Run:
             self.emit("on_interrupt")
         except Exception as error:  # the signal ends the run in any case
             log.warning("The run could not be saved: %s", error)
-        where, saved = self.position, self._saved
-        updates = f", update {where.window}" if where.window else ""
-        epoch = self.epoch + bool(where.window)
-        reached = f"after epoch {epoch}{updates}" if epoch else "before the first update"
-        kept = f"saved to {saved[1]}" if saved is not None and saved[0] == where else "not saved"
-        log.info(f"Stopped by {signal_name()} {reached}; {kept}.")
+        saved = self.saved
+        kept = f"saved to {saved[1]}" if saved is not None and saved[0] == self.position else "not saved"
+        log.info(f"Stopped by {signal_name()} {self.reached()}; {kept}.")
 
     def where(self) -> str:
         """Return the position in words, for messages."""
-        return f"epoch {self.epoch + 1}, update {self.position.window + 1}"
+        return f"epoch {self.epoch + 1}, update {self.position.window + 1} of phase {self.phase.name!r}"
+
+    def reached(self) -> str:
+        """Return the last update in words."""
+        window = self.position.window
+        epoch = self.epoch + bool(window)
+        updates = f", update {window}" if window else ""
+        return f"after epoch {epoch}{updates}" if epoch else "before the first update"
 
     def monitored_names(self) -> list[str]:
         """Return the names of the values in every epoch's row."""
@@ -293,38 +293,19 @@ class Run:
     def _factor(self, step: int) -> float:
         return get_schedule(self.phase.schedule or "cosine")(self.progress(step))
 
-    def remember_statistics(self) -> None:
-        """Copy the batch statistics before an update, in case it or an unchecked one before it fails."""
-        failed = self.precision.failed
-        for kind, statistics in self._statistics.items():
-            now = torch.cat([buffer.reshape(-1) for buffer in statistics])
-            if failed is not None:
-                now = torch.where(failed.to(now.device), self._remembered[kind], now)
-            self._remembered[kind] = now
+    def check_finite(self, *, whole: bool = True) -> None:
+        """Wait for the device to confirm that every update so far was finite, and left finite weights and buffers.
 
-    def check_finite(self) -> None:
-        """Wait for the device to confirm that every update so far was finite.
+        Args:
+            whole: Whether to check the whole model, or only what training changes.
 
         Raises:
-            NonFiniteError: If an update was not finite. The model keeps its state from before that update.
+            NonFiniteError: If an update was not finite. The model keeps its state from before that update. Or if a
+                weight, a buffer or an average of the weights is no longer finite.
         """
         with self.updates_undone_if_not_finite(done=1):
             self.precision.check()
-
-    @contextmanager
-    def statistics_undone_on_error(self) -> Iterator[None]:
-        """Restore the batch statistics of before an update whose loss cannot be computed."""
-        try:
-            yield
-        except BaseException:
-            with suppress(RuntimeError):  # of a device that has failed, whose own error is raised
-                self._restore_statistics()
-            raise
-
-    def _restore_statistics(self) -> None:
-        for kind, statistics in self._statistics.items():
-            parts = self._remembered[kind].split([buffer.numel() for buffer in statistics])
-            torch._foreach_copy_(statistics, [p.view_as(b) for p, b in zip(parts, statistics, strict=True)])
+        check_weights(self, whole=whole)
 
     @contextmanager
     def updates_undone_if_not_finite(self, done: int = 0) -> Iterator[None]:
@@ -336,10 +317,10 @@ class Run:
         try:
             yield
         except NonFiniteError as error:
-            self._restore_statistics()
+            self.statistics.restore()
             self.position.window -= error.updates_since + done
             self.position.step -= error.updates_since + done
-            raise NonFiniteError(f"{error} in {self.where()}. {_NON_FINITE_ADVICE}") from None
+            raise update_error(self, error) from None
 
     def begin_phase(self) -> None:
         """Build the optimizer of the phase. Parameters that were already trained keep their moments."""
@@ -357,9 +338,9 @@ class Run:
         load_state(self.optimizer, self.model, self._optimizer_state)
         self._optimizer_state = {}
         self.set_rates(self.position.tried)
-        self._statistics = {}
-        for buffer in moving_statistics(self.model):
-            self._statistics.setdefault((buffer.dtype, buffer.device), []).append(buffer)
+        self.statistics = BatchStatistics(self.model)
+        if self.finite is not None:
+            self.finite.begin_phase()
 
     def cut_prefix(self) -> None:
         """Serve this phase's batches from the frozen prefix, if that pays.
@@ -412,11 +393,13 @@ class Run:
 
         Raises:
             CheckpointError: If the file cannot be written.
+            NonFiniteError: If an update was not finite, or left weights that are not. The file stays as it is.
         """
+        self.check_finite()
         checkpoint = self.tuner._checkpoint(self.state_dict() if training_state else None)
         written = schema.write(path, checkpoint, keep_as=keep_as)
         if training_state:
-            self._saved = replace(self.position), written
+            self.saved = replace(self.position), written
         return written
 
     def state_dict(self) -> dict[str, Any]:

@@ -236,3 +236,17 @@ def fit_in_a_callback(tmp: Path) -> str:
 
     fit(fit(tuner(), callbacks=Acting(fitted)))
     return said[0]
+
+
+@case("The weights from before are in {}: load them with FineTuner.load_checkpoint")
+def weights_that_overflow(tmp: Path) -> str:
+    class Overflow(Callback):
+        def on_step_end(self, run: Any) -> None:
+            if run.position.step == 2:
+                run.model.state_dict()["0.bias"].fill_(torch.inf)
+
+    saving = ModelCheckpoint(tmp, every_steps=1)
+    said = error(lambda: fit(tuner(), epochs=2, batch_size=18, callbacks=[Overflow(), saving]))
+    assert FineTuner.load_checkpoint(tmp / "last.safetensors", tuner().model).model[0].bias.isfinite().all()
+    assert "No weights from before were saved" in error(lambda: fit(tuner(), epochs=2, callbacks=[Overflow()]))
+    return said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from finetune.errors import one_of
 from finetune.training.metrics import higher_is_better
 from finetune.training.run import Run
@@ -23,9 +25,11 @@ def check_monitor(run: Run, monitor: str, mode: str | None = None) -> None:
 
 
 def monitored(run: Run, monitor: str, mode: str | None = None) -> float:
-    """Return the monitored value of the current epoch, negated if higher is better."""
+    """Return the monitored value of the current epoch, negated if higher is better. NaN if it is not finite."""
     _check_name(monitor, [key for key, value in run.row.items() if isinstance(value, float)])
     value = float(run.row[monitor])
+    if not math.isfinite(value):
+        return math.nan  # an infinite value is no best one
     return -value if higher_is_better(monitor, run.metrics, mode) else value
 
 

@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 from finetune.errors import ArgumentError, is_number, one_of, reason
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage, is_norm
+from finetune.training.numerics.precision import state_after_step, try_step
 from finetune.training.optim.rates import Rate, depth_aware_rates, rates, sgd_rates
-from finetune.training.precision import state_after_step, try_step
 
 ParameterGroups = list[dict[str, Any]]
 OptimizerFactory = Callable[[ParameterGroups], Optimizer]

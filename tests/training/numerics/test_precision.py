@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finetune import FineTuner, StepOutput
 from finetune.errors import ArgumentError, NonFiniteError
-from finetune.training.precision import Precision, hint_at_bf16, resolve_device
+from finetune.training.numerics.precision import Precision, hint_at_bf16, resolve_device
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,1 @@
+"""Number formats, and the checks that updates and weights are finite."""
