@@ -1,7 +1,8 @@
-"""Checkpoints written by version 0.1.0 load forever: one per kind of model, and an interrupted run.
+"""Checkpoints of every version of the format load forever.
 
-`golden/expected.json` has the results of the code that wrote the files. They are never rewritten; a new version
-of the format adds files of its own.
+Version 1 of the format, of release 0.1.0, has one file per kind of model, and an interrupted run. Later versions have a
+model and a run with everything that a checkpoint can hold. `expected.json` has the results of the code that wrote the
+files. They are never rewritten; a new version of the format adds files of its own, by `python -m tests.helpers.golden`.
 """
 
 from __future__ import annotations
@@ -129,9 +130,11 @@ def test_the_checkpoint_of_a_run_loads_as_a_model(unpacked: Callable[[str], Path
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_schema_preserves_all_content(name: str, unpacked: Callable[[str], Path]) -> None:
-    version, content = file.read(unpacked(name))
+    version, older = file.read(unpacked(name))
     assert version == 1
-    content = schema.MIGRATIONS[1](content)
+    before = golden.structure(older)
+    content = schema.MIGRATIONS[1](older)
+    assert golden.structure(older) == before, "a migration leaves what it is given"
     again = schema.to_content(schema.from_content(content))
 
     assert leaves(again) == leaves(content)
@@ -144,3 +147,62 @@ def leaves(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [leaves(item) for item in value]
     return value.tolist() if isinstance(value, Tensor) else value
+
+
+# ---------------------------------------------------------------------- later versions
+
+LATER = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
+
+
+@pytest.fixture(params=LATER)
+def later(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[dict[str, Any], Path, Path]:
+    """Return the expected results of a version, and its files of a run and of a model."""
+    folder = FOLDER / request.param
+    for name in ("run", "model"):
+        content = gzip.decompress((folder / f"{name}.safetensors.gz").read_bytes())
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    expected = json.loads((folder / "expected.json").read_text())
+    return expected, tmp_path / "run.safetensors", tmp_path / "model.safetensors"
+
+
+def test_every_version_has_files() -> None:
+    assert [str(version) for version in range(2, schema.format_version() + 1)] == LATER
+
+
+def test_a_run_of_a_later_version_resumes_to_the_same_result(
+    later: tuple[dict[str, Any], Path, Path], tmp_path: Path
+) -> None:
+    expected, path, _ = later
+    tuner = golden.fit(tmp_path, resume_from=path)
+
+    # half precision, whose rounding differs between CPUs
+    torch.testing.assert_close(
+        tuner.predict(VECTORS), torch.tensor(expected["run"]["predictions"]), rtol=5e-2, atol=1e-2
+    )
+    assert len(tuner.history) == len(expected["run"]["history"]) == 4
+    for row, target in zip(tuner.history, expected["run"]["history"], strict=True):
+        assert [row["epoch"], row["phase"]] == [target["epoch"], target["phase"]]
+        assert row["lr"] == pytest.approx(target["lr"])
+        assert [row["loss"], row["val_loss"]] == pytest.approx([target["loss"], target["val_loss"]], rel=1e-2)
+
+
+def test_a_model_of_a_later_version_is_restored(later: tuple[dict[str, Any], Path, Path]) -> None:
+    expected, _, path = later
+    tuner = FineTuner.load_checkpoint(path, device="cpu")
+
+    assert_close(tuner.predict(golden.inputs(3, 1, 64, 64)), expected["model"]["predictions"])
+    assert list(tuner.classes or ()) == expected["model"]["classes"]
+    assert tuner.preprocessing is not None
+    assert tuner.preprocessing.channels == 1  # type: ignore[attr-defined]
+
+
+def test_the_format_of_today_is_that_of_the_newest_files(tmp_path: Path) -> None:
+    """If this fails, the format has changed: add a migration, which makes a new version, and its golden files."""
+    for write in (golden.write_run, golden.write_model):
+        path = write(tmp_path)
+        packed = FOLDER / str(schema.format_version()) / f"{path.name}.gz"
+        kept = tmp_path / "kept.safetensors"
+        kept.write_bytes(gzip.decompress(packed.read_bytes()))
+
+        assert file.read(path).version == file.read(kept).version
+        assert golden.structure(file.read(path).content) == golden.structure(file.read(kept).content)
