@@ -26,6 +26,7 @@ from finetune.data.preprocessing.base import SOUND, TEXT
 log = logging.getLogger("finetune")
 
 _FULL = "cache: no more activations are stored, because %s"
+_DAMAGED = "cache: damaged activations are computed anew, because %s"
 _UNUSED = "cache: unused last epoch, because training_step never called the model on the unmodified batch"
 _STALE = "cache: unused this epoch, because the frozen layers or the data have changed since they were stored"
 
@@ -48,7 +49,7 @@ class CachedBatches:
         self._valid = True
         self._wanted = True  # whether the model was called with the last batch unmodified
         self._used: bool | None = None  # the same for any batch of this epoch; None before the first batch
-        self._said_unused = False
+        self._said_unused = self._said_damaged = False
         self._data_version = batches.source.version(values=guarded)
         self._pending: dict[int, tuple[Any, Tensor]] = {}  # batches to be served, with their rows
 
@@ -99,14 +100,26 @@ class CachedBatches:
         if not self._valid or not self._prefix.accepts(inputs) or (self._guarded and not self._prefix.holds()):
             yield
             return
-        activations = self._get(rows) if self._store.has(rows) else self._computed(rows, inputs)
+        activations = self._stored(rows)
+        if activations is None:
+            activations = self._computed(rows, inputs)
         with self._prefix.serving(inputs, activations, guarded=self._guarded) as calls:
             yield
         self._wanted = bool(calls)
         self._used = self._used or self._wanted
 
-    def _get(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return tuple(kept.to(self._batches.device, non_blocking=True) for kept in self._store.get(rows))
+    def _stored(self, rows: Tensor) -> tuple[Tensor, ...] | None:
+        """Return the stored activations of a batch, or None if they are missing or damaged."""
+        if not self._store.has(rows):
+            return None
+        try:
+            stored = self._store.get(rows)
+        except StoreError as error:
+            if not self._said_damaged:
+                log.warning(_DAMAGED, error)
+                self._said_damaged = True
+            return None
+        return tuple(kept.to(self._batches.device, non_blocking=True) for kept in stored)
 
     def _computed(self, rows: Tensor, inputs: Any) -> tuple[Tensor, ...] | None:
         """Compute and store the prefix activations of a batch.
@@ -117,8 +130,10 @@ class CachedBatches:
         """
         if not self._wanted:
             return None
+        skips_loading = self._skips_loading
         try:
             activations = self._prefix.compute(inputs)
+            self._skips_loading = skips_loading  # inputs of damaged activations are loaded here, not by the step
             self._store.put(rows, activations)
         except DivergedError:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ _KINDS = {
     stat.S_IFSOCK: "socket",
     stat.S_IFCHR: "device",
     stat.S_IFBLK: "device",
+    stat.S_IFLNK: "link",
 }
 
 
@@ -29,14 +31,29 @@ def opened(path: Path) -> BinaryIO:
         ...     file.read(4)
         b'\\x89PNG'
     """
-    # Opening a pipe waits for a writer unless told not to; the flag has no effect on regular files.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        check_regular(path, os.fstat(handle))
-        return os.fdopen(handle, "rb")
-    except BaseException:
+    return os.fdopen(_opened(path, os.O_RDONLY), "rb")
+
+
+def opened_directly(path: Path, flags: int) -> int:
+    """Open a regular file, but not through a link, and return its descriptor.
+
+    Args:
+        path: File to open.
+        flags: Flags of `os.open`.
+
+    Raises:
+        OSError: If it cannot be opened, is not a regular file, or is to be written and has a second name.
+
+    Example:
+        >>> os.close(opened_directly(Path("notes.txt"), os.O_RDWR | os.O_CREAT))
+    """
+    with suppress(FileNotFoundError):
+        check_regular(path, path.lstat())  # its error is clearer than that of `O_NOFOLLOW`, which notices later changes
+    handle = _opened(path, flags | getattr(os, "O_NOFOLLOW", 0))
+    if flags & (os.O_WRONLY | os.O_RDWR) and os.fstat(handle).st_nlink > 1:
         os.close(handle)
-        raise
+        raise OSError(errno.EINVAL, "Expected a file with one name, but this has several", os.fspath(path))
+    return handle
 
 
 def check_regular(path: Path, state: os.stat_result | None = None) -> None:
@@ -58,3 +75,14 @@ def check_regular(path: Path, state: os.stat_result | None = None) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "special file")
         raise OSError(errno.EINVAL, f"Expected a regular file, but this is a {kind}", os.fspath(path))
+
+
+def _opened(path: Path, flags: int) -> int:
+    # Opening a pipe waits for a writer unless told not to; the flag has no effect on regular files.
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        check_regular(path, os.fstat(handle))
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle

@@ -540,6 +540,47 @@ def test_a_full_disk_is_logged_and_the_run_goes_on(
     assert said(caplog).count("no more activations are stored, because the disk of") == 1
 
 
+def _flip(file: Path) -> None:
+    file.write_bytes(bytes(255 - byte for byte in file.read_bytes()))
+
+
+def test_damaged_activations_are_computed_anew_and_stored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = fitted(False, counted(), EVEN, False)
+    fitted(tmp_path, counted(), EVEN, False)
+    (rows,) = tmp_path.glob("*/0.bin")
+    _flip(rows)
+    with caplog.at_level(logging.WARNING, "finetune"):
+        assert_equal(plain, fitted(tmp_path, counted(), EVEN, False))
+    assert Counting.passed == 48
+    assert said(caplog).count(f"computed anew, because 8 rows in {rows.parent} do not match their checksums") == 1
+    fitted(tmp_path, counted(), EVEN, False)
+    assert Counting.passed == 0
+
+
+@pytest.mark.parametrize("name", ["0.bin", "sums.bin", "whole.bin", "keys.bin", "header.json"])
+def test_a_file_truncated_in_use_changes_nothing(name: str, tmp_path: Path) -> None:
+    class Truncate(Callback):
+        def on_epoch_end(self, run: Any) -> None:
+            (file,) = tmp_path.glob(f"*/{name}")
+            os.truncate(file, 7)
+
+    plain = fitted(False, tuned(), EVEN, False)
+    assert_equal(plain, fitted(tmp_path, tuned(), EVEN, False, callbacks=[Truncate()]))
+    assert_equal(plain, fitted(tmp_path, tuned(), EVEN, False))
+
+
+def test_a_planted_link_is_said_and_not_written_through(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = fitted(tmp_path / "cache", tuned(), EVEN, False)
+    (rows,) = (tmp_path / "cache").glob("*/0.bin")
+    (tmp_path / "own").write_bytes(bytes(100_000))
+    rows.unlink()
+    rows.symlink_to(tmp_path / "own")
+    with caplog.at_level(logging.INFO, "finetune"):
+        assert_equal(plain, fitted(tmp_path / "cache", tuned(), EVEN, False))
+    assert f"but this is a link: '{rows}'" in said(caplog)
+    assert (tmp_path / "own").read_bytes() == bytes(100_000)
+
+
 def test_place_bytes_and_seconds_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "finetune"):
         fitted(tmp_path, tuned(), EVEN, False)

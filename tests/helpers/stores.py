@@ -14,7 +14,7 @@ from finetune.caching.store.memory_store import MemoryStore
 from finetune.caching.store.store import Spec, Store
 
 SPECS = (Spec((3, 2), torch.float32), Spec((), torch.int64), Spec((2, 0), torch.float32), Spec((5,), torch.bfloat16))
-KINDS = ["memory", "disk", "temporary"]
+KINDS = ["memory", "disk", "disk, not kept", "temporary"]
 
 
 def values(specs: Sequence[Spec], indices: Tensor, version: int = 0) -> tuple[Tensor, ...]:
@@ -54,6 +54,7 @@ def opened(kind: str, folder: Path, specs: Sequence[Spec], num_rows: int) -> Ite
     if kind == "memory":
         store: Store = MemoryStore(specs, num_rows)
     else:
-        store = DiskStore(None if kind == "temporary" else folder, specs, num_rows, "a1")
+        kept_bytes = 0 if kind == "disk, not kept" else 1 << 20
+        store = DiskStore(None if kind == "temporary" else folder, specs, num_rows, "a1", kept_bytes=kept_bytes)
     yield store
     store.close()

@@ -1,4 +1,4 @@
-"""Activations in memory-mapped files, for runs that outgrow memory and for reuse by later runs.
+"""Activations in files, for runs that outgrow memory and for reuse by later runs.
 
 A store is a folder named by its fingerprint, with these files:
 
@@ -6,6 +6,7 @@ A store is a folder named by its fingerprint, with these files:
 - `keys.bin`: the 16-byte key of each sample. Samples are looked up by key, so runs on other subsets of the same data
   share rows, and new samples are appended.
 - `0.bin`, `1.bin`, ...: the rows of each stored tensor.
+- `sums.bin`: the CRC-32 of each sample's key and rows.
 - `whole.bin`: one byte per sample, 1 once its rows are complete.
 
 It stays consistent in all of these cases:
@@ -16,11 +17,11 @@ It stays consistent in all of these cases:
 - It is killed while growing a store. Keys are appended last, after the space for their unmarked rows.
 - Two runs share a store. One holds the lock and writes, the other reads marked rows. The system releases the lock
   when its process ends; `refresh` takes it over.
-- The disk fills up. Blocks are allocated before mapping and written by calls that can fail, because a failed write
-  through a memory map would kill the process.
+- The disk fills up. Blocks are allocated before the first row is written.
 - The header does not match, or a file is truncated. The store is created anew.
-
-Rows carry no checksums: bit rot goes undetected.
+- Bytes change, or a file is truncated in use. Rows are compared with their checksums when a run first reads them, and
+  read by calls that can fail, because a memory map of a truncated file kills the process. Damaged rows are missing.
+- A link is planted. The store's folder and files must not be links; the folder of all stores may be.
 """
 
 from __future__ import annotations
@@ -42,20 +43,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.caching.store.store import STORAGE_DTYPES, Spec, Store, StoreError
+from finetune.caching.store.row_files import checksums, grow, read_rows, write_at, write_rows
+from finetune.caching.store.store import Spec, Store, StoreError
 from finetune.digests import KEY_BYTES
 from finetune.errors import ArgumentError
 from finetune.files.locks import release, take
+from finetune.files.regular import check_regular, opened_directly
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 KEY = np.dtype(f"S{KEY_BYTES}")
 
-_HEADER, _KEYS, _MARKS = "header.json", "keys.bin", "whole.bin"
-_WRITING = os.O_RDWR | getattr(os, "O_BINARY", 0)
+_HEADER, _KEYS, _SUMS, _MARKS = "header.json", "keys.bin", "sums.bin", "whole.bin"
+_LONGEST_HEADER = 1 << 20  # bytes
+_KEPT_BYTES = 1 << 27  # size of a store whose rows stay in memory once read, because small rows are read slowly
 
 
 class DiskStore(Store):
-    """Activations in memory-mapped files. Memory use stays flat; the system caches the pages.
+    """Activations in files. Memory use stays flat; the system caches the pages. The rows of a small store are kept.
 
     While another run fills the same store, it is not `writable`: marked rows can be read, and `put` has no effect.
 
@@ -69,10 +73,12 @@ class DiskStore(Store):
         pinned: Whether `get` returns page-locked memory, so that a CUDA device copies it asynchronously.
         mark_interval: Seconds between flushes to disk, after which rows are marked complete.
         chunk_bytes: Bytes of zeros to write at a time on file systems that cannot allocate blocks.
+        kept_bytes: Largest size of a store whose rows stay in memory once they have been read.
 
     Raises:
         ArgumentError: If `folder` is a file.
-        StoreError: If the disk is full or cannot be written, or its file system has no locks.
+        StoreError: If the disk is full or cannot be written, its file system has no locks, or a file of the store is
+            a link.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class DiskStore(Store):
         pinned: bool = False,
         mark_interval: float = 5.0,
         chunk_bytes: int = 1 << 24,
+        kept_bytes: int = _KEPT_BYTES,
     ) -> None:
         self._keys = _numbered(samples) if isinstance(samples, int) else samples
         super().__init__(specs, len(self._keys), pinned)
@@ -96,11 +103,16 @@ class DiskStore(Store):
         self._name = fingerprint
         self._temporary = folder is None
         self._lock: int | None = None  # a file descriptor, as are those in `_files`
-        self._files: list[int] = []
+        self._files: list[int] = []  # of the files in `_bytes_per_row`, without the keys
+        self._opened = ""  # identity of the store that is open
+        self._stored_keys, self._sums = np.zeros(0, KEY), np.zeros(0, np.uint32)  # of each place
+        self._checked = torch.zeros(0, dtype=torch.bool)  # places whose rows have matched their checksum
+        self._kept = False  # whether these rows are in `_rows`, too
         self._unmarked: list[Tensor] = []
         self._marked_at = time.monotonic()
-        self._mark_interval, self._chunk_bytes = mark_interval, chunk_bytes
-        self._resources = ExitStack()
+        self._mark_interval, self._chunk_bytes, self._kept_bytes = mark_interval, chunk_bytes, kept_bytes
+        self._resources, self._row_files = ExitStack(), ExitStack()
+        self._resources.push(self._row_files)
         self._finalizer = weakref.finalize(self, self._resources.close)  # for a store that is never closed
         self._folder = _made_folder(folder, self._resources)
         self.refresh()
@@ -122,7 +134,7 @@ class DiskStore(Store):
                     self._make()
                 self._make_room(self._path)
             self._open()
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if mapping fails
+        except OSError as error:
             self.close()
             raise self._failure(error) from error
 
@@ -167,27 +179,37 @@ class DiskStore(Store):
     def _bytes_per_row(self) -> dict[str, int]:
         """Return the row size of each file that grows with the samples, the keys last."""
         rows = {f"{number}.bin": spec.bytes for number, spec in enumerate(self.specs)}
-        return {**rows, _MARKS: 1, _KEYS: KEY.itemsize}
+        return {**rows, _SUMS: 4, _MARKS: 1, _KEYS: KEY.itemsize}
 
     def _header(self, identity: str) -> dict[str, Any]:
         tensors = [{"shape": list(spec.shape), "dtype": str(spec.dtype)} for spec in self.specs]
         return {"version": FORMAT_VERSION, "fingerprint": self._name, "tensors": tensors, "identity": identity}
 
     def _identity(self) -> str | None:
-        """Return the unique identity of the store on disk, or None if it is missing, damaged or does not match."""
+        """Return the unique identity of the store on disk, or None if it is missing, damaged or does not match.
+
+        Raises:
+            OSError: If a file cannot be read, or is a link.
+        """
+        if self._path.is_symlink():
+            check_regular(self._path, self._path.lstat())
         try:
-            header = json.loads((self._path / _HEADER).read_text(encoding="utf-8"))
+            header = json.loads(_bytes(self._path / _HEADER, _LONGEST_HEADER))
             identity = str(header["identity"])
-            rows = (self._path / _KEYS).stat().st_size // KEY.itemsize  # read first, because it grows last
-            sizes = self._bytes_per_row().items()
-            fits = all((self._path / name).stat().st_size >= rows * size for name, size in sizes)
-        except (OSError, ValueError, KeyError, TypeError):
+            rows = self._size(_KEYS) // KEY.itemsize  # read first, because it grows last
+            fits = all(self._size(name) >= rows * size for name, size in self._bytes_per_row().items())
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return identity if header == self._header(identity) and fits else None
 
+    def _size(self, name: str) -> int:
+        state = (self._path / name).lstat()
+        check_regular(self._path / name, state)
+        return state.st_size
+
     def _try_lock(self) -> None:
         try:
-            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+            lock = opened_directly(self._lock_path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EROFS) and self._identity() is not None:
                 return  # a read-only store
@@ -210,12 +232,13 @@ class DiskStore(Store):
         """Create the store with space for all samples, replacing a damaged one."""
         staged = self._folder / f"{self._name}.part"
         for old in (staged, self._path):
-            if old.exists():
+            if os.path.lexists(old):
                 shutil.rmtree(old)
         try:
             staged.mkdir()
             self._make_room(staged)
-            (staged / _HEADER).write_text(json.dumps(self._header(uuid.uuid4().hex)), encoding="utf-8")
+            with (staged / _HEADER).open("x", encoding="utf-8") as file:
+                json.dump(self._header(uuid.uuid4().hex), file)
             staged.rename(self._path)
         except OSError:
             shutil.rmtree(staged, ignore_errors=True)
@@ -226,9 +249,9 @@ class DiskStore(Store):
         with ExitStack() as opened:
             files = {}
             for name in self._bytes_per_row():
-                files[name] = os.open(store / name, _WRITING | os.O_CREAT, 0o666)
+                files[name] = opened_directly(store / name, os.O_RDWR | os.O_CREAT)
                 opened.callback(os.close, files[name])
-            keys = np.fromfile(store / _KEYS, KEY)
+            keys = _items(store / _KEYS, KEY)
             new = self._keys[_places(self._keys, keys) == len(keys)]
             new = new[np.sort(np.unique(new, return_index=True)[1])]
             if not len(new):
@@ -236,49 +259,90 @@ class DiskStore(Store):
             room = {files[name]: size for name, size in self._bytes_per_row().items() if name != _KEYS}
             try:
                 for file, size in room.items():
-                    _grow(file, len(keys) * size, len(new) * size, self._chunk_bytes)
+                    grow(file, len(keys) * size, len(new) * size, self._chunk_bytes)
             except OSError:
                 for file, size in room.items():  # release the allocated space
                     os.ftruncate(file, len(keys) * size)
                 raise
             os.fsync(files[_MARKS])
             os.ftruncate(files[_KEYS], keys.nbytes)  # drop a partial key at the end
-            _write_at(files[_KEYS], keys.nbytes, new.tobytes())
+            write_at(files[_KEYS], keys.nbytes, new.tobytes())
             os.fsync(files[_KEYS])
 
     def _open(self) -> None:
         identity = self._identity()
         if identity is None:
             return  # another run is creating it
-        keys = np.fromfile(self._path / _KEYS, KEY)
-        marks = np.fromfile(self._path / _MARKS, np.uint8)  # read after the keys, so there is one for each
-        rows = [self._mapped(number, spec, len(keys)) for number, spec in enumerate(self.specs)]
-        if self._identity() != identity:
-            return  # created anew in the meantime, so the marks may belong to other rows
-        self._rows = rows
+        with ExitStack() as opened:
+            files = self._opened_files(opened)
+            keys = _items(self._path / _KEYS, KEY)
+            marks = _items(self._path / _MARKS, np.uint8)  # read after the keys, so there is one for each
+            sums = _items(self._path / _SUMS, np.uint32)  # read after the marks, so each marked row has its own
+            if self._identity() != identity:
+                return  # created anew in the meantime, so the marks may belong to other rows
+            self._row_files.close()
+            self._row_files.push(opened.pop_all())
+        if identity != self._opened or len(keys) != len(self._checked):
+            self._checked = torch.zeros(len(keys), dtype=torch.bool)
+            self._kept = len(keys) * sum(spec.bytes for spec in self.specs) <= self._kept_bytes
+            self._rows = self._allocated(len(keys) if self._kept else 0, "cpu")
+        self._opened, self._files, self._stored_keys, self._sums = identity, files, keys, sums[: len(keys)]
         self._filled = torch.from_numpy(np.append(marks[: len(keys)] == 1, False))
         self._place_of = torch.from_numpy(_places(self._keys, keys))
-        if self._lock is not None:
-            for name in self._bytes_per_row():
-                if name != _KEYS:
-                    self._files.append(os.open(self._path / name, _WRITING))
-                    self._resources.callback(os.close, self._files[-1])
-            self.writable = True
+        self.writable = self._lock is not None
 
-    def _mapped(self, number: int, spec: Spec, rows: int) -> Tensor:
-        path, shape = self._path / f"{number}.bin", (rows, *spec.shape)
-        size, dtype = torch.Size(shape).numel(), STORAGE_DTYPES[spec.dtype.itemsize]
-        if not size:
-            return torch.empty(shape, dtype=dtype)
-        return torch.from_file(str(path), shared=os.access(path, os.W_OK), size=size, dtype=dtype).view(shape)
+    def _opened_files(self, opened: ExitStack) -> list[int]:
+        files = []
+        for name in self._bytes_per_row():
+            if name != _KEYS:
+                files.append(opened_directly(self._path / name, os.O_RDONLY if self._lock is None else os.O_RDWR))
+                opened.callback(os.close, files[-1])
+        return files
+
+    def _gathered(self, places: Tensor) -> list[Tensor]:
+        if not self._kept:
+            return self._read(places)
+        checked = self._checked.index_select(0, places)
+        if not checked.all():
+            new = places[~checked].unique()
+            for kept, rows in zip(self._rows, self._read(new), strict=True):
+                kept.index_copy_(0, new, rows)
+        return super()._gathered(places)
+
+    def _read(self, places: Tensor) -> list[Tensor]:
+        """Read rows from the files, and compare those read for the first time with their checksums.
+
+        Raises:
+            StoreError: If rows are damaged. They count as missing from now on.
+        """
+        rows = self._allocated(len(places), "cpu", pinned=self._pinned)
+        damaged = torch.zeros(len(places), dtype=torch.bool)
+        for file, read in zip(self._files, rows, strict=False):  # the last two hold the checksums and the marks
+            damaged |= ~read_rows(file, places, read)
+        new = torch.nonzero(~self._checked[places]).flatten()
+        if len(new):
+            chosen = rows if len(new) == len(places) else [read[new] for read in rows]
+            damaged[new] |= torch.from_numpy(self._sums_of(places[new], chosen) != self._sums[places[new].numpy()])
+        if damaged.any():
+            self._filled[places[damaged]] = False
+            raise StoreError(f"{len(places[damaged].unique())} rows in {self._path} do not match their checksums")
+        self._checked[places] = True
+        return rows
+
+    def _sums_of(self, places: Tensor, rows: Sequence[Tensor]) -> np.ndarray:
+        return checksums(self._stored_keys[places.numpy()].tolist(), rows)
 
     def _places(self, rows: Tensor) -> Tensor:
         return self._place_of.index_select(0, rows)
 
     def _write(self, places: Tensor, values: list[Tensor]) -> None:
+        values = [value.cpu() for value in values]
+        sums = self._sums_of(places, values)
+        self._sums[places.numpy()], self._checked[places] = sums, False
+        columns = [*values, torch.from_numpy(sums)]
         try:
-            for file, new in zip(self._files, values, strict=False):  # the last file holds the marks
-                _write_rows(file, places, new)
+            for file, new in zip(self._files, columns, strict=False):  # the last file holds the marks
+                write_rows(file, places, new)
             self._unmarked.append(places)
             last = int(self._filled.sum()) + len(places) >= len(self._filled) - 1
             if last or time.monotonic() - self._marked_at > self._mark_interval:
@@ -297,7 +361,7 @@ class DiskStore(Store):
         *files, marks = self._files
         for file in files:
             os.fsync(file)
-        _write_rows(marks, places, torch.ones(len(places), dtype=torch.uint8))
+        write_rows(marks, places, torch.ones(len(places), dtype=torch.uint8))
         os.fsync(marks)
 
     def _failure(self, error: Exception) -> StoreError:
@@ -335,33 +399,12 @@ def _places(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return np.where(same & (places < len(keys)), places, len(keys)).astype(np.int64)
 
 
-def _grow(file: int, start: int, size: int, chunk_bytes: int) -> None:
-    """Extend a file by `size` zero bytes from `start` on and allocate their blocks, so that a full disk fails here."""
-    os.ftruncate(file, start)  # drop bytes that could be mistaken for complete rows
-    if size and hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file, start, size)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-    zeros = bytes(min(size, chunk_bytes))
-    for done in range(0, size, chunk_bytes):
-        _write_at(file, start + done, zeros[: size - done])
+def _items(path: Path, dtype: Any) -> np.ndarray:
+    """Return the whole items in a file."""
+    data, dtype = _bytes(path), np.dtype(dtype)
+    return np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype).copy()
 
 
-def _write_at(file: int, start: int, data: Any) -> None:
-    """Write all bytes of `data` from `start` on."""
-    os.lseek(file, start, os.SEEK_SET)
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
-
-
-def _write_rows(file: int, places: Tensor, rows: Tensor) -> None:
-    """Write `rows` [N, ...] to the file, row i at place `places[i]`."""
-    if not rows.numel():
-        return
-    data = rows.cpu().reshape(len(rows), -1).view(torch.uint8).numpy()
-    for place, row in zip(places.tolist(), data, strict=True):
-        _write_at(file, place * len(row), row)
+def _bytes(path: Path, at_most: int = -1) -> bytes:
+    with os.fdopen(opened_directly(path, os.O_RDONLY), "rb") as file:
+        return file.read(at_most)

@@ -66,12 +66,13 @@ class Store:
 
         Raises:
             KeyError: If a row is not stored.
+            StoreError: If a row is damaged. It counts as not stored from now on.
         """
         if not self.has(rows):
             missing = rows[~self._filled[self._places(rows)]]
             raise KeyError(f"{len(missing)} of {len(rows)} rows are not stored, the first {int(missing[0])}")
-        places = self._places(rows)
-        return tuple(self._gathered(*pair, places) for pair in zip(self._rows, self.specs, strict=True))
+        gathered = self._gathered(self._places(rows))
+        return tuple(values.view(spec.dtype) for values, spec in zip(gathered, self.specs, strict=True))
 
     def put(self, rows: Tensor, tensors: Sequence[Tensor]) -> None:
         """Store tensors at `rows`, int64 [B], skipping rows that are stored already.
@@ -117,17 +118,20 @@ class Store:
     def _write(self, places: Tensor, values: list[Tensor]) -> None:
         raise NotImplementedError
 
-    def _allocated(self, num_rows: int, device: torch.device | str) -> list[Tensor]:
+    def _allocated(self, num_rows: int, device: torch.device | str, *, pinned: bool = False) -> list[Tensor]:
         return [
-            torch.empty((num_rows, *spec.shape), dtype=STORAGE_DTYPES[spec.dtype.itemsize], device=device)
+            torch.empty(
+                (num_rows, *spec.shape), dtype=STORAGE_DTYPES[spec.dtype.itemsize], device=device, pin_memory=pinned
+            )
             for spec in self.specs
         ]
 
-    def _gathered(self, rows: Tensor, spec: Spec, places: Tensor) -> Tensor:
+    def _gathered(self, places: Tensor) -> list[Tensor]:
+        """Return copies of the rows at `places`, `[B, *spec.shape]` of the storage dtype for each spec."""
         if not self._pinned:
-            return rows.index_select(0, places.to(rows.device)).view(spec.dtype)
-        gathered = torch.empty((len(places), *spec.shape), dtype=rows.dtype, pin_memory=True)
-        return torch.index_select(rows, 0, places, out=gathered).view(spec.dtype)
+            return [rows.index_select(0, places.to(rows.device)) for rows in self._rows]
+        gathered = self._allocated(len(places), "cpu", pinned=True)
+        return [torch.index_select(rows, 0, places, out=out) for rows, out in zip(self._rows, gathered, strict=True)]
 
 
 class StoreSlice(Store):

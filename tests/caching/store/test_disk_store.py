@@ -15,6 +15,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from finetune import errors
 from finetune.caching.store.disk_store import FORMAT_VERSION, KEY, DiskStore
@@ -99,6 +99,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "another fingerprint": _change_header(fingerprint="b2"),
     "rows cut short": lambda store: os.truncate(store / "0.bin", 100),
     "rows gone": lambda store: (store / "1.bin").unlink(),
+    "checksums cut short": lambda store: os.truncate(store / "sums.bin", 39),
     "marks cut short": lambda store: os.truncate(store / "whole.bin", 9),
     "keys gone": lambda store: (store / "keys.bin").unlink(),
     "keys empty": lambda store: os.truncate(store / "keys.bin", 0),
@@ -181,11 +182,14 @@ def test_a_read_only_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     fill(store, start=5)
     store.close()
 
-    def refuse(path: Any, *args: Any) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    opened = os.open
+
+    def refuse(path: Any, flags: int, *args: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, flags, *args)
 
     monkeypatch.setattr(os, "open", refuse)
-    monkeypatch.setattr(os, "access", lambda *args: False)
     store = DiskStore(tmp_path, SPECS, 10, "a1")
     assert not store.writable
     fill(store)
@@ -256,7 +260,7 @@ def test_memory_use_stays_flat() -> None:
         (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
         return int(line.split()[1]) * 1024
 
-    store = DiskStore(None, [Spec((1 << 18,), torch.float32)], 64)
+    store = DiskStore(None, [Spec((1 << 18,), torch.float32)], 64, kept_bytes=0)
     rows = torch.ones(1, 1 << 18)
     before = own_memory()
     for index in range(64):
@@ -269,13 +273,12 @@ def test_memory_use_stays_flat() -> None:
 
 def test_a_store_created_anew_while_opening_is_not_read(tmp_path: Path) -> None:
     class Slow(DiskStore):
-        def _mapped(self, number: int, spec: Spec, count: int) -> Tensor:
-            rows = super()._mapped(number, spec, count)
-            if number == 0:
-                writing[0].delete()
-                writing[0] = DiskStore(tmp_path, SPECS, 10, "a1")
-                fill(writing[0])
-            return rows
+        def _opened_files(self, opened: ExitStack) -> list[int]:
+            files = super()._opened_files(opened)
+            writing[0].delete()
+            writing[0] = DiskStore(tmp_path, SPECS, 10, "a1")
+            fill(writing[0])
+            return files
 
     writing = [DiskStore(tmp_path, SPECS, 10, "a1")]
     reading = Slow(tmp_path, SPECS, 10, "a1")
