@@ -55,7 +55,7 @@ PROPERTIES = ["classes", "head", "history", "inner", "loss", "model", "network",
 ATTRIBUTES = ["device", "precision", "settings"]
 CALLBACKS = [
     "CSVLogger", "Callback", "ClassWeights", "EMA", "EarlyStopping", "L2SP", "Logger", "Mixup", "ModelCheckpoint",
-    "SWA", "TensorBoard",
+    "SWA", "SkipNonFinite", "TensorBoard",
 ]  # fmt: skip
 
 

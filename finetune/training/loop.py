@@ -5,7 +5,7 @@ fit                                              on_fit_begin
       for epoch in phase:                        on_epoch_begin
           for window of batches:                 (one window is one update)
               training_step, backward            change_batch, then weigh_batch, before each training_step
-              clip, optimizer, schedule          on_step_end
+              clip, optimizer, schedule          on_step_end; skip_update instead, if it is not finite
                                                  on_evaluate_begin
           evaluate the validation data           on_evaluate_end
           add a row to the history               on_epoch_end
@@ -32,7 +32,7 @@ from finetune.data.loading.batches import Batches
 from finetune.data.randomness import preserved_between_draws, reseed
 from finetune.display.numbers import Values
 from finetune.display.waits import announced
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, NonFiniteError
 from finetune.model.freezing import (
     eval_mode,
     modes_restored,
@@ -42,10 +42,10 @@ from finetune.model.freezing import (
     train_only,
     trainable,
 )
-from finetune.nested import as_plain
+from finetune.nested import as_plain, map_tensors
 from finetune.signals.stops import is_stop, poll, unbroken
 from finetune.threads.locks import GENERATORS
-from finetune.training.callbacks.base import evaluate_otherwise
+from finetune.training.callbacks.base import evaluate_otherwise, skip_updates
 from finetune.training.metrics import Meter, StepOutput, part_of, shares_of, weight_of
 from finetune.training.numerics.finite import FiniteCheck
 from finetune.training.numerics.precision import Precision
@@ -99,8 +99,8 @@ def _fit_epoch(run: Run) -> None:
     batches = run.train.epoch(run.epoch, start=run.position.window * run.accumulation)
     for window in windows(batches, run.accumulation):
         with unbroken():
-            update(run, window)
-            run.emit("on_step_end")
+            if update(run, window):
+                run.emit("on_step_end")
         poll()
     run.check_finite(whole=False)
     run.task, run.metrics = run.meter.task, run.meter.metrics  # a custom step may return targets of its own
@@ -135,10 +135,13 @@ def _evaluate_epoch(run: Run) -> None:
         run.emit("on_evaluate_end")
 
 
-def update(run: Run, window: list[Any]) -> None:
+def update(run: Run, window: list[Any]) -> bool:
     """Run one optimizer update over a window of batches, each weighted by its number of samples.
 
     The gradient equals that of a single batch of all their samples, even if the last batch is smaller.
+
+    Returns:
+        Whether the update was made; False if a callback skipped it, because it was not finite.
 
     Raises:
         NonFiniteError: If the loss or a gradient is NaN or infinite, in this update or in an earlier one that had not
@@ -149,6 +152,7 @@ def update(run: Run, window: list[Any]) -> None:
     run.set_rates(run.position.step)
     run.statistics.remember(run.precision.failed)
     loss = torch.zeros((), device=run.train.device)
+    results: list[tuple[StepOutput, int, Any]] = []  # not yet in the meter
     with GENERATORS.held():
         reseed(run.seed, "step", run.epoch, run.position.window)  # makes every update resumable
         with run.statistics.undone_on_error():
@@ -158,14 +162,43 @@ def update(run: Run, window: list[Any]) -> None:
                 part = part_of(step.loss.to(whole), share)
                 run.precision.backward(part)
                 loss += part.detach()
-                run.meter.update(step, size, targets)
+                results.append((_detached(step), size, targets))
+                if not skip_updates(run.callbacks):
+                    _count(run, results)
         run.loss = loss
         if run.position.epoch == run.position.window == 0:
             _say_unreached(run)
+        made = _step(run, loss)
+    if made:
+        _count(run, results)
+    run.position.window += 1
+    return made
+
+
+def _step(run: Run, loss: Tensor) -> bool:
+    """Step the optimizer. Return False if a callback skips the update instead, because it is not finite."""
+    try:
         with run.updates_undone_if_not_finite():
             stepped = run.precision.step(run.optimizer, loss, run.max_grad_norm)
-    run.position.window += 1
+            if skip_updates(run.callbacks):
+                run.precision.check()
+    except NonFiniteError as error:
+        if not any(callback.skip_update(run, error) for callback in run.callbacks):
+            raise
+        return False
     run.position.step += stepped
+    return True
+
+
+def _count(run: Run, results: list[tuple[StepOutput, int, Any]]) -> None:
+    """Add results of the training step to the meter, and clear the list."""
+    for step, size, targets in results:
+        run.meter.update(step, size, targets)
+    results.clear()
+
+
+def _detached(step: StepOutput) -> StepOutput:
+    return step._replace(loss=step.loss.detach(), outputs=map_tensors(Tensor.detach, step.outputs, None))
 
 
 def _say_unreached(run: Run) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
-from finetune.errors import ArgumentError, nearest
+from finetune.errors import ArgumentError, NonFiniteError, nearest
 from finetune.training.run import Run
 
 
@@ -50,7 +50,7 @@ class Callback:
         """Called before the first batch of an epoch."""
 
     def on_step_end(self, run: Run) -> None:
-        """Called after every optimizer update. Reading a tensor here, such as `run.loss`, waits for the device."""
+        """Called after every update that is not skipped. Reading a tensor here, such as `run.loss`, waits for it."""
 
     def change_batch(self, run: Run, batch: Any) -> Any:
         """Return the batch that `training_step` gets in place of `batch`, with the same number of samples.
@@ -78,6 +78,19 @@ class Callback:
             ...         return inputs, torch.nn.functional.one_hot(targets, 2) * weights
         """
         return batch
+
+    def skip_update(self, run: Run, error: NonFiniteError) -> bool:
+        """Return whether to skip an update whose loss or gradient is not finite, instead of raising the error.
+
+        The update has changed nothing, and `on_step_end` is not called. With a callback that overrides this, the host
+        waits for the device at every update.
+
+        Example:
+            >>> class SkipFirstEpoch(Callback):
+            ...     def skip_update(self, run, error):
+            ...         return run.epoch == 0
+        """
+        return False
 
     def on_evaluate_begin(self, run: Run) -> None:
         """Called after the last update of an epoch, before any evaluation on validation data."""
@@ -148,6 +161,11 @@ def as_callbacks(callbacks: Any) -> list[Callback]:
 def change_inputs(callbacks: Iterable[Callback]) -> bool:
     """Return whether one of the callbacks changes the inputs of training batches."""
     return any(c.changes_inputs and type(c).change_batch is not Callback.change_batch for c in callbacks)
+
+
+def skip_updates(callbacks: Iterable[Callback]) -> bool:
+    """Return whether one of the callbacks decides which updates are skipped."""
+    return any(type(callback).skip_update is not Callback.skip_update for callback in callbacks)
 
 
 def are_custom(callbacks: Iterable[Callback]) -> bool:

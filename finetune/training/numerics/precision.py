@@ -95,6 +95,10 @@ class Precision:
                 optimizer.step()
                 return True
             return self._scaled_step(self.scaler, optimizer)
+        except NonFiniteError:
+            if self.scaler is not None:
+                self.scaler.update(self.scaler.get_scale())  # ready for another update, at the same scale
+            raise
         finally:
             optimizer.zero_grad(set_to_none=True)
 
