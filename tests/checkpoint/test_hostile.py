@@ -42,6 +42,9 @@ CONTENT: dict[str, dict[str, Any]] = {
     "a path among the settings": {"settings": {"weights": "other.safetensors"}},
     "a number among the classes": {"classes": ["a", 3]},
     "a preprocessing of nothing": {"preprocessing": {"kind": "smell"}},
+    "a crop of any size": {"preprocessing": {"crop_size": [10**6, 10**6]}},
+    "a crop of a long side": {"preprocessing": {"crop_size": [1, 10**9]}},
+    "a resize of any size": {"preprocessing": {"crop_size": [10**6, 10**6], "resize_size": 10**6}},
 }
 
 

@@ -26,6 +26,8 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 # Pixels of a resized image, 50 MB as RGB, above which only its center is resized.
 _MOST_PIXELS = 2**24
+# Largest area of a crop in pixels, 200 MB as RGB: one beyond it is a mistake, or in a file from a stranger an attack.
+_LARGEST_CROP = 2**26
 # Share of the resized image that torchvision's presets crop: 224 of 256 pixels.
 _CROP_SHARE = 224 / 256
 _AUTO: Any = "auto"
@@ -85,6 +87,11 @@ class Preprocessing(InputPreprocessing):
         self._check_fields()
 
     def _check_fields(self) -> None:
+        if math.prod(self.crop_size) > _LARGEST_CROP:
+            height, width = self.crop_size
+            raise ArgumentError(
+                f"Expected crop_size to have at most {_LARGEST_CROP:,} pixels, but got {height} x {width}."
+            )
         one_of("interpolation", self.interpolation, _INTERPOLATIONS)
         one_of("resize_mode", self.resize_mode, _RESIZE_MODES)
         if self.channels not in (1, 3):

@@ -108,6 +108,8 @@ def test_an_int_crop_is_square() -> None:
         ({"std": (0.2, 0.2, -0.2)}, r"std to be of values in \[0, 1\]"),
         ({"std": (0.2, 0.2, float("nan"))}, "std"),
         ({"crop_size": [0, 5]}, "crop_size"),
+        ({"crop_size": 8193}, "at most 67,108,864 pixels, but got 8193 x 8193"),
+        ({"crop_size": [1, 10**9]}, "at most 67,108,864 pixels"),
         ({"resize_size": -1}, "resize_size"),
         ({"resize_size": [1, 2, 3]}, "resize_size"),
         ({"interpolation": "bilinaer"}, "Did you mean 'bilinear'"),
