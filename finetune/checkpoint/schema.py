@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,8 @@ class Checkpoint:
         task: Kind of task, None if not known yet.
         history: One row per epoch.
         training: `Run.state_dict()`, None in a checkpoint saved outside of `fit`.
-        path: File that the checkpoint was read from; not part of the content.
+        path: File that the checkpoint was read from; not part of the content, and neither is the next.
+        version: Version of the format of that file.
     """
 
     model: ModelRecord
@@ -119,6 +120,7 @@ class Checkpoint:
     objects: Mapping[str, str]
     training: Mapping[str, Any] | None = None
     path: Path | None = None
+    version: int | None = None
 
 
 def format_version() -> int:
@@ -155,7 +157,7 @@ def read(path: str | Path) -> Checkpoint:
     path = local_path(path)
     stored = file.read(path)
     with fields_expected(path):
-        return from_content(_migrated(path, *stored), path)
+        return replace(from_content(_migrated(path, *stored), path), version=stored.version)
 
 
 def read_progress(path: Path) -> tuple[int, ...] | None:

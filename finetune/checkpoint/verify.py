@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from finetune.checkpoint import file, schema
+from finetune.checkpoint import schema
 from finetune.checkpoint.schema import Checkpoint
 from finetune.display.numbers import fixed
 from finetune.naming.paths import local_path
@@ -41,7 +41,7 @@ def _described(path: Path, checkpoint: Checkpoint) -> dict[str, str]:
     values = f"{sum(tensor.numel() for tensor in tensors):,} values in {len(tensors)} tensors"
     last = {key: value for key, value in (checkpoint.history or ({},))[-1].items() if isinstance(value, float)}
     found = {
-        "file": f"whole, {path.stat().st_size:,} bytes, format version {file.peek(path).version}",
+        "file": f"whole, {path.stat().st_size:,} bytes, format version {checkpoint.version}",
         "model": f"{record.class_name}, {origin}, {values}" + (", without its base" if record.base else ""),
         "head": ", ".join(checkpoint.heads or ("not searched for",)),
         "classes": f"{len(classes)}: {', '.join(classes)}" if classes else "none",

@@ -50,7 +50,7 @@ def test_every_field_is_restored(tmp_path: Path) -> None:
     assert read.path == path
     assert torch.equal(read.model.weights["stem.weight"], torch.ones(2))
     assert vars(read.model) == {**vars(written.model), "weights": read.model.weights}
-    assert vars(read) == {**vars(written), "model": read.model, "path": path}
+    assert vars(read) == {**vars(written), "model": read.model, "path": path, "version": schema.format_version()}
 
 
 @pytest.mark.parametrize("field", ["heads", "classes", "preprocessing", "task", "training"])

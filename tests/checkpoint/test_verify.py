@@ -22,6 +22,7 @@ def test_it_says_what_the_checkpoint_of_a_run_holds(run: dict[str, Any], tmp_pat
     found = verify(tmp_path / "a.safetensors")
 
     assert found["training state"] == "phase 1, update 2 of the epoch"
+    assert found["file"].endswith(f", format version {schema.format_version()}")
     assert found["callbacks"].startswith("EMA, SWA, L2SP, EarlyStopping")
 
 
