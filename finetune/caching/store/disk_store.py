@@ -45,6 +45,7 @@ from torch import Tensor
 
 from finetune.caching.store.row_files import checksums, grow, read_rows, write_at, write_rows
 from finetune.caching.store.store import Spec, Store, StoreError
+from finetune.data.loading.free_memory import free_memory
 from finetune.digests import KEY_BYTES
 from finetune.errors import ArgumentError
 from finetune.files.locks import release, take
@@ -55,7 +56,7 @@ KEY = np.dtype(f"S{KEY_BYTES}")
 
 _HEADER, _KEYS, _SUMS, _MARKS = "header.json", "keys.bin", "sums.bin", "whole.bin"
 _LONGEST_HEADER = 1 << 20  # bytes
-_KEPT_BYTES = 1 << 27  # size of a store whose rows stay in memory once read, because small rows are read slowly
+_KEPT_SHARE = 1 / 8  # of the free memory: a store that fits stays there once read, because small rows are read slowly
 
 
 class DiskStore(Store):
@@ -73,7 +74,8 @@ class DiskStore(Store):
         pinned: Whether `get` returns page-locked memory, so that a CUDA device copies it asynchronously.
         mark_interval: Seconds between flushes to disk, after which rows are marked complete.
         chunk_bytes: Bytes of zeros to write at a time on file systems that cannot allocate blocks.
-        kept_bytes: Largest size of a store whose rows stay in memory once they have been read.
+        kept_bytes: Largest size of a store whose rows stay in memory once they have been read. None for an eighth of
+            the free memory.
 
     Raises:
         ArgumentError: If `folder` is a file.
@@ -91,7 +93,7 @@ class DiskStore(Store):
         pinned: bool = False,
         mark_interval: float = 5.0,
         chunk_bytes: int = 1 << 24,
-        kept_bytes: int = _KEPT_BYTES,
+        kept_bytes: int | None = None,
     ) -> None:
         self._keys = _numbered(samples) if isinstance(samples, int) else samples
         super().__init__(specs, len(self._keys), pinned)
@@ -110,7 +112,8 @@ class DiskStore(Store):
         self._kept = False  # whether these rows are in `_rows`, too
         self._unmarked: list[Tensor] = []
         self._marked_at = time.monotonic()
-        self._mark_interval, self._chunk_bytes, self._kept_bytes = mark_interval, chunk_bytes, kept_bytes
+        self._mark_interval, self._chunk_bytes = mark_interval, chunk_bytes
+        self._most_kept = _KEPT_SHARE * free_memory(torch.device("cpu")) if kept_bytes is None else kept_bytes
         self._resources, self._row_files = ExitStack(), ExitStack()
         self._resources.push(self._row_files)
         self._finalizer = weakref.finalize(self, self._resources.close)  # for a store that is never closed
@@ -284,7 +287,7 @@ class DiskStore(Store):
             self._row_files.push(opened.pop_all())
         if identity != self._opened or len(keys) != len(self._checked):
             self._checked = torch.zeros(len(keys), dtype=torch.bool)
-            self._kept = len(keys) * sum(spec.bytes for spec in self.specs) <= self._kept_bytes
+            self._kept = len(keys) * sum(spec.bytes for spec in self.specs) <= self._most_kept
             self._rows = self._allocated(len(keys) if self._kept else 0, "cpu")
         self._opened, self._files, self._stored_keys, self._sums = identity, files, keys, sums[: len(keys)]
         self._filled = torch.from_numpy(np.append(marks[: len(keys)] == 1, False))

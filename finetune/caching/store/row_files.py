@@ -10,7 +10,6 @@ import errno
 import os
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -62,9 +61,10 @@ def read_rows(file: int, places: Tensor, rows: Tensor) -> Tensor:
     data = _as_bytes(rows).data.cast("B")
     starts = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist()]
     for start, end, place in zip(starts, [*starts[1:], len(at)], at[starts].tolist(), strict=True):
-        count = _read_at(file, place * size, data[start * size : end * size]) // size
-        if count < end - start:
-            readable[start + count : end] = False
+        wanted = (end - start) * size
+        count = _read_at(file, place * size, data[start * size : end * size])
+        if count < wanted:
+            readable[start + count // size : end] = False
     return readable
 
 
@@ -80,12 +80,14 @@ def checksums(keys: Sequence[bytes], rows: Sequence[Tensor]) -> np.ndarray:
 def _read_at(file: int, start: int, data: memoryview) -> int:
     """Fill `data` with the bytes from `start` on. Return how many could be read."""
     done = 0
-    with suppress(OSError):  # a block that cannot be read
+    try:
         while done < len(data):
-            count = _read_some(file, start + done, data[done:])
+            count = _read_some(file, start + done, data[done:] if done else data)
             if not count:
                 break
             done += count
+    except OSError:  # a block that cannot be read
+        pass
     return done
 
 
