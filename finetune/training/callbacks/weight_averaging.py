@@ -36,9 +36,7 @@ class _Average(Callback):
         if run.position.epoch == run.position.window == 0:
             self._average, self._set_aside, self._count = {}, {}, 0
         else:  # a resumed phase continues
-            if (
-                self._average and self._average.keys() != self._own.keys()
-            ) or self._set_aside.keys() - self._own.keys():
+            if any(kept and kept.keys() != self._own.keys() for kept in (self._average, self._set_aside)):
                 raise CheckpointError(
                     f"The {type(self).__name__} of the run to resume averaged other weights than this run trains. Pass "
                     f"fit and FineTuner the same arguments as in that run."

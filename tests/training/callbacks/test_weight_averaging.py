@@ -11,7 +11,8 @@ from torch import Tensor
 
 from finetune import FineTuner, Phase
 from finetune.callbacks import EMA, SWA, Callback, EarlyStopping
-from finetune.errors import ArgumentError
+from finetune.checkpoint import file, schema
+from finetune.errors import ArgumentError, CheckpointError
 
 
 class States(Callback):
@@ -113,6 +114,19 @@ def test_weight_averaging_resumes_bit_for_bit(net, blobs, state_of, same, timele
 
     assert same(state_of(whole.model), state_of(resumed.model))
     assert timeless(whole.history) == timeless(resumed.history)
+
+
+@pytest.mark.parametrize("key", ["average", "set_aside"])
+def test_a_saved_average_that_lacks_a_weight_is_refused(net, blobs, tmp_path, key) -> None:
+    arguments: dict[str, Any] = {"epochs": 2, "batch_size": 4, "callbacks": [EMA(0.9)]}
+    FineTuner(net(), device="cpu").fit(blobs(), blobs(9), checkpoint_dir=tmp_path, **arguments)
+    path = tmp_path / "previous.safetensors"
+    content = file.read(path).content
+    (state,) = (state for state in content["training"]["callbacks"].values() if key in state)
+    state[key].popitem()
+    file.write(path, content, version=schema.format_version())
+    with pytest.raises(CheckpointError, match="averaged other weights"):
+        FineTuner(net(seed=2), device="cpu").fit(blobs(), blobs(9), resume_from=path, **arguments)
 
 
 @pytest.mark.parametrize("make", [lambda: EMA(1.0), lambda: EMA(0.0), lambda: SWA(1.0), lambda: SWA(-0.1)])
