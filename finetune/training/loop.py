@@ -95,6 +95,7 @@ def _fit_epoch(run: Run) -> None:
     if run.position.window == 0:
         run.meter.reset()
     run.emit("on_epoch_begin")
+    run.check_freeze_state()
     begun, seen = time.perf_counter(), run.meter.samples
     batches = run.train.epoch(run.epoch, start=run.position.window * run.accumulation)
     for window in windows(batches, run.accumulation):
@@ -103,6 +104,7 @@ def _fit_epoch(run: Run) -> None:
                 run.emit("on_step_end")
         poll()
     run.check_finite(whole=False)
+    run.check_freeze_state()
     run.task, run.metrics = run.meter.task, run.meter.metrics  # a custom step may return targets of its own
     training = run.meter.compute()  # waits for the device, so the time below covers all updates
     seconds = time.perf_counter() - begun

@@ -23,6 +23,7 @@ from finetune.checkpoint.starting_weights import starting_weights
 from finetune.data.loading.batches import Batches
 from finetune.errors import NonFiniteError
 from finetune.model.compiling import compiled
+from finetune.model.freezing import trainable
 from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
 from finetune.signals.stops import signal_name, unbroken
@@ -41,7 +42,7 @@ from finetune.training.optim.optimizers import (
     rates_of,
     state_by_name,
 )
-from finetune.training.optim.phases import Phase
+from finetune.training.optim.phases import Phase, check_freeze_state
 from finetune.training.optim.schedules import get_schedule
 from finetune.training.settings import Settings
 from finetune.training.tasks import Task
@@ -341,6 +342,14 @@ class Run:
         self.statistics = BatchStatistics(self.model)
         if self.finite is not None:
             self.finite.begin_phase()
+
+    def check_freeze_state(self) -> None:
+        """Check that no callback or step has frozen or unfrozen a parameter in this phase.
+
+        Raises:
+            ArgumentError: If one has.
+        """
+        check_freeze_state(self.phase, self.planned_rates, trainable(self.model))
 
     def cut_prefix(self) -> None:
         """Serve this phase's batches from the frozen prefix, if that pays.

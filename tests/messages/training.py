@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from finetune import FineTuner
+from finetune import FineTuner, Phase
 from finetune.callbacks import Callback, ClassWeights, Mixup, ModelCheckpoint
 from tests.helpers.datasets import Items
 from tests.messages.material import ITEMS, X, advised, case, error, fit, logged, tuner, y
@@ -249,4 +249,15 @@ def weights_that_overflow(tmp: Path) -> str:
     said = error(lambda: fit(tuner(), epochs=2, batch_size=18, callbacks=[Overflow(), saving]))
     assert FineTuner.load_checkpoint(tmp / "last.safetensors", tuner().model).model[0].bias.isfinite().all()
     assert "No weights from before were saved" in error(lambda: fit(tuner(), epochs=2, callbacks=[Overflow()]))
+    return said
+
+
+@case("Pass fit a strategy with one phase per freeze state")
+def layers_unfrozen_in_a_callback(tmp: Path) -> str:
+    class Unfreeze(Callback):
+        def on_epoch_end(self, run: Any) -> None:
+            run.tuner.unfreeze()
+
+    said = error(lambda: fit(tuner().freeze(), epochs=2, callbacks=[Unfreeze()]))
+    fit(tuner(), strategy=[Phase("2", epochs=1), Phase("*", epochs=2)])
     return said

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import CheckpointError, FineTuner, Phase
 from finetune.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from finetune.errors import ArgumentError
 from finetune.training.optim.schedules import get_schedule
 from tests.helpers.datasets import Flow
 
@@ -275,3 +276,41 @@ def test_an_epoch_longer_than_announced_never_trains_at_a_rate_of_zero(net, blob
     )
 
     assert all(rate > 0 for rates in seen.rates for rate in rates.values())
+
+
+# ---------------------------------------------------------------------- the freeze state within a phase
+
+
+class Refreeze(Callback):
+    """Change the freeze state in a hook of the first epoch."""
+
+    def __init__(self, hook: str, verb: str) -> None:
+        self.hook, self.verb = hook, verb
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("on_") and name == object.__getattribute__(self, "hook"):
+            return lambda run: getattr(run.tuner, self.verb)("0") if run.epoch <= 1 else None
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize(
+    "hook", ["on_phase_begin", "on_epoch_begin", "on_step_end", "on_evaluate_begin", "on_epoch_end"]
+)
+@pytest.mark.parametrize(("verb", "became"), [("unfreeze", "trainable"), ("freeze", "frozen")])
+def test_trap_07_a_callback_cannot_change_what_trains(net, blobs, hook: str, verb: str, became: str) -> None:
+    tuner = FineTuner(net(), device="cpu")
+    if verb == "unfreeze":
+        tuner.freeze("0")
+    with pytest.raises(ArgumentError, match=rf"0\.bias, 0\.weight became {became} within phase 'fit'"):
+        tuner.fit(blobs(), val=blobs(), epochs=3, callbacks=[Refreeze(hook, verb)])
+
+
+def test_a_step_may_freeze_for_a_moment(net, blobs) -> None:
+    class Adversarial(FineTuner):
+        def training_step(self, batch: Any) -> Any:
+            self.freeze("0")
+            super().training_step(batch)
+            self.unfreeze("0")
+            return super().training_step(batch)
+
+    assert len(Adversarial(net(), device="cpu").fit(blobs(), epochs=2)) == 2

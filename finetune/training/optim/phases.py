@@ -66,3 +66,25 @@ def check_phases(phases: Iterable[Phase]) -> list[Phase]:
             f"Expected strategy to be a name or a list of Phase, or a function that returns one, but got {phases!r}."
         )
     return listed
+
+
+def check_freeze_state(phase: Phase, planned: Iterable[str], trainable: Iterable[str]) -> None:
+    """Check that the trainable parameters are still those of the optimizer of a phase.
+
+    Args:
+        phase: The phase.
+        planned: Names of the parameters in its optimizer.
+        trainable: Names of the parameters that are trainable now.
+
+    Raises:
+        ArgumentError: If a callback or a step has frozen or unfrozen some.
+    """
+    before, now = set(planned), set(trainable)
+    for names, became in ((now - before, "trainable"), (before - now, "frozen")):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise ArgumentError(
+                f"{shown} became {became} within phase {phase.name!r}, whose optimizer was built for other parameters. "
+                f"Pass fit a strategy with one phase per freeze state, such as strategy=[Phase('fc', epochs=1), "
+                f"Phase('*', epochs=2)], instead of freezing or unfreezing in a callback or a step."
+            )
