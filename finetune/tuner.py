@@ -35,7 +35,7 @@ from finetune.data.splitting import split
 from finetune.display import html
 from finetune.display.left_out import parts_left_out
 from finetune.display.waits import waits_shown
-from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, reason, whole_number
+from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, reason
 from finetune.known import Known, recalled_arguments
 from finetune.model import compiling, freezing
 from finetune.model.channels_last import channels_last
@@ -318,7 +318,6 @@ class FineTuner:
             >>> tuner.head
             Linear(in_features=512, out_features=120, bias=True)
         """
-        n = whole_number("n", n)
         adapters.check_changeable(self.inner, HeadError, f"FineTuner(model).replace_head({n})")
         if layer is not None:
             head_search.check_name(self.inner, layer)
@@ -573,6 +572,7 @@ class FineTuner:
                 )
         return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs])
 
+    @checks_arguments
     @takes_turns(alone=True)
     @signals_heeded()
     def advise(self, train: Any, val: Any = None, *, samples: int = 2000, batch_size: int = 32) -> Advice:
@@ -604,7 +604,6 @@ class FineTuner:
         with waits_shown(), self._as_before(), generators_of_loader_preserved(train):
             data = self._open_training(train, val)
             check_classes(self._trial.pipeline.some_targets(data.train))
-            samples = whole_number("samples", samples)
             validation = None if data.val is None else self._features(data.val, samples // 4, batch_size)
             total = len(data.train) if data.train.indexed else None
             evidence = measure(self._features(data.train, samples, batch_size), validation, total)
@@ -650,7 +649,6 @@ class FineTuner:
             >>> 1e-7 < found.lr < 10
             True
         """
-        steps = whole_number("steps", steps, at_least=10)
         with waits_shown(), self._as_before(), generators_of_loader_preserved(train):
             source = self._open_training(train, False).train
             plan = make_plan(

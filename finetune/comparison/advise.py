@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune.advice.advice import Advice
 from finetune.comparison.candidates import Models, build_model, labeled_models
+from finetune.naming.arguments import whole_numbers
 from finetune.signals.stops import signals_heeded
 from finetune.tuner import FineTuner
 
@@ -42,9 +43,10 @@ def advise(
         >>> sorted(advice)
         ['32', '8']
     """
+    counts = whole_numbers({"samples": samples, "batch_size": batch_size})
     advice = {}
     for label, model in labeled_models(models).items():
         tuner = FineTuner(build_model(model, label, settings.get("seed", 0)), **settings)
-        advice[label] = tuner.advise(train, val, samples=samples, batch_size=batch_size)
+        advice[label] = tuner.advise(train, val, **counts)
     score = {label: (each.evidence.probe, each.evidence.log_me) for label, each in advice.items()}
     return {label: advice[label] for label in sorted(advice, key=score.__getitem__, reverse=True)}

@@ -17,7 +17,7 @@ from finetune.comparison.run_candidate import RunSettings, run_candidate
 from finetune.comparison.splits import splits_by_seed
 from finetune.display.waits import waits_shown
 from finetune.errors import ArgumentError, is_number, whole_number
-from finetune.naming.arguments import instead_of
+from finetune.naming.arguments import instead_of, whole_numbers
 from finetune.naming.paths import local_path
 from finetune.signals.stops import signals_heeded
 from finetune.training.progress import SeriesProgress
@@ -158,6 +158,7 @@ def _divided(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
             f"compare has no argument {name!r}. {instead_of(name, known)} Besides its own arguments, it accepts these "
             f"arguments of FineTuner and fit: {', '.join(sorted(of_tuner | of_fit))}."
         )
+    settings = whole_numbers(settings)
     return {n: settings[n] for n in settings if n in of_tuner}, {n: settings[n] for n in settings if n in of_fit}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.errors import ArgumentError, one_of
+from finetune.errors import ArgumentError, one_of, whole_number
 from finetune.model.weights import load_state
 from finetune.naming.paths import local_path
 from finetune.training.metrics import build_metrics, higher_is_better
@@ -61,6 +61,7 @@ def greedy_soup(
         >>> soup.predict(val).shape
         torch.Size([6, 2])
     """
+    batch_size = whole_number("batch_size", batch_size)
     paths = [local_path(path) for path in checkpoints]
     if not paths:
         raise ArgumentError("Expected at least one checkpoint to average, but got none.")

@@ -8,7 +8,7 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
-from finetune.errors import ArgumentError, nearest
+from finetune.errors import ArgumentError, nearest, whole_number
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,9 +53,31 @@ _INSTEAD = {
     ),
 }
 
+# Counts among the arguments of all functions, with the least that each may be.
+_COUNTS = {"batch_size": 1, "epochs": 1, "steps": 10, "samples": 1, "augment_views": 0, "n": 1}
+
+
+def whole_numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with their counts as ints. Only `augment_views` may be None.
+
+    Raises:
+        ArgumentError: If one is not a whole number, or too low.
+
+    Example:
+        >>> whole_numbers({"batch_size": 2.5})
+        Traceback (most recent call last):
+        finetune.errors.ArgumentError: Expected batch_size to be a whole number of at least 1, but got 2.5.
+    """
+    return {
+        name: whole_number(name, value, _COUNTS[name])
+        if name in _COUNTS and (name, value) != ("augment_views", None)
+        else value
+        for name, value in arguments.items()
+    }
+
 
 def checks_arguments(method: Callable[P, R]) -> Callable[P, R]:
-    """Make a method, or the constructor, explain arguments that it does not have.
+    """Make a method, or the constructor, explain arguments that it does not have, and check its counts first.
 
     Its signature stays as it is for `inspect`, editors and type checkers.
 
@@ -71,10 +93,11 @@ def checks_arguments(method: Callable[P, R]) -> Callable[P, R]:
     @wraps(method)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            signature.bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise _explained(name, error, signature, kwargs, owner, type(args[0]) if args else None) from error
-        return method(*args, **kwargs)
+        bound.arguments.update(whole_numbers(bound.arguments))
+        return method(*bound.args, **bound.kwargs)
 
     return checked
 

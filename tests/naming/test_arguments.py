@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from finetune import FineTuner, compare
-from finetune.errors import ArgumentError
+from finetune import FineTuner, advise, compare, greedy_soup
+from finetune.errors import ArgumentError, FineTuneError
 from finetune.naming import arguments
 
 DATA = torch.randn(12, 4), torch.arange(12) % 2
@@ -116,3 +117,57 @@ def test_a_warning_points_at_the_call_of_the_verb() -> None:
     with pytest.warns(UserWarning, match="is frozen") as given:
         FineTuner(model, device="cpu").replace_head(2).freeze("1").fit(DATA, progress=False)
     assert given[0].filename == __file__
+
+
+# ---------------------------------------------------------------------- counts
+
+MISSING = "no/such/folder"  # an error of its own, if it is opened
+VERBS = {
+    "fit": lambda **counts: tuner().fit(MISSING, **counts),
+    "evaluate": lambda **counts: tuner().evaluate(MISSING, **counts),
+    "predict": lambda **counts: tuner().predict(MISSING, **counts),
+    "advise": lambda **counts: tuner().advise(MISSING, **counts),
+    "find_lr": lambda **counts: tuner().find_lr(MISSING, **counts),
+    "compare": lambda **counts: compare(nn.Linear(4, 2), MISSING, **counts),
+    "finetune.advise": lambda **counts: advise(nn.Linear(4, 2), MISSING, **counts),
+    "greedy_soup": lambda **counts: greedy_soup([MISSING], MISSING, **counts),
+}
+COUNTS = {
+    "fit": ("epochs", "augment_views"),
+    "advise": ("samples",),
+    "finetune.advise": ("samples",),
+    "find_lr": ("steps",),
+}
+PAIRS = [(verb, name) for verb in VERBS for name in ("batch_size", *COUNTS.get(verb, ()))]
+
+
+@pytest.mark.parametrize("value", [2.5, 32.0, -1, True, "8", [8], float("nan")], ids=repr)
+@pytest.mark.parametrize(("verb", "name"), PAIRS)
+def test_counts_are_checked_before_any_data_is_opened(verb: str, name: str, value: Any) -> None:
+    with pytest.raises(ArgumentError, match=f"Expected {name} to be a whole number of at least"):
+        VERBS[verb](**{name: value})
+
+
+@pytest.mark.parametrize(("verb", "name"), PAIRS)
+def test_counts_may_be_whole_numbers_of_other_libraries(verb: str, name: str) -> None:
+    with pytest.raises(FineTuneError, match="no/such/folder"):
+        VERBS[verb](**{name: np.int64(12)})
+    with pytest.raises(FineTuneError, match="no/such/folder"):
+        VERBS[verb](**{name: torch.tensor(12)})
+
+
+@pytest.mark.parametrize(("verb", "name"), [pair for pair in PAIRS if pair[1] != "augment_views"])
+def test_counts_are_not_zero_or_none(verb: str, name: str) -> None:
+    for value in (0, None):
+        with pytest.raises(ArgumentError, match=f"Expected {name} to be a whole number of at least"):
+            VERBS[verb](**{name: value})
+
+
+def test_every_count_of_a_verb_is_checked() -> None:
+    annotated = {
+        name
+        for verb in ("fit", "evaluate", "predict", "advise", "find_lr", "replace_head")
+        for name, parameter in inspect.signature(getattr(FineTuner, verb)).parameters.items()
+        if parameter.annotation in ("int", "int | None")
+    }
+    assert annotated == arguments._COUNTS.keys()
