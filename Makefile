@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --ed
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test format lint types layers docs picture coverage check clean
+.PHONY: help setup demo test format lint types layers docs picture coverage audit check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +50,10 @@ picture: $(DEV) ## redraw docs/layers.svg from the imports of the package
 coverage: $(DEV) ## check a sample of every family of architectures (ARGS="--family timm" for all of one)
 	$(BIN)/python -m benchmarks.coverage $(or $(ARGS),--sample)
 
-check: lint types layers docs test coverage ## run everything that CI runs
+audit: $(DEV) ## check the installed packages for known vulnerabilities, if their database can be reached (pip-audit)
+	$(BIN)/python .ci/audit.py
+
+check: lint types layers docs test coverage audit ## run everything that CI runs
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist *.egg-info docs/_build finetune-demo finetune-compare fuzz-* .coverage .coverage.* htmlcov \

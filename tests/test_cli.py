@@ -416,7 +416,7 @@ def test_compare_prints_errors_in_one_line(pictures: Path, tmp_path: Path, capsy
 # ---------------------------------------------------------------- subprocess
 
 
-def test_an_interrupt_ends_with_130_and_no_traceback(pictures: Path, tmp_path: Path) -> None:
+def test_trap_38_an_interrupt_ends_with_130_and_no_traceback(pictures: Path, tmp_path: Path) -> None:
     """The signal is sent after the first epoch, during training."""
     fixed = ["--model", "squeezenet1_1", "--weights", "none", "--epochs", "1000000"]
     code = (

@@ -8,7 +8,9 @@ and a rule is a pattern over facts together with the files in which it may match
 from __future__ import annotations
 
 import ast
+import json
 import re
+import runpy
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -381,6 +383,39 @@ def _text(path: Path) -> str:
     """Return the text of a file, empty if it is binary."""
     content = path.read_bytes()
     return "" if b"\0" in content else content.decode("utf-8", errors="replace")
+
+
+AUDIT = {
+    "found": (1, "1 known in 2 of 3 packages"),
+    "none": (0, "0 known in 1 of 1 packages"),
+    "unknown": (0, "not checked, because the database knows none of 1 packages"),
+}
+REPORTS: dict[str, list[dict[str, object]]] = {
+    "found": [
+        {"name": "a", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]},
+        {"name": "b", "version": "1", "vulns": []},
+        {"name": "c", "skip_reason": "Dependency not found"},
+    ],
+    "none": [{"name": "b", "version": "1", "vulns": []}],
+    "unknown": [{"name": "c", "skip_reason": "Dependency not found"}],
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_only_a_known_vulnerability_fails_the_audit(name: str) -> None:
+    audit = runpy.run_path(str(ROOT / ".ci" / "audit.py"))
+    code, text = audit["verdict"](json.dumps({"dependencies": REPORTS[name]}))
+    assert code == AUDIT[name][0]
+    assert AUDIT[name][1] in text
+    assert ("a 1: CVE-1, fixed in 2" in text) == (name == "found")
+
+
+@pytest.mark.parametrize("report", ["", "{", "[]", "null"])
+def test_an_audit_without_a_report_is_said(report: str) -> None:
+    audit = runpy.run_path(str(ROOT / ".ci" / "audit.py"))
+    assert audit["verdict"](report, "Traceback\nConnectionError: no route") == (
+        0, "Vulnerabilities: not checked, because there is no report (ConnectionError: no route)."
+    )  # fmt: skip
 
 
 def test_the_version_is_written_once() -> None:

@@ -31,7 +31,7 @@ from tests.fuzz.readers import READERS, Reader
 
 _ADDRESS_SPACE = 12 << 30
 _MOST_RECORDS = 100  # log records and warnings for one file; Pillow has one for each damaged tag of a TIFF
-_HANG = 6  # times the limit of seconds, after which a process ends that does not come back to Python
+_HANG = 30  # times the limit of seconds, after which a process ends that waits or does not come back to Python
 _STATISTICS = 100  # files after which the statistics are written
 _LARGEST = 1 << 17  # bytes of a file
 _KEPT = 300  # files that are mutated further, without atheris
@@ -64,14 +64,14 @@ class Campaign:
         """Read a file, and return the outcome: a word, or the finding."""
         (self.folder / "current").write_bytes(content)
         before = _peak(reset=True) if self.limited else 0
-        begun = time.monotonic()
+        begun = time.process_time()
         with tempfile.TemporaryDirectory() as name, _time_limit(self.reader.seconds if self.limited else 0):
             outcome = self._read(content, Path(name))
         grown = (_peak() if self.limited else 0) - before
         if grown > self.reader.megabytes:
             outcome = self._keep(f"memory after {outcome.partition(':')[0]}", content, f"{grown:.0f} MB")
         self.outcomes[outcome if outcome in ("loaded", "refused") else "found"] += 1
-        self.slowest = max(self.slowest, time.monotonic() - begun)
+        self.slowest = max(self.slowest, time.process_time() - begun)
         self.largest = max(self.largest, grown)
         if not self.outcomes.total() % _STATISTICS:
             self.write()
@@ -128,7 +128,7 @@ class _Records(logging.Handler):
 
 @contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
-    """Raise TimeUp after some seconds, and end the process if that has no effect. 0 for no limit."""
+    """Raise TimeUp after some seconds of computation, and end the process if that has no effect. 0 for no limit."""
 
     def up(number: int, frame: FrameType | None) -> None:
         raise TimeUp
@@ -137,13 +137,13 @@ def _time_limit(seconds: int) -> Iterator[None]:
         yield
         return
     faulthandler.dump_traceback_later(_HANG * seconds, exit=True)
-    before = signal.signal(signal.SIGALRM, up)
-    signal.alarm(seconds)
+    before = signal.signal(signal.SIGPROF, up)
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # of this process, as others may be busy
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
         faulthandler.cancel_dump_traceback_later()
 
 
