@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ OTHER_TABLES = {
 Columns = dict[str, Sequence[Any]]
 
 _BYTES_PER_CELL = 64  # of a list and the Python objects in it
+_TIMES_IN_MEMORY = 3  # a CSV file as bytes, as text, and as text to read from
+_MOST_COLUMNS = 100_000
 _DELIMITERS = ",\t;|"
 _INDEX_NAMES = ("", "unnamed: 0", "__index_level_0__", "index")  # as pandas writes its row numbers
 
@@ -108,6 +111,11 @@ def _read_csv(path: Path, delimiter: str | None) -> Columns:
         ) from error
     if not rows:
         return {}
+    if len(rows[0]) > _MOST_COLUMNS:
+        raise DataError(
+            f"'{path}' has {len(rows[0]):,} columns, of at most {_MOST_COLUMNS:,}. Expected one row per sample with a "
+            "path or text and a label; for a table of numbers, pass the pair (X, y)."
+        )
     rows = [[cell.strip() for cell in row] for row in rows]
     names = _names_without_header(rows)
     if names is None:
@@ -128,6 +136,7 @@ def _read_csv(path: Path, delimiter: str | None) -> Columns:
 def _decoded(path: Path) -> str:
     try:
         with opened(path) as file:
+            _check_memory(_TIMES_IN_MEMORY * os.fstat(file.fileno()).st_size, path)
             content = file.read()
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error}.") from error
@@ -235,7 +244,11 @@ def _read_parquet(path: Path) -> Columns:
 def _check_size(metadata: Any, path: Path) -> None:
     """Raise DataError if a Parquet file, which may be compressed a thousand times, would not fit into memory."""
     unpacked = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
-    needed = max(unpacked, metadata.num_rows * metadata.num_columns * _BYTES_PER_CELL)
+    _check_memory(max(unpacked, metadata.num_rows * metadata.num_columns * _BYTES_PER_CELL), path)
+
+
+def _check_memory(needed: int, path: Path) -> None:
+    """Raise DataError if reading a file takes more memory than is free."""
     available = free_memory(torch.device("cpu"))
     if needed > available:
         raise DataError(

@@ -77,6 +77,18 @@ def test_row_numbers_of_pandas_are_no_column(tmp_path: Path) -> None:
     assert list(read_table(tmp_path / "t.csv")) == ["text", "stars"]
 
 
+def test_a_file_larger_than_the_free_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "t.csv").open("wb") as file:
+        file.truncate(1 << 43)  # sparse
+    with pytest.raises(DataError, match=r"t\.csv' would take [\d,]+ bytes of memory, of which [\d,]+ are free"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_a_row_of_countless_cells_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"t\.csv' has 100,001 columns, of at most 100,000"):
+        read_table(write(tmp_path / "t.csv", "a," * 100_000))
+
+
 def test_rows_of_unequal_length_name_the_delimiter(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 1 has 3 cells\. Expected 2 .* delimited by ','.*delimiter="):
         read_table(write(tmp_path / "t.csv", "text,label\na,b,c\n"))
