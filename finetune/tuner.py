@@ -916,8 +916,8 @@ class FineTuner:
         restore.missing_changes(self.inner, checkpoint)  # raises before anything changes
         try:
             run.load_state_dict(checkpoint.training, checkpoint.model.weights, changed=changed)
-        except CheckpointError:
-            raise
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint.path}: {error}") from error
         except Exception as error:  # a callback of the user may raise anything
             raise CheckpointError(
                 f"{checkpoint.path} was written by a run with different metrics or callbacks: {reason(error)}. Pass "

@@ -163,6 +163,6 @@ def test_a_changed_run_is_an_error_unless_it_is_meant(tmp_path: Path, change: st
         tuner.fit(**given)
         return tuner
 
-    with pytest.raises(CheckpointError, match=f"had other arguments: .*{message}"):
+    with pytest.raises(CheckpointError, match=rf"\.safetensors: The run to resume had other arguments: .*{message}"):
         resume()
     assert len(resume(resume_changed=True).history) == 2
