@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from finetune.caching import planner
@@ -27,6 +28,7 @@ from finetune.caching.store.store import Store, StoreError, StoreSlice
 from finetune.caching.timings import Timings, time_forward, time_replay, timed
 from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
+from finetune.data.loading.parts import release
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
@@ -193,8 +195,13 @@ class Cache:
 
     def _served(self, model: nn.Module, parts: list[Batches], epochs: int) -> dict[Any, CachedBatches] | Declined:
         """Cut the prefix, open a store and time a batch, and return cached batches for those in `parts`."""
-        found = self._cut(model, parts, epochs)
-        return found if isinstance(found, Declined) else self._stored(model, parts, epochs, *found)
+        try:
+            found = self._cut(model, parts, epochs)
+            return found if isinstance(found, Declined) else self._stored(model, parts, epochs, *found)
+        except torch.OutOfMemoryError:
+            declined = Declined("the memory of the device does not hold a whole batch")
+        release()
+        return declined
 
     def _cut(self, model: nn.Module, parts: list[Batches], epochs: int) -> tuple[Prefix, Any, Timings] | Declined:
         """Cut the prefix if that may pay, and return it with the batch that it was cut on and its timings."""

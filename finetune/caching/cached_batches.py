@@ -94,8 +94,11 @@ class CachedBatches:
 
     @contextmanager
     def serving(self, batch: Any) -> Iterator[None]:
-        """Replay the model's calls with this batch's inputs within the context."""
-        _, rows = self._pending.pop(id(batch))
+        """Replay the model's calls with this batch's inputs within the context. Parts of a batch are not replayed."""
+        known, rows = self._pending.pop(id(batch), (None, torch.empty(0)))
+        if known is None:
+            yield
+            return
         inputs = split_batch(batch)[0]
         if not self._valid or not self._prefix.accepts(inputs) or (self._guarded and not self._prefix.holds()):
             yield

@@ -247,6 +247,8 @@ class Network:
                     output = call(self.module, example)
                     if program_of(self.module) == "torch.export":  # which may have fixed the number of samples, too
                         call(self.module, tree_map(lambda value: torch.cat([value, value]), example))
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:
                 raise not_accepted(self.module, example, error) from error
             if channels_last:

@@ -99,7 +99,8 @@ def check_training(state: Mapping[str, Any]) -> None:
     """
     check_form(state, _FORM)
     check_form(state.get("identity", {}), {})
-    counts = {**state["position"], "samples": state["meter"]["samples"]}
+    check_form(state.get("parts"), (None, int))
+    counts = {**state["position"], "samples": state["meter"]["samples"], "parts": (state.get("parts") or 1) - 1}
     wrong = [name for name, count in counts.items() if not 0 <= count <= _MOST]
     if wrong or not 0 < (state["steps_per_epoch"] or 1) <= _MOST:
         raise ValueError(f"{wrong[0] if wrong else 'steps_per_epoch'} is out of range")

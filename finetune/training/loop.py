@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from finetune.data.batch import num_samples_of, target_of
 from finetune.data.loading.allocator import freed_memory_kept
 from finetune.data.loading.batches import Batches
+from finetune.data.loading.parts import Parts, release, rows
 from finetune.data.randomness import preserved_between_draws, reseed
 from finetune.display.numbers import Values
 from finetune.display.waits import announced
@@ -129,7 +130,7 @@ def _evaluate_epoch(run: Run) -> None:
         meter = run.new_meter(run.val.device)
         key = (run.seed, "evaluate", run.epoch)
         with run.validating(), unbroken() if evaluate_otherwise(run.callbacks) else nullcontext():
-            values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision, key)
+            values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision, key, run.val_parts)
         run.metrics = {**run.metrics, **meter.metrics}
         run.row |= {f"val_{name}": value for name, value in values.items()}
         if not isfinite(values["loss"]):
@@ -149,32 +150,75 @@ def update(run: Run, window: list[Any]) -> bool:
         NonFiniteError: If the loss or a gradient is NaN or infinite, in this update or in an earlier one that had not
             been checked yet. The model is restored to its state before that update.
     """
-    sizes = [num_samples_of(batch) for batch in window]
-    shares = shares_of([weight_of(run.task, target_of(batch), n) for batch, n in zip(window, sizes, strict=True)])
     run.set_rates(run.position.step)
     run.statistics.remember(run.precision.failed)
-    loss = torch.zeros((), device=run.train.device)
-    results: list[tuple[StepOutput, int, Any]] = []  # not yet in the meter
+    results = _Results(run.meter, at_once=not skip_updates(run.callbacks))
     with GENERATORS.held():
-        reseed(run.seed, "step", run.epoch, run.position.window)  # makes every update resumable
-        with run.statistics.undone_on_error():
-            for batch, size, share in zip(window, sizes, shares, strict=True):
-                step, targets = _training_step(run, batch, size)
-                whole = torch.promote_types(step.loss.dtype, torch.float32)  # half precision rounds, or overflows
-                part = part_of(step.loss.to(whole), share)
-                run.precision.backward(part)
-                loss += part.detach()
-                results.append((_detached(step), size, targets))
-                if not skip_updates(run.callbacks):
-                    _count(run, results)
-        run.loss = loss
+        loss = run.loss = _gradients(run, window, results)
         if run.position.epoch == run.position.window == 0:
             _say_unreached(run)
         made = _step(run, loss)
     if made:
-        _count(run, results)
+        results.count_rest()
     run.position.window += 1
     return made
+
+
+def _gradients(run: Run, window: list[Any], results: _Results) -> Tensor:
+    """Compute the gradients of a window, and return its loss. If memory runs out, start again in smaller parts."""
+    while True:
+        with run.parts.halved(window[0]):
+            reseed(run.seed, "step", run.epoch, run.position.window)  # makes every update resumable
+            with run.statistics.undone_on_error():
+                return _accumulate(run, window, results)
+        run.optimizer.zero_grad(set_to_none=True)
+        release()
+
+
+def _accumulate(run: Run, window: list[Any], results: _Results) -> Tensor:
+    """Add up the gradients of the parts of a window, each by its share of the samples. Return the loss."""
+    sizes = [num_samples_of(batch) for batch in window]
+    shares = shares_of([weight_of(run.task, target_of(batch), n) for batch, n in zip(window, sizes, strict=True)])
+    loss = torch.zeros((), device=run.train.device)
+    for number, (batch, size, share) in enumerate(zip(window, sizes, shares, strict=True)):
+        steps = []
+        for step, samples, targets, fraction in _training_steps(run, batch, size):
+            whole = torch.promote_types(step.loss.dtype, torch.float32)  # half precision rounds, or overflows
+            part = part_of(step.loss.to(whole), share * fraction)
+            run.precision.backward(part)
+            loss += part.detach()
+            steps.append((_detached(step), samples, targets))
+        results.add(number, steps)
+    return loss
+
+
+class _Results:
+    """Results of the training steps of an update, each counted once, although a step may be repeated.
+
+    Args:
+        meter: Meter that counts them.
+        at_once: Whether they are counted at once, or only after the update has been made.
+    """
+
+    def __init__(self, meter: Meter, *, at_once: bool) -> None:
+        self._meter, self._at_once = meter, at_once
+        self._counted = 0
+        self._kept: dict[int, list[tuple[StepOutput, int, Any]]] = {}
+
+    def add(self, number: int, steps: list[tuple[StepOutput, int, Any]]) -> None:
+        """Add the results of the parts of a batch, by the number of the batch in its window."""
+        self._kept[number] = steps
+        if self._at_once:
+            self.count_rest()
+
+    def count_rest(self) -> None:
+        """Count what has not been counted."""
+        for number, steps in self._kept.items():
+            if number == self._counted:
+                self._counted += 1
+                for step, size, targets in steps:
+                    self._meter.update(step, size, targets)
+        self._kept.clear()
 
 
 def _step(run: Run, loss: Tensor) -> bool:
@@ -190,13 +234,6 @@ def _step(run: Run, loss: Tensor) -> bool:
         return False
     run.position.step += stepped
     return True
-
-
-def _count(run: Run, results: list[tuple[StepOutput, int, Any]]) -> None:
-    """Add results of the training step to the meter, and clear the list."""
-    for step, size, targets in results:
-        run.meter.update(step, size, targets)
-    results.clear()
 
 
 def _detached(step: StepOutput) -> StepOutput:
@@ -221,9 +258,10 @@ def evaluate(
     meter: Meter,
     precision: Precision,
     key: Sequence[int | str] | None = None,
+    parts: Parts | None = None,
 ) -> dict[str, float]:
-    """Return the loss and the metrics over all batches, with each sample counted once. See `outputs` for the key."""
-    for batch, output in outputs(step, model, batches, precision, "Evaluating", key):
+    """Return the loss and the metrics over all batches, with each sample counted once. See `outputs` for the rest."""
+    for batch, output in outputs(step, model, batches, precision, "Evaluating", key, parts):
         meter.update(as_step_output(output, step), num_samples_of(batch), target_of(batch))
     return Values(meter.compute())
 
@@ -240,19 +278,27 @@ def outputs(
     precision: Precision,
     what: str,
     key: Sequence[int | str] | None = None,
+    parts: Parts | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Yield every batch with its output of `step`, computed in eval mode. Modes are restored on exit.
+
+    A batch that does not fit in the memory of a GPU is yielded in parts.
 
     Args:
         what: Word for the pass in the progress display.
         key: Key that, with the number of the batch, seeds the random draws of a step; None to leave them to the user.
+        parts: Number of samples that run at once, which is lowered if memory runs out.
     """
+    parts = parts or Parts()
     with modes_restored(model):
         eval_mode(model)
         for number, batch in enumerate(announced(batches.epoch(0), f"{what} batches", batches.steps)):
-            with torch.no_grad(), precision.autocast(), batches.serving(batch), single_sample_explained():
-                output = _drawn(step, batch, key and (*key, number))
-            yield batch, output
+
+            def computed(part: Any, batch: Any = batch, number: int = number) -> Any:
+                with torch.no_grad(), precision.autocast(), batches.serving(part), single_sample_explained():
+                    return _drawn(step, part, key and (*key, number))
+
+            yield from parts.over(batch, computed)
 
 
 def _drawn(step: Callable[[Any], Any], batch: Any, key: Sequence[int | str] | None) -> Any:
@@ -284,17 +330,37 @@ def as_step_output(returned: Any, step: Callable[[Any], Any]) -> StepOutput:
     return output
 
 
-def _training_step(run: Run, batch: Any, size: int) -> tuple[StepOutput, Any]:
-    """Return the result of the training step, and the targets of its batch, as the metrics judge by them."""
+def _training_steps(run: Run, batch: Any, size: int) -> Iterator[tuple[StepOutput, int, Any, Tensor | float]]:
+    """Run the training step on each part of a batch.
+
+    Yields:
+        The result, the number of samples, the targets that the metrics judge by, and the part's fraction of the batch.
+    """
+    changed = batch
+    for callback in run.callbacks:
+        changed = callback.change_batch(run, changed)
+    weighed = changed
+    for callback in run.callbacks:
+        weighed = callback.weigh_batch(run, weighed)
+    parts = run.parts.of(size)
+    made: list[dict[int, Any]] = [{} for _ in parts]  # the same tensor has the same part in all three batches
+    own, judged, given = (
+        [rows(whole, size, part, known) for part, known in zip(parts, made, strict=True)]
+        for whole in (batch, changed, weighed)
+    )
+    sizes = [part.stop - part.start for part in parts]
+    weights = [weight_of(run.task, target_of(part), n) for part, n in zip(own, sizes, strict=True)]
+    fractions = shares_of(weights) if len(parts) > 1 else [1.0]
+    for part, n, changed, weighed, fraction in zip(own, sizes, judged, given, fractions, strict=True):
+        targets = target_of(changed)
+        yield _training_step(run, part, weighed, targets, n), n, targets, fraction
+
+
+def _training_step(run: Run, batch: Any, given: Any, judged: Any, size: int) -> StepOutput:
+    """Return the result of the training step on what callbacks made of a batch."""
     if size == 1 and run.moves_statistics:
         run.warn_once("A batch of one sample has no batch statistics, so batch norms use their running statistics.")
     alone = single_sample(run.model) if size == 1 else nullcontext()
-    given = batch
-    for callback in run.callbacks:
-        given = callback.change_batch(run, given)
-    judged = target_of(given)
-    for callback in run.callbacks:
-        given = callback.weigh_batch(run, given)
     with alone, single_sample_explained(), run.precision.autocast(), run.train.serving(batch):
         output = as_step_output(run.tuner.training_step(given), run.tuner.training_step)
     if not output.loss.requires_grad:
@@ -302,6 +368,4 @@ def _training_step(run: Run, batch: Any, size: int) -> tuple[StepOutput, Any]:
             "The loss of training_step does not depend on any trainable parameter. Compute it from the outputs of "
             "self.model, without detach() or no_grad()."
         )
-    if output.targets is target_of(given):
-        output = output._replace(targets=judged)
-    return output, judged
+    return output._replace(targets=judged) if output.targets is target_of(given) else output

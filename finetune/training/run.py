@@ -21,6 +21,7 @@ from finetune.checkpoint import schema
 from finetune.checkpoint.schema import Checkpoint
 from finetune.checkpoint.starting_weights import starting_weights
 from finetune.data.loading.batches import Batches
+from finetune.data.loading.parts import Parts
 from finetune.errors import NonFiniteError
 from finetune.model.compiling import compiled
 from finetune.model.freezing import trainable
@@ -51,6 +52,11 @@ if TYPE_CHECKING:
     import torchmetrics
 
 log = logging.getLogger("finetune")
+
+_DIVIDED = (
+    " Gradients and metrics stay those of the whole batch if the loss is a mean over samples. Batch norms and losses "
+    "that compare samples see one part at a time, and dropout draws anew."
+)
 
 
 class Steps(Protocol):
@@ -172,6 +178,7 @@ class Run:
         self.statistics = BatchStatistics()
         self.finite: FiniteCheck | None = None  # of a run through `fit`
         self._warned: set[str] = set()
+        self.parts, self.val_parts = Parts(_DIVIDED, self.warn_once), Parts(warn=self.warn_once)
         self.saved: tuple[Position, Path] | None = None  # last position that the run can resume from, and its file
         self.meter = self.new_meter(self.train.device)
         self._views: list[int | None] = []  # per phase begun: stored views per image
@@ -428,6 +435,7 @@ class Run:
             "optimizer": state_by_name(self.optimizer, self.model),
             "precision": self.precision.state_dict(),
             "meter": self.meter.state_dict(),
+            **({} if self.parts.limit is None else {"parts": self.parts.limit}),
             "callbacks": {_key(self, callback): callback.state_dict() for callback in self.callbacks},
         }
 
@@ -457,6 +465,7 @@ class Run:
         self._views = list(state["views"])
         self.precision.load_state_dict(state["precision"])
         self.meter.load_state_dict(state["meter"])
+        self.parts.limit = state.get("parts")
         own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers()), **weights}
         if changed and before.get("optimizer", now["optimizer"]) != now["optimizer"]:
             log.warning("The state of the optimizer is left out, because this one is another.")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from finetune import FineTuner, Phase, StepOutput
-from finetune.callbacks import Callback, ModelCheckpoint
+from finetune.callbacks import Callback, ModelCheckpoint, SkipNonFinite
 from finetune.checkpoint import file
 from finetune.data.loading.batches import Batches
 from finetune.data.randomness import seeded
@@ -654,3 +655,211 @@ def test_predictions_are_plain_tensors(net) -> None:
 
     for kind in (FineTuner, Kept):
         assert type(kind(net(), device="cpu").predict(torch.zeros(3, 4).as_subclass(Dressed))) is Tensor
+
+
+# ---------------------------------------------------------------------- memory that runs out
+
+
+class Exhausted(torch.autograd.Function):
+    """The identity, whose backward pass fails."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+class Narrow(nn.Module):
+    """A float64 model that runs out of memory on more than `limit` samples, forward or backward."""
+
+    def __init__(self, limit: int | None = 5, *, norm: bool = False, backward: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.Tanh())
+        self.head = nn.Linear(8, 3)
+        self.double()
+        self.limit, self.backward = limit, backward
+        self.tried: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.tried.append(len(x))
+        x = self.body(x)
+        if self.limit is not None and len(x) > self.limit:
+            if not self.backward:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            x = Exhausted.apply(x) if x.requires_grad else x
+        return self.head(x)
+
+
+def narrow_data(blobs: Any, n: int = 22) -> tuple[Tensor, Tensor]:
+    X, y = blobs(n)
+    return X.double(), y
+
+
+def assert_alike(one: FineTuner, other: FineTuner, timeless: Any) -> None:
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(value, other.model.state_dict()[name])
+    for row, expected in zip(timeless(one.history), timeless(other.history), strict=True):
+        assert {k: pytest.approx(v) if isinstance(v, float) else v for k, v in row.items()} == expected
+
+
+class MeanOfSquares(FineTuner):
+    """A step of its own, with a loss that is a mean over samples."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        return (self.model(batch[0]) ** 2).mean()
+
+
+class Reversed(Callback):
+    """Pair each sample with another of the batch, as Mixup does, and weigh the targets."""
+
+    def change_batch(self, run: Any, batch: Any) -> Any:
+        inputs, targets = batch
+        return inputs + inputs.flip(0) * torch.rand((), dtype=inputs.dtype), targets
+
+    def weigh_batch(self, run: Any, batch: Any) -> Any:
+        return batch[0], F.one_hot(batch[1], 3) * torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("kind", "callbacks"), [(FineTuner, []), (MeanOfSquares, []), (FineTuner, [Reversed()])])
+def test_a_batch_that_does_not_fit_trains_in_parts(
+    blobs, timeless, caplog, backward: bool, accumulation: int, kind: Any, callbacks: list[Callback]
+) -> None:
+    def trained(limit: int | None) -> FineTuner:
+        model = Narrow(limit, backward=backward)
+        tuner: FineTuner = kind(model, device="cpu", optimizer="sgd", gradient_accumulation_steps=accumulation)
+        tuner.fit(narrow_data(blobs), epochs=2, batch_size=16, lr=0.1, callbacks=callbacks, progress=False)
+        return tuner
+
+    divided = trained(5)
+
+    assert_alike(divided, trained(None), timeless)
+    assert caplog.text.count("Out of memory on 16 samples: from now on, at most 8") == 1
+    assert caplog.text.count("Out of memory on 8 samples: from now on, at most 4") == 1
+    assert [n for n in divided.model.tried if n > 5] == [16, 8]
+
+
+def test_parts_are_weighted_by_the_targets_that_count(blobs, timeless) -> None:
+    X, y = narrow_data(blobs)
+    y = torch.where(torch.arange(22) < 9, -100, y)
+
+    def trained(limit: int | None) -> FineTuner:
+        loss = nn.CrossEntropyLoss(ignore_index=-100)
+        tuner = FineTuner(Narrow(limit), device="cpu", optimizer="sgd", loss=loss)
+        tuner.fit((X, y), epochs=2, batch_size=16, lr=0.1, progress=False)
+        return tuner
+
+    assert_alike(trained(3), trained(None), timeless)
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_repeated_step_is_counted_once(blobs, timeless, skips: bool) -> None:
+    """The first batch of the window fits and is counted; the second does not, so both are computed again."""
+    X, y = narrow_data(blobs, 18)
+    order = [[0, 1, 2], list(range(3, 9)), [9, 10, 11], list(range(12, 18))]
+
+    def trained(limit: int | None) -> FineTuner:
+        tuner = FineTuner(Narrow(limit), device="cpu", optimizer="sgd", gradient_accumulation_steps=2)
+        loader = DataLoader(TensorDataset(X, y), batch_sampler=order)
+        tuner.fit(loader, epochs=2, lr=0.1, callbacks=[SkipNonFinite()] if skips else [], progress=False)
+        return tuner
+
+    assert_alike(trained(4), trained(None), timeless)
+
+
+def test_a_failed_attempt_leaves_no_batch_statistics(blobs, state_of, same) -> None:
+    def trained(limit: int, batch_size: int, accumulation: int) -> FineTuner:
+        model = Narrow(limit, norm=True, backward=True)
+        tuner = FineTuner(model, device="cpu", gradient_accumulation_steps=accumulation)
+        loader = DataLoader(TensorDataset(*narrow_data(blobs, 16)), batch_size=batch_size)
+        tuner.fit(loader, epochs=1, progress=False)
+        return tuner
+
+    one, other = trained(4, 8, 1), trained(4, 4, 2)
+    assert same(state_of(one.model), state_of(other.model))
+    assert one.model.body[1].num_batches_tracked == 4
+
+
+def test_a_resumed_run_keeps_the_size_of_its_parts(blobs, state_of, same, tmp_path) -> None:
+    def trained(*callbacks: Callback, **options: Any) -> FineTuner:
+        tuner = FineTuner(Narrow(norm=True), device="cpu")
+        tuner.fit(narrow_data(blobs), epochs=2, batch_size=16, callbacks=callbacks, progress=False, **options)
+        return tuner
+
+    class Stop(Callback):
+        def on_epoch_begin(self, run: Any) -> None:
+            if run.epoch == 1:
+                raise KeyError
+
+    whole = trained()
+    with pytest.raises(KeyError):
+        trained(Stop(), checkpoint_dir=tmp_path)
+    resumed = trained(resume_from=tmp_path)
+
+    assert same(state_of(resumed.model), state_of(whole.model))
+    assert len(resumed.history) == 2
+    assert max(whole.model.tried) == 16
+    assert max(resumed.model.tried) <= 5
+
+
+def test_evaluation_and_prediction_run_in_parts(blobs) -> None:
+    X, y = narrow_data(blobs)
+    divided, whole = (FineTuner(Narrow(limit), device="cpu") for limit in (5, None))
+
+    torch.testing.assert_close(divided.predict(X), whole.predict(X))
+    assert divided.evaluate((X, y)) == pytest.approx(whole.evaluate((X, y)))
+    assert divided.predict((X, y)).shape == (22, 3)
+    history = divided.fit((X, y), val=(X, y), batch_size=4, progress=False)
+    assert history[0]["val_loss"] == pytest.approx(divided.evaluate((X, y), batch_size=4)["loss"])
+
+
+class Later(Narrow):
+    """A model that runs out of memory from the beginning of training on, and not while a cache is tried."""
+
+    begun: ClassVar[list[bool]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.begun and self.limit is not None and len(x) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.head(self.body(x))
+
+
+class Begin(Callback):
+    def on_epoch_begin(self, run: Any) -> None:
+        Later.begun.append(True)
+
+    def on_fit_end(self, run: Any) -> None:
+        Later.begun.clear()
+
+
+@pytest.mark.parametrize("kind", [Narrow, Later])
+def test_a_cached_prefix_and_parts_give_the_same(blobs, timeless, caplog, kind: type[Narrow]) -> None:
+    def trained(limit: int | None) -> FineTuner:
+        tuner = FineTuner(kind(limit), device="cpu", optimizer="sgd").freeze("body")
+        options = {"cache": "memory", "callbacks": [Begin()], "progress": False}
+        tuner.fit(narrow_data(blobs), epochs=3, batch_size=16, lr=0.1, **options)
+        return tuner
+
+    with caplog.at_level(logging.INFO, "finetune"):
+        assert_alike(trained(5), trained(None), timeless)
+    assert ("does not hold a whole batch" in caplog.text) == (kind is Narrow)
+    assert caplog.text.count("at most 4 run through the model") == 1
+
+
+def test_one_sample_that_does_not_fit_and_other_errors_pass(blobs) -> None:
+    with pytest.raises(torch.OutOfMemoryError, match=r"CUDA out of memory\. Even one sample at a time"):
+        FineTuner(Narrow(0, backward=True), device="cpu").fit(narrow_data(blobs), batch_size=16)
+    with pytest.raises(torch.OutOfMemoryError):  # already of the two samples that the model is tried on
+        FineTuner(Narrow(0), device="cpu").fit(narrow_data(blobs), batch_size=16)
+
+    class Broken(FineTuner):
+        def training_step(self, batch: Any) -> Tensor:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        Broken(Narrow(None), device="cpu").fit(narrow_data(blobs), batch_size=16)
