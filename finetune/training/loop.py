@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 import torch
@@ -108,6 +108,8 @@ def _fit_epoch(run: Run) -> None:
     run.check_freeze_state()
     run.task, run.metrics = run.meter.task, run.meter.metrics  # a custom step may return targets of its own
     training = run.meter.compute()  # waits for the device, so the time below covers all updates
+    if not run.meter.samples:  # every update was skipped
+        training["loss"] = nan
     seconds = time.perf_counter() - begun
     run.row = Values({"epoch": run.epoch + 1, "phase": run.phase.name, **training})
     _evaluate_epoch(run)

@@ -107,8 +107,8 @@ class Meter:
             self._update_metrics(outputs.detach(), targets.detach())
 
     def compute(self) -> dict[str, float]:
-        """Return the values by name, `loss` first, which is NaN without any sample. This waits for the device."""
-        values = {"loss": float(self._loss) / (float(self._weight) or 1.0) if self.samples else math.nan}
+        """Return the values by name, `loss` first. This waits for the device."""
+        values = {"loss": float(self._loss) / (float(self._weight) or 1.0)}
         for name, metric in self._own.items():
             if metric.update_called:
                 with _named(name):
