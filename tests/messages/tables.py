@@ -93,6 +93,14 @@ def columns_of_one_name(tmp: Path) -> str:
     return said
 
 
+@case("has {} cells in a row, but a table may have {} columns.")
+def too_many_columns(tmp: Path) -> str:
+    numbers = "\n".join(",".join(["1"] * 20_000) for _ in range(8))
+    said = refused(table(tmp, numbers, []))
+    fit(tuner(), (X, y))
+    return said
+
+
 @case("The cells are delimited by {}; for another, pass Table(")
 def another_delimiter(tmp: Path) -> str:
     rows = [f"{image(tmp / f'{k},a.png')}#{'cat' if k % 2 else 'dog'}" for k in range(8)]
