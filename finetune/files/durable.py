@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import BinaryIO
 from finetune.files.locks import take
 from finetune.files.regular import check_regular
 
-_STAGED = ".part"
+_STAGED = re.compile(r"\..+\.[0-9a-f]{12}\.part", re.DOTALL)  # names of stages
 _ABANDONED = 24 * 3600  # seconds after which a stage belongs to nobody, where locks cannot tell
 _LOCKS = sys.platform != "win32"  # which renames no open file, so a stage is closed, and not locked, before it is moved
 
@@ -23,8 +24,8 @@ _LOCKS = sys.platform != "win32"  # which renames no open file, so a stage is cl
 def written(path: Path, *, keep_as: Path | None = None) -> Iterator[BinaryIO]:
     """Open a file for writing. It takes the place of the old one when the block ends, and not before.
 
-    A link is followed, and the new file has the permissions of the old one. Stages of the same file that killed
-    processes left behind are removed.
+    A link is followed, and the new file has the permissions of the old one. Stages that killed processes left behind in
+    the folder are removed.
 
     Args:
         path: File to write.
@@ -42,12 +43,10 @@ def written(path: Path, *, keep_as: Path | None = None) -> Iterator[BinaryIO]:
     path = Path(os.path.realpath(path))
     mode = _mode_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    staged = _new_stage(path)
+    _remove_abandoned(path.parent)
+    staged, handle = _open_stage(path)
     try:
-        handle = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with os.fdopen(handle, "w+b") as file:
-            _lock(handle)
             yield file
             file.flush()
             if mode is not None:
@@ -110,13 +109,22 @@ def _mode_of(path: Path) -> int | None:
     return stat.S_IMODE(state.st_mode)
 
 
-def _prefix(path: Path) -> str:
-    """Return the start of the names of a file's stages, shorter than file systems allow."""
-    return f".{path.name[:50]}."
-
-
 def _new_stage(path: Path) -> Path:
-    return path.with_name(f"{_prefix(path)}{os.urandom(6).hex()}{_STAGED}")
+    """Return a new path, whose name is shorter than file systems allow."""
+    return path.with_name(f".{path.name[:50]}.{os.urandom(6).hex()}.part")
+
+
+def _open_stage(path: Path) -> tuple[Path, int]:
+    """Create a stage, and lock it."""
+    while True:
+        staged = _new_stage(path)
+        handle = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        if _LOCKS:
+            with suppress(OSError):  # a file system without locks
+                take(handle, wait=True)
+        if os.fstat(handle).st_nlink:  # or another writer took it for abandoned before it was locked
+            return staged, handle
+        os.close(handle)
 
 
 def _replace(staged: Path, path: Path, keep_as: Path | None) -> None:
@@ -125,9 +133,9 @@ def _replace(staged: Path, path: Path, keep_as: Path | None) -> None:
     staged.replace(path)
 
 
-def _remove_abandoned(path: Path) -> None:
-    for staged in path.parent.iterdir():
-        if staged.name.startswith(_prefix(path)) and staged.suffix == _STAGED and _is_abandoned(staged):
+def _remove_abandoned(folder: Path) -> None:
+    for staged in folder.iterdir():
+        if _STAGED.fullmatch(staged.name) and _is_abandoned(staged):
             with suppress(OSError):
                 staged.unlink()
 
@@ -154,9 +162,3 @@ def _is_free(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _lock(handle: int) -> None:
-    if _LOCKS:
-        with suppress(OSError):  # a file system without locks
-            take(handle, wait=True)

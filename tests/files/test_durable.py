@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.files import durable
 from finetune.files.durable import check_writable, written
 from tests.helpers.files import make_special
 
@@ -135,9 +136,32 @@ def test_a_killed_process_leaves_the_old_file_and_its_stage_is_removed(tmp_path:
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / "f").read_bytes() == b"old"
     assert len(entries(tmp_path)) == 2
-    write(tmp_path / "f", b"new")
+    write(tmp_path / "g", b"new")  # a write of any file in the folder
+    assert entries(tmp_path) == ["f", "g"]
+
+
+def test_only_stages_are_removed(tmp_path: Path) -> None:
+    names = [".f.part", "film.part", ".f.0123456789ab.part~", "f.0123456789ab.part", ".f.0123456789AB.part"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    write(tmp_path / "f", b"")
+    assert entries(tmp_path) == sorted([*names, "f"])
+
+
+def test_a_stage_that_another_writer_removes_before_it_is_locked_is_made_anew(tmp_path: Path, monkeypatch) -> None:
+    taken = durable.take
+    removed: list[Path] = []
+
+    def take_late(handle: int, *, wait: bool = False) -> None:
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            removed[0].unlink()
+        taken(handle, wait=wait)
+
+    monkeypatch.setattr(durable, "take", take_late)
+    write(tmp_path / "f", b"whole")
+    assert removed
     assert entries(tmp_path) == ["f"]
-    assert (tmp_path / "f").read_bytes() == b"new"
 
 
 def test_the_stage_of_another_writer_is_left_alone(tmp_path: Path) -> None:
