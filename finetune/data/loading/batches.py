@@ -33,7 +33,7 @@ from finetune.data.sources.labels import batch_targets
 from finetune.data.targets import TargetRule
 from finetune.errors import ArgumentError, DataError, whole_number
 from finetune.nested import pinned, same_values, tensors_of, to_device
-from finetune.signals.stops import polled
+from finetune.signals.stops import interruptible, polled
 
 # Number of samples that `repeats` loads twice: evenly spaced ones, as many random ones, and one per class.
 _NUM_COMPARED = 48
@@ -174,6 +174,7 @@ class Batches:
             return None
         return [partial(augment.describe, self.seed, view) for view, augment in enumerate(cacheable)]
 
+    @interruptible()
     def repeats(self) -> bool:
         """Return whether samples spread over the data, and one of every class, are the same when loaded again.
 
