@@ -21,7 +21,7 @@ from benchmarks.reliability.children import in_child
 from benchmarks.reliability.kills import progress, unreadable
 from benchmarks.reliability.safeties import take_out
 from benchmarks.rows import Row
-from finetune import FineTuner
+from finetune import FineTuner, digests
 from finetune.callbacks import Callback, CSVLogger, ModelCheckpoint
 from finetune.checkpoint import tensor_file
 
@@ -90,7 +90,7 @@ def _log(disk: Path, step: int) -> str:
 def _save(safety: str, disk: Path, chunk: int = 0) -> str:
     """Train with checkpoints on the disk, which is full after some chunks of these are written; 0 never."""
     take_out(safety)
-    plain, count = tensor_file.byte_chunks, itertools.count(1)
+    plain, count = digests.byte_chunks, itertools.count(1)
 
     def chunks(tensor: Tensor) -> Iterator[Any]:
         for part in plain(tensor):
@@ -98,7 +98,7 @@ def _save(safety: str, disk: Path, chunk: int = 0) -> str:
                 _fill(disk)
             yield part
 
-    tensor_file.byte_chunks = chunks  # type: ignore[assignment]
+    tensor_file.byte_chunks = chunks  # type: ignore[attr-defined, assignment]
     return _train(callbacks=[ModelCheckpoint(disk, every_steps=1)], checkpoint_dir=disk, resume_from="auto")
 
 

@@ -59,7 +59,11 @@ def _no_staging() -> None:
 
 
 def _no_sync() -> None:
-    durable.os = _Replaced(durable.os, fsync=_nothing)  # type: ignore[attr-defined]
+    durable.os = _Replaced(durable.os, fsync=_nothing)  # type: ignore[attr-defined, assignment]
+
+
+def _no_folder_sync() -> None:
+    everywhere(durable.sync_folder, _nothing)
 
 
 def _no_previous() -> None:
@@ -69,7 +73,7 @@ def _no_previous() -> None:
 
 def _no_checksum() -> None:
     hashes = tensor_file.hashlib  # type: ignore[attr-defined]
-    tensor_file.hashlib = _Replaced(  # type: ignore[attr-defined]
+    tensor_file.hashlib = _Replaced(  # type: ignore[attr-defined, assignment]
         hashes, sha256=lambda *parts: _Replaced(hashes.sha256(*parts), hexdigest=lambda: _Any("0" * 64))
     )
 
@@ -106,7 +110,7 @@ def _no_kinds() -> None:
 
 def _no_formats() -> None:
     Image.init()
-    image_files._FORMATS = tuple(Image.OPEN)
+    image_files._FORMATS = tuple(Image.OPEN)  # type: ignore[assignment]
 
 
 def _no_pixel_cap() -> None:
@@ -120,6 +124,7 @@ def _no_allocation_limit() -> None:
 _SAFETIES: dict[str, Callable[[], None]] = {
     "staging": _no_staging,
     "syncing": _no_sync,
+    "the sync of folders": _no_folder_sync,
     "the previous file": _no_previous,
     "the checksum": _no_checksum,
     "the optimizer's state": _no_optimizer_state,

@@ -65,7 +65,9 @@ def pictures(place: Path, strategy: Any, **options: Any) -> FineTuner:
     return trained(tuner, folder(place.parent / "images"), None, place, strategy, batch_size=9, **options)
 
 
-def trained(tuner: FineTuner, data: Any, val: Any, place: Path, strategy: Any, *own: Callback, **options: Any) -> Any:
+def trained(
+    tuner: FineTuner, data: Any, val: Any, place: Path, strategy: Any, *own: Callback, **options: Any
+) -> FineTuner:
     """Train, or go on, with a checkpoint after every second update."""
     writer = ModelCheckpoint(place, every_steps=2, keep=2)
     options = {"epochs": 3, "lr": 1e-2, "batch_size": 8, "progress": False, **options}
