@@ -13,6 +13,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+_held: set[int] = set()  # descriptors of locked folders
+
 
 def take(handle: int, *, wait: bool = False) -> None:
     """Lock an open file against other users of this lock, until it is released or closed.
@@ -52,7 +54,8 @@ def release(handle: int) -> None:
 def folder_locked(folder: Path) -> Iterator[None]:
     """Hold a folder, created if missing, against other users of this lock. An empty new one is removed on exit.
 
-    The lock is on the folder itself, so that no file is left behind. On Windows, nothing is locked.
+    The lock is on the folder itself, so that no file is left behind. It ends with this process, even if forked ones,
+    such as the workers of a loader, live on. On Windows, nothing is locked.
 
     Raises:
         BlockingIOError: If the lock is taken, in this process or another.
@@ -70,10 +73,24 @@ def folder_locked(folder: Path) -> Iterator[None]:
     try:
         if handle is not None:
             take(handle)
+            _held.add(handle)
         yield
     finally:
+        if handle in _held:
+            _held.discard(handle)
+            release(handle)  # at once, wherever else the folder is open
         if handle is not None:
             os.close(handle)
         if created:
             with suppress(OSError):  # it holds files now
                 folder.rmdir()
+
+
+def _close_in_child() -> None:
+    """Close the locked folders in a forked process, which would keep them locked when its parent is killed."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
