@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --ed
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test format lint types layers docs picture coverage audit check clean
+.PHONY: help setup demo test format lint types layers docs picture coverage reliability audit check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,7 +53,10 @@ coverage: $(DEV) ## check a sample of every family of architectures (ARGS="--fam
 audit: $(DEV) ## check the installed packages for known vulnerabilities, if their database can be reached (pip-audit)
 	$(BIN)/python .ci/audit.py
 
-check: lint types layers docs test coverage audit ## run everything that CI runs
+reliability: $(DEV) ## kill, stop and damage a sample of runs (ARGS="--suite kills" for all of one)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability $(or $(ARGS),--sample --out $(VENV)/reliability.md)
+
+check: lint types layers docs test coverage reliability audit ## run everything that CI runs
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist *.egg-info docs/_build finetune-demo finetune-compare fuzz-* .coverage .coverage.* htmlcov \
