@@ -3,17 +3,22 @@
 Each is a `FineTuneError` and also the matching builtin, so `except ValueError` works without knowing this package.
 A message gives the cause, the expectation and the fix. `one_of` looks up every argument that is a name, and `nearest`
 suggests the names that a typo may have meant; `whole_number` and `number` check every argument that is a number.
+Messages and logs are `printable`, because names of files and classes may hold characters that control a terminal.
 """
 
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import operator
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class FineTuneError(Exception):
@@ -27,6 +32,9 @@ class FineTuneError(Exception):
         ...     print(error)
         There is no precision 'half'. Expected one of auto, fp32, bf16, fp16.
     """
+
+    def __init__(self, *said: object) -> None:
+        super().__init__(*(printable(part) if isinstance(part, str) else part for part in said))
 
 
 class ArgumentError(FineTuneError, ValueError):
@@ -216,3 +224,26 @@ def reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return "it is damaged, or it holds objects other than tensors, and unpickling those could run code"
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes in the place of control characters, of bytes that are no text, and of bidi controls.
+
+    Line ends and tabs are kept.
+
+    Example:
+        >>> printable("dog\\x1b[2J.png, caf\\udce9.png")
+        'dog\\\\x1b[2J.png, caf\\\\udce9.png'
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _printable_record(record: logging.LogRecord) -> bool:
+    said = record.getMessage()
+    if _CONTROLS.search(said):
+        record.msg, record.args = printable(said), ()
+    return True
+
+
+for _name in ("finetune", "finetune.series"):
+    logging.getLogger(_name).addFilter(_printable_record)
