@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import logging
 import math
+import pickle
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from finetune.errors import ArgumentError, is_number, number, one_of, whole_number
+from finetune import DataError, FineTuner
+from finetune.errors import ArgumentError, is_number, number, one_of, printable, whole_number
+from tests.helpers.image_files import picture
 
 
 @pytest.mark.parametrize(
@@ -66,3 +73,33 @@ def test_an_argument_that_is_none_of_the_names_is_an_error_with_the_nearest(name
 def test_without_names_only_the_others_are_expected() -> None:
     with pytest.raises(ArgumentError, match=r"no metric 'f1'\. Expected a function\."):
         one_of("metric", "f1", [], "a function")
+
+
+@given(st.text())
+def test_a_text_loses_only_what_is_not_printed(text: str) -> None:
+    shown = printable(text)
+    shown.encode()  # as a terminal does
+    assert printable(shown) == shown
+    assert all(character.isprintable() or character.isspace() or not character.isascii() for character in shown)
+    if text.isprintable():
+        assert shown == text
+
+
+def test_an_error_shows_the_name_of_a_file_without_its_controls(tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b]0;owned\x07\udcff.png"
+    path.write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        FineTuner("resnet18", weights=None, device="cpu").predict([path])
+    assert "a\\x1b]0;owned\\x07\\udcff.png" in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_warning_shows_the_name_of_a_file_without_its_controls(tmp_path: Path, caplog) -> None:
+    for name in ("cat/0.png", "dog/1.png", "a\x1b[2J\u202e.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(0, (8, 8)).save(tmp_path / name)
+    with caplog.at_level(logging.WARNING, "finetune"):
+        model = FineTuner("resnet18", weights=None, device="cpu", preprocessing={"crop_size": 32, "resize_size": 32})
+        model.replace_head(2).fit(tmp_path, val=False, epochs=1, progress=False)
+    assert "a\\x1b[2J\\u202e.png" in caplog.text
+    assert "\x1b" not in caplog.text
