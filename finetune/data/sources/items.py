@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from finetune.data.preprocessing.base import is_image_cell
 from finetune.data.sources.base import Indices, Source
+from finetune.data.sources.image_files import read_image, read_image_cell
 from finetune.data.sources.labels import Classes
+from finetune.errors import DataError
 
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
@@ -73,3 +79,47 @@ class RawItems(Source):
 
     def describe(self) -> Iterator[Any]:
         return (self.items[row] for row in self._rows)
+
+
+class EncodedImages(Sequence[Any]):
+    """Images that are decoded each time they are asked for, because decoded ones may not fit into memory together.
+
+    Args:
+        items: Contents of files, open files, cells of a Hugging Face column, or bytes [H, W, C]. Open files are read.
+
+    Raises:
+        DataError: If an open file cannot be read, or a cell has neither bytes nor a path.
+    """
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.contents = [_content(item, f"sample {index}") for index, item in enumerate(items)]
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def __getitem__(self, index: Any) -> Any:
+        content = self.contents[index]
+        if isinstance(content, np.ndarray):
+            return Image.fromarray(content[..., 0] if content.ndim == 3 and content.shape[2] == 1 else content)
+        if is_image_cell(content):
+            return read_image_cell(content)
+        file = io.BytesIO(content)
+        file.name = f"sample {index}"  # for the error of an image that cannot be decoded
+        return read_image(file).copy()
+
+
+def _content(item: Any, name: str) -> Any:
+    if isinstance(item, (bytes, bytearray)):
+        return bytes(item)
+    if not hasattr(item, "read"):
+        if is_image_cell(item) and item["bytes"] is None and item["path"] is None:
+            return read_image_cell(item)  # which says so
+        return item
+    try:
+        item.seek(0)
+        content = item.read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"The image in {name} cannot be read: {error}.") from error
+    if not isinstance(content, bytes):
+        raise DataError(f"The image in {name} is a file of text. Expected one opened in binary mode.")
+    return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from array import array
@@ -31,8 +30,7 @@ from finetune.data.sources.folders import (
     open_files,
     open_folder,
 )
-from finetune.data.sources.image_files import read_image, read_image_cell
-from finetune.data.sources.items import RawItems
+from finetune.data.sources.items import EncodedImages, RawItems
 from finetune.data.sources.labels import Meaning, check_numbering
 from finetune.data.sources.streams import open_loader, open_stream
 from finetune.data.tables.open_table import open_table
@@ -288,8 +286,8 @@ def _open_inputs(inputs: Any, labels: Any, request: Request, parts: Any = None) 
         return _open_group(parts, labels, request)
     inputs = _dense(_plain_column(inputs))
     if isinstance(inputs, (list, tuple)) and inputs and all(_is_encoded(item, request) for item in inputs):
-        inputs = [_decoded(item) for item in inputs]
-    kind = _raw_kind(inputs, request)
+        inputs = EncodedImages(inputs)
+    kind = IMAGE if isinstance(inputs, EncodedImages) else _raw_kind(inputs, request)
     paths = kind is None and _are_paths(inputs, request)
 
     def name(index: int) -> str:
@@ -324,16 +322,6 @@ def _buffered(values: Any) -> Any:
     if hasattr(values, "__array__"):
         return np.asarray(values)
     return torch.utils.dlpack.from_dlpack(values) if hasattr(values, "__dlpack__") else values
-
-
-def _decoded(item: Any) -> Image.Image:
-    """Return the image in the content of a file, or in an array of bytes."""
-    if isinstance(item, np.ndarray):
-        return Image.fromarray(item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item)
-    if is_image_cell(item):
-        return read_image_cell(item)
-    file = io.BytesIO(item) if isinstance(item, (bytes, bytearray)) else item
-    return read_image(file).copy()
 
 
 def _existing(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:

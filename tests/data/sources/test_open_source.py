@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import io
 from array import array
 from collections.abc import Callable
@@ -9,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
+from finetune import FineTuner, Preprocessing
 from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
+from finetune.data.prepare import prepare
 from finetune.data.sources.arrays import Arrays
 from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.labels import Meaning
@@ -111,6 +116,44 @@ def test_one_image_in_every_form(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(labeled[1][0]), pixels)
 
 
+def test_encoded_images_train_as_their_files(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{k}.png" for k in range(12)]
+    for k, path in enumerate(paths):
+        picture(k).save(path)
+    contents, labels = [path.read_bytes() for path in paths], [k % 2 for k in range(12)]
+    weights = []
+    for data in (paths, contents, [io.BytesIO(content) for content in contents]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        tuner = FineTuner(model, preprocessing=Preprocessing(crop_size=(16, 16)), device="cpu")
+        tuner.fit((data, labels), val=0.25, epochs=2, batch_size=4, progress=False)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
+
+
+def test_encoded_images_are_not_kept_decoded(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.png")
+    data = [(tmp_path / "a.png").read_bytes()] * 50, [0, 1] * 25
+    before = sum(issubclass(type(found), Image.Image) for found in gc.get_objects())
+    prepared = prepare(data, 0.5).audited()
+    assert sum(issubclass(type(found), Image.Image) for found in gc.get_objects()) <= before + 2
+    assert isinstance(prepared.train[0][0], Image.Image)
+
+
+def test_an_encoded_image_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(DataError, match=r"The image in sample 2 cannot be decoded"):
+        prepare(([content, content, content[:60]], [0, 1, 0])).audited()
+    text, closed = io.StringIO("text"), io.BytesIO(content)
+    closed.close()
+    with pytest.raises(DataError, match=r"The image in sample 1 is a file of text\. Expected one opened in binary"):
+        open_source([content, text], labeled=False)
+    with pytest.raises(DataError, match=r"The image in sample 1 cannot be read: .*closed file"):
+        open_source([content, closed], labeled=False)
+
+
 def test_one_image_has_no_label() -> None:
     for form in (picture(1), b"content"):
         with pytest.raises(DataError, match="no label"):
@@ -130,7 +173,7 @@ def test_a_pattern_without_a_match(tmp_path: Path) -> None:
     (tmp_path / "a[1].png").write_bytes(b"")
     assert len(open_source(tmp_path / "a[1].png", labeled=False)) == 1
     with pytest.raises(DataError, match="cannot be decoded"):
-        open_source(b"no image", labeled=False)
+        open_source(b"no image", labeled=False)[0]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
