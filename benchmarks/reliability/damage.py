@@ -1,4 +1,4 @@
-"""Flipped bits and lost ends: what notices them, here and elsewhere, and what a run goes on from."""
+"""Flipped bits and lost ends: who notices them, and whether a run resumes from its previous file, to the same end."""
 
 from __future__ import annotations
 

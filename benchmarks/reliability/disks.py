@@ -1,4 +1,4 @@
-"""A small disk that is full at a random save. The run is then gone on with on a disk with space."""
+"""A small disk that is full within a random save. The run resumes when there is space again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of runs, half of them while a checkpoint is written. The runs then go on to their end."""
+"""SIGKILL at random moments of runs, half of them while a checkpoint is written. The runs then resume, and end."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Power cuts, simulated: after a random operation, a disk holds of each file and folder what was last synced at least.
+"""Simulated power cuts. The disk keeps what was last synced of each file and folder, and any part of what came later.
 
-Of later operations it may hold any part: a file that was not synced has lost its end, and a rename that was not synced
-is done or not. Every such disk must hold a whole checkpoint, and none that is damaged.
+A file that was not synced has lost its end, and a rename that was not synced is done or not. Every such disk must hold
+a whole checkpoint, with all progress that a finished save promised, and none that is damaged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SIGTERM at random moments of all kinds of work, to the process and its workers. The work is then done again."""
+"""SIGTERM at random moments of every kind of work, to the process and its workers. The same call then goes on."""
 
 from __future__ import annotations
 
