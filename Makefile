@@ -54,6 +54,7 @@ audit: $(DEV) ## check the installed packages for known vulnerabilities, if thei
 	$(BIN)/python .ci/audit.py
 
 reliability: $(DEV) ## kill, stop and damage a sample of runs (ARGS="--suite kills" for all of one)
+	@rm -f $(VENV)/reliability.jsonl
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability $(or $(ARGS),--sample --out $(VENV)/reliability.md)
 
 check: lint types layers docs test coverage reliability audit ## run everything that CI runs

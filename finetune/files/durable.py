@@ -63,7 +63,7 @@ def written(path: Path, *, keep_as: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file can be written, and create its folder.
+    """Check that a file can be written, create its folder, and remove the stages that killed processes left there.
 
     Raises:
         OSError, ValueError: If it cannot.
@@ -76,6 +76,7 @@ def check_writable(path: Path) -> None:
     path = Path(os.path.realpath(path))
     _mode_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path.parent)
     trial = _new_stage(path)
     os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     trial.unlink()

@@ -50,7 +50,7 @@ class Parts:
         ...         break
         [10]
         [5, 5]
-        [3, 3, 4]
+        [2, 3, 2, 3]
     """
 
     def __init__(self, note: str = "", warn: Callable[[str], object] = log.warning) -> None:

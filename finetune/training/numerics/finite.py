@@ -69,7 +69,8 @@ class FiniteCheck:
     Example:
         >>> model = nn.Linear(2, 1)
         >>> check = FiniteCheck(model)
-        >>> model.weight.data /= 0
+        >>> with torch.no_grad():
+        ...     _ = model.weight.div_(0)
         >>> check.broken()
         ['weight']
     """

@@ -109,7 +109,7 @@ def test_a_null_character_is_no_text(tmp_path: Path) -> None:
 def test_a_path_with_a_null_character_is_named_with_its_row(tmp_path: Path) -> None:
     frame = pd.DataFrame({"path": ["a.png", "b\0.png"], "label": ["x", "y"]})
     (tmp_path / "a.png").touch()
-    with pytest.raises(DataError, match=r"names 1 of 2 images that do not exist: .*b\0\.png' \(row 2\)"):
+    with pytest.raises(DataError, match=r"names 1 of 2 images that do not exist: .*b\\x00\.png' \(row 2\)"):
         open_source(Table(frame, folder=tmp_path))
 
 
