@@ -915,7 +915,9 @@ class FineTuner:
         assert checkpoint.training is not None  # find_run returns no other
         restore.missing_changes(self.inner, checkpoint)  # raises before anything changes
         try:
-            run.load_state_dict(checkpoint.training, checkpoint.model.weights, changed=changed)
+            with freezing.freeze_state_restored(self.inner):
+                freezing.set_frozen(self.inner, checkpoint.model.frozen)
+                run.load_state_dict(checkpoint.training, checkpoint.model.weights, changed=changed)
         except CheckpointError as error:
             raise CheckpointError(f"{checkpoint.path}: {error}") from error
         except Exception as error:  # a callback of the user may raise anything

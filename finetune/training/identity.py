@@ -106,25 +106,30 @@ def check_training(state: Mapping[str, Any]) -> None:
         raise ValueError(f"{wrong[0] if wrong else 'steps_per_epoch'} is out of range")
 
 
-def check_callback(callback: Any, saved: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+def check_callback(run: Run, callback: Any, saved: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
     """Check that a callback can go on with a state.
 
     Args:
+        run: The run at the position to resume from, and its model in the freeze state of that position.
         callback: The callback, with the form of its state.
         saved: The state, empty if none was saved.
-        weights: The model's tensors by name.
+        weights: The model's tensors by name, as they will be.
 
     Raises:
-        TypeError, ValueError: If it cannot.
+        TypeError, ValueError, CheckpointError: If it cannot.
     """
     form = callback._state_form
     check_form({**callback.state_dict(), **saved}, form)  # early files lack some fields
     if any(value is int and saved.get(key, 0) < 0 for key, value in form.items()):
         raise ValueError(f"{type(callback).__name__} has counted below 0")
-    kept = kept_weights(callback, saved).values()
-    for name, tensor in [pair for tensors in kept for pair in tensors.items()]:
+    kept = kept_weights(callback, saved)
+    for name, tensor in [pair for tensors in kept.values() for pair in tensors.items()]:
         if getattr(weights.get(name), "shape", None) != tensor.shape:
             raise ValueError(f"{type(callback).__name__} keeps {name[:100]} of shape {list(tensor.shape)}")
+    present = {*dict(run.model.named_buffers()), *run.model.state_dict(keep_vars=True)}
+    complete = weights.keys() <= present  # else its head or adapters follow, and the phase's begin checks the names
+    if complete and (run.position.epoch or run.position.window):  # else the phase begins anew
+        callback._check_kept(run.model, kept)
 
 
 def kept_weights(callback: Any, state: Mapping[str, Any]) -> dict[str, Mapping[str, Tensor]]:

@@ -474,7 +474,7 @@ class Run:
             self._optimizer_state = state["optimizer"]
         for callback in self.callbacks:
             saved = state["callbacks"].get(_key(self, callback), {})
-            check_callback(callback, saved, own)
+            check_callback(self, callback, saved, own)
             callback.load_state_dict(saved)
 
     @cached_property

@@ -8,6 +8,8 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
+from torch import Tensor, nn
+
 from finetune.errors import ArgumentError, NonFiniteError, nearest
 from finetune.training.run import Run
 
@@ -130,6 +132,9 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state from `state_dict`. The state is empty if the checkpoint has none for this callback."""
+
+    def _check_kept(self, model: nn.Module, kept: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Raise CheckpointError if the weights in a state, by field and name, are not those of a phase to resume."""
 
 
 def as_callbacks(callbacks: Any) -> list[Callback]:

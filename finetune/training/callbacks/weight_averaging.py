@@ -36,11 +36,7 @@ class _Average(Callback):
         if run.position.epoch == run.position.window == 0:
             self._average, self._set_aside, self._count = {}, {}, 0
         else:  # a resumed phase continues
-            if any(kept and kept.keys() != self._own.keys() for kept in (self._average, self._set_aside)):
-                raise CheckpointError(
-                    f"The {type(self).__name__} of the run to resume averaged other weights than this run trains. Pass "
-                    f"fit and FineTuner the same arguments as in that run."
-                )
+            self._check_kept(run.model, {"average": self._average, "set_aside": self._set_aside})
             self._average = {name: value.to(self._own[name].device) for name, value in self._average.items()}
 
     def on_epoch_begin(self, run: Run) -> None:
@@ -56,6 +52,14 @@ class _Average(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state:
             self._average, self._set_aside, self._count = state["average"], state["set_aside"], state["count"]
+
+    def _check_kept(self, model: nn.Module, kept: Mapping[str, Mapping[str, Tensor]]) -> None:
+        own = _averaged(model).keys()
+        if any(tensors and tensors.keys() != own for tensors in kept.values()):
+            raise CheckpointError(
+                f"The {type(self).__name__} of the run to resume averaged other weights than this run trains. Pass "
+                f"fit and FineTuner the same arguments as in that run."
+            )
 
     def _swap_in(self) -> None:
         """Put the average into the model and keep the training weights."""

@@ -117,16 +117,24 @@ def test_weight_averaging_resumes_bit_for_bit(net, blobs, state_of, same, timele
 
 
 @pytest.mark.parametrize("key", ["average", "set_aside"])
-def test_a_saved_average_that_lacks_a_weight_is_refused(net, blobs, tmp_path, key) -> None:
-    arguments: dict[str, Any] = {"epochs": 2, "batch_size": 4, "callbacks": [EMA(0.9)]}
+@pytest.mark.parametrize("strategy", ["full_finetune", "linear_probe", "lora"])
+def test_a_saved_average_that_lacks_a_weight_is_refused_before_anything_is_changed(
+    net, blobs, state_of, same, tmp_path, key, strategy
+) -> None:
+    arguments: dict[str, Any] = {"strategy": strategy, "epochs": 4, "batch_size": 4, "callbacks": [EMA(0.9)]}
     FineTuner(net(), device="cpu").fit(blobs(), blobs(9), checkpoint_dir=tmp_path, **arguments)
     path = tmp_path / "previous.safetensors"
     content = file.read(path).content
     (state,) = (state for state in content["training"]["callbacks"].values() if key in state)
     state[key].popitem()
     file.write(path, content, version=schema.format_version())
-    with pytest.raises(CheckpointError, match="averaged other weights"):
-        FineTuner(net(seed=2), device="cpu").fit(blobs(), blobs(9), resume_from=path, **arguments)
+    tuner = FineTuner(net(seed=2), device="cpu")
+    before, trains = state_of(tuner.model), [parameter.requires_grad for parameter in tuner.model.parameters()]
+    with pytest.raises(CheckpointError, match=r"previous\.safetensors: The EMA .* averaged other weights"):
+        tuner.fit(blobs(), blobs(9), resume_from=path, **arguments)
+    assert same(state_of(tuner.model), before)
+    assert [parameter.requires_grad for parameter in tuner.model.parameters()] == trains
+    assert not tuner.history
 
 
 @pytest.mark.parametrize("make", [lambda: EMA(1.0), lambda: EMA(0.0), lambda: SWA(1.0), lambda: SWA(-0.1)])
