@@ -57,7 +57,7 @@ reliability: $(DEV) ## kill, stop and damage a sample of runs (ARGS="--suite kil
 	@rm -f $(VENV)/reliability.jsonl
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability $(or $(ARGS),--sample --out $(VENV)/reliability.md)
 
-check: lint types layers docs test coverage reliability audit ## run everything that CI runs
+check: lint types layers docs test coverage audit ## run everything that CI runs
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist *.egg-info docs/_build finetune-demo finetune-compare fuzz-* .coverage .coverage.* htmlcov \
