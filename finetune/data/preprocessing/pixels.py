@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ DEEP = ("I", "F")
 RANGE = "value_range"
 
 _MAX_SAMPLE_VALUE = (281, 341)  # tags of TIFF 6.0: MaxSampleValue and SMaxSampleValue
+_PIXELS_AT_ONCE = 2**20
 _TOPS = (255, 4095, 65535)  # 8, 12 and 16 bits
 
 
@@ -71,17 +73,20 @@ def value_range(image: Image.Image) -> Range:
     """
     if RANGE in image.info:
         return Range(*image.info[RANGE])
-    values = np.asarray(image)
-    if not np.isfinite(values).all():
-        raise DataError("It has pixels that are NaN or infinite. Correct or remove the image.")
-    low, high = float(values.min()), float(values.max())
+    lows, highs = [], []
+    for values in _blocks(image):
+        if not np.isfinite(values).all():
+            raise DataError("It has pixels that are NaN or infinite. Correct or remove the image.")
+        lows.append(float(values.min()))
+        highs.append(float(values.max()))
+    low, high = min(lows), max(highs)
     tags = getattr(image, "tag_v2", {})
     stated = next((tags[tag] for tag in _MAX_SAMPLE_VALUE if tag in tags), None)
     if stated is not None:
         white = float(stated[0] if isinstance(stated, tuple) else stated)
         if white > 0 and 0 <= low <= high <= white:
             return Range(0, white, assumed=False)
-    floats = values.dtype.kind == "f"
+    floats = image.mode == "F"
     if floats and low >= -1 and high <= 1:
         return Range(0 if low >= 0 else -1, 1)
     top = next((top for top in _TOPS if low >= 0 and high <= top), None)
@@ -92,13 +97,29 @@ def value_range(image: Image.Image) -> Range:
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     black, white, _ = value_range(image)
-    values = np.asarray(image)
+    scaled = np.empty((image.height, image.width), np.uint8)
+    top = 0
+    for values in _blocks(image):
+        scaled[top : top + len(values)] = _scaled(values, black, white)
+        top += len(values)
+    return Image.fromarray(scaled)
+
+
+def _scaled(values: np.ndarray, black: float, white: float) -> np.ndarray:
     if black == 0 and white in _TOPS and values.dtype.kind != "f":
-        scaled = values.astype(np.int64).clip(0, int(white)) >> (int(white).bit_length() - 8)  # the upper 8 bits
-    else:
-        unit = (values.astype(np.float64) - black) / max(white - black, np.finfo(np.float64).tiny)
-        scaled = (255 * unit.clip(0, 1)).round()
-    return Image.fromarray(scaled.astype(np.uint8))
+        return values.astype(np.int64).clip(0, int(white)) >> (int(white).bit_length() - 8)  # the upper 8 bits
+    unit = (values.astype(np.float64) - black) / max(white - black, np.finfo(np.float64).tiny)
+    rounded: np.ndarray = (255 * unit.clip(0, 1)).round()
+    return rounded
+
+
+def _blocks(image: Image.Image) -> Iterator[np.ndarray]:
+    """Yield the values of some rows at a time, because wider copies of a large image would fill the memory."""
+    rows = max(1, _PIXELS_AT_ONCE // max(1, image.width))
+    for top in range(0, image.height, rows):
+        bottom = min(image.height, top + rows)
+        whole = bottom - top == image.height
+        yield np.asarray(image if whole else image.crop((0, top, image.width, bottom)))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

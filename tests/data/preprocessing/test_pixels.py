@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from finetune.data.audit import audit
+from finetune.data.preprocessing import pixels
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.pixels import value_range, with_channels
 from finetune.data.sources.image_files import read_image, verify_image
@@ -49,6 +50,29 @@ def test_black_and_white_stay_black_and_white(tmp_path: Path, name: str, channel
     assert np.abs(got.astype(int) - EIGHT_BITS).max() <= 1
     cropped = with_channels(image.crop((0, 0, 4, 4)), channels)  # scaled by the whole file
     assert np.array_equal(np.asarray(cropped).reshape(4, 4, -1)[..., 0], got[:4, :4])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 100])
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(77, dtype=np.uint16) * 800,
+        np.arange(77, dtype=">u2") * 50,
+        np.arange(77, dtype=np.int32) * 900 - 30000,
+        np.arange(77, dtype=np.float32) / 77,
+        np.linspace(-9, 20, 77, dtype=np.float32),
+    ],
+)
+def test_a_deep_image_is_converted_by_blocks(
+    values: np.ndarray, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(values.reshape(11, 7)).save(tmp_path / "a.tif")
+    whole = value_range(Image.open(tmp_path / "a.tif")), with_channels(read_image(tmp_path / "a.tif"), 1)
+    monkeypatch.setattr(pixels, "_PIXELS_AT_ONCE", 7 * rows)
+    blocks = value_range(Image.open(tmp_path / "a.tif")), with_channels(read_image(tmp_path / "a.tif"), 1)
+    assert whole[0] == blocks[0]
+    assert whole[1].tobytes() == blocks[1].tobytes()
+    assert len({*whole[1].tobytes()}) > 15
 
 
 def test_a_stated_range_is_believed(tmp_path: Path) -> None:
