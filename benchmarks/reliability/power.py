@@ -68,8 +68,8 @@ class Journal:
 
     Args:
         end: Number of operations after which the power is cut; None for never.
-        disk: Folder that what is left on the disk is written to.
-        seed: Seed of what is left.
+        disk: Folder for the files that survive the cut.
+        seed: Seed of the choice among possible survivors.
     """
 
     def __init__(self, end: int | None, disk: Path | None = None, seed: int = 0) -> None:
@@ -116,14 +116,14 @@ class Journal:
             raise PowerCutError
 
     def _sync_folder(self, renames: int) -> None:
-        """Make the first renames that are not synced part of what is sure."""
+        """Apply the first pending renames to the synced folder."""
         for old, new, inode in self._pending[:renames]:
             self._entries.pop(old, None)
             self._entries[new] = inode
         del self._pending[:renames]
 
     def _cut(self, place: Path) -> None:
-        """Write what is left on the disk: some of the last renames, and of files that are not synced some bytes."""
+        """Write the surviving files: synced content, a part of other content, and some of the pending renames."""
         assert self.disk is not None
         now = {path.stat().st_ino: path for path in place.iterdir()}
         self._sync_folder(self.draw.randint(0, len(self._pending)))

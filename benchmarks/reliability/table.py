@@ -1,4 +1,4 @@
-"""The tables: what was counted with all safeties in place, and without each."""
+"""The tables: counts of faults with all safeties in place, and without each."""
 
 from __future__ import annotations
 
