@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from finetune.data.batch import target_of
 from finetune.data.preprocessing.augmentations import Augmentation
@@ -22,7 +24,7 @@ from finetune.data.randomness import preserved, reseed, seed_of
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import plain_label
 from finetune.errors import ArgumentError, DataError
-from finetune.nested import is_group
+from finetune.nested import is_group, tensors_of
 from finetune.signals.stops import heed_parent_only
 
 Batch = Any
@@ -32,6 +34,8 @@ Keys = list[tuple[int, int]]
 _MAX_EXPLAINED = 1000  # samples of a loader that are read to explain its error
 # What torch says if a worker has died, or has no room for a batch.
 _DEATH = r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)|shared memory|</torch_"
+
+_SIGNAL_SECONDS = 1.0
 
 _COLLATE_HINT = "To batch samples of this kind, give the dataset a `collate_fn`, or pass a DataLoader."
 
@@ -75,7 +79,15 @@ class Samples:
         return self.collate(items, [index for _, index in keys], self.source.name)
 
     def collate(self, items: list[Any], indices: Sequence[int], name: Callable[[int], str]) -> Batch:
-        """Collate prepared items into a batch, with the source's own `collate_fn` if it has one."""
+        """Collate prepared items into a batch, with the source's own `collate_fn` if it has one.
+
+        Raises:
+            DataError: If the items do not form a batch, or shared memory is full.
+        """
+        with worker_deaths_named():
+            return _shared(self._collated(items, indices, name))
+
+    def _collated(self, items: list[Any], indices: Sequence[int], name: Callable[[int], str]) -> Batch:
         if self.source.collate_fn is not None:
             return self.source.collate_fn(items)
         if self.source.kind is None:
@@ -84,7 +96,7 @@ class Samples:
             return default_collate(items) if self.source.kind is None else self._collate_raw(items)
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             if re.search(_DEATH, str(error)):
-                raise _no_memory(error) from error
+                raise
             raise shape_error(items, indices, name) or DataError(
                 f"{name(indices[0])} to {name(indices[-1])} do not form a batch: {error}. {_COLLATE_HINT}"
             ) from error
@@ -142,12 +154,28 @@ def worker_deaths_named() -> Iterator[None]:
         DataError: In place of what torch raises.
     """
     try:
-        yield
-    except (ConnectionError, EOFError) as error:  # a process died while its batch was received
-        raise _no_memory(error) from error
+        with _accounts_awaited():
+            yield
     except RuntimeError as error:
         if not re.search(_DEATH, str(error)):
             raise
+        raise _no_memory(error) from error
+
+
+@contextmanager
+def _accounts_awaited() -> Iterator[None]:
+    """Wait for torch's account of a death, which comes by a signal, if a batch breaks off because of it.
+
+    Raises:
+        RuntimeError: The account. Awaited, it does not interrupt what comes next.
+        DataError: If none has come.
+    """
+    try:
+        yield
+    except (ConnectionError, EOFError) as error:
+        if "multiprocessing" not in "".join(traceback.format_exception(error)):
+            raise  # the user's own, for example of a download
+        time.sleep(_SIGNAL_SECONDS)
         raise _no_memory(error) from error
 
 
@@ -307,6 +335,15 @@ def _array(value: Any) -> Any:
         return torch.tensor(value)
     except (TypeError, ValueError):  # of unequal lengths
         return value
+
+
+def _shared(batch: Batch) -> Batch:
+    """Move the batch of a worker process into shared memory. torch would do so in a thread, whose errors are lost."""
+    if get_worker_info() is not None:
+        for tensor in tensors_of(batch):
+            if tensor.layout == torch.strided:
+                tensor.share_memory_()
+    return batch
 
 
 def _unchanged(batch: Batch) -> Batch:

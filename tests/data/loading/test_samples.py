@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -112,6 +114,7 @@ class Dying(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         if index == 5 and get_worker_info() is not None:
             if self.how == "no room":
+                time.sleep(1)  # until torch's thread has sent the batches before
                 resource.setrlimit(resource.RLIMIT_FSIZE, (4, resource.RLIM_INFINITY))
             elif self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -132,6 +135,28 @@ def test_the_death_of_a_worker_is_named(how: str, own_loader: bool) -> None:
         gc.collect()
 
 
+class Two(Dataset[Any]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.ones(1000), index
+
+
+def _no_room_left(items: list[Any]) -> Any:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, resource.RLIM_INFINITY))
+    return [torch.ones(len(items), 1000), torch.arange(len(items))]
+
+
+def test_a_batch_that_shared_memory_has_no_room_for_is_named() -> None:
+    """torch would move it there in a thread that loses the error, and wait for the batch forever."""
+    source = open_source(Two())
+    source.collate_fn = _no_room_left
+    batches = Batches(source, batch_size=2, shuffle=False, workers=1)
+    with pytest.raises(DataError, match=r"A worker process that loads the data died .* pass a smaller batch_size"):
+        list(batches.epoch(0))
+
+
 def test_the_death_of_a_worker_is_named_wherever_it_is_noticed() -> None:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")  # by torch's signal handler
@@ -141,7 +166,24 @@ def test_the_death_of_a_worker_is_named_wherever_it_is_noticed() -> None:
         tuner.fit((torch.randn(8, 4), torch.arange(8) % 2), epochs=1)
 
 
+def test_a_connection_that_ends_early_waits_for_the_account_of_the_death() -> None:
+    def late(*_: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 3.")
+
+    ours, theirs = multiprocessing.Pipe()
+    theirs.close()
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(DataError, match=r"died \(DataLoader worker \(pid 7\) .* code 3"), worker_deaths_named():
+            ours.recv()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(DataError, match=r"died \(EOFError\)"), worker_deaths_named():
+        ours.recv()
+
+
 def test_other_errors_keep_their_type() -> None:
-    for error in (RuntimeError("mat1 and mat2"), KeyError("pid"), OSError("no")):
+    for error in (RuntimeError("mat1 and mat2"), KeyError("pid"), OSError("no"), ConnectionResetError("by peer")):
         with pytest.raises(type(error)), worker_deaths_named():
             raise error
