@@ -1,4 +1,4 @@
-"""Read tables from CSV and Parquet files and from DataFrames, column by column."""
+"""Read tables from CSV files and DataFrames, column by column, and those of every format by their suffix."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import logging
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from finetune.data.loading.free_memory import free_memory
 from finetune.data.sources.folders import is_sample_file
 from finetune.data.sources.labels import numbers_in
+from finetune.data.tables.limits import BYTES_PER_CELL, MAX_COLUMNS, check_memory, check_names, check_width
+from finetune.data.tables.parquet import read_parquet
 from finetune.errors import DataError
 from finetune.files.regular import opened
 from finetune.naming.paths import shortened
@@ -39,10 +37,6 @@ OTHER_TABLES = {
 
 Columns = dict[str, Sequence[Any]]
 
-_MAX_COLUMNS = 16_384  # as many as a spreadsheet has
-_MAX_ROWS_AT_ONCE = 65_536  # of a Parquet file
-_BYTES_AT_ONCE = 1 << 30
-_BYTES_PER_CELL = 64  # of a list and the Python objects in it
 _BYTES_PER_CHARACTER = 6  # of a CSV file: its content, its text, and the buffer that is parsed
 _DELIMITERS = ",\t;|"
 _INDEX_NAMES = ("", "unnamed: 0", "__index_level_0__", "index")  # as pandas writes its row numbers
@@ -62,7 +56,8 @@ def read_table(path: Path, delimiter: str | None = None) -> Columns:
     Raises:
         DataError: If the file cannot be read.
     """
-    columns = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, delimiter)
+    read = read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, delimiter)
+    columns = {name: cells for name, cells in read.items() if not _is_index(name, cells)}
     if not any(map(len, columns.values())):
         raise DataError(
             f"'{path}' is empty. Expected a header row, then one row per sample with a path or text and a label."
@@ -82,7 +77,7 @@ def columns_of(frame: Any) -> Columns:
         DataError: If two columns have the same name.
     """
     names = [str(name) for name in frame.columns]
-    _check_names(names, "The DataFrame")
+    check_names(names, "The DataFrame")
     columns = {name: list(frame[key].to_numpy().tolist()) for name, key in zip(names, frame.columns, strict=True)}
     return {name: [None if _is_missing(cell) else cell for cell in cells] for name, cells in columns.items()}
 
@@ -98,12 +93,12 @@ def _read_csv(path: Path, delimiter: str | None) -> Columns:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"'{path}', line {line} has a null character, so it is no text. Save the table as UTF-8 text.")
     found = delimiter or _delimiter_of(text, path)
-    _check_memory((text.count(found) + text.count("\n") + 1) * _BYTES_PER_CELL, path)
+    check_memory((text.count(found) + text.count("\n") + 1) * BYTES_PER_CELL, path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=found, strict=True)
     rows = []
     try:
         for row in reader:
-            _check_width(len(row), f"'{path}', line {reader.line_num}", f" They are delimited by {found!r}.")
+            check_width(len(row), f"'{path}', line {reader.line_num}", f" They are delimited by {found!r}.")
             if row:
                 rows.append(row)
     except csv.Error as error:  # e.g. a quote that is never closed and would swallow all later rows
@@ -122,7 +117,7 @@ def _read_csv(path: Path, delimiter: str | None) -> Columns:
     names = _names_without_header(rows)
     if names is None:
         names = rows.pop(0)
-        _check_names(names, f"'{path}'")
+        check_names(names, f"'{path}'")
     else:
         logger.warning("'%s' has no header row: its first row, %s, is read as a sample.", path, rows[0])
     for number, row in enumerate(rows, 1):
@@ -131,14 +126,13 @@ def _read_csv(path: Path, delimiter: str | None) -> Columns:
                 f"'{path}', row {number} has {len(row)} cells. Expected {len(names)} ({shortened(', '.join(names))}). "
                 f"The cells are delimited by {found!r}; for another, pass Table('{path}', delimiter=...)."
             )
-    columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
-    return {name: numbers_in(cells) for name, cells in columns.items() if not _is_index(name, cells)}
+    return {name: numbers_in([row[k] for row in rows]) for k, name in enumerate(names)}
 
 
 def _decoded(path: Path) -> str:
     try:
         with opened(path) as file:
-            _check_memory(os.fstat(file.fileno()).st_size * _BYTES_PER_CHARACTER, path)
+            check_memory(os.fstat(file.fileno()).st_size * _BYTES_PER_CHARACTER, path)
             content = file.read()
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error}.") from error
@@ -183,7 +177,7 @@ def _divides_evenly(text: str, delimiter: str) -> bool:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         widths = (len(row) for row in rows if row)
         first = next(widths, None)
-        return first is not None and first <= _MAX_COLUMNS and all(width == first for width in widths)
+        return first is not None and first <= MAX_COLUMNS and all(width == first for width in widths)
     except csv.Error:
         return False
 
@@ -215,102 +209,6 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _check_names(names: list[str], table: str) -> None:
-    _check_width(len(names), table)
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(f"{table} has several columns called {twice[0]!r}. Rename or remove all but one.")
-
-
 def _is_index(name: str, cells: Sequence[Any]) -> bool:
     """Return whether a column holds the row numbers that pandas writes."""
     return name.lower() in _INDEX_NAMES and all(str(cell) == str(k) for k, cell in enumerate(cells))
-
-
-def _read_parquet(path: Path) -> Columns:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            f"'{path}' is a Parquet file; reading it needs pyarrow. "
-            "Run `pip install torch-finetune[parquet]`, or save the table as CSV."
-        ) from error
-    try:
-        with opened(path) as file:
-            metadata = pyarrow.parquet.read_metadata(file)
-            _check_width(metadata.num_columns, f"'{path}'")
-            chunks = [_chunks_of(metadata, k) for k in range(metadata.num_columns)]
-            _check_memory(_size_of(metadata, chunks), path)
-            table = pyarrow.parquet.ParquetFile(file, metadata=metadata, read_dictionary=_repeated(chunks))
-            _check_names(list(table.schema_arrow.names), f"'{path}'")
-            columns: dict[str, list[Any]] = {name: [] for name in table.schema_arrow.names}
-            taken = 0
-            for batch in table.iter_batches(_rows_at_once(metadata, chunks)):
-                taken += batch.nbytes
-                _check_memory(batch.nbytes, path, taken)
-                for name, cells in zip(columns, batch.columns, strict=True):
-                    columns[name].extend(_cells_of(cells))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"'{path}' cannot be read as Parquet: {error}") from error
-    return {name: cells for name, cells in columns.items() if not _is_index(name, cells)}
-
-
-def _chunks_of(metadata: Any, column: int) -> list[Any]:
-    """Return the footer's facts on a column of a Parquet file, for each group of rows."""
-    return [metadata.row_group(k).column(column) for k in range(metadata.num_row_groups)]
-
-
-def _size_of(metadata: Any, chunks: Sequence[Sequence[Any]]) -> int:
-    """Return the bytes that a Parquet file, which may be compressed a thousand times, takes in memory at least."""
-    widths = [max(metadata.schema.column(k).length or 0, 0) for k in range(metadata.num_columns)]
-    values = [max(metadata.num_rows, sum(chunk.num_values for chunk in column)) for column in chunks]
-    cells = sum(n * (_BYTES_PER_CELL + width) for n, width in zip(values, widths, strict=True))
-    return int(max(cells, sum(chunk.total_uncompressed_size for column in chunks for chunk in column)))
-
-
-def _repeated(chunks: Sequence[Sequence[Any]]) -> list[str]:
-    """Return the columns to read as indices into a dictionary. Unpacked, a kilobyte of them may take a terabyte."""
-    return [column[0].path_in_schema for column in chunks if _has_dictionary(column) and not _is_nested(column)]
-
-
-def _rows_at_once(metadata: Any, chunks: Sequence[Sequence[Any]]) -> int:
-    """Return how many rows fit into memory, even if each repeats the whole dictionary of its nested columns."""
-    size = sum(chunk.total_uncompressed_size for column in chunks for chunk in column)
-    nested = [column for column in chunks if _has_dictionary(column) and _is_nested(column)]
-    longest = sum(max(chunk.total_uncompressed_size for chunk in column) for column in nested)
-    honest = _BYTES_AT_ONCE * metadata.num_rows // max(size, 1)
-    return int(max(1, min(_MAX_ROWS_AT_ONCE, honest, free_memory(torch.device("cpu")) // 8 // max(longest, 1))))
-
-
-def _has_dictionary(column: Sequence[Any]) -> bool:
-    return any(chunk.has_dictionary_page for chunk in column)
-
-
-def _is_nested(column: Sequence[Any]) -> bool:
-    return "." in column[0].path_in_schema  # Arrow cannot read a dictionary within lists
-
-
-def _cells_of(array: Any) -> list[Any]:
-    """Return the cells of an Arrow array. Those of a dictionary are shared by the rows that repeat them."""
-    if not hasattr(array, "dictionary"):
-        return list(array.to_pylist())
-    values = array.dictionary.to_pylist()
-    return [None if k is None else values[k] for k in array.indices.to_pylist()]
-
-
-def _check_memory(needed: int, path: Path, total: int | None = None) -> None:
-    """Raise DataError if a table, or the next part of it, would not fit into memory."""
-    available = free_memory(torch.device("cpu"))
-    if needed > available:
-        raise DataError(
-            f"'{path}' would take {total or needed:,} bytes of memory, of which {available:,} are free. Divide it into "
-            "several files."
-        )
-
-
-def _check_width(columns: int, where: str, reading: str = "") -> None:
-    if columns > _MAX_COLUMNS:
-        raise DataError(
-            f"{where} has {columns:,} cells in a row, but a table may have {_MAX_COLUMNS:,} columns.{reading} For a "
-            "table of numbers, pass the pair (X, y)."
-        )

@@ -2,18 +2,15 @@ from __future__ import annotations
 
 import csv
 import logging
-import tempfile
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.data.sources.open_source import open_source
-from finetune.data.tables import reading
+from finetune.data.tables import limits
 from finetune.data.tables.reading import columns_of, read_table
 from finetune.data.tables.table import Table
 from finetune.errors import DataError
@@ -142,9 +139,9 @@ def test_a_table_of_too_many_columns_is_refused(tmp_path: Path, monkeypatch: pyt
     frame = pd.DataFrame([[0] * 5], columns=[*"abcde"])
     frame.to_csv(tmp_path / "t.csv", index=False)
     frame.to_parquet(tmp_path / "t.parquet")
-    monkeypatch.setattr(reading, "_MAX_COLUMNS", 5)
+    monkeypatch.setattr(limits, "MAX_COLUMNS", 5)
     assert read_table(tmp_path / "t.csv") == read_table(tmp_path / "t.parquet") == columns_of(frame)
-    monkeypatch.setattr(reading, "_MAX_COLUMNS", 4)
+    monkeypatch.setattr(limits, "MAX_COLUMNS", 4)
     for data in (tmp_path / "t.csv", tmp_path / "t.parquet", frame):
         with pytest.raises(DataError, match="has 5 cells in a row, but a table may have 4 columns"):
             open_source(data)
@@ -160,63 +157,6 @@ def test_a_csv_file_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: p
         read_table(path)
     report_free_memory(monkeypatch, 4_000_000)
     assert len(read_table(path)["text"]) == 20_000
-
-
-def test_a_parquet_file_larger_than_memory_is_refused_before_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pd.DataFrame({"text": ["a"] * 100_000, "label": ["b"] * 100_000}).to_parquet(tmp_path / "t.parquet")
-    assert (tmp_path / "t.parquet").stat().st_size < 10_000
-    report_free_memory(monkeypatch, 10_000_000)
-    with pytest.raises(DataError, match=r"would take 12,800,000 bytes of memory, of which 9,9\d\d,\d{3}|10,000,\d{3}"):
-        read_table(tmp_path / "t.parquet")
-    report_free_memory(monkeypatch, 20_000_000)
-    assert len(read_table(tmp_path / "t.parquet")["text"]) == 100_000
-
-
-@st.composite
-def arrow_tables(draw: st.DrawFn) -> pa.Table:
-    """Columns of every form that repeats cells: a dictionary, and lists and structures of one."""
-    word = st.none() | st.sampled_from(["a", "bb", "c" * 50])
-    image = st.none() | st.fixed_dictionaries({"bytes": st.sampled_from([b"x", b"yy"]), "path": word})
-    kinds = {"word": word, "list": st.none() | st.lists(word, max_size=3), "image": image, "number": st.integers(0, 3)}
-    rows = draw(st.integers(1, 20))
-    columns = {name: draw(st.lists(kind, min_size=rows, max_size=rows)) for name, kind in kinds.items()}
-    types = [("word", pa.string()), ("list", pa.list_(pa.string())), ("number", pa.int64())]
-    types.append(("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
-    table = pa.table(columns, pa.schema(types))
-    words = table.column("word")
-    return table.append_column("category", words.dictionary_encode()).append_column("a.b", words)
-
-
-@given(arrow_tables(), st.integers(1, 7), st.integers(1, 7))
-def test_a_parquet_file_is_read_in_parts(table: pa.Table, group: int, rows: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        path = Path(folder, "t.parquet")
-        pyarrow.parquet.write_table(table, path, row_group_size=group)
-        patch.setattr(reading, "_MAX_ROWS_AT_ONCE", rows)
-        assert read_table(path) == table.to_pydict()
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_parquet_file_that_repeats_a_long_cell_is_not_unpacked(
-    tmp_path: Path, nested: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows, long = 400, "x" * 100_000
-    cells = [{"bytes": long, "path": ""}] * rows if nested else [long] * rows
-    table = pa.table({"text": cells, "label": [0] * rows})
-    pyarrow.parquet.write_table(table, tmp_path / "t.parquet", dictionary_pagesize_limit=10**9, compression="zstd")
-    assert (tmp_path / "t.parquet").stat().st_size < 10_000
-    monkeypatch.setattr(reading, "free_memory", lambda device: 10_000_000)
-    usual, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
-    pa.set_memory_pool(pool)
-    try:
-        found = read_table(tmp_path / "t.parquet")["text"]
-    finally:
-        pa.set_memory_pool(usual)
-    assert found == cells
-    assert nested or len({*map(id, found)}) == 1
-    assert pool.max_memory() < 10_000_000
 
 
 @given(
