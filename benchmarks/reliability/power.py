@@ -1,4 +1,4 @@
-"""Simulated power cuts. The disk keeps what was last synced of each file and folder, and any part of what came later.
+"""Simulated power cuts. The disk keeps the last synced state of each file and folder, and any part of later writes.
 
 A file that was not synced has lost its end, and a rename that was not synced is done or not. Every such disk must hold
 a whole checkpoint, with all progress that a finished save promised, and none that is damaged.
