@@ -20,6 +20,7 @@ from finetune.data.targets import TargetRule
 from finetune.model.network import Network
 from finetune.pretrained import assumed_preprocessing
 from finetune.training.history import History
+from finetune.training.numerics.finite import check_parameters
 from finetune.training.numerics.precision import Precision
 from finetune.training.progress import describe_head, describe_model, listed
 from finetune.training.settings import Settings
@@ -149,8 +150,13 @@ class Known:
         Args:
             settings: The tuner's settings.
             training: State of a run to resume; None for a checkpoint that is not resumable.
+
+        Raises:
+            NonFiniteError: If a parameter is NaN.
         """
         network = self.network
+        if training is None:  # otherwise the run has checked more
+            check_parameters(network.module)
         return Checkpoint(
             model=record_model(network.module, network.origin, network.scope),
             heads=network.found_heads or None,

@@ -687,6 +687,7 @@ class FineTuner:
 
         Raises:
             CheckpointError: If the file cannot be written. An existing file stays intact.
+            NonFiniteError: If a weight is NaN. An existing file stays intact.
 
         Example:
             >>> FineTuner(nn.Linear(4, 3), device="cpu").save_checkpoint("model.safetensors").name

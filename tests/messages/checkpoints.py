@@ -31,6 +31,16 @@ def settings_that_are_lost(tmp: Path) -> str:
     return said
 
 
+@case("Set these weights anew, or load those of before")
+def weights_that_are_nan(tmp: Path) -> str:
+    model = nn.Linear(4, 3)
+    path = FineTuner(model, device="cpu").save_checkpoint(tmp / "a.safetensors")
+    nn.init.constant_(model.bias, float("nan"))
+    said = error(lambda: FineTuner(model, device="cpu").save_checkpoint(path))
+    FineTuner.load_checkpoint(path, model).save_checkpoint(path)
+    return said
+
+
 @case("Use another copy")
 def damaged_checkpoint(tmp: Path) -> str:
     content = tuner().save_checkpoint(tmp / "a.safetensors").read_bytes()

@@ -8,12 +8,12 @@ import torch
 
 from finetune.errors import NonFiniteError
 from finetune.training.identity import kept_weights
+from finetune.training.numerics.finite import shown
 
 if TYPE_CHECKING:
     from finetune.training.run import Run
 
 _ADVICE = "A lower lr, max_grad_norm=1.0, or normalized inputs usually help."
-_SHOWN = 3  # names of tensors or samples in a message
 
 
 def check_weights(run: Run, *, whole: bool = True) -> None:
@@ -56,7 +56,7 @@ def _broken(run: Run, *, whole: bool = True) -> str:
         if callback._state_form
         for key, weights in kept_weights(callback, callback.state_dict()).items()
     }
-    return _some(run.finite.broken(copies, (run.position.phase, run.position.step), whole=whole))
+    return shown(run.finite.broken(copies, (run.position.phase, run.position.step), whole=whole))
 
 
 def _samples(run: Run) -> str:
@@ -66,9 +66,4 @@ def _samples(run: Run) -> str:
         return ""
     batches = run.train.indices(run.epoch)[first : first + run.accumulation]
     names = [source.name(index) for batch in batches for index in torch.as_tensor(batch).tolist()]
-    return f" ({_some(names)})" if names else ""
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return f" ({shown(names)})" if names else ""

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.errors import NonFiniteError
 from finetune.model.freezing import moving_statistics, trainable
+
+_SHOWN = 3  # names of tensors or samples in a message
 
 
 class BatchStatistics:
@@ -116,6 +119,26 @@ class FiniteCheck:
         broken = [name for name in _suspects(unread) if not unread[name].isfinite().all()]  # a finite sum may overflow
         self._read |= {name: stamp for name, stamp in stamps.items() if name not in broken}
         return broken
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Check that no parameter is NaN, as for a model that was trained by hand. Infinite ones may be masks.
+
+    Raises:
+        NonFiniteError: If one is.
+    """
+    parameters = {name: parameter for name, parameter in model.named_parameters() if _is_read(parameter)}
+    broken = [name for name in _suspects(parameters) if parameters[name].isnan().any()]
+    if broken:
+        raise NonFiniteError(
+            f"NaN in {shown(broken)}. Nothing was written. Set these weights anew, or load those of before."
+        )
+
+
+def shown(names: list[str]) -> str:
+    """Return the first names for a message, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 @torch.no_grad()

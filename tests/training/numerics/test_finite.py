@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from finetune import FineTuner
+from finetune.errors import NonFiniteError
 from finetune.training.numerics.finite import BatchStatistics, FiniteCheck
 
 BAD = [math.nan, math.inf, -math.inf]
@@ -103,6 +106,21 @@ def test_a_tensor_is_read_again_if_it_may_have_changed() -> None:
         model[0].bias.mul_(1)
     assert check.broken(moment=2) == ["0.bias", "1.running_var", "2.bias"]
     assert check.broken(moment=2, whole=False) == ["2.bias", "1.running_var"]
+
+
+def test_weights_that_are_nan_are_not_saved_over_others(tmp_path: Path) -> None:
+    model = Masked()
+    tuner = FineTuner(model, device="cpu")
+    path = tuner.save_checkpoint(tmp_path / "model.safetensors")  # an infinite mask is saved
+    before = path.read_bytes()
+    with torch.no_grad():
+        model.layer.bias[2] = math.nan
+    with pytest.raises(NonFiniteError, match=r"^NaN in layer\.bias\. Nothing was written\."):
+        tuner.save_checkpoint(path)
+    assert path.read_bytes() == before
+    with torch.no_grad():
+        model.layer.bias[2] = math.inf  # it may be meant
+    assert tuner.save_checkpoint(path).read_bytes() != before
 
 
 def test_statistics_are_restored_after_an_error() -> None:
