@@ -172,6 +172,10 @@ def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         raise ValueError(f"a tensor has the shape {shape}") from error
 
 
+def _is_size(number: Any) -> bool:
+    return type(number) is int and number >= 0
+
+
 def _extents(header: Mapping[str, Any], size: int) -> list[tuple[str, torch.dtype, list[int]]]:
     """Return the name, dtype and shape of every tensor, in the order of the file.
 
@@ -185,14 +189,14 @@ def _extents(header: Mapping[str, Any], size: int) -> list[tuple[str, torch.dtyp
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
             begin, stop = entry["data_offsets"]
-            if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
+            if type(shape) is not list or len(shape) > _MAX_DIMENSIONS or not all(map(_is_size, [*shape, begin, stop])):
                 raise wrong
             if begin != end or stop - begin != math.prod(shape) * dtype.itemsize:
                 raise wrong
             end = stop
             found.append((name, dtype, shape))
-    except (KeyError, TypeError) as error:
-        raise wrong from error
+    except (KeyError, TypeError, ValueError):
+        raise wrong from None
     if end != size:
         raise wrong
     return found

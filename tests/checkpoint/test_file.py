@@ -21,6 +21,7 @@ from torch import nn
 
 from finetune import CheckpointError
 from finetune.checkpoint import file, tensor_file
+from tests.fuzz.mutations import sealed, unpacked
 
 QUICK = settings(
     max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -191,6 +192,26 @@ def test_another_safetensors_file_is_an_error_with_advice(tmp_path: Path) -> Non
 
     with pytest.raises(CheckpointError, match=r"not a checkpoint of this package.*weights='FILE'"):
         file.read(tmp_path / "foreign")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shape": {}}, {"shape": None}, {"shape": 3}, {"shape": "3"}, {"shape": [True] * 3}, {"shape": [3.0]},
+        {"shape": [-3, -1]}, {"data_offsets": [0.0, 3]}, {"data_offsets": [False, 3]}, {"data_offsets": [0]},
+        {"data_offsets": {}}, {"dtype": ["U8"]}, {"dtype": "U9"},
+    ],
+)  # fmt: skip
+def test_a_sealed_header_that_describes_no_tensor_is_damaged(whole: tuple[Path, bytes], entry: dict[str, Any]) -> None:
+    found = unpacked(whole[1])
+    assert found is not None
+    header, values = found
+    whole[0].write_bytes(sealed({**header, "w": {**header["w"], **entry}}, values))
+
+    with pytest.raises(
+        CheckpointError, match=r"whole\.safetensors is damaged: its header does not describe its content"
+    ):
+        file.read(whole[0])
 
 
 @pytest.mark.parametrize("name", ["gone", [], {}, None, 3])

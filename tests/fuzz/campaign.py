@@ -206,7 +206,7 @@ def _run_guided(atheris: Any, campaign: Campaign, seconds: float, seed: int) -> 
         campaign.try_one(content)
 
     options = {
-        "max_total_time": max(1, round(seconds)), "seed": seed, "timeout": 0, "rss_limit_mb": 0, "max_len": _LARGEST,
+        "max_total_time": max(1, round(seconds)), "seed": seed, "timeout": 3600, "rss_limit_mb": 0, "max_len": _LARGEST,
         "len_control": 0, "print_final_stats": 1, "artifact_prefix": f"{campaign.folder}/",
     }  # fmt: skip
     arguments = [f"-{key}={value}" for key, value in options.items()]

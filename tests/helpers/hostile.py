@@ -298,7 +298,8 @@ WAYS: dict[str, Callable[[Path, Path], FineTuner]] = {
 def _state(tuner: FineTuner) -> dict[str, Any]:
     weights = {name: value.clone() for name, value in tuner.model.state_dict().items()}
     free = [parameter.requires_grad for parameter in tuner.model.parameters()]
-    return {"weights": weights, "free": free, "known": (tuner.classes, list(tuner.history), str(tuner))}
+    known = tuner.classes, list(tuner.history), tuner.network.heads, str(tuner)  # the head, too, so that both find it
+    return {"weights": weights, "free": free, "known": known}
 
 
 def _same(left: Any, right: Any) -> bool:

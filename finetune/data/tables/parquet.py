@@ -42,7 +42,7 @@ def read_parquet(path: Path) -> dict[str, list[Any]]:
                 check_memory(batch.nbytes, path, taken)
                 for name, cells in zip(columns, batch.columns, strict=True):
                     columns[name].extend(_cells_of(cells))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise DataError(f"'{path}' cannot be read as Parquet: {error}") from error
     return columns
 

@@ -52,6 +52,14 @@ def test_a_parquet_file_is_read_in_parts(table: pa.Table, group: int, rows: int)
         assert read_parquet(path) == table.to_pydict()
 
 
+def test_a_column_whose_name_is_no_text_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pd.DataFrame({"textual": ["a", "a"], "label": [0, 1]}).to_parquet(path)
+    path.write_bytes(path.read_bytes().replace(b"textual", b"textua\xff"))
+    with pytest.raises(DataError, match=r"t\.parquet' cannot be read as Parquet: "):
+        read_parquet(path)
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_parquet_file_that_repeats_a_long_cell_is_not_unpacked(
     tmp_path: Path, nested: bool, monkeypatch: pytest.MonkeyPatch
