@@ -7,6 +7,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,12 +18,15 @@ PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.m
 LIMIT = 1.5
 
 
-def docstrings(source: str) -> Iterator[str]:
-    """Yield the docstrings of a module, also those under attributes."""
+@cache
+def docstrings(source: str) -> tuple[str, ...]:
+    """Return the docstrings of a module, also those under attributes."""
+    found = []
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Expr(value=ast.Constant(value=str(text))):
-                yield text
+                found.append(text)
+    return tuple(found)
 
 
 def comments(source: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -130,13 +131,19 @@ RIGHTS = (
 )
 
 
-def facts_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield (line, fact) for everything the rules can see, with full names, whatever they were imported as.
+@cache
+def facts_of(source: str) -> tuple[tuple[int, str], ...]:
+    """Return (line, fact) for everything the rules can see, with full names, whatever they were imported as.
 
     Facts are `import a.b`, `use a.b` for anything imported, `call a.b`, and `set a.b` for attributes.
     The result of a call or subscript is `?`.
     """
+    return tuple(dict.fromkeys(_facts(ast.parse(source))))
+
+
+def _facts(tree: ast.AST) -> Iterator[tuple[int, str]]:
     imported = dict(_imports(tree))
+    packages = {full.split(".")[0] for full in imported.values()}
     for node in ast.walk(tree):
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Import):
@@ -147,7 +154,7 @@ def facts_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield line, f"call {_called(node, imported)}"
         elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Load):
             name = _dotted(node, imported)
-            if name.split(".")[0] in {full.split(".")[0] for full in imported.values()}:
+            if name.split(".")[0] in packages:
                 yield line, f"use {name}"
         elif isinstance(node, ast.Attribute):
             yield line, f"set {_dotted(node, imported)}"
@@ -183,7 +190,7 @@ def _called(node: ast.Call, imported: dict[str, str]) -> str:
 def breaches(right: Right, source: str) -> list[int]:
     """Return the lines of `source` that exercise `right`."""
     pattern = re.compile(right.facts)
-    return sorted({line for line, fact in facts_of(ast.parse(source)) if pattern.fullmatch(fact)})
+    return sorted({line for line, fact in facts_of(source) if pattern.fullmatch(fact)})
 
 
 @pytest.mark.parametrize("right", RIGHTS, ids=lambda right: right.what)
