@@ -219,6 +219,18 @@ def nearest(name: str, candidates: Iterable[str], count: int = 3) -> str:
     return f" Did you mean {', '.join(repr(c) for c in close)}?" if close else ""
 
 
+def some_of(names: Iterable[str], count: int = 3) -> str:
+    """Return the first names of many for a message, and how many more there are.
+
+    Example:
+        >>> some_of("abcde")
+        'a, b, c and 2 more'
+    """
+    names = list(names)
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
 def reason(error: Exception) -> str:
     """Return the cause of an error in one line, without torch's advice on running the code in an untrusted file."""
     if isinstance(error, pickle.UnpicklingError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from finetune.errors import CheckpointError, HeadError, reason
+from finetune.errors import CheckpointError, HeadError, reason, some_of
 from finetune.files.regular import check_regular
 from finetune.model.families import family_of
 from finetune.model.surgery.changes import HeadReplacement, ModelChange
@@ -49,7 +49,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     most = max(path.stat().st_size, _SMALL)
     larger = [f"{name} {list(tensor.shape)}" for name, tensor in dense if tensor.numel() * tensor.element_size() > most]
     if larger:  # its values are repeated, or there are none
-        raise CheckpointError(f"{path} is damaged: {_some(larger)} would be larger than the file.")
+        raise CheckpointError(f"{path} is damaged: {some_of(sorted(larger))} would be larger than the file.")
     return state
 
 
@@ -100,10 +100,10 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | Non
         weights = "These weights" if path is None else f"The weights in {path}"
         raise CheckpointError(
             f"{weights} do not fit {type(model).__name__}: {counts}, {len(wrong)} of another shape. "
-            f"The first are: {_some(wrong or lost or unexpected)}."
+            f"The first are: {some_of(sorted(wrong or lost or unexpected))}."
         )
     if missing or unexpected:
-        log.warning("weights: %s. The first are: %s.", counts, _some(missing + unexpected))
+        log.warning("weights: %s. The first are: %s.", counts, some_of(sorted(missing + unexpected)))
     load_state(model, state, strict=False)
     return changes
 
@@ -126,7 +126,7 @@ def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}. Expected a state dict of tensors.")
     strange = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
     if strange:
-        raise CheckpointError(f"{path} is not a state dict: {_some(strange)} are not tensors.")
+        raise CheckpointError(f"{path} is not a state dict: {some_of(sorted(strange))} are not tensors.")
     return dict(loaded)
 
 
@@ -152,9 +152,3 @@ def _fit_head(model: nn.Module, head: tuple[str, ...], state: Mapping[str, Tenso
         if weight.shape[0] != num_outputs(model.get_submodule(head[0])):
             return [HeadReplacement(weight.shape[0], replace_head(model, weight.shape[0], head, verify=False), None)]
     return []
-
-
-def _some(names: Iterable[str], count: int = 3) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more

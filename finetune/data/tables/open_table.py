@@ -25,7 +25,7 @@ from finetune.data.tables.columns import PATH_KEYS, TEXT_NAMES, marks_of, text_c
 from finetune.data.tables.reading import Columns, columns_of, is_frame, read_table
 from finetune.data.tables.table import Table
 from finetune.display.left_out import left_out
-from finetune.errors import DataError, nearest
+from finetune.errors import DataError, nearest, some_of
 from finetune.naming.paths import existing, exists, local_path, shortened
 from finetune.naming.unicode import normalized
 
@@ -201,7 +201,7 @@ class _Rows:
 
     def _say_unread(self, columns: list[str]) -> None:
         if columns:
-            shown = ", ".join(map(repr, columns[:10])) + (f" and {len(columns) - 10} more" if len(columns) > 10 else "")
+            shown = some_of(map(repr, columns), 10)
             names = f"column{'s' * (len(columns) > 1)} {shown} of '{self.path.name}'"
             left_out(names, f"Columns of '{self.path}' that are not read: {shown}.")
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from finetune.errors import NonFiniteError
+from finetune.errors import NonFiniteError, some_of
 from finetune.training.identity import kept_weights
-from finetune.training.numerics.finite import shown
 
 if TYPE_CHECKING:
     from finetune.training.run import Run
@@ -56,7 +55,7 @@ def _broken(run: Run, *, whole: bool = True) -> str:
         if callback._state_form
         for key, weights in kept_weights(callback, callback.state_dict()).items()
     }
-    return shown(run.finite.broken(copies, (run.position.phase, run.position.step), whole=whole))
+    return some_of(run.finite.broken(copies, (run.position.phase, run.position.step), whole=whole))
 
 
 def _samples(run: Run) -> str:
@@ -66,4 +65,4 @@ def _samples(run: Run) -> str:
         return ""
     batches = run.train.indices(run.epoch)[first : first + run.accumulation]
     names = [source.name(index) for batch in batches for index in torch.as_tensor(batch).tolist()]
-    return f" ({shown(names)})" if names else ""
+    return f" ({some_of(names)})" if names else ""

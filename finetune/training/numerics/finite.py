@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.errors import NonFiniteError
+from finetune.errors import NonFiniteError, some_of
 from finetune.model.freezing import moving_statistics, trainable
-
-_SHOWN = 3  # names of tensors or samples in a message
 
 
 class BatchStatistics:
@@ -131,14 +129,8 @@ def check_parameters(model: nn.Module) -> None:
     broken = [name for name in _suspects(parameters) if parameters[name].isnan().any()]
     if broken:
         raise NonFiniteError(
-            f"NaN in {shown(broken)}. Nothing was written. Set these weights anew, or load those of before."
+            f"NaN in {some_of(broken)}. Nothing was written. Set these weights anew, or load those of before."
         )
-
-
-def shown(names: list[str]) -> str:
-    """Return the first names for a message, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.errors import ArgumentError, whole_number
+from finetune.errors import ArgumentError, some_of, whole_number
 from finetune.training.optim.rates import Rate
 from finetune.training.optim.schedules import Schedule
 
@@ -82,9 +82,9 @@ def check_freeze_state(phase: Phase, planned: Iterable[str], trainable: Iterable
     before, now = set(planned), set(trainable)
     for names, became in ((now - before, "trainable"), (before - now, "frozen")):
         if names:
-            shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise ArgumentError(
-                f"{shown} became {became} within phase {phase.name!r}, whose optimizer was built for other parameters. "
-                f"Pass fit a strategy with one phase per freeze state, such as strategy=[Phase('fc', epochs=1), "
-                f"Phase('*', epochs=2)], instead of freezing or unfreezing in a callback or a step."
+                f"{some_of(sorted(names))} became {became} within phase {phase.name!r}, whose optimizer was built for "
+                "other parameters. Pass fit a strategy with one phase per freeze state, such as strategy="
+                f"[Phase('fc', epochs=1), Phase('*', epochs=2)], instead of freezing or unfreezing in a callback or "
+                "a step."
             )
