@@ -18,6 +18,7 @@ from PIL import Image
 from finetune import FineTuner
 from finetune.cli import main
 
+ROOT = Path(__file__).resolve().parent.parent
 COLOURS = {"cat": (220, 30, 30), "dog": (30, 220, 30), "eel": (30, 30, 220)}
 
 
@@ -420,12 +421,12 @@ def test_trap_38_an_interrupt_ends_with_130_and_no_traceback(pictures: Path, tmp
     """The signal is sent after the first epoch, during training."""
     fixed = ["--model", "squeezenet1_1", "--weights", "none", "--epochs", "1000000"]
     code = (
-        "import signal, sys; from finetune.cli import main; "
+        "import signal, sys; import tests.helpers.lean; from finetune.cli import main; "
         "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background job ignores SIGINT
         "main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, "train", str(pictures), *fixed, "--out", str(tmp_path / "m")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = ""
         for line in process.stderr:

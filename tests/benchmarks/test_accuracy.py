@@ -16,7 +16,8 @@ from benchmarks.accuracy import __main__ as command_line
 from benchmarks.accuracy.contenders import CONTENDERS, run
 from benchmarks.accuracy.table import Difference, Setting, table, verdict
 from benchmarks.accuracy.trial import Task, Trial, accuracy, samples_counted
-from benchmarks.pairs import PAIRS
+from benchmarks.pairs import PAIRS, Pair, domains
+from benchmarks.pairs.backbones import Recipe
 
 CLASSES = 3
 TASK = Task("blobs", seed=3, shots=6, epochs=4, batch_size=8)  # 18 images: the last batch is one of two
@@ -190,9 +191,14 @@ def test_the_report_has_means_differences_and_missing_contenders() -> None:
     assert "- `fastai`" not in text
 
 
-def test_an_interrupted_run_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_run_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = Recipe(stencils=4, held_out=4, steps=3)
+    pair = Pair("small", domains.FIGURES, domains.OTHER_SHAPES, "batchnorm", recipe=quick, folder=tmp_path)
+    monkeypatch.setitem(PAIRS, "small", pair)
     out = tmp_path / "accuracy"
-    asked = ["--pairs", next(iter(PAIRS)), "--budgets", "2x1", "--contenders", "finetune,plain_sgd", "--out", str(out)]
+    asked = ["--pairs", "small", "--budgets", "2x1", "--contenders", "finetune,plain_sgd", "--out", str(out)]
     command_line.main([*asked, "--seeds", "1"])
     first = capsys.readouterr().out
     command_line.main([*asked, "--seeds", "1"])

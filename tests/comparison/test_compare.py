@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -420,6 +421,17 @@ def test_finished_runs_are_reused_when_seeds_and_entries_are_added(tmp_path: Pat
     assert [row.model for row in more.rows] == ["mine"] * 6
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of finished runs, which an unchanged call reuses, also in a copy."""
+    folder = tmp_path_factory.mktemp("finished") / "runs"
+    compared(strategies=probe, folder=folder)
+    CALLS.clear()
+    compared(strategies=probe, folder=shutil.copytree(folder, folder.with_name("copy")))
+    assert not CALLS
+    return folder
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -438,11 +450,12 @@ def test_finished_runs_are_reused_when_seeds_and_entries_are_added(tmp_path: Pat
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_a_change_that_affects_the_result_repeats_the_run(changed: dict[str, Any], tmp_path: Path) -> None:
-    compared(strategies=probe, folder=tmp_path)
-    CALLS.clear()
+def test_a_change_that_affects_the_result_repeats_the_run(
+    changed: dict[str, Any], finished: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "finished"))
 
-    compared(**{"strategies": probe, "folder": tmp_path, **changed})
+    compared(**{"strategies": probe, "folder": folder, **changed})
 
     assert CALLS == ["probe"] * 2
 

@@ -369,6 +369,8 @@ def main(step: int, *ways: str) -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    import tests.helpers.lean  # noqa: F401
+
     for library in ("peft", "timm", "transformers") if "load" in ways else ():  # whose import takes seconds
         with suppress(ImportError):
             __import__(library)

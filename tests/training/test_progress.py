@@ -6,6 +6,7 @@ import io
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from finetune import FineTuner, Phase
 from finetune.callbacks import Callback
 from finetune.training.progress import ProgressBar, SeriesProgress
 from tests.helpers.tensors import NoTensorOperations
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -194,11 +197,12 @@ def test_progress_false_prints_nothing(net, blobs, capsys) -> None:
 
 def test_a_script_writes_its_lines_to_standard_output() -> None:
     script = (
-        "import torch; from finetune import FineTuner; X = torch.randn(8, 3); y = torch.arange(8) % 2; "
+        "import torch; import tests.helpers.lean; from finetune import FineTuner; "
+        "X = torch.randn(8, 3); y = torch.arange(8) % 2; "
         "FineTuner(torch.nn.Linear(3, 2), device='cpu').fit((X, y), (X, y), epochs=2)"
     )
 
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert (epochs_in(done.stdout), done.stderr) == (["epoch 1/2", "epoch 2/2"], "")
 

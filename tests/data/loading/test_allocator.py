@@ -4,14 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the allocator is that of glibc on Linux")
 
 # A process of its own, because the state of the heap depends on all earlier allocations.
 SCRIPT = """
 import json, resource, torch
+import tests.helpers.lean
 from finetune import FineTuner
 from finetune.callbacks import Callback
 from finetune.demo import DigitNet
@@ -49,7 +53,7 @@ def measured(**environment: str) -> dict[str, int]:
     """Return the number of pages zeroed for blocks of 1 to 64 MB, and the number kept after freeing 200 MB."""
     given = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     ended = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=given | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT], env=given | environment, cwd=ROOT, capture_output=True, text=True, check=True
     )
     found: dict[str, int] = json.loads(ended.stdout.splitlines()[-1])
     return found
