@@ -20,7 +20,7 @@ from finetune.data.targets import TargetRule
 from finetune.model.network import Network
 from finetune.pretrained import assumed_preprocessing
 from finetune.training.history import History
-from finetune.training.numerics.finite import check_parameters
+from finetune.training.numerics.finite import check_weights_to_save
 from finetune.training.numerics.precision import Precision
 from finetune.training.progress import describe_head, describe_model, listed
 from finetune.training.settings import Settings
@@ -152,11 +152,11 @@ class Known:
             training: State of a run to resume; None for a checkpoint that is not resumable.
 
         Raises:
-            NonFiniteError: If a parameter is NaN.
+            NonFiniteError: If a weight is NaN, or a statistic of a norm layer is not finite.
         """
         network = self.network
         if training is None:  # otherwise the run has checked more
-            check_parameters(network.module)
+            check_weights_to_save(network.module)
         return Checkpoint(
             model=record_model(network.module, network.origin, network.scope),
             heads=network.found_heads or None,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from finetune import FineTuner, Phase, advise, compare
 from finetune.callbacks import EMA, SWA, Callback, EarlyStopping
@@ -73,6 +73,8 @@ class Samples(Dataset[tuple[Tensor, int]]):
             self.left -= 1
             if self.left == 0:
                 signal.raise_signal(self.number)
+        elif self.armed:
+            self.reads_after += 1
         return self.inputs[index], int(self.targets[index])
 
 
@@ -205,13 +207,15 @@ def test_a_signal_in_the_last_hook_ends_the_process_after_the_work(tmp_path) -> 
 
 @pytest.mark.parametrize("number", STOPS)
 @pytest.mark.parametrize("read", [1, 20, 30, 60])
-def test_a_signal_ends_the_audit_and_the_loading_of_data_at_once(number, read: int, tmp_path) -> None:
-    data, tuner = Samples(read, number), FineTuner(small_mlp(), device="cpu")
+@pytest.mark.parametrize("own_loader", [False, True])
+def test_a_signal_ends_the_audit_and_the_loading_of_data_at_once(number, read: int, own_loader: bool, tmp_path) -> None:
+    samples, tuner = Samples(read, number), FineTuner(small_mlp(), device="cpu")
+    data = DataLoader(samples, batch_size=8) if own_loader else samples
     with pytest.raises(STOPS[number]):
         tuner.fit(data, epochs=4, batch_size=8, checkpoint_dir=tmp_path, progress=False)
-    assert data.left == 0
+    assert (samples.left, samples.reads_after) == (0, 0)
 
-    data.armed = False
+    samples.armed = False
     tuner.fit(data, epochs=4, batch_size=8, checkpoint_dir=tmp_path, resume_from="auto", progress=False)
     assert len(tuner.history) == 4
 

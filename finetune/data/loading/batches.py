@@ -252,6 +252,7 @@ class Batches:
                 f"drop_last needs at least batch_size samples."
             )
 
+    @interruptible()
     def first(self) -> Batch | None:
         """Return the first batch without using it up, or None if there is none.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from finetune.errors import NonFiniteError, some_of
 from finetune.model.freezing import moving_statistics, trainable
@@ -119,17 +120,27 @@ class FiniteCheck:
         return broken
 
 
-def check_parameters(model: nn.Module) -> None:
-    """Check that no parameter is NaN, as for a model that was trained by hand. Infinite ones may be masks.
+def check_weights_to_save(model: nn.Module) -> None:
+    """Check that no parameter is NaN, and that all statistics of norm layers are finite, as after training by hand.
+
+    Infinite parameters and other buffers may be masks.
 
     Raises:
-        NonFiniteError: If one is.
+        NonFiniteError: If they are not.
     """
-    parameters = {name: parameter for name, parameter in model.named_parameters() if _is_read(parameter)}
-    broken = [name for name in _suspects(parameters) if parameters[name].isnan().any()]
+    norms = [(name, module) for name, module in model.named_modules() if isinstance(module, _NormBase)]
+    statistics = {f"{name}.{key}": buffer for name, norm in norms for key, buffer in norm.named_buffers()}
+    values = {**dict(model.named_parameters()), **statistics}
+    values = {name: value for name, value in values.items() if _is_read(value)}
+    broken = [
+        name
+        for name in _suspects(values)
+        if values[name].isnan().any() or (name in statistics and values[name].isinf().any())
+    ]
     if broken:
         raise NonFiniteError(
-            f"NaN in {some_of(broken)}. Nothing was written. Set these weights anew, or load those of before."
+            f"{some_of(broken)} became NaN or infinite. Nothing was written. Set these weights anew, or load those of "
+            f"before."
         )
 
 

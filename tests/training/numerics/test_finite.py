@@ -115,12 +115,20 @@ def test_weights_that_are_nan_are_not_saved_over_others(tmp_path: Path) -> None:
     before = path.read_bytes()
     with torch.no_grad():
         model.layer.bias[2] = math.nan
-    with pytest.raises(NonFiniteError, match=r"^NaN in layer\.bias\. Nothing was written\."):
+    with pytest.raises(NonFiniteError, match=r"^layer\.bias became NaN or infinite\. Nothing was written\."):
         tuner.save_checkpoint(path)
     assert path.read_bytes() == before
     with torch.no_grad():
         model.layer.bias[2] = math.inf  # it may be meant
     assert tuner.save_checkpoint(path).read_bytes() != before
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_batch_statistics_that_are_not_finite_are_not_saved(bad: float, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    model[1].running_var[1] = bad
+    with pytest.raises(NonFiniteError, match=r"^1\.running_var became NaN or infinite"):
+        FineTuner(model, device="cpu").save_checkpoint(tmp_path / "a.safetensors")
 
 
 def test_statistics_are_restored_after_an_error() -> None:
