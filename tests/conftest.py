@@ -24,12 +24,29 @@ settings.register_profile("untimed", deadline=None, max_examples=50)  # a busy m
 settings.load_profile("untimed")
 
 
+TESTS = f"{Path(__file__).resolve().parent.as_posix()}/"
+
+# Tests of other code than the package, and of code that is covered by many others. To trace every line that they run,
+# torch's too, takes half their time again. Without them, the coverage can only be too low.
+UNTRACED = (
+    "benchmarks/",
+    "fuzz/",
+    "model/families/test_torchvision.py",
+    "test_docs.py",
+    "test_examples.py",
+    "test_prose.py",
+    "test_repository.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where there is no CUDA device."""
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    """Skip what is marked `gpu` where there is no CUDA device, and measure no coverage of the tests in `UNTRACED`."""
+    without_gpu = not torch.cuda.is_available()
+    for item in items:
+        if without_gpu and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.path.as_posix().removeprefix(TESTS).startswith(UNTRACED):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture
