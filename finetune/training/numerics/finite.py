@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 from finetune.errors import NonFiniteError, some_of
 from finetune.model.freezing import moving_statistics, trainable
@@ -128,8 +129,8 @@ def check_weights_to_save(model: nn.Module) -> None:
     Raises:
         NonFiniteError: If they are not.
     """
-    norms = [(name, module) for name, module in model.named_modules() if isinstance(module, _NormBase)]
-    statistics = {f"{name}.{key}": buffer for name, norm in norms for key, buffer in norm.named_buffers()}
+    norms = {id(buffer) for norm in model.modules() if isinstance(norm, _NormBase) for buffer in norm.buffers()}
+    statistics = {name: buffer for name, buffer in model.named_buffers() if id(buffer) in norms}
     values = {**dict(model.named_parameters()), **statistics}
     values = {name: value for name, value in values.items() if _is_read(value)}
     broken = [
@@ -169,5 +170,5 @@ def _is_read(tensor: Any) -> bool:
     """Return whether a value of a state dict holds floating-point numbers that torch can read as they are."""
     if not isinstance(tensor, Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
         return False
-    plain = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+    plain = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__ and not is_lazy(tensor)
     return plain and tensor.layout is torch.strided and not tensor.is_meta
