@@ -72,9 +72,13 @@ class RawItems(Source):
         return RawItems(self.items, self.kind, targets, self.classes, table=self.table, rows=rows)
 
     def check(self, audit: Audit) -> RawItems:
-        """Raise DataError if the preprocessing cannot use an item."""
+        """Raise DataError if the preprocessing cannot use an item. One that several rows share is checked once."""
+        cells = getattr(self.items, "contents", self.items)
+        checked: set[int] = set()
         for index, row in enumerate(self._rows):
-            audit.check_item(self.items[row], self.name(index))
+            if not (isinstance(cells, list) and id(cells[row]) in checked):
+                audit.check_item(self.items[row], self.name(index))
+                checked.add(id(cells[row]))
         return self
 
     def describe(self) -> Iterator[Any]:

@@ -40,6 +40,7 @@ _BOOLEANS = {**dict.fromkeys(("true", "1", "1.0", "yes"), True), **dict.fromkeys
 _SPLIT_KEYS = ("split", "set", "subset", "partition", "data_split", "dataset_split", "usage")
 _TEST_NAMES = ("test", "testing")
 _MAX_PARTS = 12
+_MAX_LETTERS = 1_000  # of the name of a part
 TRAINING, VALIDATION, TEST = range(3)
 
 
@@ -126,9 +127,9 @@ def _flagged(cells: Sequence[Any], name: str, table: str) -> list[str]:
 def _few(cells: Sequence[Any]) -> set[str]:
     """Return the different cells of a column, or nothing if they are too many to be parts of the data."""
     found: set[str] = set()
-    for cell in cells:
+    for cell in {id(cell): cell for cell in cells}.values():  # a cell that many rows share may be huge
         found.add(str(cell))
-        if len(found) > _MAX_PARTS:
+        if len(found) > _MAX_PARTS or len(str(cell)) > _MAX_LETTERS:
             return set()
     return found
 

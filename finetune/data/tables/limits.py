@@ -27,12 +27,12 @@ def check_names(names: list[str], table: str) -> None:
         raise DataError(f"{table} has several columns called {twice[0]!r}. Rename or remove all but one.")
 
 
-def check_memory(needed: int, path: Path, total: int | None = None) -> None:
-    """Raise DataError if a table, or the next part of it, would not fit into memory."""
-    available = memory_left()
+def check_memory(needed: int, path: Path, available: int | None = None) -> None:
+    """Raise DataError if a table would not fit into memory, which leaves it `available` bytes, or all that is free."""
+    available = memory_left() if available is None else available
     if needed > available:
         raise DataError(
-            f"'{path}' would take {total or needed:,} bytes of memory, of which {available:,} are free. Divide it into "
+            f"'{path}' would take {needed:,} bytes of memory, of which {available:,} are left for it. Divide it into "
             "several files."
         )
 

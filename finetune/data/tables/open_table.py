@@ -207,8 +207,9 @@ class _Rows:
 
     def _encoded(self, column: str) -> tuple[Tensor, Classes | None]:
         cells = self.columns[column]
-        texts = [cell for cell in cells if isinstance(cell, str)]
-        missing = [k for k, cell in enumerate(cells) if isinstance(cell, str) and cell.strip().lower() in _MISSING]
+        texts = {cell for cell in cells if isinstance(cell, str)}
+        empty = {text for text in texts if text.strip().lower() in _MISSING}
+        missing = [k for k, cell in enumerate(cells) if isinstance(cell, str) and cell in empty]
         if missing:
             raise DataError(
                 f"{self.name(missing[0])} has the label {cells[missing[0]]!r}, which stands for a missing one, as in "
@@ -278,10 +279,10 @@ def _unpacked(cell: Any) -> Any:
     return cell.get("bytes") or cell.get("path")
 
 
-def _are_lists(labels: list[str], separator: str) -> bool:
+def _are_lists(labels: set[str], separator: str) -> bool:
     """Return whether cells hold several labels: every part of a divided cell is also a whole cell elsewhere."""
     whole = {label for label in labels if separator not in label}
-    divided = [label for label in {*labels} if separator in label]
+    divided = labels - whole
     return bool(divided) and all(part.strip() in whole for label in divided for part in label.split(separator))
 
 

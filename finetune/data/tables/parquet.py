@@ -32,18 +32,20 @@ def read_parquet(path: Path) -> dict[str, list[Any]]:
             metadata = pyarrow.parquet.read_metadata(file)
             check_width(metadata.num_columns, f"'{path}'")
             chunks = [_chunks_of(metadata, k) for k in range(metadata.num_columns)]
-            check_memory(_size_of(metadata, chunks), path)
+            size = _size_of(metadata, chunks)
+            check_memory(size, path)
+            limit = max(size, memory_left() // 2)  # before the first cell, of which lists may repeat any number
             table = pyarrow.parquet.ParquetFile(file, metadata=metadata, read_dictionary=_repeated(chunks))
             check_names(list(table.schema_arrow.names), f"'{path}'")
             columns: dict[str, list[Any]] = {name: [] for name in table.schema_arrow.names}
             taken = 0
             for batch in table.iter_batches(_rows_at_once(metadata, chunks)):
-                taken += batch.nbytes
-                check_memory(batch.nbytes, path, taken)
+                taken += sum(map(_size_in_python, batch.columns))
+                check_memory(taken, path, limit)
                 for name, cells in zip(columns, batch.columns, strict=True):
                     columns[name].extend(_cells_of(cells))
-    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
-        raise DataError(f"'{path}' cannot be read as Parquet: {error}") from error
+    except (pyarrow.ArrowException, OSError, UnicodeError, MemoryError) as error:
+        raise DataError(f"'{path}' cannot be read as Parquet: {str(error) or 'out of memory'}") from error
     return columns
 
 
@@ -80,6 +82,14 @@ def _has_dictionary(column: Sequence[Any]) -> bool:
 
 def _is_nested(column: Sequence[Any]) -> bool:
     return "." in column[0].path_in_schema  # Arrow cannot read a dictionary within lists
+
+
+def _size_in_python(array: Any, within: bool = False) -> int:
+    """Return the bytes of an Arrow array as Python objects, for which a dictionary within lists is unpacked."""
+    if hasattr(array, "flatten"):
+        parts = array.flatten()
+        return sum(_size_in_python(part, within=True) for part in (parts if isinstance(parts, list) else [parts]))
+    return int((array.dictionary_decode() if within and hasattr(array, "dictionary") else array).nbytes)
 
 
 def _cells_of(array: Any) -> list[Any]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import tempfile
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune.data.audit import audit
+from finetune.data.sources.open_source import open_source
 from finetune.data.tables import limits, parquet
 from finetune.data.tables.parquet import read_parquet
 from finetune.errors import DataError
+from tests.helpers.files import tried
+from tests.helpers.image_files import picture
 from tests.helpers.system import report_free_memory
 
 
@@ -69,7 +75,7 @@ def test_a_parquet_file_that_repeats_a_long_cell_is_not_unpacked(
     table = pa.table({"text": cells, "label": [0] * rows})
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet", dictionary_pagesize_limit=10**9, compression="zstd")
     assert (tmp_path / "t.parquet").stat().st_size < 10_000
-    monkeypatch.setattr(limits, "free_memory", lambda device: 10_000_000)
+    monkeypatch.setattr(limits, "free_memory", lambda device: 90_000_000 if nested else 10_000_000)
     usual, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
     pa.set_memory_pool(pool)
     try:
@@ -78,4 +84,31 @@ def test_a_parquet_file_that_repeats_a_long_cell_is_not_unpacked(
         pa.set_memory_pool(usual)
     assert found == cells
     assert nested or len({*map(id, found)}) == 1
-    assert pool.max_memory() < 10_000_000
+    assert pool.max_memory() < (30_000_000 if nested else 10_000_000)
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_lists_that_repeat_a_long_cell_are_refused_before_memory_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dictionary: bool
+) -> None:
+    words = pa.array(["x" * 100_000] * 400)
+    words = words.dictionary_encode() if dictionary else words
+    lists = pa.ListArray.from_arrays(pa.array(range(401), pa.int32()), words)
+    table = pa.table({"text": lists, "label": ["a", "b"] * 200})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet", dictionary_pagesize_limit=10**9, compression="zstd")
+    monkeypatch.setattr(limits, "free_memory", lambda device: 40_000_000)  # whatever was read
+    with pytest.raises(DataError, match=r"t\.parquet' would take 2\d,\d{3},\d{3} bytes .* 20,000,000 are left for it"):
+        read_parquet(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("column", ["image", "label", "extra"])
+def test_a_long_cell_that_rows_share_is_looked_at_once(tmp_path: Path, column: str) -> None:
+    rows, file = 4_000, io.BytesIO()  # of which each would take 4 ms or more
+    picture(1).save(file, "PNG")
+    long = b"x" * 1_000_000 if column != "label" else "x" * 1_000_000
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([long]))
+    columns = {"image": [file.getvalue()] * rows, "label": ["a", "b"] * (rows // 2), "extra": ["c"] * rows}
+    pyarrow.parquet.write_table(pa.table({**columns, column: shared}), tmp_path / "t.parquet", compression="zstd")
+    start = time.process_time()
+    tried(lambda path: audit(open_source(path)), tmp_path / "t.parquet")
+    assert time.process_time() - start < 5

@@ -81,7 +81,7 @@ def test_row_numbers_of_pandas_are_no_column(tmp_path: Path) -> None:
 def test_a_file_larger_than_the_free_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open("wb") as file:
         file.truncate(1 << 43)  # sparse
-    with pytest.raises(DataError, match=r"t\.csv' would take [\d,]+ bytes of memory, of which [\d,]+ are free"):
+    with pytest.raises(DataError, match=r"t\.csv' would take [\d,]+ bytes of memory, of which [\d,]+ are left for it"):
         read_table(tmp_path / "t.csv")
 
 
