@@ -438,6 +438,8 @@ def test_lora_resumes_bit_for_bit(data, tmp_path, same) -> None:
 class Stop(Callback):
     """Interrupt a run in its third epoch."""
 
+    only_watches = True
+
     def on_epoch_begin(self, run: Any) -> None:
         if run.epoch == 2:
             raise KeyError

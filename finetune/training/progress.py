@@ -52,6 +52,8 @@ class ProgressBar(Callback):
         interval: Seconds between two updates of the bar.
     """
 
+    only_watches = True
+
     def __init__(self, console: Console | None = None, interval: float = INTERVAL) -> None:
         self._console = console or terminal()
         self._show = print_line if console is None else partial(console.print, highlight=False, markup=False)

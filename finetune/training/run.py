@@ -30,7 +30,6 @@ from finetune.model.weights import load_state as load_weights
 from finetune.signals.stops import signal_name, unbroken
 from finetune.threads.cached import cached_property
 from finetune.training.history import History
-from finetune.training.identity import check_callback, check_identity, check_plan, check_training, identity_of
 from finetune.training.metrics import Meter, StepOutput, metric_names
 from finetune.training.numerics.failures import check_weights, update_error
 from finetune.training.numerics.finite import BatchStatistics, FiniteCheck
@@ -45,6 +44,7 @@ from finetune.training.optim.optimizers import (
 )
 from finetune.training.optim.phases import Phase, check_freeze_state
 from finetune.training.optim.schedules import get_schedule
+from finetune.training.resuming import identity
 from finetune.training.settings import Settings
 from finetune.training.tasks import Task
 
@@ -61,6 +61,10 @@ _DIVIDED = (
 
 class Steps(Protocol):
     """The part of `FineTuner` that a run calls."""
+
+    @property
+    def inner(self) -> nn.Module:
+        """Model without wrappers."""
 
     @property
     def history(self) -> History:
@@ -181,6 +185,7 @@ class Run:
         self.parts, self.val_parts = Parts(_DIVIDED, self.warn_once), Parts(warn=self.warn_once)
         self.saved: tuple[Position, Path] | None = None  # last position that the run can resume from, and its file
         self.meter = self.new_meter(self.train.device)
+        self._at_start = identity.identity_at_start(self)
         self._views: list[int | None] = []  # per phase begun: stored views per image
 
     @property
@@ -351,12 +356,12 @@ class Run:
             self.finite.begin_phase()
 
     def check_freeze_state(self) -> None:
-        """Check that no callback or step has frozen or unfrozen a parameter in this phase.
+        """Check that no callback or step has frozen, unfrozen or replaced a parameter in this phase, or the model.
 
         Raises:
             ArgumentError: If one has.
         """
-        check_freeze_state(self.phase, self.planned_rates, trainable(self.model))
+        check_freeze_state(self.phase, self.planned_rates, trainable(self.tuner.inner), self.optimizer)
 
     def cut_prefix(self) -> None:
         """Serve this phase's batches from the frozen prefix, if that pays.
@@ -436,7 +441,7 @@ class Run:
             "precision": self.precision.state_dict(),
             "meter": self.meter.state_dict(),
             **({} if self.parts.limit is None else {"parts": self.parts.limit}),
-            "callbacks": {_key(self, callback): callback.state_dict() for callback in self.callbacks},
+            "callbacks": {identity.callback_key(self, callback): callback.state_dict() for callback in self.callbacks},
         }
 
     def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Any], *, changed: bool = False) -> None:
@@ -451,13 +456,12 @@ class Run:
             CheckpointError: If the saved run had another plan, in which its position has a different meaning, or was
                 another run.
         """
-        check_training(state)
+        identity.check_training(state)
         position = state["position"]
         self.position = Position(**{"begun": position["step"] - position["window"], **position})
-        check_plan(state["plan"], self._plan(), self.position)
+        identity.check_plan(state["plan"], self._plan(), self.position)
         before, now = state.get("identity", {}), self._identity
-        if not changed:
-            check_identity(before, now, self.position.phase + 1)
+        identity.check_same_run(self, before, now, changed=changed)
         self.end_phase = state["end_phase"]
         if self.steps_per_epoch is None and state["steps_per_epoch"] is not None:  # a stream, as long as before
             samples = state["steps_per_epoch"] * state["plan"]["batch_size"] * state["plan"]["accumulation"]
@@ -467,20 +471,20 @@ class Run:
         self.meter.load_state_dict(state["meter"])
         self.parts.limit = state.get("parts")
         own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers()), **weights}
-        if changed and before.get("optimizer", now["optimizer"]) != now["optimizer"]:
+        if changed and not identity.same_optimizer(before, now):
             log.warning("The state of the optimizer is left out, because this one is another.")
         else:
             check_optimizer(state["optimizer"], self.settings.optimizer, own)
             self._optimizer_state = state["optimizer"]
         for callback in self.callbacks:
-            saved = state["callbacks"].get(_key(self, callback), {})
-            check_callback(self, callback, saved, own)
+            saved = state["callbacks"].get(identity.callback_key(self, callback), {})
+            identity.check_callback(self, callback, saved, own)
             callback.load_state_dict(saved)
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Description of the run that stays as it is, computed once because it hashes the labels."""
-        return identity_of(self)
+        """Description of the run that stays as it is, computed once because it hashes the data."""
+        return {**identity.identity_of(self), **self._at_start}
 
     def _plan(self) -> dict[str, Any]:
         """Describe the plan that the position refers to."""
@@ -492,9 +496,3 @@ def _overridden(batches: Any) -> Collection[nn.Module]:
     """Return the modules whose forward pass is overridden while a cache serves these batches."""
     modules: Collection[nn.Module] = getattr(batches, "overridden", ())
     return modules
-
-
-def _key(run: Run, callback: Any) -> str:
-    """Return a callback's name in a checkpoint: its class and its index among callbacks of that class."""
-    same = [other for other in run.callbacks if type(other) is type(callback)]
-    return f"{type(callback).__name__}.{next(i for i, other in enumerate(same) if other is callback)}"

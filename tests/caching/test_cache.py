@@ -95,6 +95,8 @@ def test_a_run_resumes_over_a_cache(tmp_path: Path) -> None:
         pass
 
     class Halt(Callback):
+        only_watches = True
+
         def on_step_end(self, run: Any) -> None:
             if run.epoch == 1 and run.position.window == 3:
                 run.save(tmp_path / "run.safetensors")

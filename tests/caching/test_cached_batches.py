@@ -285,6 +285,8 @@ class StopError(Exception):
 class Halt(Callback):
     """Save the run before an update, and end it."""
 
+    only_watches = True
+
     def __init__(self, path: Path, epoch: int, window: int = 2) -> None:
         self.path, self.at = path, (epoch, window)
 
@@ -476,7 +478,7 @@ def test_a_phase_that_is_extended_keeps_its_images(pictures: Path, tmp_path: Pat
     """Four epochs are too few for fixed views and seven are not; the choice at the start counts."""
     path, tuner = tmp_path / "run.safetensors", tuned(Seen)
     with pytest.raises(StopError):
-        fitted(tuned(), pictures, cache="memory", epochs=planned, callbacks=[Halt(path, 1)])
+        fitted(tuned(Seen), pictures, cache="memory", epochs=planned, callbacks=[Halt(path, 1)])
     fitted(tuner, pictures, cache="memory", epochs=7, resume_from=path)
     assert isinstance(tuner, Seen)
     assert len(set().union(*(tuner.seen[epoch] for epoch in range(2, 7)))) == (4 if planned == 5 else 5) * COUNT

@@ -241,6 +241,8 @@ def run_content(folder: Path) -> dict[str, Any]:
     from finetune.callbacks import Callback, ModelCheckpoint
 
     class StopWithin(Callback):
+        only_watches = True
+
         def on_step_end(self, run: Any) -> None:
             if run.epoch == 1 and run.position.window == 2:
                 run.save(folder / "within.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -91,6 +92,25 @@ def resume_another_plan(tmp: Path) -> str:
     fit(tuner(), strategy="linear_probe", checkpoint_dir=tmp)
     said = error(lambda: fit(tuner(), strategy="full_finetune", resume_from=tmp))
     fit(tuner(), strategy="linear_probe", resume_from=tmp)
+    anew = FineTuner(tuner().model, weights=tmp / "last.safetensors", device="cpu")
+    fit(anew, strategy="full_finetune", checkpoint_dir=tmp / "anew")
+    return said
+
+
+@case("or copy values into a parameter, as in parameter.data.copy_(values)")
+def replace_a_layer_within_fit(tmp: Path) -> str:
+    class Swap(Callback):
+        def on_epoch_begin(self, run: Run) -> None:
+            head = next(module for module in run.model.modules() if isinstance(module, nn.Linear))
+            if self.whole:
+                head.weight = nn.Parameter(torch.zeros_like(head.weight))
+            head.weight.data.copy_(torch.zeros_like(head.weight))
+
+        def __init__(self, whole: bool) -> None:
+            self.whole = whole
+
+    said = error(lambda: fit(tuner(), callbacks=Swap(True)))
+    fit(tuner(), callbacks=Swap(False))
     return said
 
 

@@ -163,6 +163,8 @@ def test_a_layout_chosen_by_the_user_is_kept() -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_run_in_channels_last_resumes_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
     class StopAt(Callback):
+        only_watches = True
+
         def on_step_end(self, run: Any) -> None:
             if run.position.step == 4:
                 run.save(tmp_path / "last.safetensors")

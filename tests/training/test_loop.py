@@ -792,6 +792,8 @@ def test_a_resumed_run_keeps_the_size_of_its_parts(blobs, state_of, same, tmp_pa
         return tuner
 
     class Stop(Callback):
+        only_watches = True
+
         def on_epoch_begin(self, run: Any) -> None:
             if run.epoch == 1:
                 raise KeyError

@@ -121,6 +121,8 @@ def test_a_random_validation_step_resumes_bit_for_bit(net, blobs, same, state_of
 
 def test_a_run_interrupted_by_an_error_resumes_from_its_folder(net, blobs, same, state_of, timeless, tmp_path) -> None:
     class Cut(Callback):
+        only_watches = True
+
         def __init__(self, at: int) -> None:
             self.left = at
 
@@ -303,6 +305,24 @@ def test_trap_07_a_callback_cannot_change_what_trains(net, blobs, hook: str, ver
         tuner.freeze("0")
     with pytest.raises(ArgumentError, match=rf"0\.bias, 0\.weight became {became} within phase 'fit'"):
         tuner.fit(blobs(), val=blobs(), epochs=3, callbacks=[Refreeze(hook, verb)])
+
+
+@pytest.mark.parametrize("hook", ["on_phase_begin", "on_epoch_begin", "on_step_end", "on_epoch_end"])
+@pytest.mark.parametrize("change", ["a layer", "the model"])
+def test_a_callback_cannot_replace_what_trains(net, blobs, hook: str, change: str) -> None:
+    class Swap(Callback):
+        pass
+
+    def swap(self: Any, run: Any) -> None:
+        if change == "the model":
+            run.tuner.model = net()
+        elif run.epoch < 2:
+            run.model[6] = torch.nn.Linear(6, 3)
+
+    setattr(Swap, hook, swap)
+    which = r"6\.weight, 6\.bias" if change == "a layer" else r"0\.weight, .* more"
+    with pytest.raises(ArgumentError, match=f"{which} became another parameter within phase 'fit'"):
+        FineTuner(net(), device="cpu").fit(blobs(), epochs=3, callbacks=Swap())
 
 
 def test_a_step_may_freeze_for_a_moment(net, blobs) -> None:

@@ -131,6 +131,11 @@ class Batches:
         return self.steps
 
     @property
+    def augment(self) -> Augmentation | None:
+        """Augmentation of the images, or None."""
+        return self._samples.augment
+
+    @property
     def num_samples(self) -> int | None:
         """Number of samples per epoch, or None if it is unknown beforehand."""
         return self.source.num_samples

@@ -177,6 +177,13 @@ class Source(Dataset[Any]):
         yield type_name(self)
         yield self.num_samples
 
+    def identify(self) -> Iterator[Any]:
+        """Yield values that identify the inputs wherever they are kept, so that no run resumes with others.
+
+        They have to be cheap, and equal for a moved or copied folder. The default yields those of `describe`.
+        """
+        return self.describe()
+
     # ------------------------------------------------------------------ checks
 
     def check(self, audit: Audit) -> Source:
@@ -250,6 +257,10 @@ class SubsetSource(Source):
 
     def describe(self) -> Iterator[Any]:
         yield from self.source.describe()
+        yield self.indices
+
+    def identify(self) -> Iterator[Any]:
+        yield from self.source.identify()
         yield self.indices
 
     def keys(self) -> Iterable[bytes] | None:

@@ -21,6 +21,7 @@ from finetune.display.left_out import left_out
 from finetune.display.waits import announced
 from finetune.errors import DataError
 from finetune.naming.paths import real_paths
+from finetune.naming.unicode import normalized
 
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
@@ -161,6 +162,9 @@ class FileSource(Source):
         for path in self.paths:
             state = path.stat()
             yield [os.path.abspath(path), state.st_size, state.st_mtime_ns]
+
+    def identify(self) -> Iterator[Any]:
+        return ([normalized(path.name), path.stat().st_size] for path in self.paths)
 
     def version(self, *, values: bool) -> Any:
         return tuple(map(_state, self.paths)) if values else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,11 @@ class RawItems(Source):
 
     def describe(self) -> Iterator[Any]:
         return (self.items[row] for row in self._rows)
+
+    def identify(self) -> Iterator[Any]:
+        items = getattr(self.items, "contents", self.items)  # those of encoded images, which are not decoded for this
+        for item in (items[row] for row in self._rows):
+            yield item["bytes"] or os.path.basename(item["path"]) if is_image_cell(item) else item
 
 
 class EncodedImages(Sequence[Any]):

@@ -225,6 +225,9 @@ class Stream(Iterated):
         yield type_name(self.iterable)
         yield self.num_samples
 
+    def identify(self) -> Iterator[Any]:
+        return islice(self.describe(), 1)  # a length may be known only after the first pass
+
     def _batches(self, batch_size: int, collate_fn: Callable[[list[Any]], Any]) -> Iterator[Any]:
         items = map(self.form, self._pass(self.num_samples))
         for step in count():

@@ -25,6 +25,8 @@ class Callback:
         saves_run: Whether the callback writes the run to a file. Its hooks then run after those of the other callbacks.
         changes_inputs: Whether an overridden `change_batch` changes inputs and not only targets. If so, cached features
             of the unchanged inputs are not used.
+        only_watches: Whether a run is the same without the callback, as without a logger. If not, a run that has it
+            resumes only with it.
 
     Example:
         >>> import torch
@@ -40,6 +42,7 @@ class Callback:
 
     saves_run = False
     changes_inputs = True
+    only_watches = False
     _state_form: ClassVar[Mapping[str, Any]] = {}  # of what `state_dict` returns; tensors in dicts go by weight
 
     def on_fit_begin(self, run: Run) -> None:

@@ -40,6 +40,7 @@ class Logger(Callback):
         [2, 4]
     """
 
+    only_watches = True
     _state_form: ClassVar = {"step": int}
 
     every_n_steps: int | None = None

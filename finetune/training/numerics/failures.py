@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from finetune.errors import NonFiniteError, some_of
-from finetune.training.identity import kept_weights
+from finetune.training.resuming.identity import kept_weights
 
 if TYPE_CHECKING:
     from finetune.training.run import Run

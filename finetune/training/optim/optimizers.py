@@ -272,10 +272,22 @@ def kept_state(optimizer: str | OptimizerFactory, sizes: Sequence[int]) -> Mappi
         >>> {name: list(value.shape) for name, value in kept_state("adamw", (2, 3)).items()}
         {'step': [], 'exp_avg': [2, 3], 'exp_avg_sq': [2, 3]}
     """
-    stand_in = nn.Parameter(torch.zeros(tuple(sizes)))
-    group = {"params": [stand_in], "name": "", "names": [""], "lr": 0.0, "weight_decay": 0.0}
+    group = _stand_in(sizes)
     with suppress(Exception):  # a factory may want other parameters or gradients
-        return state_after_step(_factory(optimizer)([group]), stand_in)
+        return state_after_step(_factory(optimizer)([group]), group["params"][0])
+    return {}
+
+
+def built_with(optimizer: str | OptimizerFactory) -> dict[str, Any]:
+    """Return the class and the default values of the optimizers that a name or a factory makes; empty if it fails.
+
+    Example:
+        >>> built_with(lambda groups: torch.optim.SGD(groups, momentum=0.5))["momentum"]
+        0.5
+    """
+    with suppress(Exception):  # a factory may want other parameters
+        made = _factory(optimizer)([_stand_in((2, 3))])
+        return {"class": type(made).__name__, **made.defaults}
     return {}
 
 
@@ -296,6 +308,12 @@ def check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
             f"foreign {sorted(strange)[:3]}. Pass every parameter group on to the optimizer, as in "
             f"lambda groups: torch.optim.SGD(groups, momentum=0.9)."
         )
+
+
+def _stand_in(sizes: Sequence[int]) -> dict[str, Any]:
+    """Return a group of one parameter of these sizes."""
+    parameter = nn.Parameter(torch.zeros(tuple(sizes)))
+    return {"params": [parameter], "name": "", "names": [""], "lr": 0.0, "weight_decay": 0.0}
 
 
 def _factory(optimizer: str | OptimizerFactory) -> OptimizerFactory:

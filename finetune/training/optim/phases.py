@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
+from torch.optim import Optimizer
 
 from finetune.errors import ArgumentError, some_of, whole_number
 from finetune.training.optim.rates import Rate
@@ -68,16 +71,19 @@ def check_phases(phases: Iterable[Phase]) -> list[Phase]:
     return listed
 
 
-def check_freeze_state(phase: Phase, planned: Iterable[str], trainable: Iterable[str]) -> None:
+def check_freeze_state(
+    phase: Phase, planned: Iterable[str], trainable: Mapping[str, Tensor], optimizer: Optimizer
+) -> None:
     """Check that the trainable parameters are still those of the optimizer of a phase.
 
     Args:
         phase: The phase.
         planned: Names of the parameters in its optimizer.
-        trainable: Names of the parameters that are trainable now.
+        trainable: Parameters that are trainable now, by name.
+        optimizer: The optimizer.
 
     Raises:
-        ArgumentError: If a callback or a step has frozen or unfrozen some.
+        ArgumentError: If a callback or a step has frozen, unfrozen or replaced some.
     """
     before, now = set(planned), set(trainable)
     for names, became in ((now - before, "trainable"), (before - now, "frozen")):
@@ -88,3 +94,9 @@ def check_freeze_state(phase: Phase, planned: Iterable[str], trainable: Iterable
                 f"[Phase('fc', epochs=1), Phase('*', epochs=2)], instead of freezing or unfreezing in a callback or "
                 "a step."
             )
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if replaced := [name for name, parameter in trainable.items() if id(parameter) not in held]:
+        raise ArgumentError(
+            f"{some_of(replaced)} became another parameter within phase {phase.name!r}, whose optimizer does not train "
+            "it. Replace layers before fit, or copy values into a parameter, as in parameter.data.copy_(values)."
+        )

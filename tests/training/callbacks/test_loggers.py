@@ -104,8 +104,8 @@ def test_a_custom_logger_gets_loss_and_rates_of_the_steps_it_asks_for(net, blobs
     assert all(row["lr/6"] == kept["lr"]["6"] for row, kept in zip(logger.epochs.values(), history, strict=True))
 
     resumed = Wandb()
-    FineTuner(net(), device="cpu", gradient_accumulation_steps=2).fit(
-        blobs(), strategy=[*phases, Phase("*", 1)], batch_size=4, callbacks=[resumed], resume_from=tmp_path
+    Losses(net(), device="cpu", gradient_accumulation_steps=2).fit(
+        blobs(), strategy=[*phases, Phase("*", 1)], batch_size=4, callbacks=[resumed, watch()], resume_from=tmp_path
     )
     assert list(resumed.steps) == [8]
 

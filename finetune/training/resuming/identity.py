@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.checkpoint.forms import check_form
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.base import Source
 from finetune.digests import sha256
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, some_of
+from finetune.training.optim.optimizers import built_with
+from finetune.training.resuming.facts import CODE, arguments_of, code_of, data_digest, fact
 
 if TYPE_CHECKING:
     from finetune.training.run import Position, Run
 
+
+log = logging.getLogger("finetune")
 
 _FORM: dict[Any, Any] = {
     "plan": {"phases": [str], "batch_size": int, "accumulation": int},
@@ -28,11 +34,13 @@ _FORM: dict[Any, Any] = {
     "callbacks": {...: {}},
 }
 _MOST = 2**53  # counts are used as floats, too
+_STEPS = ("training_step", "validation_step")
+_PER_PHASE = ("lr", "schedule", "schedule arguments", f"schedule {CODE}", "train")
 _MAY_CHANGE = ("gradient_accumulation_steps", "compile", "metrics")
 
 
 def identity_of(run: Run) -> dict[str, Any]:
-    """Return the settings, rates, data and callbacks of a run as plain values.
+    """Return the settings, rates and data of a run as plain values.
 
     Left out is what may change at the end of an epoch, and what other checks compare.
     """
@@ -41,10 +49,51 @@ def identity_of(run: Run) -> dict[str, Any]:
     return {
         **{name: value for name, value in settings.items() if name not in _MAY_CHANGE},
         "lr": [_rate(phase.lr) for phase in run.phases],
-        "schedule": [getattr(phase.schedule, "__qualname__", phase.schedule) for phase in run.phases],
+        "schedule": [fact(phase.schedule) for phase in run.phases],
         **{name: None if batches is None else _data(batches.source) for name, batches in data.items()},
-        "callbacks": sorted(type(callback).__name__ for callback in run.callbacks if _is_part(callback)),
+        "inputs": {name: None if batches is None else data_digest(batches.source) for name, batches in data.items()},
     }
+
+
+def identity_at_start(run: Run) -> dict[str, Any]:
+    """Return the part of a run's identity that training may change: its callbacks, functions and freeze state."""
+    callbacks = [callback for callback in run.callbacks if not callback.saves_run]
+    active = [callback for callback in callbacks if not callback.only_watches]
+    made = {f"callback {callback_key(run, callback)}".removesuffix(".0"): callback for callback in active}
+    made |= {"loss function": run.settings.loss, "augment function": run.train.augment}
+    steps = {name: getattr(type(run.tuner), name) for name in _STEPS if run.tuner._overrides(name)}
+    schedules = [phase.schedule for phase in run.phases]
+    known = {
+        "callbacks": sorted(type(callback).__name__ for callback in callbacks if _has_state(callback)),
+        "callbacks without a state": sorted(type(callback).__name__ for callback in active if not _has_state(callback)),
+        **{name: arguments_of(value) for name, value in made.items()},
+        CODE: {name: code_of(value) for name, value in {**made, **steps}.items()},
+        "custom steps": [*steps],
+        "schedule arguments": [arguments_of(schedule) for schedule in schedules],
+        f"schedule {CODE}": [code_of(schedule) for schedule in schedules],
+        "built optimizer": fact(built_with(run.settings.optimizer)),
+        "augment": fact(run.train.augment),
+    }
+    if steps:
+        known["tuner"] = arguments_of(run.tuner)
+    if isinstance(run.train.preprocessing, Preprocessing):
+        known["preprocessing"] = run.train.preprocessing.to_dict()
+    if run.network.scope is None:  # which a resumed run widens
+        known["train"] = [fact(phase.train) for phase in run.phases]
+    if run.phases[0].train is None:  # otherwise the phases alone tell what trains
+        known["frozen"] = frozen_parameters(run.model)
+    return known
+
+
+def callback_key(run: Run, callback: Any) -> str:
+    """Return a callback's name in a checkpoint: its class and its index among callbacks of that class."""
+    same = [other for other in run.callbacks if type(other) is type(callback)]
+    return f"{type(callback).__name__}.{next(i for i, other in enumerate(same) if other is callback)}"
+
+
+def frozen_parameters(model: nn.Module) -> list[str]:
+    """Return the names of the frozen parameters."""
+    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
 def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], phases: int) -> None:
@@ -64,11 +113,40 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], phases: int
         finetune.errors.CheckpointError: The run to resume had other arguments: seed 0, now 1. ...
     """
     found = ", ".join(_differences(saved, now, phases))
+    frozen = ", but with the freeze state of the checkpoint" if _thawed(saved, now) else ""
     if found:
         raise CheckpointError(
             f"The run to resume had other arguments: {found}. Pass fit and FineTuner the same ones, or "
-            "resume_changed=True to go on with the new ones."
+            f"resume_changed=True to go on with the new ones{frozen}."
         )
+
+
+def check_same_run(run: Run, saved: Mapping[str, Any], now: Mapping[str, Any], *, changed: bool) -> None:
+    """Check that a run to resume is the same as the saved one, unless it may be another.
+
+    Args:
+        run: The run at the position to resume from, and its model in the freeze state of that position.
+        saved: Identity of the saved run.
+        now: Identity of this run.
+        changed: Whether it may be another, except for its freeze state, of which a warning is logged.
+
+    Raises:
+        CheckpointError: If it is another and may not.
+    """
+    begun = run.position.phase + 1
+    set_by_phases = any(phase.train is not None for phase in run.phases[:begun])
+    if set_by_phases or now.get("frozen") == frozen_parameters(run.model):  # or this process has begun the run
+        now = {name: value for name, value in now.items() if name != "frozen"}
+    if not changed:
+        check_identity(saved, now, begun)
+    elif thawed := _thawed(saved, now):
+        log.warning("The freeze state of the checkpoint holds, not that from before fit: %s.", ", ".join(thawed))
+
+
+def same_optimizer(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether the optimizers of two runs are of one kind, as far as their identities tell."""
+    kinds = [(run.get("optimizer"), run.get("built optimizer", {}).get("class")) for run in (saved, now)]
+    return all(before in (None, after) for before, after in zip(*kinds, strict=True))
 
 
 def check_plan(saved: Mapping[str, Any], plan: Mapping[str, Any], position: Position) -> None:
@@ -87,7 +165,9 @@ def check_plan(saved: Mapping[str, Any], plan: Mapping[str, Any], position: Posi
         raise CheckpointError(
             f"The run to resume had phases {saved['phases']!s:.200}, batch_size {saved['batch_size']} and "
             f"accumulation {saved['accumulation']}; this one has {plan['phases']}, {plan['batch_size']} and "
-            f"{plan['accumulation']}. Resume with the same values; the last two may change at the end of an epoch."
+            f"{plan['accumulation']}. Resume with the same values; the last two may change at the end of an epoch. "
+            "resume_changed=True allows no other phases: for those, start anew from the weights, with FineTuner(..., "
+            "weights=FILE) and another checkpoint_dir."
         )
 
 
@@ -143,18 +223,34 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], phases: int) 
         if name not in saved:
             continue  # not recorded by an older version
         before, after = saved[name], now[name]
-        if name in ("lr", "schedule"):
+        if isinstance(after, list) and name in _PER_PHASE:
             before, after = before[:phases], after[:phases]
-        if isinstance(after, Mapping) and isinstance(before, Mapping):
-            for part in (part for part in after if before.get(part) != after[part]):
-                yield f"{part} of the {name} {_shown(before.get(part))}, now {after[part]}"
+        if name == "frozen":
+            yield from _thawed(saved, now)
+        elif isinstance(after, Mapping) and isinstance(before, Mapping):
+            for part in (part for part in after if part in before and before[part] != after[part]):
+                if None in (before[part], after[part]) and name in ("inputs", CODE):
+                    continue  # could not be read
+                of = "code" if name == CODE else name
+                yield f"{part} of the {of} {_shown(before[part])}, now {_shown(after[part])}"
         elif before != after:
             yield f"{name} {_shown(before)}, now {_shown(after)}"
 
 
-def _is_part(callback: Any) -> bool:
+def _thawed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the differences of the freeze states, if both are known."""
+    if not (isinstance(saved.get("frozen"), list) and "frozen" in now):
+        return []
+    before, after = set(saved["frozen"]), set(now["frozen"])
+    pairs = ((after - before, "trainable, now frozen"), (before - after, "frozen, now trainable"))
+    return [f"{some_of(sorted(names))} {change}" for names, change in pairs if names]
+
+
+def _has_state(callback: Any) -> bool:
     """Return whether a callback has a state of its own that the run goes on with."""
-    return bool(callback.state_dict()) and not callback.saves_run
+    from finetune.training.callbacks.base import Callback
+
+    return type(callback).state_dict is not Callback.state_dict
 
 
 def _data(source: Source) -> dict[str, Any]:
