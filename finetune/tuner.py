@@ -181,6 +181,7 @@ class FineTuner:
         return self.network.wrapped
 
     @model.setter
+    @takes_turns(sets=True)
     def model(self, model: nn.Module) -> None:
         self._learn(network=self.network.with_module(model))
 
@@ -204,6 +205,7 @@ class FineTuner:
         return self._known.classes
 
     @classes.setter
+    @takes_turns(alone=True, sets=True)
     def classes(self, names: Sequence[str] | None) -> None:
         self._learn(classes=given_classes(names))
 
@@ -213,6 +215,7 @@ class FineTuner:
         return self._known.preprocessing
 
     @preprocessing.setter
+    @takes_turns(alone=True, sets=True)
     def preprocessing(self, preprocessing: InputPreprocessing | None) -> None:
         self._learn(preprocessing=preprocessing, inputs=replace(self._known.inputs, origin=GIVEN))
 
@@ -222,6 +225,7 @@ class FineTuner:
         return self._known.history
 
     @history.setter
+    @takes_turns(alone=True, sets=True)
     def history(self, history: History) -> None:
         self._learn(history=history)
 
@@ -325,16 +329,10 @@ class FineTuner:
             self._learn(network=self.network.with_example(given_example(self.inner, example)))
         names = self.network.required_heads() if layer is None else (layer,)
         verify, before = names != family_of(self.inner).heads(self.inner), heads.identities(self.inner)
+        clamps = self.settings.loss in (None, "cross_entropy", "bce")
         with waits_shown(), seeded(self.settings.seed, "head"):
             found = heads.replace_head(
-                self.inner,
-                n,
-                names,
-                head,
-                verify=verify,
-                example=self.network.example,
-                clamps=self.settings.loss in (None, "cross_entropy", "bce"),
-                say=True,
+                self.inner, n, names, head, verify=verify, example=self.network.example, clamps=clamps, say=True
             )
         made, removed = self.inner.get_submodule(names[0]), heads.identities(self.inner) - before
         network = self.network.with_head(found, record_head(n, names, head, made, removed))

@@ -79,7 +79,7 @@ class Turns:
         with self._changed:
             if self._owner == get_ident() and alone:
                 raise ArgumentError(
-                    f"{verb} was called within {self.verbs[0]} of the same model, as in a callback, and would change "
+                    f"{_said(verb)} within {self.verbs[0]} of the same model, as in a callback, and would change "
                     f"what {self.verbs[0]} goes on with. Call it before or after, or on a copy: copy.deepcopy(tuner)."
                 )
             free = self._owner in (None, get_ident())
@@ -94,7 +94,7 @@ class Turns:
                 if self.verbs[0] == LONG:
                     when = "after fit" if alone else "after fit, in a callback"
                     raise ArgumentError(
-                        f"{verb} was called while fit trains the same model in another thread, which changes its "
+                        f"{_said(verb)} while fit trains the same model in another thread, which changes its "
                         f"weights and modes. Call it {when}, or on a copy from before: copy.deepcopy(tuner)."
                     )
                 self._changed.wait()
@@ -108,6 +108,10 @@ class Turns:
             self.verbs, self._owner = [], None
 
 
+def _said(verb: str) -> str:
+    return f"{verb} was {'set' if verb.endswith(' = ...') else 'called'}"
+
+
 _turns: WeakKeyDictionary[nn.Module, Turns] = WeakKeyDictionary()
 
 
@@ -117,14 +121,22 @@ def turns_at(model: nn.Module) -> Turns:
 
 
 def takes_turns(
-    *, alone: bool = False
+    *, alone: bool = False, sets: bool = False
 ) -> Callable[[Callable[Concatenate[Tuner, P], R]], Callable[Concatenate[Tuner, P], R]]:
-    """Make a method of a tuner take its turn at the model. See `Turns.taken`."""
+    """Make a method of a tuner take its turn at the model. See `Turns.taken`.
+
+    Args:
+        alone: Whether it cannot run within another verb, or as a setter not within `fit`.
+        sets: Whether it is the setter of a property.
+    """
 
     def decorate(method: Callable[Concatenate[Tuner, P], R]) -> Callable[Concatenate[Tuner, P], R]:
+        verb = f"{method.__name__} = ..." if sets else method.__name__
+
         @wraps(method)
         def taking_turns(self: Tuner, /, *args: P.args, **kwargs: P.kwargs) -> R:
-            with turns_at(self.inner).taken(method.__name__, alone=alone):
+            turns = turns_at(self.inner)
+            with turns.taken(verb, alone=alone and not (sets and LONG not in turns.verbs)):
                 return method(self, *args, **kwargs)
 
         return taking_turns

@@ -158,6 +158,47 @@ def test_verbs_that_would_break_a_run_are_refused_within_it(verb: str) -> None:
     assert equal(fitted(tuner(), Within(refused)), fitted(tuner()))
 
 
+SETTERS: dict[str, Callable[[FineTuner], Any]] = {
+    "model": lambda one: setattr(one, "model", convolutional()),
+    "history": lambda one: setattr(one, "history", []),
+    "classes": lambda one: setattr(one, "classes", ("a", "b", "c")),
+    "preprocessing": lambda one: setattr(one, "preprocessing", None),
+}
+
+
+@pytest.mark.parametrize("name", SETTERS)
+def test_properties_are_not_set_in_another_thread_while_fit_runs(name: str) -> None:
+    def refused(one: Any) -> None:
+        with (
+            ThreadPoolExecutor(1) as pool,
+            pytest.raises(ArgumentError, match=f"{name} = ... was set while fit trains"),
+        ):
+            pool.submit(SETTERS[name], one).result(20)
+
+    assert equal(fitted(tuner(), Within(refused)), fitted(tuner()))
+
+
+@pytest.mark.parametrize("name", ["history", "classes", "preprocessing"])
+def test_properties_are_not_set_within_fit_and_may_be_in_other_verbs(name: str) -> None:
+    class Setting(FineTuner):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            SETTERS["classes"](self)
+
+        def predict_step(self, batch: Any) -> Tensor:
+            SETTERS[name](self)
+            return super().predict_step(batch)
+
+    def refused(one: Any) -> None:
+        with pytest.raises(ArgumentError, match=f"{name} = ... was set within fit"):
+            SETTERS[name](one)
+
+    one = tuner()
+    assert equal(fitted(one, Within(refused)), fitted(tuner()))
+    SETTERS[name](one)
+    Setting(convolutional(), device="cpu").predict(X)
+
+
 def test_a_checkpoint_is_not_loaded_into_a_model_in_training(tmp_path: Any) -> None:
     path = tuner().save_checkpoint(tmp_path / "model.safetensors")
 
