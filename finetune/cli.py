@@ -9,6 +9,7 @@ Commands import the library when they run, so that `--help` and usage errors ans
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version as installed_version
@@ -19,7 +20,7 @@ import typer
 
 from finetune.display.options import in_options
 from finetune.errors import ArgumentError, CheckpointError, FineTuneError
-from finetune.naming.paths import local_path
+from finetune.naming.paths import exists, local_path
 from finetune.signals.stops import exit_on_sigterm
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def predict(
     from finetune.data.sources.open_source import open_source
     from finetune.tuner import FineTuner
 
-    if len(images) > 1 and any(local_path(image).is_dir() for image in images):
+    if len(images) > 1 and any(os.path.isdir(local_path(image)) for image in images):
         raise ArgumentError("Expected images or one folder of images, but got a folder among several paths.")
     tuner = FineTuner.load_checkpoint(file)
     source = open_source(images[0] if len(images) == 1 else images, labeled=False)
@@ -148,7 +149,7 @@ def summary(
     """Print the stages of a model, their parameters and costs."""
     from finetune.tuner import FineTuner
 
-    is_file = local_path(model).is_file()
+    is_file = os.path.isfile(local_path(model))
     tuner = FineTuner.load_checkpoint(model) if is_file else FineTuner(model, weights=None)
     print(tuner.summary(None if size is None else (3, size, size)))
 
@@ -325,7 +326,7 @@ def _outputs(data: Path) -> tuple[Sequence[str] | None, int]:
 
 def _val(text: str | None) -> Path | float | bool | None:
     """Return the argument `val` of `fit`: a path, a fraction, False for none, or None for the default."""
-    if text is None or Path(text).exists():
+    if text is None or exists(text):
         return None if text is None else Path(text)
     if text.lower() == "none":
         return False

@@ -375,8 +375,8 @@ def _place(cache: str | Path | bool) -> str | Path | None:
     if not isinstance(cache, (str, os.PathLike)) or not str(cache):
         raise ArgumentError(expected)
     folder = local_path(cache)
-    meant = nearest(str(cache), kinds) if isinstance(cache, str) and not folder.exists() else ""
-    around = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if meant or not around.is_dir():
+    meant = nearest(str(cache), kinds) if isinstance(cache, str) and not os.path.exists(folder) else ""
+    around = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
+    if meant or not os.path.isdir(around):
         raise ArgumentError(f"{expected}{meant or f' {str(around)!r} is not a folder.'}")
     return folder

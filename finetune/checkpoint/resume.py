@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from finetune.checkpoint import schema
@@ -12,7 +13,7 @@ from finetune.naming.paths import local_path
 
 log = logging.getLogger("finetune")
 
-LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
 NUMBERED = "epoch-*.safetensors"
 
 
@@ -36,7 +37,7 @@ def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) 
             raise ArgumentError("resume_from='auto' needs a checkpoint_dir. Pass fit the folder of the checkpoints.")
         return _furthest(local_path(checkpoint_dir))
     path = local_path(resume_from)
-    if path.is_dir():
+    if os.path.isdir(path):
         found = _furthest(path)
         if found is None:
             raise CheckpointError(
@@ -82,8 +83,28 @@ def _furthest(folder: Path) -> Checkpoint | None:
             log.warning("%s The run resumes from %s, after %d epochs.", " ".join(damaged), path, len(found.history))
         return found
     if damaged:
-        raise CheckpointError(f"No checkpoint in {folder} is intact. {' '.join(damaged)}")
+        raise CheckpointError(
+            f"No checkpoint in {folder} is intact. {' '.join(damaged)} To start anew, delete these files, or omit "
+            "resume_from."
+        )
     return None
+
+
+def check_not_newer(folder: Path) -> None:
+    """Check that no file of a run in a folder is of a newer format, before another run takes its place.
+
+    Raises:
+        CheckpointError: If one is.
+    """
+    for path in folder.glob("*.safetensors"):
+        if not (_is_own(path) or path.name == BEST):
+            continue
+        try:
+            schema.read_progress(path)
+        except schema.NewerFormatError:
+            raise
+        except CheckpointError:
+            continue  # damaged, or somebody else's
 
 
 def _is_own(path: Path) -> bool:

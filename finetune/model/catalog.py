@@ -7,6 +7,7 @@ families are those in the table `FAMILIES`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,7 @@ def _locate(name: str) -> tuple[str, str]:
 
 def _local_file(name: str, weights: str | Path, published: list[str]) -> Path:
     path = local_path(weights)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(
             f"There are no weights {str(weights)!r} for {name}. Expected a file or one of the published weights "
             f"{', '.join(published)}.{nearest(str(weights), published)} For random weights, pass weights=None."

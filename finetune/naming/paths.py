@@ -9,6 +9,8 @@ from pathlib import Path
 from finetune.errors import ArgumentError
 from finetune.naming.unicode import normalized
 
+_LONGEST = 32_000 if os.name == "nt" else 4_095  # of whole paths; each name in one has at most 255
+
 
 def local_path(path: str | bytes | os.PathLike[str]) -> Path:
     """Return a path that the user wrote, with `~` replaced by the home folder.
@@ -28,7 +30,14 @@ def local_path(path: str | bytes | os.PathLike[str]) -> Path:
         raise ArgumentError(f"Expected a path, but got {path!r}.") from error
     if "\0" in plain:
         raise ArgumentError(f"Expected a path, but got {shortened(plain)!r}, which has a null character.")
-    return Path(os.path.expanduser(plain))
+    path = Path(os.path.expanduser(plain))
+    if any(_length(name) > 255 for name in path.parts) or _length(str(path)) > _LONGEST:
+        raise ArgumentError(f"Expected a path, but got {shortened(plain)!r}, which is longer than a path can be.")
+    return path
+
+
+def _length(name: str) -> int:
+    return len(name) if os.name == "nt" else len(name.encode(errors="surrogatepass"))
 
 
 def exists(path: str | os.PathLike[str]) -> bool:

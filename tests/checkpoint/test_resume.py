@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from finetune import ArgumentError, CheckpointError, FineTuner
-from finetune.callbacks import EMA
+from finetune.callbacks import EMA, ModelCheckpoint
 from finetune.checkpoint import file, schema
 from finetune.checkpoint.resume import find_run
 from tests.helpers.golden import net, vectors
@@ -121,12 +121,34 @@ def test_a_newer_format_is_an_error_and_is_not_overwritten(tmp_path: Path) -> No
     assert (tmp_path / "last.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["last", "best", "previous", "epoch-0001"])
+def test_a_newer_format_is_not_overwritten_by_a_run_that_starts_anew(tmp_path: Path, name: str) -> None:
+    finished(tmp_path, epochs=2)
+    (tmp_path / "last.safetensors").rename(tmp_path / f"{name}.safetensors")
+    newer(tmp_path / f"{name}.safetensors")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    for more in ({"checkpoint_dir": tmp_path}, {"callbacks": ModelCheckpoint(tmp_path, keep=1)}):
+        with pytest.raises(CheckpointError, match=r"has format version .* Update torch-finetune"):
+            FineTuner(net(), device="cpu").fit(vectors(), **more)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_damaged_and_strangers_files_are_overwritten_by_a_run_that_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / "last.safetensors").write_bytes(b"damaged")
+    save_file({"w": torch.zeros(2)}, tmp_path / "best.safetensors")
+    finished(tmp_path)
+    assert find_run("auto", tmp_path) is not None
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path: Path) -> None:
     finished(tmp_path, epochs=2)
     for path in tmp_path.glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
 
-    with pytest.raises(CheckpointError, match=r"No checkpoint in .* is intact.*last\.safetensors is damaged"):
+    with pytest.raises(
+        CheckpointError, match=r"No checkpoint in .* is intact.*last\.safetensors is damaged.*omit resume_from"
+    ):
         find_run("auto", tmp_path)
 
 

@@ -123,6 +123,23 @@ def resume_a_changed_run(tmp: Path) -> str:
     return said
 
 
+@case("or omit resume_from")
+def nothing_intact(tmp: Path) -> str:
+    def damage() -> None:
+        for path in tmp.glob("*.safetensors"):
+            path.write_bytes(path.read_bytes()[:-1])
+
+    fit(tuner(), checkpoint_dir=tmp)
+    damage()
+    said = error(lambda: fit(tuner(), checkpoint_dir=tmp, resume_from="auto"))
+    fit(tuner(), checkpoint_dir=tmp)
+    damage()
+    for path in tmp.glob("*.safetensors"):
+        path.unlink()
+    fit(tuner(), checkpoint_dir=tmp, resume_from="auto")
+    return said
+
+
 @case("Wait for its end, or choose another folder")
 def two_runs_in_one_folder(tmp: Path) -> str:
     def second(run: Run) -> None:

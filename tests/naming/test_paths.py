@@ -17,7 +17,7 @@ from finetune.cli import main
 from finetune.comparison.compare import compare
 from finetune.data.sources.folders import find_split
 from finetune.data.sources.open_source import open_source
-from finetune.errors import ArgumentError, DataError
+from finetune.errors import ArgumentError, DataError, FineTuneError
 from finetune.naming.paths import existing, exists, local_path
 from tests.helpers.image_files import picture
 
@@ -127,6 +127,38 @@ def test_names_that_no_file_can_have_do_not_exist(name: str) -> None:
         open_source([name], labeled=False, takes="picture")
     with pytest.raises((DataError, ArgumentError)):
         open_source(name)
+
+
+TOO_LONG: dict[str, Callable[[str], Any]] = {
+    "checkpoint_dir": lambda path: _fit(checkpoint_dir=path),
+    "auto": lambda path: _fit(checkpoint_dir=path, resume_from="auto"),
+    "resume_from": lambda path: _fit(resume_from=path),
+    "callback": lambda path: _fit(callbacks=[ModelCheckpoint(path)]),
+    "log": lambda path: _fit(callbacks=[CSVLogger(path)]),
+    "cache": lambda path: _fit(cache=path),
+    "data": lambda path: _tuner().fit(path),
+    "weights": lambda path: _tuner(weights=path),
+    "weights of a name": lambda path: FineTuner("resnet18", weights=path),
+    "a name": FineTuner,
+    "a folder of a name": lambda path: FineTuner(f"hf/{path}"),
+    "load_checkpoint": FineTuner.load_checkpoint,
+    "save_checkpoint": lambda path: _tuner().save_checkpoint(path),
+    "start_from": lambda path: _fit(strategy=[Phase("*", 1, start_from=path)]),
+    "plot": lambda path: _tuner().history.plot(path=path),
+    "greedy_soup": lambda path: greedy_soup([path], DATA, model=nn.Linear(4, 2)),
+    "compare": lambda path: compare(nn.Linear(4, 2), DATA, folder=path),
+    "find_split": find_split,
+    "a cell": lambda path: open_source({"path": [path] * 4, "label": ["a", "b"] * 2}),
+}
+
+
+@pytest.mark.parametrize("path", ["d" * 300, "d/" * 3000, "missing/" + "é" * 130])
+@pytest.mark.parametrize("place", TOO_LONG)
+def test_a_path_that_is_too_long_is_a_clear_error(tmp_path: Path, monkeypatch: Any, place: str, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FineTuneError):
+        TOO_LONG[place](path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("written", "asked"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])

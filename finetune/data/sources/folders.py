@@ -93,7 +93,7 @@ def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     nothing.
     """
     folder = data_path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return None
     found = sorted(_folders_in(folder), key=lambda path: path.name.lower() == part_of(path.name))
     inside = {part_of(path.name): path for path in found}  # the plain name counts where there are several

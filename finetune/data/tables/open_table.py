@@ -25,7 +25,7 @@ from finetune.data.tables.columns import PATH_KEYS, TEXT_NAMES, marks_of, text_c
 from finetune.data.tables.reading import Columns, columns_of, is_frame, read_table
 from finetune.data.tables.table import Table
 from finetune.display.left_out import left_out
-from finetune.errors import DataError, nearest, some_of
+from finetune.errors import ArgumentError, DataError, nearest, some_of
 from finetune.naming.paths import existing, exists, local_path, shortened
 from finetune.naming.unicode import normalized
 
@@ -75,7 +75,7 @@ class _Rows:
         self.table = table
         self.request = request
         folder = path.parent if table.folder is None else data_path(table.folder)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise DataError(f"The folder '{folder}' of the table '{path}' does not exist. Correct its path.")
         self.files = _Files(folder)
         marked, self.marks = marks_of(columns, f"'{path}'", table.columns or ())
@@ -254,9 +254,10 @@ class _Files:
 
     def find(self, cell: str) -> Path | None:
         """Return the file that a cell names, or None if there is none."""
-        if "\0" in cell:
+        try:
+            path = self.folder / local_path(cell)
+        except ArgumentError:
             return None
-        path = self.folder / local_path(cell)
         found = existing(path)
         if found is not None and found.is_file():
             return found

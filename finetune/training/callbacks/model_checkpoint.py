@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from finetune.checkpoint.file import check_writable
-from finetune.checkpoint.resume import LAST, NUMBERED, PREVIOUS
+from finetune.checkpoint.resume import BEST, LAST, NUMBERED, PREVIOUS, check_not_newer
 from finetune.errors import CheckpointError, whole_number
 from finetune.files.locks import folder_locked
 from finetune.naming.paths import local_path
@@ -42,7 +43,8 @@ def folders_locked(callbacks: Sequence[Callback]) -> Iterator[None]:
     """Keep other runs from writing to the folders of these callbacks.
 
     Raises:
-        CheckpointError: If a folder cannot be written to, or another run writes to it.
+        CheckpointError: If a folder cannot be written to, another run writes to it, or a file of a newer format is in
+            the place of one of its files.
 
     Example:
         >>> with folders_locked([ModelCheckpoint("runs")]), folders_locked([ModelCheckpoint("runs")]):
@@ -59,12 +61,13 @@ def folders_locked(callbacks: Sequence[Callback]) -> Iterator[None]:
                     f"Another run is saving its checkpoints to {folder}. Wait for its end, or choose another folder."
                 ) from error
             except OSError as error:
-                if not folder.is_dir():
+                if not os.path.isdir(folder):
                     raise CheckpointError(
                         f"Checkpoints cannot be kept in {folder}: {error}. Choose a writable folder."
                     ) from error
                 log.warning("%s cannot be locked, so another run that saves there is not noticed: %s.", folder, error)
             check_writable(folder / LAST)
+            check_not_newer(folder)
         yield
 
 
@@ -131,7 +134,7 @@ class ModelCheckpoint(Callback):
         value = monitored(run, self._monitor(run), self.mode)
         if value < self.best:
             self.best = value
-            run.save(self.folder / "best.safetensors", training_state=False)
+            run.save(self.folder / BEST, training_state=False)
         self._save_last(run)
         if self.keep:
             run.save(self.folder / f"epoch-{run.epoch:04d}.safetensors")
