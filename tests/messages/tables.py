@@ -11,6 +11,7 @@ import numpy as np
 import pandas
 
 from finetune import Table
+from finetune.data.sources.open_source import open_source
 from tests.messages.material import X, advised, case, error, fit, image, of_images, tuner, y
 
 
@@ -82,6 +83,15 @@ def several_labels_in_a_cell(tmp: Path) -> str:
     said = refused(table(tmp, "path,label", rows))
     fits(evaluated(advised(r"pass (Table\(.+\))\. If", said)))
     fits(table(tmp, "path,label", [row.replace("|", "-") for row in rows]), outputs=3)
+    return said
+
+
+@case("If it has no header row, add one")
+def table_whose_first_row_is_a_text(tmp: Path) -> str:
+    rows = [f"a very {word} film,{label}" for word, label in (("good", "pos"), ("bad", "neg")) * 4]
+    long = f"{'a very long review ' * 20},unsure"
+    said = error(lambda: open_source(table(tmp, long, rows)))
+    assert open_source(table(tmp, "text,label", [long, *rows])).classes == ("neg", "pos", "unsure")
     return said
 
 

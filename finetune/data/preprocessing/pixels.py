@@ -48,18 +48,23 @@ def with_channels(image: Image.Image, channels: int) -> Image.Image:
     mode = "RGB" if channels == 3 else "L"
     if image.mode == mode:
         return image
-    if image.mode.startswith(DEEP):
-        image = _to_8_bits(image)
-    elif image.mode in ("P", "PA") and "transparency" in image.info:
-        image = image.convert("RGBA")  # converting to RGB directly gives the same colors and a warning
-    elif image.mode in ("La", "RGBa"):  # premultiplied; Pillow converts them only to their plain form
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    elif image.mode in ("LAB", "HSV"):
-        image = _to_rgb(image)
     try:
-        return image.convert(mode)
+        return _plain(image).convert(mode)
+    except DataError:
+        raise
     except ValueError as error:
         raise DataError(f"Images of mode {image.mode} cannot be read: {error}. Save them as RGB.") from error
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return an image of 8 bits in a mode that Pillow converts to any other."""
+    if image.mode.startswith(DEEP):
+        return _to_8_bits(image)
+    if image.mode in ("P", "PA") and "transparency" in image.info:
+        return image.convert("RGBA")  # converting to RGB directly gives the same colors and a warning
+    if image.mode in ("La", "RGBa"):  # premultiplied; Pillow converts them only to their plain form
+        return image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    return _to_rgb(image) if image.mode in ("LAB", "HSV") else image
 
 
 def value_range(image: Image.Image) -> Range:

@@ -11,6 +11,7 @@ from finetune.data.loading.free_memory import free_memory
 from finetune.errors import DataError
 
 MAX_COLUMNS = 16_384  # as many as a spreadsheet has
+MAX_NAME = 300  # characters of the name of a column, which messages repeat
 BYTES_PER_CELL = 64  # of a list and the Python objects in it
 
 
@@ -20,8 +21,14 @@ def memory_left() -> int:
 
 
 def check_names(names: list[str], table: str) -> None:
-    """Raise DataError if a table has too many columns, or two of one name."""
+    """Raise DataError if a table has too many columns, two of one name, or a name that is none."""
     check_width(len(names), table)
+    long = next((name for name in names if len(name) > MAX_NAME), None)
+    if long is not None:
+        raise DataError(
+            f"{table} has a column called {long[:80]!r}..., of {len(long):,} characters. Expected names of at most "
+            f"{MAX_NAME} characters in the first row. If it has no header row, add one."
+        )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"{table} has several columns called {twice[0]!r}. Rename or remove all but one.")

@@ -140,3 +140,11 @@ def test_lab_is_converted_by_its_profile() -> None:
     lab = ImageCms.applyTransform(image, to_lab)
     assert lab is not None
     assert np.abs(np.asarray(with_channels(lab, 3)).astype(int) - np.asarray(image)).max() <= 4
+
+
+def test_a_palette_with_more_transparency_than_colors_is_damage() -> None:
+    image = Image.new("P", (4, 4))
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.info["transparency"] = bytes(257)
+    with pytest.raises(DataError, match="Images of mode P cannot be read: "):
+        with_channels(image, 3)

@@ -316,6 +316,12 @@ def test_columns_that_are_not_read_are_said_once(
         open_source(write(tmp_path / "t.csv", "path,label,label\n0.png,a,x\n1.png,b,y\n"))
 
 
+def test_a_column_name_is_short(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has a column called 'x+'\.\.\., of 301 characters.* no header row, add one"):
+        open_source(write(tmp_path / "t.csv", f"path,{'x' * 301},b\n0.png,a,x\n1.png,b,y\n"))
+    assert open_source(write(tmp_path / "t.csv", f"text,label,{'x' * 300}\na,x,1\nb,y,2\n")).classes == ("x", "y")
+
+
 @pytest.mark.parametrize("separator", [" ", "|", ";", ", "])
 def test_cells_of_several_labels_are_no_class(tmp_path: Path, pictures: list[str], separator: str) -> None:
     cells = ["scab", "rust", f"scab{separator}rust", "rust"]
