@@ -31,6 +31,9 @@ _FORMATS = (
     "JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "JXL", "TGA",
 )  # fmt: skip
 _LARGE = 2**24  # pixels of an image that is decoded alone in the audit, because the threads share the memory
+_MAX_SCANS = 200  # of a progressive JPEG; encoders write about 10
+_SMALL = 2**20  # bytes of a file whose header is short enough, whatever it is
+_BYTES_PER_READ = 50  # at least, on average; the shortest pieces of good files are the 256 bytes of a GIF's
 _large_one = threading.Lock()
 
 
@@ -102,9 +105,11 @@ def _open(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
         formats = [name for name in _FORMATS if name in Image.OPEN]
         filename = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
         source = contextlib.nullcontext(path) if filename is None else opened(Path(filename))
-        with source as file, Image.open(file, formats=formats) as image:
+        with source as file, _in_few_reads(file) as content, Image.open(content, formats=formats) as image:
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
+            if image.info.get("progressive"):
+                _check_scans(content)
             yield image
             if filename is not None:  # for a custom augmentation; not before, or Pillow may map the file into memory
                 image.filename = filename
@@ -120,6 +125,46 @@ def _open(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
         raise _undecodable(path, UnidentifiedImageError(expected)) from error
     except Exception as error:  # Pillow raises a dozen types of errors on damaged files
         raise _undecodable(path, error) from error
+
+
+class _FewReads(io.BufferedReader):
+    """A file that is read in a limited number of pieces, because headers without end have millions of tiny ones."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        super().__init__(file)
+        self._left = size // _BYTES_PER_READ
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise OSError("its header consists of too many parts")
+        return super().read(size)
+
+
+@contextlib.contextmanager
+def _in_few_reads(file: Any) -> Iterator[IO[bytes]]:
+    """Limit the reads of a file, unless it is so small that nobody waits for them."""
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    if size < _SMALL:
+        yield file
+        return
+    limited = _FewReads(file, size)
+    try:
+        yield limited
+    finally:
+        limited.detach()
+
+
+def _check_scans(file: IO[bytes]) -> None:
+    """Raise OSError if a progressive JPEG has too many scans, each of which takes as long as an image."""
+    position = file.tell()
+    file.seek(0)
+    scans = sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(_SMALL), b""))
+    file.seek(position)
+    if scans > _MAX_SCANS:
+        raise OSError(f"it has {scans:,} scans, of which {_MAX_SCANS} are read")
 
 
 def _only_color(image: Image.Image) -> Any:

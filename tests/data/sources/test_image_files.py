@@ -147,3 +147,50 @@ def test_a_damaged_image_is_read_or_named(
     for read in (read_image, verify_image):
         found = tried(read, path)
         assert not isinstance(found, DataError) or str(path) in str(found)
+
+
+def _jpeg(**options: Any) -> bytes:
+    saved = io.BytesIO()
+    picture(1).save(saved, "JPEG", **options)
+    return saved.getvalue()
+
+
+def _of_scans(count: int) -> bytes:
+    content = _jpeg(progressive=True)
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + content[last:-2] * (count - content.count(b"\xff\xda")) + content[-2:]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_of_scans(201), "it has 201 scans, of which 200 are read"),
+        (_jpeg()[:2] + b"\xff\xfe\0\2" * 300_000 + _jpeg()[2:], "its header consists of too many parts"),
+        (b"P6\n#" + b"x" * 1_100_000 + b"\n2 2\n255\n" + bytes(12), "its header consists of too many parts"),
+    ],
+)
+def test_an_image_that_takes_longer_than_its_pixels_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    for read in (read_image, verify_image):
+        with pytest.raises(DataError, match=rf"a\.png' cannot be decoded \(OSError: {reason}\)"):
+            read(tmp_path / "a.png")
+        file = io.BytesIO(content)
+        with pytest.raises(DataError, match=reason):
+            read(file)
+        assert not file.closed
+
+
+def test_a_progressive_image_of_many_scans_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(_of_scans(200))
+    assert np.array_equal(
+        np.asarray(read_image(tmp_path / "a.jpg")), np.asarray(Image.open(io.BytesIO(_of_scans(200))))
+    )
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP", "TGA", "JPEG2000"])
+def test_a_large_file_is_read_as_pillow_reads_it(tmp_path: Path, format: str) -> None:
+    whole = picture(1, (1100, 1100))
+    whole.save(tmp_path / "a", format, **{"quality": 95} if format in ("JPEG", "WEBP") else {})
+    assert (tmp_path / "a").stat().st_size > 2**20
+    with Image.open(tmp_path / "a") as expected:
+        assert np.array_equal(np.asarray(read_image(tmp_path / "a")), np.asarray(expected))
