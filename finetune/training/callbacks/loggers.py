@@ -106,10 +106,7 @@ class CSVLogger(Logger):
         self._rows: list[Mapping[str, Any]] = []
 
     def on_fit_begin(self, run: Run) -> None:
-        try:
-            check_writable(self.path)
-        except OSError as error:
-            raise ArgumentError(f"{self.path} cannot be written: {error}. Expected the path of a file.") from error
+        _check_path(self.path, "a file")
         self._rows = [flat_row(row) for row in run.history]  # epochs of earlier calls of fit or before a resume
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
@@ -130,7 +127,7 @@ class TensorBoard(Logger):
         folder: Folder of the event files.
 
     Raises:
-        ArgumentError: If tensorboard is not installed.
+        ArgumentError: If tensorboard is not installed, or the folder cannot be written.
 
     Example:
         >>> import torch
@@ -146,7 +143,9 @@ class TensorBoard(Logger):
             raise ArgumentError(
                 "The TensorBoard callback needs the tensorboard package: pip install tensorboard."
             ) from error
-        self.writer = SummaryWriter(str(local_path(folder)))
+        path = local_path(folder)
+        _check_path(path / "events", "a folder")  # before tensorboard does, whose errors are of several types
+        self.writer = SummaryWriter(str(path))
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         for key, value in row.items():
@@ -156,6 +155,13 @@ class TensorBoard(Logger):
 
     def on_fit_end(self, run: Run) -> None:
         self._logged(run, self.writer.close)  # another fit opens a new file
+
+
+def _check_path(path: Path, kind: str) -> None:
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise ArgumentError(f"{path} cannot be written: {error}. Expected the path of {kind}.") from error
 
 
 def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,3 +170,11 @@ def test_a_csv_file_that_cannot_be_written_is_found_before_the_first_step(net, b
     with pytest.raises(ArgumentError, match=rf"log\.csv cannot be written: .*{kind}"):
         FineTuner(net(), device="cpu").fit(blobs(), callbacks=[CSVLogger(tmp_path / "log.csv"), seen])
     assert "on_step_end" not in seen.hooks
+
+
+def test_a_folder_for_tensorboard_that_cannot_be_written_is_said_at_once(tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "tb"):
+        with pytest.raises(ArgumentError, match=rf"{folder}.* cannot be written: .*Expected the path of a folder"):
+            TensorBoard(folder)
