@@ -6,7 +6,8 @@ import inspect
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -76,6 +77,23 @@ class Settings:
             one_of("torch.compile backend", self.backend, backends, "True or False")
         for name, value in plain.items():
             object.__setattr__(self, name, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Settings:
+        return replace(self, **{name: deepcopy(value, memo) for name, value in vars(self).items()})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the values to pickle.
+
+        Raises:
+            ArgumentError: If one is a lambda or a function within another, which other processes cannot import.
+        """
+        for name, described in self.objects().items():
+            if "<" in described:
+                raise ArgumentError(
+                    f"The tuner cannot be pickled with {name}={described}, which another process cannot import. "
+                    "Expected functions that are defined at the top level of a module."
+                )
+        return vars(self)
 
     @property
     def backend(self) -> str | None:
