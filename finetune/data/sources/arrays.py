@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 2**26  # the inputs may be larger than memory, so they are read in chunks
 _ROWS_DESCRIBED = 1024
+_BYTES_IDENTIFIED = 2**32  # some seconds of reading and hashing
 
 
 class Arrays(Source):
@@ -97,6 +98,13 @@ class Arrays(Source):
         for rows in self.indices.split(_ROWS_DESCRIBED):
             yield self.rows(rows)
 
+    def identify(self, *, limit: int = _BYTES_IDENTIFIED) -> Iterator[Any]:
+        """Yield the shape, and all rows up to `limit` bytes of inputs; of more, blocks of rows spread over them."""
+        yield list(self.inputs.shape[1:]), len(self)
+        blocks = self.indices.split(_ROWS_DESCRIBED)
+        for rows in blocks[:: 1 + self.inputs.nbytes // limit]:
+            yield self.rows(rows)
+
     def keys(self) -> Iterable[bytes] | None:
         """Return a digest of each sample's bytes, or None if they cannot be read."""
         if type(self) is not Arrays:
@@ -170,6 +178,10 @@ class Group(Source):
     def describe(self) -> Iterator[Any]:
         for part in self._sources():
             yield from part.describe()
+
+    def identify(self) -> Iterator[Any]:
+        for part in self._sources():
+            yield from part.identify()
 
     def version(self, *, values: bool) -> Any:
         return tuple(part.version(values=values) for part in self._sources())

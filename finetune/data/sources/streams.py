@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from finetune.data.batch import num_samples_of, target_of
 from finetune.data.randomness import generators_of_loader_preserved, preserved, reseed, seeded
@@ -288,6 +288,11 @@ class Loader(Iterated):
     def describe(self) -> Iterator[Any]:
         yield type_name(self.iterable.dataset)
         yield self.num_samples
+
+    def identify(self) -> Iterator[Any]:
+        yield from super().identify()
+        if isinstance(self.iterable.dataset, TensorDataset):
+            yield from self.iterable.dataset.tensors
 
     def _counted(self) -> Iterator[Any]:
         """Yield the batches of an iterable dataset, of which several workers should each read another part."""

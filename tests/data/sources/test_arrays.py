@@ -178,3 +178,10 @@ def test_several_arrays_are_checked() -> None:
     bad = {"a": X.float(), "b": X / torch.tensor([1.0, 0.0])}
     with pytest.raises(DataError, match="NaN or infinite"):
         audit(open_source((bad, LABELS)))
+
+
+def test_large_arrays_are_identified_by_blocks_of_rows() -> None:
+    values = torch.arange(8 * 1024.0).reshape(-1, 1)
+    whole, some = Arrays(values).identify(), Arrays(values).identify(limit=values.nbytes // 2)
+    assert [len(part) for part in list(whole)[1:]] == [1024] * 8
+    assert [float(part[0]) for part in list(some)[1:]] == [0.0, 3 * 1024.0, 6 * 1024.0]

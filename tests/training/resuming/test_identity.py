@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import CheckpointError, FineTuner, Phase
 from finetune.callbacks import EMA, L2SP, SWA, Callback, ClassWeights, EarlyStopping, SkipNonFinite
@@ -96,6 +97,16 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "scaled inputs": ({}, {"train": (X * 5 + 3, y)}, "training data of the inputs"),
     "flipped inputs": ({}, {"train": (X.flip(0), y)}, "training data of the inputs"),
     "one value": ({}, {"train": (changed_value(), y)}, "training data of the inputs"),
+    "inputs in a loader": (
+        {"train": DataLoader(TensorDataset(X, y), batch_size=8)},
+        {"train": DataLoader(TensorDataset(X + 1, y), batch_size=8)},
+        "training data of the inputs",
+    ),
+    "two inputs": (
+        {"train": ({"x": X}, y)},
+        {"train": ({"x": X + 1}, y)},
+        "training data of the inputs",
+    ),
     "validation inputs": ({}, {"val": (X[:9] + 1, y[:9])}, "validation data of the inputs"),
     "patience": (
         {"callbacks": EarlyStopping(patience=5)},
