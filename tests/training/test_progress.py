@@ -139,6 +139,8 @@ def test_the_bar_counts_the_updates(net, blobs, terminal) -> None:
 
 def test_the_bar_of_a_resumed_epoch_starts_at_its_update(net, blobs, terminal, tmp_path) -> None:
     class Save(Callback):
+        only_watches = True
+
         def on_step_end(self, run: Any) -> None:
             if run.position.window == 2:
                 run.save(tmp_path / "two.safetensors")

@@ -387,6 +387,8 @@ def test_one_entry_may_step_two_optimizers(net, blobs, state_of, same, monkeypat
     monkeypatch.setitem(OPTIMIZERS, "muon", NamedOptimizer(MuonWithAdamW))
 
     class Cut(Callback):
+        only_watches = True
+
         def on_step_end(self, run: Any) -> None:
             if run.epoch == 1 and run.position.window == 2:
                 run.save(tmp_path / "cut.safetensors")
