@@ -500,3 +500,12 @@ def folders_of_equal_folders(tmp: Path) -> str:
     paths = sorted((tmp / "pets").rglob("*.png"))
     fit(of_images(), (paths, [path.parts[-3] for path in paths]))
     return said
+
+
+@case("Pass a smaller batch_size, or cut long audio into parts")
+def waveforms_that_do_not_fit_together(tmp: Path) -> str:
+    from finetune.data.preprocessing.sound import check_padded
+
+    check_padded(1, 10**5)
+    check_padded(10**5, 1)
+    return error(lambda: check_padded(10**5, 10**9))

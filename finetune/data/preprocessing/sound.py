@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from finetune.data.loading.free_memory import free_memory
 from finetune.data.preprocessing.base import SOUND, InputPreprocessing, Waveform, is_audio_column
 from finetune.data.preprocessing.hf_files import (
     PretrainedFiles,
@@ -21,6 +23,9 @@ from finetune.data.preprocessing.hf_files import (
 )
 from finetune.errors import DataError
 from finetune.threads.cached import cached_property
+
+_SMALL = 2**28  # bytes that any machine has
+_BYTES_PER_SAMPLE = 12  # of a padded batch: the float32 arrays, their stack, and its tensor
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ class SoundPreprocessing(InputPreprocessing):
         """Return `input_values` [N, T] or `input_features` [N, ...], with a mask if the model takes one."""
         padding = inspect.signature(self.extractor.__call__).parameters.get("padding")
         to_longest = {"padding": True} if padding is not None and padding.default is False else {}
+        if to_longest:
+            check_padded(len(samples), max(map(len, samples)))
         return dict(self.extractor(list(samples), sampling_rate=self.rate, return_tensors="pt", **to_longest))
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,6 +96,16 @@ class SoundPreprocessing(InputPreprocessing):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SoundPreprocessing:
         return cls(files_from_tensors(values["files"]), int(values["rate"]))
+
+
+def check_padded(count: int, longest: int) -> None:
+    """Raise DataError if waveforms, padded to the longest, would not fit into memory."""
+    needed = count * longest * _BYTES_PER_SAMPLE
+    if needed > _SMALL and needed > (free := free_memory(torch.device("cpu"))):
+        raise DataError(
+            f"A batch of {count} waveforms, padded to the longest of {longest:,} samples, would take {needed:,} bytes "
+            f"of memory, of which {free:,} are free. Pass a smaller batch_size, or cut long audio into parts."
+        )
 
 
 def _unpacked(item: Any) -> tuple[np.ndarray, int | None]:

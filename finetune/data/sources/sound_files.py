@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import torch
 
+from finetune.data.loading.free_memory import free_memory
 from finetune.data.preprocessing.base import SOUND, Waveform
 from finetune.data.sources.files import FileSource
 from finetune.errors import DataError
 from finetune.files.regular import opened
 from finetune.naming.paths import exists
 
+_SMALL = 2**26  # bytes of samples that any machine has
+_AT_ONCE = 2**20  # samples that are converted together
+_HEADER = 64  # bytes that a size may be too large by, because some writers count the header
+_UNKNOWN = 8192  # bytes by which a size is less than 2 or 4 GB if the file was written to a pipe, by sox for example
 _UNSIGNED = 1  # bytes per sample; 8-bit samples are unsigned, wider ones signed (Microsoft's RIFF specification)
 
 
@@ -27,10 +33,11 @@ def read_waveform(path: str | os.PathLike[str] | IO[bytes]) -> Waveform:
     """
     try:
         source = opened(Path(path)) if isinstance(path, (str, os.PathLike)) else nullcontext(path)
-        with source as stream, wave.open(stream, "rb") as file:
-            content = file.readframes(file.getnframes())
-            width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
-        samples = _as_floats(content, width).reshape(-1, channels).mean(1, dtype=np.float32)
+        with source as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(0)
+            with wave.open(stream, "rb") as file:
+                samples, rate = _samples_of(file, size), file.getframerate()
         if rate < 1:
             raise ValueError(f"a sampling rate of {rate}")
     except Exception as error:  # damaged files raise several types, of which some say nothing
@@ -42,6 +49,30 @@ def read_waveform(path: str | os.PathLike[str] | IO[bytes]) -> Waveform:
             "PCM .wav; convert it, or remove it from the data."
         ) from error
     return Waveform(samples, rate)
+
+
+def _samples_of(file: wave.Wave_read, size: int) -> np.ndarray:
+    """Read the frames of an open file of `size` bytes in parts, because floats take several times their bytes.
+
+    Raises:
+        MemoryError: If they would take more than a quarter of the free memory, which holds copies, too.
+        EOFError: If the file ends before its last frame, unless its length was unknown when the header was written.
+    """
+    width, channels, declared = file.getsampwidth(), file.getnchannels(), file.getnframes()
+    frames = min(declared, size // (width * channels))
+    needed = frames * 4
+    if needed > _SMALL and needed > (most := free_memory(torch.device("cpu")) // 4):
+        raise MemoryError(f"{frames:,} frames would take {needed:,} bytes of memory, of which {most:,} may be used")
+    samples, count = np.empty(frames, np.float32), 0
+    while content := file.readframes(max(1, _AT_ONCE // channels)):
+        part = _as_floats(content, width).reshape(-1, channels).mean(1, dtype=np.float32)
+        samples[count : count + len(part)] = part
+        count += len(part)
+    missing = (declared - count) * width * channels
+    unknown = -(declared * width * channels) % 2**31 < _UNKNOWN
+    if missing > _HEADER and not unknown:
+        raise EOFError(f"{count:,} of its {declared:,} frames are there")
+    return samples[:count]
 
 
 def _as_floats(content: bytes, width: int) -> np.ndarray:

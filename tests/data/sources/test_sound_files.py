@@ -12,6 +12,7 @@ from finetune.data.sources.sound_files import read_waveform
 from finetune.errors import DataError
 from tests.helpers.files import SPECIAL, make_special, tried
 from tests.helpers.sounds import write_sound
+from tests.helpers.system import report_free_memory
 
 
 @given(st.data(), st.integers(1, 4), st.integers(1, 3))
@@ -67,4 +68,35 @@ def test_a_damaged_chunk_says_so(tmp_path: Path) -> None:
     content[16:20] = (10**9).to_bytes(4, "little")  # a format chunk of this size, for which `wave` says nothing
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"x\.wav' cannot be read \(\w+: [^)]+\)"):
+        read_waveform(path)
+
+
+def _with_size(path: Path, size: int) -> Path:
+    """Write 50 frames of 16 bits under a header that says `size` bytes."""
+    content = bytearray(write_sound(path, np.arange(50)).read_bytes())
+    content[4:8] = min(size + 36, 2**32 - 1).to_bytes(4, "little")
+    content[40:44] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("size", [10_000, 10**9, 4 * 10**9])
+def test_a_sound_that_ends_before_its_last_frame_is_named(tmp_path: Path, size: int) -> None:
+    with pytest.raises(DataError, match=rf"x\.wav' cannot be read \(EOFError: 50 of its {size // 2:,} frames"):
+        read_waveform(_with_size(tmp_path / "x.wav", size))
+
+
+@pytest.mark.parametrize("size", [100, 136, 2**31 - 1, 0x7FFFF000, 2**32 - 1, 2**32 - 37])
+def test_a_sound_of_unknown_length_is_read_to_the_end(tmp_path: Path, size: int) -> None:
+    assert len(read_waveform(_with_size(tmp_path / "x.wav", size)).samples) == 50
+
+
+def test_a_sound_larger_than_memory_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _with_size(tmp_path / "x.wav", 4 * 10**9)
+    with path.open("r+b") as file:
+        file.truncate(4 * 10**9 + 44)  # sparse
+    report_free_memory(monkeypatch, 10**9)
+    with pytest.raises(DataError, match=r"x\.wav' cannot be read \(MemoryError: 2,000,000,000 frames would take 8,"):
         read_waveform(path)
