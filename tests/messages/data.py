@@ -509,3 +509,13 @@ def waveforms_that_do_not_fit_together(tmp: Path) -> str:
     check_padded(1, 10**5)
     check_padded(10**5, 1)
     return error(lambda: check_padded(10**5, 10**9))
+
+
+@case("which holds no data but the system's state. Remove the link")
+def link_to_the_system(tmp: Path) -> str:
+    link = folder(tmp / "pets") / "eel"
+    link.symlink_to("/proc")
+    said = error(lambda: fit(of_images(), tmp / "pets"))
+    link.unlink()
+    fit(of_images(), tmp / "pets")
+    return said

@@ -25,6 +25,9 @@ from finetune.naming.unicode import normalized
 
 logger = logging.getLogger("finetune")
 
+# Folders in which Linux shows its state, as endless files and folders. Those in shared memory are ordinary ones.
+_VIRTUAL = re.compile(r"/(proc|sys|dev)(/(?!shm(/|$))|$)")
+
 # One source per kind of file. The first also takes files with an unknown suffix.
 FILE_SOURCES: tuple[type[FileSource], ...] = (ImageFiles, SoundFiles)
 
@@ -116,6 +119,7 @@ def open_folder(folder: Path, request: Request) -> FileSource:
         tree = _walk(folder, source)
         _warn_of_folders([tree])
         _warn_of_files(folder, [tree], source)
+        _say_links(folder, [tree])
         return source(tree.files, folder=folder)
     split = find_split(folder)
     if split is not None:
@@ -127,6 +131,7 @@ def open_folder(folder: Path, request: Request) -> FileSource:
     for path in _folders_in(folder):
         trees.setdefault(normalized(path.name), _Tree()).add(_walk(path, source))
     _warn_of_folders(list(trees.values()))
+    _say_links(folder, list(trees.values()))
     _check_class_folders(folder, trees, request.classes, source)
     paths = [path for name in sorted(trees) for path in trees[name].files]
     labels = [name for name in sorted(trees) for _ in trees[name].files]
@@ -216,6 +221,8 @@ def _walk(folder: Path, source: type[FileSource]) -> _Tree:
     tree, above = _Tree(), _real_parents(folder)
     for base, folders, names in os.walk(folder, onerror=tree.errors.append, followlinks=True):
         real = os.path.realpath(base)
+        if _VIRTUAL.match(real):
+            raise DataError(f"'{base}' leads to '{real}', which holds no data but the system's state. Remove the link.")
         if real in above or real in tree.folders:
             tree.repeated.append(Path(base))
             folders.clear()
@@ -363,6 +370,18 @@ def _warn_of_folders(trees: list[_Tree]) -> None:
             f"Left out {len(errors)} folders that cannot be read, such as '{shortened(errors[0].filename)}' "
             f"({errors[0].strerror}).",
         )
+
+
+def _say_links(folder: Path, trees: list[_Tree]) -> None:
+    """Log the links to folders and files outside a folder, which are followed."""
+    root = os.path.join(os.path.realpath(folder), "")
+    links = {path: real for tree in trees for real, path in tree.folders.items() if path.is_symlink()}
+    links |= {path: os.path.realpath(path) for tree in trees for path in tree.files if os.path.islink(path)}
+    outside = [(path, real) for path, real in links.items() if not real.startswith(root)]
+    if outside:
+        path, real = outside[0]
+        noun = "link to a file or folder" if len(outside) == 1 else "links to files or folders"
+        logger.warning("Following %d %s outside '%s', such as '%s' to '%s'.", len(outside), noun, folder, path, real)
 
 
 def _warn_of_files(folder: Path, trees: list[_Tree], source: type[FileSource]) -> None:

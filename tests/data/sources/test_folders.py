@@ -143,6 +143,11 @@ def test_trap_35_training_classes_rule_in_folders(class_folder: MakeFolder) -> N
         assert part in str(caught.value)
 
 
+def picture_file(path: Path) -> Path:
+    picture(1).save(path)
+    return path
+
+
 def _warnings(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(record.getMessage() for record in caplog.records)
 
@@ -181,8 +186,26 @@ def test_links_to_data_elsewhere_are_followed(
     (tmp_path / "linked").mkdir()
     for label in ("cat", "dog"):
         (tmp_path / "linked" / label).symlink_to(pool / label)
-    assert len(open_source(tmp_path / "linked")) == 5
-    assert not caplog.records
+    (tmp_path / "linked" / "own").mkdir()
+    (tmp_path / "linked" / "own" / "o.png").symlink_to(picture_file(tmp_path / "other.png"))
+    picture_file(tmp_path / "linked" / "own" / "mine.png")
+    (tmp_path / "linked" / "own" / "again.png").symlink_to("mine.png")
+    for labeled in (True, False):
+        caplog.clear()
+        assert len(open_source(tmp_path / "linked", labeled=labeled)) == 8
+        assert [record.getMessage() for record in caplog.records] == [
+            f"Following 3 links to files or folders outside '{tmp_path / 'linked'}', such as "
+            f"'{tmp_path / 'linked' / 'cat'}' to '{pool / 'cat'}'."
+        ]
+
+
+@pytest.mark.parametrize("target", ["/proc", "/proc/self", "/dev", "/sys"])
+def test_the_state_of_the_system_is_no_data(class_folder: MakeFolder, target: str) -> None:
+    folder = class_folder(cat=2, dog=2)
+    (folder / "eel").symlink_to(target)
+    for labeled in (True, False):
+        with pytest.raises(DataError, match=rf"eel' leads to '{target[:4]}.* Remove the link"):
+            open_source(folder, labeled=labeled)
 
 
 def test_one_folder_or_file_of_two_classes_is_said(class_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
