@@ -9,6 +9,7 @@ from torch import Tensor
 from finetune.checkpoint import schema
 from finetune.checkpoint.schema import Checkpoint
 from finetune.display.numbers import fixed
+from finetune.errors import some_of
 from finetune.naming.paths import local_path
 
 
@@ -50,6 +51,9 @@ def _described(path: Path, checkpoint: Checkpoint) -> dict[str, str]:
         "epochs": f"{len(checkpoint.history)}",
         "training state": "none, so no run can resume from it",
     }
+    is_nan = [k for k, v in record.weights.items() if isinstance(v, Tensor) and bool(v.float().isnan().any())]
+    if is_nan:
+        found["NaN in"] = some_of(is_nan, 5)
     if last:
         found["epochs"] += f", the last with {', '.join(f'{k} {fixed(v)}' for k, v in last.items() if 'loss' in k)}"
     if checkpoint.training is not None:

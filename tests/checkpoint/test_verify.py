@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from finetune import CheckpointError
+from finetune import CheckpointError, FineTuner
 from finetune.checkpoint import file, schema
 from finetune.checkpoint.verify import verify
 from tests.helpers import hostile
@@ -40,3 +42,13 @@ def test_a_hostile_training_state_is_refused_or_described(
         said = str(error)
 
     assert said.startswith((f"{path} does not have the fields of a checkpoint", "phase 1"))
+
+
+def test_weights_that_are_nan_are_named(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    path = FineTuner(net, device="cpu").save_checkpoint(tmp_path / "model.safetensors")
+    assert "NaN in" not in verify(path)
+    stored = file.read(path)
+    stored.content["model"]["weights"]["1.bias"][0] = torch.nan
+    file.write(path, stored.content, version=schema.format_version())
+    assert verify(path)["NaN in"] == "1.bias"

@@ -302,11 +302,8 @@ def _check_class_folders(
             others = f" but {_by_suffix(tree.others)} files" if tree.others else ""
             raise DataError(f"The class folder '{folder / name}' contains no {noun}s{others}. Fill it or remove it.")
     if loose:
-        left_out(
-            f"{len(loose)} {noun}{'s' * (len(loose) > 1)} beside the class folders",
-            f"'{folder}': {len(loose)} {noun}s beside the class folders have no class, such as '{loose[0].name}'; left "
-            f"out.",
-        )
+        which = f"{len(loose)} {noun}{'s' * (len(loose) > 1)} beside the class folders"
+        left_out(which, f"Left out {which} in '{folder}', without a class, such as '{loose[0].name}'.")
     if known is None:
         _check_parts(folder, source)
     _check_overlap(trees)
@@ -365,10 +362,10 @@ def _warn_of_folders(trees: list[_Tree]) -> None:
         )
     errors = [error for tree in trees for error in tree.errors]
     if errors:
+        which = f"{len(errors)} folder{'s' * (len(errors) > 1)} that cannot be read"
         left_out(
-            f"{len(errors)} folder{'s' * (len(errors) > 1)} that cannot be read",
-            f"Left out {len(errors)} folders that cannot be read, such as '{shortened(errors[0].filename)}' "
-            f"({errors[0].strerror}).",
+            which,
+            f"Left out {which}, such as '{shortened(errors[0].filename)}' ({errors[0].strerror}).",
         )
 
 

@@ -224,8 +224,8 @@ class ImageFiles(FileSource):
         frames = [i for i, fact in enumerate(facts) if fact.frames]
         if frames:
             logger.warning(
-                "%d images of the %s data have several frames, such as '%s'. The first of each is used.",
-                len(frames), role, self.paths[frames[0]],
+                "%d image%s of the %s data with several frames, such as '%s'. The first of each is used.",
+                len(frames), "s" * (len(frames) > 1), role, self.paths[frames[0]],
             )  # fmt: skip
 
     def keys(self) -> Iterable[bytes] | None:

@@ -186,7 +186,9 @@ def evaluate_otherwise(callbacks: Iterable[Callback]) -> bool:
     return are_custom(c for c in callbacks if type(c).on_evaluate_begin is not Callback.on_evaluate_begin)
 
 
-_HOOKS: dict[str, Any] = {name: hook for name, hook in vars(Callback).items() if inspect.isfunction(hook)}
+_HOOKS: dict[str, Any] = {
+    name: hook for name, hook in vars(Callback).items() if inspect.isfunction(hook) and name[0] != "_"
+}
 
 
 def _check_names(callback: Callback) -> None:

@@ -115,7 +115,7 @@ def test_images_of_one_color_and_of_several_frames_are_said(tmp_path: Path, capl
     frames[0].save(tmp_path / "b.tif", save_all=True, append_images=frames[1:])
     audit(open_source(tmp_path, labeled=False))
     [record] = caplog.records
-    assert "2 images of the training data have several frames" in record.getMessage()
+    assert "2 images of the training data with several frames" in record.getMessage()
 
 
 @pytest.mark.parametrize(

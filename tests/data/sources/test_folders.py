@@ -47,7 +47,7 @@ def test_hidden_and_foreign_files_are_ignored(class_folder: MakeFolder, caplog: 
         source = open_source(folder)
     assert len(source) == 2
     assert source.classes == ("a", "b")
-    assert "1 images beside the class folders" in caplog.text
+    assert "1 image beside the class folders" in caplog.text
 
 
 def test_unlabeled_folder_image_and_list(class_folder: MakeFolder) -> None:
@@ -333,7 +333,7 @@ def test_folders_that_cannot_be_read_are_said(class_folder: MakeFolder, caplog: 
     for labeled in (True, False):
         caplog.clear()
         assert len(open_source(folder, labeled=labeled)) == 4
-        assert re.search(r"Left out 1 folders that cannot be read, .* \(File name too long\)", _warnings(caplog))
+        assert re.search(r"Left out 1 folder that cannot be read, .* \(File name too long\)", _warnings(caplog))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads every folder")
@@ -341,7 +341,7 @@ def test_folders_without_permission_are_said(class_folder: MakeFolder, caplog: p
     folder = class_folder(cat=2, dog=2)
     (folder / "dog" / "own").mkdir(mode=0o000)
     assert len(open_source(folder)) == 4
-    assert "Left out 1 folders that cannot be read" in _warnings(caplog)
+    assert "Left out 1 folder that cannot be read" in _warnings(caplog)
     folder.chmod(0o300)
     with pytest.raises(DataError, match=r"The folder '.*' cannot be read: Permission denied"):
         open_source(folder)
