@@ -70,7 +70,7 @@ def open_files(
     """
     examples = {file_source(path): path for path in reversed(paths)}  # the first of each kind
     if len(examples) > 1:
-        shown = " and ".join(f"'{path}' is read as a {source.noun}" for source, path in examples.items())
+        shown = " and ".join(f"'{path}' is read as an {source.noun}" for source, path in examples.items())
         raise DataError(f"The files are of several kinds: {shown}. Expected one kind.")
     return next(iter(examples), FILE_SOURCES[0])(paths, targets, classes, folder)
 

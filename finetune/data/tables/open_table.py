@@ -259,7 +259,7 @@ class _Files:
         except ArgumentError:
             return None
         found = existing(path)
-        if found is not None and found.is_file():
+        if found is not None and not found.is_dir():  # a pipe or a device is named when it is opened
             return found
         if is_sample_file(cell) or not exists(path.parent) or not path.name:
             return None

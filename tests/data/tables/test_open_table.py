@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from finetune import FineTuner
+from finetune.data.audit import audit
 from finetune.data.prepare import prepare
 from finetune.data.sources.open_source import open_source
 from finetune.data.tables.table import Table
@@ -449,3 +451,10 @@ def test_a_frame_of_images_says_how_to_pass_them(as_object: Callable[[Any], Any]
     with pytest.raises(DataError, match=r"objects of type .*\(list\(table\['image'\]\), list\(table\['label'\]\)\)"):
         open_source(table, takes="image")
     assert len(open_source((list(table["image"]), list(table["label"])), takes="image")) == 4
+
+
+def test_a_pipe_in_a_table_is_said_to_be_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text("path,label\na.png,x\na.png,y\n")
+    with pytest.raises(DataError, match=r"a\.png' cannot be decoded .*this is a named pipe"):
+        audit(open_source(tmp_path / "t.csv"))
