@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from finetune.display.options import in_options
-from finetune.errors import ArgumentError, CheckpointError, FineTuneError
+from finetune.errors import ArgumentError, CheckpointError, FineTuneError, one_of
 from finetune.naming.paths import exists, local_path
 from finetune.signals.stops import exit_on_sigterm
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from finetune.training.optim.rates import Rate
 
 app = typer.Typer(
@@ -124,21 +122,39 @@ def evaluate(file: _File, data: _Data, batch_size: _BatchSize = 32) -> None:
 @app.command()
 def predict(
     file: _File,
-    images: Annotated[list[Path], typer.Argument(help="Images, or one folder of images.")],
-    top: Annotated[int, typer.Option(help="Number of classes per image.", min=1)] = 1,
+    data: Annotated[list[Path], typer.Argument(help="Images, a folder of images, or a CSV file of paths or texts.")],
+    top: Annotated[int, typer.Option(help="Number of classes per sample.", min=1)] = 1,
+    threshold: Annotated[
+        float | None, typer.Option(help="Lowest probability of a class in an answer.", min=0, max=1)
+    ] = None,
+    reject: Annotated[
+        float | None, typer.Option(help='Lowest probability of the best class; below it, "don\'t know".', min=0, max=1)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV or JSON Lines file (.csv, .jsonl) for the answers.")] = None,
+    batch_size: _BatchSize = 32,
 ) -> None:
-    """Print the most likely classes of each image."""
-    from finetune.data.sources.open_source import open_source
+    """Print the most likely classes of each sample.
+
+    Of a multi-label model, print every label above its threshold; of a regression, the values.
+    """
+    from finetune.checkpoint.file import check_writable
     from finetune.tuner import FineTuner
 
-    if len(images) > 1 and any(os.path.isdir(local_path(image)) for image in images):
+    if len(data) > 1 and any(os.path.isdir(local_path(path)) for path in data):
         raise ArgumentError("Expected images or one folder of images, but got a folder among several paths.")
+    if out is not None:
+        out = local_path(out)
+        one_of("format", out.suffix, (".csv", ".jsonl"))
+        check_writable(out)
     tuner = FineTuner.load_checkpoint(file)
-    source = open_source(images[0] if len(images) == 1 else images, labeled=False)
-    outputs = tuner.predict(source)
-    values = outputs if tuner.task is None else tuner.task.probabilities(outputs)
-    for index, row in enumerate(values):
-        print(f"{source.name(index)}  {_most_likely(row, tuner.classes, top)}")
+    answers = tuner.classify(
+        data[0] if len(data) == 1 else data, top=top, threshold=threshold, reject=reject, batch_size=batch_size
+    )
+    if out is None:
+        print(answers.to_text())
+    else:
+        (answers.to_csv if out.suffix == ".csv" else answers.to_jsonl)(out)
+        print(f"wrote {out}")
 
 
 @app.command()
@@ -302,15 +318,6 @@ class _StandardError(logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         return in_options(super().format(record))
-
-
-def _most_likely(row: Tensor, classes: Sequence[str] | None, top: int) -> str:
-    """Format the `top` largest values of a row [C] with their class names, or the value of a single output."""
-    if len(row) == 1:
-        return f"{row.item():.3f}"
-    best = row.topk(min(top, len(row)))
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return "  ".join(f"{classes[index] if classes else index} {value:.3f}" for index, value in pairs)
 
 
 def _outputs(data: Path) -> tuple[Sequence[str] | None, int]:

@@ -17,6 +17,7 @@ from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import Meaning
 from finetune.data.targets import TargetRule
+from finetune.interpret.calibration import Calibration
 from finetune.model.network import Network
 from finetune.pretrained import assumed_preprocessing
 from finetune.training.history import History
@@ -44,6 +45,7 @@ def recalled_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
         Provenance(**checkpoint.inputs)
         if checkpoint.task is not None:
             task_of_kind(settings.loss, checkpoint.task)
+        _calibration(checkpoint)
         preprocessing = preprocessing_of(checkpoint.preprocessing)
         if isinstance(preprocessing, TextPreprocessing):
             _ = preprocessing.pad_token_id  # reads the tokenizer's files
@@ -62,6 +64,7 @@ class Known:
         classes_from_data: Whether the class names, or their absence, come from training data, which replaces those of
             the weights.
         task: The task with its loss, or None before any targets have been seen.
+        calibration: Temperature and thresholds of the probabilities, which new weights do away with.
         history: One row per epoch.
         rates: Group name and learning rate by parameter name in the latest plan; None before the first.
         tried: Whether the model has been tried on data since its head was replaced.
@@ -80,6 +83,7 @@ class Known:
     classes: tuple[str, ...] | None = None
     classes_from_data: bool = False
     task: Task | None = None
+    calibration: Calibration = field(default_factory=Calibration)
     history: History = field(default_factory=History)
     rates: Mapping[str, tuple[str, float]] | None = None
     tried: bool = False
@@ -168,6 +172,7 @@ class Known:
             settings=settings.plain(),
             objects=settings.objects(),
             task=None if self.task is None else self.task.kind,
+            calibration=None if self.calibration == Calibration() else self.calibration.to_dict(),
             history=tuple(self.history),
             training=training,
         )
@@ -189,5 +194,10 @@ class Known:
             classes=checkpoint.classes,
             classes_from_data=checkpoint.classes_from_data,
             history=History(checkpoint.history),
+            calibration=_calibration(checkpoint),
             task=None if checkpoint.task is None else task_of_kind(settings.loss, checkpoint.task),
         )
+
+
+def _calibration(checkpoint: Checkpoint) -> Calibration:
+    return Calibration() if checkpoint.calibration is None else Calibration.from_dict(checkpoint.calibration)

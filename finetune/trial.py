@@ -25,7 +25,7 @@ from finetune.training.metrics import build_metrics
 from finetune.training.metrics.trial import try_loss, try_metrics
 from finetune.training.numerics.precision import Precision
 from finetune.training.settings import Settings
-from finetune.training.tasks import LOGITS, PROBABILITIES, Task, check_names, infer_task, is_custom
+from finetune.training.tasks import LOGITS, PROBABILITIES, Task, check_names, infer_task, is_custom, task_of_kind
 
 log = logging.getLogger("finetune")
 
@@ -180,6 +180,15 @@ class Trial:
         try_loss(loss, task, network.logits, targets)
         try_metrics(self.metrics(task), task, network.logits, targets)
         return task
+
+    def answered_task(self) -> Task:
+        """Return the task that gives outputs a meaning. Pretrained weights with class names are for classification."""
+        known, network = self.known, self.known.network
+        task = known.task or infer_task(self.settings.loss, None, network.num_outputs)
+        if task.kind is None and known.classes is not None and not callable(self.settings.loss):
+            task = task_of_kind(self.settings.loss, CLASSIFICATION)
+            return replace(task, outputs=PROBABILITIES) if network.bounds().are_probabilities else task
+        return self._of_outputs(task)
 
     def _say_outputs(self) -> None:
         """Say which function gives the outputs of a model that has no task yet, as they may be taken for logits."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from finetune.checkpoint import restore, schema
 from finetune.checkpoint.record import record_head, warn_of_left_out
 from finetune.checkpoint.resume import find_run
 from finetune.checkpoint.schema import Checkpoint
-from finetune.data.batch import check_pair, num_samples_of, split_batch
+from finetune.data.batch import check_pair, num_samples_of, split_batch, target_of
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.samples import worker_deaths_named
 from finetune.data.prepare import Prepared
@@ -32,10 +32,14 @@ from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import given_classes
 from finetune.data.splitting import split
+from finetune.data.targets import TargetRule
 from finetune.display import html
 from finetune.display.left_out import parts_left_out
 from finetune.display.waits import waits_shown
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, reason
+from finetune.interpret.calibration import Calibration
+from finetune.interpret.classification import Classification, classify
+from finetune.interpret.predictions import Predictions
 from finetune.known import Known, recalled_arguments
 from finetune.model import compiling, freezing
 from finetune.model.channels_last import channels_last
@@ -47,6 +51,7 @@ from finetune.model.outputs import auxiliary_of, call, logits_of
 from finetune.model.patterns import Patterns
 from finetune.model.surgery import adapters, head_search, heads
 from finetune.naming.arguments import checks_arguments
+from finetune.nested import as_plain
 from finetune.plan import Plan, make_plan
 from finetune.pretrained import load_pretrained
 from finetune.signals.stops import signals_heeded
@@ -337,6 +342,7 @@ class FineTuner:
         made, removed = self.inner.get_submodule(names[0]), heads.identities(self.inner) - before
         network = self.network.with_head(found, record_head(n, names, head, made, removed))
         self._learn(network=network, classes=None, classes_from_data=False, task=None, tried=False, history=History())
+        self._learn(calibration=Calibration())
         return self
 
     @takes_turns()
@@ -463,7 +469,7 @@ class FineTuner:
                     precision=self.precision,
                     on_error=on_error,
                 )
-                self._learn(network=plan.network, rates=plan.rates)
+                self._learn(network=plan.network, rates=plan.rates, calibration=Calibration())
                 task = self._learn_task(data.train)
                 train_batches, val_batches = self._trial.pipeline.training_batches(
                     data,
@@ -559,16 +565,105 @@ class FineTuner:
             torch.Size([2, 1000])
         """
         with waits_shown(), self._undone_on_error():
-            source = self._open(data, labeled=False)
-            batches = self._trial.pipeline.batches(self._trial.pipeline.audited(source, "prediction"), batch_size)
-            with self._passes(source):
-                outputs = loop.predict(over_views(self.predict_step, tta), self.inner, batches, self.precision)
-        for output in outputs:
-            if not isinstance(output, Tensor):
-                raise ArgumentError(
-                    f"Expected predict_step to return a tensor [N, ...], but got a {type(output).__name__}."
-                )
-        return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs])
+            return self._outputs(self._open(data, labeled=False), batch_size, tta)[0]
+
+    @checks_arguments
+    @takes_turns()
+    @signals_heeded()
+    def predict_proba(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
+        """Return the probabilities of the classes on the CPU, one row per sample, in the order of the data.
+
+        They are the softmax of the model's outputs, or their sigmoid for a binary or multi-label task, at the
+        temperature of `calibrate`.
+
+        Args:
+            data: Data as for `predict`.
+            batch_size: Samples per batch.
+            tta: Test-time augmentation as in `predict`.
+
+        Raises:
+            DataError: If the data is invalid.
+            ArgumentError: If the task is a regression or unknown.
+
+        Example:
+            >>> tuner = FineTuner("resnet18", device="cpu", preprocessing={"crop_size": 32})
+            >>> tuner.predict_proba("dog.png").sum().item()
+            1.0
+        """
+        with waits_shown(), self._undone_on_error():
+            return self._predictions(data, batch_size, tta).probabilities
+
+    @checks_arguments
+    @takes_turns()
+    @signals_heeded()
+    def classify(
+        self,
+        data: Any,
+        *,
+        top: int = 5,
+        threshold: float | Mapping[str, float] | None = None,
+        reject: float | None = None,
+        batch_size: int = 32,
+        tta: bool | Sequence[View] = False,
+    ) -> Classification:
+        """Return the answer for each sample in words: the name of the sample, its classes, and their probabilities.
+
+        Args:
+            data: Data as for `predict`.
+            top: Number of classes per sample. A multi-label task has every label above its threshold instead.
+            threshold: Lowest probability of a class in an answer, or one per class by name. None for that of
+                `calibrate`, or 0.5, for a multi-label and a binary task, in which it decides for the second class.
+            reject: Probability of the best class below which the answer is "don't know". None for an answer always.
+            batch_size: Samples per batch.
+            tta: Test-time augmentation as in `predict`.
+
+        Returns:
+            Answers that print as a table, with `.to_csv(path)`, `.to_jsonl(path)` and `.to_pandas()`. A notebook shows
+            the images. A regression has values in place of probabilities.
+
+        Raises:
+            DataError: If the data is invalid.
+            ArgumentError: If an argument does not suit the task, or the outputs have no one answer per sample.
+
+        Example:
+            >>> tuner = FineTuner(nn.Linear(4, 2), device="cpu")
+            >>> tuner.classes = "cat", "dog"
+            >>> answers = tuner.classify(torch.zeros(3, 4), top=1)
+            >>> answers[0].best in tuner.classes
+            True
+        """
+        with waits_shown(), self._undone_on_error():
+            return classify(self._predictions(data, batch_size, tta), top=top, threshold=threshold, reject=reject)
+
+    @checks_arguments
+    @takes_turns()
+    @signals_heeded()
+    def calibrate(self, val: Any, *, batch_size: int = 32) -> Self:
+        """Fit the temperature of the probabilities, and a threshold per label, to data that was not trained on.
+
+        The temperature makes probabilities as sure as they are right, and changes no order of the classes. The
+        threshold of a label, for multi-label and binary tasks, is that of the highest F1. Both are kept in checkpoints
+        until the model is trained again.
+
+        Args:
+            val: Labeled validation data in any form that `fit` accepts.
+            batch_size: Samples per batch.
+
+        Raises:
+            DataError: If the data is invalid.
+            ArgumentError: If the task is a regression or unknown.
+
+        Example:
+            >>> X, y = torch.randn(40, 4), torch.arange(40) % 2
+            >>> tuner = FineTuner(nn.Linear(4, 2), device="cpu").calibrate((X, y))
+            >>> tuner.predict_proba(X[:1]).shape
+            torch.Size([1, 2])
+        """
+        with waits_shown(), self._undone_on_error():
+            found = self._labeled_predictions(val, batch_size)
+            assert found.targets is not None
+            self._learn(calibration=Calibration.fit(found.task, found.outputs, found.targets))
+        return self
 
     @checks_arguments
     @takes_turns(alone=True)
@@ -855,6 +950,36 @@ class FineTuner:
             return collect(self.inner, layers, self.network.required_heads()[0], passes, samples)
 
     # ------------------------------------------------------------------ passes over data
+
+    def _outputs(
+        self, source: Source, batch_size: int, tta: bool | Sequence[View] = False, rule: TargetRule | None = None
+    ) -> tuple[Tensor, list[Any]]:
+        """Return the outputs for a source in its order, and the targets of its batches, on the CPU."""
+        audited = self._trial.pipeline.audited(source, "evaluation" if rule else "prediction", rule=rule)
+        batches = self._trial.pipeline.batches(audited, batch_size, rule=rule)
+        step, outputs, targets = over_views(self.predict_step, tta), [], []
+        with self._passes(source):
+            for batch, output in loop.outputs(step, self.inner, batches, self.precision, "Predicting"):
+                outputs.append(as_plain(output))
+                targets.append(target_of(batch))
+        for output in outputs:
+            if not isinstance(output, Tensor):
+                raise ArgumentError(
+                    f"Expected predict_step to return a tensor [N, ...], but got a {type(output).__name__}."
+                )
+        return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs]), targets
+
+    def _predictions(self, data: Any, batch_size: int, tta: bool | Sequence[View] = False) -> Predictions:
+        source = self._open(data, labeled=False)
+        outputs, _ = self._outputs(source, batch_size, tta)
+        return Predictions(outputs, self._trial.answered_task(), source, self.classes, None, self._known.calibration)
+
+    def _labeled_predictions(self, data: Any, batch_size: int) -> Predictions:
+        source = self._open(data)
+        task = self.task or self._learn_task(source, VALIDATION)
+        outputs, targets = self._outputs(source, batch_size, rule=self._trial.rule)
+        found = torch.cat([torch.as_tensor(target).cpu() for target in targets])
+        return Predictions(outputs, task, source, self.classes, found, self._known.calibration)
 
     @contextmanager
     def _passes(self, source: Source) -> Iterator[None]:

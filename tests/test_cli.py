@@ -95,9 +95,9 @@ def test_predict_prints_the_most_likely_classes(
     picture = pictures / "dog" / "1.png"
     run("predict", checkpoint, picture, "--top", top)
     name, *said = capsys.readouterr().out.split()
-    chances = FineTuner.load_checkpoint(checkpoint).predict(picture).softmax(1)[0]
+    chances = FineTuner.load_checkpoint(checkpoint).predict_proba(picture)[0]
     best = chances.topk(min(top, 3))
-    expected = [(list(COLOURS)[i], f"{v:.3f}") for v, i in zip(best.values, best.indices, strict=True)]
+    expected = [(list(COLOURS)[i], f"{v:.4f}") for v, i in zip(best.values, best.indices, strict=True)]
     assert name.strip("'").endswith("1.png")
     assert list(zip(said[::2], said[1::2], strict=True)) == expected
 
@@ -113,6 +113,29 @@ def test_predict_accepts_several_images_or_a_folder(
     assert [line.split()[1:] for line in several] == [line.split()[1:] for line in folder]
     for lines in (several, folder):
         assert all(file.name in line.split()[0] for file, line in zip(files, lines, strict=True))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_predict_writes_the_answers_to_a_file(
+    suffix: str, checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = FineTuner.load_checkpoint(checkpoint).classify(pictures, top=2, reject=0.5)
+    out = tmp_path / f"answers{suffix}"
+    run("predict", checkpoint, pictures, "--top", 2, "--reject", 0.5, "--out", out)
+    assert capsys.readouterr().out == f"wrote {out}\n"
+    write = answers.to_csv if suffix == ".csv" else answers.to_jsonl
+    assert out.read_bytes() == write(tmp_path / "expected").read_bytes()
+
+
+def test_predict_reads_the_paths_in_a_table(
+    checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted(pictures.glob("*/*.png"))[:3]
+    (tmp_path / "new.csv").write_text("path\n" + "\n".join(map(str, files)))
+    run("predict", checkpoint, tmp_path / "new.csv")
+    table = capsys.readouterr().out
+    run("predict", checkpoint, *files)
+    assert capsys.readouterr().out == table
 
 
 def test_summary_of_a_name_and_of_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,7 +277,7 @@ def test_a_wrong_option_prints_one_line(
         (["train"], "'data'"),
         (["train", "pets"], "'--out'"),
         (["fit"], "No such command 'fit'"),
-        (["predict", "m.safetensors"], "'images'"),
+        (["predict", "m.safetensors"], "'data'"),
         (["summary", "resnet19"], "Did you mean 'resnet18'"),
         (["summary", "resnet18", "--size", "-1"], "-1"),
         (["evaluate", "m.safetensors", "pets"], "m.safetensors cannot be read: No such file"),

@@ -34,7 +34,12 @@ def _with_inputs_and_objects(content: Content) -> Content:
     return {**content, "inputs": {"origin": "given", "trained_on": "ready" if ready else None}, "objects": {}}
 
 
-MIGRATIONS: dict[int, Callable[[Content], Content]] = {1: _with_inputs_and_objects}
+def _with_calibration(content: Content) -> Content:
+    """Add the field that version 2 lacks: the calibration, which no model had."""
+    return {**content, "calibration": None}
+
+
+MIGRATIONS: dict[int, Callable[[Content], Content]] = {1: _with_inputs_and_objects, 2: _with_calibration}
 """Functions that convert the content of one version of the format to the next, by version."""
 
 # Kinds of change by the key that no other kind has, with the form of each.
@@ -62,6 +67,7 @@ _FORM: dict[Any, Any] = {
     "settings": {},
     "objects": {...: str},
     "task": (None, str),
+    "calibration": (None, {"temperature": float, "thresholds": (None, [float])}),
     "history": [{"epoch": int}],
     "training": (None, {}),
 }
@@ -101,6 +107,7 @@ class Checkpoint:
         settings: Keyword arguments of `FineTuner` that a file can hold.
         objects: Those that it cannot hold, such as a loss function, by name, with what they were.
         task: Kind of task, None if not known yet.
+        calibration: `Calibration.to_dict()`, or None if the model was not calibrated.
         history: One row per epoch.
         training: `Run.state_dict()`, None in a checkpoint saved outside of `fit`.
         path: File that the checkpoint was read from; not part of the content, and neither is the next.
@@ -115,6 +122,7 @@ class Checkpoint:
     preprocessing: Mapping[str, Any] | None
     settings: Mapping[str, Any]
     task: str | None
+    calibration: Mapping[str, Any] | None
     history: tuple[dict[str, Any], ...]
     inputs: Mapping[str, Any]
     objects: Mapping[str, str]
@@ -222,6 +230,7 @@ def to_content(checkpoint: Checkpoint) -> Content:
         "settings": checkpoint.settings,
         "objects": checkpoint.objects,
         "task": checkpoint.task,
+        "calibration": checkpoint.calibration,
         "history": checkpoint.history,
         "training": checkpoint.training,
     }
@@ -252,6 +261,7 @@ def from_content(content: Mapping[str, Any], path: Path | None = None) -> Checkp
         settings=content["settings"],
         objects=content["objects"],
         task=content["task"],
+        calibration=content["calibration"],
         history=tuple(content["history"]),
         training=content["training"],
         path=path,

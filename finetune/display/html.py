@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -33,5 +34,27 @@ def paragraph(*lines: str, strong: bool = False) -> str:
     return f"<p>{f'<strong>{joined}</strong>' if strong else joined}</p>"
 
 
+def image(png: bytes, description: str) -> Markup:
+    """Return an image for a cell, with its content in the page.
+
+    Args:
+        png: Content of a PNG file.
+        description: Text for those who do not see it.
+
+    Example:
+        >>> image(b"", "a dog")
+        '<img src="data:image/png;base64," alt="a dog"/>'
+    """
+    content = base64.b64encode(png).decode()
+    return Markup(f'<img src="data:image/png;base64,{content}" alt="{escape(description)}"/>')
+
+
+class Markup(str):
+    """HTML, which is not escaped again."""
+
+    __slots__ = ()
+
+
 def _cell(tag: str, content: object, right: bool) -> str:
-    return f'<{tag} style="padding: 0 0.5em; text-align: {"right" if right else "left"}">{escape(str(content))}</{tag}>'
+    shown = content if isinstance(content, Markup) else escape(str(content))
+    return f'<{tag} style="padding: 0 0.5em; text-align: {"right" if right else "left"}">{shown}</{tag}>'

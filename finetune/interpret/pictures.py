@@ -1,0 +1,66 @@
+"""Pictures of samples, for tables, sheets and pages that show them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from finetune.data.batch import split_batch
+from finetune.data.preprocessing.pixels import with_channels
+from finetune.data.sources.base import Source
+from finetune.nested import tensors_of
+
+_LONGEST_SIDE = 96
+
+
+def picture_of(source: Source, index: int) -> Image.Image | None:
+    """Return a sample as an RGB image, or None if it is none.
+
+    Bytes are shown as they are. The values of floats, whose scale is unknown, are stretched from black to white.
+
+    Example:
+        >>> from finetune.data.sources.open_source import open_source
+        >>> picture_of(open_source(torch.zeros(4, 3, 8, 8)), 0).size
+        (8, 8)
+    """
+    if not source.indexed:
+        return None
+    item = source[index]
+    found = split_batch(item)[0] if isinstance(item, (tuple, list, dict)) else item
+    if isinstance(found, Image.Image):
+        return with_channels(found, 3)
+    tensors = tensors_of(torch.from_numpy(found) if isinstance(found, np.ndarray) else found)
+    return _of_tensor(tensors[0].cpu()) if len(tensors) == 1 else None
+
+
+def thumbnail(source: Source, index: int, side: int = _LONGEST_SIDE) -> bytes | None:
+    """Return a small PNG file of a sample, or None if it is no image.
+
+    Args:
+        source: The data.
+        index: Number of the sample.
+        side: Length of the longer side in pixels, at most.
+    """
+    picture = picture_of(source, index)
+    if picture is None:
+        return None
+    picture.thumbnail((side, side))
+    page = io.BytesIO()
+    picture.save(page, "PNG")
+    return page.getvalue()
+
+
+def _of_tensor(values: Tensor) -> Image.Image | None:
+    """Return an image [C, H, W] of one or three channels, or None for another tensor."""
+    if values.dim() != 3 or values.shape[0] not in (1, 3) or values.is_complex() or not values.numel():
+        return None
+    if values.dtype != torch.uint8:
+        low, high = values.aminmax()
+        values = (255 * (values - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)).to(torch.uint8)
+    pixels: Any = values.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels)
