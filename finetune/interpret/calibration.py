@@ -21,6 +21,7 @@ DEFAULT_THRESHOLD = 0.5
 
 _COLDEST, _HOTTEST = 0.05, 20.0
 _HALVINGS = 60
+_TINY = 1e-15
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class Calibration:
             ArgumentError: If the outputs of the task have no probabilities.
         """
         check_probabilities(task)
-        outputs, targets = counted(task, outputs, targets)
+        outputs, targets = as_rows(task, outputs, targets)
         logits = _logits(task, outputs).double()
         temperature = _temperature(logits, _in_rows(task, logits, targets), exclusive=task.kind == CLASSIFICATION)
         fitted = cls(temperature)
         if task.kind == CLASSIFICATION:
             return fitted
-        probabilities = fitted.probabilities(task, outputs).flatten(1)
+        probabilities = fitted.probabilities(task, outputs)
         columns = zip(probabilities.T, targets.reshape(probabilities.shape).T, strict=True)
         return cls(temperature, tuple(best_threshold(column, labels) for column, labels in columns))
 
@@ -91,7 +92,8 @@ class Calibration:
         if self.temperature == 1:
             return task.probabilities(outputs)
         logits = _logits(task, outputs) / self.temperature
-        return logits.softmax(1) if task.kind == CLASSIFICATION else logits.sigmoid()
+        probabilities = logits.softmax(1) if task.kind == CLASSIFICATION else logits.sigmoid()
+        return probabilities.to(outputs.dtype)
 
     def thresholds_for(self, count: int) -> list[float]:
         """Return the thresholds of `count` labels.
@@ -124,10 +126,14 @@ def check_probabilities(task: Task) -> None:
         )
 
 
-def counted(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the samples whose targets the loss counts."""
+def as_rows(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return outputs [M, C] and targets of the samples, or of the elements of maps, that the loss counts."""
     kept = task.counted(targets)
-    return (outputs, targets) if kept is None or kept.dim() > 1 else (outputs[kept], targets[kept])
+    if outputs.dim() < 2:
+        outputs = outputs[:, None]
+    elif outputs.dim() > 2 and task.kind == CLASSIFICATION:
+        outputs, targets = outputs.movedim(1, -1).flatten(0, -2), targets.flatten()
+    return (outputs, targets) if kept is None else (outputs[kept.flatten()], targets[kept.flatten()])
 
 
 def best_threshold(probabilities: Tensor, labels: Tensor) -> float:
@@ -147,7 +153,7 @@ def best_threshold(probabilities: Tensor, labels: Tensor) -> float:
     if not positive.any():
         return DEFAULT_THRESHOLD
     precision, recall, thresholds = binary_precision_recall_curve(probabilities.double(), positive.long())
-    f1 = 2 * precision * recall / (precision + recall).clamp_min(torch.finfo(torch.float64).tiny)
+    f1 = (2 * precision * recall / (precision + recall)).nan_to_num()  # 0 where there is no hit
     lowest = thresholds[f1[: len(thresholds)].argmax()]
     below = probabilities.double()[probabilities < lowest]
     return float((lowest + below.max()) / 2) if len(below) else float(lowest) / 2
@@ -168,8 +174,10 @@ def _temperature(logits: Tensor, targets: Tensor, *, exclusive: bool) -> float:
         return float(((expected - targets) * logits).sum(1).mean())
 
     low, high = 1 / _HOTTEST, 1 / _COLDEST
-    if slope(low) > 0 or slope(high) < 0:
-        bound = _HOTTEST if slope(low) > 0 else _COLDEST
+    if slope(1.0) == 0:
+        return 1.0
+    if slope(low) >= 0 or slope(high) <= 0:
+        bound = _HOTTEST if slope(low) >= 0 else _COLDEST
         log.warning(
             "The temperature reached its limit of %s: %s.",
             bound,
@@ -185,8 +193,8 @@ def _temperature(logits: Tensor, targets: Tensor, *, exclusive: bool) -> float:
 def _logits(task: Task, outputs: Tensor) -> Tensor:
     if task.outputs != PROBABILITIES:
         return outputs
-    tiny = torch.finfo(outputs.dtype).eps
-    return outputs.clamp_min(tiny).log() if task.kind == CLASSIFICATION else outputs.logit(tiny)
+    exact = outputs.double()  # in which probabilities near 0 and 1 have finite logits
+    return exact.clamp_min(_TINY).log() if task.kind == CLASSIFICATION else exact.logit(_TINY)
 
 
 def _in_rows(task: Task, logits: Tensor, targets: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ class Classification(Sequence[Answer]):
         """
         rows, page = self.to_dicts(), io.StringIO(newline="")
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        writer = csv.DictWriter(page, columns, restval="", lineterminator="\n")
+        writer = csv.DictWriter(page, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
         return _write(path, page.getvalue())
