@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         NonFiniteError,
         PatternError,
     )
+    from finetune.interpret.classification import Classification
     from finetune.training.history import History
     from finetune.training.metrics import StepOutput
     from finetune.training.optim.phases import Phase
@@ -42,6 +43,7 @@ __all__ = [
     "Advice",
     "ArgumentError",
     "CheckpointError",
+    "Classification",
     "Comparison",
     "DataError",
     "FineTuneError",
@@ -64,6 +66,7 @@ __all__ = [
 
 _HOMES = {
     "Advice": "finetune.advice.advice",
+    "Classification": "finetune.interpret.classification",
     "Comparison": "finetune.comparison.comparison",
     "FineTuner": "finetune.tuner",
     "History": "finetune.training.history",

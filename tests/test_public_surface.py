@@ -21,13 +21,15 @@ from finetune import FineTuner, callbacks, errors
 ROOT = Path(__file__).resolve().parent.parent
 
 NAMES = [
-    "Advice", "ArgumentError", "CheckpointError", "Comparison", "DataError", "FineTuneError", "FineTuner", "HeadError",
-    "History", "LayerDecay", "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "Table",
-    "advise", "callbacks", "compare", "greedy_soup", "strategies",
+    "Advice", "ArgumentError", "CheckpointError", "Classification", "Comparison", "DataError", "FineTuneError",
+    "FineTuner", "HeadError", "History", "LayerDecay", "NonFiniteError", "PatternError", "Phase", "Preprocessing",
+    "StepOutput", "Table", "advise", "callbacks", "compare", "greedy_soup", "strategies",
 ]  # fmt: skip
 
 METHODS = {
     "advise": ["train", "val", "*", "samples", "batch_size"],
+    "calibrate": ["val", "*", "batch_size"],
+    "classify": ["data", "*", "top", "threshold", "reject", "batch_size", "tta"],
     "evaluate": ["data", "*", "batch_size"],
     "fit": [
         "train", "val", "*", "epochs", "strategy", "lr", "schedule", "batch_size", "augment", "augment_views", "cache",
@@ -37,6 +39,7 @@ METHODS = {
     "freeze": ["pattern"],
     "load_checkpoint": ["path", "model", "**settings"],
     "predict": ["data", "*", "batch_size", "tta"],
+    "predict_proba": ["data", "*", "batch_size", "tta"],
     "predict_step": ["batch"],
     "replace_head": ["n", "*", "head", "layer", "example"],
     "save_checkpoint": ["path"],

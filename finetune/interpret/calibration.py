@@ -144,8 +144,8 @@ def best_threshold(probabilities: Tensor, labels: Tensor) -> float:
         labels: Zeros and ones [N]. Without any one, every threshold is as good, and 0.5 is returned.
 
     Example:
-        >>> best_threshold(torch.tensor([0.1, 0.2, 0.3, 0.9]), torch.tensor([0, 0, 1, 1]))
-        0.25
+        >>> best_threshold(torch.tensor([0.125, 0.25, 0.5, 0.75]), torch.tensor([0, 0, 1, 1]))
+        0.375
     """
     from torchmetrics.functional.classification import binary_precision_recall_curve
 

@@ -33,6 +33,7 @@ def checkpoint(**values: Any) -> Checkpoint:
         "preprocessing": {"kind": "picture"},
         "settings": {"seed": 1},
         "task": "classification",
+        "calibration": {"temperature": 1.5, "thresholds": [0.25, 0.75]},
         "history": ({"epoch": 1, "loss": 0.5},),
         "inputs": {"origin": "given", "trained_on": "ready"},
         "objects": {"loss": "HuberLoss"},
@@ -53,7 +54,7 @@ def test_every_field_is_restored(tmp_path: Path) -> None:
     assert vars(read) == {**vars(written), "model": read.model, "path": path, "version": schema.format_version()}
 
 
-@pytest.mark.parametrize("field", ["heads", "classes", "preprocessing", "task", "training"])
+@pytest.mark.parametrize("field", ["heads", "classes", "preprocessing", "task", "calibration", "training"])
 def test_a_field_may_be_none(field: str, tmp_path: Path) -> None:
     schema.write(tmp_path / "f", checkpoint(**{field: None}))
 

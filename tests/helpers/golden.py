@@ -157,12 +157,13 @@ def write_run(folder: Path) -> Path:
 
 
 def write_model(folder: Path) -> Path:
-    """Write the checkpoint of a model by name, with another head, grayscale inputs, classes and a preprocessing."""
+    """Write the checkpoint of a model by name, with another head, grayscale inputs, classes, and a calibration."""
     tuner = FineTuner("squeezenet1_1", weights=None, seed=2, device="cpu", in_channels=1)
     tuner.replace_head(3).freeze("features")
     patterned(tuner.model)
-    tuner.fit((inputs(6, 1, 64, 64), [*CLASSES, *CLASSES]), epochs=1, batch_size=3, cache=False, progress=False)
-    return tuner.save_checkpoint(folder / "model.safetensors")
+    data = inputs(6, 1, 64, 64), [*CLASSES, *CLASSES]
+    tuner.fit(data, epochs=1, batch_size=3, cache=False, progress=False)
+    return tuner.calibrate(data).save_checkpoint(folder / "model.safetensors")
 
 
 def structure(value: Any) -> Any:
@@ -188,7 +189,11 @@ def main() -> None:
         resumed, loaded = fit(folder, resume_from=run), FineTuner.load_checkpoint(model, device="cpu")
         expected = {
             "run": {"predictions": resumed.predict(vectors()[0]).tolist(), "history": list(resumed.history)},
-            "model": {"predictions": loaded.predict(inputs(3, 1, 64, 64)).tolist(), "classes": loaded.classes},
+            "model": {
+                "predictions": loaded.predict(inputs(3, 1, 64, 64)).tolist(),
+                "probabilities": loaded.predict_proba(inputs(3, 1, 64, 64)).tolist(),
+                "classes": loaded.classes,
+            },
         }
         for path in (run, model):
             (golden / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
