@@ -25,7 +25,7 @@ def picture_of(source: Source, index: int) -> Image.Image | None:
 
     Example:
         >>> from finetune.data.sources.open_source import open_source
-        >>> picture_of(open_source(torch.zeros(4, 3, 8, 8)), 0).size
+        >>> picture_of(open_source(torch.zeros(4, 3, 8, 8), labeled=False), 0).size
         (8, 8)
     """
     if not source.indexed:
