@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         PatternError,
     )
     from finetune.interpret.classification import Classification
+    from finetune.interpret.interpretation import Interpretation
     from finetune.training.history import History
     from finetune.training.metrics import StepOutput
     from finetune.training.optim.phases import Phase
@@ -50,6 +51,7 @@ __all__ = [
     "FineTuner",
     "HeadError",
     "History",
+    "Interpretation",
     "LayerDecay",
     "NonFiniteError",
     "PatternError",
@@ -70,6 +72,7 @@ _HOMES = {
     "Comparison": "finetune.comparison.comparison",
     "FineTuner": "finetune.tuner",
     "History": "finetune.training.history",
+    "Interpretation": "finetune.interpret.interpretation",
     "LayerDecay": "finetune.training.optim.rates",
     "Phase": "finetune.training.optim.phases",
     "Preprocessing": "finetune.data.preprocessing.images",

@@ -39,6 +39,7 @@ from finetune.display.waits import waits_shown
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, reason
 from finetune.interpret.calibration import Calibration
 from finetune.interpret.classification import Classification, classify
+from finetune.interpret.interpretation import Interpretation
 from finetune.interpret.predictions import Predictions
 from finetune.known import Known, recalled_arguments
 from finetune.model import compiling, freezing
@@ -666,6 +667,37 @@ class FineTuner:
         return self
 
     @checks_arguments
+    @takes_turns()
+    @signals_heeded()
+    def interpret(self, data: Any, *, batch_size: int = 32) -> Interpretation:
+        """Compare the answers of the model with the truth: confused classes, worst mistakes, calibration, curves.
+
+        The model runs once over the data. Everything else is computed when it is first asked for.
+
+        Args:
+            data: Labeled data in any form that `fit` accepts, best that the model was not trained on.
+            batch_size: Samples per batch.
+
+        Returns:
+            An interpretation that prints as a page, with numbers such as `.confusion`, `.per_class`, `.mistakes()` and
+            `.calibration_error`, and plots such as `.plot_confusion()`. A notebook shows the images.
+
+        Raises:
+            DataError: If the data is invalid, or has a class that the training data lacks.
+            ArgumentError: If the task is unknown, or the outputs have no one answer per sample.
+            NonFiniteError: If an output is NaN.
+
+        Example:
+            >>> X, y = torch.eye(3).repeat(4, 1), torch.arange(12) % 3
+            >>> tuner = FineTuner(nn.Linear(3, 3), device="cpu")
+            >>> found = tuner.interpret((X, y))
+            >>> found.top1 == 1 - len(found.mistakes()) / 12
+            True
+        """
+        with waits_shown(), self._undone_on_error():
+            return Interpretation(self._labeled_predictions(data, batch_size))
+
+    @checks_arguments
     @takes_turns(alone=True)
     @signals_heeded()
     def advise(self, train: Any, val: Any = None, *, samples: int = 2000, batch_size: int = 32) -> Advice:
@@ -979,7 +1011,7 @@ class FineTuner:
         task = self.task or self._learn_task(source, VALIDATION)
         outputs, targets = self._outputs(source, batch_size, rule=self._trial.rule)
         found = torch.cat([torch.as_tensor(target).cpu() for target in targets])
-        return Predictions(outputs, task, source, self.classes, found, self._known.calibration)
+        return Predictions(outputs, task, source, self.classes or source.classes, found, self._known.calibration)
 
     @contextmanager
     def _passes(self, source: Source) -> Iterator[None]:

@@ -309,8 +309,8 @@ WHOLE = {
     "fuzz/fuzz",
 }
 
-# The one class that is longer than a file should be: half of it is the documentation of its verbs, each some 30 lines.
-LONG = {"tuner.py": 1070}
+# The one class that is longer than a file should be: it has every public verb, each with its docstring.
+LONG = {"tuner.py": 1_120}
 
 
 def test_a_folder_holds_at_most_a_dozen_modules_and_folders() -> None:

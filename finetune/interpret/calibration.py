@@ -91,9 +91,13 @@ class Calibration:
         check_probabilities(task)
         if self.temperature == 1:
             return task.probabilities(outputs)
-        logits = _logits(task, outputs) / self.temperature
+        logits = self.logits(task, outputs)
         probabilities = logits.softmax(1) if task.kind == CLASSIFICATION else logits.sigmoid()
         return probabilities.to(outputs.dtype)
+
+    def logits(self, task: Task, outputs: Tensor) -> Tensor:
+        """Return outputs, of a task with probabilities, as logits at the temperature."""
+        return _logits(task, outputs) / self.temperature
 
     def thresholds_for(self, count: int) -> list[float]:
         """Return the thresholds of `count` labels.

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.data.batch import split_batch
+from finetune.data.preprocessing.base import TextPair
 from finetune.data.preprocessing.pixels import with_channels
 from finetune.data.sources.base import Source
 from finetune.nested import tensors_of
@@ -28,14 +29,25 @@ def picture_of(source: Source, index: int) -> Image.Image | None:
         >>> picture_of(open_source(torch.zeros(4, 3, 8, 8), labeled=False), 0).size
         (8, 8)
     """
-    if not source.indexed:
-        return None
-    item = source[index]
-    found = split_batch(item)[0] if isinstance(item, (tuple, list, dict)) else item
+    found = _input_of(source, index)
     if isinstance(found, Image.Image):
         return with_channels(found, 3)
     tensors = tensors_of(torch.from_numpy(found) if isinstance(found, np.ndarray) else found)
     return _of_tensor(tensors[0].cpu()) if len(tensors) == 1 else None
+
+
+def text_of(source: Source, index: int) -> str | None:
+    """Return the text of a sample, or None if it is none.
+
+    Example:
+        >>> from finetune.data.sources.items import RawItems
+        >>> text_of(RawItems(["a good film"], "text"), 0)
+        'a good film'
+    """
+    found = _input_of(source, index)
+    if isinstance(found, TextPair):
+        return f"{found.first} / {found.second}"
+    return found if isinstance(found, str) else None
 
 
 def thumbnail(source: Source, index: int, side: int = _LONGEST_SIDE) -> bytes | None:
@@ -53,6 +65,13 @@ def thumbnail(source: Source, index: int, side: int = _LONGEST_SIDE) -> bytes | 
     page = io.BytesIO()
     picture.save(page, "PNG")
     return page.getvalue()
+
+
+def _input_of(source: Source, index: int) -> Any:
+    if not source.indexed:
+        return None
+    item = source[index]
+    return split_batch(item)[0] if isinstance(item, (tuple, list, dict)) else item
 
 
 def _of_tensor(values: Tensor) -> Image.Image | None:

@@ -1,0 +1,1 @@
+"""The plots of an interpretation, one file per kind."""

@@ -1,0 +1,50 @@
+"""Reliability diagrams and histograms show the numbers of the interpretation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune.interpret.calibration import Calibration
+from tests.helpers.answers import random_answers
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "confidence"),
+    [
+        ("classification", 4, "probability of the answer"),
+        ("binary", 1, "probability of 1"),
+        ("multilabel", 3, "probability of each label"),
+    ],
+)
+def test_reliability(kind: str, count: int, confidence: str, tmp_path: Path) -> None:
+    found = random_answers(kind, 100, count, 0)
+    figure = found.plot_reliability(tmp_path / "plot.png")
+    above, below = figure.axes
+    filled = [row for row in found.reliability() if row.count]
+    assert [bar.get_height() for bar in above.patches] == [row.accuracy for row in filled]
+    assert [bar.get_x() for bar in above.patches] == [row.low for row in filled]
+    assert [bar.get_height() for bar in below.patches] == [row.count for row in found.reliability()]
+    assert [tuple(map(float, point)) for point in above.lines[1].get_xydata()] == [
+        (row.confidence, row.accuracy) for row in filled
+    ]
+    assert f"{found.calibration_error:.4f}" in above.get_title()
+    assert below.get_xlabel() == confidence
+    assert (tmp_path / "plot.png").exists()
+
+
+def test_scores(tmp_path: Path) -> None:
+    found = random_answers("classification", 100, 4, 0)
+    figure = found.plot_scores(tmp_path / "plot.png")
+    for axes, (name, counts) in zip(figure.axes, found.score_histogram().counts.items(), strict=True):
+        assert [bar.get_height() for bar in axes.patches] == list(counts)
+        assert axes.get_title() == f"{name} ({sum(counts)})"
+    assert (tmp_path / "plot.png").exists()
+
+
+def test_the_threshold_of_two_classes_is_drawn() -> None:
+    found = random_answers("binary", 100, 1, 0, Calibration(1.0, (0.3,)), classes=("no", "yes"))
+    for axes in found.plot_scores().axes:
+        assert [list(line.get_xdata()) for line in axes.lines] == [[0.3, 0.3]]
+    assert [axes.get_title().split()[0] for axes in found.plot_scores().axes] == ["no", "yes"]
