@@ -80,6 +80,8 @@ def _of_tensor(values: Tensor) -> Image.Image | None:
         return None
     if values.dtype != torch.uint8:
         low, high = values.aminmax()
-        values = (255 * (values - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)).to(torch.uint8)
+        values = (
+            (255 * (values - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.uint8)
+        )
     pixels: Any = values.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels)

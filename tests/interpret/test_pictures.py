@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from finetune.data.preprocessing.base import TextPair
+from finetune.data.sources.items import RawItems
 from finetune.data.sources.open_source import open_source
-from finetune.interpret.pictures import picture_of, thumbnail
+from finetune.interpret.pictures import picture_of, text_of, thumbnail
 
 RGB = torch.randint(0, 256, (3, 6, 5), dtype=torch.uint8)
 
@@ -58,3 +60,10 @@ def test_a_thumbnail_keeps_the_proportions_of_its_picture() -> None:
     content = thumbnail(source, 0, side=100)
     assert content is not None
     assert Image.open(io.BytesIO(content)).size == (100, 50)
+
+
+def test_texts_are_shown_as_they_are() -> None:
+    assert text_of(RawItems(["a text"], "text", torch.zeros(1)), 0) == "a text"
+    assert text_of(RawItems([TextPair("one", "two")], "text"), 0) == "one / two"
+    assert text_of(open_source(torch.zeros(2, 4), labeled=False), 0) is None
+    assert text_of(open_source(Stream(), labeled=False), 0) is None
