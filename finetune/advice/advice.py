@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from finetune.advice.chart import NEAR, Quadrant, draw, quadrant
 from finetune.advice.evidence import Evidence
-from finetune.display import figures, html
+from finetune.display import html
 from finetune.training.optim.rates import Rate
 
 if TYPE_CHECKING:
@@ -64,11 +64,12 @@ class Advice:
         sure = f"Confidence {100 * self.confidence:.0f} %: " if self.confidence else ""
         return f"Recommended: fit(strategy={self.strategy!r}{rates})", f"{sure}{self.quadrant}"
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot the data on the chart of data size and distance from the pretraining domain.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.
+            theme: `"light"`, `"dark"`, or None for dark if matplotlib's style is dark.
 
         Returns:
             The matplotlib figure.
@@ -78,10 +79,7 @@ class Advice:
             >>> figure = FineTuner("resnet18").advise("dogs/train").plot("chart.png")
         """
         sure = f"confidence {100 * self.confidence:.0f} %" if self.confidence else self.quadrant
-        figure = draw(self.evidence, f"{self.strategy} ({sure})")
-        if path is not None:
-            figures.save(figure, path)
-        return figure
+        return draw(self.evidence, f"{self.strategy} ({sure})", self.quadrant, path, theme)
 
 
 def judge(evidence: Evidence, head_rate: float, *, untrained: bool = False) -> Advice:

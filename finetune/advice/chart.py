@@ -6,11 +6,13 @@ Its boundaries and strategies were fitted by `python -m benchmarks.advice.fit` o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.advice.evidence import Evidence
-from finetune.display.figures import new_figure
+from finetune.display.figures import drawing, plain, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,40 +75,75 @@ def quadrant(samples_per_class: float, nearness: float) -> Quadrant:
     return next(each for each in QUADRANTS if (each.much, each.near) == place)
 
 
-def draw(evidence: Evidence, title: str) -> Figure:
-    """Draw the chart with the data as a point, and the interval of its probe as an error bar."""
-    figure = new_figure(6, 4.5)
-    axes = figure.subplots()
-    axes.axvline(NEAR, color="gray", linewidth=1)
-    axes.axhline(MUCH, color="gray", linewidth=1)
-    for each in QUADRANTS:
-        place = (1 + NEAR) / 2 if each.near else NEAR / 2, 0.84 if each.much else 0.05
-        advised = each.strategy if each.first_share is None else f"{each.strategy}, larger rates"
-        axes.text(
-            *place,
-            "\n".join((*each.name.rsplit(", ", 1), advised)),
-            transform=axes.transAxes,
-            ha="center",
-            color="gray",
+def draw(
+    evidence: Evidence, title: str, found: str = "", path: str | Path | None = None, theme: str | None = None
+) -> Figure:
+    """Draw the chart with the data as a point, and the interval of its probe as an error bar.
+
+    Args:
+        evidence: The measurements.
+        title: Title of the chart.
+        found: Name of the quadrant to shade.
+        path: Path to also save the figure to; the suffix sets the format.
+        theme: As in `new_figure`.
+    """
+    x = min(max(evidence.nearness, 0.0), 1.0)
+    y = min(max(evidence.samples_per_class, 1.0), _AXIS_LIMIT)
+    low, high = (min(max(evidence.above_chance(end), 0.0), 1.0) for end in evidence.interval)
+    with drawing(6.8, 4.6, path, theme) as (figure, look):
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        for each in QUADRANTS:
+            here = each.name == found
+            (left, right), (bottom, top) = (NEAR, 1) if each.near else (0, NEAR), _heights(each.much)
+            if here:
+                axes.axvspan(left, right, bottom, top, color=look.band, linewidth=0, zorder=0)
+            rates = "" if each.first_share is None else ", larger rates"
+            # At the end of the quadrant that is farther from the data, whose error bar may cross the quadrant.
+            place = max(bottom + 0.06, top - 0.06, key=lambda end: abs(end - _height(y)))
+            axes.text(
+                (left + right) / 2,
+                place,
+                f"{each.strategy}{rates}",
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+                va="center",
+                color=look.text if here else look.faint,
+                fontweight="bold" if here else "normal",
+            )
+        axes.axvline(NEAR, color=look.faint, linewidth=0.8, zorder=1)
+        axes.axhline(MUCH, color=look.faint, linewidth=0.8, zorder=1)
+        data = axes.errorbar(
+            x,
+            y,
+            xerr=[[max(0.0, x - low)], [max(0.0, high - x)]],
+            fmt="o",
+            markersize=9,
+            capsize=4,
+            color=look.colors[1],
+            clip_on=False,
+            zorder=5,
         )
-    point = min(max(evidence.nearness, 0.0), 1.0), min(max(evidence.samples_per_class, 1.0), _AXIS_LIMIT)
-    low, high = (evidence.above_chance(end) for end in evidence.interval)
-    xerr = [[max(0.0, point[0] - max(low, 0.0))], [max(0.0, high - point[0])]]
-    axes.errorbar(
-        *point,
-        xerr=xerr,
-        fmt="o",
-        markersize=9,
-        capsize=4,
-        color="tab:red",
-    )
-    axes.annotate("your data", point, (8, 8), textcoords="offset points", color="tab:red")
-    axes.set(
-        title=title,
-        xlim=(0, 1),
-        ylim=(1, _AXIS_LIMIT),
-        yscale="log",
-        xlabel="far  ←  linear probe accuracy above chance  →  near",
-        ylabel="samples per class",
-    )
+        axes.set(
+            xlim=(0, 1),
+            xticks=(0, 0.5 * NEAR, NEAR, 0.5 * (1 + NEAR), 1),
+            yscale="log",
+            ylim=(1, _AXIS_LIMIT),
+            yticks=(1, MUCH, 100, 1_000, _AXIS_LIMIT),  # the ends and the boundaries of the quadrants
+            xlabel="far  ←  linear probe accuracy above chance  →  near",
+            ylabel="samples per class",
+        )
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.tick_params(pad=9)  # the lowest numbers of both axes meet in the corner
+        axes.set_title(plain(wrapped(title, 52)))
+        figure.legend([data.lines[0]], ["your data, with its 95 % interval"], loc="outside lower right")
     return figure
+
+
+def _height(samples_per_class: float) -> float:
+    """Return the place of a number of samples per class on the axis, from 0 to 1."""
+    return math.log(samples_per_class) / math.log(_AXIS_LIMIT)
+
+
+def _heights(much: bool) -> tuple[float, float]:
+    return (_height(MUCH), 1.0) if much else (0.0, _height(MUCH))

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.caching.planner import format_bytes
+from finetune.comparison.chart import draw
 from finetune.comparison.statistics import holm, interval, paired_p_value
-from finetune.display import figures, html
+from finetune.display import html
 from finetune.threads.cached import cached_property
 
 if TYPE_CHECKING:
@@ -195,42 +196,23 @@ class Comparison:
         (header, *rows), words = self._lines()
         return html.table(header, rows, text=words) + html.paragraph(*self._notes())
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot the compared metric, with a dot per run and the mean with its interval, next to the throughput.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.
+            theme: `"light"`, `"dark"`, or None for dark if matplotlib's style is dark.
 
         Returns:
             The matplotlib figure.
 
         Example:
             >>> figure = Comparison([RunResult("resnet18", "lp_ft", 0, "accuracy", 0.9)], budget=10).plot()
-            >>> [axes.get_title() for axes in figure.axes]
+            >>> [axes.get_title("left") for axes in figure.axes]
             ['validation accuracy', 'training images per second']
         """
-        names = [self._name(entry).replace(", ", "\n", 1) for entry in self.entries]
-        figure = figures.new_figure(9, 1.6 + 0.5 * len(names))
-        compared, speed = figure.subplots(1, 2, sharey=True)
-        for place, entry in enumerate(self.entries):
-            color = "tab:orange" if entry is self.best else "tab:blue"
-            low, high = entry.interval or (entry.mean, entry.mean)
-            compared.plot(list(entry.values.values()), [place] * len(entry.values), ".", color="0.7")
-            xerr = [[max(0.0, entry.mean - low)], [max(0.0, high - entry.mean)]]
-            compared.errorbar(entry.mean, place, xerr=xerr, marker="o", capsize=4, color=color)
-            bars = speed.barh(place, entry.images_per_second, color=color)
-            speed.bar_label(bars, fmt="{:,.0f}", padding=3)
-        compared.set(title=f"validation {self.monitor}", yticks=range(len(names)), yticklabels=names)
-        if any(entry.interval for entry in self.entries):
-            compared.set_xlabel(f"mean of {self._num_seeds} seeds with 95 % interval")
-        compared.set_ylim(max(1, len(names)) - 0.5, -0.5)  # first entry on top, as in the table
-        compared.grid(axis="x", color="0.9")
-        compared.set_axisbelow(True)
-        speed.set(title="training images per second")
-        speed.margins(x=0.25)
-        if path is not None:
-            figures.save(figure, path)
-        return figure
+        models, seeds = self._several_models, self._num_seeds
+        return draw(self.entries, self.best, self.monitor, path, theme, models=models, seeds=seeds)
 
     def _succeeded(self) -> list[RunResult]:
         return [row for row in self.rows if row.error is None]

@@ -6,6 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from finetune.training.metrics.named import bounds
+
 
 def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
     """Return half the width of the confidence interval of the mean (Student's t), or None for fewer than 2 values."""
@@ -15,12 +17,6 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
 
     deviation = statistics.stdev(values) / math.sqrt(len(values))
     return float(stdtrit(len(values) - 1, (1 + level) / 2)) * deviation
-
-
-# Values that a metric cannot exceed. An interval of its mean ends there.
-_SHARES = ("accuracy", "f1", "precision", "recall", "auroc", "average_precision")
-_RANGES = {**dict.fromkeys(_SHARES, (0.0, 1.0)), **dict.fromkeys(("loss", "mse", "mae"), (0.0, math.inf))}
-_RANGES["r2"] = (-math.inf, 1.0)
 
 
 def interval(values: Sequence[float], metric: str = "") -> tuple[float, float] | None:
@@ -37,7 +33,7 @@ def interval(values: Sequence[float], metric: str = "") -> tuple[float, float] |
     half = half_width(values)
     if half is None:
         return None
-    lowest, highest = _RANGES.get(metric, (-math.inf, math.inf))
+    lowest, highest = bounds(metric)
     if min(values) < lowest or max(values) > highest:  # another metric of the same name
         lowest, highest = -math.inf, math.inf
     mean = statistics.fmean(values)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from finetune.display import figures, html
+from finetune.display import html
+from finetune.display.curves import draw_curves
 from finetune.display.numbers import Values, fixed
 from finetune.errors import is_number
 
@@ -80,11 +81,15 @@ class History(Sequence[HistoryRow]):
                 row[name] = value.item() if hasattr(value, "item") else float(value)
         self._rows.append(row if isinstance(row, Values) else Values(row))
 
-    def plot(self, path: str | Path | None = None) -> Figure:
-        """Plot losses and metrics by epoch, with training and validation in the same axes.
+    def plot(self, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
+        """Plot losses and metrics by epoch, each in its own axes, and the learning rates below.
+
+        Training and validation share the axes. The phases are shaded and named, and the best epoch is marked: by the
+        validation value if there is one, where the name of the metric says which way is better.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.
+            theme: `"light"`, `"dark"`, or None for dark if matplotlib's style is dark.
 
         Returns:
             The matplotlib figure.
@@ -93,19 +98,9 @@ class History(Sequence[HistoryRow]):
             >>> history = History([{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.5}])
             >>> figure = history.plot("history.png")
         """
-        names = self._plotted()
-        figure = figures.new_figure(4.5 * max(1, len(names)), 3.5)
-        for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=False):
-            for key, label in ((name, "training"), (f"val_{name}", "validation")):
-                points = [(row["epoch"], row[key]) for row in self._rows if is_number(row.get(key))]
-                if points:
-                    axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
-            axes.set(xlabel="epoch", title=name)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.legend()
-        if path is not None:
-            figures.save(figure, path)
-        return figure
+        from finetune.training.metrics.named import bounds, rises  # the metrics know the names of this module
+
+        return draw_curves(self._rows, self._plotted(), path, theme, rises=rises, bounds=bounds)
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         """Return the header and the cells of the table, without rates, times and speeds."""

@@ -61,11 +61,12 @@ class RateSuggestion:
     losses: tuple[float, ...]
     suggested: float
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot the loss by learning rate, with the suggested rate.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.
+            theme: `"light"`, `"dark"`, or None for dark if matplotlib's style is dark.
 
         Returns:
             The matplotlib figure.
@@ -74,15 +75,18 @@ class RateSuggestion:
             >>> suggestion = RateSuggestion(1e-3, rates=(1e-4, 1e-3, 1e-2), losses=(2.0, 1.0, 0.9), suggested=1e-3)
             >>> figure = suggestion.plot("rates.png")
         """
-        figure = figures.new_figure(5, 3.5)
-        axes = figure.subplots()
-        axes.plot(self.rates, self.losses, color="lightgrey", label="loss")
-        axes.plot(self.rates, _smoothed(np.array(self.losses)), label="smoothed")
-        axes.axvline(self.suggested, linestyle="--", color="black", label=f"{self.suggested:.1e}")
-        axes.set(xscale="log", xlabel="learning rate of the fastest group", ylabel="loss")
-        axes.legend()
-        if path is not None:
-            figures.save(figure, path)
+        smoothed = _smoothed(np.array(self.losses))
+        with figures.drawing(6.4, 3.8, path, theme) as (figure, look):
+            axes = figure.subplots()
+            axes.plot(self.rates, self.losses, color=look.faint, alpha=0.4, linewidth=1.2, label="loss of an update")
+            axes.plot(self.rates, smoothed, color=look.colors[0], label="smoothed")
+            axes.axvline(self.suggested, color=look.colors[1], linestyle="--", linewidth=1.4, zorder=1.5)
+            steepest = float(np.interp(self.suggested, self.rates, smoothed))
+            label = f"suggested: {self.suggested:.2g}"
+            axes.plot([self.suggested], [steepest], "o", color=look.colors[1], markersize=7, label=label)
+            axes.set(xscale="log", xlabel="learning rate of the fastest group", ylabel="loss")
+            axes.set_ylim(figures.limits(self.losses))
+            figure.legend(loc="outside upper center", ncols=3)
         return figure
 
 

@@ -135,9 +135,11 @@ def test_advice_shows_itself():
 def test_the_chart_shows_the_data(tmp_path: Path):
     figure = judge(EVIDENCE, HEAD_RATE).plot(tmp_path / "chart.png")
 
-    texts = " ".join(text.get_text() for text in figure.axes[0].texts)
-    assert "your data" in texts
-    assert all(each.name.replace(", ", "\n") in texts for each in QUADRANTS)
+    axes = figure.axes[0]
+    assert all(text.get_text().startswith(each.strategy) for text, each in zip(axes.texts, QUADRANTS, strict=True))
+    assert "your data" in figure.legends[0].get_texts()[0].get_text()
+    assert NEAR in axes.get_xticks()
+    assert MUCH in axes.get_yticks()
     with Image.open(tmp_path / "chart.png") as drawn:
         assert drawn.size[0] > 300
 

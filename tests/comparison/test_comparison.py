@@ -92,5 +92,5 @@ def test_an_interval_stays_within_the_range_of_the_metric() -> None:
 
     assert "0.583 (0.000 to 1.000)" in str(comparison)
     low, high = comparison.plot().axes[0].get_xlim()
-    assert -0.1 < low < high < 1.1
+    assert -0.05 < low < high < 1.05
     assert "0.583 (0.000 to 1.000)" in comparison._repr_html_()

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from finetune import FineTuner, LayerDecay, StepOutput
 from finetune.errors import ArgumentError, PatternError
+from tests.helpers.figures import cut_texts, overlapping_texts, points_under_legends
 
 
 def everything(tuner: FineTuner) -> dict[str, Any]:
@@ -156,5 +157,12 @@ def test_the_suggestion_trains_well_and_has_a_plot(net, blobs, tmp_path) -> None
     history = tuner.fit(blobs(60), epochs=5, batch_size=10, lr=found.lr)
 
     assert (tmp_path / "rates.png").stat().st_size > 1000
-    assert figure.axes[0].get_xscale() == "log"
+    [axes] = figure.axes
+    assert axes.get_xscale() == "log"
+    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+    np.testing.assert_array_equal(lines["loss of an update"], list(zip(found.rates, found.losses, strict=True)))
+    [(rate, loss)] = lines[f"suggested: {found.suggested:.2g}"]
+    assert rate == found.suggested
+    assert [rate, loss] in lines["smoothed"].tolist()
+    assert points_under_legends(figure) == overlapping_texts(figure) == cut_texts(figure) == []
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]

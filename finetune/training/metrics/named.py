@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -168,3 +169,35 @@ DEFAULTS: dict[str | None, tuple[str, ...]] = {
     REGRESSION: ("mae",),
     None: (),
 }
+
+
+# Values that a metric cannot exceed. An axis and the interval of a mean end there.
+_SHARES = ("accuracy", "f1", "precision", "recall", "auroc", "average_precision")
+_BOUNDS = {**dict.fromkeys(_SHARES, (0.0, 1.0)), **dict.fromkeys(("loss", "mse", "mae"), (0.0, math.inf))}
+_BOUNDS["r2"] = (-math.inf, 1.0)
+
+
+def bounds(name: str) -> tuple[float, float]:
+    """Return the lowest and the highest value of a metric, or of `"loss"`, as far as its name says.
+
+    A loss of one's own may be negative.
+
+    Example:
+        >>> bounds("accuracy"), bounds("loss"), bounds("own")
+        ((0.0, 1.0), (0.0, inf), (-inf, inf))
+    """
+    return _BOUNDS.get(name, (-math.inf, math.inf))
+
+
+def rises(name: str) -> bool | None:
+    """Return whether a higher value of a metric, or of `"loss"`, is better; None if its name does not say.
+
+    Example:
+        >>> rises("accuracy"), rises("loss"), rises("own")
+        (True, False, None)
+    """
+    if name == "loss":
+        return False
+    if name not in METRICS:
+        return None
+    return METRICS[name].build(next(iter(METRICS[name].kinds)), 2).higher_is_better

@@ -17,6 +17,7 @@ from finetune.callbacks import EarlyStopping
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError
 from finetune.training.metrics import METRICS, Meter, NamedMetric, StepOutput, build_metrics
+from finetune.training.metrics.named import bounds, rises
 from finetune.training.tasks import task_of_kind
 
 MACRO = ["f1", "precision", "recall", "auroc", "average_precision"]
@@ -135,3 +136,16 @@ def test_early_stopping_does_not_follow_an_undefined_metric(net, blobs) -> None:
 def test_a_metric_over_all_samples_needs_no_classes() -> None:
     assert values(CLASSIFICATION, ["accuracy"], torch.eye(3), torch.ones(3).long())["accuracy"] == pytest.approx(1 / 3)
     assert set(values(REGRESSION, ["mae", "mse"], torch.ones(1, 1), torch.ones(1))) == {"mae", "mse"}
+
+
+def test_the_name_of_a_metric_says_its_range_and_its_better_direction(monkeypatch) -> None:
+    monkeypatch.setitem(METRICS, "mcc", NamedMetric(lambda _, n: tm.MulticlassMatthewsCorrCoef(n), {CLASSIFICATION}))
+    infinity = math.inf
+    known = {
+        **dict.fromkeys(("accuracy", "auroc", *MACRO), (True, (0.0, 1.0))),
+        **dict.fromkeys(("loss", "mae", "mse"), (False, (0.0, infinity))),
+        "r2": (True, (-infinity, 1.0)),
+        "mcc": (True, (-infinity, infinity)),
+        "own": (None, (-infinity, infinity)),
+    }
+    assert {name: (rises(name), bounds(name)) for name in (*METRICS, "loss", "own")} == known
