@@ -48,15 +48,18 @@ class Meaning:
         """Encode labels as targets, and return the class names that the targets index.
 
         Args:
-            labels: One label per sample: all names, or all numbers.
+            labels: One label per sample, all names or all numbers; or a list of any number of names per sample.
             name: Function that names sample i in an error message.
 
         Returns:
-            Targets, int64 [N] for classes, int64 or float32 [N] for numbers, and the classes or None.
+            Targets, int64 [N] for classes, float32 [N, K] for lists of them, int64 or float32 [N] for numbers, and the
+            classes or None.
 
         Raises:
             DataError: If a label is missing, not one of the classes, or a name where numbers are expected.
         """
+        if (several := lists_of_names(labels)) is not None:
+            return self.encode_several(several, name)
         values = [plain_label(label, i, name) for i, label in enumerate(labels)]
         numbers = all(isinstance(value, (int, float)) for value in values)
         floats = numbers and any(isinstance(value, float) for value in values)
@@ -81,6 +84,34 @@ class Meaning:
                 raise unknown_class(label, name(i), classes)
         return torch.tensor([index[label] for label in found], dtype=torch.int64), classes
 
+    def encode_several(self, labels: Sequence[Sequence[Any]], name: Name) -> tuple[Tensor, Classes]:
+        """Encode any number of labels per sample as a 0 or 1 per class, float32 [N, K].
+
+        Raises:
+            DataError: If a label is missing, stands twice in a sample, or is not one of the classes.
+
+        Example:
+            >>> Meaning().encode_several([["cat", "dog"], [], ["dog"]], "sample {}".format)[0].tolist()
+            [[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
+        """
+        rows = [[normalized(str(plain_label(label, i, name))) for label in row] for i, row in enumerate(labels)]
+        if not self.names:
+            raise self.unnamed({label for row in rows for label in row})
+        classes = in_order(label for row in rows for label in row) if self.classes is None else self.classes
+        index = {normalized(known): k for k, known in enumerate(classes)}
+        targets = torch.zeros(len(rows), len(classes))
+        for i, row in enumerate(rows):
+            for label in row:
+                if label not in index:
+                    raise unknown_class(label, name(i), classes)
+                if targets[i, index[label]]:
+                    raise DataError(
+                        f"{name(i)} has the label {label!r} twice. Expected each label of a sample once. Labels of a "
+                        f"sequence's elements are numbers: pass them as a tensor, with outputs [N, C, T]."
+                    )
+                targets[i, index[label]] = 1
+        return targets, tuple(classes)
+
     def targets_of(self, labels: Any, name: Name) -> tuple[Tensor, Classes | None]:
         """Convert the y of a pair (X, y) to targets: names are encoded, numbers are kept.
 
@@ -88,8 +119,9 @@ class Meaning:
         numbers are these class names, not positions.
 
         Args:
-            labels: Tensor, array or list: [N] class indices or names, or [N] or [N, K] numbers. The columns of a
-                DataFrame [N, K] are outputs, which training data with other columns or another order finds by name.
+            labels: Tensor, array or list: [N] class indices or names, [N] or [N, K] numbers, or a list of names per
+                sample. The columns of a DataFrame [N, K] are outputs, which training data with other columns or
+                another order finds by name.
             name: Function that names sample i in an error message.
 
         Returns:
@@ -99,6 +131,8 @@ class Meaning:
             DataError: If the labels do not form an array, or one is missing or not one of the classes.
         """
         if not isinstance(labels, Tensor):
+            if (several := lists_of_names(labels)) is not None:
+                return self.encode_several(several, name)
             array, columns = _as_array(labels), self._outputs_of(labels)
             if columns is not None:
                 known = columns_of_training("y", columns, self.classes)
@@ -186,6 +220,30 @@ def given_classes(names: Any) -> Classes | None:
                 f"{name!r}."
             )
     return tuple(found)
+
+
+def lists_of_names(labels: Any) -> list[list[Any]] | None:
+    """Return labels that are a list of names per sample, or None for others.
+
+    Example:
+        >>> lists_of_names([["cat", "dog"], []])
+        [['cat', 'dog'], []]
+        >>> lists_of_names([[1, 0], [0, 0]]) is None
+        True
+    """
+    kinds = (list, tuple, Set, np.ndarray)
+    if (
+        isinstance(labels, (str, bytes, Mapping, Tensor))
+        or not hasattr(labels, "__len__")
+        or hasattr(labels, "columns")
+    ):
+        return None
+    rows = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    found = next((row for row in rows if not isinstance(row, kinds) or len(row)), None)
+    if not isinstance(found, kinds) or np.ndim(first := next(iter(found))) or not isinstance(first, str):
+        return None
+    several = [sorted(row) if isinstance(row, Set) else row for row in rows]
+    return [list(row) for row in several] if all(isinstance(row, kinds) for row in several) else None
 
 
 def in_order(names: Iterable[str]) -> Classes:

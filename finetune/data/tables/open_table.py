@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from finetune.data.sources.files import EncodedFiles
 from finetune.data.sources.folders import data_path, is_sample_file, open_files
 from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.items import RawItems
-from finetune.data.sources.labels import Classes, columns_of_training, in_order, unknown_class
+from finetune.data.sources.labels import Classes, columns_of_training
 from finetune.data.sources.sound_files import SoundFiles
 from finetune.data.tables.columns import PATH_KEYS, TEXT_NAMES, marks_of, text_columns, texts_of
 from finetune.data.tables.reading import Columns, columns_of, is_frame, read_table
@@ -78,7 +79,8 @@ class _Rows:
         if not os.path.isdir(folder):
             raise DataError(f"The folder '{folder}' of the table '{path}' does not exist. Correct its path.")
         self.files = _Files(folder)
-        marked, self.marks = marks_of(columns, f"'{path}'", table.columns or ())
+        named = [column for part in table.columns or () for column in ([part] if isinstance(part, str) else part)]
+        marked, self.marks = marks_of(columns, f"'{path}'", named)
         self.columns = {name: cells for name, cells in columns.items() if name not in marked}
         self.inputs, self.kind = self._inputs()
         self.paths: list[Path] = []
@@ -185,7 +187,11 @@ class _Rows:
         several = [column for column in rest if column.lower().startswith(("label_", "target_"))]
         labels = [column for column in rest if column.lower() == label] or rest
         if self.table.columns is not None:
-            labels = [self._named(self.table.columns[1])]
+            named = self.table.columns[1]
+            labels = list(map(self._named, [named] if isinstance(named, str) else named))
+            several = labels
+        elif label is None and not several and self._are_flags(rest):
+            several = rest
         if len(labels) == 1:
             self._say_unread([column for column in rest if column not in labels])
             return self._encoded(labels[0])
@@ -196,8 +202,13 @@ class _Rows:
         raise DataError(
             f"Cannot tell which column of '{self.path}' is the label. Besides "
             f"{' and '.join(map(repr, self.inputs))} it has {shortened(', '.join(rest), 500) or 'none'}. Rename the "
-            f"column to 'label', or name it: Table({self.given}, columns=({self.inputs[0]!r}, 'label'))."
+            f"column to 'label', or name it: Table({self.given}, columns=({self.inputs[0]!r}, 'label')). For several "
+            f"columns with a 0 or 1 per class, name them: columns=({self.inputs[0]!r}, ('cat', 'dog'))."
         )
+
+    def _are_flags(self, columns: list[str]) -> bool:
+        """Return whether columns hold a 0 or 1 per class."""
+        return all(cell in (0, 1) for column in columns for cell in self.columns[column])
 
     def _say_unread(self, columns: list[str]) -> None:
         if columns:
@@ -216,6 +227,8 @@ class _Rows:
                 f"{len(missing)} of {len(cells)} rows. Fill in the labels, or remove the rows. If it is a class, "
                 "give it another name."
             )
+        if (lists := _written_lists(texts)) and len(texts) == len(cells):
+            return self.request.meaning.encode(lists, self.name)
         if self.table.label_separator is not None:
             return self._several_hot(column, self.table.label_separator)
         separator = next((mark for mark in _SEPARATORS if _are_lists(texts, mark)), None)
@@ -231,18 +244,10 @@ class _Rows:
     def _several_hot(self, column: str, separator: str) -> tuple[Tensor, Classes]:
         """Return a 0 or 1 per class, float32 [N, K], for cells of several labels each. An empty cell has none."""
         labels = [
-            [normalized(part.strip()) for part in str("" if cell is None else cell).split(separator) if part.strip()]
+            [part.strip() for part in str("" if cell is None else cell).split(separator) if part.strip()]
             for cell in self.columns[column]
         ]
-        classes = self.request.meaning.classes or in_order([label for row in labels for label in row])
-        index = {normalized(name): k for k, name in enumerate(classes)}
-        targets = torch.zeros(len(labels), len(classes))
-        for row, names in enumerate(labels):
-            for label in names:
-                if label not in index:
-                    raise unknown_class(label, self.name(row), classes)
-                targets[row, index[label]] = 1
-        return targets, tuple(classes)
+        return self.request.meaning.encode_several(labels, self.name)
 
 
 class _Files:
@@ -285,6 +290,16 @@ def _are_lists(labels: set[str], separator: str) -> bool:
     whole = {label for label in labels if separator not in label}
     divided = labels - whole
     return bool(divided) and all(part.strip() in whole for label in divided for part in label.split(separator))
+
+
+def _written_lists(labels: Sequence[str]) -> list[Any] | None:
+    """Return cells that are lists written as text, as pandas writes them to CSV, or None for others."""
+    if not all(label.startswith("[") and label.endswith("]") for label in labels):
+        return None
+    try:
+        return list(map(ast.literal_eval, labels))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 def _numeric(path: Path, table: Columns, columns: list[str]) -> Tensor:

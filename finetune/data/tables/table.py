@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ class Table:
         data: Path of a CSV or Parquet file, or a DataFrame of pandas or polars.
         folder: Folder that the paths are relative to. None for the folder of the file. A name without a suffix is
             found with any suffix of an image or audio file.
-        columns: Column of the paths or texts, and column of the labels. None recognizes them.
+        columns: Column of the paths or texts, and column of the labels, or several columns of a 0 or 1 per class or of
+            numbers. None recognizes them.
         delimiter: Character between two cells of a CSV file. None finds it.
         label_separator: Character between the labels of a sample that has several in one cell, such as `" "` or
             `"|"`. The targets are then one 0 or 1 per class.
@@ -33,6 +35,6 @@ class Table:
 
     data: Any
     folder: str | Path | None = None
-    columns: tuple[str, str] | None = None
+    columns: tuple[str, str | Sequence[str]] | None = None
     delimiter: str | None = None
     label_separator: str | None = None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from finetune import FineTuner
-from finetune.data.sources.labels import Meaning, are_other_numbers, batch_targets, in_order
+from finetune import FineTuner, Table
+from finetune.data.sources.labels import Meaning, are_other_numbers, batch_targets, in_order, lists_of_names
+from finetune.data.sources.open_source import open_source
 from finetune.errors import ArgumentError, DataError
 
 
@@ -254,3 +257,111 @@ def test_a_custom_step_on_one_output_gets_numbers(step: str, tmp_path: Path) -> 
     tuner.fit(table, False if step == "training_step" else table, progress=False)
     assert {*torch.cat(given).tolist()} == {20, 27, 34, 41, 48}
     assert tuner.classes is None
+
+
+# ---------------------------------------------------------------------- several labels per sample
+
+NAMES = ("cat", "big dog", "cow")
+SETS = st.lists(st.sets(st.sampled_from(NAMES)), min_size=2, max_size=6).filter(any)
+
+
+def flags(rows: list[set[str]], classes: tuple[str, ...]) -> list[list[float]]:
+    return [[float(name in row) for name in classes] for row in rows]
+
+
+def read(data: Any) -> tuple[tuple[str, ...], Tensor]:
+    source = open_source(data)
+    assert source.classes is not None
+    assert source.targets is not None
+    return source.classes, source.targets
+
+
+@given(SETS, st.sampled_from(["|", ",", ";"]))
+def test_every_form_gives_the_same_targets(rows: list[set[str]], separator: str) -> None:
+    texts = [f"text {k}" for k in range(len(rows))]
+    lists = [sorted(row) for row in rows]
+    frame = pd.DataFrame({"text": texts, "label": lists})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        frame.to_csv(folder / "listed.csv", index=False)
+        frame.to_parquet(folder / "listed.parquet")
+        separated = [separator.join(row) for row in lists]
+        pd.DataFrame({"text": texts, "label": separated}).to_csv(folder / "separated.csv", index=False)
+        forms = [
+            frame, folder / "listed.csv", folder / "listed.parquet", (texts, lists), (texts, rows),
+            (texts, pd.Series(lists)), (texts, np.array([*lists, None], dtype=object)[:-1]),
+            Table(folder / "separated.csv", label_separator=separator),
+        ]  # fmt: skip
+        expected = tuple(sorted(set().union(*rows)))
+        for form in forms:
+            classes, targets = read(form)
+            assert classes == expected
+            assert targets.tolist() == flags(rows, classes)
+
+
+@given(st.lists(st.lists(st.sampled_from([0, 1]), min_size=3, max_size=3), min_size=2, max_size=5))
+def test_columns_of_zeros_and_ones_are_classes(rows: list[list[int]]) -> None:
+    frame = pd.DataFrame(rows, columns=list(NAMES))
+    frame.insert(0, "text", [f"text {k}" for k in range(len(rows))])
+    for data in (frame, Table(frame, columns=("text", NAMES))):
+        classes, targets = read(data)
+        assert classes == NAMES
+        assert targets.tolist() == rows
+
+
+def test_columns_are_named_where_others_stand_beside_them() -> None:
+    frame = pd.DataFrame({"text": ["a b", "c d"], "width": [3, 4], "cat": [0, 1], "dog": [1, 1]})
+    with pytest.raises(DataError, match=r"For several columns with a 0 or 1 per class, name them: columns=\('text', "):
+        open_source(frame)
+    classes, targets = read(Table(frame, columns=("text", ["dog", "cat"])))
+    assert (classes, targets.tolist()) == (("dog", "cat"), [[1, 0], [1, 1]])
+
+
+def test_a_label_column_comes_before_flags() -> None:
+    frame = pd.DataFrame({"text": ["a b", "c d"], "label": ["x", "y"], "seen": [0, 1], "new": [1, 0]})
+    assert open_source(frame).classes == ("x", "y")
+
+
+def test_the_classes_of_training_are_kept() -> None:
+    meaning = Meaning(("dog", "cat", "cow"))
+    targets, classes = meaning.encode([["cat"], [], ["cow", "dog"]], "sample {}".format)
+    assert (classes, targets.tolist()) == (("dog", "cat", "cow"), [[0, 1, 0], [0, 0, 0], [1, 0, 1]])
+    with pytest.raises(DataError, match="sample 1 has the class 'cats', which the training data does not have"):
+        meaning.encode([["cat"], ["cats"]], "sample {}".format)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([["cat"], ["dog", "dog"]], "sample 1 has the label 'dog' twice.* outputs .N, C, T."),
+        ([["cat"], ["dog", None]], "sample 1 has no label"),
+        ([["cat"], ["dog", ""]], "sample 1 has no label"),
+        ([["cat"], "dog"], "sample 0 has the label .*Expected a name or a number"),
+    ],
+)
+def test_labels_that_are_no_set_of_names(labels: list[Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Meaning().encode(labels, "sample {}".format)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [1, 2], ["a", "b"], [[1, 2], [3, 4]], [[0.5], [0.1]], [[], []], [], torch.zeros(2, 3), np.zeros((2, 3)), "text",
+        {"a": ["b"]}, [[["a"]], [["b"]]], pd.DataFrame({"a": [0, 1]}), None,
+    ],
+)  # fmt: skip
+def test_other_labels_are_no_lists_of_names(labels: Any) -> None:
+    assert lists_of_names(labels) is None
+
+
+def test_a_model_trains_and_answers_with_the_names() -> None:
+    torch.manual_seed(0)
+    X = torch.randn(60, 4)
+    y = [[name for name, value in zip(NAMES, row, strict=False) if value > 0] for row in X]
+    tuner = FineTuner(nn.Linear(4, 3), device="cpu")
+    tuner.fit((X, y), epochs=30, lr=0.1, batch_size=8)
+    assert tuner.classes == ("big dog", "cat", "cow")
+    answers = tuner.classify(X)
+    assert sum({*answer.classes} == {*row} for answer, row in zip(answers, y, strict=True)) > 50
+    assert tuner.evaluate((X, y))["loss"] < 0.3
