@@ -360,7 +360,7 @@ class Interpretation:
         return draw_scores(self.score_histogram(), page.confidence(self), threshold, path)
 
     def plot_curves(self, path: str | Path | None = None) -> Figure:
-        """Plot the ROC and the precision-recall curve of each label; of more than ten, those of the smallest area.
+        """Plot the ROC and the precision-recall curve of each label; of more than six, those of the smallest area.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.

@@ -14,7 +14,7 @@ from finetune.interpret.rows import PrecisionRecallCurve, RocCurve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST = 10  # labels, as many as there are colors
+_MOST = 6  # labels, as many as a look has colors
 
 
 def draw_curves(
