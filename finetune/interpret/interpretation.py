@@ -287,13 +287,14 @@ class Interpretation:
 
     # ------------------------------------------------------------------ plots
 
-    def plot_confusion(self, path: str | Path | None = None) -> Figure:
+    def plot_confusion(self, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot the confusion matrix, each row as shares of a true class.
 
         Of more than 150 classes, it shows those that are confused most often, and says so.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.
+            theme: `"light"`, `"dark"`, or None for dark if matplotlib's style is dark.
 
         Returns:
             The matplotlib figure.
@@ -310,13 +311,14 @@ class Interpretation:
         self._needs("plot_confusion", _ONE_CLASS)
         from finetune.interpret.plots.confusion import draw_confusion
 
-        return draw_confusion(self.confusion, self.labels, path)
+        return draw_confusion(self.confusion, self.labels, path, theme)
 
-    def plot_reliability(self, path: str | Path | None = None) -> Figure:
+    def plot_reliability(self, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot accuracy by confidence, and the number of answers by confidence below.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.
+            theme: `"light"`, `"dark"`, or None for dark if matplotlib's style is dark.
 
         Returns:
             The matplotlib figure.
@@ -333,13 +335,14 @@ class Interpretation:
         self._needs("plot_reliability", _ALL_CLASSES)
         from finetune.interpret.plots.probabilities import draw_reliability
 
-        return draw_reliability(self.reliability(), self.calibration_error, page.confidence(self), path)
+        return draw_reliability(self.reliability(), self.calibration_error, page.confidence(self), path, theme)
 
-    def plot_scores(self, path: str | Path | None = None) -> Figure:
+    def plot_scores(self, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot the histograms of `score_histogram`.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.
+            theme: `"light"`, `"dark"`, or None for dark if matplotlib's style is dark.
 
         Returns:
             The matplotlib figure.
@@ -357,13 +360,14 @@ class Interpretation:
         from finetune.interpret.plots.probabilities import draw_scores
 
         threshold = self._judged.thresholds[0] if self.task == BINARY else None
-        return draw_scores(self.score_histogram(), page.confidence(self), threshold, path)
+        return draw_scores(self.score_histogram(), page.confidence(self), threshold, path, theme)
 
-    def plot_curves(self, path: str | Path | None = None) -> Figure:
+    def plot_curves(self, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot the ROC and the precision-recall curve of each label; of more than six, those of the smallest area.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.
+            theme: `"light"`, `"dark"`, or None for dark if matplotlib's style is dark.
 
         Returns:
             The matplotlib figure.
@@ -380,13 +384,14 @@ class Interpretation:
         self._needs("plot_curves", _ALL_CLASSES)
         from finetune.interpret.plots.curves import draw_curves
 
-        return draw_curves(self.roc_curves, self.precision_recall_curves, len(self), path)
+        return draw_curves(self.roc_curves, self.precision_recall_curves, len(self), path, theme)
 
-    def plot_residuals(self, path: str | Path | None = None) -> Figure:
+    def plot_residuals(self, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot predicted by true values and the distribution of the residuals, for each of the first outputs.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.
+            theme: `"light"`, `"dark"`, or None for dark if matplotlib's style is dark.
 
         Returns:
             The matplotlib figure.
@@ -403,14 +408,15 @@ class Interpretation:
         self._needs("plot_residuals", (REGRESSION,))
         from finetune.interpret.plots.residuals import draw_residuals
 
-        return draw_residuals(self._judged.targets, self._judged.scores, self.per_output, path)
+        return draw_residuals(self._judged.targets, self._judged.scores, self.per_output, path, theme)
 
-    def plot_mistakes(self, n: int = 12, path: str | Path | None = None) -> Figure:
+    def plot_mistakes(self, n: int = 12, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot the worst mistakes as a sheet of images or texts; others by their names.
 
         Args:
             n: Number of samples at most.
             path: Path to also save the figure to; the suffix sets the format.
+            theme: `"light"`, `"dark"`, or None for dark if matplotlib's style is dark.
 
         Returns:
             The matplotlib figure.
@@ -425,7 +431,7 @@ class Interpretation:
         from finetune.interpret.plots.sheet import draw_sheet
 
         wrong = int((~self._judged.right).sum())
-        return draw_sheet(self.mistakes(n), self.predictions.source, wrong, self.task == REGRESSION, path)
+        return draw_sheet(self.mistakes(n), self.predictions.source, wrong, self.task == REGRESSION, path, theme)
 
     def _needs(self, name: str, kinds: tuple[str, ...]) -> None:
         """Check that the task has a quantity.

@@ -22,16 +22,18 @@ _NUMBERED = 25  # classes with numbers in their cells
 _OTHERS = "others"
 
 
-def draw_confusion(confusion: Tensor, labels: tuple[str, ...], path: str | Path | None = None) -> Figure:
+def draw_confusion(
+    confusion: Tensor, labels: tuple[str, ...], path: str | Path | None = None, theme: str | None = None
+) -> Figure:
     """Draw a confusion matrix, each row as shares of a true class. A row without samples is gray.
 
     Args:
         confusion: Counts [C, C].
         labels: Name of each class.
         path: Path to also save the figure to; the suffix sets the format.
+        theme: As in `figures.drawing`.
     """
-    from matplotlib import colormaps
-    from matplotlib.colors import PowerNorm
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
     chosen = list(range(len(labels))) if len(labels) <= _MOST else most_confused_classes(confusion, labels, _PART)
     counts = confusion[chosen][:, chosen]
@@ -44,28 +46,30 @@ def draw_confusion(confusion: Tensor, labels: tuple[str, ...], path: str | Path 
 
     cell, size = (0.42, 9.0) if len(rows) <= _NUMBERED else (0.24, 7.0) if len(rows) <= 60 else (0.115, 5.5)
     side, beside = max(2.6, cell * len(rows)), 0.0085 * size * max(map(len, columns))
-    figure = figures.new_figure(side + beside + 1.7, side + (beside if len(rows) > 2 else 0.2) + 0.9)
-    axes = figure.subplots()
-    # The square root shows a share of 1 %, and the colors of a class without samples differ from those of any share.
-    colors = colormaps["Blues"].with_extremes(bad="0.85")
-    image = axes.imshow(shares.numpy(), cmap=colors, norm=PowerNorm(0.5, 0, 1), aspect="equal", interpolation="nearest")
-    axes.set_xticks(range(len(columns)), columns, rotation=90 if len(rows) > 2 else 0, fontsize=size)
-    axes.set_yticks(range(len(rows)), rows, fontsize=size)
-    axes.grid(False)
-    axes.tick_params(length=0)
-    axes.set(xlabel="predicted", ylabel="true")
-    title = f"Confusion of {len(labels):,} classes"
-    if len(rows) < len(labels):
-        axes.axvline(len(rows) - 0.5, color="gray", linewidth=1)
-        title = f"The {len(rows)} most confused of {len(labels):,} classes"
-    axes.set_title(title)
-    bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 5 / side), label="share of the true class")
-    bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1.0], labels=["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
-    bar.ax.grid(False)
-    if len(rows) <= _NUMBERED:
-        _number(axes, counts, shares)
-    if path is not None:
-        figures.save(figure, path)
+    width, height = side + beside + 1.7, side + (beside if len(rows) > 2 else 0.2) + 0.9
+    with figures.drawing(width, height, path, theme) as (figure, look):
+        axes = figure.subplots()
+        # The square root shows a share of 1 %, and the color of a class without samples differs from that of any share.
+        ramp = LinearSegmentedColormap.from_list("shares", [look.background, look.colors[0]])
+        colors = ramp.with_extremes(bad=look.grid)
+        image = axes.imshow(
+            shares.numpy(), cmap=colors, norm=PowerNorm(0.5, 0, 1), aspect="equal", interpolation="nearest"
+        )
+        axes.set_xticks(range(len(columns)), columns, rotation=90 if len(rows) > 2 else 0, fontsize=size)
+        axes.set_yticks(range(len(rows)), rows, fontsize=size)
+        axes.grid(False)
+        axes.tick_params(length=0)
+        axes.set(xlabel="predicted", ylabel="true")
+        title = f"Confusion of {len(labels):,} classes"
+        if len(rows) < len(labels):
+            axes.axvline(len(rows) - 0.5, color=look.faint, linewidth=1)
+            title = f"The {len(rows)} most confused of {len(labels):,} classes"
+        axes.set_title(title)
+        bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 5 / side), label="share of the true class")
+        bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1.0], labels=["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
+        bar.ax.grid(False)
+        if len(rows) <= _NUMBERED:
+            _number(axes, look, counts, shares)
     return figure
 
 
@@ -88,11 +92,11 @@ def most_confused_classes(confusion: Tensor, labels: tuple[str, ...], count: int
     return list(chosen)
 
 
-def _number(axes: Axes, counts: Tensor, shares: Tensor) -> None:
+def _number(axes: Axes, look: figures.Look, counts: Tensor, shares: Tensor) -> None:
     """Write the counts into the cells."""
     for row, line in enumerate(counts.tolist()):
         for column, count in enumerate(line):
             if count:
-                color = "white" if shares[row, column] > 0.4 else "black"
+                color = look.background if shares[row, column] > 0.4 else look.text
                 size = 9 if count < 10_000 else 7
                 axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune.display.figures import plain, shortened
 from finetune.errors import printable
 
 
@@ -12,7 +13,4 @@ def shown(name: str, width: int = 24) -> str:
         >>> print(shown("soft-coated wheaten terrier, $5", 16))
         soft-coa…ier, \\$5
     """
-    line = " ".join(printable(name).split())
-    if len(line) > width:
-        line = f"{line[: width // 2]}…{line[len(line) - (width - 1) // 2 :]}"
-    return line.replace("$", r"\$")
+    return plain(shortened(" ".join(printable(name).split()), width))

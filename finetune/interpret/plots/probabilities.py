@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def draw_reliability(
-    bins: Sequence[ReliabilityBin], error: float, confidence: str, path: str | Path | None = None
+    bins: Sequence[ReliabilityBin],
+    error: float,
+    confidence: str,
+    path: str | Path | None = None,
+    theme: str | None = None,
 ) -> Figure:
     """Draw accuracy by confidence with the diagonal of calibrated probabilities, and the counts below.
 
@@ -25,38 +29,41 @@ def draw_reliability(
         error: Expected calibration error.
         confidence: Name of the probabilities.
         path: Path to also save the figure to; the suffix sets the format.
+        theme: As in `figures.drawing`.
     """
-    figure = figures.new_figure(5, 5.5)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    filled = [each for each in bins if each.count]
-    lows, widths = [each.low for each in bins], [each.high - each.low for each in bins]
-    above.bar(
-        [each.low for each in filled],
-        [each.accuracy for each in filled],
-        width=[each.high - each.low for each in filled],
-        align="edge",
-        alpha=0.35,
-        label="accuracy",
-    )
-    above.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color="gray", label="calibrated")
-    above.plot(
-        [each.confidence for each in filled],
-        [each.accuracy for each in filled],
-        marker="o",
-        markersize=4,
-        label="at mean confidence",
-    )
-    above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"Calibration error {cell_of(error)}")
-    above.legend(loc="upper left")
-    below.bar(lows, [each.count for each in bins], width=widths, align="edge", alpha=0.6)
-    below.set(xlabel=shown(confidence, 60), ylabel="count")
-    if path is not None:
-        figures.save(figure, path)
+    with figures.drawing(5, 5.5, path, theme) as (figure, look):
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        filled = [each for each in bins if each.count]
+        lows, widths = [each.low for each in bins], [each.high - each.low for each in bins]
+        above.bar(
+            [each.low for each in filled],
+            [each.accuracy for each in filled],
+            width=[each.high - each.low for each in filled],
+            align="edge",
+            alpha=0.35,
+            label="accuracy",
+        )
+        above.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color=look.faint, label="calibrated")
+        above.plot(
+            [each.confidence for each in filled],
+            [each.accuracy for each in filled],
+            marker="o",
+            markersize=4,
+            label="at mean confidence",
+        )
+        above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"Calibration error {cell_of(error)}")
+        above.legend(loc="upper left")
+        below.bar(lows, [each.count for each in bins], width=widths, align="edge", alpha=0.6)
+        below.set(xlabel=shown(confidence, 60), ylabel="count")
     return figure
 
 
 def draw_scores(
-    histogram: Histogram, confidence: str, threshold: float | None = None, path: str | Path | None = None
+    histogram: Histogram,
+    confidence: str,
+    threshold: float | None = None,
+    path: str | Path | None = None,
+    theme: str | None = None,
 ) -> Figure:
     """Draw one histogram per group above each other, each scaled to its own samples.
 
@@ -65,18 +72,19 @@ def draw_scores(
         confidence: Name of the scores.
         threshold: Score above which the second class is answered, or None.
         path: Path to also save the figure to; the suffix sets the format.
+        theme: As in `figures.drawing`.
     """
-    figure = figures.new_figure(6, 1 + 1.7 * len(histogram.counts))
-    edges = histogram.edges
-    widths = [high - low for low, high in pairwise(edges)]
-    rows = figure.subplots(len(histogram.counts), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (name, counts) in zip(rows, histogram.counts.items(), strict=True):
-        axes.bar(edges[:-1], counts, width=widths, align="edge", alpha=0.7)
-        axes.set(xlim=(0, 1), ylabel="count", title=f"{shown(name, 40)} ({sum(counts):,})")
-        if threshold is not None:
-            axes.axvline(threshold, linestyle="--", linewidth=1, color="gray", label=f"threshold {threshold:.2f}")
-            axes.legend()
-    rows[-1].set_xlabel(shown(confidence, 60))
-    if path is not None:
-        figures.save(figure, path)
+    with figures.drawing(6, 1 + 1.7 * len(histogram.counts), path, theme) as (figure, look):
+        edges = histogram.edges
+        widths = [high - low for low, high in pairwise(edges)]
+        rows = figure.subplots(len(histogram.counts), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (name, counts) in zip(rows, histogram.counts.items(), strict=True):
+            axes.bar(edges[:-1], counts, width=widths, align="edge", alpha=0.7)
+            axes.set(xlim=(0, 1), ylabel="count", title=f"{shown(name, 40)} ({sum(counts):,})")
+            if threshold is not None:
+                axes.axvline(
+                    threshold, linestyle="--", linewidth=1, color=look.faint, label=f"threshold {threshold:.2f}"
+                )
+                axes.legend()
+        rows[-1].set_xlabel(shown(confidence, 60))
     return figure

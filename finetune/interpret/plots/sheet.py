@@ -30,6 +30,7 @@ def draw_sheet(
     wrong: int,
     regression: bool,
     path: str | Path | None = None,
+    theme: str | None = None,
 ) -> Figure:
     """Draw samples as images or texts, others by their names, with truth and answer above each.
 
@@ -39,25 +40,24 @@ def draw_sheet(
         wrong: Number of all wrong answers.
         regression: Whether the samples are those of a regression, none of which is right or wrong.
         path: Path to also save the figure to; the suffix sets the format.
+        theme: As in `figures.drawing`.
     """
     contents = [_content(source, row) for row in rows]
     columns = min(_COLUMNS, max(1, len(rows)))
     lines = [contents[start : start + columns] for start in range(0, len(contents), columns)] or [[""]]
     heights = [0.6 + max(map(_height, line)) for line in lines]
-    figure = figures.new_figure(2.6 * columns + 0.4, sum(heights) + 0.5)
-    grid = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights).flatten().tolist()
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, content, row in zip(grid, contents, rows, strict=False):
-        if isinstance(content, str):
-            axes.text(0.02, 0.95, content.replace("$", r"\$"), transform=axes.transAxes, va="top", fontsize=9)
-        else:
-            axes.imshow(content)
-        axes.set_title(_caption(row), fontsize=8.5, loc="left", fontweight="normal")
-    title = "The largest errors" if regression else f"The worst {len(rows)} of {wrong:,} mistakes"
-    figure.suptitle(title if rows else "No mistakes")
-    if path is not None:
-        figures.save(figure, path)
+    with figures.drawing(2.6 * columns + 0.4, sum(heights) + 0.5, path, theme) as (figure, _):
+        grid = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights).flatten().tolist()
+        for axes in grid:
+            axes.set_axis_off()
+        for axes, content, row in zip(grid, contents, rows, strict=False):
+            if isinstance(content, str):
+                axes.text(0.02, 0.95, content.replace("$", r"\$"), transform=axes.transAxes, va="top", fontsize=9)
+            else:
+                axes.imshow(content)
+            axes.set_title(_caption(row), fontsize=8.5, loc="left", fontweight="normal")
+        title = "The largest errors" if regression else f"The worst {len(rows)} of {wrong:,} mistakes"
+        figure.suptitle(title if rows else "No mistakes")
     return figure
 
 
