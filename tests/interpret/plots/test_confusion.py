@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 from finetune.data.sources.image_files import read_image
 from finetune.interpret.plots.confusion import most_confused_classes
@@ -50,7 +51,7 @@ def test_of_many_classes_the_most_confused_part_is_shown_and_said() -> None:
     outputs[5] = torch.eye(1000)[8] * 9
     found = interpreted("classification", outputs, targets, [f"c{place}" for place in range(1000)])
     figure = found.plot_confusion()
-    assert figure.axes[0].get_title() == "The 40 most confused of 1,000 classes"
+    assert figure.axes[0].get_title("left") == "The 40 most confused of 1,000 classes"
     assert labels_of(figure, "y")[:4] == ["c5", "c8", "c700", "c3"]
     assert labels_of(figure, "x") == [*labels_of(figure, "y"), "others"]
     (image,) = figure.axes[0].images
@@ -83,3 +84,14 @@ def test_names_are_no_formulas() -> None:
     figure = interpreted("classification", torch.eye(2), torch.arange(2), ("$x^", "a\nb$")).plot_confusion()
     figure.savefig("/dev/null", format="png")
     assert labels_of(figure, "x") == [r"\$x^", r"a b\$"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_numbers_stand_out_from_their_cells(theme: str) -> None:
+    found = interpreted("classification", 9 * torch.eye(3)[[0, 0, 1, 2, 0, 1]], torch.tensor([0, 0, 1, 2, 2, 2]))
+    axes = found.plot_confusion(theme=theme).axes[0]
+    (image,) = axes.images
+    for text in axes.texts:
+        column, row = map(int, text.get_position())
+        cell, color = image.to_rgba(image.get_array())[row, column][:3], to_rgb(text.get_color())
+        assert abs(sum(cell) - sum(color)) > 0.9, f"{text.get_text()} in row {row}, column {column}"

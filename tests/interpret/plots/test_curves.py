@@ -19,7 +19,7 @@ def test_one_curve_for_two_classes(tmp_path: Path) -> None:
     assert np.allclose(left.lines[1].get_xydata(), np.stack([roc.false_positive_rate, roc.true_positive_rate], 1))
     assert np.allclose(right.lines[0].get_xydata(), np.stack([precision_recall.recall, precision_recall.precision], 1))
     assert right.lines[1].get_ydata()[0] == precision_recall.positives / 100
-    assert left.get_title() == f"yes: area {roc.area:.3f}"
+    assert left.get_title("left") == f"yes: area {roc.area:.3f}"
     assert (tmp_path / "plot.png").exists()
 
 

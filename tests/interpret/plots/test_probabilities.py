@@ -29,7 +29,7 @@ def test_reliability(kind: str, count: int, confidence: str, tmp_path: Path) -> 
     assert [tuple(map(float, point)) for point in above.lines[1].get_xydata()] == [
         (row.confidence, row.accuracy) for row in filled
     ]
-    assert f"{found.calibration_error:.4f}" in above.get_title()
+    assert f"{found.calibration_error:.4f}" in above.get_title("left")
     assert below.get_xlabel() == confidence
     assert (tmp_path / "plot.png").exists()
 
@@ -39,7 +39,7 @@ def test_scores(tmp_path: Path) -> None:
     figure = found.plot_scores(tmp_path / "plot.png")
     for axes, (name, counts) in zip(figure.axes, found.score_histogram().counts.items(), strict=True):
         assert [bar.get_height() for bar in axes.patches] == list(counts)
-        assert axes.get_title() == f"{name} ({sum(counts)})"
+        assert axes.get_title("left") == f"{name} ({sum(counts)})"
     assert (tmp_path / "plot.png").exists()
 
 
@@ -47,4 +47,4 @@ def test_the_threshold_of_two_classes_is_drawn() -> None:
     found = random_answers("binary", 100, 1, 0, Calibration(1.0, (0.3,)), classes=("no", "yes"))
     for axes in found.plot_scores().axes:
         assert [list(line.get_xdata()) for line in axes.lines] == [[0.3, 0.3]]
-    assert [axes.get_title().split()[0] for axes in found.plot_scores().axes] == ["no", "yes"]
+    assert [axes.get_title("left").split()[0] for axes in found.plot_scores().axes] == ["no", "yes"]

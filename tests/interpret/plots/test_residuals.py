@@ -19,7 +19,7 @@ def test_true_and_predicted_values_are_drawn(tmp_path: Path) -> None:
         left, right = figure.axes[2 * place : 2 * place + 2]
         expected = np.stack([targets[:, place], found.predictions.outputs[:, place]], 1)
         assert np.allclose(left.lines[1].get_xydata(), expected)
-        assert left.get_title().startswith(f"{name}: mae {found.per_output[place].mae:.4f}")
+        assert left.get_title("left").startswith(f"{name}: mae {found.per_output[place].mae:.4f}")
         assert sum(bar.get_height() for bar in right.patches) == 50
         assert right.patches[0].get_x() <= float(found.residuals[:, place].min()) + 1e-5
     assert (tmp_path / "plot.png").exists()
@@ -32,6 +32,6 @@ def test_the_weakest_of_many_outputs_are_shown_and_said() -> None:
     targets[:, 0] = 1.0  # no R2
     found = interpreted("regression", outputs, targets)
     figure, scores = found.plot_residuals(), [row.r2 for row in found.per_output]
-    names = [axes.get_title().partition(":")[0] for axes in figure.axes[::2]]
+    names = [axes.get_title("left").partition(":")[0] for axes in figure.axes[::2]]
     assert names == ["0", *(str(place) for place in range(1, 9) if scores[place] in sorted(scores[1:])[:5])]
     assert figure.get_suptitle() == "The 6 weakest of 9 outputs"
