@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -169,10 +170,11 @@ def write_model(folder: Path) -> Path:
 def structure(value: Any) -> Any:
     """Return the keys of dicts, the elements of lists, and the types of values, without the values.
 
-    Lists of plain values count as one, whatever their length.
+    Lists of plain values count as one, whatever their length. Keys that name a version of Python, whose code differs,
+    name none.
     """
     if isinstance(value, Mapping):
-        return {key: structure(item) for key, item in value.items()}
+        return {re.sub(r"Python 3\.\d+", "Python", key): structure(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         elements = [structure(item) for item in value]
         return sorted({*elements}) if all(isinstance(element, str) for element in elements) else elements

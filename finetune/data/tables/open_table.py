@@ -227,7 +227,7 @@ class _Rows:
                 f"{len(missing)} of {len(cells)} rows. Fill in the labels, or remove the rows. If it is a class, "
                 "give it another name."
             )
-        if (lists := _written_lists(texts)) and len(texts) == len(cells):
+        if (lists := _written_lists(cells)) is not None:
             return self.request.meaning.encode(lists, self.name)
         if self.table.label_separator is not None:
             return self._several_hot(column, self.table.label_separator)
@@ -292,12 +292,12 @@ def _are_lists(labels: set[str], separator: str) -> bool:
     return bool(divided) and all(part.strip() in whole for label in divided for part in label.split(separator))
 
 
-def _written_lists(labels: Sequence[str]) -> list[Any] | None:
+def _written_lists(cells: Sequence[Any]) -> list[Any] | None:
     """Return cells that are lists written as text, as pandas writes them to CSV, or None for others."""
-    if not all(label.startswith("[") and label.endswith("]") for label in labels):
+    if not all(isinstance(cell, str) and cell.startswith("[") and cell.endswith("]") for cell in cells):
         return None
     try:
-        return list(map(ast.literal_eval, labels))
+        return list(map(ast.literal_eval, cells))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
 
