@@ -13,10 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.messages import checkpoints, data, labels, metrics, models, tables, tasks, training
+from tests.messages import answers, checkpoints, data, labels, metrics, models, tables, tasks, training
 from tests.messages.material import CASES, Case
 
-ROOMS = (checkpoints, data, labels, metrics, models, tables, tasks, training)  # importing them registers their cases
+ROOMS = (
+    answers,
+    checkpoints,
+    data,
+    labels,
+    metrics,
+    models,
+    tables,
+    tasks,
+    training,
+)  # importing them registers their cases
 PACKAGE = Path(__file__).resolve().parent.parent / "finetune"
 
 VERBS = (

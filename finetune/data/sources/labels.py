@@ -107,7 +107,8 @@ class Meaning:
                 if targets[i, index[label]]:
                     raise DataError(
                         f"{name(i)} has the label {label!r} twice. Expected each label of a sample once. Labels of a "
-                        f"sequence's elements are numbers: pass them as a tensor, with outputs [N, C, T]."
+                        f"sequence's elements are numbers: pass them as a tensor, with outputs [N, C, T] and "
+                        f"loss='cross_entropy'."
                     )
                 targets[i, index[label]] = 1
         return targets, tuple(classes)
@@ -231,7 +232,6 @@ def lists_of_names(labels: Any) -> list[list[Any]] | None:
         >>> lists_of_names([[1, 0], [0, 0]]) is None
         True
     """
-    kinds = (list, tuple, Set, np.ndarray)
     if (
         isinstance(labels, (str, bytes, Mapping, Tensor))
         or not hasattr(labels, "__len__")
@@ -239,11 +239,15 @@ def lists_of_names(labels: Any) -> list[list[Any]] | None:
     ):
         return None
     rows = labels.tolist() if isinstance(labels, np.ndarray) else labels
-    found = next((row for row in rows if not isinstance(row, kinds) or len(row)), None)
-    if not isinstance(found, kinds) or np.ndim(first := next(iter(found))) or not isinstance(first, str):
+    found: Any = next((row for row in rows if not (_is_list(row) and len(row) == 0)), None)
+    if not _is_list(found) or not isinstance(next(iter(found)), str):
         return None
     several = [sorted(row) if isinstance(row, Set) else row for row in rows]
-    return [list(row) for row in several] if all(isinstance(row, kinds) for row in several) else None
+    return [list(row) for row in several] if all(map(_is_list, several)) else None
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple, Set)) or (isinstance(value, np.ndarray) and value.ndim == 1)
 
 
 def in_order(names: Iterable[str]) -> Classes:
