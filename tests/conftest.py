@@ -40,7 +40,7 @@ UNTRACED = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where there is no CUDA device, and measure no coverage of the tests in `UNTRACED`."""
+    """Skip `gpu` tests without a CUDA device, and measure no coverage of the tests in `UNTRACED`."""
     without_gpu = not torch.cuda.is_available()
     for item in items:
         if without_gpu and item.get_closest_marker("gpu"):

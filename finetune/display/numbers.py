@@ -20,6 +20,16 @@ class Values(dict[str, Any]):
         return repr({name: rounded(value) for name, value in self.items()})
 
 
+def and_more(count: int, shown: int) -> list[str]:
+    """Return the line below the first rows of a table, or none if there are no more.
+
+    Example:
+        >>> and_more(1234, shown=20), and_more(20, shown=20)
+        (['... and 1,214 more'], [])
+    """
+    return [f"... and {count - shown:,} more"] if count > shown else []
+
+
 def rounded(value: Any) -> Any:
     """Return a float with four decimals, or four digits if it is small, and anything else as it is.
 

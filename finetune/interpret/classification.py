@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from finetune.data.targets import BINARY, MULTILABEL, REGRESSION
 from finetune.display import html
-from finetune.display.numbers import fixed
+from finetune.display.numbers import and_more, fixed
 from finetune.errors import ArgumentError, nearest, number, printable, whole_number
 from finetune.files.durable import written
 from finetune.interpret.pictures import thumbnail
@@ -215,8 +215,7 @@ class Classification(Sequence[Answer]):
         return cells
 
     def _more(self) -> list[str]:
-        rest = len(self) - _SHOWN_ROWS
-        return [f"... and {rest:,} more"] if rest > 0 else []
+        return and_more(len(self), _SHOWN_ROWS)
 
 
 class MultiLabelClassification(Classification):

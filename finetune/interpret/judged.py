@@ -109,10 +109,7 @@ class Judged:
             return {self.labels[1]: (self.scores[:, 1].double(), self.targets)}
         else:
             present = F.one_hot(self.targets, len(self.labels))
-        return {
-            name: (self.scores[:, label].double(), present[:, label])
-            for label, name in zip(range(len(self.labels)), self.labels, strict=True)
-        }
+        return {name: (self.scores[:, label].double(), present[:, label]) for label, name in enumerate(self.labels)}
 
     def mistakes(self, n: int) -> Rows[JudgedSample]:
         """Return the wrong answers of the highest loss, the worst first; every answer counts for a regression."""

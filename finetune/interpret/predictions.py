@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from finetune.data.sources.base import Source
-from finetune.data.targets import BINARY, CLASSIFICATION, REGRESSION
+from finetune.data.targets import BINARY, REGRESSION
 from finetune.errors import ArgumentError
 from finetune.interpret.calibration import Calibration
 from finetune.training.tasks import Task
@@ -75,11 +75,6 @@ class Predictions:
         if self.task.kind == REGRESSION and count == 1:
             return ("value",)
         return tuple(map(str, range(count)))
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether a sample has exactly one of the labels."""
-        return self.task.kind in (CLASSIFICATION, BINARY)
 
     def name(self, index: int) -> str:
         """Return the name of a sample."""

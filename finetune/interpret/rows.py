@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from torch import Tensor
 
 from finetune.display import html
-from finetune.display.numbers import fixed
+from finetune.display.numbers import and_more, fixed
 from finetune.errors import printable
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ class Rows(Sequence[Row], Generic[Row]):
         return [each.name.replace("_", " ") for each in shown], lines, min(numeric, default=len(shown))
 
     def _more(self) -> list[str]:
-        rest = len(self) - _SHOWN_ROWS
-        return [f"... and {rest:,} more"] if rest > 0 else []
+        return and_more(len(self), _SHOWN_ROWS)
 
 
 @dataclass(frozen=True)

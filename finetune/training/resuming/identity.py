@@ -80,7 +80,7 @@ def identity_at_start(run: Run) -> dict[str, Any]:
         known["preprocessing"] = run.train.preprocessing.to_dict()
     if run.network.scope is None:  # which a resumed run widens
         known["train"] = [fact(phase.train) for phase in run.phases]
-    if run.phases[0].train is None:  # otherwise the phases alone tell what trains
+    if run.phases[0].train is None:  # otherwise the phases set the trainable parameters
         known["frozen"] = frozen_parameters(run.model)
     return known
 
