@@ -23,7 +23,7 @@ from finetune.pretrained import assumed_preprocessing
 from finetune.training.history import History
 from finetune.training.numerics.finite import check_weights_to_save
 from finetune.training.numerics.precision import Precision
-from finetune.training.progress import describe_head, describe_model, listed
+from finetune.training.progress.overview import describe_head, describe_model, listed
 from finetune.training.settings import Settings
 from finetune.training.tasks import Loss, Task, numbers_are_targets, task_of_kind
 

@@ -20,7 +20,7 @@ from finetune.training.optim.optimizers import build_optimizer, rates_of, say_va
 from finetune.training.optim.phases import Phase, check_phases
 from finetune.training.optim.rates import Rate
 from finetune.training.optim.schedules import Schedule, get_schedule
-from finetune.training.progress import describe_phase
+from finetune.training.progress.overview import describe_phase
 from finetune.training.settings import Settings
 
 

@@ -35,7 +35,7 @@ from finetune.data.splitting import split
 from finetune.data.targets import TargetRule
 from finetune.display import html
 from finetune.display.left_out import parts_left_out
-from finetune.display.waits import waits_shown
+from finetune.display.progress.waits import waits_shown
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, reason
 from finetune.interpret.calibration import Calibration
 from finetune.interpret.classification import Classification, classify
@@ -69,7 +69,7 @@ from finetune.training.optim.optimizers import OptimizerFactory, default_rate
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.rates import Rate, head_rate
 from finetune.training.optim.schedules import Schedule
-from finetune.training.progress import ProgressBar
+from finetune.training.progress.progress_bar import ProgressBar
 from finetune.training.run import Run
 from finetune.training.settings import Settings
 from finetune.training.tasks import Loss, Task, infer_task
@@ -433,7 +433,7 @@ class FineTuner:
             resume_changed: Whether to resume although settings, rates, data or callbacks differ from the saved run.
             skip_corrupt: Whether to leave out images that cannot be decoded, with a warning, instead of
                 raising an error.
-            progress: Whether to show an overview before training and a line per epoch, with a bar in a terminal. All
+            progress: Whether to show an overview before training and a line per epoch, and the progress. All
                 lines are logged in any case.
 
         Returns:
@@ -452,8 +452,8 @@ class FineTuner:
             ('beagle', 'husky', 'pug')
         """
         callbacks = with_writer(as_callbacks(callbacks), checkpoint_dir)
-        with folders_locked(callbacks):
-            with parts_left_out() as left_out, waits_shown(progress), self._undone_on_error() as on_error:
+        with waits_shown(progress), folders_locked(callbacks):
+            with parts_left_out() as left_out, self._undone_on_error() as on_error:
                 saved = find_run(resume_from, checkpoint_dir)
                 if saved is not None:
                     named = saved.classes is not None  # if not, the outputs stand for numbers in this run, too
@@ -504,7 +504,7 @@ class FineTuner:
                 hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
             self.network.tell_task(task.kind, classes)
             memory_format = self._memory_format(train_batches.source, trains_all=plan.trains_all)
-            with waits_shown(False), self._under_way(run), memory_format:
+            with self._under_way(run), memory_format:
                 loop.fit(run)
         return self.history
 

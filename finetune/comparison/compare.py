@@ -15,12 +15,12 @@ from finetune.comparison.comparison import Comparison, RunResult
 from finetune.comparison.finished_runs import FinishedRuns
 from finetune.comparison.run_candidate import RunSettings, run_candidate
 from finetune.comparison.splits import splits_by_seed
-from finetune.display.waits import waits_shown
+from finetune.display.progress.waits import waits_shown
 from finetune.errors import ArgumentError, is_number, whole_number
 from finetune.naming.arguments import instead_of, whole_numbers
 from finetune.naming.paths import local_path
 from finetune.signals.stops import signals_heeded
-from finetune.training.progress import SeriesProgress
+from finetune.training.progress.series_progress import SeriesProgress
 from finetune.tuner import FineTuner
 
 # Arguments of FineTuner and fit that compare sets for each run.

@@ -16,7 +16,7 @@ from finetune.data.randomness import seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import stacked_targets
 from finetune.data.targets import BINARY, CLASSIFICATION, TargetRule, are_class_indices
-from finetune.display.waits import announced
+from finetune.display.progress.waits import announced
 from finetune.errors import DataError
 from finetune.signals.stops import interruptible
 

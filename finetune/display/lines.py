@@ -7,27 +7,45 @@ any setting, and nobody who has configured logging reads one twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+_NARROWEST, _WIDEST = 40, 110  # columns
+
 log = logging.getLogger("finetune")
 
+Show = Callable[[str, "Mapping[str, str] | None"], Any]
 
-def print_line(line: str) -> None:
+
+def print_line(line: str, cells: Mapping[str, str] | None = None) -> None:
     """Print a line to standard output at once, also to a file."""
     print(line, flush=True)
 
 
+def line_width() -> int:
+    """Return the columns that a line of text should fit in: those of a terminal, but no more than are easily read.
+
+    Example:
+        >>> line_width() <= 110
+        True
+    """
+    if sys.stdout is None or sys.stdout.closed or not sys.stdout.isatty():
+        return _WIDEST
+    return max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size((_WIDEST, 0)).columns - 1))
+
+
 @contextmanager
-def lines_shown(show: Callable[[str], Any] = print_line, logger: logging.Logger = log) -> Iterator[None]:
+def lines_shown(show: Show = print_line, logger: logging.Logger = log) -> Iterator[None]:
     """Show the lines logged at INFO that logging itself does not show.
 
     Meanwhile the logger's level is lowered, and its handlers receive what they would have received otherwise. Nothing
     is shown if the user has raised the level of the logger `finetune`, or if a handler shows the lines already.
 
     Args:
-        show: Function of a line.
+        show: Function of a line and of its values by name, if the record of logging has them as `cells`.
         logger: Logger that the lines are written to.
     """
     if log.level > logging.INFO or _has_listeners(logger):
@@ -37,7 +55,7 @@ def lines_shown(show: Callable[[str], Any] = print_line, logger: logging.Logger 
 
     def listen(record: logging.LogRecord) -> bool:
         if record.levelno == logging.INFO:
-            show(record.getMessage())
+            show(record.getMessage(), getattr(record, "cells", None))
         return record.levelno >= effective
 
     logger.setLevel(min(effective, logging.INFO))

@@ -32,7 +32,7 @@ from finetune.data.loading.batches import Batches
 from finetune.data.loading.parts import Parts, release, rows
 from finetune.data.randomness import preserved_between_draws, reseed
 from finetune.display.numbers import Values
-from finetune.display.waits import announced
+from finetune.display.progress.waits import announced
 from finetune.errors import ArgumentError, NonFiniteError
 from finetune.model.freezing import (
     eval_mode,

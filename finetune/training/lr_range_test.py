@@ -19,7 +19,7 @@ from torch import nn
 from finetune.data.loading.batches import Batches
 from finetune.data.randomness import preserved_between_draws
 from finetune.display import figures
-from finetune.display.waits import announced
+from finetune.display.progress.waits import announced
 from finetune.errors import ArgumentError, NonFiniteError
 from finetune.model.freezing import modes_restored, restore, snapshot, train_mode
 from finetune.training.loop import update, windows

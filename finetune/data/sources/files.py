@@ -18,7 +18,7 @@ from torch import Tensor
 from finetune.data.sources.base import Indices, Source
 from finetune.data.sources.labels import Classes
 from finetune.display.left_out import left_out
-from finetune.display.waits import announced
+from finetune.display.progress.waits import announced
 from finetune.errors import DataError
 from finetune.naming.paths import real_paths
 from finetune.naming.unicode import normalized

@@ -108,7 +108,7 @@ class Meter:
 
     def compute(self) -> dict[str, float]:
         """Return the values by name, `loss` first. This waits for the device."""
-        values = {"loss": float(self._loss) / (float(self._weight) or 1.0)}
+        values = {"loss": self.mean_loss()}
         for name, metric in self._own.items():
             if metric.update_called:
                 with _named(name):
@@ -118,6 +118,10 @@ class Meter:
                         f"The metric {name!r} is NaN. It is undefined, for example, if the data holds one class only."
                     )
         return values
+
+    def mean_loss(self) -> float:
+        """Return the mean loss so far. This waits for the device."""
+        return float(self._loss) / (float(self._weight) or 1.0)
 
     def reset(self) -> None:
         """Start a new pass."""
