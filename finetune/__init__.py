@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         PatternError,
     )
     from finetune.interpret.classification import Classification
+    from finetune.interpret.heatmaps import Heatmaps
     from finetune.interpret.interpretation import Interpretation
     from finetune.training.history import History
     from finetune.training.metrics import StepOutput
@@ -50,6 +51,7 @@ __all__ = [
     "FineTuneError",
     "FineTuner",
     "HeadError",
+    "Heatmaps",
     "History",
     "Interpretation",
     "LayerDecay",
@@ -71,6 +73,7 @@ _HOMES = {
     "Classification": "finetune.interpret.classification",
     "Comparison": "finetune.comparison.comparison",
     "FineTuner": "finetune.tuner",
+    "Heatmaps": "finetune.interpret.heatmaps",
     "History": "finetune.training.history",
     "Interpretation": "finetune.interpret.interpretation",
     "LayerDecay": "finetune.training.optim.rates",

@@ -32,14 +32,16 @@ from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import given_classes
 from finetune.data.splitting import split
-from finetune.data.targets import TargetRule
+from finetune.data.targets import CLASSIFICATION, TargetRule
 from finetune.display import html
 from finetune.display.left_out import parts_left_out
 from finetune.display.progress.waits import waits_shown
 from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, reason
 from finetune.interpret.calibration import Calibration
 from finetune.interpret.classification import Classification, classify
+from finetune.interpret.heatmaps import Heatmaps
 from finetune.interpret.interpretation import Interpretation
+from finetune.interpret.map_evidence import map_evidence
 from finetune.interpret.predictions import Predictions
 from finetune.known import Known, recalled_arguments
 from finetune.model import compiling, freezing
@@ -669,13 +671,14 @@ class FineTuner:
     @checks_arguments
     @takes_turns()
     @signals_heeded()
-    def interpret(self, data: Any, *, batch_size: int = 32) -> Interpretation:
+    def interpret(self, data: Any, *, heatmaps: bool = False, batch_size: int = 32) -> Interpretation:
         """Compare the answers of the model with the truth: confused classes, worst mistakes, calibration, curves.
 
         The model runs once over the data. Everything else is computed when it is first asked for.
 
         Args:
             data: Labeled data in any form that `fit` accepts, best that the model was not trained on.
+            heatmaps: Whether to show the evidence for the answer in the images of the worst mistakes. See `heatmaps`.
             batch_size: Samples per batch.
 
         Returns:
@@ -695,7 +698,52 @@ class FineTuner:
             True
         """
         with waits_shown(), self._undone_on_error():
-            return Interpretation(self._labeled_predictions(data, batch_size))
+            found = self._labeled_predictions(data, batch_size)
+
+            def explain(rows: Sequence[int], of: Sequence[str | None]) -> Heatmaps:
+                return self._heatmaps(found.source.subset(rows), of, None, batch_size)
+
+            return Interpretation(found, explain if heatmaps else None)
+
+    @checks_arguments
+    @takes_turns()
+    @signals_heeded()
+    def heatmaps(
+        self,
+        data: Any,
+        *,
+        of: str | int | Sequence[str | int | None] | None = None,
+        layer: str | None = None,
+        batch_size: int = 32,
+    ) -> Heatmaps:
+        """Show the parts of images that speak for an answer of the model, by Grad-CAM (arXiv 1610.02391).
+
+        The maps are as fine as the deepest features with positions: 7 x 7 in most networks, 14 x 14 in most vision
+        transformers, whose attention mixes positions, so that their maps point less surely.
+
+        Args:
+            data: Images as for `predict`.
+            of: Name or number of the class, label or output to find the evidence for, or a list with one per sample.
+                None for the answer of the model to each sample: of a multi-label task the likeliest label.
+            layer: Full name of the layer whose features are shown. None for the deepest one with positions; in models
+                with attention, the deepest one before their last attention.
+            batch_size: Samples per batch.
+
+        Returns:
+            Heatmaps with `.maps`, float32 [N, H, W] in [0, 1], `.overlay(index)` and `.plot()`.
+
+        Raises:
+            DataError: If the data is invalid.
+            ArgumentError: If the data are no images, no layer has positions, or an argument is invalid.
+
+        Example:
+            >>> tuner = FineTuner("resnet18", device="cpu", preprocessing={"crop_size": 96})
+            >>> found = tuner.heatmaps(["dog.png", "dog.png"])
+            >>> found.layer, found.maps.shape
+            ('layer3', torch.Size([2, 96, 96]))
+        """
+        with waits_shown(), self._undone_on_error():
+            return self._heatmaps(self._open(data, labeled=False), of, layer, batch_size)
 
     @checks_arguments
     @takes_turns(alone=True)
@@ -1012,6 +1060,21 @@ class FineTuner:
         outputs, targets = self._outputs(source, batch_size, rule=self._trial.rule)
         found = torch.cat([torch.as_tensor(target).cpu() for target in targets])
         return Predictions(outputs, task, source, self.classes or source.classes, found, self._known.calibration)
+
+    def _heatmaps(self, source: Source, of: Any, layer: str | None, batch_size: int) -> Heatmaps:
+        batches = self._trial.pipeline.batches(self._trial.pipeline.audited(source, "prediction"), batch_size)
+        task, classes, calibration = (
+            self._trial.answered_task(),
+            self.classes or source.classes,
+            self._known.calibration,
+        )
+        task = replace(task, kind=task.kind or CLASSIFICATION)  # of unknown outputs, the largest is the answer
+
+        def judged(outputs: Tensor) -> Predictions:
+            return Predictions(outputs, task, source, classes, None, calibration)
+
+        with self._passes(source), compiling.run_eagerly(self.model):
+            return map_evidence(self.inner, self.predict_step, batches, judged, self.precision, of=of, layer=layer)
 
     @contextmanager
     def _passes(self, source: Source) -> Iterator[None]:

@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 NAMES = [
     "Advice", "ArgumentError", "CheckpointError", "Classification", "Comparison", "DataError", "FineTuneError",
-    "FineTuner", "HeadError", "History", "Interpretation", "LayerDecay", "NonFiniteError", "PatternError", "Phase",
-    "Preprocessing", "StepOutput", "Table", "advise", "callbacks", "compare", "greedy_soup", "strategies",
+    "FineTuner", "HeadError", "Heatmaps", "History", "Interpretation", "LayerDecay", "NonFiniteError", "PatternError",
+    "Phase", "Preprocessing", "StepOutput", "Table", "advise", "callbacks", "compare", "greedy_soup", "strategies",
 ]  # fmt: skip
 
 METHODS = {
@@ -37,7 +37,8 @@ METHODS = {
     ],
     "find_lr": ["train", "*", "lr", "batch_size", "augment", "steps"],
     "freeze": ["pattern"],
-    "interpret": ["data", "*", "batch_size"],
+    "heatmaps": ["data", "*", "of", "layer", "batch_size"],
+    "interpret": ["data", "*", "heatmaps", "batch_size"],
     "load_checkpoint": ["path", "model", "**settings"],
     "predict": ["data", "*", "batch_size", "tta"],
     "predict_proba": ["data", "*", "batch_size", "tta"],

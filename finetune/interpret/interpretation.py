@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +13,7 @@ from torch import Tensor
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.errors import ArgumentError, whole_number
 from finetune.interpret import measures, page
+from finetune.interpret.heatmaps import Heatmaps
 from finetune.interpret.judged import Judged
 from finetune.interpret.predictions import Predictions
 from finetune.interpret.rows import (
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 _ONE_CLASS = (CLASSIFICATION, BINARY)
 _ALL_CLASSES = (CLASSIFICATION, BINARY, MULTILABEL)
+
+_EXPLAINED = 20  # mistakes with heatmaps
 
 # Numbers and plots that a task has, named in the place of those that it has not.
 _NUMBERS = {
@@ -56,9 +60,11 @@ class Interpretation:
 
     Args:
         predictions: Predictions with targets.
+        explain: Function from numbers of samples, and the label to explain of each, to heatmaps; None for none.
 
     Attributes:
         predictions: Outputs, targets and the data, in the order of the data.
+        heatmaps: Evidence for the answers to the worst mistakes, up to 20 of them; None if there is none to show.
 
     Example:
         >>> import torch
@@ -73,9 +79,15 @@ class Interpretation:
         [4, 4, 4]
     """
 
-    def __init__(self, predictions: Predictions) -> None:
+    def __init__(
+        self,
+        predictions: Predictions,
+        explain: Callable[[list[int], list[str | None]], Heatmaps] | None = None,
+    ) -> None:
         self.predictions = predictions
         self._judged = Judged(predictions)
+        worst = [row.index for row in self.mistakes(_EXPLAINED)] if explain and predictions.source.indexed else []
+        self.heatmaps = explain(worst, list(map(self._judged.doubtful, worst))) if explain and worst else None
 
     def __len__(self) -> int:
         return len(self._judged)
@@ -413,6 +425,8 @@ class Interpretation:
     def plot_mistakes(self, n: int = 12, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot the worst mistakes as a sheet of images or texts; others by their names.
 
+        Images show the evidence for the answer if `interpret` found it, as by `interpret(data, heatmaps=True)`.
+
         Args:
             n: Number of samples at most.
             path: Path to also save the figure to; the suffix sets the format.
@@ -431,7 +445,8 @@ class Interpretation:
         from finetune.interpret.plots.sheet import draw_sheet
 
         wrong = int((~self._judged.right).sum())
-        return draw_sheet(self.mistakes(n), self.predictions.source, wrong, self.task == REGRESSION, path, theme)
+        rows, regression = self.mistakes(n), self.task == REGRESSION
+        return draw_sheet(rows, self.predictions.source, wrong, regression, path, theme, heatmaps=self.heatmaps)
 
     def _needs(self, name: str, kinds: tuple[str, ...]) -> None:
         """Check that the task has a quantity.

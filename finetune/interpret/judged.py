@@ -120,6 +120,22 @@ class Judged:
         """Return the right answers of the highest probability, the surest first."""
         return self._first(self.right.nonzero()[:, 0], self.surety, n)
 
+    def doubtful(self, index: int) -> str | None:
+        """Return the label of an answer that most needs an explanation, None for the likeliest.
+
+        It is the answer itself, the likeliest label that the sample does not have, or the output of the largest error.
+
+        Args:
+            index: Number of the sample in the data.
+        """
+        place = int((self.places == index).nonzero()[0, 0])
+        if self.kind == REGRESSION:
+            return self.labels[int((self.scores[place] - self.targets[place]).abs().argmax())]
+        if self.kind != MULTILABEL:
+            return self.labels[int(self.answers[place])]
+        wrong = self.scores[place] * (self.answers[place] > self.targets[place])
+        return self.labels[int(wrong.argmax())] if bool(wrong.any()) else None
+
     def _first(self, chosen: Tensor, values: Tensor, n: int) -> Rows[JudgedSample]:
         order = values[chosen].argsort(descending=True, stable=True)[:n]
         return Rows(map(self._sample, chosen[order].tolist()))

@@ -37,7 +37,7 @@ def to_html(found: Interpretation) -> str:
     parts = [html.paragraph(*map(printable, summary(found)))]
     for title, rows in tables(found).items():
         names, lines, text = rows.cells()
-        pictures = [_picture(found, row) for row in rows if isinstance(row, JudgedSample)]
+        pictures = [_picture(found, place, row) for place, row in enumerate(rows) if isinstance(row, JudgedSample)]
         if any(pictures):
             names, text = ["", *names], text + 1
             lines = [[picture or "", *line] for picture, line in zip(pictures, lines, strict=True)]
@@ -96,8 +96,12 @@ def _samples(found: Interpretation) -> Rows[JudgedSample]:
     return Rows(rows)
 
 
-def _picture(found: Interpretation, row: JudgedSample) -> html.Markup | None:
-    content = thumbnail(found.predictions.source, row.index)
+def _picture(found: Interpretation, place: int, row: JudgedSample) -> html.Markup | None:
+    """Return the image of a mistake, with the evidence for the answer if that is known."""
+    maps = found.heatmaps
+    content = (
+        maps.png(place) if maps is not None and place < len(maps) else thumbnail(found.predictions.source, row.index)
+    )
     return None if content is None else html.image(content, printable(row.sample))
 
 

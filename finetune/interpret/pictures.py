@@ -11,12 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.data.batch import split_batch
-from finetune.data.preprocessing.base import TextPair
+from finetune.data.preprocessing.base import InputPreprocessing, TextPair
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.pixels import with_channels
 from finetune.data.sources.base import Source
 from finetune.nested import tensors_of
 
 _LONGEST_SIDE = 96
+_ROUNDING = 0.01  # of normalized pixels in low precision
 
 
 def picture_of(source: Source, index: int) -> Image.Image | None:
@@ -65,6 +67,31 @@ def thumbnail(source: Source, index: int, side: int = _LONGEST_SIDE) -> bytes | 
     page = io.BytesIO()
     picture.save(page, "PNG")
     return page.getvalue()
+
+
+def as_bytes(inputs: Tensor, preprocessing: InputPreprocessing | None) -> Tensor:
+    """Return images as a model sees them, uint8 [N, 3, H, W], from its inputs [N, C, H, W].
+
+    Inputs that the preprocessing cannot have made are stretched from black to white, each image by itself. Images of
+    other than three channels are grayscale.
+
+    Example:
+        >>> as_bytes(torch.tensor([0.0, 0.5]).reshape(1, 1, 1, 2), None)[0, 0]
+        tensor([[  0, 255]], dtype=torch.uint8)
+    """
+    values = inputs.float()
+    own = isinstance(preprocessing, Preprocessing) and values.shape[1] == preprocessing.channels
+    if isinstance(preprocessing, Preprocessing) and own and not preprocessing.is_unprepared(values):
+        restored = preprocessing.denormalize(values)
+        if float(restored.min()) >= -_ROUNDING and float(restored.max()) <= 1 + _ROUNDING:
+            return _of_three_channels(restored)
+    low, high = (end(values, (1, 2, 3), keepdim=True) for end in (torch.amin, torch.amax))
+    return _of_three_channels((values - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny))
+
+
+def _of_three_channels(values: Tensor) -> Tensor:
+    pixels = (255 * values).round().clamp(0, 255).to(torch.uint8)
+    return pixels if pixels.shape[1] == 3 else pixels[:, :1].expand(-1, 3, -1, -1)
 
 
 def _input_of(source: Source, index: int) -> Any:

@@ -7,7 +7,7 @@ prefix. The modules around overridden ones therefore run eagerly, and the others
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -29,6 +29,14 @@ def compiled(model: nn.Module, backend: str, overridden: Collection[nn.Module] =
     finally:
         for part, call in before:
             part._compiled_call_impl = call
+
+
+@contextmanager
+def run_eagerly(*models: nn.Module) -> Iterator[None]:
+    """Run models eagerly within the context if they are compiled, because compiled code does not call new hooks."""
+    compiles = any(is_compiled(model) or hasattr(model, "_orig_mod") for model in models)
+    with torch.compiler.set_stance("force_eager") if compiles else nullcontext():
+        yield
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -101,3 +101,24 @@ def answers_of_maps(tmp: Path) -> str:
     said = error(lambda: model.classify(maps))
     assert model.predict(maps).shape == model.predict_proba(maps).shape == (4, 2, 8, 8)
     return said
+
+
+def convolutions(outputs: int) -> FineTuner:
+    layers = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, outputs)
+    return FineTuner(nn.Sequential(*layers), device="cpu", loss="mse")
+
+
+@case("The layer {} has no heatmap: its output has no positions of the image, or the answer does not depend on them")
+def layer_without_positions(tmp: Path) -> str:
+    images = torch.rand(2, 3, 8, 8)
+    said = error(lambda: convolutions(1).heatmaps(images, layer="2"))
+    assert convolutions(1).heatmaps(images, layer="0").layer == convolutions(1).heatmaps(images).layer == "0"
+    return said
+
+
+@case("The model has {} outputs per sample. Name the one to find the evidence for")
+def evidence_for_several_outputs(tmp: Path) -> str:
+    images = torch.rand(2, 3, 8, 8)
+    said = error(lambda: convolutions(2).heatmaps(images))
+    assert convolutions(2).heatmaps(images, of="0").answers == ("0", "0")
+    return said

@@ -297,6 +297,18 @@ class Preprocessing(InputPreprocessing):
         # torchvision's order of operations, so that results agree to the last bit.
         return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Return RGB or grayscale values in [0, 1], the inverse of `normalize`.
+
+        Example:
+            >>> images = torch.randint(256, (1, 3, 4, 4), dtype=torch.uint8)
+            >>> preprocessing = Preprocessing()
+            >>> preprocessing.denormalize(preprocessing.normalize(images)).allclose(images / 255, atol=1e-6)
+            True
+        """
+        values = images * _per_channel(self.std, images.device) + _per_channel(self.mean, images.device)
+        return values.flip(-3) if self.bgr else values
+
 
 def _by_shorter_side(image: Image.Image, side: int) -> tuple[int, int]:
     """Return the height and width of an image whose shorter side is resized to `side`, as torchvision rounds them."""

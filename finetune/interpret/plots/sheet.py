@@ -12,6 +12,7 @@ from PIL import Image
 from finetune.data.sources.base import Source
 from finetune.display import figures
 from finetune.errors import printable
+from finetune.interpret.heatmaps import Heatmaps
 from finetune.interpret.pictures import picture_of, text_of
 from finetune.interpret.plots.names import shown
 from finetune.interpret.rows import JudgedSample, cell_of
@@ -31,6 +32,8 @@ def draw_sheet(
     regression: bool,
     path: str | Path | None = None,
     theme: str | None = None,
+    *,
+    heatmaps: Heatmaps | None = None,
 ) -> Figure:
     """Draw samples as images or texts, others by their names, with truth and answer above each.
 
@@ -41,8 +44,13 @@ def draw_sheet(
         regression: Whether the samples are those of a regression, none of which is right or wrong.
         path: Path to also save the figure to; the suffix sets the format.
         theme: As in `figures.drawing`.
+        heatmaps: Evidence for the answers to the first rows, to lay over their images.
     """
-    contents = [_content(source, row) for row in rows]
+    explained = 0 if heatmaps is None else len(heatmaps)
+    contents: list[Image.Image | str] = [
+        heatmaps.overlay(place) if heatmaps is not None and place < explained else _content(source, row)
+        for place, row in enumerate(rows)
+    ]
     columns = min(_COLUMNS, max(1, len(rows)))
     lines = [contents[start : start + columns] for start in range(0, len(contents), columns)] or [[""]]
     heights = [0.6 + max(map(_height, line)) for line in lines]

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from finetune.model.outputs import call, logits_of, results_of
-from finetune.nested import tensors_of
+from finetune.nested import map_tensors, tensors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +189,67 @@ def watched(model: nn.Module, layers: Collection[str], head: str) -> Iterator[di
                 hooks.enter_context(module.register_forward_hook(keep_output(name)))
         hooks.enter_context(model.get_submodule(head).register_forward_pre_hook(keep_input, with_kwargs=True))
         yield seen
+
+
+@contextmanager
+def outputs_kept(model: nn.Module, marks: Callable[[nn.Module], bool]) -> Iterator[tuple[dict[str, Tensor], set[str]]]:
+    """Collect the first tensor in the latest output of every module, as nodes of their own in the graph of autograd.
+
+    Args:
+        model: The model.
+        marks: Function that returns whether a module is one of those whose last call divides the others.
+
+    Yields:
+        The tensors by name of the module, in the order of the calls, and the names of those from before the last call
+        of a marked module.
+    """
+    seen: dict[str, Tensor] = {}
+    before: set[str] = set()
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            seen.pop(name, None)
+            return _with_first(output, lambda first: seen.setdefault(name, first + 0))
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, module in hookable(model).items():
+            hooks.enter_context(module.register_forward_hook(keep(name)))
+            if marks(module):
+                hooks.enter_context(module.register_forward_pre_hook(lambda module, args: before.update(seen)))
+        yield seen, before
+
+
+@contextmanager
+def differentiable_from(model: nn.Module, name: str) -> Iterator[list[Tensor]]:
+    """Record gradients from the output of a layer on, even if its parameters are frozen and the caller records none.
+
+    Yields:
+        A list that holds, after a forward pass, the first tensor in the output of the last call of the layer, and zeros
+        that were added to it. Gradients with respect to the zeros are those with respect to the output.
+    """
+    seen: list[Tensor] = []
+
+    def from_here(first: Tensor) -> Tensor:
+        torch.set_grad_enabled(True)
+        seen[:] = first, torch.zeros_like(first, requires_grad=True)
+        return first + seen[1]
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        return _with_first(output, from_here)
+
+    with torch.set_grad_enabled(torch.is_grad_enabled()), model.get_submodule(name).register_forward_hook(hook):
+        yield seen
+
+
+def _with_first(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return an output of a module with its first tensor changed; unchanged if that holds no decimal numbers."""
+    first = next(iter(tensors_of(output)), None)
+    if first is None or not first.is_floating_point():
+        return output
+    changed = change(first)
+    return map_tensors(lambda tensor: changed if tensor is first else tensor, output, None)
 
 
 def first_input(model: nn.Module, name: str, inputs: Any) -> Tensor:
