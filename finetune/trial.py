@@ -18,6 +18,7 @@ from finetune.data.sources.base import Source
 from finetune.data.sources.labels import Meaning
 from finetune.data.splitting import mixed
 from finetune.data.targets import CLASSIFICATION, REGRESSION, TargetRule
+from finetune.display.progress.waits import busy
 from finetune.errors import ArgumentError
 from finetune.known import Known
 from finetune.model.freezing import needs_several_samples
@@ -79,6 +80,7 @@ class Trial:
         several = needs_several_samples(module)
         return Pipeline(self.known.preprocessing, self.settings.seed, self.precision.device, double, several)
 
+    @busy("Opening the data")
     def open(self, data: Any, *, labeled: bool = True) -> tuple[Source, Known]:
         """Open data and try the model on it, which may show another meaning of the labels.
 
@@ -101,6 +103,7 @@ class Trial:
                 tried.pipeline.check_pairs(source)
         return source, tried.known
 
+    @busy("Opening the data")
     def open_training(self, train: Any, val: Any, *, trains: bool = False) -> tuple[Prepared, Known]:
         """Open training and validation data and try the model on it, which may show another meaning of the labels.
 
@@ -135,7 +138,7 @@ class Trial:
         example, same = self.pipeline.example(source), None
         network = self.known.network.with_example(example)
         if example is not None and TRAINING not in self.custom:
-            with seeded("look"), self.precision.autocast():
+            with seeded("look"), self.precision.autocast(), busy("Trying the model on the data"):
                 same = network.try_on(example, channels_last=self.gains_from_channels_last(source), trains=trains)
         known = replace(self.known, network=network, tried=True, channels_last=same)
         return known if known.task is None else replace(known, task=self._with(known)._of_outputs(known.task))

@@ -866,7 +866,8 @@ class FineTuner:
             >>> FineTuner(nn.Linear(4, 3), device="cpu").save_checkpoint("model.safetensors").name
             'model.safetensors'
         """
-        return schema.write(path, self._checkpoint()) if self._run is None else self._run.save(path)
+        with waits_shown():
+            return schema.write(path, self._checkpoint()) if self._run is None else self._run.save(path)
 
     @classmethod
     def load_checkpoint(cls, path: str | Path, model: nn.Module | None = None, **settings: Any) -> Self:
@@ -885,7 +886,8 @@ class FineTuner:
             >>> FineTuner.load_checkpoint(path, nn.Linear(4, 3)).predict(torch.zeros(2, 4)).shape
             torch.Size([2, 3])
         """
-        checkpoint = schema.read(path)
+        with waits_shown():
+            checkpoint = schema.read(path)
         kept = recalled_arguments(checkpoint)
         built = restore.rebuild(checkpoint) if model is None else model
         restore.missing_changes(unwrapped(built), checkpoint)  # raises before anything changes

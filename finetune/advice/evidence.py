@@ -19,6 +19,7 @@ from finetune.advice.scores import (
     probe_accuracies,
     spectrum,
 )
+from finetune.display.progress.waits import busy
 from finetune.errors import DataError
 from finetune.signals.stops import interruptible
 
@@ -112,6 +113,7 @@ class Evidence:
 
 
 @interruptible()
+@busy("Scoring the features")
 def measure(train: Features, val: Features | None = None, samples: int | None = None) -> Evidence:
     """Score the features of the training data and, if given, of the validation data.
 

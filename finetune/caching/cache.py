@@ -32,6 +32,7 @@ from finetune.data.loading.parts import release
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
+from finetune.display.progress.waits import busy
 from finetune.errors import ArgumentError, nearest
 from finetune.model.compiling import is_compiled
 from finetune.model.freezing import trainable
@@ -87,6 +88,7 @@ class Cache:
         self.messages: list[str] = []
         self.rows = self.found = 0
 
+    @busy("Planning the cache")
     def cut(self, model: nn.Module, train: Any, val: Any, epochs: int, in_views: bool | None = None) -> tuple[Any, Any]:
         """Cut the model in its current freeze state, and return the batches to train and evaluate on in this phase.
 

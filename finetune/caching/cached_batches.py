@@ -52,6 +52,7 @@ class CachedBatches:
         self._said_unused = self._said_damaged = False
         self._data_version = batches.source.version(values=guarded)
         self._pending: dict[int, tuple[Any, Tensor]] = {}  # batches to be served, with their rows
+        self.filling = False  # whether activations have been stored in this epoch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)
@@ -67,6 +68,7 @@ class CachedBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield the batches of `Batches.epoch`. Inputs with stored activations are loaded only if a step reads them."""
         self._pending.clear()
+        self.filling = False
         if self._used is False and not self._said_unused:
             log.info(_UNUSED)
             self._said_unused, self._skips_loading = True, False
@@ -138,6 +140,7 @@ class CachedBatches:
             activations = self._prefix.compute(inputs)
             self._skips_loading = skips_loading  # inputs of damaged activations are loaded here, not by the step
             self._store.put(rows, activations)
+            self.filling = True
         except DivergedError:
             return None
         except StoreError as error:  # the disk is full; training continues without the cache

@@ -18,6 +18,7 @@ from typing import Any
 
 from finetune.checkpoint import file
 from finetune.checkpoint.forms import check_form
+from finetune.display.progress.waits import busy
 from finetune.errors import CheckpointError, reason
 from finetune.model.surgery.changes import HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
 from finetune.naming.paths import local_path
@@ -152,7 +153,8 @@ def write(path: str | Path, checkpoint: Checkpoint, *, keep_as: Path | None = No
         CheckpointError: If the content cannot be stored or the file cannot be written.
     """
     path = local_path(path)
-    file.write(path, to_content(checkpoint), version=format_version(), keep_as=keep_as)
+    with busy(f"Saving {path.name}"):
+        file.write(path, to_content(checkpoint), version=format_version(), keep_as=keep_as)
     return path
 
 
@@ -163,7 +165,8 @@ def read(path: str | Path) -> Checkpoint:
         CheckpointError: If the file is missing, damaged, not a checkpoint, or of a newer format.
     """
     path = local_path(path)
-    stored = file.read(path)
+    with busy(f"Verifying {path.name}"):
+        stored = file.read(path)
     with fields_expected(path):
         return replace(from_content(_migrated(path, *stored), path), version=stored.version)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.display.progress.waits import announced, waits_shown
 from finetune.errors import ArgumentError, one_of, whole_number
 from finetune.model.weights import load_state
 from finetune.naming.paths import local_path
@@ -65,17 +66,18 @@ def greedy_soup(
     paths = [local_path(path) for path in checkpoints]
     if not paths:
         raise ArgumentError("Expected at least one checkpoint to average, but got none.")
-    scored: list[tuple[float, Path, _State]] = []
-    for path in paths:
-        tuner = FineTuner.load_checkpoint(path, model, **settings)
-        scored.append((_score(tuner, val, monitor, mode, batch_size), path, _copied_state(tuner.inner)))
-    (best, path, first), *others = sorted(scored, key=lambda candidate: candidate[0])
-    tuner, ingredients = FineTuner.load_checkpoint(path, model, **settings), [first]
-    for _, _, state in others:
-        load_state(tuner.inner, _mean([*ingredients, state]))
-        score = _score(tuner, val, monitor, mode, batch_size)
-        if score <= best:
-            best, ingredients = score, [*ingredients, state]
+    with waits_shown():
+        scored: list[tuple[float, Path, _State]] = []
+        for path in announced(paths, "Scoring checkpoints", len(paths)):
+            tuner = FineTuner.load_checkpoint(path, model, **settings)
+            scored.append((_score(tuner, val, monitor, mode, batch_size), path, _copied_state(tuner.inner)))
+        (best, path, first), *others = sorted(scored, key=lambda candidate: candidate[0])
+        tuner, ingredients = FineTuner.load_checkpoint(path, model, **settings), [first]
+        for _, _, state in announced(others, "Trying averages", len(others)):
+            load_state(tuner.inner, _mean([*ingredients, state]))
+            score = _score(tuner, val, monitor, mode, batch_size)
+            if score <= best:
+                best, ingredients = score, [*ingredients, state]
     load_state(tuner.inner, _mean(ingredients))
     return tuner
 

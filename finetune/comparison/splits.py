@@ -10,6 +10,7 @@ from finetune.comparison.fingerprint import fingerprint_data
 from finetune.data.prepare import VALIDATION_SHARE, Prepared, prepare
 from finetune.data.preprocessing.base import SOUND, TEXT
 from finetune.data.sources.base import num_outputs_for
+from finetune.display.progress.waits import busy
 from finetune.errors import ArgumentError, DataError, is_number, number
 
 
@@ -61,7 +62,8 @@ def _split(train: Any, val: Any, fingerprinted: bool) -> Split:
     if opened.val is None:
         raise ArgumentError("A comparison requires validation data. Pass val, or omit it to hold out a fifth.")
     fraction = number("val", val) if is_number(val) else None
-    parts = [fingerprint_data(source) for source in (opened.train, opened.val)] if fingerprinted else None
+    with busy("Identifying the data"):
+        parts = [fingerprint_data(source) for source in (opened.train, opened.val)] if fingerprinted else None
     return Split(train, val, num_outputs_for(opened.train), opened.train.classes, [fraction, parts])
 
 

@@ -20,6 +20,9 @@ HistoryRow = dict[str, Any]
 BOOKKEEPING = ("epoch", "phase", "lr", "lr_start", "seconds", "samples_per_second")
 
 
+_FIRST, _LAST = 5, 20  # rows of a long table that a notebook shows
+
+
 class History(Sequence[HistoryRow]):
     """Sequence of rows, one per epoch. `print` shows a table.
 
@@ -65,6 +68,8 @@ class History(Sequence[HistoryRow]):
 
     def _repr_html_(self) -> str:
         names, lines = self._table()
+        if len(lines) > _FIRST + _LAST:
+            lines = [*lines[:_FIRST], ["..."] * len(names), *lines[-_LAST:]]
         return html.table(names, lines, text=0)
 
     def append(self, row: HistoryRow) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -116,3 +117,9 @@ def test_only_numbers_are_plotted(value: Any) -> None:
     history = History([{"epoch": 1, "loss": 1.0, "note": value}])
     assert [axes.get_title("left") for axes in history.plot().axes] == ["loss"]
     assert "note" in str(history)
+
+
+def test_a_notebook_shows_both_ends_of_a_long_table() -> None:
+    page = History({"epoch": number, "loss": 0.5} for number in range(1, 301))._repr_html_()
+    shown = [row[0].text for row in ElementTree.fromstring(page).find("tbody")]
+    assert shown == [*map(str, range(1, 6)), "...", *map(str, range(281, 301))]

@@ -18,6 +18,8 @@ from finetune.display.progress.layout import Row, rows_of
 
 _MAX_ROWS = 20  # of a table, the last ones
 
+_PLAIN = "margin: 0; font-family: monospace; line-height: 1.3; white-space: pre-wrap"  # themes write <pre> as text
+
 Publish = Callable[..., Any]
 
 
@@ -80,12 +82,12 @@ def blocks(lines: Iterable[tuple[str, Mapping[str, str] | None]]) -> Iterable[st
         items = list(group)
         if names is None:
             text = escape("\n".join(line for line, _ in items))
-            yield f'<pre style="margin: 0; white-space: pre-wrap">{text}</pre>'
+            yield f'<pre style="{_PLAIN}">{text}</pre>'
         else:
             rows = [list(cells.values()) for _, cells in items if cells is not None]
             earlier = len(rows) - _MAX_ROWS
             more = html.paragraph(f"... {earlier:,} earlier rows") if earlier > 0 else ""
-            yield html.table(names, rows[-_MAX_ROWS:], text=0) + more
+            yield more + html.table(names, rows[-_MAX_ROWS:], text=0)
 
 
 def bar_block(row: Row) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune.data.batch import num_samples_of
+from finetune.display.progress.waits import announced
 from finetune.errors import CheckpointError, number
 from finetune.model.freezing import moving_statistics, trainable
 from finetune.training.callbacks.base import Callback
@@ -178,7 +179,7 @@ def _recompute_statistics(run: Run) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
     try:
-        for batch in run.train.epoch(run.epoch):
+        for batch in announced(run.train.epoch(run.epoch), "Averaging batch statistics", run.train.steps):
             with run.precision.autocast(), run.train.serving(batch):
                 if num_samples_of(batch) > 1:  # a single sample has no statistics
                     run.tuner.training_step(batch)

@@ -12,6 +12,7 @@ from finetune.checkpoint.forms import check_form
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.base import Source
 from finetune.digests import sha256
+from finetune.display.progress.waits import busy
 from finetune.errors import CheckpointError, some_of
 from finetune.training.optim.optimizers import built_with
 from finetune.training.resuming.facts import CODE, arguments_of, code_of, data_digest, fact
@@ -39,6 +40,7 @@ _PER_PHASE = ("lr", "schedule", "schedule arguments", f"schedule {CODE}", "train
 _MAY_CHANGE = ("gradient_accumulation_steps", "compile", "metrics")
 
 
+@busy("Identifying the data")
 def identity_of(run: Run) -> dict[str, Any]:
     """Return the settings, rates and data of a run as plain values.
 

@@ -111,3 +111,37 @@ def test_evaluation_in_a_callback_leaves_the_display_to_fit(blobs, net, capsys) 
 
     FineTuner(net(), device="cpu").fit(blobs(), callbacks=[Test()])
     assert "Checking" not in capsys.readouterr().out
+
+
+class Heard(Display):
+    """Display that keeps the label of everything that is ever under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels: list[str] = []
+
+    def under_way(self, bar):
+        self.labels.append(bar.label)
+        return super().under_way(bar)
+
+
+def test_whatever_may_take_long_is_announced(net, blobs, tmp_path) -> None:
+    display, tuner, data = Heard(), FineTuner(net(), device="cpu").freeze(), blobs()
+    with waits_shown(display=display):
+        tuner.fit(data, blobs(9), epochs=2, checkpoint_dir=tmp_path, cache="memory")
+        heard, display.labels = display.labels, []
+        FineTuner.load_checkpoint(tmp_path / "last.safetensors", net())
+        tuner.save_checkpoint(tmp_path / "model.safetensors")
+        tuner.advise(data)
+
+    assert [label for label in dict.fromkeys(heard) if not label.startswith("Checking")] == [
+        "Opening the data",
+        "Trying the model on the data",
+        "epoch 1/2",
+        "Planning the cache",
+        "Evaluating batches",
+        "Saving best.safetensors",
+        "Identifying the data",
+        "Saving last.safetensors",
+    ]
+    assert {"Verifying last.safetensors", "Saving model.safetensors", "Scoring the features"} <= {*display.labels}

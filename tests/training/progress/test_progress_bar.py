@@ -145,6 +145,13 @@ def test_the_bar_of_a_resumed_epoch_starts_at_its_update(net, blobs, tmp_path, d
     assert look.seen[0] == "2/3"
 
 
+def test_the_epoch_that_fills_the_cache_says_so(net, blobs, display) -> None:
+    look = Look(display)
+    FineTuner(net(), device="cpu").freeze().fit(blobs(), epochs=2, batch_size=8, cache="memory", callbacks=look)
+    filling = {(label, doing) for label, _, doing in look.seen if "filling the cache" in doing}
+    assert filling == {("epoch 1/2", "Training, filling the cache")}
+
+
 def test_an_error_removes_the_bar(net, blobs, display) -> None:
     class Broken(Callback):
         def on_step_end(self, run: Any) -> None:
