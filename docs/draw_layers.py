@@ -28,6 +28,7 @@ PURPOSES = {
     "tuner": "FineTuner and its verbs",
     "plan": "phases, tried beforehand",
     "pretrained": "names to models; callbacks",
+    "report": "one HTML page",
     "strategies": "which parameters to train",
     "training": "the loop",
     "caching": "features; files",

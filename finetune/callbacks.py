@@ -7,6 +7,7 @@ from finetune.training.callbacks.l2sp import L2SP
 from finetune.training.callbacks.loggers import CSVLogger, Logger, TensorBoard
 from finetune.training.callbacks.mixup import Mixup
 from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
+from finetune.training.callbacks.report import Report
 from finetune.training.callbacks.skip_non_finite import SkipNonFinite
 from finetune.training.callbacks.weight_averaging import EMA, SWA
 
@@ -21,6 +22,7 @@ __all__ = [
     "Logger",
     "Mixup",
     "ModelCheckpoint",
+    "Report",
     "SkipNonFinite",
     "TensorBoard",
 ]

@@ -1,5 +1,5 @@
-"""Command line: `finetune train`, `evaluate`, `predict`, `summary`, `verify`, `advise`, `compare`,
-and `demo`.
+"""Command line: `finetune train`, `evaluate`, `predict`, `report`, `summary`, `verify`, `advise`,
+`compare`, and `demo`.
 
 A usage error prints one line to the standard error stream and exits with code 2. SIGINT exits with code 130,
 and SIGTERM with 143.
@@ -155,6 +155,23 @@ def predict(
     else:
         (answers.to_csv if out.suffix == ".csv" else answers.to_jsonl)(out)
         print(f"wrote {out}")
+
+
+@app.command()
+def report(
+    file: _File,
+    data: _Data,
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    train: Annotated[Path | None, typer.Option(help="Training data, to look for the same samples in both.")] = None,
+    batch_size: _BatchSize = 32,
+) -> None:
+    """Write one HTML file on a checkpoint and its answers on labeled data."""
+    from finetune.report.report import report_path
+    from finetune.tuner import FineTuner
+
+    report_path(out)  # before the checkpoint is read
+    FineTuner.load_checkpoint(file).report(out, data, train=train, batch_size=batch_size)
+    print(f"wrote {out}")
 
 
 @app.command()

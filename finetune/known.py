@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ class Known:
         tried: Whether the model has been tried on data since its head was replaced.
         random: Whether the weights were random at first, so that nothing was pretrained.
         channels_last: Whether the model gives the same results with channels_last weights; None if not tried.
+        file: Checkpoint that was last saved or loaded, None once the answers of the model have changed.
 
     Example:
         >>> from torch import nn
@@ -90,6 +92,7 @@ class Known:
     random: bool = False
     channels_last: bool | None = None
     inputs: Provenance = field(default_factory=Provenance)
+    file: Path | None = None
 
     @property
     def rule(self) -> TargetRule:

@@ -54,9 +54,11 @@ from finetune.model.outputs import auxiliary_of, call, logits_of
 from finetune.model.patterns import Patterns
 from finetune.model.surgery import adapters, head_search, heads
 from finetune.naming.arguments import checks_arguments
+from finetune.naming.paths import local_path
 from finetune.nested import as_plain
 from finetune.plan import Plan, make_plan
 from finetune.pretrained import load_pretrained
+from finetune.report.report import report_path, write_report
 from finetune.signals.stops import signals_heeded
 from finetune.strategies import Strategy
 from finetune.threads.turns import takes_turns, turns_at
@@ -191,7 +193,7 @@ class FineTuner:
     @model.setter
     @takes_turns(sets=True)
     def model(self, model: nn.Module) -> None:
-        self._learn(network=self.network.with_module(model))
+        self._learn(network=self.network.with_module(model), file=None)
 
     @property
     def inner(self) -> nn.Module:
@@ -215,7 +217,7 @@ class FineTuner:
     @classes.setter
     @takes_turns(alone=True, sets=True)
     def classes(self, names: Sequence[str] | None) -> None:
-        self._learn(classes=given_classes(names))
+        self._learn(classes=given_classes(names), file=None)
 
     @property
     def preprocessing(self) -> InputPreprocessing | None:
@@ -225,7 +227,7 @@ class FineTuner:
     @preprocessing.setter
     @takes_turns(alone=True, sets=True)
     def preprocessing(self, preprocessing: InputPreprocessing | None) -> None:
-        self._learn(preprocessing=preprocessing, inputs=replace(self._known.inputs, origin=GIVEN))
+        self._learn(preprocessing=preprocessing, inputs=replace(self._known.inputs, origin=GIVEN), file=None)
 
     @property
     def history(self) -> History:
@@ -345,7 +347,7 @@ class FineTuner:
         made, removed = self.inner.get_submodule(names[0]), heads.identities(self.inner) - before
         network = self.network.with_head(found, record_head(n, names, head, made, removed))
         self._learn(network=network, classes=None, classes_from_data=False, task=None, tried=False, history=History())
-        self._learn(calibration=Calibration())
+        self._learn(calibration=Calibration(), file=None)
         return self
 
     @takes_turns()
@@ -472,7 +474,7 @@ class FineTuner:
                     precision=self.precision,
                     on_error=on_error,
                 )
-                self._learn(network=plan.network, rates=plan.rates, calibration=Calibration())
+                self._learn(network=plan.network, rates=plan.rates, calibration=Calibration(), file=None)
                 task = self._learn_task(data.train)
                 train_batches, val_batches = self._trial.pipeline.training_batches(
                     data,
@@ -665,7 +667,7 @@ class FineTuner:
         with waits_shown(), self._undone_on_error():
             found = self._labeled_predictions(val, batch_size)
             assert found.targets is not None
-            self._learn(calibration=Calibration.fit(found.task, found.outputs, found.targets))
+            self._learn(calibration=Calibration.fit(found.task, found.outputs, found.targets), file=None)
         return self
 
     @checks_arguments
@@ -744,6 +746,38 @@ class FineTuner:
         """
         with waits_shown(), self._undone_on_error():
             return self._heatmaps(self._open(data, labeled=False), of, layer, batch_size)
+
+    @checks_arguments
+    @takes_turns()
+    @signals_heeded()
+    def report(self, path: str | Path, data: Any, *, train: Any = None, batch_size: int = 32) -> Path:
+        """Write one HTML file on the model and its answers, which needs no network and no other file.
+
+        It shows the results of `interpret`, the samples, the history, the layers, the settings, the versions, and the
+        code to repeat it. Up to 1,000 classes stay below 5 MB.
+
+        Args:
+            path: File to write, such as `"report.html"`.
+            data: Labeled data in any form that `fit` accepts, best that the model was not trained on.
+            train: Training data, to look for the same samples in both. None leaves this out.
+            batch_size: Samples per batch.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ArgumentError: If the file cannot be written, which is checked first; or as `interpret` raises.
+            DataError: If the data is invalid, or has a class that the training data lacks.
+            NonFiniteError: If an output is NaN.
+
+        Example:
+            >>> X, y = torch.eye(3).repeat(4, 1), torch.arange(12) % 3
+            >>> FineTuner(nn.Linear(3, 3), device="cpu").report("report.html", (X, y)).read_text()[:15]
+            '<!DOCTYPE html>'
+        """
+        path = report_path(path)
+        with waits_shown(), self._undone_on_error():
+            return write_report(self, path, data, train=train, batch_size=batch_size, file=self._known.file)
 
     @checks_arguments
     @takes_turns(alone=True)
@@ -867,7 +901,11 @@ class FineTuner:
             'model.safetensors'
         """
         with waits_shown():
-            return schema.write(path, self._checkpoint()) if self._run is None else self._run.save(path)
+            if self._run is not None:
+                return self._run.save(path)
+            path = schema.write(path, self._checkpoint())
+        self._learn(file=path)
+        return path
 
     @classmethod
     def load_checkpoint(cls, path: str | Path, model: nn.Module | None = None, **settings: Any) -> Self:
@@ -898,7 +936,7 @@ class FineTuner:
         tuner._learn(network=replace(tuner.network, origin=origin, changes=changes))
         if "preprocessing" not in settings:
             tuner._learn(inputs=Provenance(**checkpoint.inputs))
-        tuner._known = tuner._known.recalled(checkpoint, tuner.settings)
+        tuner._known = replace(tuner._known.recalled(checkpoint, tuner.settings), file=local_path(path))
         return tuner
 
     # ------------------------------------------------------------------ steps to override

@@ -43,6 +43,7 @@ METHODS = {
     "predict": ["data", "*", "batch_size", "tta"],
     "predict_proba": ["data", "*", "batch_size", "tta"],
     "predict_step": ["batch"],
+    "report": ["path", "data", "*", "train", "batch_size"],
     "replace_head": ["n", "*", "head", "layer", "example"],
     "save_checkpoint": ["path"],
     "summary": ["input_size", "*", "depth"],
@@ -60,7 +61,7 @@ PROPERTIES = ["classes", "head", "history", "inner", "loss", "model", "network",
 ATTRIBUTES = ["device", "precision", "settings"]
 CALLBACKS = [
     "CSVLogger", "Callback", "ClassWeights", "EMA", "EarlyStopping", "L2SP", "Logger", "Mixup", "ModelCheckpoint",
-    "SWA", "SkipNonFinite", "TensorBoard",
+    "Report", "SWA", "SkipNonFinite", "TensorBoard",
 ]  # fmt: skip
 
 

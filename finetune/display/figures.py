@@ -145,6 +145,21 @@ def save(figure: Figure, path: str | Path) -> None:
         raise ArgumentError(f"The figure cannot be written to {path}: {error}. Expected the path of a file.") from error
 
 
+def to_svg(figure: Figure) -> bytes:
+    """Return a figure as an SVG file, the same one for the same figure.
+
+    Example:
+        >>> to_svg(new_figure(4, 3)) == to_svg(new_figure(4, 3))
+        True
+    """
+    import matplotlib
+
+    page = BytesIO()
+    with _RC, matplotlib.rc_context({"svg.hashsalt": "finetune"}):
+        figure.savefig(page, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return page.getvalue()
+
+
 def limits(values: Iterable[float], bounds: tuple[float, float] = (-math.inf, math.inf)) -> tuple[float, float] | None:
     """Return the ends of an axis for values, or None if no value is finite.
 

@@ -10,7 +10,7 @@ from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 from finetune.display import html
 from finetune.errors import printable
 from finetune.interpret.pictures import text_of, thumbnail
-from finetune.interpret.rows import JudgedSample, Rows, cell_of
+from finetune.interpret.rows import ClassScores, JudgedSample, Rows, cell_of
 
 if TYPE_CHECKING:
     from finetune.interpret.interpretation import Interpretation
@@ -69,9 +69,14 @@ def tables(found: Interpretation) -> dict[str, Rows[Any]]:
     title = f"Weakest {noun}" if len(present) > _SHOWN else noun.capitalize()
     absent = len(found.labels) - len(present)
     title += f" ({absent:,} without samples)" if absent else ""
-    weakest = sorted(present, key=lambda row: (row.f1, -row.support))[:_SHOWN]
     pairs = {} if found.task == MULTILABEL else {"Most confused": found.most_confused(_SHOWN)}
-    return {title: Rows(weakest), **pairs, "Worst mistakes": _samples(found)}
+    return {title: weakest_classes(found, _SHOWN), **pairs, "Worst mistakes": _samples(found)}
+
+
+def weakest_classes(found: Interpretation, n: int) -> Rows[ClassScores]:
+    """Return the `n` classes or labels of the lowest F1, of those with samples."""
+    present = [row for row in found.per_class if row.support]
+    return Rows(sorted(present, key=lambda row: (row.f1, -row.support))[:n])
 
 
 def confidence(found: Interpretation) -> str:

@@ -84,8 +84,11 @@ class Rows(Sequence[Row], Generic[Row]):
         """
         return [{each.name: getattr(row, each.name) for each in fields(row)} for row in self]  # type: ignore[arg-type]
 
-    def cells(self) -> tuple[list[str], list[list[str]], int]:
+    def cells(self, count: int | None = _SHOWN_ROWS) -> tuple[list[str], list[list[str]], int]:
         """Return the header and the cells of the first rows, and the number of columns of text, which come first.
+
+        Args:
+            count: Number of rows at most, or None for all.
 
         Example:
             >>> Rows([ConfusedPair("cat", "dog", count=2, share=0.5)]).cells()
@@ -93,7 +96,7 @@ class Rows(Sequence[Row], Generic[Row]):
         """
         first: Any = next(iter(self), None)
         shown = [] if first is None else [each for each in fields(first) if each.repr]
-        rows = self._rows[:_SHOWN_ROWS]
+        rows = self._rows[:count]
         shown = [each for each in shown if any(getattr(row, each.name) != {} for row in rows)]
         values = [[getattr(row, each.name) for each in shown] for row in rows]
         numeric = [place for place, value in enumerate(values[0] if values else ()) if isinstance(value, (int, float))]

@@ -62,12 +62,12 @@ class History(Sequence[HistoryRow]):
         return f"History({len(self)} epochs)"
 
     def __str__(self) -> str:
-        names, lines = self._table()
+        names, lines = self.cells()
         widths = [max(map(len, column)) for column in zip(names, *lines, strict=True)]
         return "\n".join("  ".join(map(str.rjust, line, widths)) for line in (names, *lines))
 
     def _repr_html_(self) -> str:
-        names, lines = self._table()
+        names, lines = self.cells()
         if len(lines) > _FIRST + _LAST:
             lines = [*lines[:_FIRST], ["..."] * len(names), *lines[-_LAST:]]
         return html.table(names, lines, text=0)
@@ -85,6 +85,18 @@ class History(Sequence[HistoryRow]):
             if is_number(value) and type(value) not in (int, float):  # of NumPy or torch, as callbacks measure them
                 row[name] = value.item() if hasattr(value, "item") else float(value)
         self._rows.append(row if isinstance(row, Values) else Values(row))
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Return the header and the cells of the table, without rates, times and speeds.
+
+        Example:
+            >>> History([{"epoch": 1, "loss": 0.5}]).cells()
+            (['epoch', 'loss'], [['1', '0.5000']])
+        """
+        phases = ["phase"] if len({row.get("phase") for row in self._rows}) > 1 else []
+        values = dict.fromkeys(key for row in self._rows for key in row if key not in BOOKKEEPING)
+        names = ["epoch", *phases, *values]
+        return names, [[fixed(row.get(name, "")) for name in names] for row in self._rows]
 
     def plot(self, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot losses and metrics by epoch, each in its own axes, and the learning rates below.
@@ -106,13 +118,6 @@ class History(Sequence[HistoryRow]):
         from finetune.training.metrics.named import bounds, rises  # the metrics know the names of this module
 
         return draw_curves(self._rows, self._plotted(), path, theme, rises=rises, bounds=bounds)
-
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        """Return the header and the cells of the table, without rates, times and speeds."""
-        phases = ["phase"] if len({row.get("phase") for row in self._rows}) > 1 else []
-        values = dict.fromkeys(key for row in self._rows for key in row if key not in BOOKKEEPING)
-        names = ["epoch", *phases, *values]
-        return names, [[fixed(row.get(name, "")) for name in names] for row in self._rows]
 
     def _plotted(self) -> list[str]:
         numbers = (key for row in self._rows for key, value in row.items() if is_number(value))

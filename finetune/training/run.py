@@ -76,6 +76,9 @@ class Steps(Protocol):
     def validation_step(self, batch: Any) -> Tensor | StepOutput:
         """Return the loss of a validation batch."""
 
+    def report(self, path: str | Path, data: Any, *, train: Any = None, batch_size: int = 32) -> Path:
+        """Write a report."""
+
     def _checkpoint(self, training: dict[str, Any] | None) -> Checkpoint:
         """Return the content of a checkpoint with this training state."""
 
@@ -453,8 +456,7 @@ class Run:
             changed: Whether this run may have other settings, rates, data or callbacks.
 
         Raises:
-            CheckpointError: If the saved run had another plan, in which its position has a different meaning, or was
-                another run.
+            CheckpointError: If the saved run was another one, or had a plan in which its position means another.
         """
         identity.check_training(state)
         position = state["position"]

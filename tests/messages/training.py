@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from finetune import FineTuner, Phase
-from finetune.callbacks import Callback, ClassWeights, Mixup, ModelCheckpoint
+from finetune.callbacks import Callback, ClassWeights, Mixup, ModelCheckpoint, Report
 from tests.helpers.datasets import Items
 from tests.messages.material import ITEMS, X, advised, case, error, fit, logged, tuner, y
 
@@ -38,6 +38,16 @@ def uncached_dataset(tmp: Path) -> str:
     data = Items(ITEMS * 3)
     said = logged(lambda: tuner().freeze().fit(data, epochs=3, progress=False))
     assert "cache: off" not in logged(lambda: tuner().freeze().fit(data, epochs=3, cache="memory", progress=False))
+    return said
+
+
+@case("the run has no validation data. Pass val=... to fit, or Report({}, data=...)")
+def report_without_data(tmp: Path) -> str:
+    path = tmp / "report.html"
+    said = error(lambda: fit(tuner(), val=False, callbacks=Report(path)))
+    for options in ({"val": (X, y), "callbacks": Report(path)}, {"val": False, "callbacks": Report(path, data=(X, y))}):
+        fit(tuner(), **options)
+        path.unlink()
     return said
 
 

@@ -82,16 +82,31 @@ class Summary:
         )
         console.print(_table(self))
         lines = [line.rstrip() for line in page.getvalue().splitlines()]
-        return "\n".join([*lines, *_notes(self)])
+        return "\n".join([*lines, *self.notes])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
+        names, lines = self.cells()
+        return html.table(names, lines, text=3, caption=self.title) + html.paragraph(*self.notes)
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Return the header and the cells of the table, the totals last.
+
+        Example:
+            >>> from finetune import FineTuner
+            >>> names, lines = FineTuner(nn.Linear(4, 2), device="cpu").summary().cells()
+            >>> dict(zip(names, lines[-1]))["parameters"]
+            '10'
+        """
         names = _shown(self)
         cells = [[each[name] for name in names] for row in self.rows for each in _cells(row)]
-        return html.table(names, [*cells, _totals(self, names)], text=3, caption=self.title) + html.paragraph(
-            *_notes(self)
-        )
+        return names, [*cells, _totals(self, names)]
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines below the table: costs, modes, running statistics, and weight decay."""
+        return list(_notes(self))
 
 
 def summarize(

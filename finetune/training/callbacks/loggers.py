@@ -106,7 +106,7 @@ class CSVLogger(Logger):
         self._rows: list[Mapping[str, Any]] = []
 
     def on_fit_begin(self, run: Run) -> None:
-        _check_path(self.path, "a file")
+        check_path(self.path, "a file")
         self._rows = [flat_row(row) for row in run.history]  # epochs of earlier calls of fit or before a resume
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
@@ -144,7 +144,7 @@ class TensorBoard(Logger):
                 "The TensorBoard callback needs the tensorboard package: pip install tensorboard."
             ) from error
         path = local_path(folder)
-        _check_path(path / "events", "a folder")  # before tensorboard does, whose errors are of several types
+        check_path(path / "events", "a folder")  # before tensorboard does, whose errors are of several types
         self.writer = SummaryWriter(str(path))
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
@@ -157,7 +157,12 @@ class TensorBoard(Logger):
         self._logged(run, self.writer.close)  # another fit opens a new file
 
 
-def _check_path(path: Path, kind: str) -> None:
+def check_path(path: Path, kind: str) -> None:
+    """Check that a file can be written.
+
+    Raises:
+        ArgumentError: If it cannot, because the path is not that of `kind`, such as `"a file"`.
+    """
     try:
         check_writable(path)
     except OSError as error:

@@ -1,0 +1,75 @@
+"""Images within a page: plots in both themes, and small copies of samples."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from PIL import Image as Pictures
+
+from finetune.display.figures import to_svg
+from finetune.report.blocks import Image, Plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PIXELS_PER_INCH = 96  # of CSS
+_SHARP = 2  # pixels of a bitmap per CSS pixel
+_MOST_BYTES = 150_000  # of an SVG file; beyond, as for thousands of points, a bitmap is smaller and faster to draw
+_COLORS = 256
+_SIDE = 224  # pixels of a sample, at most
+
+
+def plot(draw: Callable[..., Figure], alt: str, caption: str) -> Plot:
+    """Return a plot in both themes.
+
+    Args:
+        draw: Function of `theme` that returns a figure, such as `History.plot`.
+        alt: Content of the plot in words.
+        caption: Explanation for all readers.
+
+    Example:
+        >>> from finetune.display.figures import new_figure
+        >>> plot(lambda theme: new_figure(4, 3, theme), "Nothing.", "").light.width
+        384
+    """
+    return Plot(figure_image(draw(theme="light")), figure_image(draw(theme="dark")), alt, caption)
+
+
+def figure_image(figure: Figure) -> Image:
+    """Return a figure as an SVG file, or as a PNG file if it has too many parts."""
+    width, height = (round(_PIXELS_PER_INCH * side) for side in figure.get_size_inches())
+    content = to_svg(figure)
+    if len(content) <= _MOST_BYTES:
+        return Image(_uri("svg+xml", content), width, height)
+    page = BytesIO()
+    figure.set_layout_engine("none")  # it has been laid out
+    figure.savefig(page, format="png", dpi=_SHARP * _PIXELS_PER_INCH)
+    few = Pictures.open(page).convert("RGB").quantize(_COLORS, dither=Pictures.Dither.NONE)
+    return Image(_uri("png", _saved(few, "PNG")), width, height)
+
+
+def sample_image(picture: Pictures.Image) -> Image:
+    """Return a small copy of a picture, as the smaller one of a PNG and a JPEG file.
+
+    Example:
+        >>> sample_image(Pictures.new("RGB", (448, 224))).height
+        112
+    """
+    small = picture.copy()
+    small.thumbnail((_SIDE, _SIDE))
+    files = {"png": _saved(small, "PNG"), "jpeg": _saved(small, "JPEG")}
+    kind = min(files, key=lambda name: len(files[name]))
+    return Image(_uri(kind, files[kind]), *small.size)
+
+
+def _saved(picture: Pictures.Image, form: str) -> bytes:
+    page = BytesIO()
+    picture.save(page, form, quality=85, optimize=True)
+    return page.getvalue()
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
