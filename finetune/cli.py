@@ -1,4 +1,4 @@
-"""Command line: `finetune train`, `evaluate`, `predict`, `report`, `summary`, `verify`, `advise`,
+"""Command line: `finetune train`, `evaluate`, `predict`, `interpret`, `report`, `summary`, `verify`, `advise`,
 `compare`, and `demo`.
 
 A usage error prints one line to the standard error stream and exits with code 2. SIGINT exits with code 130,
@@ -155,6 +155,27 @@ def predict(
     else:
         (answers.to_csv if out.suffix == ".csv" else answers.to_jsonl)(out)
         print(f"wrote {out}")
+
+
+@app.command()
+def interpret(
+    file: _File,
+    data: _Data,
+    plots: Annotated[Path | None, typer.Option(help="Folder for the plots that suit the task.")] = None,
+    heatmaps: Annotated[
+        bool, typer.Option(help="Show evidence for the answers in the plot of mistakes.", show_default=False)
+    ] = False,
+    batch_size: _BatchSize = 32,
+) -> None:
+    """Print where a checkpoint goes wrong on labeled data: weakest classes, confusions, and worst mistakes."""
+    from finetune.interpret.plots.save_plots import folder_for_plots, save_plots
+    from finetune.tuner import FineTuner
+
+    folder = None if plots is None else folder_for_plots(plots)
+    found = FineTuner.load_checkpoint(file).interpret(data, heatmaps=heatmaps, batch_size=batch_size)
+    print(found)
+    if folder is not None:
+        print(f"\nwrote {', '.join(str(path) for path in save_plots(found, folder))}")
 
 
 @app.command()

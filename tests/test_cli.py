@@ -173,6 +173,19 @@ def test_verify_exits_with_1_and_the_reason(
     assert reason[kind] in capsys.readouterr().err
 
 
+def test_interpret_prints_the_page_and_writes_the_plots(
+    checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("interpret", checkpoint, pictures)
+    page = capsys.readouterr().out
+    assert page == f"{FineTuner.load_checkpoint(checkpoint).interpret(pictures)}\n"
+    run("interpret", checkpoint, pictures, "--plots", tmp_path / "new" / "plots", "--heatmaps")
+    assert capsys.readouterr().out.startswith(f"{page}\nwrote {tmp_path}")
+    names = {path.name for path in (tmp_path / "new" / "plots").iterdir()}
+    assert names == {f"{name}.png" for name in ("confusion", "reliability", "scores", "curves", "mistakes")}
+    assert "cannot be made" in mistake(capsys, "interpret", "nothing", pictures, "--plots", checkpoint)
+
+
 def test_version_prints_the_installed_version(capsys: pytest.CaptureFixture[str]) -> None:
     run("--version")
     assert capsys.readouterr().out == f"finetune {version('torch-finetune')}\n"
@@ -340,7 +353,7 @@ def test_a_corrupt_image_is_named_in_one_line_and_can_be_skipped(
 PYTHON = re.compile(r"replace_head|FineTuner|fit\(|\w=\S|val=|skip_corrupt|batch_size|checkpoint_dir|\(X, y\)")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "summary", "advise", "compare"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "interpret", "summary", "advise", "compare"])
 def test_errors_speak_of_options(
     command: str, checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -359,6 +372,7 @@ def test_errors_speak_of_options(
         "train": [[data, *new, *out] for data in folders],
         "evaluate": [[checkpoint, tmp_path / "four"], *([checkpoint, data] for data in folders[1:])],
         "predict": [[checkpoint, data] for data in (bad, tmp_path / "nowhere")],
+        "interpret": [[checkpoint, tmp_path / "four"], *([checkpoint, data] for data in folders[1:])],
         "summary": [["resnet19"], [pictures / "cat" / "0.png"]],
         "advise": [[data, *new] for data in folders],
         "compare": [[data, *new, "--folder", tmp_path / "kept", "--epochs", "1"] for data in folders],

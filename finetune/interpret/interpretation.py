@@ -116,6 +116,9 @@ class Interpretation:
     def mistakes(self, n: int = 20) -> Rows[JudgedSample]:
         """Return the wrong answers of the highest loss, the worst first. Of a regression, the largest errors.
 
+        Errors of several outputs count relative to the standard deviation of the true values of each, so that no output
+        decides by its unit.
+
         Args:
             n: Number of samples at most.
 

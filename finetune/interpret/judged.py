@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,43 @@ from finetune.interpret.rows import JudgedSample, Rows
 from finetune.training.tasks import class_indices
 
 _SHOWN_CLASSES = 5
+
+
+@dataclass(frozen=True, eq=False)
+class OperatingPoints:
+    """Right and wrong positives of a label by threshold. Their number is at most about twice that of the samples of it.
+
+    Thresholds are left out between which the right positives stay the same: a curve is straight there.
+
+    Attributes:
+        thresholds: Float64 [P], falling.
+        right: Number of samples with the label at or above each threshold, float64 [P].
+        wrong: Number of samples without it, float64 [P].
+    """
+
+    thresholds: Tensor
+    right: Tensor
+    wrong: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor, present: Tensor) -> OperatingPoints:
+        """Count the positives.
+
+        Args:
+            scores: Float64 [N].
+            present: Whether each sample has the label, bool [N].
+
+        Example:
+            >>> points = OperatingPoints.of(torch.tensor([0.9, 0.8, 0.8, 0.1]), torch.tensor([True, True, False, True]))
+            >>> points.right, points.wrong
+            (tensor([1., 2., 3.], dtype=torch.float64), tensor([0., 1., 1.], dtype=torch.float64))
+        """
+        scores, order = scores.sort(descending=True)
+        ends = torch.cat([(scores[1:] != scores[:-1]).nonzero()[:, 0], torch.tensor([len(scores) - 1])])
+        right = present[order].double().cumsum(0)[ends]
+        rises = torch.cat([right[:1] > 0, right[1:] != right[:-1], torch.tensor([True])])
+        kept = rises[:-1] | rises[1:]
+        return cls(scores[ends][kept], right[kept], (ends + 1 - right)[kept])
 
 
 class Judged:
@@ -94,6 +132,17 @@ class Judged:
         return F.cross_entropy(logits, targets, reduction="none")
 
     @cached_property
+    def relative_errors(self) -> Tensor:
+        """Errors of a regression over the standard deviation of the targets of each output, float64 [N, K].
+
+        Those of an output whose targets are all equal are relative to its own typical error.
+        """
+        errors, targets = self.scores.double() - self.targets.double(), self.targets.double()
+        spread = targets.std(0, correction=0)
+        spread = torch.where(spread > 0, spread, errors.square().mean(0).sqrt())
+        return errors / torch.where(spread > 0, spread, 1)
+
+    @cached_property
     def surety(self) -> Tensor:
         """Logarithm of the probability of each answer, float64 [N], which tells apart probabilities close to 1."""
         if self.kind == CLASSIFICATION:
@@ -101,20 +150,22 @@ class Judged:
         return -self._binary_losses(self.answers.reshape(self._outputs.shape)).sum(1)
 
     @cached_property
-    def columns(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Probability float64 [N] and presence int64 [N] of each label, of two classes those of the second."""
-        if self.kind == MULTILABEL:
-            present = self.targets
-        elif len(self.labels) == 2:
-            return {self.labels[1]: (self.scores[:, 1].double(), self.targets)}
-        else:
-            present = F.one_hot(self.targets, len(self.labels))
-        return {name: (self.scores[:, label].double(), present[:, label]) for label, name in enumerate(self.labels)}
+    def operating_points(self) -> dict[str, OperatingPoints]:
+        """Right and wrong positives of each label by threshold, of two classes those of the second."""
+        alone = self.kind != MULTILABEL and len(self.labels) == 2
+        return {
+            name: OperatingPoints.of(self.scores[:, label].double(), self._present(label))
+            for label, name in list(enumerate(self.labels))[int(alone) :]
+        }
+
+    def _present(self, label: int) -> Tensor:
+        return self.targets[:, label].bool() if self.kind == MULTILABEL else self.targets == label
 
     def mistakes(self, n: int) -> Rows[JudgedSample]:
-        """Return the wrong answers of the highest loss, the worst first; every answer counts for a regression."""
-        wrong = torch.arange(len(self)) if self.kind == REGRESSION else (~self.right).nonzero()[:, 0]
-        return self._first(wrong, self.losses, n)
+        """Return the wrong answers of the highest loss, the worst first, or the largest relative errors."""
+        if self.kind == REGRESSION:
+            return self._first(torch.arange(len(self)), self.relative_errors.square().mean(1), n)
+        return self._first((~self.right).nonzero()[:, 0], self.losses, n)
 
     def surest(self, n: int) -> Rows[JudgedSample]:
         """Return the right answers of the highest probability, the surest first."""
@@ -123,14 +174,15 @@ class Judged:
     def doubtful(self, index: int) -> str | None:
         """Return the label of an answer that most needs an explanation, None for the likeliest.
 
-        It is the answer itself, the likeliest label that the sample does not have, or the output of the largest error.
+        It is the answer itself, the likeliest label that the sample does not have, or the output with the largest
+        relative error.
 
         Args:
             index: Number of the sample in the data.
         """
         place = int((self.places == index).nonzero()[0, 0])
         if self.kind == REGRESSION:
-            return self.labels[int((self.scores[place] - self.targets[place]).abs().argmax())]
+            return self.labels[int(self.relative_errors[place].abs().argmax())]
         if self.kind != MULTILABEL:
             return self.labels[int(self.answers[place])]
         wrong = self.scores[place] * (self.answers[place] > self.targets[place])

@@ -126,34 +126,40 @@ def score_histogram(judged: Judged, bins: int) -> Histogram:
 
 
 def roc_curves(judged: Judged) -> Rows[RocCurve]:
-    """Return the receiver operating characteristic of each label, of two classes that of the second."""
-    from torchmetrics.functional.classification import binary_auroc, binary_roc
+    """Return the receiver operating characteristic of each label, of two classes that of the second.
 
+    torchmetrics has no way to leave out the thresholds between the corners of a curve, which take gigabytes for a
+    thousand classes.
+    """
     rows, nothing = [], torch.empty(0, dtype=torch.float64)
-    for label, (scores, present) in judged.columns.items():
-        positives = int(present.sum())
-        if positives in (0, len(present)):
+    for label, points in judged.operating_points.items():
+        positives = int(points.right[-1])
+        if positives in (0, len(judged)):
             rows.append(RocCurve(label, nothing, nothing, nothing, math.nan, positives))
             continue
-        curve = binary_roc(scores, present, validate_args=False)
-        rows.append(RocCurve(label, *curve, float(binary_auroc(scores, present, validate_args=False)), positives))
+        false, true = (_after(0, counts / counts[-1]) for counts in (points.wrong, points.right))
+        area = float(torch.trapezoid(true, false))
+        rows.append(RocCurve(label, false, true, _after(1, points.thresholds), area, positives))
     return Rows(rows)
 
 
 def precision_recall_curves(judged: Judged) -> Rows[PrecisionRecallCurve]:
     """Return precision and recall by threshold of each label, of two classes those of the second."""
-    from torchmetrics.functional.classification import binary_average_precision, binary_precision_recall_curve
-
     rows, nothing = [], torch.empty(0, dtype=torch.float64)
-    for label, (scores, present) in judged.columns.items():
-        positives = int(present.sum())
+    for label, points in judged.operating_points.items():
+        positives = int(points.right[-1])
         if not positives:
             rows.append(PrecisionRecallCurve(label, nothing, nothing, nothing, math.nan, 0))
             continue
-        curve = binary_precision_recall_curve(scores, present, validate_args=False)
-        area = float(binary_average_precision(scores, present, validate_args=False))
-        rows.append(PrecisionRecallCurve(label, *curve, area, positives))
+        precision, recall = points.right / (points.right + points.wrong), points.right / positives
+        area = float((precision * recall.diff(prepend=recall.new_zeros(1))).sum())
+        precision, recall = _after(1, precision).flip(0), _after(0, recall).flip(0)
+        rows.append(PrecisionRecallCurve(label, precision, recall, points.thresholds.flip(0), area, positives))
     return Rows(rows)
+
+
+def _after(first: float, values: Tensor) -> Tensor:
+    return torch.cat([values.new_tensor([first]), values])
 
 
 def _confidences(judged: Judged) -> tuple[Tensor, Tensor]:

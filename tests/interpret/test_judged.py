@@ -44,7 +44,8 @@ def test_the_worst_are_the_worst_and_the_surest_are_right(
     seed: int, samples: int, count: int, kind: str, n: int
 ) -> None:
     temperature = 1.5
-    found = random_answers(kind, samples, 1 if kind == "binary" else count, seed, Calibration(temperature))
+    count = 1 if kind in ("binary", "regression") else count
+    found = random_answers(kind, samples, count, seed, Calibration(temperature))
     facts = brute_force(found, temperature)
     wrong = sorted((loss for loss, _, right in facts if not right), reverse=True)
     rows = found.mistakes(n)
@@ -122,3 +123,22 @@ def test_outputs_that_are_nan_are_an_error() -> None:
 def test_targets_of_another_size_are_an_error() -> None:
     with pytest.raises(DataError, match=r"shape \[4, 2\], but the targets have shape \[4, 3\]"):
         interpreted("regression", torch.zeros(4, 2), torch.zeros(4, 3))
+
+
+@given(st.integers(0, 99), st.sampled_from([1e-3, 1.0, 1e4]), st.integers(0, 2))
+def test_the_largest_errors_depend_on_no_unit(seed: int, unit: float, output: int) -> None:
+    found = random_answers("regression", 30, 3, seed)
+    outputs, targets = found.predictions.outputs.clone(), found.predictions.targets
+    assert targets is not None
+    targets = targets.clone()
+    outputs[:, output], targets[:, output] = outputs[:, output] * unit, targets[:, output] * unit
+    changed = interpreted("regression", outputs, targets)
+    assert [row.index for row in changed.mistakes(10)] == [row.index for row in found.mistakes(10)]
+
+
+def test_errors_of_constant_targets_count_too() -> None:
+    outputs, targets = torch.zeros(4, 2), torch.ones(4, 2)
+    targets[:, 1], outputs[2, 0] = torch.arange(4.0), -9.0
+    outputs[:, 1] = targets[:, 1]
+    assert interpreted("regression", outputs, targets).mistakes(1)[0].index == 2
+    assert interpreted("regression", torch.ones(4, 2), torch.ones(4, 2)).mistakes(9)[0].loss == 0

@@ -96,8 +96,14 @@ def test_the_curves_and_their_areas(seed: int, samples: int, count: int, kind: s
         else:
             assert close(roc.area, metrics.roc_auc_score(positive, column))
             assert close(metrics.auc(roc.false_positive_rate, roc.true_positive_rate), roc.area)
+            every = np.stack(metrics.roc_curve(positive, column, drop_intermediate=False)[:2], 1)
+            ours = np.stack([roc.false_positive_rate, roc.true_positive_rate], 1)
+            assert all(np.isclose(every, point).all(1).any() for point in ours)
         if positive.any():
             assert close(precision_recall.area, metrics.average_precision_score(positive, column))
+            *expected, _ = metrics.precision_recall_curve(positive, column, drop_intermediate=True)
+            assert close(sorted(set(expected[1].round(9))), sorted(set(precision_recall.recall.numpy().round(9))))
+            assert close(expected[0].max(), precision_recall.precision.max())
         else:
             assert math.isnan(precision_recall.area)
             assert len(precision_recall.recall) == 0
@@ -199,3 +205,10 @@ def test_the_most_confused_pairs(seed: int, samples: int, classes: int, n: int) 
         assert true != predicted
         assert row.count == int(matrix[true, predicted])
         assert row.share == pytest.approx(row.count / int(matrix[true].sum()))
+
+
+def test_the_curves_of_many_classes_have_few_points() -> None:
+    found = random_answers("classification", 2000, 200, 0)
+    points = sum(len(curve.thresholds) for curve in found.roc_curves)
+    assert points < 3 * 2000  # of 400,000 scores
+    assert sum(len(curve.thresholds) for curve in found.precision_recall_curves) < points
