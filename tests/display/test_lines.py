@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
+import pty
+import sys
 from pathlib import Path
 
 import pytest
 
-from finetune.display.lines import lines_shown, log
+from finetune.display.lines import line_width, lines_shown, log
 
 
 @pytest.fixture
@@ -89,3 +91,13 @@ def test_warnings_take_their_usual_way(logger, capsys) -> None:
     with lines_shown(logger=logger):
         logger.warning("careful")
     assert (capsys.readouterr().out, shown.stream.getvalue()) == ("", "careful\n")
+
+
+@pytest.mark.parametrize(("columns", "width"), [("60", 59), ("300", 110), ("20", 40)])
+def test_lines_fit_a_terminal(columns: str, width: int, monkeypatch) -> None:
+    assert line_width() == 110  # not a terminal
+    reader, writer = pty.openpty()
+    with open(reader), open(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setenv("COLUMNS", columns)
+        assert line_width() == width

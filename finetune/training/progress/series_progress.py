@@ -56,4 +56,4 @@ class SeriesProgress:
 
     def _note(self) -> None:
         self._bar.done = self._finished * self._epochs + self._trained
-        self._bar.doing = f"Training, epoch {min(self._trained + 1, self._epochs)}/{self._epochs}"
+        self._bar.doing = f"Epoch {min(self._trained + 1, self._epochs)}/{self._epochs}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -130,3 +132,22 @@ def test_colors_are_left_to_the_theme(net, blobs, cell) -> None:
 
 def test_this_process_is_no_notebook() -> None:
     assert notebook() is None
+
+
+@pytest.mark.parametrize(
+    ("shell", "publisher", "found"),
+    [
+        (None, "", False),  # IPython is imported by a library
+        ({}, "DisplayPublisher", False),  # its console
+        ({"kernel": object()}, "ZMQDisplayPublisher", True),
+        ({"kernel": object()}, "CapturingDisplayPublisher", False),  # %%capture
+    ],
+)
+def test_a_notebook_is_known_by_its_shell(shell, publisher, found, monkeypatch) -> None:
+    if shell is not None:
+        shell = SimpleNamespace(**shell, display_pub=type(publisher, (), {})())
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", ModuleType("IPython.display"))
+    sys.modules["IPython"].get_ipython = lambda: shell
+    sys.modules["IPython.display"].display = print
+    assert notebook() is (print if found else None)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import pty
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from finetune import FineTuner
 from finetune.callbacks import Callback
+from finetune.display.progress import waits
 from finetune.display.progress.bar import Bar
 from finetune.display.progress.display import Display
 from finetune.display.progress.waits import announced, busy, displayed, waits_shown
@@ -145,3 +149,24 @@ def test_whatever_may_take_long_is_announced(net, blobs, tmp_path) -> None:
         "Saving last.safetensors",
     ]
     assert {"Verifying last.safetensors", "Saving model.safetensors", "Scoring the features"} <= {*display.labels}
+
+
+def kind_shown() -> str:
+    """Return the kind of display that a verb gets."""
+    with waits_shown():
+        return type(waits._display.get()).__name__
+
+
+def test_a_terminal_has_one_display_at_a_time(monkeypatch) -> None:
+    reader, writer = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    with open(reader), open(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with waits_shown(), ThreadPoolExecutor() as threads:
+            assert threads.submit(kind_shown).result() == "LineDisplay"
+            assert kind_shown() == "TerminalDisplay"  # a verb within shares it
+        assert kind_shown() == "TerminalDisplay"
+        with waits_shown(False):
+            assert kind_shown() == "Display"
+    monkeypatch.undo()
+    assert kind_shown() == "LineDisplay"

@@ -31,11 +31,11 @@ def test_a_series_of_runs_shows_its_epochs_and_a_line_per_run() -> None:
         series.begin("resnet18")
         series.epoch()
         assert (display.bar.label, display.bar.count()) == ("1 of 2: resnet18", "1/6")
-        assert display.bar.doing == "Training, epoch 2/3"
+        assert display.bar.doing == "Epoch 2/3"
         series.end("resnet18: failed")  # after one of three
         assert display.bar.count() == "3/6"
         series.begin("resnet34")
-        assert display.bar.doing == "Training, epoch 1/3"
+        assert display.bar.doing == "Epoch 1/3"
         series.end("resnet34: found")
         assert display.bar.count() == "6/6"
 
