@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from finetune.comparison.soup import greedy_soup
     from finetune.data.preprocessing.images import Preprocessing
     from finetune.data.tables.table import Table
+    from finetune.data_check.data_check import DataCheck
     from finetune.errors import (
         ArgumentError,
         CheckpointError,
@@ -47,6 +48,7 @@ __all__ = [
     "CheckpointError",
     "Classification",
     "Comparison",
+    "DataCheck",
     "DataError",
     "FineTuneError",
     "FineTuner",
@@ -72,6 +74,7 @@ _HOMES = {
     "Advice": "finetune.advice.advice",
     "Classification": "finetune.interpret.classification",
     "Comparison": "finetune.comparison.comparison",
+    "DataCheck": "finetune.data_check.data_check",
     "FineTuner": "finetune.tuner",
     "Heatmaps": "finetune.interpret.heatmaps",
     "History": "finetune.training.history",

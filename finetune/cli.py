@@ -1,5 +1,5 @@
 """Command line: `finetune train`, `evaluate`, `predict`, `interpret`, `report`, `summary`, `verify`, `advise`,
-`compare`, and `demo`.
+`check-data`, `compare`, and `demo`.
 
 A usage error prints one line to the standard error stream and exits with code 2. SIGINT exits with code 130,
 and SIGTERM with 143.
@@ -250,6 +250,44 @@ def advise(
     if chart is not None:
         next(iter(advice.values())).plot(chart)
         print(f"wrote {chart}")
+
+
+@app.command()
+def check_data(
+    data: _Data,
+    val: Annotated[
+        str | None, typer.Option(help="Validation data, or a fraction to hold out. Default: check all data together.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Model name, or a checkpoint.")] = "resnet18",
+    weights: _Weights = "DEFAULT",
+    samples: Annotated[int | None, typer.Option(help="Number of samples to check. Default: all.", min=1)] = None,
+    batch_size: _BatchSize = 32,
+    out: Annotated[Path | None, typer.Option(help="CSV or JSON Lines file (.csv, .jsonl) for all findings.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Image file for a sheet of the samples that were found.")] = None,
+) -> None:
+    """Look for duplicates, leaks, wrong labels, outliers, and poor pictures in data.
+
+    Exits with code 1 if it finds errors: unreadable samples, leaks, or the same sample with different labels.
+    """
+    from finetune.checkpoint.file import check_writable
+    from finetune.tuner import FineTuner
+
+    out, sheet = (None if path is None else local_path(path) for path in (out, sheet))
+    if out is not None:
+        one_of("format", out.suffix, (".csv", ".jsonl"))
+    for path in filter(None, (out, sheet)):
+        check_writable(path)
+    is_file = os.path.isfile(local_path(model))
+    tuner = FineTuner.load_checkpoint(model) if is_file else FineTuner(model, weights=_weights(weights))
+    found = tuner.check_data(data, _val(val), samples=samples, batch_size=batch_size)
+    print(found)
+    if out is not None:
+        (found.to_csv if out.suffix == ".csv" else found.to_jsonl)(out)
+        print(f"wrote {out}")
+    if sheet is not None:
+        found.plot(sheet)
+        print(f"wrote {sheet}")
+    raise typer.Exit(1 if found.errors else 0)
 
 
 @app.command()

@@ -104,7 +104,9 @@ class Trial:
         return source, tried.known
 
     @busy("Opening the data")
-    def open_training(self, train: Any, val: Any, *, trains: bool = False) -> tuple[Prepared, Known]:
+    def open_training(
+        self, train: Any, val: Any, *, trains: bool = False, holds_out: bool = True
+    ) -> tuple[Prepared, Known]:
         """Open training and validation data and try the model on it, which may show another meaning of the labels.
 
         Raises:
@@ -112,12 +114,13 @@ class Trial:
         """
         known, meaning = self.known, self._meaning(training=True)
         classes, epoch = known.classes, len(known.history) if trains else 0
-        data = self.pipeline.open_training(train, val, meaning, model_classes=classes, epoch=epoch)
+        options: dict[str, Any] = {"model_classes": classes, "epoch": epoch, "holds_out": holds_out}
+        data = self.pipeline.open_training(train, val, meaning, **options)
         tried = self._with(known.opened_training(data.train, data.val))
         tried = tried._with(tried.on(data.train, trains=trains))
         learned = tried._meaning(training=True)
         if data.train.indexed and learned != meaning:
-            data = tried.pipeline.open_training(train, val, learned, model_classes=classes, epoch=epoch)
+            data = tried.pipeline.open_training(train, val, learned, **options)
         if known.history and known.task is not None and known.task.kind != REGRESSION:
             learned.say_order(data.train.classes)
         said = TRAINING not in self.custom and tried.pipeline.check_pairs(data.train)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from finetune.advice.advice import Advice, judge
 from finetune.advice.evidence import check_classes, measure
-from finetune.advice.features import Features, collect
+from finetune.advice.features import STAGES_UP_TO, Features, collect
+from finetune.advice.memo import remembered
 from finetune.caching.cache import open_cache
 from finetune.checkpoint import restore, schema
 from finetune.checkpoint.record import record_head, warn_of_left_out
@@ -31,8 +32,12 @@ from finetune.data.preprocessing.tta import View, over_views
 from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import given_classes
-from finetune.data.splitting import split
+from finetune.data.splitting import drawn
 from finetune.data.targets import CLASSIFICATION, TargetRule
+from finetune.data_check.data_check import DataCheck
+from finetune.data_check.run_checks import check_indexed, run_checks
+from finetune.data_check.samples.inspected import Inspected
+from finetune.data_check.samples.observed import Observed, facts_of_batch, without_facts
 from finetune.display import html
 from finetune.display.left_out import parts_left_out
 from finetune.display.progress.waits import waits_shown
@@ -820,6 +825,48 @@ class FineTuner:
     @checks_arguments
     @takes_turns(alone=True)
     @signals_heeded()
+    def check_data(self, train: Any, val: Any = None, *, samples: int | None = None, batch_size: int = 32) -> DataCheck:
+        """Look for faults in the data, without training or changing the model.
+
+        The checks find unreadable samples, duplicates, leaks between training and validation data, likely wrong
+        labels, outliers, classes that the features do not tell apart, and pictures of odd sizes, dark, blurred or
+        blank. Each sample is read once and runs through the model once; `advise` and a second check of the same data
+        use the same features. The better the model suits the data, the more the checks find.
+
+        Args:
+            train: Training data in any form that `fit` accepts, except streams and loaders. The head need not match
+                the classes yet.
+            val: Validation data in the same forms, or a fraction that is held out as by `fit`. None holds out nothing:
+                all samples are checked together, apart from validation data that the data itself sets apart.
+            samples: Number of training samples to check, stratified by class, and as many for validation; None for
+                all.
+            batch_size: Samples per batch.
+
+        Returns:
+            Findings that print as a table by severity, with `.wrong_labels`, `.leaks` and others, `.to_csv(path)` and
+            `.plot()`. A notebook shows the images.
+
+        Raises:
+            DataError: If the data is invalid, is a stream, or has no sample that can be read.
+            HeadError: If the head is ambiguous.
+
+        Example:
+            >>> X = torch.randn(60, 4)
+            >>> found = FineTuner(nn.Linear(4, 2), device="cpu").check_data((X, torch.arange(60) % 2), (X[:1], [0]))
+            >>> found.leaks[0].samples
+            ('sample 0', 'sample 0')
+        """
+        with waits_shown(), self._as_before():
+            data = self._open_training(train, val, holds_out=False)
+            parts = [part for part in (data.train, data.val) if part is not None]
+            check_indexed(parts)
+            few = [drawn(part, samples, self.settings.seed) for part in parts]
+            features = [self._features(part, len(part), batch_size, observed=True) for part in few]
+            return run_checks(Inspected.of(features, few, self.preprocessing))
+
+    @checks_arguments
+    @takes_turns(alone=True)
+    @signals_heeded()
     def find_lr(
         self,
         train: Any,
@@ -1049,8 +1096,8 @@ class FineTuner:
         source, self._known = self._trial.open(data, labeled=labeled)
         return source
 
-    def _open_training(self, train: Any, val: Any, *, trains: bool = False) -> Prepared:
-        data, self._known = self._trial.open_training(train, val, trains=trains)
+    def _open_training(self, train: Any, val: Any, *, trains: bool = False, holds_out: bool = True) -> Prepared:
+        data, self._known = self._trial.open_training(train, val, trains=trains, holds_out=holds_out)
         return data
 
     def _learn_task(self, source: Source, step: str = TRAINING) -> Task:
@@ -1058,16 +1105,27 @@ class FineTuner:
         self._learn(task=task)
         return task
 
-    def _features(self, source: Source, samples: int, batch_size: int) -> Features:
-        """Return the inputs of every stage and of the head, for at most `samples` samples, stratified by class."""
-        whole = not source.indexed or len(source) <= samples
-        part = source if whole else split(source, samples / len(source), self.settings.seed)[1]
-        modules = dict(self.inner.named_modules())
+    def _features(self, source: Source, samples: int, batch_size: int, *, observed: bool = False) -> Features:
+        """Return the inputs of every stage and of the head, for at most `samples` samples, stratified by class.
+
+        If `observed`, an unreadable sample is no error, and the features have facts of the raw items.
+        """
+        part = drawn(source, samples, self.settings.seed)
+        head, modules = self.network.required_heads()[0], dict(self.inner.named_modules())
         layers = [stage.name for stage in self.network.stages()[:-1] if stage.name and stage.name in modules]
-        batches = self._trial.pipeline.batches(self._trial.pipeline.audited(part, "training"), batch_size)
-        with self._passes(part):
-            passes = loop.outputs(self.predict_step, self.inner, batches, self.precision, "Measuring")
-            return collect(self.inner, layers, self.network.required_heads()[0], passes, samples)
+        layers = layers if not observed or len(part) <= STAGES_UP_TO else []
+
+        def computed() -> Features:
+            pipeline = self._trial.pipeline
+            source = Observed(part, self.preprocessing) if observed else pipeline.audited(part, "training")
+            batches = pipeline.batches(source, batch_size)
+            with self._passes(part):
+                step = without_facts(self.predict_step) if observed else self.predict_step
+                passes = loop.outputs(step, self.inner, batches, self.precision, "Measuring")
+                return collect(self.inner, layers, head, passes, samples, facts=facts_of_batch if observed else None)
+
+        settings = None if self._overrides("predict_step") else (head, self.precision.name)
+        return remembered(computed, self.inner, self.preprocessing, part, layers, settings, facts=observed)
 
     # ------------------------------------------------------------------ passes over data
 

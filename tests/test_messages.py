@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.messages import answers, checkpoints, data, labels, metrics, models, tables, tasks, training
+from tests.messages import answers, checkpoints, data, data_check, labels, metrics, models, tables, tasks, training
 from tests.messages.material import CASES, Case
 
 ROOMS = (
     answers,
     checkpoints,
     data,
+    data_check,
     labels,
     metrics,
     models,

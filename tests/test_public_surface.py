@@ -21,14 +21,16 @@ from finetune import FineTuner, callbacks, errors
 ROOT = Path(__file__).resolve().parent.parent
 
 NAMES = [
-    "Advice", "ArgumentError", "CheckpointError", "Classification", "Comparison", "DataError", "FineTuneError",
-    "FineTuner", "HeadError", "Heatmaps", "History", "Interpretation", "LayerDecay", "NonFiniteError", "PatternError",
-    "Phase", "Preprocessing", "StepOutput", "Table", "advise", "callbacks", "compare", "greedy_soup", "strategies",
+    "Advice", "ArgumentError", "CheckpointError", "Classification", "Comparison", "DataCheck", "DataError",
+    "FineTuneError", "FineTuner", "HeadError", "Heatmaps", "History", "Interpretation", "LayerDecay",
+    "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "Table", "advise", "callbacks",
+    "compare", "greedy_soup", "strategies",
 ]  # fmt: skip
 
 METHODS = {
     "advise": ["train", "val", "*", "samples", "batch_size"],
     "calibrate": ["val", "*", "batch_size"],
+    "check_data": ["train", "val", "*", "samples", "batch_size"],
     "classify": ["data", "*", "top", "threshold", "reject", "batch_size", "tta"],
     "evaluate": ["data", "*", "batch_size"],
     "fit": [

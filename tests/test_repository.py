@@ -310,7 +310,7 @@ WHOLE = {
 }
 
 # The one class that is longer than a file should be: it has every public verb, each with its docstring.
-LONG = {"tuner.py": 1_200}
+LONG = {"tuner.py": 1_260}
 
 
 def test_a_folder_holds_at_most_a_dozen_modules_and_folders() -> None:

@@ -133,7 +133,7 @@ def measure(train: Features, val: Features | None = None, samples: int | None = 
             f"{len(sizes)} classes. Pass more data."
         )
     last = spectrum(train.last)
-    folds = _folds(labels)
+    folds = folds_of(labels)
     penalty = best_penalty(last, labels, folds)
     accuracies = torch.tensor(probe_accuracies(last, labels, folds, penalty))
     whole = spectrum(train.last, *train.stages.values())
@@ -164,7 +164,7 @@ def check_classes(targets: Tensor | None) -> None:
         raise DataError(f"Advice is for classification. Expected one class index per sample, but the data has {got}.")
 
 
-def _folds(labels: Tensor) -> list[Tensor]:
+def folds_of(labels: Tensor) -> list[Tensor]:
     """Split the samples into folds, stratified by class, with consecutive samples in the same fold.
 
     Images taken in a row are often near-duplicates, which would leak between folds.

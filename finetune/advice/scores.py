@@ -64,7 +64,7 @@ def h_score(features: Spectrum, labels: Tensor) -> float:
     perfect score (H-score: Bao et al., 2019; with shrinkage: Ibrahim et al., arXiv 2110.06893).
     """
     samples = len(labels)
-    between = (_one_hot(labels) / labels.bincount()[labels.unique()].sqrt()).T @ features.vectors
+    between = (one_hot(labels) / labels.bincount()[labels.unique()].sqrt()).T @ features.vectors
     variances = features.values / samples
     mean = variances.sum() / features.num_features
     shrinkage = _shrinkage(features)
@@ -77,7 +77,7 @@ def log_me(features: Spectrum, labels: Tensor) -> float:
 
     Higher is better. Compare models on the same data only (You et al., arXiv 2102.11005).
     """
-    targets = _one_hot(labels)
+    targets = one_hot(labels)
     targets = targets - targets.mean(0)
     return float(torch.stack([_evidence(features, target) for target in targets.T]).mean())
 
@@ -88,7 +88,7 @@ def knn_accuracy(features: Tensor, labels: Tensor, neighbors: int = _NEIGHBORS) 
     Votes are weighted by similarity, which avoids ties.
     """
     centered = torch.nn.functional.normalize(features.double() - features.double().mean(0), dim=1)
-    targets = _one_hot(labels)
+    targets = one_hot(labels)
     right = 0
     for rows in torch.arange(len(labels)).split(_ROWS_AT_ONCE):
         similar = centered[rows] @ centered.T
@@ -110,7 +110,7 @@ def probe_accuracies(features: Spectrum, labels: Tensor, folds: Sequence[Tensor]
 
     The probe is a ridge regression onto one-hot classes: as accurate as a trained head, with a closed-form solution.
     """
-    targets = _one_hot(labels)
+    targets = one_hot(labels)
     classes = targets.argmax(1)
     predicted = [held_out(features, targets, fold, penalty).argmax(1) for fold in folds]
     return [float((own == classes[fold]).double().mean()) for fold, own in zip(folds, predicted, strict=True)]
@@ -120,18 +120,27 @@ def held_out(features: Spectrum, targets: Tensor, rows: Tensor, penalty: float) 
     """Return the predictions [M, C] of a ridge regression for held-out rows [M], trained on the others.
 
     With the hat matrix H of the fit to all rows, the residuals of held-out rows I are (1 - H_II)^-1 times the
-    residuals of the fit, which is exact for the same features and penalty (Cook and Weisberg, 1982).
+    residuals of the fit, which is exact for the same features and penalty (Cook and Weisberg, 1982). H_II has the rank
+    of the features, so that of many rows the inverse follows from a smaller matrix (Woodbury, 1950).
     """
     variance = features.values / len(targets)
     shrunk = features.vectors * (variance / (variance + penalty * variance.mean()))
     fitted = targets.mean(0) + shrunk @ (features.vectors.T @ targets)
-    influence = shrunk[rows] @ features.vectors[rows].T + 1 / len(targets)  # the intercept has no penalty
-    left = torch.eye(len(rows), dtype=targets.dtype) - influence
-    residuals: Tensor = torch.linalg.solve(left, targets[rows] - fitted[rows])
-    return targets[rows] - residuals
+    # The last column is the intercept, which has no penalty.
+    one = torch.ones(len(rows), 1, dtype=targets.dtype)
+    left = torch.cat([shrunk[rows], one / len(targets)], 1)
+    right = torch.cat([features.vectors[rows], one], 1)
+    residuals = targets[rows] - fitted[rows]
+    if len(rows) <= left.shape[1]:
+        influence = torch.eye(len(rows), dtype=targets.dtype) - left @ right.T
+        held: Tensor = torch.linalg.solve(influence, residuals)
+    else:
+        influence = torch.eye(left.shape[1], dtype=targets.dtype) - right.T @ left
+        held = residuals + left @ torch.linalg.solve(influence, right.T @ residuals)
+    return targets[rows] - held
 
 
-def _one_hot(labels: Tensor) -> Tensor:
+def one_hot(labels: Tensor) -> Tensor:
     """Return one-hot labels, float64 [N, C], over the classes that occur."""
     _, indices = labels.unique(return_inverse=True)
     return torch.nn.functional.one_hot(indices).double()

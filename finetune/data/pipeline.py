@@ -68,6 +68,7 @@ class Pipeline:
         *,
         model_classes: Sequence[str] | None = None,
         epoch: int = 0,
+        holds_out: bool = True,
     ) -> Prepared:
         """Open training and validation data. See `prepare`."""
         return prepare(
@@ -79,6 +80,7 @@ class Pipeline:
             takes=self.takes,
             double=self.double,
             epoch=epoch,
+            holds_out=holds_out,
         )
 
     def example(self, source: Source) -> Any:

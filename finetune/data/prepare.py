@@ -74,6 +74,7 @@ def prepare(
     takes: str | None = None,
     double: bool = False,
     epoch: int = 0,
+    holds_out: bool = True,
 ) -> Prepared:
     """Open and split training and validation data. `Prepared.audited` checks it.
 
@@ -87,6 +88,7 @@ def prepare(
         takes: Kind of raw item that the preprocessing takes.
         double: Whether float64 arrays stay as they are, because the model computes in float64.
         epoch: Epoch of the first pass over `train`.
+        holds_out: Whether None holds out a fifth. Otherwise, it uses only validation data that the data sets apart.
 
     Raises:
         DataError: If data cannot be opened, or validation data has a class that the training data does not have.
@@ -116,7 +118,7 @@ def prepare(
         if val is None and own is not None:
             return Prepared(source, own, (*notes, note))
         notes = (*notes, note)
-    if val is False or (val is None and not source.splits):
+    if val is False or (val is None and not (holds_out and source.splits)):
         return Prepared(source, notes=notes)
     if val is None or is_number(val):
         return _split(source, VALIDATION_SHARE if val is None else val, seed, notes)

@@ -50,6 +50,16 @@ def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source,
     return source.subset((~chosen).nonzero().flatten()), source.subset(chosen.nonzero().flatten())
 
 
+def drawn(source: Source, count: int | None, seed: int = 0) -> Source:
+    """Return at most about `count` samples of an indexed source at random, stratified by class; all for None.
+
+    A stream is returned as it is.
+    """
+    if count is None or not source.indexed or len(source) <= count:
+        return source
+    return split(source, count / len(source), seed)[1]
+
+
 def few_shot(source: Source, shots: int, seed: int = 0) -> tuple[Source, Source]:
     """Draw `shots` samples per class at random, and return them and the remaining samples.
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,11 +12,10 @@ from typing import TYPE_CHECKING, Any, overload
 from finetune.data.targets import BINARY, MULTILABEL, REGRESSION
 from finetune.display import html
 from finetune.display.numbers import and_more, fixed
+from finetune.display.records import as_frame, write_csv, write_jsonl
 from finetune.errors import ArgumentError, nearest, number, printable, whole_number
-from finetune.files.durable import written
 from finetune.interpret.pictures import thumbnail
 from finetune.interpret.predictions import Predictions
-from finetune.naming.paths import local_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -158,12 +154,7 @@ class Classification(Sequence[Answer]):
             >>> path.read_text().splitlines()
             ['sample,answer,class_1,probability_1', '1.png,cat,cat,0.8']
         """
-        rows, page = self.to_dicts(), io.StringIO(newline="")
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        writer = csv.DictWriter(page, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        return _write(path, page.getvalue())
+        return write_csv(path, self.to_dicts())
 
     def to_jsonl(self, path: str | Path) -> Path:
         """Write a line of JSON per sample: its name, its scores, and whether the answer is rejected.
@@ -182,7 +173,7 @@ class Classification(Sequence[Answer]):
             >>> path.read_text()
             '{"sample": "1.png", "scores": {"cat": 0.8}, "rejected": false}\\n'
         """
-        return _write(path, "".join(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in self))
+        return write_jsonl(path, map(asdict, self))
 
     def to_pandas(self) -> Any:
         """Return the rows of `to_dicts` as a DataFrame of pandas.
@@ -194,11 +185,7 @@ class Classification(Sequence[Answer]):
             >>> list(Classification([Answer("1.png", {"cat": 0.8})]).to_pandas())
             ['sample', 'answer', 'class_1', 'probability_1']
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ArgumentError("to_pandas needs pandas. Run `pip install pandas`, or call to_dicts.") from error
-        return pandas.DataFrame(self.to_dicts())
+        return as_frame(self.to_dicts())
 
     def _words(self, answer: Answer) -> str:
         found = "  ".join(f"{name} {self._number(score)}" for name, score in answer.scores.items())
@@ -321,13 +308,3 @@ def _check_task(predictions: Predictions, threshold: Any, reject: float | None) 
             "reject is for one class per sample, but this is a multi-label task. Pass threshold=..., above which a "
             "label holds."
         )
-
-
-def _write(path: str | Path, text: str) -> Path:
-    path = local_path(path)
-    try:
-        with written(path) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise ArgumentError(f"{path} cannot be written: {error}. Expected the path of a file.") from error
-    return path

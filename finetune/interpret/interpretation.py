@@ -445,11 +445,11 @@ class Interpretation:
             >>> found = FineTuner(model, device="cpu").interpret((torch.rand(8, 3, 4, 4), torch.arange(8) % 2))
             >>> figure = found.plot_mistakes(4)
         """
-        from finetune.interpret.plots.sheet import draw_sheet
+        from finetune.interpret.plots.mistakes import draw_mistakes
 
         wrong = int((~self._judged.right).sum())
         rows, regression = self.mistakes(n), self.task == REGRESSION
-        return draw_sheet(rows, self.predictions.source, wrong, regression, path, theme, heatmaps=self.heatmaps)
+        return draw_mistakes(rows, self.predictions.source, wrong, regression, path, theme, heatmaps=self.heatmaps)
 
     def _needs(self, name: str, kinds: tuple[str, ...]) -> None:
         """Check that the task has a quantity.

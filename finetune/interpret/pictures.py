@@ -31,10 +31,19 @@ def picture_of(source: Source, index: int) -> Image.Image | None:
         >>> picture_of(open_source(torch.zeros(4, 3, 8, 8), labeled=False), 0).size
         (8, 8)
     """
-    found = _input_of(source, index)
-    if isinstance(found, Image.Image):
-        return with_channels(found, 3)
-    tensors = tensors_of(torch.from_numpy(found) if isinstance(found, np.ndarray) else found)
+    return as_picture(_input_of(source, index))
+
+
+def as_picture(item: Any) -> Image.Image | None:
+    """Return the inputs of a sample as a new RGB image, or None if they are none.
+
+    Example:
+        >>> as_picture(torch.zeros(1, 8, 8)).mode
+        'RGB'
+    """
+    if isinstance(item, Image.Image):
+        return with_channels(item, 3).copy()
+    tensors = tensors_of(torch.from_numpy(item) if isinstance(item, np.ndarray) else item)
     return _of_tensor(tensors[0].cpu()) if len(tensors) == 1 else None
 
 

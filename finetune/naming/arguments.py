@@ -96,7 +96,11 @@ def checks_arguments(method: Callable[P, R]) -> Callable[P, R]:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise _explained(name, error, signature, kwargs, owner, type(args[0]) if args else None) from error
-        bound.arguments.update(whole_numbers(bound.arguments))
+        defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+        given = {
+            name: value for name, value in bound.arguments.items() if value is not None or defaults[name] is not None
+        }
+        bound.arguments.update(whole_numbers(given))
         return method(*bound.args, **bound.kwargs)
 
     return checked

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune import DataError, FineTuner
-from finetune.advice.evidence import _folds, measure
+from finetune.advice.evidence import folds_of, measure
 from finetune.advice.features import Features
 from finetune.demo import DigitNet
 
@@ -22,7 +22,7 @@ def features(samples: int, classes: int = 4, seed: int = 0, distance: float = 2.
     return Features(
         last=0.2 * known[:, :8] + torch.randn(samples, 8, generator=generator),
         stages={"stem": torch.randn(samples, 4, generator=generator), "layer1": known},
-        labels=labels,
+        targets=labels,
     )
 
 
@@ -30,7 +30,7 @@ def features(samples: int, classes: int = 4, seed: int = 0, distance: float = 2.
 @settings(max_examples=50, deadline=None)
 def test_folds_partition_the_samples_and_are_stratified(labels):
     labels = torch.tensor(labels)
-    folds = _folds(labels)
+    folds = folds_of(labels)
 
     assert sorted(torch.cat(folds).tolist()) == list(range(len(labels)))
     for label in labels.unique():
@@ -39,7 +39,7 @@ def test_folds_partition_the_samples_and_are_stratified(labels):
 
 
 def test_consecutive_samples_share_a_fold():
-    folds = _folds(torch.zeros(20, dtype=torch.int64))
+    folds = folds_of(torch.zeros(20, dtype=torch.int64))
 
     assert [fold.tolist() for fold in folds] == [list(range(start, start + 4)) for start in range(0, 20, 4)]
 
