@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -12,6 +12,7 @@ from finetune.display.numbers import Values, fixed
 from finetune.errors import is_number
 
 if TYPE_CHECKING:
+    import torchmetrics
     from matplotlib.figure import Figure
 
 HistoryRow = dict[str, Any]
@@ -47,6 +48,7 @@ class History(Sequence[HistoryRow]):
 
     def __init__(self, rows: Iterable[HistoryRow] = ()) -> None:
         self._rows: list[HistoryRow] = [row if isinstance(row, Values) else Values(row) for row in rows]
+        self._scales: dict[str, tuple[bool | None, float | None, float | None]] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -98,11 +100,40 @@ class History(Sequence[HistoryRow]):
         names = ["epoch", *phases, *values]
         return names, [[fixed(row.get(name, "")) for name in names] for row in self._rows]
 
+    def learn(self, metrics: Mapping[str, torchmetrics.Metric]) -> None:
+        """Remember which way the metrics of a run are better, and the values that they cannot exceed.
+
+        Args:
+            metrics: Metrics by name.
+
+        Example:
+            >>> from torchmetrics.classification import MulticlassCohenKappa
+            >>> history = History()
+            >>> history.learn({"kappa": MulticlassCohenKappa(3)})
+            >>> history.rises("kappa"), history.rises("own")
+            (True, None)
+        """
+        for name, metric in metrics.items():
+            self._scales[name] = metric.higher_is_better, metric.plot_lower_bound, metric.plot_upper_bound
+
+    def rises(self, name: str) -> bool | None:
+        """Return whether a higher value of a metric, or of `"loss"`, is better; None if the metric does not say.
+
+        A function says so by an attribute `higher_is_better`.
+
+        Example:
+            >>> History().rises("accuracy"), History().rises("loss"), History().rises("own")
+            (True, False, None)
+        """
+        from finetune.training.metrics.named import rises  # the metrics know the names of this module
+
+        return self._scales[name][0] if name in self._scales else rises(name)
+
     def plot(self, path: str | Path | None = None, *, theme: str | None = None) -> Figure:
         """Plot losses and metrics by epoch, each in its own axes, and the learning rates below.
 
         Training and validation share the axes. The phases are shaded and named, and the best epoch is marked: by the
-        validation value if there is one, where the name of the metric says which way is better.
+        validation value if there is one, where the metric says which way is better. See `rises`.
 
         Args:
             path: Path to also save the figure to; the suffix sets the format.
@@ -115,9 +146,15 @@ class History(Sequence[HistoryRow]):
             >>> history = History([{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.5}])
             >>> figure = history.plot("history.png")
         """
-        from finetune.training.metrics.named import bounds, rises  # the metrics know the names of this module
+        return draw_curves(self._rows, self._plotted(), path, theme, rises=self.rises, bounds=self._bounds)
 
-        return draw_curves(self._rows, self._plotted(), path, theme, rises=rises, bounds=bounds)
+    def _bounds(self, name: str) -> tuple[float, float]:
+        """Return the lowest and the highest value of a metric, or of `"loss"`."""
+        from finetune.training.metrics.named import bounds
+
+        low, high = bounds(name)
+        _, lowest, highest = self._scales.get(name, (None, None, None))
+        return low if lowest is None else lowest, high if highest is None else highest
 
     def _plotted(self) -> list[str]:
         numbers = (key for row in self._rows for key, value in row.items() if is_number(value))

@@ -121,6 +121,7 @@ def _fit_epoch(run: Run) -> None:
     }
     run.steps_per_epoch = run.position.window
     run.history.append(run.row)
+    run.history.learn(run.meter.metrics)
     run.position = run.position.next_epoch()
     run.emit("on_epoch_end")
 

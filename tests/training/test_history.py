@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from fractions import Fraction
 from typing import Any
 from xml.etree import ElementTree
@@ -9,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from torchmetrics.classification import MulticlassCohenKappa
 
 from finetune import FineTuner, History
 
@@ -123,3 +125,26 @@ def test_a_notebook_shows_both_ends_of_a_long_table() -> None:
     page = History({"epoch": number, "loss": 0.5} for number in range(1, 301))._repr_html_()
     shown = [row[0].text for row in ElementTree.fromstring(page).find("tbody")]
     assert shown == [*map(str, range(1, 6)), "...", *map(str, range(281, 301))]
+
+
+def half(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    return 0.5
+
+
+def told(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    return float(outputs.mean())
+
+
+told.higher_is_better = False  # type: ignore[attr-defined]
+
+
+def test_the_best_of_the_users_own_metrics_is_marked_where_they_say_which_way_is_better() -> None:
+    inputs, labels = torch.randn(24, 4), torch.arange(24) % 3
+    own = {"kappa": MulticlassCohenKappa(3), "half": half, "told": told}
+    tuner = FineTuner(torch.nn.Linear(4, 3), device="cpu", metrics={**own, "accuracy": told})
+    history = tuner.fit((inputs, labels), (inputs, labels), epochs=3, progress=False)
+    assert [history.rises(name) for name in ("kappa", "accuracy", "half", "told")] == [True, False, None, False]
+    for axes in history.plot().axes[:5]:
+        marked = [line for line in axes.lines if line.get_label() == "best epoch"]
+        assert len(marked) == (axes.get_title("left") != "half")
+    assert copy.deepcopy(history).rises("kappa")

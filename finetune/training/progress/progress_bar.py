@@ -10,7 +10,6 @@ from finetune.display.numbers import fixed
 from finetune.display.progress.bar import Bar
 from finetune.display.progress.waits import displayed
 from finetune.training.callbacks.base import Callback
-from finetune.training.metrics.named import rises
 from finetune.training.progress.overview import describe_epoch, describe_run
 from finetune.training.progress.pace import Pace
 from finetune.training.run import Run
@@ -95,11 +94,12 @@ def _training(run: Run) -> str:
 
 def _better(best: tuple[str, float] | None, run: Run) -> tuple[str, float] | None:
     """Return the best validation value so far: of the first metric that says which way is better, or of the loss."""
-    names = [name for name in run.row if name.startswith("val_") and rises(name.removeprefix("val_")) is not None]
+    rises = {name: run.history.rises(name.removeprefix("val_")) for name in run.row if name.startswith("val_")}
+    names = [name for name, higher in rises.items() if higher is not None]
     if not names:
         return best
     name = names[min(1, len(names) - 1)]  # the loss comes first
-    value, higher = run.row[name], rises(name.removeprefix("val_"))
+    value, higher = run.row[name], rises[name]
     if best is None or (value > best[1] if higher else value < best[1]):
         return name, value
     return best
