@@ -17,6 +17,7 @@ from finetune.data.randomness import seeded
 from finetune.data.sources.base import Request
 from finetune.data.sources.labels import (
     Classes,
+    Meaning,
     are_other_numbers,
     bytes_as_label,
     in_order,
@@ -64,6 +65,8 @@ def open_labels(dataset: Any, first: Any, request: Request) -> DatasetLabels:
     if isinstance(first, bytes):
         raise bytes_as_label(first)
     parts = _Parts.of(dataset)
+    if parts.leaves and all(names_of_lists(leaf) for leaf in parts.leaves):
+        return _several(parts, request)
     declared = parts.gathered([_declared(leaf) for leaf in parts.leaves])
     if declared is not None and not _agree(dataset, declared):
         declared = None
@@ -103,6 +106,36 @@ def _numbered(parts: _Parts, declared: Tensor | None, request: Request) -> Datas
     return _renumbered(
         declared, classes, _ByPart(parts.part, tuple(names or () for names in own), tables, classes or ())
     )
+
+
+def _several(parts: _Parts, request: Request) -> DatasetLabels:
+    """Return the labels of items that have any number of them, as a 0 or 1 per class."""
+    own = [names_of_lists(leaf) or () for leaf in parts.leaves]
+    classes = request.classes or (own[0] if len({*own}) == 1 else in_order(name for names in own for name in names))
+    renumber = _ByLists(parts.part, tuple(own), replace(request.meaning, classes=classes))
+    declared = parts.gathered([list(leaf.with_format(None)[label_key_of(leaf.column_names)]) for leaf in parts.leaves])
+    rows = [renumber(sample, row) for sample, row in enumerate(declared)]
+    return DatasetLabels(torch.stack(rows) if rows else None, classes, renumber)
+
+
+@dataclass(frozen=True)
+class _ByLists:
+    """Function of a sample's index and a list of its class indices that returns a 0 or 1 per class, float32 [K].
+
+    Attributes:
+        part: Part of each sample, int64 [N].
+        own: Class names of each part.
+        meaning: Meaning of the labels, with the classes.
+    """
+
+    part: Tensor
+    own: tuple[Classes, ...]
+    meaning: Meaning
+
+    def __call__(self, sample: int, label: Any) -> Any:
+        names = self.own[int(self.part[sample])]
+        row = [names[int(index)] for index in label]
+        return self.meaning.encode_several([row], lambda _: f"sample {sample}")[0][0]
 
 
 def _renumbered(declared: Tensor | None, classes: Classes | None, renumber: Callable[[int, Any], Any]) -> DatasetLabels:
@@ -190,6 +223,15 @@ def class_names(dataset: Any) -> Classes | None:
     _check_index(names, getattr(dataset, "class_to_idx", None))
     # ImageNet's names are tuples of synonyms
     return tuple(normalized(", ".join(map(str, n)) if isinstance(n, (list, tuple)) else str(n)) for n in names)
+
+
+def names_of_lists(dataset: Any) -> Classes | None:
+    """Return the class names of a Hugging Face column with a list of class indices per sample, or None."""
+    if not is_hugging_face(dataset):
+        return None
+    column = (dataset.features or {}).get(label_key_of(dataset.column_names or ()) or "")
+    names = _by_index(getattr(getattr(column, "feature", None), "names", None))
+    return tuple(normalized(str(name)) for name in names) or None
 
 
 def _by_index(names: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from finetune.data.batch import label_key_of, target_of, with_target
 from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, is_image_cell, kind_of
 from finetune.data.randomness import seeded
 from finetune.data.sources.base import Request, Source, type_name
-from finetune.data.sources.dataset_labels import class_names, is_hugging_face, open_labels
+from finetune.data.sources.dataset_labels import class_names, is_hugging_face, names_of_lists, open_labels
 from finetune.data.sources.image_files import read_image_cell
 from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes
@@ -172,9 +172,12 @@ def _open_texts(dataset: Any, columns: tuple[str, ...], request: Request) -> Raw
             f"{', '.join(dataset.column_names)}. Name the column of labels 'label'."
         )
     meaning = request.meaning
-    own = class_names(dataset)
+    own, several = class_names(dataset), names_of_lists(dataset)
     meaning.check_numbering(own)
     labels = list(plain[label])
+    if several is not None:
+        labels = [[several[k] for k in row] for row in labels]
+        meaning = replace(meaning, classes=several if meaning.classes is None else meaning.classes)
     if own is not None and meaning.names:  # a class index stands for its name
         labels = [own[k] if isinstance(k, int) and 0 <= k < len(own) else None for k in labels]
         meaning = replace(meaning, classes=own if meaning.classes is None else meaning.classes)

@@ -8,7 +8,7 @@ import datasets
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import FakeData, ImageFolder
 
 from finetune.data.preprocessing.base import IMAGE
@@ -153,3 +153,46 @@ def test_images_that_are_not_decoded_are_decoded_here(by: str, tmp_path: Path) -
 def test_a_cell_without_an_image_is_an_error() -> None:
     with pytest.raises(DataError, match="neither bytes nor a path"):
         open_source(([{"bytes": None, "path": None}], [0]), takes=IMAGE)
+
+
+def several_labels(names: list[str], rows: list[list[int]], column: str = "x", inputs: Any = None) -> Any:
+    values = [[float(len(row))] * 2 for row in rows] if inputs is None else inputs
+    kind = datasets.List(datasets.Value("float32")) if inputs is None else datasets.Value("string")
+    features = datasets.Features({column: kind, "labels": datasets.List(datasets.ClassLabel(names=names))})
+    return datasets.Dataset.from_dict({column: values, "labels": rows}, features=features)
+
+
+@pytest.mark.parametrize("form", [None, "torch", "numpy"])
+def test_a_list_of_classes_per_sample_is_several_labels_with_their_names(form: str | None) -> None:
+    data = several_labels(["pug", "cat", "eel"], [[0], [2, 1], []]).with_format(form)
+    source = open_source(data)
+    expected = torch.tensor([[1.0, 0, 0], [0, 1, 1], [0, 0, 0]])
+    assert source.classes == ("pug", "cat", "eel")
+    assert source.targets is not None
+    assert torch.equal(source.targets, expected)
+    assert torch.equal(torch.stack([source[index]["labels"] for index in range(3)]), expected)
+    part = open_source(Subset(data, [2, 1]))
+    assert part.targets is not None
+    assert torch.equal(part.targets, expected[[2, 1]])
+
+
+def test_several_labels_have_the_order_of_the_training_data() -> None:
+    training, other = several_labels(["pug", "cat"], [[0], [1]]), several_labels(["cat", "pug"], [[0], [0, 1]])
+    known = open_source(other, classes=open_source(training).classes)
+    assert known.classes == ("pug", "cat")
+    assert known.targets is not None
+    assert known.targets.tolist() == [[0, 1], [1, 1]]
+    joined = open_source(ConcatDataset([training, other]))
+    assert joined.targets is not None
+    assert joined.classes == ("cat", "pug")
+    assert joined.targets.tolist() == [[0, 1], [1, 0], [1, 0], [1, 1]]
+    with pytest.raises(DataError, match="eel"):
+        open_source(several_labels(["eel"], [[0]]), classes=("pug", "cat"))
+
+
+def test_texts_with_several_labels_keep_their_names() -> None:
+    data = several_labels(["z", "a"], [[0, 1], []], "text", ["good", "bad"])
+    source = open_source(data, takes="text")
+    assert source.classes == ("z", "a")
+    assert source.targets is not None
+    assert source.targets.tolist() == [[1, 1], [0, 0]]
