@@ -57,9 +57,9 @@ def columns(rows: Sequence[Row], width: int, ellipsis: str = "…") -> list[tupl
 
     Example:
         >>> columns([Row("Reading", 0.5, "20/40"), Row("Saving", None, "0:02")], 60)
-        [('Reading', 27, '20/40'), ('Saving ', 27, '0:02')]
+        [('Reading', 29, '20/40'), ('Saving ', 29, '0:02')]
         >>> columns([Row("Reading the images", 0.5, "20/40")], 20)
-        [('Reading the …', 0, '20/40')]
+        [('Reading the…', 0, '20/40')]
     """
     from rich.cells import cell_len, set_cell_size  # a character may take two columns
 
