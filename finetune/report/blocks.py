@@ -120,12 +120,14 @@ class Card:
         values: Truth, answer and loss by name, each as lines.
         image: The sample as an image, or None.
         text: The sample as text, or None.
+        heatmap: The evidence for the answer in the image, or None.
     """
 
     title: str
     values: Mapping[str, Sequence[str]]
     image: Image | None = None
     text: str | None = None
+    heatmap: Image | None = None
 
 
 @dataclass(frozen=True)

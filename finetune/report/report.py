@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import torch
 from finetune.display.numbers import fixed
 from finetune.errors import ArgumentError
 from finetune.files.durable import check_writable, written
+from finetune.interpret.heatmaps import Heatmaps
 from finetune.interpret.interpretation import Interpretation
 from finetune.model.inspection.summary import Summary
 from finetune.model.network import Network
@@ -23,7 +25,7 @@ from finetune.report.repeat import repeat_section
 from finetune.report.samples import sample_sections
 from finetune.training.history import History
 from finetune.training.numerics.precision import Precision
-from finetune.training.progress.overview import describe_model
+from finetune.training.progress.overview import describe_head, describe_model
 from finetune.training.settings import Settings
 from finetune.training.tasks import Task
 
@@ -53,6 +55,9 @@ class Tuner(Protocol):
 
     def interpret(self, data: Any, *, batch_size: int = 32) -> Interpretation:
         """Return the answers beside the truth."""
+
+    def heatmaps(self, data: Any, *, of: Sequence[str | int | None], batch_size: int = 32) -> Heatmaps:
+        """Return the evidence for the answers in images."""
 
     def summary(self) -> Summary:
         """Return the table of the layers."""
@@ -101,7 +106,7 @@ def write_report(
         _title(tuner, data),
         headline(found) | {"samples": f"{len(found):,}"},
         lead(found),
-        [*_sections(tuner, found), again],
+        [*_sections(tuner, found, batch_size), again],
     )
     try:
         with written(path) as target:
@@ -118,9 +123,9 @@ def _title(tuner: Tuner, data: Any) -> str:
     return f"{name} on {data}" if isinstance(data, (str, Path)) else f"Report on {name}"
 
 
-def _sections(tuner: Tuner, found: Interpretation) -> Iterator[Section]:
+def _sections(tuner: Tuner, found: Interpretation, batch_size: int) -> Iterator[Section]:
     yield from answer_sections(found)
-    yield from sample_sections(found)
+    yield from sample_sections(found, partial(tuner.heatmaps, batch_size=batch_size))
     yield training_section(tuner.history)
     yield model_section(tuner.summary())
     yield configuration_section(dict(_configuration(tuner, found)))
@@ -130,8 +135,8 @@ def _sections(tuner: Tuner, found: Interpretation) -> Iterator[Section]:
 def _configuration(tuner: Tuner, found: Interpretation) -> Iterator[tuple[str, str]]:
     network, task = tuner.network, tuner.task
     yield "model", describe_model(network)
-    if network.changes:
-        yield "changes", ", ".join(str(change) for change in network.changes)
+    if network.found_heads:
+        yield "head", describe_head(network)
     if task is not None:
         yield "task", task.kind or "custom"
         yield "loss", getattr(task.loss, "__name__", type(task.loss).__name__).replace("_", " ")

@@ -124,6 +124,32 @@ def test_the_path_is_checked_first(kind: str, tmp_path: Path) -> None:
         tuner_of(4, 2).report(path, "no such data")
 
 
+def convolutional(outputs: int, **options: Any) -> FineTuner:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, outputs)
+    return FineTuner(nn.Sequential(*layers), device="cpu", **options)
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "values"])
+def test_mistakes_have_heatmaps(kind: str, tmp_path: Path) -> None:
+    X, y = torch.rand(12, 3, 9, 9), torch.arange(12) % 3
+    targets = {"classes": y, "labels": nn.functional.one_hot(y, 3).float(), "values": torch.randn(12, 3)}[kind]
+    tuner = convolutional(3, loss="mse" if kind == "values" else None)
+    tuner.fit((X, targets), progress=False)
+    _, page = page_of(tuner, tmp_path, (X, targets))
+    maps = [image for image in page.all("img") if image["alt"].startswith("Evidence for the answer in sample")]
+    assert len(maps) == len(tuner.interpret((X, targets)).mistakes(20)) > 0
+    assert any(re.search(r"by Grad-CAM at the layer [01]\.", line) for line in page.said("p"))
+    assert ("bright" in page.said("dt")) == (kind != "classes")
+
+
+def test_a_model_without_positions_says_so(tmp_path: Path) -> None:
+    X, y = labeled_images(12)
+    _, page = page_of(tuner_of(108, 3), tmp_path, (X, y))
+    assert any(line.startswith("There are no heatmaps. Sequential has no layer") for line in page.said("p"))
+    assert not [image for image in page.all("img") if image["alt"].startswith("Evidence")]
+
+
 def test_an_error_leaves_the_old_report(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
@@ -165,7 +191,8 @@ def test_pictures_of_files_are_small(class_folder: Any, tmp_path: Path) -> None:
     Image.new("L", (3, 3)).save(folder / "dog" / "small.png")
     tuner = FineTuner("squeezenet1_1", weights=None, device="cpu", preprocessing={"crop_size": 32, "resize_size": 32})
     text, page = page_of(tuner.replace_head(2), tmp_path, folder)
-    sizes = [int(image["width"]) for image in page.all("img") if image["alt"].endswith(".png")]
+    images = [image for image in page.all("img") if image["alt"].startswith(str(folder))]
+    sizes = [int(image["width"]) for image in images]
     assert len(sizes) == 6
     assert max(sizes) == 224
     assert len(text) < 1_000_000
