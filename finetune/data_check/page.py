@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from finetune.data_check.findings import KINDS, SEVERITIES, Finding
 from finetune.display import html
+from finetune.display.figures import plain, wrapped
 from finetune.display.numbers import and_more
 from finetune.errors import DataError, printable, some_of
 from finetune.interpret.pictures import thumbnail
-from finetune.interpret.plots.names import shown
 from finetune.interpret.plots.sheet import Cell, Section
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _SHOWN_ROWS = 5  # of each kind
 _SHOWN_NAMES = 4  # of each finding
 _SHOWN_CELLS = 8  # of each kind, on the sheet
 _SHOWN_PICTURES = 2  # of each finding
+_CAPTION = 36  # characters of a line above a sample on the sheet
 
 Grouped = list[tuple[str, Sequence[Finding]]]
 
@@ -66,8 +67,7 @@ def to_sections(check: DataCheck) -> Iterator[Section]:
             for place, number in enumerate(numbers):
                 source, index = check.places.place(number)
                 name = check.places.name(number)
-                why = "" if place else shown(each.why, 38)
-                cells.append(Cell(source, index, name, f"{shown(name, 30)}\n{why}"))
+                cells.append(Cell(source, index, name, _caption(name, "" if place else each.why)))
         yield Section(f"{KINDS[kind].title} ({KINDS[kind].severity}, {len(found):,})", cells)
 
 
@@ -81,6 +81,13 @@ def summary(check: DataCheck) -> list[str]:
     lines.append(f"Checked for {_listed(check.checked)}.")
     lines += [f"Left out: {'; '.join(check.left_out)}."] if check.left_out else []
     return lines
+
+
+def _caption(name: str, why: str) -> str:
+    """Return the end of a name, which differs most, and the reason on two lines."""
+    name, why = (" ".join(printable(text).split()) for text in (name, why))
+    end = name if len(name) <= _CAPTION else f"…{name[1 - _CAPTION :]}"
+    return plain(f"{end}\n{wrapped(why, _CAPTION)}")
 
 
 def _counts(findings: Sequence[Finding]) -> str:
