@@ -758,8 +758,8 @@ class FineTuner:
     def report(self, path: str | Path, data: Any, *, train: Any = None, batch_size: int = 32) -> Path:
         """Write one HTML file on the model and its answers, which needs no network and no other file.
 
-        It shows the results of `interpret`, the samples, the history, the layers, the settings, the versions, and the
-        code to repeat it. Up to 1,000 classes stay below 5 MB.
+        It shows `interpret`, samples with heatmaps, `check_data`, the history, the layers, the settings, the versions, and
+        the code to repeat it. Up to 1,000 classes stay below 5 MB.
 
         Args:
             path: File to write, such as `"report.html"`.
@@ -823,7 +823,7 @@ class FineTuner:
             return judge(evidence, head_rate(self.inner, self.network.stages()), untrained=untrained)
 
     @checks_arguments
-    @takes_turns(alone=True)
+    @takes_turns()
     @signals_heeded()
     def check_data(self, train: Any, val: Any = None, *, samples: int | None = None, batch_size: int = 32) -> DataCheck:
         """Look for faults in the data, without training or changing the model.

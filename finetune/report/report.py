@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from finetune.data_check.data_check import DataCheck
 from finetune.display.numbers import fixed
 from finetune.errors import ArgumentError
 from finetune.files.durable import check_writable, written
@@ -19,6 +20,7 @@ from finetune.model.network import Network
 from finetune.naming.paths import local_path
 from finetune.report.answers import answer_sections, headline, lead
 from finetune.report.blocks import Section
+from finetune.report.checks import data_section
 from finetune.report.origin import configuration_section, environment_section, model_section, training_section
 from finetune.report.page import render
 from finetune.report.repeat import repeat_section
@@ -58,6 +60,9 @@ class Tuner(Protocol):
 
     def heatmaps(self, data: Any, *, of: Sequence[str | int | None], batch_size: int = 32) -> Heatmaps:
         """Return the evidence for the answers in images."""
+
+    def check_data(self, train: Any, val: Any = None, *, samples: int | None = None, batch_size: int = 32) -> DataCheck:
+        """Return findings in the data."""
 
     def summary(self) -> Summary:
         """Return the table of the layers."""
@@ -106,7 +111,7 @@ def write_report(
         _title(tuner, data),
         headline(found) | {"samples": f"{len(found):,}"},
         lead(found),
-        [*_sections(tuner, found, batch_size), again],
+        [*_sections(tuner, found, data, train, batch_size), again],
     )
     try:
         with written(path) as target:
@@ -123,9 +128,10 @@ def _title(tuner: Tuner, data: Any) -> str:
     return f"{name} on {data}" if isinstance(data, (str, Path)) else f"Report on {name}"
 
 
-def _sections(tuner: Tuner, found: Interpretation, batch_size: int) -> Iterator[Section]:
+def _sections(tuner: Tuner, found: Interpretation, data: Any, train: Any, batch_size: int) -> Iterator[Section]:
     yield from answer_sections(found)
     yield from sample_sections(found, partial(tuner.heatmaps, batch_size=batch_size))
+    yield data_section(partial(tuner.check_data, batch_size=batch_size), data, train)
     yield training_section(tuner.history)
     yield model_section(tuner.summary())
     yield configuration_section(dict(_configuration(tuner, found)))

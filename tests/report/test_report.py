@@ -19,7 +19,7 @@ from tests.helpers.files import SPECIAL, make_special
 from tests.helpers.image_files import labeled_images, picture
 from tests.helpers.pages import Page
 
-ALWAYS = ["Training", "Model", "Configuration", "Environment", "Repeat this report"]
+ALWAYS = ["Data", "Training", "Model", "Configuration", "Environment", "Repeat this report"]
 SAMPLES = ["Worst mistakes", "Surest right answers"]
 
 
@@ -148,6 +148,17 @@ def test_a_model_without_positions_says_so(tmp_path: Path) -> None:
     _, page = page_of(tuner_of(108, 3), tmp_path, (X, y))
     assert any(line.startswith("There are no heatmaps. Sequential has no layer") for line in page.said("p"))
     assert not [image for image in page.all("img") if image["alt"].startswith("Evidence")]
+
+
+def test_the_data_is_checked(tmp_path: Path) -> None:
+    X, y = labeled_images(30)
+    X = torch.cat([X, X[:1]])
+    y = torch.cat([y, y[:1]])
+    tuner = tuner_of(108, 3)
+    tuner.fit((X, y), progress=False)
+    _, page = page_of(tuner, tmp_path, (X[20:], y[20:]), train=(X, y))
+    assert "leak" in page.said("th")
+    assert "Nothing was found." not in page.said("p")
 
 
 def test_an_error_leaves_the_old_report(tmp_path: Path) -> None:
