@@ -758,8 +758,8 @@ class FineTuner:
     def report(self, path: str | Path, data: Any, *, train: Any = None, batch_size: int = 32) -> Path:
         """Write one HTML file on the model and its answers, which needs no network and no other file.
 
-        It shows `interpret`, samples with heatmaps, `check_data`, the history, the layers, the settings, the versions, and
-        the code to repeat it. Up to 1,000 classes stay below 5 MB.
+        It shows the results of `interpret`, `heatmaps` and `check_data`, the history, the layers, the settings, the
+        versions, and the code to repeat it. Up to 1,000 classes stay below 5 MB.
 
         Args:
             path: File to write, such as `"report.html"`.
