@@ -37,6 +37,10 @@ _BYTES_PER_READ = 50  # at least, on average; the shortest pieces of good files 
 _large_one = threading.Lock()
 
 
+class TooManyPixelsError(DataError):
+    """An image is larger than allowed."""
+
+
 @dataclass(frozen=True)
 class ImageFacts:
     """Facts on an image file that the messages on a whole data set need.
@@ -52,13 +56,17 @@ class ImageFacts:
     frames: bool
 
 
-def read_image(path: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
+def read_image(path: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None = None) -> Image.Image:
     """Read the first frame of an image file and apply its EXIF orientation.
 
+    Args:
+        path: Path of the file, or an open one.
+        max_pixels: Largest number of pixels; None for `PIL.Image.MAX_IMAGE_PIXELS`.
+
     Raises:
-        DataError: If the file is missing or cannot be decoded. The message names it.
+        DataError: If the file is missing, cannot be decoded, or has more pixels. The message names it.
     """
-    with _open(path) as image:
+    with _open(path, max_pixels) as image:
         image.load()
         if image.mode.startswith(DEEP):
             image.info[RANGE] = value_range(image)  # before a crop changes the values that it is found from
@@ -94,8 +102,8 @@ def verify_image(path: str | os.PathLike[str] | IO[bytes]) -> ImageFacts:
 
 
 @contextlib.contextmanager
-def _open(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
-    """Open an image file of one of the formats, with at most `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+def _open(path: str | os.PathLike[str] | IO[bytes], max_pixels: int | None = None) -> Iterator[Image.Image]:
+    """Open an image file of one of the formats, with at most `max_pixels` or `PIL.Image.MAX_IMAGE_PIXELS` pixels.
 
     Raises:
         DataError: If it is missing or is no such file, and for any error while it is open. The message names it.
@@ -106,7 +114,10 @@ def _open(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
         filename = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
         source = contextlib.nullcontext(path) if filename is None else opened(Path(filename))
         with source as file, _in_few_reads(file) as content, Image.open(content, formats=formats) as image:
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            pixels = image.width * image.height
+            if max_pixels is not None and pixels > max_pixels:
+                raise TooManyPixelsError(f"It has {pixels:,} pixels. Expected at most {max_pixels:,}.")
+            if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
             if image.info.get("progressive"):
                 _check_scans(content)
@@ -114,7 +125,7 @@ def _open(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
             if filename is not None:  # for a custom augmentation; not before, or Pillow may map the file into memory
                 image.filename = filename
     except DataError as error:
-        raise DataError(f"The image {_name(path)}: {error}") from error
+        raise type(error)(f"The image {_name(path)}: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"The image {_name(path)} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Resize it, or set "
