@@ -10,16 +10,18 @@ _OPTIONS = {
     **{
         name: f"--{name.replace('_', '-')}"
         for name in (
-            "batch_size", "checkpoint_dir", "epochs", "folder", "freeze", "lr", "precision", "seed", "skip_corrupt",
-            "strategy", "val", "weights",
+            "augment", "augment_views", "batch_size", "cache", "checkpoint_dir", "compile", "device", "epochs",
+            "folder", "format", "freeze", "in_channels", "loss", "lr", "max_grad_norm", "optimizer", "precision",
+            "quantize", "schedule", "seed", "skip_corrupt", "strategy", "tolerance", "val", "weight_decay", "weights",
         )
     },
-    "budget": "--epochs", "resume_from": "--resume",
+    "budget": "--epochs", "gradient_accumulation_steps": "--accumulate", "resume_from": "--resume",
 }  # fmt: skip
 
 # Advice that takes another command rather than an option.
 _COMMANDS = (
     (r",? or an nn\.Module", ""),
+    (r", or a (torchmetrics object|function of (outputs and targets|progress in \[0, 1\]))", ""),
     (r"(or )?call `?replace_head\(\d+\)`?[^.;]*", r"\1train a model for these classes with finetune train"),
     (r"[^.;]*\breplace_head\(\w+\)[^.;]*", "Train a model for these targets with finetune train"),
     (r"(pass|set) (\w+=\S+) to fit\b", r"\1 \2"),

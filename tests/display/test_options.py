@@ -34,7 +34,14 @@ from finetune.display.options import in_options
             "No model 'a'. Did you mean 'b'? Expected a name.",
         ),
         ("It is text. Pass the tokenizer: FineTuner(model, preprocessing=tokenizer).", "It is text."),
-        ("cache: off, because of a; augment_views=4 would cycle 4 fixed views", "cache: off, because of a."),
+        (
+            "cache: off, because of a; augment_views=4 would cycle 4 fixed views",
+            "cache: off, because of a; --augment-views 4 would cycle 4 fixed views",
+        ),
+        (
+            "There is no metric 'f2'. Expected f1, or a torchmetrics object, or a function of outputs and targets.",
+            "There is no metric 'f2'. Expected f1.",
+        ),
     ],
 )
 def test_arguments_become_options(message: str, said: str) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from finetune import FineTuner
 from finetune.cli import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"cat": (220, 30, 30), "dog": (30, 220, 30), "eel": (30, 30, 220)}
 
 
@@ -75,7 +75,7 @@ def test_train_writes_a_checkpoint_with_the_classes_and_prints_its_path(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = train(pictures, tmp_path / "new" / "pets.safetensors", "--val", pictures, model="resnet18")
-    assert capsys.readouterr().out == f"wrote {file}\n"
+    assert capsys.readouterr().out == f"wrote {file} and run.toml\n"
     tuner = FineTuner.load_checkpoint(file)
     assert tuner.classes == ("cat", "dog", "eel")
     assert len(tuner.history) == 1

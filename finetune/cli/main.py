@@ -1,0 +1,83 @@
+"""`main`: runs the command line, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version as installed_version
+from typing import Annotated, TextIO
+
+import typer
+
+from finetune.cli.apply import evaluate, export, interpret, predict, report, serve, verify
+from finetune.cli.explore import advise, check_data, compare, demo, find_lr, summary
+from finetune.cli.train import train
+from finetune.display.options import in_options
+from finetune.errors import FineTuneError
+from finetune.signals.stops import exit_on_sigterm
+
+app = typer.Typer(
+    help="Transfer learning for PyTorch: fine-tune a pretrained model on your data.",
+    rich_markup_mode=None,  # plain help fits 80 columns, where boxes leave 18 for the text
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    train, evaluate, predict, interpret, report, export, serve, verify, summary, check_data, advise, find_lr, compare,
+    demo,
+):  # fmt: skip
+    app.command()(command)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"finetune {installed_version('torch-finetune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
+# typer's usage error. The package that defines it differs between versions of typer.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line. This is the entry point of the script `finetune`."""
+    logging.basicConfig(format="%(message)s", handlers=[_StandardError()])
+    logging.getLogger("finetune").setLevel(logging.INFO)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        with exit_on_sigterm():
+            code = app(arguments or ["--help"], standalone_mode=False)
+    except (FineTuneError, _UsageError) as error:
+        message = getattr(error, "format_message", error.__str__)  # typer's names the option, its str does not
+        print(f"finetune: {in_options(' '.join(message().split()))}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    if code:  # newer versions of typer return 130 for an interrupt instead of raising
+        sys.exit(code)
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Handler for standard error as it is now, which rich replaces while it draws a bar there.
+
+    Lines name options instead of arguments.
+    """
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        return in_options(super().format(record))

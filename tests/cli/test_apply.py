@@ -1,0 +1,72 @@
+"""Commands on a checkpoint, as programs read them: JSON of the values that Python gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from finetune import FineTuner
+from finetune.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with images of two classes and a checkpoint."""
+    folder = tmp_path_factory.mktemp("run")
+    for name, colour in {"cat": (220, 30, 30), "dog": (30, 220, 30)}.items():
+        (folder / "pets" / name).mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (24, 20), colour).save(folder / "pets" / name / f"{index}.png")
+    tuner = FineTuner("squeezenet1_1", weights=None, device="cpu", preprocessing={"crop_size": 32}).replace_head(2)
+    tuner.classes = ("cat", "dog")
+    tuner.save_checkpoint(folder / "pets.safetensors")
+    return folder
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> object:
+    main([str(each) for each in arguments])
+    (line,) = capsys.readouterr().out.splitlines()
+    return json.loads(line)
+
+
+def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(capsys, "evaluate", folder / "pets.safetensors", folder / "pets", "--json")
+    assert found == FineTuner.load_checkpoint(folder / "pets.safetensors").evaluate(folder / "pets")
+
+
+def test_predict(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(capsys, "predict", folder / "pets.safetensors", folder / "pets", "--json", "--top", 2)
+    answers = FineTuner.load_checkpoint(folder / "pets.safetensors").classify(folder / "pets", top=2)
+    assert found == [{"sample": each.sample, "scores": each.scores, "rejected": False} for each in answers]
+
+
+def test_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(capsys, "verify", folder / "pets.safetensors", "--json")
+    assert isinstance(found, dict)
+    assert any("squeezenet1_1" in str(value) for value in found.values())
+
+
+def test_export(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "pets.pt2"
+    options = "--format", "torch", "--verify", folder / "pets", "--json"
+    found = printed(capsys, "export", folder / "pets.safetensors", out, *options)
+    assert isinstance(found, dict)
+    assert (found["same"], found["samples"], found["path"]) == (6, 6, str(out))
+    assert out.with_name("pets_torch.py").exists()
+
+
+def test_a_value_that_is_not_finite_is_null(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from finetune.cli.options import print_json
+
+    print_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": Path("x"), "d": None, "e": torch.float32})
+    assert json.loads(capsys.readouterr().out) == {
+        "a": None,
+        "b": [None, 1.5],
+        "c": "x",
+        "d": None,
+        "e": "torch.float32",
+    }

@@ -1,0 +1,45 @@
+"""Commands before training: the suggestions of Python, as text, JSON and charts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from finetune import FineTuner
+from finetune.cli import main
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """Folder with six images of each of two classes."""
+    for place in range(12):
+        path = tmp_path / "pets" / ("cat", "dog")[place % 2] / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 20), (220 - 9 * place, 30, 30) if place % 2 else (30, 220 - 9 * place, 30)).save(path)
+    return tmp_path / "pets"
+
+
+def test_find_lr(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chart = pets.parent / "rates.png"
+    options = ["--model", "squeezenet1_1", "--weights", "none", "--freeze", "backbone", "--batch-size", "4"]
+    main(["find-lr", str(pets), *options, "--steps", "20", "--chart", str(chart)])
+    said = capsys.readouterr().out
+    main(["find-lr", str(pets), *options, "--steps", "20", "--json"])
+    found = json.loads(capsys.readouterr().out)["lr"]
+    tuner = FineTuner("squeezenet1_1", weights=None).replace_head(2).freeze()
+    assert found == tuner.find_lr(pets, lr=1.0, batch_size=4, steps=20).lr
+    assert said == f"--lr {found:.2g}\nwrote {chart}\n"
+    assert chart.read_bytes()[1:4] == b"PNG"
+    main(["find-lr", str(pets), *options[:4], "--steps", "30", "--json"])
+    first, head = json.loads(capsys.readouterr().out)["lr"]
+    assert head == pytest.approx(100 * first)
+
+
+def test_advise_in_json(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["advise", str(pets), "--model", "squeezenet1_1", "--weights", "none", "--json"])
+    found = json.loads(capsys.readouterr().out)["squeezenet1_1"]
+    assert found["strategy"] == FineTuner("squeezenet1_1", weights=None).advise(pets).strategy
+    assert found["evidence"]["class_sizes"] == [5, 5]
