@@ -1,0 +1,168 @@
+"""The script beside a file prepares inputs to the last bit, and answers as `classify` does."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms, TiffImagePlugin
+from torch import nn
+
+from finetune import FineTuner, Preprocessing
+from finetune.data.sources.image_files import read_image
+from finetune.export.runner import Runner
+from finetune.interpret.calibration import Calibration
+from tests.helpers.image_files import picture
+from tests.helpers.models import plain_cnn, small_mlp
+
+SIZES = ((40, 32), (31, 64), (9, 200), (8, 8), (3, 5), (1, 1))
+WAYS = {
+    "shorter side": Preprocessing(12),
+    "upright crop": Preprocessing((14, 10), resize_size=(20, 15)),
+    "cover": Preprocessing((14, 10), resize_size=(20, 15), resize_mode="cover", interpolation="bicubic"),
+    "contain": Preprocessing((14, 11), resize_size=(12, 15), resize_mode="contain", interpolation="lanczos"),
+    "as it is": Preprocessing((21, 30), resize_size=None),
+    "bgr, padded": Preprocessing(20, resize_size=9, interpolation="nearest-exact", bgr=True),
+    "grayscale": Preprocessing(12, resize_size=17, interpolation="hamming").grey(),
+}
+
+
+def lab(image: Image.Image) -> Image.Image:
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    converted = ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    assert converted is not None
+    return converted
+
+
+def numbers(size: tuple[int, int], top: float, kind: type) -> Image.Image:
+    rng = np.random.default_rng(int(top))
+    return Image.fromarray((rng.random((size[1], size[0])) * top).astype(kind))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return pictures of every mode and depth, some rotated, and of odd sizes."""
+    folder, made = tmp_path_factory.mktemp("pictures"), []
+
+    def save(image: Image.Image, suffix: str, **options: Any) -> None:
+        made.append(folder / f"{len(made)}.{suffix}")
+        image.save(made[-1], **options)
+
+    for number, size in enumerate(SIZES):
+        for mode in ("RGB", "L", "P", "RGBA", "LA", "1"):
+            save(picture(number, size).convert(mode), "png", **({"transparency": 3} if mode == "P" else {}))
+        exif = Image.Exif()
+        exif[0x112] = 3 + number
+        save(picture(number, size), "jpg", exif=exif)
+        save(picture(number, size).convert("CMYK"), "jpg")
+    save(lab(picture(0)), "tiff")
+    for top in (200, 3000, 65535):
+        save(numbers((33, 20), top, np.uint16), "png")
+        save(numbers((20, 33), top, np.float32), "tiff")
+    save(numbers((20, 33), 1, np.float32), "tiff")
+    save(numbers((20, 33), 9, np.float32), "tiff")
+    save(numbers((20, 33), 100_000, np.int32), "tiff")
+    stated = TiffImagePlugin.ImageFileDirectory_v2()
+    stated[281] = 1000
+    save(numbers((20, 20), 900, np.uint16), "tiff", tiffinfo=stated)
+    return made
+
+
+def loaded(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("runner", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def without_a_file(source: str) -> str:
+    """Return the code of a script that loads no model."""
+    return "\n".join(line for line in source.splitlines() if not line.startswith(("session = ", "facts = ")))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_pictures_of_every_mode_and_size_are_the_same_to_the_last_bit(
+    pictures: list[Path], way: str, tmp_path: Path
+) -> None:
+    preprocessing = WAYS[way]
+    source = Runner("model.onnx", "onnx", None, [], preprocessing).source("model_onnx.py")
+    (tmp_path / "prepare.py").write_text(without_a_file(source))
+    prepare = loaded(tmp_path / "prepare.py").prepare
+    for path in pictures:
+        ours = preprocessing.geometry(read_image(path)).permute(1, 2, 0).numpy()
+        assert np.array_equal(prepare(str(path))[0][0], ours), path
+
+
+def test_a_picture_that_would_fill_the_memory_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.data.preprocessing.images.MOST_PIXELS", 2000)
+    monkeypatch.setattr("finetune.export.runner.MOST_PIXELS", 2000)
+    preprocessing = Preprocessing(12, resize_size=40)
+    source = Runner("model.onnx", "onnx", None, [], preprocessing).source("model_onnx.py")
+    (tmp_path / "prepare.py").write_text(
+        source.replace("session = ", "session = None  # ").replace("facts = ", "f = 0  #")
+    )
+    picture(0, (70, 50)).save(tmp_path / "large.png")
+    ours = preprocessing.geometry(Image.open(tmp_path / "large.png")).permute(1, 2, 0).numpy()
+    assert np.array_equal(loaded(tmp_path / "prepare.py").prepare(tmp_path / "large.png")[0][0], ours)
+
+
+def trained(outputs: int, loss: str, classes: tuple[str, ...] | None, calibration: Calibration) -> FineTuner:
+    model = nn.Sequential(*plain_cnn()[:-1], nn.Linear(4, outputs))
+    tuner = FineTuner(model, device="cpu", loss=loss, preprocessing=Preprocessing(12, bgr=True))
+    X = torch.randint(256, (8, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    tuner.predict(X)
+    tuner.classes = classes
+    tuner._learn(calibration=calibration)
+    return tuner
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+@pytest.mark.parametrize(
+    ("outputs", "loss", "classes", "calibration"),
+    [
+        (3, "cross_entropy", ("a", "b", "c"), Calibration(0.3)),
+        (1, "bce", ("no", "yes"), Calibration(2.0, (0.02,))),
+        (1, "bce", ("no", "yes"), Calibration(2.0, (0.98,))),
+        (3, "bce", ("a", "b", "c"), Calibration(1.0, (0.45, 0.6, 0.5))),
+        (2, "mse", None, Calibration()),
+    ],
+    ids=["classes", "mostly yes", "mostly no", "labels", "values"],
+)
+def test_the_script_answers_as_classify_does(
+    pictures: list[Path], tmp_path: Path, format: str, outputs: int, loss: str, classes: Any, calibration: Calibration
+) -> None:
+    tuner = trained(outputs, loss, classes, calibration)
+    tuner.export(tmp_path / "model", format)
+    runner = loaded(tmp_path / f"model_{format}.py")
+    some = pictures[:16]
+    for path, answer in zip(some, tuner.classify([str(path) for path in some]), strict=True):
+        found = runner.classify(str(path))
+        assert list(found) == list(answer.scores)
+        assert np.allclose([*found.values()], [*answer.scores.values()], atol=1e-6)
+
+
+def test_the_script_runs_by_itself(pictures: list[Path], tmp_path: Path) -> None:
+    trained(3, "cross_entropy", ("a", "b", "c"), Calibration()).export(tmp_path / "model.onnx")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "model_onnx.py", *pictures[:2]], capture_output=True, text=True, check=True
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(map(str, pictures[:2]))
+    assert "finetune" not in (tmp_path / "model_onnx.py").read_text().replace("torch-finetune", "")
+
+
+def test_arrays_are_read_from_files_of_numpy(tmp_path: Path) -> None:
+    tuner = FineTuner(small_mlp(), device="cpu", loss="cross_entropy")
+    tuner.classes = ("a", "b", "c")
+    tuner.export(tmp_path / "model.pt2", "torch")
+    X = torch.randn(1, 4)
+    np.save(tmp_path / "x.npy", X[0].numpy())
+    found = loaded(tmp_path / "model_torch.py").classify(str(tmp_path / "x.npy"))
+    assert found == pytest.approx(tuner.classify(X)[0].scores)
