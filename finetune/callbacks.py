@@ -4,7 +4,11 @@ from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.class_weights import ClassWeights
 from finetune.training.callbacks.early_stopping import EarlyStopping
 from finetune.training.callbacks.l2sp import L2SP
-from finetune.training.callbacks.loggers import CSVLogger, Logger, TensorBoard
+from finetune.training.callbacks.loggers.csv_logger import CSVLogger
+from finetune.training.callbacks.loggers.logger import Logger
+from finetune.training.callbacks.loggers.mlflow import MLflow
+from finetune.training.callbacks.loggers.tensorboard import TensorBoard
+from finetune.training.callbacks.loggers.weights_and_biases import WeightsAndBiases
 from finetune.training.callbacks.mixup import Mixup
 from finetune.training.callbacks.model_checkpoint import ModelCheckpoint
 from finetune.training.callbacks.report import Report
@@ -20,9 +24,11 @@ __all__ = [
     "ClassWeights",
     "EarlyStopping",
     "Logger",
+    "MLflow",
     "Mixup",
     "ModelCheckpoint",
     "Report",
     "SkipNonFinite",
     "TensorBoard",
+    "WeightsAndBiases",
 ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from finetune.comparison.candidates import Models, Strategies, candidates
 from finetune.comparison.comparison import Comparison, RunResult
@@ -20,6 +21,8 @@ from finetune.errors import ArgumentError, is_number, whole_number
 from finetune.naming.arguments import instead_of, whole_numbers
 from finetune.naming.paths import local_path
 from finetune.signals.stops import signals_heeded
+from finetune.training.callbacks.base import as_callbacks
+from finetune.training.callbacks.loggers.logger import Logger
 from finetune.training.progress.series_progress import SeriesProgress
 from finetune.tuner import FineTuner
 
@@ -41,6 +44,7 @@ def compare(
     mode: str | None = None,
     cache: str | Path | bool | None = None,
     folder: str | Path | None = None,
+    loggers: Logger | Sequence[Logger] = (),
     progress: bool = True,
     **settings: Any,
 ) -> Comparison:
@@ -73,6 +77,8 @@ def compare(
         folder: Folder for the results of finished runs. The same call, or one with more seeds, models or
             strategies, reuses them and retries failed runs. A run is recognized by everything that determines its
             result: data, model, strategy, seed, budget, settings and package versions. None keeps no results.
+        loggers: Loggers from `finetune.callbacks`. Each candidate and seed is a run of its own, in one group; finished
+            runs that are reused are not logged again.
         progress: Whether to show the progress: a bar on a terminal, and a line per run. It is logged in any case.
         settings: Keyword arguments of `FineTuner` and `fit` for all runs, such as `lr`, `batch_size`, `weights` or
             `augment`.
@@ -97,7 +103,15 @@ def compare(
     budget = whole_number("budget", budget)
     numbers, entries = _seeds(seeds), candidates(models, strategies, budget)
     for_tuner, for_fit = _divided(settings)
-    run_settings = RunSettings(budget=budget, monitor=monitor, mode=mode, for_tuner=for_tuner, for_fit=for_fit)
+    run_settings = RunSettings(
+        budget=budget,
+        monitor=monitor,
+        mode=mode,
+        for_tuner=for_tuner,
+        for_fit=for_fit,
+        loggers=_as_loggers(loggers),
+        group=f"compare {datetime.now().isoformat(' ', 'seconds')}",
+    )
     folder = None if folder is None else local_path(folder)
     finished = FinishedRuns(folder, {} if folder is None else run_settings.fingerprint())
     with waits_shown(progress):
@@ -160,6 +174,17 @@ def _divided(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
         )
     settings = whole_numbers(settings)
     return {n: settings[n] for n in settings if n in of_tuner}, {n: settings[n] for n in settings if n in of_fit}
+
+
+def _as_loggers(loggers: Any) -> list[Logger]:
+    listed = as_callbacks(loggers)
+    for callback in listed:
+        if not isinstance(callback, Logger):
+            raise ArgumentError(
+                f"Expected loggers to be loggers, such as finetune.callbacks.CSVLogger('log.csv'), but got a "
+                f"{type(callback).__name__}, which would be shared by all runs."
+            )
+    return cast("list[Logger]", listed)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from finetune.errors import ArgumentError, HeadError, NonFiniteError
 from finetune.model.freezing import trainable
 from finetune.model.surgery.heads import num_outputs
 from finetune.training.callbacks.base import Callback
+from finetune.training.callbacks.loggers.logger import Logger
 from finetune.training.callbacks.monitor import check_monitor
 from finetune.training.metrics import higher_is_better
 from finetune.training.numerics.precision import resolve_device
@@ -48,6 +49,8 @@ class RunSettings:
         mode: `"max"` if a higher value is better, `"min"` if a lower one is; None if the metric says so itself.
         for_tuner: Keyword arguments of `FineTuner`.
         for_fit: Further keyword arguments of `fit`.
+        loggers: Loggers, of which each run gets one of its own.
+        group: Name of the comparison in the loggers.
     """
 
     budget: int
@@ -55,6 +58,14 @@ class RunSettings:
     mode: str | None = None
     for_tuner: Mapping[str, Any]
     for_fit: Mapping[str, Any]
+    loggers: Sequence[Logger] = ()
+    group: str = "compare"
+
+    def loggers_of(self, run: RunResult) -> list[Logger]:
+        """Return the loggers of a run, which name it by its model, strategy and seed."""
+        name = f"{run.model}, {run.strategy}, seed {run.seed}"
+        labels = {"candidate": {"model": run.model, "strategy": run.strategy, "seed": run.seed}}
+        return [logger.for_run(name, group=self.group, **labels) for logger in self.loggers]
 
     def fingerprint(self) -> dict[str, Any]:
         """Return JSON values that identify the settings, the machine and the package versions."""
@@ -130,7 +141,7 @@ def _train(
         epochs=settings.budget,
         strategy=strategy,
         cache=cache,
-        callbacks=[observer],
+        callbacks=[observer, *settings.loggers_of(empty)],
         progress=False,
         **settings.for_fit,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gc
 import json
 import shutil
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import finetune
 from finetune import Comparison, FineTuner, Phase, compare, strategies
+from finetune.callbacks import CSVLogger, EarlyStopping
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, DataError
 from finetune.model.stages import Stage
@@ -645,3 +647,22 @@ def test_mode_says_which_value_is_better(mode: str | None, better: bool | None) 
     assert values["linear_probe"] != values["full_finetune"]
     assert comparison.best is not None
     assert comparison.best.strategy == (max if better else min)(values, key=lambda name: values[name])
+
+
+def test_each_run_has_a_logger_of_its_own(tmp_path: Path) -> None:
+    strategies = ["linear_probe", "full_finetune"]
+    given = {"strategies": strategies, "seeds": 2, "folder": tmp_path / "results", **FIXED}
+    comparison = compare({"a/b": net()}, DATA, VAL, loggers=CSVLogger(tmp_path / "log.csv"), **given)
+
+    for row in comparison.rows:
+        with (tmp_path / f"log-a-b-{row.strategy}-seed-{row.seed}.csv").open(newline="") as file:
+            assert float(list(csv.DictReader(file))[-1]["val_accuracy"]) == row.value
+
+    again = compare({"a/b": net()}, DATA, VAL, loggers=CSVLogger(tmp_path / "again.csv"), **given)
+    assert [row.value for row in again.rows] == [row.value for row in comparison.rows]
+    assert not list(tmp_path.glob("again*"))  # finished runs are not logged again
+
+
+def test_only_loggers_are_taken_for_loggers() -> None:
+    with pytest.raises(ArgumentError, match=r"Expected loggers to be loggers, .* but got a EarlyStopping"):
+        compare(net(), DATA, VAL, loggers=EarlyStopping(), **FIXED)  # type: ignore[arg-type]

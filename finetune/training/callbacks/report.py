@@ -9,7 +9,7 @@ from typing import Any
 from finetune.errors import ArgumentError, FineTuneError
 from finetune.naming.paths import local_path
 from finetune.training.callbacks.base import Callback
-from finetune.training.callbacks.loggers import check_path
+from finetune.training.callbacks.loggers.places import check_path
 from finetune.training.run import Run
 
 log = logging.getLogger("finetune")

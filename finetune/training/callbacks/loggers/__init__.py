@@ -1,0 +1,1 @@
+"""Loggers: files, and the trackers of experiments."""
