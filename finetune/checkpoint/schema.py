@@ -40,7 +40,16 @@ def _with_calibration(content: Content) -> Content:
     return {**content, "calibration": None}
 
 
-MIGRATIONS: dict[int, Callable[[Content], Content]] = {1: _with_inputs_and_objects, 2: _with_calibration}
+def _with_data(content: Content) -> Content:
+    """Add the field that version 3 lacks: the description of the training data."""
+    return {**content, "data": None}
+
+
+MIGRATIONS: dict[int, Callable[[Content], Content]] = {
+    1: _with_inputs_and_objects,
+    2: _with_calibration,
+    3: _with_data,
+}
 """Functions that convert the content of one version of the format to the next, by version."""
 
 # Kinds of change by the key that no other kind has, with the form of each.
@@ -49,6 +58,8 @@ _CHANGES: dict[str, tuple[Callable[..., ModelChange], dict[Any, Any]]] = {
     "in_channels": (InputAdaptation, {"in_channels": int}),
     "lora_rank": (LoraAdapters, {"lora_rank": int, "layers": [str]}),
 }
+
+_PART = (None, {"samples": (None, int), "per_class": (None, [int])})
 
 # The form of the content, without what other code defines: settings, preprocessing, and the state of a run.
 _FORM: dict[Any, Any] = {
@@ -71,6 +82,7 @@ _FORM: dict[Any, Any] = {
     "calibration": (None, {"temperature": float, "thresholds": (None, [float])}),
     "history": [{"epoch": int}],
     "training": (None, {}),
+    "data": (None, {"kind": (None, str), "training": _PART, "validation": _PART}),
 }
 
 
@@ -111,6 +123,7 @@ class Checkpoint:
         calibration: `Calibration.to_dict()`, or None if the model was not calibrated.
         history: One row per epoch.
         training: `Run.state_dict()`, None in a checkpoint saved outside of `fit`.
+        data: Number of samples in the training data, as `described_data` returns it; None if not known.
         path: File that the checkpoint was read from; not part of the content, and neither is the next.
         version: Version of the format of that file.
     """
@@ -128,6 +141,7 @@ class Checkpoint:
     inputs: Mapping[str, Any]
     objects: Mapping[str, str]
     training: Mapping[str, Any] | None = None
+    data: Mapping[str, Any] | None = None
     path: Path | None = None
     version: int | None = None
 
@@ -236,6 +250,7 @@ def to_content(checkpoint: Checkpoint) -> Content:
         "calibration": checkpoint.calibration,
         "history": checkpoint.history,
         "training": checkpoint.training,
+        "data": checkpoint.data,
     }
 
 
@@ -267,6 +282,7 @@ def from_content(content: Mapping[str, Any], path: Path | None = None) -> Checkp
         calibration=content["calibration"],
         history=tuple(content["history"]),
         training=content["training"],
+        data=content["data"],
         path=path,
     )
 

@@ -114,6 +114,14 @@ class Family:
         """Return the names of the models that need no prefix."""
         return []
 
+    def license(self, origin: Mapping[str, Any]) -> str | None:
+        """Return the identifier of the license of a model's published weights, or None if it is not known."""
+        return None
+
+    def page(self, origin: Mapping[str, Any]) -> str | None:
+        """Return the repository of a model on the Hugging Face hub, or None if it has none."""
+        return None
+
     def published(self, name: str) -> list[str]:
         """Return the names of the weights published for the model with this local name.
 

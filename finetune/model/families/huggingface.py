@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -139,6 +140,10 @@ class HuggingFace(Family):
             "config": json.loads(config.to_json_string(use_diff=False)),
         }
         return CatalogModel(model, origin, preset, classes)
+
+    def page(self, origin: Mapping[str, Any]) -> str | None:
+        name = str(origin["name"])
+        return name if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not _is_folder(name) else None
 
     def rebuild(self, origin: Mapping[str, Any]) -> nn.Module:
         known = {cls for modality in _PREPROCESSORS for names in _class_names(modality).values() for cls in names}

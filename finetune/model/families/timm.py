@@ -100,6 +100,14 @@ class Timm(Family):
         classes = _imagenet_classes(model) if weights else None
         return CatalogModel(model, {"name": name, "options": {}}, config, classes)
 
+    def license(self, origin: Mapping[str, Any]) -> str | None:
+        config = _library().models.get_pretrained_cfg(origin["name"])
+        return getattr(config, "license", None)
+
+    def page(self, origin: Mapping[str, Any]) -> str | None:
+        config = _library().models.get_pretrained_cfg(origin["name"])
+        return (getattr(config, "hf_hub_id", None) or "").partition("@")[0] or None
+
     def rebuild(self, origin: Mapping[str, Any]) -> nn.Module:
         self.published(origin["name"])  # raises for anything but a name, such as a folder
         if origin["options"]:

@@ -95,6 +95,10 @@ class Torchvision(Family):
             return CatalogModel(self.rebuild(origin), origin, entry.transforms())
         return CatalogModel(_pretrained(name, entry), origin, entry.transforms(), tuple(entry.meta["categories"]))
 
+    def license(self, origin: Mapping[str, Any]) -> str | None:
+        others = any("SWAG" in weights for weights in self.published(origin["name"]))  # of another license
+        return None if others else "bsd-3-clause"
+
     def rebuild(self, origin: Mapping[str, Any]) -> nn.Module:
         from torchvision import models
 
