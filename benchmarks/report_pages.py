@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def arrays(classes: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 
-def network(outputs: int, **settings: str) -> FineTuner:
+def network(outputs: int, **settings: Any) -> FineTuner:
     """Return a tuner of a small convolutional network."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         ArgumentError,
         CheckpointError,
         DataError,
+        ExportError,
         FineTuneError,
         HeadError,
         NonFiniteError,
         PatternError,
     )
+    from finetune.export.export import Export
     from finetune.interpret.classification import Classification
     from finetune.interpret.heatmaps import Heatmaps
     from finetune.interpret.interpretation import Interpretation
@@ -50,6 +52,8 @@ __all__ = [
     "Comparison",
     "DataCheck",
     "DataError",
+    "Export",
+    "ExportError",
     "FineTuneError",
     "FineTuner",
     "HeadError",
@@ -75,6 +79,7 @@ _HOMES = {
     "Classification": "finetune.interpret.classification",
     "Comparison": "finetune.comparison.comparison",
     "DataCheck": "finetune.data_check.data_check",
+    "Export": "finetune.export.export",
     "FineTuner": "finetune.tuner",
     "Heatmaps": "finetune.interpret.heatmaps",
     "History": "finetune.training.history",

@@ -94,6 +94,18 @@ class CheckpointError(FineTuneError, RuntimeError):
     """
 
 
+class ExportError(FineTuneError, RuntimeError):
+    """The model cannot be exported, or the exported file gives other answers. No file is left behind.
+
+    Example:
+        >>> import torch
+        >>> from finetune import FineTuner
+        >>> FineTuner(torch.nn.Linear(4, 2)).export("model", "pretrained")
+        Traceback (most recent call last):
+        finetune.errors.ExportError: Linear has no save_pretrained...
+    """
+
+
 class NonFiniteError(FineTuneError, ArithmeticError):
     """A loss, a gradient, a weight or a buffer became NaN or infinite.
 

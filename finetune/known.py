@@ -13,11 +13,13 @@ from finetune.checkpoint.record import record_model
 from finetune.checkpoint.schema import Checkpoint, fields_expected
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.presets import preprocessing_of
-from finetune.data.preprocessing.provenance import Provenance, chosen_preprocessing
+from finetune.data.preprocessing.provenance import READY, Provenance, chosen_preprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import Meaning
 from finetune.data.targets import TargetRule
+from finetune.errors import ArgumentError
+from finetune.export.samples import synthetic
 from finetune.interpret.calibration import Calibration
 from finetune.model.network import Network
 from finetune.pretrained import assumed_preprocessing
@@ -70,6 +72,7 @@ class Known:
         rates: Group name and learning rate by parameter name in the latest plan; None before the first.
         tried: Whether the model has been tried on data since its head was replaced.
         random: Whether the weights were random at first, so that nothing was pretrained.
+        data: Description of the data of the latest training, for the card.
         channels_last: Whether the model gives the same results with channels_last weights; None if not tried.
         file: Checkpoint that was last saved or loaded, None once the answers of the model have changed.
 
@@ -93,6 +96,7 @@ class Known:
     channels_last: bool | None = None
     inputs: Provenance = field(default_factory=Provenance)
     file: Path | None = None
+    data: Mapping[str, Any] | None = None
 
     @property
     def rule(self) -> TargetRule:
@@ -151,6 +155,24 @@ class Known:
         known.inputs.check(None if val is None else val.kind, known.preprocessing)
         return known
 
+    def stand_in(self) -> Any:
+        """Return a few synthetic samples of the form that the model takes.
+
+        Raises:
+            ArgumentError: If no input is known that it accepts.
+        """
+        ready = self.inputs.trained_on == READY and self.network.example is not None
+        return synthetic(None if ready else self.preprocessing, self._example)
+
+    def _example(self) -> Any:
+        example = self.network.example_of_size(None, None)
+        if example is None:
+            raise ArgumentError(
+                f"{type(self.network.module).__name__} accepted none of the inputs tried. Pass some of its data: "
+                f"verify=data."
+            )
+        return example
+
     def to_checkpoint(self, settings: Settings, training: dict[str, Any] | None = None) -> Checkpoint:
         """Return the content of a checkpoint.
 
@@ -178,6 +200,7 @@ class Known:
             calibration=None if self.calibration == Calibration() else self.calibration.to_dict(),
             history=tuple(self.history),
             training=training,
+            data=self.data,
         )
 
     def recalled(self, checkpoint: Checkpoint, settings: Settings) -> Known:
@@ -197,6 +220,7 @@ class Known:
             classes=checkpoint.classes,
             classes_from_data=checkpoint.classes_from_data,
             history=History(checkpoint.history),
+            data=checkpoint.data,
             calibration=_calibration(checkpoint),
             task=None if checkpoint.task is None else task_of_kind(settings.loss, checkpoint.task),
         )

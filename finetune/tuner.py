@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,15 @@ from torch import Tensor, nn
 
 from finetune.advice.advice import Advice, judge
 from finetune.advice.evidence import check_classes, measure
-from finetune.advice.features import STAGES_UP_TO, Features, collect
-from finetune.advice.memo import remembered
 from finetune.caching.cache import open_cache
+from finetune.card.data_description import described_data
+from finetune.card.hub import push
+from finetune.card.write_card import pushed_files, write_card
 from finetune.checkpoint import restore, schema
 from finetune.checkpoint.record import record_head, warn_of_left_out
 from finetune.checkpoint.resume import find_run
 from finetune.checkpoint.schema import Checkpoint
-from finetune.data.batch import check_pair, num_samples_of, split_batch, target_of
+from finetune.data.batch import check_pair, num_samples_of, split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.samples import worker_deaths_named
 from finetune.data.prepare import Prepared
@@ -28,29 +30,29 @@ from finetune.data.preprocessing.augmentations import Augmentation
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.provenance import GIVEN, Provenance
-from finetune.data.preprocessing.tta import View, over_views
+from finetune.data.preprocessing.tta import View
 from finetune.data.randomness import generators_of_loader_preserved, seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import given_classes
 from finetune.data.splitting import drawn
-from finetune.data.targets import CLASSIFICATION, TargetRule
 from finetune.data_check.data_check import DataCheck
 from finetune.data_check.run_checks import check_indexed, run_checks
 from finetune.data_check.samples.inspected import Inspected
-from finetune.data_check.samples.observed import Observed, facts_of_batch, without_facts
 from finetune.display import html
 from finetune.display.left_out import parts_left_out
 from finetune.display.progress.waits import waits_shown
-from finetune.errors import ArgumentError, CheckpointError, DataError, FineTuneError, HeadError, reason
+from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError, reason
+from finetune.export.destination import Destination
+from finetune.export.export import Export, export
+from finetune.export.samples import Samples
+from finetune.export.subject import Subject
 from finetune.interpret.calibration import Calibration
 from finetune.interpret.classification import Classification, classify
 from finetune.interpret.heatmaps import Heatmaps
 from finetune.interpret.interpretation import Interpretation
-from finetune.interpret.map_evidence import map_evidence
 from finetune.interpret.predictions import Predictions
 from finetune.known import Known, recalled_arguments
-from finetune.model import compiling, freezing
-from finetune.model.channels_last import channels_last
+from finetune.model import freezing
 from finetune.model.families import family_of
 from finetune.model.inspection.probing import given_example
 from finetune.model.inspection.summary import Summary, summarize
@@ -60,7 +62,7 @@ from finetune.model.patterns import Patterns
 from finetune.model.surgery import adapters, head_search, heads
 from finetune.naming.arguments import checks_arguments
 from finetune.naming.paths import local_path
-from finetune.nested import as_plain
+from finetune.passes import Passes
 from finetune.plan import Plan, make_plan
 from finetune.pretrained import load_pretrained
 from finetune.report.report import report_path, write_report
@@ -82,7 +84,7 @@ from finetune.training.progress.progress_bar import ProgressBar
 from finetune.training.run import Run
 from finetune.training.settings import Settings
 from finetune.training.tasks import Loss, Task, infer_task
-from finetune.trial import STEPS, TRAINING, VALIDATION, Trial, check_step_names
+from finetune.trial import PREDICTION, STEPS, TRAINING, VALIDATION, Trial, check_step_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -510,9 +512,10 @@ class FineTuner:
                     self._resume(run, saved, changed=resume_changed)
                 if (classes := train_batches.source.classes) is not None:
                     self._learn(classes=classes, classes_from_data=True)
+                self._learn(data=described_data(data.train, data.val, self.classes))
                 hint_at_bf16(self.precision, sum(parameter.numel() for parameter in self.inner.parameters()))
             self.network.tell_task(task.kind, classes)
-            memory_format = self._memory_format(train_batches.source, trains_all=plan.trains_all)
+            memory_format = self._passes.memory_format(train_batches.source, trains_all=plan.trains_all)
             with self._under_way(run), memory_format:
                 loop.fit(run)
         return self.history
@@ -545,7 +548,7 @@ class FineTuner:
                 self._trial.pipeline.audited(source, "evaluation", rule=rule), batch_size, rule=rule
             )
             settings = self.settings if self._overrides(VALIDATION) else None
-            with self._passes(source):
+            with self._passes.over(source):
                 meter = Meter(self._trial.metrics(task, VALIDATION), task, self.device, settings=settings)
                 return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
@@ -575,7 +578,8 @@ class FineTuner:
             torch.Size([2, 1000])
         """
         with waits_shown(), self._undone_on_error():
-            return self._outputs(self._open(data, labeled=False), batch_size, tta)[0]
+            source = self._open(data, labeled=False)
+            return self._passes.outputs(source, batch_size, tta)[0]
 
     @checks_arguments
     @takes_turns()
@@ -601,7 +605,8 @@ class FineTuner:
             1.0
         """
         with waits_shown(), self._undone_on_error():
-            return self._predictions(data, batch_size, tta).probabilities
+            source = self._open(data, labeled=False)
+            return self._passes.predictions(source, batch_size, tta).probabilities
 
     @checks_arguments
     @takes_turns()
@@ -643,7 +648,9 @@ class FineTuner:
             True
         """
         with waits_shown(), self._undone_on_error():
-            return classify(self._predictions(data, batch_size, tta), top=top, threshold=threshold, reject=reject)
+            source = self._open(data, labeled=False)
+            predictions = self._passes.predictions(source, batch_size, tta)
+            return classify(predictions, top=top, threshold=threshold, reject=reject)
 
     @checks_arguments
     @takes_turns()
@@ -708,7 +715,7 @@ class FineTuner:
             found = self._labeled_predictions(data, batch_size)
 
             def explain(rows: Sequence[int], of: Sequence[str | None]) -> Heatmaps:
-                return self._heatmaps(found.source.subset(rows), of, None, batch_size)
+                return self._passes.heatmaps(found.source.subset(rows), of, None, batch_size)
 
             return Interpretation(found, explain if heatmaps else None)
 
@@ -750,7 +757,8 @@ class FineTuner:
             ('layer3', torch.Size([2, 96, 96]))
         """
         with waits_shown(), self._undone_on_error():
-            return self._heatmaps(self._open(data, labeled=False), of, layer, batch_size)
+            source = self._open(data, labeled=False)
+            return self._passes.heatmaps(source, of, layer, batch_size)
 
     @checks_arguments
     @takes_turns()
@@ -816,9 +824,9 @@ class FineTuner:
         with waits_shown(), self._as_before(), generators_of_loader_preserved(train):
             data = self._open_training(train, val)
             check_classes(self._trial.pipeline.some_targets(data.train))
-            validation = None if data.val is None else self._features(data.val, samples // 4, batch_size)
+            validation = None if data.val is None else self._passes.features(data.val, samples // 4, batch_size)
             total = len(data.train) if data.train.indexed else None
-            evidence = measure(self._features(data.train, samples, batch_size), validation, total)
+            evidence = measure(self._passes.features(data.train, samples, batch_size), validation, total)
             untrained = self._known.random and not self.history
             return judge(evidence, head_rate(self.inner, self.network.stages()), untrained=untrained)
 
@@ -861,7 +869,7 @@ class FineTuner:
             parts = [part for part in (data.train, data.val) if part is not None]
             check_indexed(parts)
             few = [drawn(part, samples, self.settings.seed) for part in parts]
-            features = [self._features(part, len(part), batch_size, observed=True) for part in few]
+            features = [self._passes.features(part, len(part), batch_size, observed=True) for part in few]
             return run_checks(Inspected.of(features, few, self.preprocessing))
 
     @checks_arguments
@@ -928,13 +936,14 @@ class FineTuner:
     # ------------------------------------------------------------------ verbs on the result
 
     @takes_turns()
-    def save_checkpoint(self, path: str | Path) -> Path:
+    def save_checkpoint(self, path: str | Path, *, card: bool = False) -> Path:
         """Write weights, classes, preprocessing, freeze state and history to one safetensors file.
 
         During `fit`, the file also holds everything needed to resume the run.
 
         Args:
             path: File to write.
+            card: Whether to write a model card beside it: `README.md`, or `FILE.md` if there is another README.
 
         Returns:
             The path of the file.
@@ -948,11 +957,100 @@ class FineTuner:
             'model.safetensors'
         """
         with waits_shown():
-            if self._run is not None:
-                return self._run.save(path)
-            path = schema.write(path, self._checkpoint())
-        self._learn(file=path)
-        return path
+            saved = schema.write(path, self._checkpoint()) if self._run is None else self._run.save(path)
+            if card:
+                write_card(saved, self._checkpoint())
+        if self._run is None:
+            self._learn(file=saved)
+        return saved
+
+    def push_to_hub(
+        self, repo: str, *, private: bool | None = None, token: str | None = None, message: str = "Upload model"
+    ) -> str:
+        """Upload the checkpoint and its card to a repository of the Hugging Face hub, and return its address.
+
+        Args:
+            repo: Repository such as `"me/dogs"`, which is created if it does not exist.
+            private: Whether a new repository is private; None for the default of its owner.
+            token: Token with write access; None for that of `HF_TOKEN` or of `hf auth login`.
+            message: Message of the commit.
+
+        Raises:
+            ArgumentError: If huggingface_hub is not installed, `repo` is no repository, or there is no token.
+            CheckpointError: If the hub refuses the upload or cannot be reached.
+
+        Example:
+            >>> FineTuner(nn.Linear(4, 3), device="cpu").push_to_hub("not/a/repository")
+            Traceback (most recent call last):
+            finetune.errors.ArgumentError: 'not/a/repository' is no repository of the hub. ...
+        """
+        with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
+            files = pushed_files(Path(folder), self._checkpoint(), repo)
+            return push(files, repo, private=private, token=token, message=message)
+
+    @checks_arguments
+    @takes_turns(alone=True)
+    @signals_heeded()
+    def export(
+        self,
+        path: str | Path,
+        format: str = "onnx",
+        *,
+        verify: Any = None,
+        quantize: str | None = None,
+        tolerance: float | None = None,
+        batch_size: int = 32,
+    ) -> Export:
+        """Write the model to a file that runs without this package, and verify its answers against the model's.
+
+        An ONNX file and a program of torch.export contain normalization, model, softmax or sigmoid and the temperature
+        of `calibrate`, take any number of samples, and hold class names and preprocessing in their metadata. Images
+        enter as bytes of the size of the crop: the script that is written beside the file reads, resizes and crops
+        them with Pillow and prints the answers of `classify`. No graph repeats Pillow's resizing exactly. Adapters are
+        merged. The model is unchanged.
+
+        Args:
+            path: File to write, or folder for `"pretrained"`.
+            format: `"onnx"` (.onnx); `"torch"` for a program of torch.export (.pt2); `"state_dict"` for the weights
+                alone (.pth or .safetensors); `"pretrained"` for a folder that transformers or timm load.
+            verify: Data like that to predict, in any form that `predict` accepts. None tries a few synthetic inputs.
+            quantize: `"fp16"` or `"int8"` for a smaller ONNX file; the accuracy lost is printed. None keeps 32 bits.
+            tolerance: Largest difference of a probability. None for 0.001, or 0.05 where the model or the file
+                computes in 16 bits, and any for int8.
+            batch_size: Samples per batch of the verification.
+
+        Returns:
+            What was written and how well it agrees, which prints as a summary.
+
+        Raises:
+            ArgumentError: If an argument is invalid, or a package is missing.
+            DataError: If the data is invalid.
+            ExportError: If the model cannot be exported or the file gives other answers. No file is left behind.
+
+        Example:
+            >>> tuner = FineTuner(nn.Linear(4, 3), device="cpu")
+            >>> tuner.export("model.onnx", verify=torch.randn(20, 4)).agreement.samples
+            20
+        """
+        to = Destination.of(path, format, quantize, tolerance)
+        with waits_shown(), self._undone_on_error():
+            data = self._known.stand_in() if verify is None else verify
+            source = self._open(data, labeled=False)
+            known, custom = self._known, self._overrides(PREDICTION)
+            subject = Subject(
+                self.inner, self._trial.answered_task(), known.preprocessing, known.classes, known.calibration
+            )
+            samples = Samples(
+                self._trial.pipeline,
+                source,
+                self.predict_step,
+                self.inner,
+                self.precision,
+                batch_size,
+                verify is not None,
+            )
+            with self._passes.over(source):
+                return export(subject, to, samples, custom=custom)
 
     @classmethod
     def load_checkpoint(cls, path: str | Path, model: nn.Module | None = None, **settings: Any) -> Self:
@@ -1092,6 +1190,10 @@ class FineTuner:
     def _trial(self) -> Trial:
         return Trial(self._known, self.settings, self.precision, [step for step in STEPS if self._overrides(step)])
 
+    @property
+    def _passes(self) -> Passes:
+        return Passes(self._trial, self.predict_step)
+
     def _open(self, data: Any, *, labeled: bool = True) -> Source:
         source, self._known = self._trial.open(data, labeled=labeled)
         return source
@@ -1100,102 +1202,15 @@ class FineTuner:
         data, self._known = self._trial.open_training(train, val, trains=trains, holds_out=holds_out)
         return data
 
+    def _labeled_predictions(self, data: Any, batch_size: int) -> Predictions:
+        source = self._open(data)
+        task = self.task or self._learn_task(source, VALIDATION)
+        return self._passes.labeled_predictions(source, task, batch_size)
+
     def _learn_task(self, source: Source, step: str = TRAINING) -> Task:
         task = self._trial.task(source, step)
         self._learn(task=task)
         return task
-
-    def _features(self, source: Source, samples: int, batch_size: int, *, observed: bool = False) -> Features:
-        """Return the inputs of every stage and of the head, for at most `samples` samples, stratified by class.
-
-        If `observed`, an unreadable sample is no error, and the features have facts of the raw items.
-        """
-        part = drawn(source, samples, self.settings.seed)
-        head, modules = self.network.required_heads()[0], dict(self.inner.named_modules())
-        layers = [stage.name for stage in self.network.stages()[:-1] if stage.name and stage.name in modules]
-        layers = layers if not observed or len(part) <= STAGES_UP_TO else []
-
-        def computed() -> Features:
-            pipeline = self._trial.pipeline
-            source = Observed(part, self.preprocessing) if observed else pipeline.audited(part, "training")
-            batches = pipeline.batches(source, batch_size)
-            with self._passes(part):
-                step = without_facts(self.predict_step) if observed else self.predict_step
-                passes = loop.outputs(step, self.inner, batches, self.precision, "Measuring")
-                return collect(self.inner, layers, head, passes, samples, facts=facts_of_batch if observed else None)
-
-        settings = None if self._overrides("predict_step") else (head, self.precision.name)
-        return remembered(computed, self.inner, self.preprocessing, part, layers, settings, facts=observed)
-
-    # ------------------------------------------------------------------ passes over data
-
-    def _outputs(
-        self, source: Source, batch_size: int, tta: bool | Sequence[View] = False, rule: TargetRule | None = None
-    ) -> tuple[Tensor, list[Any]]:
-        """Return the outputs for a source in its order, and the targets of its batches, on the CPU."""
-        audited = self._trial.pipeline.audited(source, "evaluation" if rule else "prediction", rule=rule)
-        batches = self._trial.pipeline.batches(audited, batch_size, rule=rule)
-        step, outputs, targets = over_views(self.predict_step, tta), [], []
-        with self._passes(source):
-            for batch, output in loop.outputs(step, self.inner, batches, self.precision, "Predicting"):
-                outputs.append(as_plain(output))
-                targets.append(target_of(batch))
-        for output in outputs:
-            if not isinstance(output, Tensor):
-                raise ArgumentError(
-                    f"Expected predict_step to return a tensor [N, ...], but got a {type(output).__name__}."
-                )
-        return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs]), targets
-
-    def _predictions(self, data: Any, batch_size: int, tta: bool | Sequence[View] = False) -> Predictions:
-        source = self._open(data, labeled=False)
-        outputs, _ = self._outputs(source, batch_size, tta)
-        return Predictions(outputs, self._trial.answered_task(), source, self.classes, None, self._known.calibration)
-
-    def _labeled_predictions(self, data: Any, batch_size: int) -> Predictions:
-        source = self._open(data)
-        task = self.task or self._learn_task(source, VALIDATION)
-        outputs, targets = self._outputs(source, batch_size, rule=self._trial.rule)
-        found = torch.cat([torch.as_tensor(target).cpu() for target in targets])
-        return Predictions(outputs, task, source, self.classes or source.classes, found, self._known.calibration)
-
-    def _heatmaps(self, source: Source, of: Any, layer: str | None, batch_size: int) -> Heatmaps:
-        batches = self._trial.pipeline.batches(self._trial.pipeline.audited(source, "prediction"), batch_size)
-        task, classes, calibration = (
-            self._trial.answered_task(),
-            self.classes or source.classes,
-            self._known.calibration,
-        )
-        task = replace(task, kind=task.kind or CLASSIFICATION)  # of unknown outputs, the largest is the answer
-
-        def judged(outputs: Tensor) -> Predictions:
-            return Predictions(outputs, task, source, classes, None, calibration)
-
-        with self._passes(source), compiling.run_eagerly(self.model):
-            return map_evidence(self.inner, self.predict_step, batches, judged, self.precision, of=of, layer=layer)
-
-    @contextmanager
-    def _passes(self, source: Source) -> Iterator[None]:
-        """Enter the context for passes over `source` outside of `fit`: memory format, compilation, clear errors.
-
-        If the model fails, it is tried on the data again to explain the failure. A trial beforehand would cost a
-        second forward pass in every call.
-        """
-        backend = self.settings.backend
-        compilation = nullcontext() if backend is None else compiling.compiled(self.inner, backend)
-        try:
-            with self._memory_format(source), compilation:
-                yield
-        except FineTuneError:
-            raise
-        except Exception:
-            self._known = self._trial.on(source)
-            raise
-
-    def _memory_format(self, source: Source, *, trains_all: bool = False) -> AbstractContextManager[None]:
-        """Return a context with channels_last weights if they are faster and give the same results."""
-        turned = self._known.channels_last and self._trial.gains_from_channels_last(source, trains_all=trains_all)
-        return channels_last(self.inner) if turned else nullcontext()
 
     def _overrides(self, *names: str) -> bool:
         """Return whether a subclass overrides one of these methods."""

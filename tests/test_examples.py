@@ -99,6 +99,17 @@ def test_many_heads(run: Run) -> None:
     assert Path("features", "shape.safetensors").is_file()
 
 
+@pytest.mark.filterwarnings("ignore:::optuna", "ignore:::sqlalchemy")
+def test_optuna_search(run: Run) -> None:
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    output = run("optuna_search.py", "--trials", 7, "--epochs", 3)
+    (trials, pruned), (best,) = re.findall(r"(\d+) trials, (\d+)", output)[0], numbers("val_accuracy", output)
+    assert trials == "7"
+    assert 0 < int(pruned) < 7
+    assert best > 0.8
+
+
 def test_the_readme_lists_every_script() -> None:
     listed = re.findall(r"\]\((\w+\.py)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
     assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))

@@ -10,7 +10,7 @@ import pytest
 
 # Packages that `import torch` does not load by itself, and that take a second or more to load.
 HEAVY = {"matplotlib", "pandas", "peft", "pyarrow", "scipy", "sklearn", "tensorboard", "timm", "torchmetrics"}
-HEAVY |= {"torchvision", "transformers"}
+HEAVY |= {"mlflow", "torchvision", "transformers", "wandb"}
 TORCH = {"torch", "numpy"}
 
 

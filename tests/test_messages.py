@@ -13,7 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.messages import answers, checkpoints, data, data_check, labels, metrics, models, tables, tasks, training
+from tests.messages import (
+    answers,
+    checkpoints,
+    data,
+    data_check,
+    exporting,
+    labels,
+    metrics,
+    models,
+    serving,
+    tables,
+    tasks,
+    training,
+)
 from tests.messages.material import CASES, Case
 
 ROOMS = (
@@ -21,9 +34,11 @@ ROOMS = (
     checkpoints,
     data,
     data_check,
+    exporting,
     labels,
     metrics,
     models,
+    serving,
     tables,
     tasks,
     training,
@@ -35,10 +50,27 @@ VERBS = (
     "Set|Start|Train|Use"
 )
 ADVICE = re.compile(rf"(?:(?:^|[.;:] )(?:{VERBS})\b)|(?:, or |; |, |: )(?:{VERBS.lower()}) ")
-NO_MESSAGES = ("cli.py", "demo.py", "display/options.py")  # help, and rewritten messages
+NO_MESSAGES = (
+    "cli/apply.py",
+    "cli/explore.py",
+    "cli/options.py",
+    "cli/run_file.py",
+    "cli/train.py",
+    "demo.py",
+    "display/options.py",
+)  # help, and rewritten messages
 
 # Advice that needs a package or a download, and the file that tries it.
 ELSEWHERE = {
+    "does not take inputs of the shape {}: {}. Choose another format": "export/test_export.py",
+    "onnxruntime cannot load the file: {}. Use format='torch'": "export/test_onnx.py",
+    "int8 needs the ranges of a convolutional network's activations": "export/test_quantize.py",
+    "onnxruntime cannot quantize the model to {}: {}. Omit quantize": "export/test_quantize.py",
+    "Pass token=..., set the environment variable HF_TOKEN, or run": "card/test_hub.py",
+    "Pass another one as token=..., or run `hf auth login`": "card/test_hub.py",
+    "Pass one with write access to": "card/test_hub.py",
+    "because HF_HUB_OFFLINE forbids it. Remove that variable": "card/test_hub.py",
+    "Rename one of them, or pass card=False": "card/test_write_card.py",
     "Pass the tokenizer or feature extractor to FineTuner as preprocessing=": "data/preprocessing/test_text.py",
     "Pass FineTuner a custom Preprocessing, or pass data": "data/preprocessing/test_presets.py",
     "Set tokenizer.pad_token to one of its tokens": "data/preprocessing/test_text.py",

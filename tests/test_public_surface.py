@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 NAMES = [
     "Advice", "ArgumentError", "CheckpointError", "Classification", "Comparison", "DataCheck", "DataError",
-    "FineTuneError", "FineTuner", "HeadError", "Heatmaps", "History", "Interpretation", "LayerDecay",
-    "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "Table", "advise", "callbacks",
-    "compare", "greedy_soup", "strategies",
+    "Export", "ExportError", "FineTuneError", "FineTuner", "HeadError", "Heatmaps", "History", "Interpretation",
+    "LayerDecay", "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "Table", "advise",
+    "callbacks", "compare", "greedy_soup", "strategies",
 ]  # fmt: skip
 
 METHODS = {
@@ -37,6 +37,7 @@ METHODS = {
         "train", "val", "*", "epochs", "strategy", "lr", "schedule", "batch_size", "augment", "augment_views", "cache",
         "callbacks", "checkpoint_dir", "resume_from", "resume_changed", "skip_corrupt", "progress",
     ],
+    "export": ["path", "format", "*", "verify", "quantize", "tolerance", "batch_size"],
     "find_lr": ["train", "*", "lr", "batch_size", "augment", "steps"],
     "freeze": ["pattern"],
     "heatmaps": ["data", "*", "of", "layer", "batch_size"],
@@ -45,9 +46,10 @@ METHODS = {
     "predict": ["data", "*", "batch_size", "tta"],
     "predict_proba": ["data", "*", "batch_size", "tta"],
     "predict_step": ["batch"],
-    "report": ["path", "data", "*", "train", "batch_size"],
+    "push_to_hub": ["repo", "*", "private", "token", "message"],
     "replace_head": ["n", "*", "head", "layer", "example"],
-    "save_checkpoint": ["path"],
+    "report": ["path", "data", "*", "train", "batch_size"],
+    "save_checkpoint": ["path", "*", "card"],
     "summary": ["input_size", "*", "depth"],
     "training_step": ["batch"],
     "unfreeze": ["names"],
@@ -62,8 +64,8 @@ CONSTRUCTOR = [
 PROPERTIES = ["classes", "head", "history", "inner", "loss", "model", "network", "preprocessing", "task"]
 ATTRIBUTES = ["device", "precision", "settings"]
 CALLBACKS = [
-    "CSVLogger", "Callback", "ClassWeights", "EMA", "EarlyStopping", "L2SP", "Logger", "Mixup", "ModelCheckpoint",
-    "Report", "SWA", "SkipNonFinite", "TensorBoard",
+    "CSVLogger", "Callback", "ClassWeights", "EMA", "EarlyStopping", "L2SP", "Logger", "MLflow", "Mixup",
+    "ModelCheckpoint", "Report", "SWA", "SkipNonFinite", "TensorBoard", "WeightsAndBiases",
 ]  # fmt: skip
 
 
@@ -116,6 +118,7 @@ def test_every_error_is_ours_and_a_fitting_builtin() -> None:
         "HeadError": "ValueError",
         "DataError": "ValueError",
         "CheckpointError": "RuntimeError",
+        "ExportError": "RuntimeError",
         "NonFiniteError": "ArithmeticError",
     }
 

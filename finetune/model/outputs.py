@@ -24,12 +24,13 @@ def call(model: nn.Module, inputs: Any, samples: int | None = None) -> Any:
         inputs: Inputs of a batch.
         samples: Number of samples, if known: a list of that many is rather a list of samples.
     """
-    output = _called(model, inputs, samples)
+    output = forwarded(model, inputs, samples)
     lost = isinstance(output, Tensor) and output.shape[:1] != (1,) and _is_one_sample(inputs, samples)
     return output.unsqueeze(0) if lost else output
 
 
-def _called(model: nn.Module, inputs: Any, samples: int | None) -> Any:
+def forwarded(model: nn.Module, inputs: Any, samples: int | None = None) -> Any:
+    """Return the output of `call` as it is, without a look at its shape, which a traced program would remember."""
     if isinstance(inputs, Mapping):
         alone = len(inputs) == 1 and not takes_names(model, inputs)
         return model(*inputs.values()) if alone else model(**inputs)

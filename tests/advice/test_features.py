@@ -15,7 +15,7 @@ def pictures(count: int = 12, classes: int = 3) -> tuple[torch.Tensor, torch.Ten
 
 def features_of(tuner: FineTuner, data: object, samples: int = 100, batch_size: int = 5):
     source = tuner._open_training(data, False).train
-    return tuner._features(source, samples, batch_size)
+    return tuner._passes.features(source, samples, batch_size)
 
 
 def test_features_are_stage_outputs_and_head_inputs_in_eval_mode():

@@ -243,3 +243,8 @@ def modes(model: nn.Module) -> dict[str, bool]:
 def layers_of(model: nn.Module, kind: type[nn.Module]) -> Iterator[nn.Module]:
     """Return the modules of a class."""
     return (module for module in model.modules() if isinstance(module, kind))
+
+
+def network_for(features: int) -> nn.Sequential:
+    """Return a network for any number of features, with two outputs."""
+    return nn.Sequential(nn.Linear(features, 32), nn.ReLU(), nn.Linear(32, 2))

@@ -25,7 +25,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 # The values of torchvision's `InterpolationMode`.
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 # Pixels of a resized image, 50 MB as RGB, above which only its center is resized.
-_MOST_PIXELS = 2**24
+MOST_PIXELS = 2**24
 # Largest area of a crop in pixels, 200 MB as RGB: one beyond it is a mistake, or in a file from a stranger an attack.
 _LARGEST_CROP = 2**26
 # Share of the resized image that torchvision's presets crop: 224 of 256 pixels.
@@ -200,7 +200,7 @@ class Preprocessing(InputPreprocessing):
         if self.resize_size is not None:
             size = self._resized(image.height, image.width)
             height, width = size if len(size) == 2 else _by_shorter_side(image, size[0])
-            if height * width > max(_MOST_PIXELS, 4 * math.prod(self.crop_size)):
+            if height * width > max(MOST_PIXELS, 4 * math.prod(self.crop_size)):
                 image = self._center(image, height, width)
             else:
                 image = F.resize(image, size, InterpolationMode(self.interpolation))

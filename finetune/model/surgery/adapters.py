@@ -140,3 +140,26 @@ def add_lora(model: nn.Module, layers: Sequence[str], rank: int) -> Callable[[],
             added.unload()
 
     return undo
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """Return the model beneath all adapters with their updates in its own weights. The model is used up.
+
+    Raises:
+        ArgumentError: If adapters of this kind cannot be merged.
+
+    Example:
+        >>> merged(nn.Linear(2, 2))
+        Linear(in_features=2, out_features=2, bias=True)
+    """
+    if has_adapters(model):
+        try:
+            model = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+        except Exception as error:  # prompts, for example, are no part of a weight
+            raise ArgumentError(f"PEFT cannot merge the adapters of this kind: {error}") from error
+    for name, layer in list(model.named_modules()):
+        if "base_layer" in layer._modules and callable(getattr(layer, "get_base_layer", None)):
+            layer.merge(safe_merge=True)
+            parent, _, own = name.rpartition(".")
+            model.get_submodule(parent)._modules[own] = layer.get_base_layer()
+    return model
