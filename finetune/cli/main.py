@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from typing import Annotated, TextIO
 
@@ -50,11 +51,9 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. This is the entry point of the script `finetune`."""
-    logging.basicConfig(format="%(message)s", handlers=[_StandardError()])
-    logging.getLogger("finetune").setLevel(logging.INFO)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        with exit_on_sigterm():
+        with exit_on_sigterm(), _lines_on_standard_error():
             code = app(arguments or ["--help"], standalone_mode=False)
     except (FineTuneError, _UsageError) as error:
         message = getattr(error, "format_message", error.__str__)  # typer's names the option, its str does not
@@ -64,6 +63,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     if code:  # newer versions of typer return 130 for an interrupt instead of raising
         sys.exit(code)
+
+
+@contextmanager
+def _lines_on_standard_error() -> Iterator[None]:
+    """Log lines to standard error, unless logging has been configured. Afterwards it is as before."""
+    root, own = logging.getLogger(), logging.getLogger("finetune")
+    level, handlers = own.level, [] if root.handlers else [_StandardError()]
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        root.addHandler(handler)
+    own.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        own.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
 
 
 class _StandardError(logging.StreamHandler[TextIO]):

@@ -182,6 +182,7 @@ def _held_out(known: Spectrum, labels: Tensor, folds: Sequence[Tensor], penalty:
     scores = torch.empty_like(targets)
     for rows in folds:
         without = torch.cat([rows, dropped[~torch.isin(dropped, rows)]])
+        without = without if len(without) < len(labels) else rows  # of few samples, all others may be suspects
         scores[rows] = held_out(known, targets, without, penalty)[: len(rows)]
     return scores
 

@@ -104,3 +104,9 @@ def test_the_accuracy_of_a_pair_is_that_of_the_two_classes_alone(classes: int, c
             rows = probabilities[labels == own]
             shares.append(float((rows[:, own] > rows[:, other]).double().mean()))
         assert abs(sum(shares) / 2 - pair.accuracy) < 1e-12
+
+
+def test_samples_of_which_all_others_are_suspects_are_still_judged() -> None:
+    features = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.1, 1.0], [1.0, 0.1]])
+    probe = cleaned_probe(features, torch.tensor([0, 1, 1, 0]))
+    assert probe.cleaned.sum(1).allclose(torch.ones(4, dtype=torch.float64))

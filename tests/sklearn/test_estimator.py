@@ -40,7 +40,7 @@ class NetworkFor:
 
 @parametrize_with_checks(
     [
-        FineTuneClassifier(NetworkFor(), epochs=30, batch_size=16, **FAST),
+        FineTuneClassifier(NetworkFor(), epochs=20, batch_size=32, **FAST),
         FineTuneRegressor(NetworkFor(), epochs=60, batch_size=16, **FAST),
     ],
 )

@@ -96,7 +96,12 @@ class Logger(Callback):
 
 
 def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of the history without nesting: `lr` becomes columns `lr/GROUP`."""
+    """Return a row of the history without nesting: `lr` becomes columns `lr/GROUP`.
+
+    Example:
+        >>> flat_row({"epoch": 1, "lr": {"layer4": 1e-4, "": 1e-3}})  # a head that is the model itself has no name
+        {'epoch': 1, 'lr/layer4': 0.0001, 'lr': 0.001}
+    """
     nested = {key: value for key, value in row.items() if isinstance(value, Mapping)}
-    parts = {f"{key}/{name}": part for key, values in nested.items() for name, part in values.items()}
+    parts = {f"{key}/{name}" if name else key: part for key, values in nested.items() for name, part in values.items()}
     return {key: value for key, value in row.items() if key not in nested} | parts
