@@ -63,13 +63,12 @@ def predict(
     answers = tuner.classify(
         data[0] if len(data) == 1 else data, top=top, threshold=threshold, reject=reject, batch_size=batch_size
     )
+    if out is not None:
+        (answers.to_csv if out.suffix == ".csv" else answers.to_jsonl)(out)
     if json:
         print_json([vars(answer) for answer in answers])
-    elif out is None:
-        print(answers.to_text())
     else:
-        (answers.to_csv if out.suffix == ".csv" else answers.to_jsonl)(out)
-        print(f"wrote {out}")
+        print(answers.to_text() if out is None else f"wrote {out}")
 
 
 def interpret(

@@ -31,7 +31,7 @@ _CROP_COARSE = 0.7  # before it is refined
 _CROP_NEARER = 0.7  # distance of the features of a crop, as a fraction of that of the last neighbor, at most
 _PAIRS_AT_ONCE = 2048
 
-_SAME_LETTERS = 0.95  # ratio of equal letters of texts, of at least so many letters, that differ by a typing error
+_SAME_LETTERS = 0.95  # similarity of texts of at least `_LONG_TEXT` letters that differ by typing errors
 _LONG_TEXT = 40
 
 

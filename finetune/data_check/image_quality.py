@@ -88,6 +88,6 @@ def _unusual(logarithms: Tensor, times: float) -> Tensor:
 
 
 def _rare(rows: Tensor) -> list[int]:
-    """Return the rows, or none if they are so many that they are how the data is."""
+    """Return the rows, or none if they are common enough to be normal for this data."""
     found: list[int] = rows.nonzero().flatten().tolist()
     return found if len(found) <= max(3, _COMMON * len(rows)) else []

@@ -155,7 +155,7 @@ class _Server:
         return app
 
     def close(self) -> None:
-        """Answer what is waiting, and end the thread of the model."""
+        """Answer all waiting requests and stop the model threads."""
         self._batcher.close()
         self._lookers.close()
 
@@ -174,7 +174,7 @@ class _Server:
         )
 
     def predict(self) -> Response:
-        top = _number(request.args.get("top"), self._top)
+        top, heatmaps = _number(request.args.get("top"), self._top), self._wants_heatmaps()
         uploads = uploads_of(request, self._model.kind, self._limits)
         read = [self._read(upload) for upload in uploads]
         refused = [each for each in read if isinstance(each, RequestError)]
@@ -182,7 +182,7 @@ class _Server:
             raise refused[0]
         samples = [each for each in read if not isinstance(each, RequestError)]
         waited = _submitted(self._batcher, samples)
-        looks = _submitted(self._lookers, samples) if self._wants_heatmaps() else []
+        looks = _submitted(self._lookers, samples) if heatmaps else []
         rows = iter([self._row(_result(future), top) for future in waited])
         seen = iter([_data_uri(_result(future)) for future in looks])
         answers = [

@@ -79,7 +79,7 @@ class Batcher(Generic[Item, Result]):
         return futures
 
     def close(self) -> None:
-        """Compute what is waiting, accept nothing more, and end the thread."""
+        """Accept no more items, compute those in the queue, and stop the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -23,7 +23,7 @@ _SPARE_THREADS = 16  # beyond those whose samples wait, to answer that the queue
 def serve(
     app: Flask, *, host: str = LOOPBACK, port: int = 8000, queue: int = 256, ready: Callable[[str], object] = print
 ) -> None:
-    """Serve an app of `create_app` until SIGINT or SIGTERM, and answer what is waiting before the end.
+    """Serve an app of `create_app` until SIGINT or SIGTERM, then answer all pending requests.
 
     Args:
         app: App to serve.

@@ -41,6 +41,9 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_predict(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(capsys, "predict", folder / "pets.safetensors", folder / "pets", "--json", "--top", 2)
     answers = FineTuner.load_checkpoint(folder / "pets.safetensors").classify(folder / "pets", top=2)
+    out = folder / "answers.csv"
+    assert printed(capsys, "predict", folder / "pets.safetensors", folder / "pets", "--json", "--out", out)
+    assert len(out.read_text().splitlines()) == 7
     assert found == [{"sample": each.sample, "scores": each.scores, "rejected": False} for each in answers]
 
 
