@@ -45,8 +45,21 @@ def image(png: bytes, description: str) -> Markup:
         >>> image(b"", "a dog")
         '<img src="data:image/png;base64," alt="a dog"/>'
     """
-    content = base64.b64encode(png).decode()
-    return Markup(f'<img src="data:image/png;base64,{content}" alt="{escape(description)}"/>')
+    return Markup(f'<img src="{data_uri(png)}" alt="{escape(description)}"/>')
+
+
+def data_uri(content: bytes, kind: str = "png") -> str:
+    """Return the content of an image file as an address that holds it.
+
+    Args:
+        content: Content of the file.
+        kind: Subtype of its media type, such as `"svg+xml"`.
+
+    Example:
+        >>> data_uri(b"abc")
+        'data:image/png;base64,YWJj'
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 class Markup(str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image as Pictures
 
 from finetune.display.figures import to_svg
+from finetune.display.html import data_uri
 from finetune.report.blocks import Image, Plot
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ def figure_image(figure: Figure) -> Image:
     width, height = (round(_PIXELS_PER_INCH * side) for side in figure.get_size_inches())
     content = to_svg(figure)
     if len(content) <= _MOST_BYTES:
-        return Image(_uri("svg+xml", content), width, height)
+        return Image(data_uri(content, "svg+xml"), width, height)
     page = BytesIO()
     figure.set_layout_engine("none")  # it has been laid out
     figure.savefig(page, format="png", dpi=_SHARP * _PIXELS_PER_INCH)
     few = Pictures.open(page).convert("RGB").quantize(_COLORS, dither=Pictures.Dither.NONE)
-    return Image(_uri("png", _saved(few, "PNG")), width, height)
+    return Image(data_uri(_saved(few, "PNG")), width, height)
 
 
 def sample_image(picture: Pictures.Image) -> Image:
@@ -62,14 +62,10 @@ def sample_image(picture: Pictures.Image) -> Image:
     small.thumbnail((_SIDE, _SIDE))
     files = {"png": _saved(small, "PNG"), "jpeg": _saved(small, "JPEG")}
     kind = min(files, key=lambda name: len(files[name]))
-    return Image(_uri(kind, files[kind]), *small.size)
+    return Image(data_uri(files[kind], kind), *small.size)
 
 
 def _saved(picture: Pictures.Image, form: str) -> bytes:
     page = BytesIO()
     picture.save(page, form, quality=85, optimize=True)
     return page.getvalue()
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

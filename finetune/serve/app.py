@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from flask import Flask, Response, g, jsonify, render_template, request
 from flask import Request as FlaskRequest
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
+from finetune.display.html import data_uri
 from finetune.errors import whole_number
 from finetune.interpret.classification import Answer
 from finetune.naming.arguments import checks_arguments
@@ -184,7 +184,7 @@ class _Server:
         waited = _submitted(self._batcher, samples)
         looks = _submitted(self._lookers, samples) if heatmaps else []
         rows = iter([self._row(_result(future), top) for future in waited])
-        seen = iter([_data_uri(_result(future)) for future in looks])
+        seen = iter([data_uri(_result(future)) for future in looks])
         answers = [
             {"name": upload.name, "error": each.to_dict()}
             if isinstance(each, RequestError)
@@ -279,10 +279,6 @@ def _submitted(batcher: Batcher[Any, Result], samples: Sequence[Any]) -> list[Fu
         return batcher.submit(samples)
     except QueueFullError as error:
         raise RequestError(503, "busy", "Too many requests are waiting. Repeat the request shortly.") from error
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _result(future: Future[Result]) -> Result:
