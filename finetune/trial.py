@@ -19,7 +19,7 @@ from finetune.data.sources.labels import Meaning
 from finetune.data.splitting import mixed
 from finetune.data.targets import CLASSIFICATION, REGRESSION, TargetRule
 from finetune.display.progress.waits import busy
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, DataError
 from finetune.known import Known
 from finetune.model.freezing import needs_several_samples
 from finetune.training.metrics import build_metrics
@@ -102,6 +102,21 @@ class Trial:
             if VALIDATION not in self.custom:
                 tried.pipeline.check_pairs(source)
         return source, tried.known
+
+    def open_to_verify(self, data: Any) -> tuple[Source, Known, str]:
+        """Open and check data with its labels; without them if it has none that the task takes, and return why.
+
+        Raises:
+            DataError: If the data cannot be used, or the model does not accept it.
+        """
+        try:
+            source, known = self.open(data)
+            tried = self._with(known)
+            return tried.pipeline.audited(source, "verification", rule=tried.answered_rule), known, ""
+        except DataError as error:
+            source, known = self.open(data, labeled=False)
+            audited = self._with(known).pipeline.audited(source, "verification")
+            return audited, known, str(error).partition(". ")[0]
 
     @busy("Opening the data")
     def open_training(
@@ -195,6 +210,11 @@ class Trial:
             task = task_of_kind(self.settings.loss, CLASSIFICATION)
             return replace(task, outputs=PROBABILITIES) if network.bounds().are_probabilities else task
         return self._of_outputs(task)
+
+    @property
+    def answered_rule(self) -> TargetRule:
+        """Targets that the task of the answers accepts."""
+        return self.answered_task().rule(self.known.network.num_outputs)
 
     def _say_outputs(self) -> None:
         """Say which function gives the outputs of a model that has no task yet, as they may be taken for logits."""

@@ -1013,8 +1013,9 @@ class FineTuner:
             path: File to write, or folder for `"pretrained"`.
             format: `"onnx"` (.onnx); `"torch"` for a program of torch.export (.pt2); `"state_dict"` for the weights
                 alone (.pth or .safetensors); `"pretrained"` for a folder that transformers or timm load.
-            verify: Data like that to predict, in any form that `predict` accepts. None tries a few synthetic inputs.
-            quantize: `"fp16"` or `"int8"` for a smaller ONNX file; the accuracy lost is printed. None keeps 32 bits.
+            verify: Data in any form that `predict` accepts. With labels, the accuracy of file and model is printed.
+                None tries a few synthetic inputs.
+            quantize: `"fp16"` or `"int8"` for a smaller ONNX file. None keeps 32 bits.
             tolerance: Largest difference of a probability. None for 0.001, or 0.05 where the model or the file
                 computes in 16 bits, and any for int8.
             batch_size: Samples per batch of the verification.
@@ -1034,8 +1035,10 @@ class FineTuner:
         """
         to = Destination.of(path, format, quantize, tolerance)
         with waits_shown(), self._undone_on_error():
-            data = self._known.stand_in() if verify is None else verify
-            source = self._open(data, labeled=False)
+            if verify is None:
+                source, unlabeled = self._open(self._known.stand_in(), labeled=False), ""
+            else:
+                source, self._known, unlabeled = self._trial.open_to_verify(verify)
             known, custom = self._known, self._overrides(PREDICTION)
             subject = Subject(
                 self.inner, self._trial.answered_task(), known.preprocessing, known.classes, known.calibration
@@ -1047,7 +1050,9 @@ class FineTuner:
                 self.inner,
                 self.precision,
                 batch_size,
-                verify is not None,
+                given=verify is not None,
+                rule=None if unlabeled or verify is None else self._trial.answered_rule,
+                unlabeled=unlabeled,
             )
             with self._passes.over(source):
                 return export(subject, to, samples, custom=custom)

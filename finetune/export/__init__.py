@@ -1,1 +1,1 @@
-"""Files of a model that run without this package: what is inside them, how they are written, and how they are tried."""
+"""Write a model to files that run without this package, and verify that they give its answers."""

@@ -97,6 +97,8 @@ class Export:
         if self.before is not None:
             shown.append(f"float32   {self.before}{data}")
         shown.append(f"{'verified' if self.before is None else 'quantized'} {self.agreement}{data}")
+        if self.agreement.accuracy is not None:
+            shown.append(f"accuracy  {self.agreement.accuracy}")
         shown += [f"beside    {path}" for path in self.files if path != self.path and path.parent == self.path.parent]
         return "\n".join([*shown, *(f"note      {note}" for note in self.notes)])
 
@@ -138,6 +140,8 @@ def export(subject: Subject, to: Destination, samples: Samples, *, custom: bool 
     inputs = deployed.inputs(example, varying(subject.preprocessing, example))
     made = _made(subject, to, samples, deployed, deployed.tensors(example), inputs)
     before, agreement = _agreements(subject, to, samples, deployed, made, custom=custom)
+    if samples.unlabeled and agreement.same is not None:
+        made.notes.append(f"no accuracy, as the data has no labels that fit: {samples.unlabeled}")
     to.write(made.files)
     return Export(
         path=to.path,
@@ -176,7 +180,7 @@ def _made(
         content = onnx.content_of(model)
         run = onnx.runner_of(content)
         if to.quantize is not None:
-            batches = (deployed.tensors(batch) for batch, _ in samples)
+            batches = (deployed.tensors(batch) for batch, _, _ in samples)
             content = onnx.content_of(quantized(model, to.quantize, batches, given=samples.given))
             before, run = run, onnx.runner_of(content)
     files, notes = _companions(subject, to, deployed, inputs)
@@ -234,11 +238,11 @@ def _agreements(
     """
     runs = [run for run in (made.before, made.run) if run is not None]
     found, largest = [Agreement()] * len(runs), [0.0] * len(runs)
-    for number, (inputs, outputs) in enumerate(samples):
+    for number, (inputs, outputs, targets) in enumerate(samples):
         tensors, expected = deployed.tensors(inputs), subject.answers(outputs)
         others = _at_other_sizes(deployed, tensors, made.inputs, len(expected)) if number == 0 else []
         for place, run in enumerate(runs):
-            found[place] = found[place].with_batch(subject, expected, _answers(subject, run, tensors))
+            found[place] = found[place].with_batch(subject, expected, _answers(subject, run, tensors), targets)
             for other, answers in others:
                 apart = Agreement().with_batch(subject, answers, _answers(subject, run, other)).difference
                 largest[place] = max(largest[place], apart)

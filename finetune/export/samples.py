@@ -19,6 +19,7 @@ from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.sources.base import Source
+from finetune.data.targets import TargetRule
 from finetune.nested import map_tensors, tensors_of
 from finetune.training import loop
 from finetune.training.numerics.precision import Precision
@@ -55,12 +56,14 @@ class Samples:
 
     Attributes:
         pipeline: Settings of the batches.
-        source: The data.
+        source: The data, which has been checked.
         predict: Function from a batch that is ready for the model to its outputs.
         module: The model.
         precision: Number format of the forward pass.
         batch_size: Samples per batch.
         given: Whether the data is the user's own.
+        rule: Labels that the task accepts, or None for data without labels.
+        unlabeled: Reason why the user's data has no labels, or an empty text.
     """
 
     pipeline: Pipeline
@@ -70,17 +73,21 @@ class Samples:
     precision: Precision
     batch_size: int = 32
     given: bool = True
+    rule: TargetRule | None = None
+    unlabeled: str = ""
 
     @property
     def as_bytes(self) -> bool:
         """Whether an image preprocessing normalizes what the file takes."""
         return type(self.pipeline.preprocessing) is Preprocessing
 
-    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
-        """Yield the inputs of each batch, and the outputs float32 [N, ...]."""
-        batches = self._host.batches(self._host.audited(self.source, "verification"), self.batch_size)
+    def __iter__(self) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
+        """Yield the inputs of each batch, the outputs float32 [N, ...], and the targets, or None without labels."""
+        batches = self._host.batches(self.source, self.batch_size, rule=self.rule)
         for batch, outputs in loop.outputs(self._step, self.module, batches, self.precision, "Verifying"):
-            yield _on_cpu(split_batch(batch)[0]), torch.atleast_1d(outputs).float().cpu()
+            inputs, targets = split_batch(batch)
+            labels = torch.as_tensor(targets).cpu() if self.rule is not None and targets is not None else None
+            yield _on_cpu(inputs), torch.atleast_1d(outputs).float().cpu(), labels
 
     def example(self) -> Any:
         """Return the inputs of two samples.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -45,3 +47,31 @@ def test_values_are_compared_by_their_scale() -> None:
 )
 def test_nan_and_another_shape_never_agree(wrong: torch.Tensor) -> None:
     assert Agreement().with_batch(subject("classification"), torch.tensor([[0.0, 1.0]]), wrong).difference == torch.inf
+
+
+@pytest.mark.parametrize(
+    ("task", "expected", "found", "targets", "counts"),
+    [
+        (
+            subject("classification"),
+            [[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]],
+            [[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]],
+            [0, 1, 0],
+            (3, 1, 2),
+        ),
+        (subject("binary", Calibration(1.0, (0.7,))), [[0.6], [0.8]], [[0.8], [0.8]], [0, 1], (2, 1, 2)),
+        (subject("multilabel"), [[0.9, 0.1], [0.9, 0.9]], [[0.9, 0.6], [0.9, 0.9]], [[1, 0], [1, 0]], (2, 0, 1)),
+        (subject("classification"), [[[0.9, 0.2], [0.1, 0.8]]], [[[0.9, 0.8], [0.1, 0.2]]], [[0, -100]], (1, 1, 1)),
+    ],
+    ids=["classes", "threshold", "all labels", "ignored elements"],
+)
+def test_labels_tell_the_accuracy_of_file_and_model(
+    task: Subject, expected: Any, found: Any, targets: Any, counts: tuple[int, int, int]
+) -> None:
+    made = Agreement().with_batch(task, torch.tensor(expected), torch.tensor(found), torch.tensor(targets))
+    assert (made.labeled, made.right, made.right_before) == counts
+
+
+def test_a_regression_has_no_accuracy() -> None:
+    values = torch.zeros(2, 1)
+    assert Agreement().with_batch(subject("regression"), values, values, values).accuracy is None

@@ -122,6 +122,21 @@ def test_data_of_the_user_is_verified_in_every_form(tmp_path: Path) -> None:
     assert "synthetic" in str(tuner.export(tmp_path / "model.pth", "state_dict"))
 
 
+def test_labels_give_the_accuracy_and_data_without_says_why_there_is_none(tmp_path: Path) -> None:
+    tuner, y = tuner_of(small_mlp()), torch.arange(20) % 3
+    tuner.classes = ("a", "b", "c")
+    accuracy = tuner.evaluate((X, y))["accuracy"]
+    for labels in (y, [tuner.classes[label] for label in y]):
+        made = tuner.export(tmp_path / "model.pth", "state_dict", verify=(X, labels))
+        assert made.agreement.right == made.agreement.right_before == round(20 * accuracy)
+        assert f"accuracy  {100 * accuracy:.2f}%, of the model {100 * accuracy:.2f}% (0.00 points lost)" in str(made)
+    for unlabeled, why in ((X, "X alone has no labels"), ((X, ["zebra"] * 20), "'zebra'")):
+        made = tuner.export(tmp_path / "model.pth", "state_dict", verify=unlabeled)
+        assert made.agreement.accuracy is None
+        assert why in made.notes[0]
+    assert not tuner.export(tmp_path / "model.pth", "state_dict").notes
+
+
 def test_images_of_floats_are_taken_as_they_are(tmp_path: Path) -> None:
     images = torch.randn(6, 3, 9, 9)
     tuner = tuner_of(plain_cnn())
