@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from finetune.cli.options import BatchSize, Data, File, Json, print_json
-from finetune.errors import ArgumentError, CheckpointError, one_of
+from finetune.errors import CheckpointError, one_of
 from finetune.naming.paths import local_path
 
 
@@ -32,7 +31,7 @@ def evaluate(file: File, data: Data, batch_size: BatchSize = 32, json: Json = Fa
 
 def predict(
     file: File,
-    data: Annotated[list[Path], typer.Argument(help="Images, a folder of images, or a CSV file of paths or texts.")],
+    data: Annotated[list[Path], typer.Argument(help="Images, folders of images, or a CSV file of paths or texts.")],
     top: Annotated[int, typer.Option(help="Number of classes per sample.", min=1)] = 1,
     threshold: Annotated[
         float | None, typer.Option(help="Lowest probability of a class in an answer.", min=0, max=1)
@@ -53,8 +52,6 @@ def predict(
     from finetune.checkpoint.file import check_writable
     from finetune.tuner import FineTuner
 
-    if len(data) > 1 and any(os.path.isdir(local_path(path)) for path in data):
-        raise ArgumentError("Expected images or one folder of images, but got a folder among several paths.")
     if out is not None:
         out = local_path(out)
         one_of("format", out.suffix, (".csv", ".jsonl"))

@@ -106,6 +106,7 @@ def prepare(
     meaning = meaning or Meaning()
     opened = partial(open_source, takes=takes, double=double, seed=seed)
     source = opened(train, meaning=meaning, epoch=epoch)
+    notes = (*notes, *source.notes)
     if meaning.classes is None and model_classes and source.classes:
         known = tuple(model_classes)
         if source.classes != known and {*source.classes} <= {*known}:
@@ -124,6 +125,7 @@ def prepare(
         return _split(source, VALIDATION_SHARE if val is None else val, seed, notes)
     meaning = _as_in_training(source, meaning, model_classes)
     validation = opened(val, meaning=meaning)
+    notes = (*notes, *(f"Validation data: {note}" for note in validation.notes))
     if (whole := mixed(validation)) is not None:
         notes = (*notes, f"Validation data: {whole}")
     shared = validation.shared_with(source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from finetune.data.groups import firsts
 from finetune.data.randomness import seed_of
 from finetune.data.sources.base import Source
 from finetune.errors import DataError, number, whole_number
@@ -13,7 +14,8 @@ from finetune.errors import DataError, number, whole_number
 def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
     """Split a source into a training and a validation part at random.
 
-    With class targets the split is stratified, and every class keeps at least one sample for training.
+    With class targets the split is stratified, and every class keeps at least one sample for training. Samples of one
+    group stay together.
 
     Args:
         source: Indexed source.
@@ -41,10 +43,12 @@ def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source,
     targets = source.targets
     stratified = targets is not None and targets.dim() == 1 and not targets.is_floating_point()
     strata = targets.cpu() if targets is not None and stratified else torch.zeros(total, dtype=torch.int64)
-    chosen = _choose_whole(strata, source.repeated(), fraction, seed)
+    groups = source.groups()
+    chosen = _choose_whole(strata, groups, fraction, seed)
     if not chosen.any():
+        within = "" if groups is None else f" in {len(groups.unique())} files or folders that stay whole"
         raise DataError(
-            f"{total} samples are too few to hold out {fraction:.0%} of them and keep one of each class for "
+            f"{total} samples{within} are too few to hold out {fraction:.0%} of them and keep one of each class for "
             "training. Pass the validation data explicitly, or more data."
         )
     return source.subset((~chosen).nonzero().flatten()), source.subset(chosen.nonzero().flatten())
@@ -108,12 +112,12 @@ def mixed(source: Source) -> str | None:
     return f"All {len(source)} samples are read, although the data marks {shown}."
 
 
-def _choose_whole(strata: Tensor, files: Tensor | None, fraction: float, seed: int) -> Tensor:
-    """Return bool [N] as `_choose` does, but alike for all samples of one file."""
-    if files is None:
+def _choose_whole(strata: Tensor, groups: Tensor | None, fraction: float, seed: int) -> Tensor:
+    """Return bool [N] as `_choose` does, but alike for all samples of one group."""
+    if groups is None:
         return _choose(strata, round(fraction * len(strata)), seed)
-    first = torch.full((int(files.max()) + 1,), len(files)).scatter_reduce(0, files, torch.arange(len(files)), "amin")
-    return _choose(strata[first], round(fraction * len(first)), seed)[files]
+    first, groups = firsts(groups).unique(return_inverse=True)
+    return _choose(strata[first], round(fraction * len(first)), seed)[groups]
 
 
 def _choose(strata: Tensor, count: int, seed: int) -> Tensor:

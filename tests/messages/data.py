@@ -203,7 +203,7 @@ def inputs_alone(tmp: Path) -> str:
     return said
 
 
-@case("samples are too few to hold out")
+@case("samples{} are too few to hold out")
 def too_few_to_hold_out(tmp: Path) -> str:
     small = folder(tmp / "pets", count=1)
     said = error(lambda: fit(of_images(), small))

@@ -65,6 +65,18 @@ def rows_without_a_path(tmp: Path) -> str:
     return said
 
 
+@case("Expected the suffix {}, at any depth. Fill it, or leave it out")
+def rows_that_name_an_empty_folder(tmp: Path) -> str:
+    pets = table(tmp, "path,label", [*rows_of(tmp), "images,dog", "empty,cat"])
+    (tmp / "empty").mkdir()
+    said = refused(pets)
+    image(tmp / "empty" / "0.png")
+    fits(pets)
+    (tmp / "empty" / "0.png").unlink()
+    fits(table(tmp, "path,label", [*rows_of(tmp), "images,dog"]))
+    return said
+
+
 @case("which stands for a missing one")
 def labels_for_missing_ones(tmp: Path) -> str:
     rows = rows_of(tmp)

@@ -61,6 +61,7 @@ class Source(Dataset[Any]):
         sampled_targets: Targets of the samples that the audit read, if `targets` is None.
         marks: int64 [N], 0 for the samples that the data itself marks for training, 1 for validation and 2 for test,
             or None if it marks none.
+        notes: Sentences for the user on how the data was read.
         kind: Kind of raw item that the preprocessing has to prepare. None if the inputs are ready for the model.
         collate_fn: Function that makes a batch of samples, or None for torch's default.
         splits: Whether `fit` holds out a fraction for validation if it gets no validation data.
@@ -85,6 +86,7 @@ class Source(Dataset[Any]):
     targets: Tensor | None = None
     sampled_targets: Tensor | None = None
     marks: Tensor | None = None
+    notes: tuple[str, ...] = ()
     kind: str | None = None
     collate_fn: Callable[[list[Any]], Any] | None = None
     splits: bool = False
@@ -157,8 +159,8 @@ class Source(Dataset[Any]):
         """Return a name for a sample that the user recognizes in an error message."""
         return f"sample {index}"
 
-    def repeated(self) -> Tensor | None:
-        """Return int64 [N], equal for the samples of one file, or None if every sample is another one."""
+    def groups(self) -> Tensor | None:
+        """Return int64 [N], equal for samples that no split divides, such as those of one file, or None (default)."""
         return None
 
     def shared_with(self, other: Source) -> str | None:
@@ -254,6 +256,10 @@ class SubsetSource(Source):
 
     def name(self, index: int) -> str:
         return self.source.name(int(self.indices[index]))
+
+    def groups(self) -> Tensor | None:
+        found = self.source.groups()
+        return None if found is None else found[self.indices]
 
     def describe(self) -> Iterator[Any]:
         yield from self.source.describe()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.data.groups import firsts, joined
 from finetune.data.sources.base import Indices, Source
 from finetune.data.sources.labels import Classes
 from finetune.display.left_out import left_out
@@ -42,6 +43,7 @@ class FileSource(Source):
         folder: Folder that the files are in, or None.
 
     Attributes:
+        rows: int64 [N], the row of a table that each file belongs to, if a row names several; else None.
         noun: Word for one file in a message.
         suffixes: Suffixes of the kind, in lower case.
         problem: Word for a file that cannot be used, after "cannot be".
@@ -64,6 +66,7 @@ class FileSource(Source):
         self.targets = targets
         self.classes = classes
         self.folder = folder
+        self.rows: Tensor | None = None
 
     @classmethod
     def matches(cls, path: str | os.PathLike[str]) -> bool:
@@ -99,10 +102,11 @@ class FileSource(Source):
     def name(self, index: int) -> str:
         return str(self.paths[index])
 
-    def repeated(self) -> Tensor | None:
-        number: dict[str, int] = {}
-        numbers = [number.setdefault(path, len(number)) for path in real_paths(self.paths)]
-        return None if len(number) == len(self.paths) else torch.tensor(numbers)
+    def groups(self) -> Tensor | None:
+        files = self._repeated()
+        if files is None or self.rows is None:
+            return self.rows if files is None else files
+        return joined(files, self.rows)
 
     def shared_with(self, other: Source) -> str | None:
         """Return the files that `other` has too, or copies of them under the same name. Up to 256 contents are read."""
@@ -122,7 +126,9 @@ class FileSource(Source):
     def subset(self, indices: Indices) -> FileSource:
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         targets = None if self.targets is None else self.targets[chosen]
-        return type(self)([self.paths[i] for i in chosen.tolist()], targets, self.classes, self.folder)
+        part = type(self)([self.paths[i] for i in chosen.tolist()], targets, self.classes, self.folder)
+        part.rows = None if self.rows is None else self.rows[chosen]
+        return part
 
     def check(self, audit: Audit) -> FileSource:
         """Decode every file once, in threads, because Pillow decodes without holding the interpreter's lock.
@@ -178,13 +184,18 @@ class FileSource(Source):
         states = np.array([_state(path) for path in paths], np.int64)
         return lambda index: _state(paths[index]) in (_GONE, states[index])
 
+    def _repeated(self) -> Tensor | None:
+        """Return int64 [N], equal for the samples of one file, or None if every sample is another file."""
+        number: dict[str, int] = {}
+        numbers = [number.setdefault(path, len(number)) for path in real_paths(self.paths)]
+        return None if len(number) == len(self.paths) else torch.tensor(numbers)
+
     def _say_contradictions(self, role: str) -> None:
         """Log how many files have several targets, which is right if several people labeled them."""
-        files, targets = self.repeated(), self.targets
+        files, targets = self._repeated(), self.targets
         if files is None or targets is None:
             return
-        rows = torch.arange(len(files))
-        first = torch.full((int(files.max()) + 1,), len(files)).scatter_reduce(0, files, rows, "amin")[files]
+        first = firsts(files)
         differ = (targets != targets[first]).reshape(len(files), -1).any(1)
         if differ.any():
             row = int(differ.nonzero()[0])

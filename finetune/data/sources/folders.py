@@ -6,11 +6,12 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from glob import escape, glob
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from finetune.data.sources.base import Request
@@ -62,17 +63,57 @@ def open_files(
     targets: Tensor | None = None,
     classes: Classes | None = None,
     folder: Path | None = None,
+    *,
+    takes: str | None = None,
+    name: Callable[[int], str] | None = None,
 ) -> FileSource:
-    """Open a list of files of one kind.
+    """Open a list of files of one kind. A folder stands for the files in it, at any depth, which share its target.
+
+    Args:
+        paths: Path of each file or folder.
+        targets: [N, ...], one per path, or None.
+        classes: Class names by index, or None.
+        folder: Folder or table that lists the paths, or None.
+        takes: Kind of raw item in the folders. None for the kind of the files, or images if there are none.
+        name: Function that names path i in an error message.
 
     Raises:
-        DataError: If the files are of several kinds.
+        DataError: If the files are of several kinds, or a folder has no files of the kind.
+    """
+    trees = {path: _Tree() for path in paths if path.is_dir()}
+    if not trees:
+        return _one_kind(paths)(paths, targets, classes, folder)
+    first = next((path for path in paths if path not in trees), None)
+    kind = next((source for source in FILE_SOURCES if source.kind == takes), file_source(first or ""))
+    for path, tree in trees.items():
+        tree.add(_walk(path, kind))
+    name = name or (lambda i: f"'{paths[i]}'")
+    _check_listed([(name(i), trees[path]) for i, path in enumerate(paths) if path in trees], kind)
+    _warn_of_folders(list(trees.values()))
+    _say_links(list(trees.items()))
+    _warn_of_files(None, list(trees.values()), kind)
+    listed = [trees[path].files if path in trees else [path] for path in paths]
+    rows = torch.arange(len(paths)).repeat_interleave(torch.tensor(list(map(len, listed))))
+    files = [file for part in listed for file in part]
+    source = _one_kind(files)(files, None if targets is None else targets[rows], classes, folder)
+    source.rows = rows
+    folders = [part for path, part in zip(paths, listed, strict=True) if path in trees]
+    held = sum(map(len, folders))
+    source.notes = (f"{len(folders)} of {len(paths)} paths name folders: {held} {kind.noun}{'s' * (held > 1)}.",)
+    return source
+
+
+def _one_kind(paths: Sequence[Path]) -> type[FileSource]:
+    """Return the source that reads all files.
+
+    Raises:
+        DataError: If they are of several kinds.
     """
     examples = {file_source(path): path for path in reversed(paths)}  # the first of each kind
     if len(examples) > 1:
         shown = " and ".join(f"'{path}' is read as an {source.noun}" for source, path in examples.items())
         raise DataError(f"The files are of several kinds: {shown}. Expected one kind.")
-    return next(iter(examples), FILE_SOURCES[0])(paths, targets, classes, folder)
+    return next(iter(examples), FILE_SOURCES[0])
 
 
 def part_of(name: str) -> str | None:
@@ -119,7 +160,7 @@ def open_folder(folder: Path, request: Request) -> FileSource:
         tree = _walk(folder, source)
         _warn_of_folders([tree])
         _warn_of_files(folder, [tree], source)
-        _say_links(folder, [tree])
+        _say_links([(folder, tree)])
         return source(tree.files, folder=folder)
     split = find_split(folder)
     if split is not None:
@@ -131,7 +172,7 @@ def open_folder(folder: Path, request: Request) -> FileSource:
     for path in _folders_in(folder):
         trees.setdefault(normalized(path.name), _Tree()).add(_walk(path, source))
     _warn_of_folders(list(trees.values()))
-    _say_links(folder, list(trees.values()))
+    _say_links([(folder, tree) for tree in trees.values()])
     _check_class_folders(folder, trees, request.classes, source)
     paths = [path for name in sorted(trees) for path in trees[name].files]
     labels = [name for name in sorted(trees) for _ in trees[name].files]
@@ -310,6 +351,24 @@ def _check_class_folders(
     _warn_of_files(folder, list(trees.values()), source)
 
 
+def _check_listed(trees: Sequence[tuple[str, _Tree]], source: type[FileSource]) -> None:
+    """Raise DataError if a listed folder has no files of the kind.
+
+    Args:
+        trees: Name for a message and tree of each folder.
+        source: Source of the kind.
+    """
+    empty = [(name, tree) for name, tree in trees if not tree.files]
+    if empty:
+        name, tree = empty[0]
+        others = f", but {_by_suffix(tree.others)} files" if tree.others else ""
+        others = f" and cannot be read ({tree.errors[0].strerror})" if tree.errors else others
+        raise DataError(
+            f"{len(empty)} of {len(trees)} listed folders hold no {source.noun}s. The first, {name}, holds none"
+            f"{others}. Expected the suffix {', '.join(source.suffixes)}, at any depth. Fill it, or leave it out."
+        )
+
+
 def _check_level(folder: Path, source: type[FileSource]) -> None:
     """Raise DataError if the only folder in a folder holds the class folders."""
     only, *_ = _folders_in(folder)
@@ -369,30 +428,34 @@ def _warn_of_folders(trees: list[_Tree]) -> None:
         )
 
 
-def _say_links(folder: Path, trees: list[_Tree]) -> None:
-    """Log the links to folders and files outside a folder, which are followed."""
-    root = os.path.join(os.path.realpath(folder), "")
-    links = {path: real for tree in trees for real, path in tree.folders.items() if path.is_symlink()}
-    links |= {path: os.path.realpath(path) for tree in trees for path in tree.files if os.path.islink(path)}
-    outside = [(path, real) for path, real in links.items() if not real.startswith(root)]
+def _say_links(trees: Sequence[tuple[Path, _Tree]]) -> None:
+    """Log the links in folders to folders and files outside, which are followed. A tree may be a part of a folder."""
+    outside = []
+    for folder, tree in trees:
+        root = os.path.join(os.path.realpath(folder), "")
+        links = {path: real for real, path in tree.folders.items() if path.is_symlink()}
+        links |= {path: os.path.realpath(path) for path in tree.files if os.path.islink(path)}
+        outside += [(folder, path, real) for path, real in links.items() if not f"{real}/".startswith(root)]
     if outside:
-        path, real = outside[0]
+        folder, path, real = outside[0]
         noun = "link to a file or folder" if len(outside) == 1 else "links to files or folders"
         logger.warning("Following %d %s outside '%s', such as '%s' to '%s'.", len(outside), noun, folder, path, real)
 
 
-def _warn_of_files(folder: Path, trees: list[_Tree], source: type[FileSource]) -> None:
-    """Log the files of a folder that are left out, in one line."""
+def _warn_of_files(folder: Path | None, trees: list[_Tree], source: type[FileSource]) -> None:
+    """Log the files of a folder, or of listed ones, that are left out, in one line."""
     others = [path for tree in trees for path in tree.others]
     if others:
         total = len(others) + sum(len(tree.files) for tree in trees)
         fullest = max(trees, key=lambda tree: len(tree.others))
         noun, counts = source.noun, _by_suffix(others)
+        short, where = ("listed folders",) * 2 if folder is None else (f"'{folder.name}'", f"'{folder}'")
+        example = fullest.others[0] if folder is None else fullest.others[0].relative_to(folder)
         read = " or ".join(source.suffixes if len(source.suffixes) == 1 else (".jpg", ".png"))
         left_out(
-            f"{len(others)} of {total} files in '{folder.name}' ({counts})",
-            f"Left out {len(others)} of the {total} files in '{folder}', which are no {noun}s: {counts}, such as "
-            f"'{fullest.others[0].relative_to(folder)}'. Convert {noun}s of other formats to {read} to include them.",
+            f"{len(others)} of {total} files in {short} ({counts})",
+            f"Left out {len(others)} of the {total} files in {where}, which are no {noun}s: {counts}, such as "
+            f"'{example}'. Convert {noun}s of other formats to {read} to include them.",
         )
 
 

@@ -153,7 +153,7 @@ def _open_paths(data: Sequence[str | os.PathLike[str]], request: Request) -> Sou
             f"Paths alone have no labels: {_shown(data)}. Pass the pair (paths, labels), a folder with one "
             "subfolder per class, or a CSV file of path and label."
         )
-    return open_files(_existing(data))
+    return open_files(_existing(data), takes=request.takes)
 
 
 def _open_item(data: Any, request: Request) -> Source:
@@ -295,7 +295,7 @@ def _open_inputs(inputs: Any, labels: Any, request: Request, parts: Any = None) 
 
     targets, classes = (None, request.classes) if labels is None else request.meaning.targets_of(labels, name)
     if paths:
-        return open_files(_existing(inputs), targets, classes)
+        return open_files(_existing(inputs), targets, classes, takes=request.takes)
     if kind == TEXT:
         inputs = [TextPair(*text) if isinstance(text, (tuple, list)) else text for text in inputs]
     if kind is not None:

@@ -23,11 +23,12 @@ from finetune.data.sources.items import RawItems
 from finetune.data.sources.labels import Classes, columns_of_training
 from finetune.data.sources.sound_files import SoundFiles
 from finetune.data.tables.columns import PATH_KEYS, TEXT_NAMES, marks_of, text_columns, texts_of
+from finetune.data.tables.listed_files import ListedFiles
 from finetune.data.tables.reading import Columns, columns_of, is_frame, read_table
 from finetune.data.tables.table import Table
 from finetune.display.left_out import left_out
-from finetune.errors import ArgumentError, DataError, nearest, some_of
-from finetune.naming.paths import existing, exists, local_path, shortened
+from finetune.errors import DataError, nearest, some_of
+from finetune.naming.paths import existing, shortened
 from finetune.naming.unicode import normalized
 
 # Cells that stand for a missing label beside names, as spreadsheets, pandas and databases write it.
@@ -51,9 +52,7 @@ def open_table(data: Any, request: Request) -> Source:
     path, columns = _read(table)
     rows = _Rows(path, table, columns, request)
     targets, names = rows.targets() if request.labeled else (None, None)
-    source = rows.source(targets, names)
-    source.marks = rows.marks
-    return source
+    return rows.source(targets, names)
 
 
 def _read(table: Table) -> tuple[Path, Columns]:
@@ -78,7 +77,7 @@ class _Rows:
         folder = path.parent if table.folder is None else data_path(table.folder)
         if not os.path.isdir(folder):
             raise DataError(f"The folder '{folder}' of the table '{path}' does not exist. Correct its path.")
-        self.files = _Files(folder)
+        self.files = ListedFiles(folder)
         named = [column for part in table.columns or () for column in ([part] if isinstance(part, str) else part)]
         marked, self.marks = marks_of(columns, f"'{path}'", named)
         self.columns = {name: cells for name, cells in columns.items() if name not in marked}
@@ -93,12 +92,20 @@ class _Rows:
         return f"'{self.paths[row]}' ({where})" if self.paths else where
 
     def source(self, targets: Tensor | None, names: Classes | None) -> Source:
+        """Return the inputs with the targets of each row, [rows, ...] or None. A row that names a folder is several."""
         if self.paths:
-            return open_files(self.paths, targets, names, self.path)
+            files = open_files(self.paths, targets, names, self.path, takes=self.request.takes, name=self.name)
+            files.marks = self.marks if files.rows is None or self.marks is None else self.marks[files.rows]
+            return files
+        items = self._items(targets, names)
+        items.marks = self.marks
+        return items
+
+    def _items(self, targets: Tensor | None, names: Classes | None) -> RawItems:
         if self.contents:
             reader = SoundFiles if self.contents[0][:4] == b"RIFF" and self.contents[0][8:12] == b"WAVE" else ImageFiles
-            items: Sequence[Any] = EncodedFiles(self.contents, reader.read, self.name)
-            return RawItems(items, reader.kind, targets, names, table=self.path)
+            encoded = EncodedFiles(self.contents, reader.read, self.name)
+            return RawItems(encoded, reader.kind, targets, names, table=self.path)
         texts = texts_of([self.columns[column] for column in self.inputs])
         return RawItems(texts, self.kind or TEXT, targets, names, table=self.path)
 
@@ -109,13 +116,16 @@ class _Rows:
         takes, columns = self.request.takes, self.columns
         if self.table.columns is not None:
             column = self._named(self.table.columns[0])
-            files = self._holds_files(column, (str, int))
+            files = self._holds_files(column, (str, int)) or self._holds_folders(column, (str, int))
             return (column,), TEXT if not files and takes in (TEXT, None) else None
         found = {name: next((cell for cell in cells if not _is_empty(cell)), "") for name, cells in columns.items()}
         texts = text_columns(found)
         lower = {column.lower(): column for column in columns}
         paths = next((lower[key] for key in PATH_KEYS if key in lower), None)
         paths = paths or next((column for column in columns if self._holds_files(column)), None)
+        if paths is None and not (texts and texts[0].lower() in TEXT_NAMES):
+            others = [column for column in columns if label_key_of([column.lower()]) is None]
+            paths = next(filter(self._holds_folders, others), None)
         if paths is not None and not (takes == TEXT and texts):
             return (paths,), None
         if texts and (takes == TEXT or texts[0].lower() in TEXT_NAMES or " " in str(found[texts[0]])):
@@ -142,10 +152,19 @@ class _Rows:
         cell = next((cell for cell in self.columns[column] if not _is_empty(cell)), None)
         if isinstance(cell, (bytes, dict)):
             return True
-        return isinstance(cell, names) and (is_sample_file(str(cell)) or self.files.find(str(cell)) is not None)
+        if not isinstance(cell, names):
+            return False
+        found = self.files.find(str(cell))
+        return is_sample_file(str(cell)) or (found is not None and not found.is_dir())
+
+    def _holds_folders(self, column: str, names: tuple[type, ...] = (str,)) -> bool:
+        """Return whether the first cell of a column, of one of the types, is the name of a folder."""
+        cell = next((cell for cell in self.columns[column] if not _is_empty(cell)), None)
+        found = self.files.find(str(cell)) if isinstance(cell, names) else None
+        return found is not None and found.is_dir()
 
     def _find_items(self, cells: Sequence[Any]) -> None:
-        """Find the file of each row, or its content in the cell as Hugging Face writes it.
+        """Find the file or folder of each row, or its content in the cell as Hugging Face writes it.
 
         Raises:
             DataError: If a cell is empty, or files are missing.
@@ -170,7 +189,7 @@ class _Rows:
         found = [self.files.find(str(cell)) for cell in cells]
         missing = [row for row, file in enumerate(found) if file is None]
         if missing:
-            noun = "images" if ImageFiles.matches(str(cells[missing[0]])) else "files"
+            noun = "images" if ImageFiles.matches(str(cells[missing[0]])) else "files or folders"
             shown = ", ".join(f"'{shortened(self.files.folder / str(cells[k]))}' (row {k + 1})" for k in missing[:5])
             raise DataError(
                 f"'{self.path}' names {len(missing)} of {len(cells)} {noun} that do not exist: {shown}. Paths are "
@@ -248,30 +267,6 @@ class _Rows:
             for cell in self.columns[column]
         ]
         return self.request.meaning.encode_several(labels, self.name)
-
-
-class _Files:
-    """The files of a folder, by path with or without a suffix."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._stems: dict[Path, dict[str, Path]] = {}
-
-    def find(self, cell: str) -> Path | None:
-        """Return the file that a cell names, or None if there is none."""
-        try:
-            path = self.folder / local_path(cell)
-        except ArgumentError:
-            return None
-        found = existing(path)
-        if found is not None and not found.is_dir():  # a pipe or a device is named when it is opened
-            return found
-        if is_sample_file(cell) or not exists(path.parent) or not path.name:
-            return None
-        if path.parent not in self._stems:
-            files = sorted(Path(entry) for entry in os.scandir(path.parent) if is_sample_file(entry.name))
-            self._stems[path.parent] = {normalized(file.stem): file for file in files}
-        return self._stems[path.parent].get(normalized(path.name))
 
 
 def _is_empty(cell: Any) -> bool:

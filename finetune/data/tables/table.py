@@ -12,6 +12,9 @@ from typing import Any
 class Table:
     """A table of a path or text and a label per row, with the facts that its file does not state.
 
+    A path that names a folder stands for every image or audio file in it, at any depth, with the labels of the row.
+    These samples stay on one side of a split.
+
     `fit`, `evaluate` and `predict` accept it wherever they accept the path of a table.
 
     Attributes:

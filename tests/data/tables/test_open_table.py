@@ -374,7 +374,7 @@ def test_ids_in_another_folder(kaggle: Path) -> None:
         open_source(Table(kaggle, folder=kaggle.parent / "images", columns=("id_code", "diagnosys")))
     with pytest.raises(DataError, match=r"The folder .* does not exist"):
         open_source(Table(kaggle, folder="nowhere"))
-    with pytest.raises(DataError, match="names 4 of 4 files that do not exist"):
+    with pytest.raises(DataError, match="names 4 of 4 files or folders that do not exist"):
         open_source(Table(kaggle, columns=("id_code", "diagnosis")), takes="picture")
 
 

@@ -1,0 +1,35 @@
+"""Files and folders that the cells of a table name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from finetune.data.sources.folders import is_sample_file
+from finetune.errors import ArgumentError
+from finetune.naming.paths import existing, exists, local_path
+from finetune.naming.unicode import normalized
+
+
+class ListedFiles:
+    """The files and folders in a folder. A path of a file may lack its suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stems: dict[Path, dict[str, Path]] = {}
+
+    def find(self, cell: str) -> Path | None:
+        """Return the file that a cell names, or else the folder, or None if there is neither."""
+        try:
+            path = self.folder / local_path(cell)
+        except ArgumentError:
+            return None
+        found = existing(path)
+        if found is not None and not found.is_dir():  # a pipe or a device is named when it is opened
+            return found
+        if is_sample_file(cell) or not exists(path.parent) or not path.name:
+            return found
+        if path.parent not in self._stems:
+            files = sorted(Path(entry) for entry in os.scandir(path.parent) if is_sample_file(entry.name))
+            self._stems[path.parent] = {normalized(file.stem): file for file in files}
+        return self._stems[path.parent].get(normalized(path.name), found)
