@@ -9,7 +9,7 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finetune.display.figures import Look, drawing, limits, plain, shortened, wrapped
+from finetune.display.figures import Look, count_on, drawing, limits, plain, shortened, wrapped
 from finetune.errors import is_number
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _MARKED = 30  # epochs with a marker each; more are lines alone
 _LABELED = 8  # groups of parameters in the legend
 _LOWEST = 0.01  # fraction of the highest learning rate of a group that the axis reaches down to
 _WIDE = 1e3  # ratio of two losses from which the axis is logarithmic
-_LONG = 24  # characters of the name of a group in the legend
+_LONG, _END = 24, 16  # characters of the name of a group in the legend, and of each end of "first to last"
 _HUGE = 1e100  # no axis reaches further
 
 
@@ -116,14 +116,12 @@ def _draw_values(
 
 def _set_values(axes: Axes, values: Sequence[float], bounds: tuple[float, float]) -> None:
     """Set the axis of values: logarithmic if they are positive, unbounded above and of several orders of magnitude."""
-    from matplotlib.ticker import MaxNLocator
-
     if values and min(values) > 0 and max(values) > _WIDE * min(values) and bounds[1] == math.inf:
         axes.set_yscale("log")
         return
     axes.set_ylim(limits(values, bounds))
     if values and all(float(value).is_integer() for value in values) and max(values) - min(values) >= 1:  # counts
-        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        count_on(axes.yaxis)
 
 
 def _best(points: Sequence[tuple[float, float]], rises: bool | None) -> tuple[float, float] | None:
@@ -155,7 +153,7 @@ def _draw_rates(axes: Axes, look: Look, rates: Mapping[str, Sequence[tuple[float
     short = dict(zip(rates, _distinct(list(rates)), strict=True))
     lines = []
     for group, color in zip(groups, look.shades(len(groups)), strict=True):
-        ends = [shortened(short[name], _LONG // len(group[:2])) for name in (group[0], group[-1])]
+        ends = [shortened(short[name], _LONG if len(group) == 1 else _END) for name in (group[0], group[-1])]
         points = [(epoch, max(rate, lowest / 2)) for epoch, rate in rates[group[0]]]  # the axis has no 0
         lines += axes.plot(*zip(*points, strict=True), color=color, label=plain(" to ".join(ends[: len(group)])))
     axes.set(yscale="log", ylabel="learning rate", ylim=(lowest, highest))

@@ -113,30 +113,39 @@ class Plot:
 
 @dataclass(frozen=True)
 class Card:
-    """A sample with its answer.
+    """One or more samples with what is known of them, such as truth and answer.
 
     Attributes:
-        title: Name of the sample.
-        values: Truth, answer and loss by name, each as lines.
-        image: The sample as an image, or None.
-        text: The sample as text, or None.
-        heatmap: The evidence for the answer in the image, or None.
+        title: Name of the sample or samples.
+        values: Values by name, each as lines.
+        images: Images side by side, each with its content in words.
+        texts: Samples as texts.
     """
 
     title: str
     values: Mapping[str, Sequence[str]]
-    image: Image | None = None
-    text: str | None = None
-    heatmap: Image | None = None
+    images: Sequence[tuple[Image, str]] = ()
+    texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Cards:
-    """Samples side by side."""
+    """Samples side by side.
+
+    Attributes:
+        cards: The samples.
+        caption: Heading, or an empty text for none.
+    """
 
     kind: ClassVar = "cards"
 
     cards: Sequence[Card]
+    caption: str = ""
+
+    @property
+    def wide(self) -> bool:
+        """Whether cards need room, as for two images or a text."""
+        return any(len(card.images) != 1 for card in self.cards)
 
 
 Block = Note | Facts | Code | Table | Plot | Cards

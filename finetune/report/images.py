@@ -19,7 +19,6 @@ _PIXELS_PER_INCH = 96  # of CSS
 _SHARP = 2  # pixels of a bitmap per CSS pixel
 _MOST_BYTES = 150_000  # of an SVG file; beyond, as for thousands of points, a bitmap is smaller and faster to draw
 _COLORS = 256
-_SIDE = 224  # pixels of a sample, at most
 
 
 def plot(draw: Callable[..., Figure], alt: str, caption: str) -> Plot:
@@ -51,15 +50,19 @@ def figure_image(figure: Figure) -> Image:
     return Image(data_uri(_saved(few, "PNG")), width, height)
 
 
-def sample_image(picture: Pictures.Image) -> Image:
+def sample_image(picture: Pictures.Image, side: int = 224) -> Image:
     """Return a small copy of a picture, as the smaller one of a PNG and a JPEG file.
+
+    Args:
+        picture: The picture.
+        side: Length of the longer side of the copy in pixels, at most.
 
     Example:
         >>> sample_image(Pictures.new("RGB", (448, 224))).height
         112
     """
     small = picture.copy()
-    small.thumbnail((_SIDE, _SIDE))
+    small.thumbnail((side, side))
     files = {"png": _saved(small, "PNG"), "jpeg": _saved(small, "JPEG")}
     kind = min(files, key=lambda name: len(files[name]))
     return Image(data_uri(files[kind], kind), *small.size)

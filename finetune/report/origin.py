@@ -64,8 +64,9 @@ def _environment(device: torch.device, precision: str) -> Iterator[tuple[str, st
         except PackageNotFoundError:
             continue
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
+    threads = torch.get_num_threads()
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-    yield "device", f"{device}{gpu}, {precision}, {torch.get_num_threads()} CPU threads"
+    yield "device", f"{device}{gpu}, {precision}, {threads} CPU thread{'s' * (threads != 1)}"
 
 
 def _phases(history: History) -> Table:
@@ -83,6 +84,9 @@ def _phases(history: History) -> Table:
 
 def _rates(start: Mapping[str, float], end: Mapping[str, float]) -> str:
     """Return the rates at the start and at the end of a phase; of many groups, those of the first and the last."""
+    pairs = {(rate, end.get(name, rate)) for name, rate in start.items()}
+    if len(pairs) == 1:
+        return " → ".join(f"{rounded(rate):.3g}" for rate in pairs.pop())
     names = list(start)
     shown = names if len(names) <= 3 else [names[0], names[-1]]
     return (" … " if len(names) > 3 else ", ").join(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from textwrap import shorten
 from typing import Any
 
 from finetune.data.sources.base import Source
 from finetune.data.targets import REGRESSION
-from finetune.errors import FineTuneError
+from finetune.errors import DataError, FineTuneError
 from finetune.interpret.heatmaps import Heatmaps
 from finetune.interpret.interpretation import Interpretation
 from finetune.interpret.pictures import picture_of, text_of
@@ -59,15 +59,19 @@ def _evidence(found: Interpretation, rows: Rows[JudgedSample], explain: Callable
 
 def _explained(card: Card, row: JudgedSample, maps: Heatmaps, place: int) -> Card:
     """Return a card with a heatmap, and the name of the label or output that it is for if there are several."""
-    label = {} if isinstance(row.answer, str) or len(row.answer) == 1 else {"bright": [f"for {maps.answers[place]}"]}
-    return replace(card, values={**card.values, **label}, heatmap=sample_image(maps.overlay(place)))
+    named = not isinstance(row.answer, str) and len(row.answer) != 1
+    bright = [f"for {maps.answers[place]}"] if named else []
+    bright += [] if maps.maps[place].any() else ["nowhere"]
+    overlay = sample_image(maps.overlay(place)), f"Evidence for the answer in {card.title}"
+    values = {**card.values, **({"bright": bright} if bright else {})}
+    return replace(card, values=values, images=[*card.images, overlay])
 
 
 def _shown(found: Interpretation, title: str, rows: Rows[JudgedSample]) -> list[Block]:
     if not rows:
         return [Note("None.")]
     cards = [_card(found.predictions.source, row) for row in rows]
-    if any(card.image or card.text for card in cards):
+    if any(card.images or card.texts for card in cards):
         return [Cards(cards)]
     return [Table.of(title, rows)]
 
@@ -81,10 +85,28 @@ def _lines(answer: Any, row: JudgedSample) -> list[str]:
 
 
 def _card(source: Source, row: JudgedSample) -> Card:
-    picture, text = picture_of(source, row.index), text_of(source, row.index)
-    return Card(
-        row.sample,
-        {"true": _lines(row.true, row), "answer": _lines(row.answer, row), "loss": [cell_of(row.loss)]},
-        None if picture is None else sample_image(picture),
-        None if text is None else shorten(text, _LETTERS, placeholder=" ..."),
-    )
+    true, answer = _lines(row.true, row), _lines(row.answer, row)
+    values = {"true": true, "answer": answer} if true != answer else {"answer": answer}
+    return card_of(row.sample, {**values, "loss": [cell_of(row.loss)]}, [(source, row.index)])
+
+
+def card_of(
+    title: str, values: Mapping[str, Sequence[str]], samples: Iterable[tuple[Source, int]], side: int = 224
+) -> Card:
+    """Return a card with the images or texts of samples. One that cannot be read is left out.
+
+    Args:
+        title: Name of the samples.
+        values: Values by name, each as lines.
+        samples: Source and number of each sample.
+        side: Length of the longer side of an image in pixels, at most.
+    """
+    images, texts = [], []
+    for source, index in samples:
+        try:
+            picture, text = picture_of(source, index), text_of(source, index)
+        except DataError:
+            continue
+        images += [] if picture is None else [(sample_image(picture, side), source.name(index))]
+        texts += [] if text is None else [shorten(text, _LETTERS, placeholder=" ...")]
+    return Card(title, values, images, texts)

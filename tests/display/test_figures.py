@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.font_manager import fontManager
 from PIL import Image
 
 from finetune import History
@@ -197,3 +198,11 @@ def test_long_names_fit_and_keep_their_ends(text: str, width: int) -> None:
 def test_names_are_no_formulas(name: str) -> None:
     text = new_figure(3, 2).text(0.5, 0.5, plain(name))
     assert text._preprocess_math(text.get_text()) == (name, False)
+
+
+@pytest.mark.skipif(not any("CJK" in font.name for font in fontManager.ttflist), reason="needs Debian's fonts-noto-cjk")
+def test_names_in_any_language_are_drawn() -> None:
+    with drawing(4, 3) as (figure, _):
+        figure.suptitle("사모예드, 柴犬, しばいぬ, Dackel")
+    figure.savefig(BytesIO())  # a letter without a glyph is a warning
+    assert figure.texts[0].get_fontname() == "DejaVu Sans"

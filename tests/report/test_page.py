@@ -29,8 +29,9 @@ def page_of(text: str) -> str:
         Table(text, [text, text], [[text, "1"]] * 25),
         Table(text, [text], [[text]], folded=True, plain=True),
         Plot(DOT, DOT, text, text),
-        Cards([Card(text, {text: [text, text]}, DOT, text), Card(text, {}, Image(DOT.uri, 20, 20))]),
-        Cards([Card(text, {}, None, text)]),
+        Cards([Card(text, {text: [text, text]}, [(DOT, text)], [text]), Card(text, {}, [(DOT, text)] * 2)], text),
+        Cards([Card(text, {}, [(Image(DOT.uri, 20, 20), text)])]),
+        Cards([Card(text, {}, texts=[text, text])]),
     ]
     return render(text, {text: text}, [text], [Section("a", text, blocks), Section("b", text, [])])
 
@@ -94,3 +95,8 @@ def test_a_faulty_page_is_noticed() -> None:
     faults = "; ".join(Page(faulty + '<img src="https:a.png"><table><th>b</th></table>').faults())
     for said in ("id 'a' twice", "headings", "style", "does not exist", "<img src", "description", "scope", "caption"):
         assert said in faults
+
+
+def test_a_single_row_is_not_sorted() -> None:
+    section = Section("a", "a", [Table("one", ["x"], [["1"]]), Table("two", ["x"], [["1"], ["2"]])])
+    assert ["data-sortable" in table for table in Page(render("a", {}, [], [section])).all("table")] == [False, True]

@@ -46,7 +46,8 @@ def draw_confusion(
 
     cell, size = (0.42, 9.0) if len(rows) <= _NUMBERED else (0.24, 7.0) if len(rows) <= 60 else (0.115, 5.5)
     side, beside = max(2.6, cell * len(rows)), 0.0085 * size * max(map(len, columns))
-    width, height = side + beside + 1.7, side + (beside if len(rows) > 2 else 0.2) + 0.9
+    upright = beside > 0.9 * side / len(columns)  # the names are wider than the cells
+    width, height = side + beside + 1.7, side + (beside if upright else 0.2) + 0.9
     with figures.drawing(width, height, path, theme) as (figure, look):
         axes = figure.subplots()
         # The square root shows a share of 1 %, and the color of a class without samples differs from that of any share.
@@ -55,7 +56,7 @@ def draw_confusion(
         image = axes.imshow(
             shares.numpy(), cmap=colors, norm=PowerNorm(0.5, 0, 1), aspect="equal", interpolation="nearest"
         )
-        axes.set_xticks(range(len(columns)), columns, rotation=90 if len(rows) > 2 else 0, fontsize=size)
+        axes.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0, fontsize=size)
         axes.set_yticks(range(len(rows)), rows, fontsize=size)
         axes.grid(False)
         axes.tick_params(length=0)

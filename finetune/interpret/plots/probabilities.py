@@ -54,6 +54,7 @@ def draw_reliability(
         above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"Calibration error {cell_of(error)}")
         above.legend(loc="upper left")
         below.bar(lows, [each.count for each in bins], width=widths, align="edge", alpha=0.6)
+        figures.count_on(below.yaxis)
         below.set(xlabel=shown(confidence, 60), ylabel="count")
     return figure
 
@@ -74,12 +75,13 @@ def draw_scores(
         path: Path to also save the figure to; the suffix sets the format.
         theme: As in `figures.drawing`.
     """
-    with figures.drawing(6, 1 + 1.7 * len(histogram.counts), path, theme) as (figure, look):
+    with figures.drawing(5, 1 + 1.7 * len(histogram.counts), path, theme) as (figure, look):
         edges = histogram.edges
         widths = [high - low for low, high in pairwise(edges)]
         rows = figure.subplots(len(histogram.counts), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, counts) in zip(rows, histogram.counts.items(), strict=True):
             axes.bar(edges[:-1], counts, width=widths, align="edge", alpha=0.7)
+            figures.count_on(axes.yaxis)
             axes.set(xlim=(0, 1), ylabel="count", title=f"{shown(name, 40)} ({sum(counts):,})")
             if threshold is not None:
                 axes.axvline(

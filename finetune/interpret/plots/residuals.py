@@ -46,9 +46,12 @@ def draw_residuals(
             left.plot(true, predicted, linestyle="", marker="o", markersize=3, alpha=alpha, markeredgewidth=0)
             name = shown(found.output, 40)
             measured = f"mae {cell_of(found.mae)}, R² {cell_of(found.r2)}"
+            for axes in (left, right):
+                axes.locator_params("x", nbins=6)
             left.set(xlabel="true", ylabel="predicted", title=f"{name}: {measured}" if len(errors) > 1 else measured)
             right.hist((true - predicted).numpy(), bins=30, alpha=0.7)
             right.axvline(0, linestyle="--", linewidth=1, color=look.faint)
+            figures.count_on(right.yaxis)
             right.set(xlabel="residual: true minus predicted", ylabel="samples")
         if len(chosen) < len(errors):
             figure.suptitle(f"The {len(chosen)} weakest of {len(errors):,} outputs", fontsize=9)

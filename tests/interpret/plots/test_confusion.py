@@ -95,3 +95,9 @@ def test_numbers_stand_out_from_their_cells(theme: str) -> None:
         column, row = map(int, text.get_position())
         cell, color = image.to_rgba(image.get_array())[row, column][:3], to_rgb(text.get_color())
         assert abs(sum(cell) - sum(color)) > 0.9, f"{text.get_text()} in row {row}, column {column}"
+
+
+@pytest.mark.parametrize(("name", "rotation"), [("{}", 0), ("class {}", 90)])
+def test_names_are_upright_only_if_they_are_wider_than_a_cell(name: str, rotation: int) -> None:
+    found = random_answers("classification", 50, 10, 0, classes=[name.format(place) for place in range(10)])
+    assert {label.get_rotation() for label in found.plot_confusion().axes[0].get_xticklabels()} == {rotation}

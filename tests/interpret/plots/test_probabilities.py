@@ -48,3 +48,9 @@ def test_the_threshold_of_two_classes_is_drawn() -> None:
     for axes in found.plot_scores().axes:
         assert [list(line.get_xdata()) for line in axes.lines] == [[0.3, 0.3]]
     assert [axes.get_title("left").split()[0] for axes in found.plot_scores().axes] == ["no", "yes"]
+
+
+def test_counts_are_whole_numbers() -> None:
+    found = random_answers("classification", 9, 3, 0)
+    counts = [found.plot_reliability().axes[1], *found.plot_scores().axes]
+    assert all(tick == round(tick) for axes in counts for tick in axes.get_yticks())
