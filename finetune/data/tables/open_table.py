@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from finetune.errors import DataError, nearest, some_of
 from finetune.naming.paths import existing, shortened
 from finetune.naming.unicode import normalized
 
+logger = logging.getLogger("finetune")
+
 # Cells that stand for a missing label beside names, as spreadsheets, pandas and databases write it.
 _MISSING = ("na", "n/a", "#n/a", "nan", "none", "null", "<na>", "nil", "\\n")
 _SEPARATORS = "|;, "
@@ -52,7 +55,9 @@ def open_table(data: Any, request: Request) -> Source:
     path, columns = _read(table)
     rows = _Rows(path, table, columns, request)
     targets, names = rows.targets() if request.labeled else (None, None)
-    return rows.source(targets, names)
+    source = rows.source(targets, names)
+    source.notes = (*source.notes, *rows.notes)
+    return source
 
 
 def _read(table: Table) -> tuple[Path, Columns]:
@@ -81,6 +86,7 @@ class _Rows:
         named = [column for part in table.columns or () for column in ([part] if isinstance(part, str) else part)]
         marked, self.marks = marks_of(columns, f"'{path}'", named)
         self.columns = {name: cells for name, cells in columns.items() if name not in marked}
+        self.notes: list[str] = []
         self.inputs, self.kind = self._inputs()
         self.paths: list[Path] = []
         self.contents: list[bytes] = []
@@ -248,17 +254,26 @@ class _Rows:
             )
         if (lists := _written_lists(cells)) is not None:
             return self.request.meaning.encode(lists, self.name)
-        if self.table.label_separator is not None:
-            return self._several_hot(column, self.table.label_separator)
-        separator = next((mark for mark in _SEPARATORS if _are_lists(texts, mark)), None)
-        if separator is not None:
-            row = next(k for k, cell in enumerate(cells) if separator in str(cell))
-            raise DataError(
-                f"{self.name(row)} has the label {cells[row]!r}, whose parts are labels of other rows. For several "
-                f"labels per sample, pass Table({self.given}, columns=({self.inputs[0]!r}, {column!r}), "
-                f"label_separator={separator!r}). If it is one class, replace {separator!r} in its name."
+        separator = self.table.label_separator
+        if separator is None:
+            separator = self._found_separator(cells, texts)
+        return self._several_hot(column, separator) if separator else self.request.meaning.encode(cells, self.name)
+
+    def _found_separator(self, cells: Sequence[Any], texts: set[str]) -> str | None:
+        """Return the separator of cells that hold several labels, and say so, or None if they hold one each."""
+        known = {normalized(name) for name in self.request.classes or ()}
+        found = next((mark for mark in _SEPARATORS if _are_lists(texts, mark, known)), None)
+        if found is not None:
+            example = next(text for text in cells if found in str(text) and text not in known)
+            empty = sum(map(_is_empty, cells))
+            without = f" {empty} empty cells have none." if empty else ""
+            self.notes.append(
+                f"Cells of '{self.path}' such as {example!r} are read as several labels, divided by {found!r}, because "
+                f"each is a label of its own elsewhere.{without} If they are one class, pass "
+                f"Table({self.given}, label_separator='')."
             )
-        return self.request.meaning.encode(cells, self.name)
+            logger.warning("%s", self.notes[-1])
+        return found
 
     def _several_hot(self, column: str, separator: str) -> tuple[Tensor, Classes]:
         """Return a 0 or 1 per class, float32 [N, K], for cells of several labels each. An empty cell has none."""
@@ -280,9 +295,9 @@ def _unpacked(cell: Any) -> Any:
     return cell.get("bytes") or cell.get("path")
 
 
-def _are_lists(labels: set[str], separator: str) -> bool:
-    """Return whether cells hold several labels: every part of a divided cell is also a whole cell elsewhere."""
-    whole = {label for label in labels if separator not in label}
+def _are_lists(labels: set[str], separator: str, known: set[str]) -> bool:
+    """Return whether cells hold several labels: every part of a divided cell is a known class, or a cell elsewhere."""
+    whole = {label for label in labels if separator not in label} | known
     divided = labels - whole
     return bool(divided) and all(part.strip() in whole for label in divided for part in label.split(separator))
 

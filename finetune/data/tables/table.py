@@ -25,7 +25,8 @@ class Table:
             numbers. None recognizes them.
         delimiter: Character between two cells of a CSV file. None finds it.
         label_separator: Character between the labels of a sample that has several in one cell, such as `" "` or
-            `"|"`. The targets are then one 0 or 1 per class.
+            `"|"`. The targets are then one 0 or 1 per class. None finds it if every label also stands alone in a
+            cell, or is a known class; an empty one means one label per cell.
 
     Example:
         >>> import csv

@@ -324,21 +324,31 @@ def test_a_column_name_is_short(tmp_path: Path) -> None:
     assert open_source(write(tmp_path / "t.csv", f"text,label,{'x' * 300}\na,x,1\nb,y,2\n")).classes == ("x", "y")
 
 
-@pytest.mark.parametrize("separator", [" ", "|", ";", ", "])
-def test_cells_of_several_labels_are_no_class(tmp_path: Path, pictures: list[str], separator: str) -> None:
-    cells = ["scab", "rust", f"scab{separator}rust", "rust"]
-    rows = "".join(f'{p},"{cell}"\n' for p, cell in zip(pictures, cells, strict=True))
-    path = write(tmp_path / "t.csv", f"path,label\n{rows}")
-    with pytest.raises(DataError, match=r"2\.png' .*pass Table\(.*label_separator=") as caught:
-        open_source(path)
-    advised = str(caught.value).split("label_separator=")[1][1]
-    source = open_source(Table(path, label_separator=advised))
-    assert source.classes == ("rust", "scab")
-    assert source.targets is not None
-    assert source.targets.tolist() == [[0, 1], [1, 0], [1, 1], [1, 0]]
-    val = open_source(Table(path, label_separator=advised), classes=["scab", "rust"])
-    assert val.targets is not None
-    assert val.targets.tolist() == [[1, 0], [0, 1], [1, 1], [0, 1]]
+@pytest.mark.parametrize("separator", [" ", "|", ";", ",", ", "])
+def test_a_separator_of_labels_is_found(
+    tmp_path: Path, pictures: list[str], separator: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def opened(cells: list[str], classes: list[str] | None = None, **settings: Any) -> Any:
+        rows = "".join(f'{p},"{cell}"\n' for p, cell in zip(pictures, cells, strict=True))
+        path = write(tmp_path / "t.csv", f"path,label\n{rows}")
+        return open_source(Table(path, **settings), classes=classes)
+
+    both = f"scab{separator}rust"
+    cells = ["scab", "rust", both, ""]
+    found, given = opened(cells), opened(cells, label_separator=separator.strip() or " ")
+    assert found.classes == given.classes == ("rust", "scab")
+    assert found.targets.tolist() == given.targets.tolist() == [[0, 1], [1, 0], [1, 1], [0, 0]]
+    assert found.notes[0] in caplog.text
+    assert f"{both!r} are read as several labels" in found.notes[0]
+    assert "1 empty cells have none" in found.notes[0]
+    assert not given.notes
+    known = opened([both] * 4, ["scab", "rust"])  # none stands alone, but both are known
+    assert known.targets.tolist() == [[1, 1]] * 4
+    assert opened([both] * 4).classes == (both,)
+    one = opened(["scab", "rust", both, "rust"], label_separator="")
+    assert (len(one.classes), one.targets.dim(), one.notes) == (3, 1, ())
+    whole = opened(["scab", "rust", both, "rust"], ["scab", "rust", both])
+    assert whole.targets.tolist() == [0, 1, 2, 1]
 
 
 def test_names_of_two_words_are_classes(tmp_path: Path, pictures: list[str]) -> None:
