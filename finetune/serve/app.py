@@ -19,7 +19,7 @@ from flask import Request as FlaskRequest
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from finetune.display.html import data_uri
-from finetune.errors import whole_number
+from finetune.errors import DataError, whole_number
 from finetune.interpret.classification import Answer
 from finetune.naming.arguments import checks_arguments
 from finetune.serve.batcher import Batcher, QueueFullError
@@ -177,19 +177,19 @@ class _Server:
         top, heatmaps = _number(request.args.get("top"), self._top), self._wants_heatmaps()
         uploads = uploads_of(request, self._model.kind, self._limits)
         read = [self._read(upload) for upload in uploads]
-        refused = [each for each in read if isinstance(each, RequestError)]
-        if len(refused) == len(read):
-            raise refused[0]
         samples = [each for each in read if not isinstance(each, RequestError)]
-        waited = _submitted(self._batcher, samples)
-        looks = _submitted(self._lookers, samples) if heatmaps else []
-        rows = iter([self._row(_result(future), top) for future in waited])
-        seen = iter([data_uri(_result(future)) for future in looks])
+        waited = iter(_submitted(self._batcher, samples))
+        looks = iter(_submitted(self._lookers, samples) if heatmaps else [])
+        outcomes = [
+            each if isinstance(each, RequestError) else self._outcome(next(waited), next(looks, None), top)
+            for each in read
+        ]
+        refused = [each for each in outcomes if isinstance(each, RequestError)]
+        if len(refused) == len(outcomes):
+            raise refused[0]
         answers = [
-            {"name": upload.name, "error": each.to_dict()}
-            if isinstance(each, RequestError)
-            else {"name": upload.name, **next(rows), **({"heatmap": next(seen)} if looks else {})}
-            for upload, each in zip(uploads, read, strict=True)
+            {"name": upload.name, **({"error": each.to_dict()} if isinstance(each, RequestError) else each)}
+            for upload, each in zip(uploads, outcomes, strict=True)
         ]
         return jsonify(answers=answers)
 
@@ -197,7 +197,7 @@ class _Server:
         return jsonify(self._facts())
 
     def openapi(self) -> Response:
-        return jsonify(describe_api(self._model, self._title or "finetune", self._limits))
+        return jsonify(describe_api(self._model, self._title or "finetune", self._limits, self._top))
 
     def health(self) -> tuple[Response, int]:
         return (jsonify(status="ok"), 200) if self._batcher.alive else (jsonify(status="stopped"), 503)
@@ -240,6 +240,14 @@ class _Server:
         if wanted == "1" and not self._model.has_heatmaps:
             raise RequestError(400, "no_heatmap", "The features of this model have no positions to show.")
         return wanted == "1"
+
+    def _outcome(self, answer: Future[Answer], look: Future[bytes] | None, top: int) -> dict[str, Any] | RequestError:
+        """Wait for an answer and return it for JSON, or an error if the model does not accept the sample."""
+        try:
+            row = self._row(_result(answer), top)
+            return row if look is None else {**row, "heatmap": data_uri(_result(look))}
+        except DataError as error:
+            return RequestError(415, "not_readable", str(error))
 
     def _row(self, answer: Answer, top: int) -> dict[str, Any]:
         self._metrics.answers.labels(answer.best or "").inc()
@@ -300,7 +308,9 @@ def _refuse_http(error: HTTPException) -> Response:
     """Return an error of Flask's own as JSON."""
     codes = {RequestEntityTooLarge: "too_large", NotFound: "not_found", MethodNotAllowed: "not_allowed"}
     code = codes.get(type(error), "bad_request" if (error.code or 500) < 500 else "failed")
-    return _refuse(RequestError(error.code or 500, code, error.description or error.name))
+    response = _refuse(RequestError(error.code or 500, code, error.description or error.name))
+    response.headers.update((name, value) for name, value in error.get_headers() if name != "Content-Type")  # Allow
+    return response
 
 
 @cache

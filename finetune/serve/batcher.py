@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ class Batcher(Generic[Item, Result]):
     """A thread that calls a function on batches of the items that other threads submit.
 
     While a batch is computed, the next items gather. A lone item never waits for others, so the size of a batch follows
-    the load. If a batch fails, its items are computed one by one, and only those at fault get the error.
+    the load. If a batch fails, its items are computed one by one, and only those at fault get the error. At the exit of
+    the interpreter, the batch that is being computed is finished and the others are dropped.
 
     Args:
         function: Function of a batch that returns one result per item.
@@ -49,6 +51,7 @@ class Batcher(Generic[Item, Result]):
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="finetune-batches", daemon=True)
         self._thread.start()
+        atexit.register(self._abandon)
 
     def __enter__(self) -> Batcher[Item, Result]:
         return self
@@ -84,6 +87,13 @@ class Batcher(Generic[Item, Result]):
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        atexit.unregister(self._abandon)
+
+    def _abandon(self) -> None:
+        """Stop the thread after its batch: one that is killed within PyTorch aborts the process."""
+        with self._changed:
+            self._waiting.clear()
+        self.close()
 
     def _work(self) -> None:
         while batch := self._next():

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from finetune.errors import DataError, nearest
 from finetune.files.regular import opened
 from finetune.naming.paths import local_path
+from finetune.naming.unicode import normalized
 
 _COLUMNS = ("class", "text", "link")
 
@@ -48,14 +49,16 @@ def read_class_info(path: str | Path, classes: Sequence[str]) -> dict[str, Class
         raise DataError(f"'{path}' cannot be read: {error}. Expected a CSV file in UTF-8.") from error
     header, *rows = rows or [[]]
     names = [name.strip().lower() for name in header]
-    if "class" not in names or not set(names) <= set(_COLUMNS):
+    if "class" not in names or not set(names) <= set(_COLUMNS) or len(set(names)) < len(names):
         raise DataError(f"'{path}' has the columns {', '.join(header) or 'none'}. Expected class, text and link.")
+    known = {normalized(name): name for name in classes}
     found: dict[str, ClassInfo] = {}
     for number, row in enumerate(rows, 2):
         if not any(row):
             continue
         cells = dict(zip(names, row, strict=False))
         name = cells.pop("class")
+        name = known.get(normalized(name), name)
         where = f"Line {number} of '{path}'"
         if len(row) != len(header):
             raise DataError(f"{where} has {len(row)} cells. Expected {len(header)}; quote texts that hold commas.")
@@ -64,7 +67,15 @@ def read_class_info(path: str | Path, classes: Sequence[str]) -> dict[str, Class
         if name in found:
             raise DataError(f"{where} names {name!r} a second time. Expected one line per class.")
         link = cells.get("link", "").strip()
-        if link and urlsplit(link).scheme not in ("http", "https"):
-            raise DataError(f"{where} has the link {link!r}. Expected one that begins with https:// or http://.")
+        if link and not _is_web_address(link):
+            raise DataError(f"{where} has the link {link!r}. Expected one such as https://example.org/page.")
         found[name] = ClassInfo(cells.get("text", "").strip(), link)
     return found
+
+
+def _is_web_address(link: str) -> bool:
+    try:
+        parts = urlsplit(link)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and not any(map(str.isspace, link))
+    except ValueError:
+        return False

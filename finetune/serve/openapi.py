@@ -10,13 +10,14 @@ from finetune.serve.model import ServedModel
 from finetune.serve.uploads import Limits
 
 
-def describe_api(model: ServedModel, title: str, limits: Limits) -> dict[str, Any]:
+def describe_api(model: ServedModel, title: str, limits: Limits, top: int) -> dict[str, Any]:
     """Return the OpenAPI 3.1 description of the API for a model.
 
     Args:
         model: The served model.
         title: Title of the page.
         limits: Limits of a request.
+        top: Number of classes per answer, unless a request says another.
     """
     answers = _response("An answer or an error per upload, in their order.", _object(answers=_array("#Answer")))
     error = {"content": _json(_object(error=_ref("Error")))}
@@ -39,7 +40,7 @@ def describe_api(model: ServedModel, title: str, limits: Limits) -> dict[str, An
                 "name": "top",
                 "in": "query",
                 "description": "Number of classes per answer.",
-                "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 5},
+                "schema": {"type": "integer", "minimum": 1, "default": top},
             },
             {
                 "name": "heatmap",
@@ -66,7 +67,8 @@ def describe_api(model: ServedModel, title: str, limits: Limits) -> dict[str, An
 
 def _uploads(kind: str, limits: Limits) -> dict[str, Any]:
     if kind == TEXT:
-        texts = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": limits.files}
+        text = {"type": "string", "pattern": r"\S", "maxLength": limits.characters}
+        texts = {"type": "array", "items": text, "minItems": 1, "maxItems": limits.files}
         body = {"type": "object", "properties": {"texts": texts}, "required": ["texts"]}
         return {"application/json": {"schema": body}}
     file = {"type": "string", "contentMediaType": "image/*" if kind == IMAGE else "audio/wav"}

@@ -59,7 +59,7 @@ def serve(
         _finish(server)
         raise
     finally:
-        server.task_dispatcher.shutdown(timeout=1)
+        server.task_dispatcher.shutdown(timeout=_PATIENCE)  # a thread killed while it decodes could abort the process
         app.extensions["finetune"].close()
 
 

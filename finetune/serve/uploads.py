@@ -79,7 +79,10 @@ def _texts(request: FlaskRequest) -> Iterator[Upload]:
     if request.mimetype == "text/plain":
         given: object = [request.get_data(cache=False).decode("utf-8", "replace")]
     else:
-        body = request.get_json(force=True, silent=True)
+        try:
+            body = request.get_json(force=True, silent=True)
+        except RecursionError:  # nested too deeply
+            body = None
         given = body.get("texts") if isinstance(body, dict) else None
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise RequestError(400, "nothing_sent", 'Expected JSON such as {"texts": ["A good film."]}.')

@@ -189,6 +189,7 @@ def test_unknown_routes_answer_in_json(client: FlaskClient, path: str, method: s
     response = client.open(path, method=method)
     assert response.status_code == status
     assert response.json["error"]["message"]
+    assert (status == 405) == ("Allow" in response.headers)
 
 
 def test_other_hosts_and_sites_are_refused(client: FlaskClient) -> None:
@@ -294,8 +295,11 @@ def test_health_and_metrics_tell_of_the_server() -> None:
     assert client.get("/health").status_code == 503
 
 
-def test_the_api_is_described(client: FlaskClient) -> None:
+def test_the_api_is_described() -> None:
+    client = create_app(image_tuner(), top=2).test_client()
     described = client.get("/openapi.json").json
     assert described["paths"].keys() == {"/api/predict", "/api/model", "/health", "/metrics"}
+    top, _ = described["paths"]["/api/predict"]["post"]["parameters"]
+    assert top["schema"]["default"] == len(ask(client, content(1)).json["answers"][0]["classes"]) == 2
     model = client.get("/api/model").json
     assert (model["classes"], model["kind"], model["task"]) == (list(BREEDS), "image", "classification")

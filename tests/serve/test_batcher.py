@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from finetune.serve.batcher import Batcher, QueueFullError
+from tests.helpers.processes import ROOT
+
+FORGOTTEN = """
+import os, time
+from finetune.serve.batcher import Batcher
+
+def slow(items):
+    os.write(1, b"begun ")
+    time.sleep(0.5)
+    os.write(1, b"done ")
+    return items
+
+batcher = Batcher(slow, batch_size=1, queue=9)
+batcher.submit(range(3))
+while len(batcher) == 3:
+    time.sleep(0.01)
+"""
 
 
 class Doubling:
@@ -99,3 +119,9 @@ def test_a_cancelled_item_is_not_computed() -> None:
         double.may_go.set()
         assert kept.result(10) == 4
     assert double.batches == [[0], [2]]
+
+
+def test_the_batch_under_way_is_finished_at_exit_and_the_rest_dropped() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", FORGOTTEN], env=environment, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"begun done ", b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ def test_columns_are_found_by_name_in_any_order(tmp_path: Path) -> None:
     }
 
 
+def test_names_are_found_in_any_unicode_form(tmp_path: Path) -> None:
+    path = tmp_path / "breeds.csv"
+    path.write_text(unicodedata.normalize("NFD", "class,text\n사모예드 ,white\n"))
+    assert read_class_info(path, BREEDS) == {"사모예드": ClassInfo("white")}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -30,7 +37,11 @@ def test_columns_are_found_by_name_in_any_order(tmp_path: Path) -> None:
         ("class,text\npgu,x\n", "Line 2 .* no class of the model. Did you mean .*pug"),
         ("class,text\npug,x\npug,y\n", "Line 3 .* second time"),
         ("class,text\npug,Small, wrinkled\n", "has 3 cells. Expected 2"),
-        ("class,link\npug,javascript:alert(1)\n", "begins with https"),
+        ("class,text,text\npug,x,y\n", "has the columns class, text, text"),
+        ("class,link\npug,javascript:alert(1)\n", "such as https://"),
+        ("class,link\npug,https:pug\n", "such as https://"),
+        ("class,link\npug,http://[::1\n", "such as https://"),
+        ("class,link\npug,https://example.org/a pug\n", "such as https://"),
     ],
 )
 def test_an_invalid_file_is_an_error(tmp_path: Path, content: str, message: str) -> None:

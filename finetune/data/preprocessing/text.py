@@ -89,7 +89,7 @@ class TextPreprocessing(InputPreprocessing):
         """Check that the item is a text and not empty.
 
         Raises:
-            DataError: If the item is not a text, or is empty.
+            DataError: If the item is not a text, is empty, or holds half of a character.
         """
         texts = (item.first, item.second) if isinstance(item, TextPair) else (item,)
         for text in texts:
@@ -97,6 +97,13 @@ class TextPreprocessing(InputPreprocessing):
                 raise DataError(f"Expected a text, but got {'nothing' if text is None else repr(text)}.")
             if not text.strip():
                 raise DataError("The text is empty. Fill it in, or remove the sample.")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"The text holds {text[error.start]!r}, half of a character, at position {error.start}. Remove it, "
+                    "or read the text again in its own encoding."
+                ) from error
 
     def collate(self, samples: Sequence[Any]) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, int64 [N, T], and further outputs of the tokenizer."""
