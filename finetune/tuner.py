@@ -598,6 +598,7 @@ class FineTuner:
         Raises:
             DataError: If the data is invalid.
             ArgumentError: If the task is a regression or unknown.
+            NonFiniteError: If an output is NaN.
 
         Example:
             >>> tuner = FineTuner("resnet18", device="cpu", preprocessing={"crop_size": 32})
@@ -639,6 +640,7 @@ class FineTuner:
         Raises:
             DataError: If the data is invalid.
             ArgumentError: If an argument does not suit the task, or the outputs have no one answer per sample.
+            NonFiniteError: If an output is NaN.
 
         Example:
             >>> tuner = FineTuner(nn.Linear(4, 2), device="cpu")
@@ -669,6 +671,7 @@ class FineTuner:
         Raises:
             DataError: If the data is invalid.
             ArgumentError: If the task is a regression or unknown.
+            NonFiniteError: If an output is NaN.
 
         Example:
             >>> X, y = torch.randn(40, 4), torch.arange(40) % 2
@@ -677,9 +680,7 @@ class FineTuner:
             torch.Size([1, 2])
         """
         with waits_shown(), self._undone_on_error():
-            found = self._labeled_predictions(val, batch_size)
-            assert found.targets is not None
-            self._learn(calibration=Calibration.fit(found.task, found.outputs, found.targets), file=None)
+            self._learn(calibration=self._labeled_predictions(val, batch_size).fitted(), file=None)
         return self
 
     @checks_arguments

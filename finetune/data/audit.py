@@ -210,6 +210,16 @@ def some_targets(
     return targets
 
 
+def check_not_empty(source: Source, role: str) -> None:
+    """Check that data has a sample. That of a stream is known only once it is read.
+
+    Raises:
+        DataError: If there is none.
+    """
+    if source.indexed and not len(source):
+        raise DataError(f"The {role} data is empty. Expected at least one sample.")
+
+
 def checks_for(
     source: Source,
     rule: TargetRule | None,
@@ -223,7 +233,6 @@ def checks_for(
     Raises:
         DataError: If the data is empty.
     """
-    if len(source) == 0:
-        raise DataError(f"The {role} data is empty. Expected at least one sample.")
+    check_not_empty(source, role)
     fits = preprocessing is not None and preprocessing.kind == source.kind
     return Audit(role, rule or TargetRule(), preprocessing if fits else None, skip_corrupt)

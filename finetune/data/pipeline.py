@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.data.audit import audit, some_targets
+from finetune.data.audit import audit, check_not_empty, some_targets
 from finetune.data.batch import check_pair, first_samples, num_samples_of, split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.prepare import Prepared, prepare
@@ -57,8 +57,15 @@ class Pipeline:
 
     @interruptible()
     def open(self, data: Any, meaning: Meaning | None = None, *, labeled: bool = True) -> Source:
-        """Open data in any form that the package accepts. See `open_source`."""
-        return open_source(data, meaning=meaning, labeled=labeled, takes=self.takes, double=self.double, seed=self.seed)
+        """Open data in any form that the package accepts. See `open_source`.
+
+        Raises:
+            DataError: If it cannot be opened, or is empty.
+        """
+        options: dict[str, Any] = {"takes": self.takes, "double": self.double, "seed": self.seed}
+        source = open_source(data, meaning=meaning, labeled=labeled, **options)
+        check_not_empty(source, "evaluation" if labeled else "prediction")
+        return source
 
     def open_training(
         self,
@@ -104,7 +111,7 @@ class Pipeline:
         Raises:
             DataError: If the second part is rather a mask or a second input.
         """
-        if source.vectorized or source.kind is not None or (source.indexed and not len(source)):
+        if source.vectorized or source.kind is not None:
             return False
         return check_pair(self._first_batch(source), say=say)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from finetune.data.audit import audit
+from finetune.data.audit import audit, check_not_empty
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.sources.base import Source
 from finetune.data.sources.folders import find_split
@@ -91,7 +91,7 @@ def prepare(
         holds_out: Whether None holds out a fifth. Otherwise, it uses only validation data that the data sets apart.
 
     Raises:
-        DataError: If data cannot be opened, or validation data has a class that the training data does not have.
+        DataError: If data cannot be opened or is empty, or validation data has a class that training data lacks.
         ArgumentError: If `val` is a number that is not between 0 and 1.
 
     Example:
@@ -106,6 +106,7 @@ def prepare(
     meaning = meaning or Meaning()
     opened = partial(open_source, takes=takes, double=double, seed=seed)
     source = opened(train, meaning=meaning, epoch=epoch)
+    check_not_empty(source, "training")
     notes = (*notes, *source.notes)
     if meaning.classes is None and model_classes and source.classes:
         known = tuple(model_classes)
@@ -125,6 +126,7 @@ def prepare(
         return _split(source, VALIDATION_SHARE if val is None else val, seed, notes)
     meaning = _as_in_training(source, meaning, model_classes)
     validation = opened(val, meaning=meaning)
+    check_not_empty(validation, "validation")
     notes = (*notes, *(f"Validation data: {note}" for note in validation.notes))
     if (whole := mixed(validation)) is not None:
         notes = (*notes, f"Validation data: {whole}")

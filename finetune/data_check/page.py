@@ -73,11 +73,9 @@ def to_sections(check: DataCheck) -> Iterator[Section]:
 
 def summary(check: DataCheck) -> list[str]:
     """Return the size of the data, the number of findings, what was checked, and what was left out."""
-    sizes = [
-        f"{len(source):,} {name}"
-        for source, name in zip(check.places.sources, ("training", "validation"), strict=False)
-    ]
-    lines = [f"Checked {' and '.join(sizes)} samples: {_counts(check.findings)}."]
+    sizes = list(map(len, check.places.sources))
+    named = [f"{size:,} {name}" for size, name in zip(sizes, ("training", "validation"), strict=False)]
+    lines = [f"Checked {' and '.join(named)} sample{'s' * (sum(sizes) != 1)}: {_counts(check.findings)}."]
     lines.append(f"Checked for {_listed(check.checked)}.")
     lines += [f"Left out: {'; '.join(check.left_out)}."] if check.left_out else []
     return lines

@@ -19,6 +19,7 @@ from finetune.data_check.samples.inspected import Inspected
 from finetune.data_check.samples.observed import problem
 from finetune.data_check.samples.places import Places
 from finetune.errors import DataError
+from finetune.interpret.page import samples
 from finetune.signals.stops import interruptible
 
 _NEIGHBORS = 10
@@ -84,6 +85,8 @@ def _check_readable(data: Inspected, report: _Report) -> None:
     for number in (~data.readable).nonzero().flatten().tolist():
         reason = problem(*data.places.place(number), data.preprocessing)
         report.add(findings.UNREADABLE, [number], reason or "it has values that are NaN or infinite")
+    for number in (~data.labeled).nonzero().flatten().tolist():
+        report.add(findings.UNREADABLE, [number], "its target is NaN or infinite")
     strange = data.readable.clone()
     strange[data.usable] = False
     for number in strange.nonzero().flatten().tolist():
@@ -139,7 +142,7 @@ def _check_labels(data: Inspected, usable: Tensor, neighbors: Tensor, report: _R
         report.left_out.append("wrong labels: there are fewer than two classes, or two samples per class")
         return
     if not labeled.all():
-        report.left_out.append(f"labels of {int((~labeled).sum())} samples without a class")
+        report.left_out.append(f"labels of {samples(int((~labeled).sum()))} without a class")
         _, neighbors = nearest_neighbors(directions(data.features[usable[rows]]), _NEIGHBORS)
     probe = label_errors.cleaned_probe(data.features[usable[rows]], labels)
     if not probe.beats_guessing(labels):

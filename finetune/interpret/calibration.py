@@ -174,8 +174,8 @@ def _temperature(logits: Tensor, targets: Tensor, *, exclusive: bool) -> float:
 
     def slope(inverse: float) -> float:
         scaled = inverse * logits
-        expected = scaled.softmax(1) if exclusive else scaled.sigmoid()
-        return float(((expected - targets) * logits).sum(1).mean())
+        gaps = (scaled.softmax(1) if exclusive else scaled.sigmoid()) - targets
+        return float(torch.where(gaps == 0, 0, gaps * logits).sum(1).mean())  # a class ruled out has the logit -inf
 
     low, high = 1 / _HOTTEST, 1 / _COLDEST
     if slope(1.0) == 0:

@@ -295,6 +295,10 @@ def _thresholds(predictions: Predictions, given: float | Mapping[str, float] | N
     for name in given:
         if name not in labels:
             raise ArgumentError(f"There is no class {name!r} to set a threshold for.{nearest(str(name), labels)}")
+        if kind == BINARY and name != labels[1]:
+            raise ArgumentError(
+                f"A binary task has one threshold, that of {labels[1]!r}. Pass it in place of one for {name!r}."
+            )
     chosen = {name: number(f"threshold of {name}", value, at_least=0, at_most=1) for name, value in given.items()}
     return [chosen.get(name, before) for name, before in zip(labels, own, strict=True)]
 

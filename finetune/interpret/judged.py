@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
-from finetune.errors import DataError, NonFiniteError
+from finetune.errors import DataError
 from finetune.interpret.predictions import Predictions
 from finetune.interpret.rows import JudgedSample, Rows
 from finetune.training.tasks import class_indices
@@ -86,13 +86,6 @@ class Judged:
         if not len(self.places):
             raise DataError("There is no sample to interpret: the loss ignores every target.")
         self.scores, self._outputs = predictions.scores[self.places], outputs[self.places]
-        undefined = self.scores.isnan().any(1)
-        if undefined.any():
-            first = predictions.name(int(self.places[undefined.nonzero()[0, 0]]))
-            raise NonFiniteError(
-                f"The outputs of the model are NaN for {int(undefined.sum())} of {len(undefined)} samples; the first "
-                f"is {first}. Expected numbers. Check the sample and the weights of the model."
-            )
         self._given = targets[self.places]
         self.targets = self._targets()
 
@@ -141,6 +134,17 @@ class Judged:
         spread = targets.std(0, correction=0)
         spread = torch.where(spread > 0, spread, errors.square().mean(0).sqrt())
         return errors / torch.where(spread > 0, spread, 1)
+
+    @cached_property
+    def ranks(self) -> Tensor:
+        """Number of classes before the true one, the likeliest first and of equal ones the first class, int64 [N].
+
+        They are compared by their logits, which differ where small probabilities are all 0.
+        """
+        logits = self._logits()
+        own = logits.gather(1, self.targets[:, None])
+        earlier = torch.arange(logits.shape[1]) < self.targets[:, None]
+        return ((logits > own) | ((logits == own) & earlier)).sum(1)
 
     @cached_property
     def surety(self) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from finetune.data.sources.base import Source
 from finetune.data.targets import BINARY, REGRESSION
-from finetune.errors import ArgumentError
+from finetune.errors import ArgumentError, NonFiniteError
 from finetune.interpret.calibration import Calibration
 from finetune.training.tasks import Task
 
@@ -43,8 +43,9 @@ class Predictions:
 
         Raises:
             ArgumentError: If the outputs of the task have no probabilities.
+            NonFiniteError: If one is NaN.
         """
-        return self.calibration.probabilities(self.task, self.outputs)
+        return self._defined(self.calibration.probabilities(self.task, self.outputs))
 
     @cached_property
     def scores(self) -> Tensor:
@@ -52,8 +53,9 @@ class Predictions:
 
         Raises:
             ArgumentError: If the outputs are maps or sequences, which have no one answer per sample.
+            NonFiniteError: If one is NaN.
         """
-        values = self.outputs if self.task.kind == REGRESSION else self.probabilities
+        values = self._defined(self.outputs) if self.task.kind == REGRESSION else self.probabilities
         values = values.reshape(-1, 1) if values.dim() == 1 else values
         if values.dim() != 2:
             raise ArgumentError(
@@ -79,3 +81,25 @@ class Predictions:
     def name(self, index: int) -> str:
         """Return the name of a sample."""
         return self.source.name(index)
+
+    def fitted(self) -> Calibration:
+        """Return a calibration that is fitted to the targets.
+
+        Raises:
+            ArgumentError: If the outputs of the task have no probabilities.
+            NonFiniteError: If one is NaN.
+        """
+        assert self.targets is not None
+        self._defined(self.calibration.probabilities(self.task, self.outputs))
+        return Calibration.fit(self.task, self.outputs, self.targets)
+
+    def _defined(self, values: Tensor) -> Tensor:
+        """Return probabilities or values [N, ...] if none is NaN, which is no answer and would calibrate nothing."""
+        undefined = values.isnan().reshape(len(values), -1).any(1)
+        if undefined.any():
+            raise NonFiniteError(
+                f"The outputs of the model are NaN for {int(undefined.sum())} of {len(undefined)} samples; the first "
+                f"is {self.name(int(undefined.nonzero()[0]))}. Expected numbers. Check the sample and the weights of "
+                f"the model."
+            )
+        return values

@@ -39,8 +39,17 @@ def test_the_example_is_the_first_two_samples() -> None:
     pipeline, (X, y) = Pipeline(), arrays()
     for data in ((X, y), TensorDataset(X, y), DataLoader(TensorDataset(X, y), batch_size=5)):
         assert torch.equal(pipeline.example(pipeline.open(data)), X[:2])
-    empty = pipeline.open((X[:0], y[:0]))
-    assert pipeline.example(empty) is None
+
+
+def test_empty_data_is_named_by_its_role() -> None:
+    pipeline, (X, y) = Pipeline(), arrays()
+    for empty in ((X[:0], y[:0]), ([], []), TensorDataset(X[:0], y[:0])):
+        for labeled, role in ((True, "evaluation"), (False, "prediction")):
+            with pytest.raises(DataError, match=f"The {role} data is empty"):
+                pipeline.open(empty, labeled=labeled)
+        for train, val, role in ((empty, None, "training"), (empty, 0.2, "training"), ((X, y), empty, "validation")):
+            with pytest.raises(DataError, match=f"The {role} data is empty"):
+                pipeline.open_training(train, val)
 
 
 def test_the_seed_decides_split_and_order() -> None:

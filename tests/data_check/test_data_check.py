@@ -150,6 +150,36 @@ def test_arrays_are_checked_and_values_that_are_not_finite_are_a_finding() -> No
     assert any("near duplicates of inputs" in reason for reason in check.left_out)
 
 
+def test_a_sample_that_a_dataset_fails_to_return_is_a_finding() -> None:
+    class Rows(torch.utils.data.Dataset[tuple[Tensor, int]]):
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            if index in (7, 8):
+                raise OSError("disk on fire")
+            return torch.full((4,), float(index)), index % 2
+
+    (first, second) = FineTuner(nn.Linear(4, 2), device="cpu").check_data(Rows()).unreadable
+    assert (first.samples, second.samples) == (("sample 7",), ("sample 8",))
+    assert first.why == "Reading it raised OSError: disk on fire."
+
+
+def test_a_target_that_is_not_finite_is_a_finding() -> None:
+    X, y = torch.randn(40, 4), torch.randn(40, 2)
+    y[3, 1], y[5, 0] = torch.nan, torch.inf
+    check = FineTuner(nn.Linear(4, 2), device="cpu").check_data((X, y))
+    assert [(*each.samples, each.why) for each in check.unreadable] == [
+        ("sample 3", "its target is NaN or infinite"),
+        ("sample 5", "its target is NaN or infinite"),
+    ]
+
+
+def test_one_sample_is_checked_too() -> None:
+    check = FineTuner(nn.Linear(4, 2), device="cpu").check_data((torch.randn(1, 4), torch.zeros(1, dtype=torch.long)))
+    assert str(check).startswith("Checked 1 training sample: nothing was found.")
+
+
 def test_pictures_in_arrays_are_pictures() -> None:
     X = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     X[5] = 128

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
-from finetune import ArgumentError, CheckpointError, FineTuner
+from finetune import ArgumentError, CheckpointError, FineTuner, NonFiniteError
 from finetune.interpret.calibration import Calibration, best_threshold
 from finetune.training.tasks import LOG_PROBABILITIES, PROBABILITIES, Task, infer_task
 
@@ -77,6 +77,30 @@ def test_elements_of_maps_count_as_samples_do() -> None:
     assert Calibration.fit(CLASSES, maps, labels) == Calibration.fit(CLASSES, outputs, targets)
     labels[0, 0] = -100  # borders, which the loss leaves out
     assert Calibration.fit(CLASSES, maps, labels) == Calibration.fit(CLASSES, outputs[10:], targets[10:])
+
+
+@pytest.mark.parametrize(("loss", "count"), [("cross_entropy", 2), ("bce", 3), ("bce", 1)])
+def test_outputs_that_are_nan_calibrate_nothing(loss: str, count: int) -> None:
+    X, y = torch.randn(20, 4), torch.arange(20) % 2
+    tuner = FineTuner(nn.Linear(4, count), loss=loss, device="cpu")
+    data = X, torch.stack([y, 1 - y, y], 1).float() if count == 3 else y
+    before = tuner.calibrate(data).predict_proba(X)
+    bias = tuner.model.bias
+    kept, bias.data = bias.data.clone(), bias.data * torch.nan
+    for verb in (tuner.calibrate, tuner.interpret):
+        with pytest.raises(NonFiniteError, match="NaN for 20 of 20 samples; the first is sample 0"):
+            verb(data)
+    with pytest.raises(NonFiniteError, match="NaN for 20 of 20"):
+        tuner.predict_proba(X)
+    bias.data = kept
+    assert torch.equal(tuner.predict_proba(X), before)
+
+
+def test_a_class_that_the_model_rules_out_changes_nothing() -> None:
+    outputs, targets = sample(0, 3.0)
+    ruled_out = torch.cat([outputs, torch.full((len(outputs), 1), -torch.inf)], 1)
+    expected = Calibration.fit(CLASSES, outputs, targets)
+    assert Calibration.fit(CLASSES, ruled_out, targets).temperature == pytest.approx(expected.temperature)
 
 
 def test_rows_of_probabilities_are_targets_too() -> None:

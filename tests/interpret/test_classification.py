@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from finetune import ArgumentError, FineTuner
+from finetune import ArgumentError, FineTuner, NonFiniteError
 from finetune.data.sources.open_source import open_source
 from finetune.data.tables.table import Table
 from finetune.interpret.calibration import Calibration
@@ -108,6 +108,19 @@ def test_values_of_a_regression() -> None:
 def test_arguments_that_do_not_suit_the_task(loss: str, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         classify(predictions([[0.0, 1.0, 2.0]], loss), **arguments)
+
+
+def test_the_threshold_of_a_binary_task_is_that_of_the_second_class() -> None:
+    found = predictions([[0.5]], "bce")
+    assert classify(found, threshold={"dog": 0.9})[0].best == "cat"
+    with pytest.raises(ArgumentError, match=r"one threshold, that of 'dog'\. Pass it in place of one for 'cat'"):
+        classify(found, threshold={"cat": 0.1})
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce", "mse"])
+def test_outputs_that_are_nan_are_no_answer(loss: str) -> None:
+    with pytest.raises(NonFiniteError, match="NaN for 1 of 2 samples; the first is sample 1"):
+        classify(predictions([[0.0, 1.0, 2.0], [0.0, float("nan"), 2.0]], loss))
 
 
 def test_maps_have_no_answer_per_sample() -> None:

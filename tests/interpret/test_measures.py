@@ -77,6 +77,20 @@ def test_top_1_and_top_5(seed: int, samples: int, classes: int) -> None:
             assert close(value, metrics.top_k_accuracy_score(targets, outputs, k=k, labels=range(classes)))
 
 
+@given(SEEDS, SAMPLES, st.integers(6, 12), st.sampled_from([1.0, 40.0, 300.0]), st.booleans())
+def test_top_5_of_equal_scores_and_of_probabilities_close_to_0(
+    seed: int, samples: int, classes: int, scale: float, whole: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    outputs = scale * torch.randn(samples, classes, generator=generator)
+    outputs = (outputs / scale).round() * scale if whole else outputs
+    targets = torch.randint(classes, (samples,), generator=generator)
+    found = interpreted("classification", outputs, targets)
+    likeliest = (-outputs.numpy()).argsort(1, kind="stable")  # the first of equal ones first, as in argmax
+    assert close(found.top1, (likeliest[:, 0] == targets.numpy()).mean())
+    assert close(found.top5, (likeliest[:, :5] == targets.numpy()[:, None]).any(1).mean())
+
+
 @given(SEEDS, st.integers(2, 60), st.integers(2, 6), st.sampled_from(KINDS))
 def test_the_curves_and_their_areas(seed: int, samples: int, count: int, kind: str) -> None:
     found = random_answers(kind, samples, 1 if kind == "binary" else count, seed)

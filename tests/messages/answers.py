@@ -69,6 +69,15 @@ def rejected_labels(tmp: Path) -> str:
     return said
 
 
+@case("A binary task has one threshold, that of {}. Pass it in place of one for {}")
+def threshold_of_the_first_class(tmp: Path) -> str:
+    model = fit(tuner(1), (X, (VALUES > 0).long()))
+    said = error(lambda: model.classify(X, threshold={"0": 0.9}))
+    label = advised(r"that of '(.+?)'", said)
+    assert {answer.best for answer in model.classify(X, threshold={label: 1.0})} == {"0"}
+    return said
+
+
 @case("to_pandas needs pandas. Run `pip install pandas`, or call to_dicts")
 def without_pandas(tmp: Path) -> str:
     answers, importing = fit(tuner()).classify(X), builtins.__import__

@@ -62,6 +62,11 @@ class Inspected:
         return self.facts["readable"] & self.facts["finite"]
 
     @cached_property
+    def labeled(self) -> Tensor:
+        """Whether the values of a target are finite, bool [N]."""
+        return self.targets.isfinite().reshape(len(self), -1).all(1)
+
+    @cached_property
     def usable(self) -> Tensor:
         """Numbers of the readable samples with finite features, int64 [M]."""
         return (self.readable & self.features.isfinite().all(1)).nonzero().flatten()

@@ -14,7 +14,7 @@ from finetune.data.batch import split_batch, with_target
 from finetune.data.preprocessing.base import IMAGE, InputPreprocessing
 from finetune.data.sources.base import Indices, Source
 from finetune.data_check.samples.facts import Facts, facts_of
-from finetune.errors import DataError
+from finetune.errors import DataError, reason
 from finetune.interpret.pictures import as_picture
 
 _KEY = "_facts"  # of the facts in a dict
@@ -111,7 +111,12 @@ def read(source: Source, index: int, preprocessing: InputPreprocessing | None = 
     Raises:
         DataError: If it cannot be read, or the preprocessing cannot use it.
     """
-    item = source[index]
+    try:
+        item = source[index]
+    except DataError:
+        raise
+    except Exception as error:  # a dataset of the user may raise anything
+        raise DataError(f"Reading it raised {reason(error)}.") from error
     if preprocessing is not None and preprocessing.kind == source.kind:
         preprocessing.check(split_batch(item)[0] if isinstance(item, (tuple, list, dict)) else item)
     return item
