@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.options import BatchSize, Data, File, Json, print_json
-from finetune.errors import CheckpointError, one_of
+from finetune.cli.options import BatchSize, Data, File, Json, print_json, table_to_write, write_table
+from finetune.errors import CheckpointError
 from finetune.naming.paths import local_path
 
 
@@ -49,19 +49,15 @@ def predict(
 
     Example: finetune predict dogs.safetensors photos --top 3
     """
-    from finetune.checkpoint.file import check_writable
     from finetune.tuner import FineTuner
 
-    if out is not None:
-        out = local_path(out)
-        one_of("format", out.suffix, (".csv", ".jsonl"))
-        check_writable(out)
+    out = table_to_write(out)
     tuner = FineTuner.load_checkpoint(file)
     answers = tuner.classify(
         data[0] if len(data) == 1 else data, top=top, threshold=threshold, reject=reject, batch_size=batch_size
     )
     if out is not None:
-        (answers.to_csv if out.suffix == ".csv" else answers.to_jsonl)(out)
+        write_table(answers, out)
     if json:
         print_json([vars(answer) for answer in answers])
     else:

@@ -22,14 +22,16 @@ from finetune.cli.options import (
     SkipCorrupt,
     Val,
     Weights,
+    figure_to_write,
     learning_rate,
     name_or_none,
     new_tuner,
     outputs_of,
     print_json,
+    table_to_write,
     validation,
+    write_table,
 )
-from finetune.errors import one_of
 from finetune.naming.paths import local_path
 
 
@@ -67,14 +69,9 @@ def check_data(
 
     Example: finetune check-data dogs/train --val dogs/val --sheet findings.png
     """
-    from finetune.checkpoint.file import check_writable
     from finetune.tuner import FineTuner
 
-    out, sheet = (None if path is None else local_path(path) for path in (out, sheet))
-    if out is not None:
-        one_of("format", out.suffix, (".csv", ".jsonl"))
-    for path in filter(None, (out, sheet)):
-        check_writable(path)
+    out, sheet = table_to_write(out), figure_to_write(sheet)
     is_file = os.path.isfile(local_path(model))
     tuner = FineTuner.load_checkpoint(model) if is_file else FineTuner(model, weights=name_or_none(weights))
     found = tuner.check_data(data, validation(val), samples=samples, batch_size=batch_size)
@@ -84,7 +81,7 @@ def check_data(
         print(found)
     wrote = []
     if out is not None:
-        wrote.append((found.to_csv if out.suffix == ".csv" else found.to_jsonl)(out))
+        wrote.append(write_table(found, out))
     if sheet is not None:
         found.plot(sheet)
         wrote.append(sheet)
@@ -108,12 +105,9 @@ def advise(
 
     Example: finetune advise dogs --model resnet18 --model efficientnet_b0
     """
-    from finetune.checkpoint.file import check_writable
     from finetune.comparison.advise import advise as advise_models
 
-    if chart is not None:
-        chart = local_path(chart)
-        check_writable(chart)
+    chart = figure_to_write(chart)
     advice = advise_models(model, data, validation(val), samples=samples, weights=name_or_none(weights))
     if chart is not None:
         next(iter(advice.values())).plot(chart)
@@ -141,12 +135,9 @@ def find_lr(
 
     Example: finetune find-lr dogs/train --freeze backbone
     """
-    from finetune.checkpoint.file import check_writable
     from finetune.model.stages import trainable_stages
 
-    if chart is not None:
-        chart = local_path(chart)
-        check_writable(chart)
+    chart = figure_to_write(chart)
     rate, outputs = learning_rate(lr), outputs_of(data)
     tuner = new_tuner(model, outputs, freeze, weights=name_or_none(weights), seed=seed)
     if rate is None:  # of the default rates, the ratio of the first stage to the head

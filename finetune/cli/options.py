@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune.errors import ArgumentError
-from finetune.naming.paths import exists
+from finetune.errors import ArgumentError, one_of
+from finetune.naming.paths import exists, local_path
 
 if TYPE_CHECKING:
     from finetune.training.optim.rates import Rate
@@ -99,6 +99,40 @@ def new_tuner(
     for pattern in freeze or []:
         tuner.freeze(None if pattern == "backbone" else pattern)
     return tuner
+
+
+def table_to_write(path: Path | None) -> Path | None:
+    """Return the path of a table, if there is one, after a check that it can be written, so that no work is lost.
+
+    Raises:
+        ArgumentError: If the suffix is no format.
+        CheckpointError: If the file cannot be written.
+    """
+    from finetune.checkpoint.file import check_writable
+
+    if path is None:
+        return None
+    path = local_path(path)
+    one_of("format", path.suffix, (".csv", ".jsonl"))
+    check_writable(path)
+    return path
+
+
+def figure_to_write(path: Path | None) -> Path | None:
+    """Return the path of a figure, if there is one, after a check that it can be written, so that no work is lost.
+
+    Raises:
+        ArgumentError: If the suffix is no format, or the file cannot be written.
+    """
+    from finetune.display.figures import figure_path
+
+    return None if path is None else figure_path(path)
+
+
+def write_table(table: Any, path: Path) -> Path:
+    """Write answers or findings as CSV or JSON Lines, by the suffix of the path, and return it."""
+    written: Path = (table.to_csv if path.suffix == ".csv" else table.to_jsonl)(path)
+    return written
 
 
 def print_json(value: Any) -> None:

@@ -14,7 +14,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ArgumentError, one_of
-from finetune.files.durable import written
+from finetune.files.durable import check_writable, written
 from finetune.naming.paths import local_path
 
 if TYPE_CHECKING:
@@ -143,11 +143,39 @@ def save(figure: Figure, path: str | Path) -> None:
         >>> Path("chart.svg").read_bytes()[:5]
         b'<?xml'
     """
+    path = _with_suffix(path)
+    with _failure_explained(path), written(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=120)
+
+
+def figure_path(path: str | Path) -> Path:
+    """Return the path that a figure will be saved to, before time is spent on it.
+
+    Raises:
+        ArgumentError: If the file cannot be written, or the suffix is no format.
+
+    Example:
+        >>> figure_path("charts/losses").name
+        'losses.png'
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    path = _with_suffix(path)
+    with _failure_explained(path):
+        check_writable(path)
+    one_of("format", path.suffix, [f".{name}" for name in FigureCanvasBase.get_supported_filetypes()])
+    return path
+
+
+def _with_suffix(path: str | Path) -> Path:
     path = local_path(path)
-    path = path if path.suffix else path.with_suffix(".png")
+    return path if path.suffix else path.with_suffix(".png")
+
+
+@contextmanager
+def _failure_explained(path: Path) -> Iterator[None]:
     try:
-        with written(path) as file:
-            figure.savefig(file, format=path.suffix[1:], dpi=120)
+        yield
     except (OSError, ValueError) as error:
         raise ArgumentError(f"The figure cannot be written to {path}: {error}. Expected the path of a file.") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,23 @@ def test_advise_in_json(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)["squeezenet1_1"]
     assert found["strategy"] == FineTuner("squeezenet1_1", weights=None).advise(pets).strategy
     assert found["evidence"]["class_sizes"] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "name"),
+    [
+        ("check-data", "--sheet", "sheet.xyz"),
+        ("check-data", "--out", "found.txt"),
+        ("advise", "--chart", "chart.xyz"),
+        ("find-lr", "--chart", "pets/chart.png/x.png"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_said_before_the_work(
+    command: str, option: str, name: str, pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pets / "chart.png").touch()
+    with pytest.raises(SystemExit) as ended:
+        main([command, str(pets), "--model", "squeezenet1_1", "--weights", "none", option, str(pets.parent / name)])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert re.fullmatch(r"finetune: .*(no format '\.\w+'|cannot be written).*\n", said.err), said.err

@@ -20,7 +20,7 @@ from PIL import Image
 
 from finetune import History
 from finetune.data.sources.image_files import read_image
-from finetune.display.figures import THEMES, drawing, limits, new_figure, plain, save, shortened, wrapped
+from finetune.display.figures import THEMES, drawing, figure_path, limits, new_figure, plain, save, shortened, wrapped
 from finetune.errors import ArgumentError
 from tests.helpers.files import SPECIAL, make_special
 
@@ -53,6 +53,10 @@ def test_a_figure_replaces_nothing_but_a_file(tmp_path: Path, kind: str) -> None
     for name, why in (("a.png", kind), ("a.docx", "'docx' is not supported")):
         with pytest.raises(ArgumentError, match=rf"cannot be written to .*{name}: .*{why}.*Expected the path"):
             save(new_figure(3, 2), tmp_path / name)
+    with pytest.raises(ArgumentError, match=rf"cannot be written to .*a\.png: .*{kind}"):
+        figure_path(tmp_path / "a")
+    with pytest.raises(ArgumentError, match=r"no format '\.docx'.*\.pdf"):
+        figure_path(tmp_path / "a.docx")
     assert os.listdir(tmp_path) == ["a.png"]
 
 
