@@ -16,7 +16,7 @@ from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT
 from finetune.display.numbers import fixed
 from finetune.errors import is_number
 from finetune.model.families import FAMILIES
-from finetune.training.history import BOOKKEEPING
+from finetune.training.history import BOOKKEEPING, row_of_weights
 
 _PACKAGES = ("torch-finetune", "torch", "torchvision", "timm", "transformers")
 _WORDS = {IMAGE: "image", TEXT: "text", SOUND: "audio"}
@@ -78,7 +78,7 @@ def _metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
 
 
 def _model_index(checkpoint: Checkpoint, name: str, task: str) -> list[dict[str, Any]]:
-    values = {key: value for key, value in _last_values(checkpoint).items() if key.startswith("val_")}
+    values = {key: value for key, value in _values(checkpoint).items() if key.startswith("val_")}
     metrics = [{"type": key.removeprefix("val_"), "value": value, "name": key} for key, value in values.items()]
     data = {"name": "validation data", "type": "validation"}
     return (
@@ -86,11 +86,11 @@ def _model_index(checkpoint: Checkpoint, name: str, task: str) -> list[dict[str,
     )
 
 
-def _last_values(checkpoint: Checkpoint) -> dict[str, float]:
-    row = checkpoint.history[-1] if checkpoint.history else {}
+def _values(checkpoint: Checkpoint) -> dict[str, float]:
+    """Return the values of the epoch whose weights the checkpoint holds."""
     return {
         key: float(value)
-        for key, value in row.items()
+        for key, value in row_of_weights(checkpoint.history).items()
         if key not in BOOKKEEPING and is_number(value) and math.isfinite(value)
     }
 
@@ -117,11 +117,13 @@ def _code(checkpoint: Checkpoint, file: str, repo: str | None) -> str:
 
 
 def _results(checkpoint: Checkpoint) -> str:
-    values = _last_values(checkpoint)
+    values = _values(checkpoint)
     names = dict.fromkeys(key.removeprefix("val_") for key in values)
     rows = [(name, *(_shown(values.get(f"{part}{name}")) for part in ("", "val_"))) for name in names]
-    epochs = len(checkpoint.history)
-    text = f"After {epochs} epoch{'s' * (epochs != 1)}; the training values are averages over the last one."
+    epochs, held = len(checkpoint.history), row_of_weights(checkpoint.history).get("epoch")
+    after = f"After {epochs} epoch{'s' * (epochs != 1)}"
+    after = after if held == epochs else f"After epoch {held} of {epochs}, the best one"
+    text = f"{after}; the training values are averages over {'the last one' if held == epochs else 'that epoch'}."
     return f"{text}\n\n{table(['value', 'training', 'validation'], rows)}" if rows else ""
 
 

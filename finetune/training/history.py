@@ -18,10 +18,25 @@ if TYPE_CHECKING:
 HistoryRow = dict[str, Any]
 
 # Keys of a row that are neither losses nor metrics.
-BOOKKEEPING = ("epoch", "phase", "lr", "lr_start", "seconds", "samples_per_second")
+BOOKKEEPING = ("epoch", "phase", "lr", "lr_start", "seconds", "samples_per_second", "restored_epoch")
 
 
 _FIRST, _LAST = 5, 20  # rows of a long table that a notebook shows
+
+
+def row_of_weights(rows: Sequence[HistoryRow]) -> HistoryRow:
+    """Return the row of the epoch whose weights the model has: the last, or the one whose weights were put back.
+
+    Example:
+        >>> row_of_weights([{"epoch": 1, "val_loss": 0.2}, {"epoch": 2, "val_loss": 0.9, "restored_epoch": 1}])
+        {'epoch': 1, 'val_loss': 0.2}
+        >>> row_of_weights([])
+        {}
+    """
+    if not rows:
+        return {}
+    number = rows[-1].get("restored_epoch", rows[-1]["epoch"])
+    return next((row for row in rows if row["epoch"] == number), rows[-1])
 
 
 class History(Sequence[HistoryRow]):
@@ -29,7 +44,8 @@ class History(Sequence[HistoryRow]):
 
     The keys of a row are `epoch` (from 1), `phase`, `loss` and the training metrics, `val_loss` and the validation
     metrics if there is validation data, `lr` and `lr_start` (learning rate by parameter group at the epoch's last
-    update and at its first), and `seconds` and `samples_per_second` of training.
+    update and at its first), and `seconds` and `samples_per_second` of training. If weights of an earlier epoch were put
+    back after an epoch, as `EarlyStopping` does, its row has the number of the former as `restored_epoch`.
 
     Args:
         rows: Rows to start with.

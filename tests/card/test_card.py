@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from finetune import FineTuner
+from finetune.callbacks import EarlyStopping
 from finetune.card.card import model_card
 from finetune.checkpoint import schema
 from tests.helpers.models import small_mlp
@@ -73,6 +74,22 @@ def test_a_module_of_your_own_has_to_be_passed(tmp_path: Path) -> None:
     assert 'load_checkpoint("blobs.safetensors", model)' in card
     assert "license:" not in card
     assert "model-index" not in card  # without validation data
+
+
+@pytest.mark.parametrize("restore_best", [True, False])
+def test_the_results_are_those_of_the_weights(restore_best: bool, tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    tuner = FineTuner(small_mlp(), device="cpu")
+    stopping = EarlyStopping(patience=2, min_delta=9.0, restore_best=restore_best)  # so the first epoch is the best
+    tuner.fit(gaussian_blobs(), gaussian_blobs(9), epochs=5, callbacks=stopping, progress=False)
+
+    card = hub.ModelCard(card_of(tuner, tmp_path / "blobs.safetensors"))
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values == pytest.approx(tuner.evaluate(gaussian_blobs(9)))
+    said = "After epoch 1 of 3, the best one; the training" if restore_best else "After 3 epochs; the training"
+    assert said in card.content
+    tuner.fit(gaussian_blobs(), gaussian_blobs(9), progress=False)
+    assert "After 4 epochs;" in card_of(tuner, tmp_path / "blobs.safetensors")
 
 
 def test_an_untrained_model_and_a_regression_have_a_card(tmp_path: Path) -> None:

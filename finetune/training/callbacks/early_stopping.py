@@ -86,6 +86,8 @@ class EarlyStopping(Callback):
             log.info(self._describe(run))
         if self.best_weights is not None:
             restore(run.model, self.best_weights)
+            if self.best_epoch != run.epoch:
+                run.history[-1]["restored_epoch"] = self.best_epoch
             self.best_weights = None
 
     def state_dict(self) -> dict[str, Any]:
