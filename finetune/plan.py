@@ -14,7 +14,7 @@ from finetune.model import freezing
 from finetune.model.network import Network
 from finetune.model.surgery import adapters
 from finetune.model.surgery.changes import HeadReplacement, LoraAdapters
-from finetune.strategies import Strategy, get_strategy
+from finetune.strategies import Strategy, get_strategy, strategy_name
 from finetune.training.numerics.precision import Precision, check_half_weights
 from finetune.training.optim.optimizers import build_optimizer, rates_of, say_values
 from finetune.training.optim.phases import Phase, check_phases
@@ -30,6 +30,7 @@ class Plan:
 
     Attributes:
         network: The network with the adapters that the phases need.
+        strategy: Name of the strategy; None for the freeze state as it was.
         phases: The phases, each with its own rates and schedule.
         lines: Description of each phase in one line, to print or log.
         rates: Group name and learning rate by parameter name, in the last phase.
@@ -37,6 +38,7 @@ class Plan:
     """
 
     network: Network
+    strategy: str | None
     phases: tuple[Phase, ...]
     lines: tuple[str, ...]
     rates: Mapping[str, tuple[str, float]]
@@ -97,7 +99,8 @@ def make_plan(
     check_half_weights(freezing.trainable(network.module).values(), precision, stacklevel=7)
     if not head_trains:
         _warn_of_frozen_head(network.heads[0], stacklevel=7)
-    return Plan(network, tuple(phases), tuple(lines), rates, trains_all)
+    name = None if strategy is None else strategy_name(strategy)
+    return Plan(network, name, tuple(phases), tuple(lines), rates, trains_all)
 
 
 def _phases(

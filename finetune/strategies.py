@@ -13,7 +13,8 @@ from pathlib import Path
 
 from finetune.errors import is_number, number, one_of, whole_number
 from finetune.model.stages import Stage
-from finetune.training.optim.phases import Phase
+from finetune.naming.functions import function_name
+from finetune.training.optim.phases import Phase, check_phases
 from finetune.training.optim.rates import Rate
 
 log = logging.getLogger("finetune")
@@ -212,6 +213,20 @@ def get_strategy(name: str) -> Strategy:
         return surgical(block)
     known = [*STRATEGIES, "surgical:BLOCK"]
     return STRATEGIES[one_of("strategy", name, known, "a list of Phase; BLOCK is a layer such as layer1")]
+
+
+def strategy_name(strategy: str | Strategy | Sequence[Phase]) -> str:
+    """Return the name of a strategy, or for a list of phases, their names.
+
+    Example:
+        >>> strategy_name(lp_ft), strategy_name([Phase("head", 1), Phase("*", 2, name="all")])
+        ('lp_ft', 'head + all')
+    """
+    if isinstance(strategy, str):
+        return strategy
+    if callable(strategy):
+        return function_name(strategy)
+    return " + ".join(phase.name for phase in check_phases(strategy))
 
 
 def _say_if_too_short(name: str, epochs: int) -> None:

@@ -1226,10 +1226,9 @@ class FineTuner:
 
     def _new_run(self, plan: Plan, train: Batches, val: Batches | None, **options: Any) -> Run:
         assert self.task is not None
-        given: dict[str, Any] = {"phases": plan.phases, "plan": plan.lines, "precision": self.precision, **options}
-        return Run(
-            tuner=self, network=plan.network, settings=self.settings, train=train, val=val, task=self.task, **given
-        )
+        planned = {"network": plan.network, "strategy": plan.strategy, "phases": plan.phases, "plan": plan.lines}
+        given: dict[str, Any] = {"precision": self.precision, **planned, **options}
+        return Run(tuner=self, settings=self.settings, train=train, val=val, task=self.task, **given)
 
     @contextmanager
     def _under_way(self, run: Run) -> Iterator[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,8 @@ from torch import nn
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError
 from finetune.model.network import unwrapped
-from finetune.strategies import Strategy, get_strategy
+from finetune.naming.functions import function_name
+from finetune.strategies import Strategy, get_strategy, strategy_name
 from finetune.training.optim.phases import Phase, check_phases
 
 GivenModel = str | nn.Module | Callable[[], nn.Module]
@@ -92,7 +92,7 @@ def labeled_models(models: Models) -> dict[str, GivenModel]:
 
 def _labeled_strategies(strategies: Strategies, budget: int) -> dict[str, GivenStrategy]:
     alone = isinstance(strategies, str) or not isinstance(strategies, Iterable) or _are_phases(strategies)
-    labeled = _labeled([strategies] if alone else strategies, _label_of_strategy)
+    labeled = _labeled([strategies] if alone else strategies, strategy_name)
     for label, strategy in labeled.items():
         if isinstance(strategy, str):
             get_strategy(strategy)
@@ -128,19 +128,4 @@ def _labeled(given: Any, label_of: Callable[[Any], str]) -> dict[str, Any]:
 def _label_of_model(model: Any) -> str:
     if isinstance(model, nn.Module):
         return type(unwrapped(model)).__name__
-    return model if isinstance(model, str) else _label_of_function(model)
-
-
-def _label_of_strategy(strategy: Any) -> str:
-    if isinstance(strategy, str):
-        return strategy
-    if callable(strategy):
-        return _label_of_function(strategy)
-    return " + ".join(phase.name for phase in check_phases(strategy))
-
-
-def _label_of_function(function: Any) -> str:
-    if isinstance(function, functools.partial):
-        options = [*map(str, function.args), *(f"{name}={value}" for name, value in function.keywords.items())]
-        return f"{_label_of_function(function.func)}({', '.join(options)})"
-    return str(getattr(function, "__name__", type(function).__name__))
+    return model if isinstance(model, str) else function_name(model)

@@ -44,8 +44,8 @@ class History(Sequence[HistoryRow]):
 
     The keys of a row are `epoch` (from 1), `phase`, `loss` and the training metrics, `val_loss` and the validation
     metrics if there is validation data, `lr` and `lr_start` (learning rate by parameter group at the epoch's last
-    update and at its first), and `seconds` and `samples_per_second` of training. If weights of an earlier epoch were put
-    back after an epoch, as `EarlyStopping` does, its row has the number of the former as `restored_epoch`.
+    update and at its first), and `seconds` and `samples_per_second` of training. The last row of a phase after
+    which `EarlyStopping` put back earlier weights has the number of their epoch as `restored_epoch`.
 
     Args:
         rows: Rows to start with.

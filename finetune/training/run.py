@@ -119,6 +119,7 @@ class Run:
         tuner: The `FineTuner`, whose steps are called.
         network: The model with its heads and stages.
         settings: The tuner's settings, such as accumulation, clipping and seed.
+        strategy: Name of the strategy, or None.
         phases: The phases to train through.
         train: Training batches.
         val: Validation batches, or None.
@@ -165,6 +166,7 @@ class Run:
     notes: Sequence[str] = ()
     left_out: Sequence[str] = ()
     plan: Sequence[str] = ()
+    strategy: str | None = None
     cache: Cache | None = None
     position: Position = field(default_factory=Position)
     row: dict[str, Any] = field(default_factory=dict)

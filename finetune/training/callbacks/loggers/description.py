@@ -19,7 +19,7 @@ _PACKAGES = ("torch-finetune", "torch", "torchvision", "timm", "transformers")
 
 
 def described(run: Run) -> dict[str, Any]:
-    """Return the configuration of a run: model, data, settings, phases and environment."""
+    """Return the configuration of a run: model, data, settings, strategy, phases and environment."""
     preprocessing = run.train.preprocessing
     return {
         "model": {
@@ -38,6 +38,7 @@ def described(run: Run) -> dict[str, Any]:
         },
         "settings": {**run.settings.plain(), **run.settings.objects()},
         "task": run.task.kind,
+        "strategy": run.strategy,
         "phases": [fact(phase) for phase in run.phases],
         "plan": list(run.plan),
         "callbacks": [type(callback).__name__ for callback in run.callbacks if not callback.only_watches],

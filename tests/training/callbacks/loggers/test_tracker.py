@@ -102,6 +102,7 @@ def test_a_run_holds_configuration_epochs_and_best_values(store: Store) -> None:
     assert str(run.config["data"]["training_samples"]) == "24"
     assert "1 epoch, training" in str(run.config["plan"])
     assert "'head'" in str(run.config["phases"]) or run.config["phases"]["0.name"] == "head"
+    assert "head + all" in str(run.config["strategy"])
 
 
 def test_several_fits_are_several_runs(store: Store) -> None:
