@@ -177,8 +177,7 @@ class Run:
         self.accumulation = self.settings.gradient_accumulation_steps
         self.max_grad_norm = self.settings.max_grad_norm
         self.seed = self.settings.seed
-        batches = self.train.steps
-        self.steps_per_epoch = None if not batches else -(-batches // self.accumulation)
+        self.steps_per_epoch = -(-self.train.steps // self.accumulation) if self.train.steps else None
         # A file must hold the result of every other callback of the same epoch.
         self.callbacks = sorted(self.callbacks, key=lambda callback: getattr(callback, "saves_run", False))
         self.planned_rates: dict[str, tuple[str, float]] = {}
@@ -285,9 +284,8 @@ class Run:
     def reached(self) -> str:
         """Return the last update in words."""
         window = self.position.window
-        epoch = self.epoch + bool(window)
         updates = f", update {window}" if window else ""
-        return f"after epoch {epoch}{updates}" if epoch else "before the first update"
+        return f"after epoch {self.epoch + bool(window)}{updates}" if self.epoch or window else "before the first update"
 
     def monitored_names(self) -> list[str]:
         """Return the names of the values in every epoch's row."""
