@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from finetune.advice.evidence import check_classes, measure
 from finetune.caching.cache import open_cache
 from finetune.card.data_description import described_data
 from finetune.card.hub import push
-from finetune.card.write_card import pushed_files, write_card
+from finetune.card.write_card import write_card
 from finetune.checkpoint import restore, schema
 from finetune.checkpoint.record import record_head, warn_of_left_out
 from finetune.checkpoint.resume import find_run
@@ -985,9 +984,7 @@ class FineTuner:
             Traceback (most recent call last):
             finetune.errors.ArgumentError: 'not/a/repository' is no repository of the hub. ...
         """
-        with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
-            files = pushed_files(Path(folder), self._checkpoint(), repo)
-            return push(files, repo, private=private, token=token, message=message)
+        return push(self._checkpoint(), repo, private=private, token=token, message=message)
 
     @checks_arguments
     @takes_turns(alone=True)

@@ -1,21 +1,24 @@
-"""`push`: files to a repository of the Hugging Face hub, the only upload of the package."""
+"""`push`: a checkpoint to a repository of the Hugging Face hub, the only upload of the package."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from finetune.card.write_card import pushed_files
+from finetune.checkpoint.schema import Checkpoint
 from finetune.errors import ArgumentError, CheckpointError, reason
 
 
 def push(
-    files: Mapping[str, Path], repo: str, *, private: bool | None = None, token: str | None = None, message: str
+    checkpoint: Checkpoint, repo: str, *, private: bool | None = None, token: str | None = None, message: str
 ) -> str:
-    """Upload files to a repository of the hub in one commit, and return the address of the repository.
+    """Upload a checkpoint and its card to a repository of the hub in one commit, and return its address.
 
     Args:
-        files: Paths by name in the repository.
+        checkpoint: Content of the checkpoint.
         repo: Repository, which is created if it does not exist.
         private: Whether a new repository is private; None for the default of its owner.
         token: Token with write access; None for that of `HF_TOKEN` or of `hf auth login`.
@@ -41,7 +44,8 @@ def push(
             "login`; tokens are made at https://huggingface.co/settings/tokens."
         )
     api = hub.HfApi(token=token)
-    with _failure_explained(repo):
+    with tempfile.TemporaryDirectory(prefix="finetune-") as folder, _failure_explained(repo):
+        files = pushed_files(Path(folder), checkpoint, repo)
         created = api.create_repo(repo, private=private, exist_ok=True)
         operations = [hub.CommitOperationAdd(name, str(path)) for name, path in files.items()]
         api.create_commit(created.repo_id, operations, commit_message=message)

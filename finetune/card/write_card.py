@@ -21,20 +21,33 @@ def write_card(path: Path, checkpoint: Checkpoint) -> Path:
     `dogs.safetensors.md`.
 
     Raises:
-        CheckpointError: If the card cannot be written, or both files are the user's own.
+        CheckpointError: If the card cannot be written, or both files are the user's own. The checkpoint is whole.
     """
     text = model_card(checkpoint, path.name)
+    try:
+        card = card_path(path)
+        with written(card) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise CheckpointError(f"The card of {path} cannot be written: {error}. {path} is whole.") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} {path} is whole.") from error
+    return card
+
+
+def card_path(path: Path) -> Path:
+    """Return the path of the card of the checkpoint at `path`: `README.md` or `FILE.md` beside it.
+
+    Raises:
+        CheckpointError: If both files are the user's own.
+        OSError: If one cannot be read.
+    """
     for card in (path.with_name("README.md"), path.with_name(f"{path.name}.md")):
-        try:
-            if not card.exists() or _is_ours(card, path.name):
-                with written(card) as file:
-                    file.write(text.encode())
-                return card
-        except OSError as error:
-            raise CheckpointError(f"The card {card} cannot be written: {error}. {path} is whole.") from error
+        if not card.exists() or _is_ours(card, path.name):
+            return card
     raise CheckpointError(
-        f"The card of {path} is not written, because README.md and {path.name}.md beside it were not written by "
-        f"finetune. {path} is whole. Rename one of them, or pass card=False."
+        f"{path} can have no card, because README.md and {path.name}.md beside it were not written by finetune. Rename "
+        f"one of them, or pass card=False."
     )
 
 

@@ -1,9 +1,9 @@
-"""Commands on a checkpoint: `evaluate`, `predict`, `interpret`, `report`, `verify`, `export` and
-`serve`."""
+"""Commands on a checkpoint, such as `evaluate`, `predict`, `export` and `serve`."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -127,6 +127,25 @@ def verify(
         print_json(found)
         return
     print("\n".join(f"{name:<16}{value}" for name, value in found.items()))
+
+
+def push(
+    file: File,
+    repo: Annotated[str, typer.Argument(help="Repository, such as me/dogs, which is created if there is none.")],
+    private: Annotated[bool | None, typer.Option(help="Whether a new repository is private.")] = None,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload model",
+) -> None:
+    """Upload a checkpoint and its model card to the Hugging Face hub.
+
+    The token is that of the environment variable HF_TOKEN or of hf auth login.
+
+    Example: finetune push dogs.safetensors me/dogs --private
+    """
+    from finetune.card.hub import push as push_checkpoint
+    from finetune.checkpoint import schema
+
+    checkpoint = replace(schema.read(file), training=None)
+    print(push_checkpoint(checkpoint, repo, private=private, message=message))
 
 
 def export(

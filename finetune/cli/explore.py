@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from finetune.cli.callbacks import Log, loggers_of
 from finetune.cli.options import (
     BatchSize,
     Data,
@@ -172,6 +173,7 @@ def compare(
     folder: Annotated[Path, typer.Option(help="Folder for the table, the plot, and finished runs.")] = Path(
         "finetune-compare"
     ),
+    log: Log = None,
     json: Json = False,
 ) -> None:
     """Compare models and strategies over several seeds.
@@ -199,6 +201,7 @@ def compare(
             batch_size=batch_size,
             precision=precision,
             skip_corrupt=skip_corrupt,
+            loggers=loggers_of(log, folder / "compare"),
         )
     except (KeyboardInterrupt, SystemExit):
         print(f"interrupted: finished runs are in {folder}; repeat the command to continue", file=sys.stderr)

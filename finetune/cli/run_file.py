@@ -83,7 +83,7 @@ def _words(name: str, value: Any) -> list[str]:
     """Return the words that give an option a value."""
     option = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
-        return [option] if value else []
+        return [option if value else f"--no-{option[2:]}"]
     several = value if isinstance(value, (list, tuple)) else [value]
     return [f"{option}={each}" for each in several]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from finetune.cli.callbacks import Log, callbacks_of
 from finetune.cli.options import (
     BatchSize,
     Freeze,
@@ -25,9 +26,6 @@ from finetune.cli.options import (
 from finetune.cli.run_file import arguments_of_run, is_run_file, path_beside, write_run_file
 from finetune.errors import one_of
 from finetune.naming.paths import local_path
-
-if TYPE_CHECKING:
-    from finetune.training.callbacks.base import Callback
 
 _AUGMENTATIONS: dict[str, bool | str] = {
     "standard": True,
@@ -68,8 +66,15 @@ def train(
     mixup: Annotated[float | None, typer.Option(help="Alpha of mixup, such as 0.2.", min=0)] = None,
     cutmix: Annotated[float | None, typer.Option(help="Alpha of CutMix, such as 1.", min=0)] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of averaged weights, such as 0.999.")] = None,
+    swa: Annotated[
+        float | None, typer.Option(help="Part of the epochs after which weights are averaged, such as 0.75.")
+    ] = None,
+    l2sp: Annotated[float | None, typer.Option(help="Strength of the L2-SP pull to the start, such as 0.1.")] = None,
     early_stopping: Annotated[
         int | None, typer.Option(help="Epochs without a better validation loss before the end.", min=1)
+    ] = None,
+    skip_non_finite: Annotated[
+        int | None, typer.Option(help="Updates in a row that may be skipped as not finite. Default: none.", min=1)
     ] = None,
     cache: Annotated[str, typer.Option(help="Frozen activations: auto, memory, disk, none, or a folder.")] = "auto",
     precision: Precision = "auto",
@@ -78,13 +83,21 @@ def train(
     seed: Seed = 0,
     checkpoint_dir: Annotated[Path | None, typer.Option(help="Folder for the last and best checkpoints.")] = None,
     resume: Annotated[bool, typer.Option(help="Resume from --checkpoint-dir.", show_default=False)] = False,
+    resume_changed: Annotated[
+        bool, typer.Option(help="Resume although options or data have changed.", show_default=False)
+    ] = False,
     skip_corrupt: SkipCorrupt = False,
+    log: Log = None,
+    report: Annotated[Path | None, typer.Option(help="HTML file for a report on the validation data.")] = None,
+    card: Annotated[bool, typer.Option(help="Write a model card beside the checkpoint.", show_default=False)] = False,
+    progress: Annotated[bool, typer.Option(help="Show the progress.")] = True,
 ) -> None:
     """Fine-tune a pretrained model and write a checkpoint, and beside it a run file that repeats the command.
 
     Example: finetune train dogs --freeze backbone --epochs 10 --out dogs.safetensors
     """
     given = {name: value for name, value in locals().items() if name != "context"}
+    from finetune.card.write_card import card_path
     from finetune.checkpoint.file import check_writable
 
     # Report usage errors before weights are downloaded, and before hours of training.
@@ -99,7 +112,9 @@ def train(
     check_writable(run_file)
     rate, outputs = learning_rate(lr), outputs_of(data)
     augmentation = _AUGMENTATIONS[one_of("augmentation", augment, _AUGMENTATIONS)]
-    callbacks = list(_callbacks(class_weights, mixup, cutmix, ema, early_stopping))
+    callbacks = callbacks_of(given | {"out": out})
+    if card:
+        card_path(out)
     tuner = new_tuner(
         model,
         outputs,
@@ -131,25 +146,10 @@ def train(
         callbacks=callbacks,
         checkpoint_dir=checkpoint_dir,
         resume_from="auto" if resume else None,
+        resume_changed=resume_changed,
         skip_corrupt=skip_corrupt,
+        progress=progress,
     )
-    tuner.save_checkpoint(out)
     write_run_file(run_file, given)
+    tuner.save_checkpoint(out, card=card)
     print(f"wrote {out} and {run_file.name}")
-
-
-def _callbacks(
-    class_weights: bool, mixup: float | None, cutmix: float | None, ema: float | None, early_stopping: int | None
-) -> list[Callback]:
-    from finetune import callbacks
-
-    chosen: list[Any] = []
-    if class_weights:
-        chosen.append(callbacks.ClassWeights())
-    if mixup or cutmix:
-        chosen.append(callbacks.Mixup(mixup or 0.0, cutmix or 0.0))
-    if ema is not None:
-        chosen.append(callbacks.EMA(ema))
-    if early_stopping is not None:
-        chosen.append(callbacks.EarlyStopping(patience=early_stopping))
-    return chosen

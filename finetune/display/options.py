@@ -12,7 +12,8 @@ _OPTIONS = {
         for name in (
             "augment", "augment_views", "batch_size", "cache", "checkpoint_dir", "compile", "device", "epochs",
             "folder", "format", "freeze", "in_channels", "loss", "lr", "max_grad_norm", "optimizer", "precision",
-            "quantize", "schedule", "seed", "skip_corrupt", "strategy", "tolerance", "val", "weight_decay", "weights",
+            "quantize", "resume_changed", "schedule", "seed", "skip_corrupt", "strategy", "tolerance", "val",
+            "weight_decay", "weights",
         )
     },
     "budget": "--epochs", "gradient_accumulation_steps": "--accumulate", "resume_from": "--resume",
@@ -26,6 +27,10 @@ _COMMANDS = (
     (r"[^.;]*\breplace_head\(\w+\)[^.;]*", "Train a model for these targets with finetune train"),
     (r"(pass|set) (\w+=\S+) to fit\b", r"\1 \2"),
     (r"fit\(checkpoint_dir=\.\.\.\)", "finetune train --checkpoint-dir"),
+    (r"pass fit and FineTuner the same", "pass the same"),
+    (r"pass card=False\b", "omit --card"),
+    (r"pass token=\.\.\., set the", "set the"),
+    (r"pass another one as token=\.\.\.", "set another one as HF_TOKEN"),
     (r"written by save_checkpoint\b", "written by finetune train"),
 )
 

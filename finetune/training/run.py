@@ -284,8 +284,8 @@ class Run:
     def reached(self) -> str:
         """Return the last update in words."""
         window = self.position.window
-        updates = f", update {window}" if window else ""
-        return f"after epoch {self.epoch + bool(window)}{updates}" if self.epoch or window else "before the first update"
+        epoch = self.epoch + bool(window)
+        return f"after epoch {epoch}{f', update {window}' if window else ''}" if epoch else "before the first update"
 
     def monitored_names(self) -> list[str]:
         """Return the names of the values in every epoch's row."""

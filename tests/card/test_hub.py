@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from finetune import FineTuner
+from finetune.checkpoint import schema
+from finetune.cli import main
 from finetune.errors import ArgumentError, CheckpointError
 from tests.helpers.hub_server import TOKEN, Hub, serving
 from tests.helpers.models import small_mlp
@@ -58,6 +60,24 @@ def test_checkpoint_and_card_arrive_in_one_commit(hub: Hub, tmp_path: Path) -> N
     assert card.data.library_name == "torch-finetune"
     assert 'hf_hub_download("me/blobs", "model.safetensors")' in card.content
     assert {result.metric_type for result in card.data.eval_results} == {"loss", "accuracy"}
+
+
+def test_the_command_uploads_a_file_as_python_does(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained().fit(gaussian_blobs(), checkpoint_dir=tmp_path, progress=False)
+    command = ["push", str(tmp_path / "last.safetensors"), "me/blobs", "--private", "--message", "Mine"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert "a token to write. Set the environment variable HF_TOKEN, or run `hf auth" in capsys.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    main(command)
+    assert capsys.readouterr().out == f"{hub.address}/me/blobs\n"
+    assert hub.commits == [("me/blobs", "Mine")]
+    assert hub.private["me/blobs"] in (True, "private")
+    (tmp_path / "again.safetensors").write_bytes(hub.files["me/blobs", "model.safetensors"])
+    assert schema.read_progress(tmp_path / "again.safetensors") is None  # no training state
 
 
 def test_the_token_of_the_environment_is_used(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

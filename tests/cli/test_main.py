@@ -271,6 +271,8 @@ def test_the_seed_fixes_the_weights_and_resume_continues(pictures: Path, tmp_pat
         (["--weights", "IMAGENET1K_V9"], "Did you mean 'IMAGENET1K_V1'"),
         (["--val", "nowhere"], "'nowhere' does not exist"),
         (["--resume"], "--resume needs a --checkpoint-dir"),
+        (["--log", "tensorbord"], "no logger 'tensorbord'. Did you mean 'tensorboard'"),
+        (["--swa", "2"], "start"),
         (["--out", "."], "cannot be written"),
     ],
     ids=" ".join,

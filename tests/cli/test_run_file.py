@@ -54,6 +54,21 @@ def test_a_run_file_repeats_the_run_bit_for_bit(pets: Path) -> None:
     )
 
 
+def test_a_run_file_holds_logs_reports_and_cards(pets: Path) -> None:
+    new = "--model", "squeezenet1_1", "--weights", "none", "--freeze", "backbone", "--epochs", "1", "--val", "0.25"
+    train("pets", "--out", "a.safetensors", *new, "--log", "csv", "--report", "a.html", "--card", "--no-progress")
+    made = "a.csv", "a.html", "README.md"
+    assert all((pets / name).is_file() for name in made)
+    for name in made:
+        (pets / name).unlink()
+    train("run.toml", "--no-card")
+    assert [(pets / name).is_file() for name in made] == [True, True, False]
+    kept = (pets / "run.toml").read_text()
+    assert all(
+        line in kept for line in ('log = [\n    "csv",\n]', 'report = "a.html"', "card = false", "progress = false")
+    )
+
+
 def test_options_of_the_command_line_come_first(pets: Path) -> None:
     train(*FIRST)
     train("run.toml", "--epochs", "1", "--seed", "7")
