@@ -11,7 +11,6 @@ import typer
 
 from finetune.cli.options import BatchSize, Data, File, Json, print_json, table_to_write, write_table
 from finetune.errors import CheckpointError
-from finetune.naming.paths import local_path
 
 
 def evaluate(file: File, data: Data, batch_size: BatchSize = 32, json: Json = False) -> None:

@@ -72,7 +72,7 @@ def to_sections(check: DataCheck) -> Iterator[Section]:
 
 
 def summary(check: DataCheck) -> list[str]:
-    """Return the size of the data, the number of findings, what was checked, and what was left out."""
+    """Return lines on the size of the data, the number of findings, the checks made, and those left out."""
     sizes = list(map(len, check.places.sources))
     named = [f"{size:,} {name}" for size, name in zip(sizes, ("training", "validation"), strict=False)]
     lines = [f"Checked {' and '.join(named)} sample{'s' * (sum(sizes) != 1)}: {_counts(check.findings)}."]

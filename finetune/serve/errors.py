@@ -11,7 +11,7 @@ class RequestError(Exception):
     Args:
         status: HTTP status.
         code: Name of the error for programs, such as `"too_large"`.
-        message: Sentence for people: what happened, what was expected.
+        message: Sentence for people: the problem, and the expected form.
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:

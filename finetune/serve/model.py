@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class ServedModel:
     """A tuner behind a page.
 
-    An upload is read and prepared in the thread of its request; what is left of an image is the small crop that the
-    model sees. The forward pass runs over batches.
+    The thread of a request reads and prepares its upload, and keeps only the small crop of an image that the model
+    sees. The forward pass runs over batches.
 
     Args:
         tuner: A trained tuner, whose model is not changed.
