@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_array, column_or_1d
 
 from finetune.errors import DataError
@@ -20,7 +20,8 @@ class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):
     """A classifier for scikit-learn's `GridSearchCV`, `cross_val_score` and `Pipeline`.
 
     Inputs are pictures [N, H, W, C] or [N, C, H, W], raw ones as uint8 and ready ones as floats; features [N, D]; or
-    texts, paths or PIL images, one per sample. Labels are numbers or strings.
+    texts, paths or PIL images, one per sample. Labels are numbers or strings [N], or for several labels per sample 0 or
+    1 [N, K]. There is no `sample_weight`; the callback `ClassWeights` weighs classes.
 
     Args:
         model: Name of a model, a module, of which each fit trains a copy, or a function that returns one: of no
@@ -37,6 +38,7 @@ class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):
         batch_size: Samples per batch.
         val: Fraction of the training data to validate on after every epoch, or validation data as in `fit`.
         augment: Augmentation of raw pictures as in `fit`.
+        augment_views: Number of fixed augmented versions per picture as in `fit`.
         cache: Cache of frozen features as in `fit`.
         callbacks: Callbacks, of which each fit has copies.
         loss: Loss as in `FineTuner`.
@@ -52,7 +54,7 @@ class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):
         verbose: Whether to show the progress.
 
     Attributes:
-        classes_: Labels in the order of the outputs.
+        classes_: Labels in the order of the outputs; with several labels per sample, the numbers of the columns.
         tuner_: The `FineTuner` of the latest fit, for example to save a checkpoint.
         history_: Its history.
 
@@ -71,12 +73,17 @@ class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):
         True
     """
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
     def fit(self, X: Any, y: Any) -> Self:
         """Train a new model.
 
         Args:
             X: Inputs [N, ...].
-            y: Labels [N].
+            y: Labels [N], or 0 or 1 [N, K].
 
         Example:
             >>> from torch import nn
@@ -85,6 +92,10 @@ class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):
             array(['no', 'yes'], ...)
         """
         X, labels = self._checked(X, reset=True), _checked_labels(self, y)
+        self._several = labels.ndim == 2
+        if self._several:
+            self.classes_ = np.arange(labels.shape[1])
+            return self._fit(X, labels.astype("float32"), labels.shape[1], loss=self.loss or "bce")
         self.classes_, numbers = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(f"Expected labels of two classes or more, but got one class, {self.classes_[0]!r}.")
@@ -98,6 +109,8 @@ class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probabilities [N, K] of the classes, in the order of `classes_`.
 
+        With several labels per sample, each has its own.
+
         Example:
             >>> from torch import nn
             >>> X = np.array([[0.0], [1.0]] * 8)
@@ -107,6 +120,8 @@ class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):
         """
         inputs = self._inputs(X)
         values: np.ndarray = self.tuner_.predict_proba(inputs, batch_size=self.batch_size).double().numpy()
+        if self._several:
+            return values
         if values.ndim == 1 or values.shape[1] == 1:
             positive = values.reshape(-1)
             values = np.column_stack([1 - positive, positive])
@@ -114,7 +129,7 @@ class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):
         return proba
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable label of each sample.
+        """Return the most probable label of each sample [N], or 1 for each of several labels above 0.5 [N, K].
 
         Example:
             >>> from torch import nn
@@ -123,19 +138,21 @@ class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):
             >>> classifier.fit(X, ["no", "yes"] * 8).predict(X[:2]).tolist()
             ['no', 'yes']
         """
-        numbers = self.predict_proba(X).argmax(1)
-        labels: np.ndarray = self.classes_[numbers]
+        proba = self.predict_proba(X)
+        labels: np.ndarray = (proba > 0.5).astype(int) if self._several else self.classes_[proba.argmax(1)]
         return labels
 
 
 def _checked_labels(estimator: FineTuneClassifier, y: Any) -> np.ndarray:
-    """Return labels as an array [N].
+    """Return labels as an array [N], or of 0 and 1 [N, K].
 
     Raises:
         ValueError: If there are none, or they are no labels.
     """
     if y is None:
         raise DataError(f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None.")
-    labels: np.ndarray = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
+    labels: np.ndarray = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+    if type_of_target(labels) != "multilabel-indicator":
+        labels = column_or_1d(labels, warn=True)
     check_classification_targets(labels)
     return labels

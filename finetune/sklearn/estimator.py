@@ -32,12 +32,6 @@ from finetune.tuner import FineTuner
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_OF_TUNER = (
-    "loss", "metrics", "optimizer", "weight_decay", "max_grad_norm", "gradient_accumulation_steps", "device",
-    "precision", "compile", "in_channels", "preprocessing", "weights",
-)  # fmt: skip
-_OF_FIT = ("val", "epochs", "strategy", "lr", "schedule", "batch_size", "augment", "cache")
-
 
 class FineTuneEstimator(BaseEstimator):
     """Base class of the estimators. See `FineTuneClassifier`."""
@@ -58,6 +52,7 @@ class FineTuneEstimator(BaseEstimator):
         batch_size: int = 32,
         val: Any = None,
         augment: Any = True,
+        augment_views: int | None = None,
         cache: str | Path | bool = "auto",
         callbacks: Sequence[Callback] | Callback | None = None,
         loss: str | Loss | None = None,
@@ -85,6 +80,7 @@ class FineTuneEstimator(BaseEstimator):
         self.batch_size = batch_size
         self.val = val
         self.augment = augment
+        self.augment_views = augment_views
         self.cache = cache
         self.callbacks = callbacks
         self.loss = loss
@@ -113,22 +109,35 @@ class FineTuneEstimator(BaseEstimator):
         array: np.ndarray = validate_data(self, X, reset=reset, allow_nd=True)
         return array
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, outputs: int) -> Self:
-        """Train a new model on checked inputs, and targets that it has one output per class or value for."""
+    def _fit(self, X: np.ndarray, y: np.ndarray, outputs: int, **changed: Any) -> Self:
+        """Train a new model on checked inputs, and targets that it has one output per class or value for.
+
+        Args:
+            X: Checked inputs.
+            y: Targets.
+            outputs: Number of outputs.
+            changed: Arguments of `FineTuner` in place of those of the estimator.
+        """
         check_consistent_length(X, y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if isinstance(self.random_state, (int, np.integer)):
             seed = int(self.random_state)
-        tuner = FineTuner(self._built(X, seed), seed=seed, **{name: getattr(self, name) for name in _OF_TUNER})
+        changed = {"model": self._built(X, seed), "seed": seed, **changed}
+        tuner = FineTuner(**self._arguments_of(FineTuner, **changed))
         if self.head is not None or isinstance(self.model, str) or num_outputs(tuner.head) != outputs:
             tuner.replace_head(outputs, head=copy.deepcopy(self.head))
         if self.freeze is not False:
             tuner.freeze(None if self.freeze is True else self.freeze)
-        given = {name: getattr(self, name) for name in _OF_FIT}
         callbacks = copy.deepcopy(self.callbacks) or ()
-        self.history_ = tuner.fit((as_inputs(X), y), callbacks=callbacks, progress=self.verbose, **given)
+        given = self._arguments_of(tuner.fit, train=(as_inputs(X), y), callbacks=callbacks, progress=self.verbose)
+        self.history_ = tuner.fit(**given)
         self.tuner_ = tuner
         return self
+
+    def _arguments_of(self, function: Callable[..., Any], **given: Any) -> dict[str, Any]:
+        """Return the arguments that a function shares with the estimator, and those given."""
+        shared = inspect.signature(function).parameters.keys() & self.get_params(deep=False).keys()
+        return {name: getattr(self, name) for name in shared} | given
 
     def _built(self, X: np.ndarray, seed: int) -> nn.Module | str:
         """Return the name of the model, a copy of the module, or the module that the function returns."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,37 @@ def test_a_binary_loss_has_one_output() -> None:
     proba = classifier.predict_proba(X)
     assert proba.shape == (16, 2)
     assert classifier.score(X, y) == 1
+
+
+def test_several_labels_per_sample() -> None:
+    X = np.random.default_rng(0).normal(size=(60, 2)).astype("float32")
+    y = (X > 0).astype(int)
+    classifier = FineTuneClassifier(network_for, epochs=30, **{**FAST, "lr": 0.1}).fit(X, y)
+    assert classifier.classes_.tolist() == [0, 1]
+    assert classifier.tuner_.task.kind == "multilabel"
+    assert classifier.score(X, y) > 0.9  # both labels of a sample right
+    np.testing.assert_array_equal(classifier.predict(X), classifier.predict_proba(X) > 0.5)
+    assert cross_val_score(classifier, X, y, cv=2, scoring="f1_macro").mean() > 0.9
+
+
+# Arguments that the estimators do not take, or call otherwise, and the reason.
+OTHERWISE = {
+    "train": "X and y",
+    "seed": "random_state",
+    "progress": "verbose",
+    "checkpoint_dir": "every fit is a new one",
+    "resume_from": "every fit is a new one",
+    "resume_changed": "every fit is a new one",
+    "skip_corrupt": "X and y stay as long as they are",
+}
+
+
+def test_arguments_and_defaults_are_those_of_a_tuner() -> None:
+    own = inspect.signature(FineTuneClassifier).parameters
+    theirs = {**inspect.signature(FineTuner).parameters, **inspect.signature(FineTuner.fit).parameters}
+    assert theirs.keys() - own.keys() - {"self"} == OTHERWISE.keys()
+    other = {name for name in own if name in theirs and own[name].default != theirs[name].default}
+    assert other == {"model", "callbacks"}  # both are copied for every fit, and parameters of scikit-learn are optional
 
 
 def test_without_a_seed_each_fit_is_another() -> None:
