@@ -8,20 +8,24 @@ The photographs are crops of scikit-learn's two, which the classes tell apart.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from finetune import FineTuner
 
-MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "I;16", "F", "YCbCr")
-SUFFIXES = {"CMYK": "jpg", "YCbCr": "jpg", "F": "tiff"}
+# Mode and suffix of each kind of file.
+KINDS = (
+    ("RGB", "png"), ("RGB", "jpg"), ("RGB", "webp"), ("RGB", "bmp"), ("L", "png"), ("L", "jpg"), ("P", "png"),
+    ("P", "gif"), ("RGBA", "png"), ("RGBA", "webp"), ("LA", "png"), ("CMYK", "jpg"), ("CMYK", "tiff"), ("1", "png"),
+    ("I;16", "png"), ("I;16", "tiff"), ("F", "tiff"), ("YCbCr", "jpg"), ("LAB", "tiff"),
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,8 +52,8 @@ def measure(folder: Path, count: int) -> list[str]:
     answers, lines = tuner.classify(files), []
     for format in ("onnx", "torch"):
         tuner.export(folder / "model", format, verify=files)
-        runner = _loaded(folder / f"model_{format}.py")
-        lines.append(f"{format}: {_agreement(answers, [runner.classify(file) for file in files])}")
+        classify = run_path(str(folder / f"model_{format}.py"))["classify"]
+        lines.append(f"{format}: {_agreement(answers, [classify(file) for file in files])}")
     return lines
 
 
@@ -74,29 +78,29 @@ def _photograph(index: int, seed: int) -> tuple[str, Image.Image]:
 
 
 def _saved(folder: Path, index: int) -> Path:
-    """Write a photograph in one of the modes, every third with an EXIF orientation."""
+    """Write a photograph as one of the kinds, every third with an EXIF orientation if the format has one."""
     _, picture = _photograph(index, seed=2)
-    mode = MODES[index // 2 % len(MODES)]
-    if mode in ("I;16", "F"):
+    mode, suffix = KINDS[index // 2 % len(KINDS)]
+    if mode == "LAB":
+        picture = _lab(picture)
+    elif mode in ("I;16", "F"):
         values = np.asarray(picture.convert("L"))
         picture = Image.fromarray(values.astype(np.uint16) * 257 if mode == "I;16" else values.astype(np.float32) / 255)
     else:
         picture = picture.convert(mode)
     exif = Image.Exif()
     exif[0x112] = 1 + index % 8
-    path = folder / f"{index}.{SUFFIXES.get(mode, 'png')}"
-    options: dict[str, Any] = {"exif": exif} if index % 3 == 0 and path.suffix != ".tiff" else {}
+    path = folder / f"{index}.{suffix}"
+    options: dict[str, Any] = {"exif": exif} if index % 3 == 0 and suffix in ("png", "jpg", "webp") else {}
     picture.save(path, **options)
     return path
 
 
-def _loaded(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("runner", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _lab(picture: Image.Image) -> Image.Image:
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    converted = ImageCms.applyTransform(picture, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    assert converted is not None
+    return converted
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from string import Template
 
 from finetune.data.preprocessing.base import InputPreprocessing
-from finetune.data.preprocessing.images import MOST_PIXELS, Preprocessing
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL
 from finetune.export.deployed import Input
@@ -38,6 +38,7 @@ class Runner:
         preprocessing: Preprocessing that prepares them, or None for arrays that are ready.
         tokenizer: Name of the file of the tokenizer beside it.
         truncation: Side at which long texts are cut, `"right"` or `"left"`.
+        single: Whether a sample has one answer, not a map or a sequence of them.
     """
 
     file: str
@@ -47,10 +48,13 @@ class Runner:
     preprocessing: InputPreprocessing | None = None
     tokenizer: str = ""
     truncation: str = "right"
+    single: bool = True
 
     @property
     def possible(self) -> bool:
-        """Whether a script without transformers can prepare the inputs."""
+        """Whether a script without transformers can prepare the inputs and print the answers."""
+        if not self.single:
+            return False
         if isinstance(self.preprocessing, TextPreprocessing):
             return bool(self.tokenizer) and all(each.name in _TOKENS for each in self.inputs)
         return self.preprocessing is None or type(self.preprocessing) is Preprocessing
@@ -58,63 +62,70 @@ class Runner:
     def source(self, name: str) -> str:
         """Return the code of the script, whose file is called `name`."""
         if isinstance(self.preprocessing, Preprocessing):
-            what, package, prepare = "picture", "pillow", _pictures(self.preprocessing)
+            item, package, prepare = "picture", "pillow", _pictures(self.preprocessing)
         elif isinstance(self.preprocessing, TextPreprocessing):
-            what, package, prepare = "text", "tokenizers", self._texts(self.preprocessing)
+            item, package, prepare = "text", "tokenizers", self._texts(self.preprocessing)
         else:
-            what, package = "arrays", ""
-            prepare = Template(_ARRAYS).substitute(names=[each.name for each in self.inputs])
+            item, package, prepare = "file", "", self._arrays()
         library = {ONNX: "onnxruntime", TORCH: "torch"}[self.format]
         words = {
-            "file": self.file, "name": name, "what": what, "WHAT": what.upper(), "prepare": prepare,
+            "file": self.file, "name": name, "item": item, "ITEM": item.upper(), "prepare": prepare,
             "answer": {CLASSIFICATION: _BEST, BINARY: _TWO, MULTILABEL: _LABELS}.get(str(self.task), _VALUES),
+            "most": "[:5]" if self.task == CLASSIFICATION else "",
             "packages": " ".join(filter(None, (library, "numpy", package))),
-            "imports": "".join(sorted([f"import {library}\n", "import numpy as np\n"])) + _IMPORTS[package],
             "standard": "from contextlib import suppress\n" if package == "pillow" else "",
-            "load": Template({ONNX: _ONNX, TORCH: _TORCH}[self.format]).substitute(file=self.file),
+            "imports": "".join(sorted([f"import {library}\n", "import numpy as np\n"])) + _IMPORTS[package],
+            "load": Template({ONNX: _LOAD_ONNX, TORCH: _LOAD_TORCH}[self.format]).substitute(file=self.file),
+            "run": {ONNX: _RUN_ONNX, TORCH: _RUN_TORCH}[self.format],
+            "thresholds": {ONNX: 'json.loads(facts["thresholds"])', TORCH: 'facts["thresholds"]'}[self.format],
+            "rare": _RARE if package == "pillow" else "",
         }  # fmt: skip
-        return Template(_SCRIPT).substitute(words)
+        return Template(Template(_SCRIPT).safe_substitute(words)).substitute(words)
 
     def _texts(self, preprocessing: TextPreprocessing) -> str:
-        columns = ", ".join(f"encoded.{_TOKENS[each.name]}" for each in self.inputs)
-        return Template(_TEXTS).substitute(
-            tokenizer=self.tokenizer, length=preprocessing.max_length, side=self.truncation, columns=columns
+        columns = [f'"{each.name}": np.array([encoded.{_TOKENS[each.name]}], np.int64)' for each in self.inputs]
+        return Template(_TEXTS).safe_substitute(
+            tokenizer=self.tokenizer, length=preprocessing.max_length, side=self.truncation, columns=", ".join(columns)
         )
+
+    def _arrays(self) -> str:
+        one = len(self.inputs) == 1
+        columns = [
+            f'"{each.name}": found{"" if one else f"""["{each.name}"]"""}[None].astype("{each.dtype}")'
+            for each in self.inputs
+        ]
+        return Template(_ARRAYS).safe_substitute(suffix=".npy" if one else ".npz", columns=", ".join(columns))
 
 
 def _pictures(preprocessing: Preprocessing) -> str:
-    """Return the functions that make bytes of a picture, as `Preprocessing.geometry` does."""
+    """Return the function that makes bytes of a picture, as `Preprocessing.geometry` does."""
     height, width = preprocessing.crop_size
     rgb, contain = preprocessing.channels == 3, preprocessing.resize_mode == "contain"
-    fill = tuple(round(255 * mean) for mean in preprocessing.mean) if contain else (0,) * preprocessing.channels
-    return Template(_PICTURES).substitute(
-        resize=_resize(preprocessing),
-        mode="RGB" if rgb else "L",
-        crop=(width, height),
-        fill=fill if rgb else fill[0],
-        pixels="np.asarray(canvas)[None]" if rgb else "np.asarray(canvas)[None, :, :, None]",
-    )
+    fill = tuple(round(255 * mean) for mean in preprocessing.mean)
+    words = {
+        "mode": "RGB" if rgb else "L", "width": width, "height": height, "fill": fill if rgb else fill[0],
+        "axes": "None" if rgb else "None, :, :, None",
+    }  # fmt: skip
+    lines = _PICTURES + _resize(preprocessing) + _CORNER + (_PADDED if contain else _CROPPED)
+    return Template(lines).safe_substitute(words)
 
 
 def _resize(preprocessing: Preprocessing) -> str:
     """Return the lines that resize a picture."""
-    size, mode, crop = preprocessing.resize_size, preprocessing.resize_mode, preprocessing.crop_size
+    size, mode = preprocessing.resize_size, preprocessing.resize_mode
     if size is None:
         return ""
     if isinstance(size, int):
         lines = Template(_SHORTER).substitute(side=size)
     elif mode == "stretch":
-        lines = f"    width, height = {size[1]}, {size[0]}\n"
+        lines = f"    size = ({size[1]}, {size[0]})\n"
     else:
         best = "min" if mode == "cover" else "max"
         lines = Template(_RATIO).substitute(height=size[0], width=size[1], best=best)
-    most = max(MOST_PIXELS, 4 * crop[0] * crop[1])
-    small = isinstance(size, tuple) and mode in ("stretch", "contain") and size[0] * size[1] <= most
-    filter = preprocessing.interpolation.partition("-")[0].upper()
-    return lines + Template(_RESIZED if small else _GUARDED).substitute(filter=filter, most=most)
+    return lines + Template(_RESIZED).substitute(filter=preprocessing.interpolation.partition("-")[0].upper())
 
 
-_SCRIPT = '''"""Print the answers of $file: python $name $WHAT ...
+_SCRIPT = '''"""Print the answers of $file: python $name $ITEM ...
 
 Written with $file by torch-finetune. It needs: pip install $packages
 """
@@ -127,97 +138,90 @@ ${imports}
 ${load}
 
 ${prepare}
-def classify(item):
-    """Return each class with its probability, the most probable first."""
-    scores = np.atleast_1d(run(*prepare(item))[0])
-${answer}
 
+def classify($item):
+    """Return each class with its probability, the most probable first."""
+    scores = ${run}
+${answer}
+${rare}
 if __name__ == "__main__":
-    for $what in sys.argv[1:]:
-        answers = list(classify($what).items())[:5]
-        print($what, *[f"{name} {score:.4f}" for name, score in answers] or ["none"], sep="  ")
+    for $item in sys.argv[1:]:
+        answers = list(classify($item).items())${most}
+        print($item, *[f"{name} {score:.4f}" for name, score in answers] or ["none"], sep="  ")
 '''
 
-_ONNX = """session = onnxruntime.InferenceSession(Path(__file__).with_name("$file"))
+_LOAD_ONNX = """session = onnxruntime.InferenceSession(Path(__file__).with_name("$file"))
 facts = session.get_modelmeta().custom_metadata_map
-facts = {name: json.loads(facts[name]) for name in ("classes", "thresholds")}
-
-
-def run(*inputs):
-    return session.run(None, {value.name: each for value, each in zip(session.get_inputs(), inputs)})[0]
+classes = json.loads(facts["classes"])
 """
 
-_TORCH = """extra = {"finetune.json": ""}
+_LOAD_TORCH = """extra = {"finetune.json": ""}
 model = torch.export.load(Path(__file__).with_name("$file"), extra_files=extra).module()
 facts = json.loads(extra["finetune.json"])
-
-
-def run(*inputs):
-    with torch.no_grad():
-        return model(*map(torch.tensor, inputs)).numpy()
+classes = facts["classes"]
 """
 
-_PICTURES = '''def eight_bits(image):
-    """Return a picture of more than 8 bits with 8, scaled by the range of values that its file has."""
-    values, floats = np.asarray(image), image.mode == "F"
-    low, high, tops = float(values.min()), float(values.max()), (255, 4095, 65535)
-    stated = [image.tag_v2[tag] for tag in (281, 341) if tag in getattr(image, "tag_v2", {})]
-    top = float(np.ravel(stated[0])[0]) if stated else 0
-    black, white = low, high
-    if top > 0 and 0 <= low <= high <= top:
-        black, white = 0, top
-    elif floats and low >= -1 and high <= 1:
-        black, white = 0 if low >= 0 else -1, 1
-    elif low >= 0 and high <= tops[-1] and not (floats and high < 16):
-        black, white = 0, min(top for top in tops if high <= top)
-    if black == 0 and white in tops and not floats:
-        return Image.fromarray((values.astype(np.int64) >> (int(white).bit_length() - 8)).astype(np.uint8))
-    unit = (values.astype(np.float64) - black) / max(white - black, np.finfo(np.float64).tiny)
-    return Image.fromarray((255 * unit.clip(0, 1)).round().astype(np.uint8))
+_RUN_ONNX = "session.run(None, prepare($item))[0].ravel()"
 
+_RUN_TORCH = "model(*map(torch.tensor, prepare($item).values())).detach().numpy().ravel()"
 
-def prepare(path):
+_PICTURES = '''def prepare(picture):
     """Return a picture as bytes [1, H, W, C], resized and cropped as in training."""
-    image = Image.open(path)
-    image.load()
+    with Image.open(picture) as opened:
+        image = plain(opened).convert("$mode")
+'''
+
+_SHORTER = """    size = [int($side * side / min(image.size)) for side in image.size]
+"""
+
+_RATIO = """    ratio = $best(image.width / $width, image.height / $height)
+    size = [max(1, round(side / ratio)) for side in image.size]
+"""
+
+_RESIZED = """    image = image.resize(size, Image.Resampling.$filter)
+"""
+
+_CORNER = """    spare = [side - crop for side, crop in zip(image.size, ($width, $height))]
+    left, top = (round(pixels / 2) if pixels > 0 else int(pixels / 2) for pixels in spare)
+"""
+
+_CROPPED = """    image = image.crop((left, top, left + $width, top + $height))
+    return {"images": np.asarray(image)[$axes]}
+"""
+
+_PADDED = """    canvas = Image.new("$mode", ($width, $height), $fill)
+    canvas.paste(image, (-left, -top))
+    return {"images": np.asarray(canvas)[$axes]}
+"""
+
+_RARE = '''
+def plain(image):
+    """Return a picture upright, in a mode that Pillow converts to any other."""
     with suppress(Exception):  # damaged metadata
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
-        image = eight_bits(image)
-    elif image.mode == "LAB":
+        return eight_bits(image)
+    if image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "LAB", "RGB"))
-    elif image.mode in ("P", "PA") and "transparency" in image.info:
-        image = image.convert("RGBA")
-    elif image.mode in ("La", "RGBa", "HSV"):
-        image = image.convert({"La": "LA", "RGBa": "RGBA", "HSV": "RGB"}[image.mode])
-    image = image.convert("$mode")
-    canvas = Image.new("$mode", $crop, $fill)
-${resize}    left, top = (round((a - b) / 2) if a > b else -((b - a) // 2) for a, b in zip(image.size, canvas.size))
-    canvas.paste(image, (-left, -top))
-    return [$pixels]
+        return ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "LAB", "RGB"))
+    return image.convert({"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}.get(image.mode, image.mode))
+
+
+def eight_bits(image):
+    """Return a picture of more than 8 bits with 8, scaled by the range of values that its file has."""
+    values, floats, tags = np.asarray(image), image.mode == "F", getattr(image, "tag_v2", {})
+    low, high = float(values.min()), float(values.max())
+    stated = [float(np.ravel(tags[tag])[0]) for tag in (281, 341) if tag in tags][:1]
+    tops = [*filter(None, stated), *((1,) if floats and high < 16 else (255, 4095, 65535))]
+    black, white = next(((0, top) for top in tops if 0 <= low and high <= top), (low, high))
+    if floats and -1 <= low < 0 and high <= 1:
+        black, white = -1, 1
+    if black == 0 and white in (255, 4095, 65535) and not floats:
+        return Image.fromarray((values.astype(int) * 256 // (white + 1)).astype(np.uint8))
+    unit = (values.astype(float) - black) / max(white - black, 1e-300)
+    return Image.fromarray((255 * unit.clip(0, 1)).round().astype(np.uint8))
 
 '''
-
-_SHORTER = """    shorter = min(image.size)
-    width, height = int($side * image.width / shorter), int($side * image.height / shorter)
-"""
-
-_RATIO = """    ratio = $best(image.height / $height, image.width / $width)
-    width, height = max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
-"""
-
-_RESIZED = """    image = image.resize((width, height), Image.Resampling.$filter)
-"""
-
-_GUARDED = """    size, box = (width, height), None
-    if width * height > $most:  # then only the part that the crop keeps, as the whole would fill the memory
-        size = [min(a, b) for a, b in zip(size, canvas.size)]
-        corner = [round((a - b) / 2) for a, b in zip((width, height), size)]
-        across, down = image.width / width, image.height / height
-        box = (corner[0] * across, corner[1] * down, (corner[0] + size[0]) * across, (corner[1] + size[1]) * down)
-    image = image.resize(size, Image.Resampling.$filter, box)
-"""
 
 _TEXTS = '''tokenizer = Tokenizer.from_file(str(Path(__file__).with_name("$tokenizer")))
 tokenizer.no_padding()
@@ -227,30 +231,27 @@ tokenizer.enable_truncation($length, direction="$side")
 def prepare(text):
     """Return the tokens of a text, each input int64 [1, T]."""
     encoded = tokenizer.encode(text)
-    return [np.array([column], dtype=np.int64) for column in ($columns,)]
-
+    return {$columns}
 '''
 
-_ARRAYS = '''def prepare(path):
-    """Return the inputs of one sample from a .npy file, or from an .npz file with the names $names."""
-    found = np.load(path)
-    return [found[name][None] for name in $names] if path.endswith(".npz") else [found[None]]
-
+_ARRAYS = '''def prepare(file):
+    """Return the inputs of one sample from a file $suffix of NumPy."""
+    found = np.load(file)
+    return {$columns}
 '''
 
-_BEST = """    order = np.argsort(-scores, kind="stable")
-    return {facts["classes"][index]: float(scores[index]) for index in order}
+_BEST = """    return {classes[index]: float(scores[index]) for index in np.argsort(-scores, kind="stable")}
 """
 
-_TWO = """    no, yes = facts["classes"]
+_TWO = """    no, yes = classes
     both = {yes: float(scores[0]), no: float(1 - scores[0])}
-    return both if both[yes] >= facts["thresholds"][0] else {no: both[no], yes: both[yes]}
+    return both if both[yes] >= $thresholds[0] else {no: both[no], yes: both[yes]}
 """
 
-_LABELS = """    above = [index for index, least in enumerate(facts["thresholds"]) if float(scores[index]) >= least]
-    return {facts["classes"][index]: float(scores[index]) for index in sorted(above, key=lambda index: -scores[index])}
+_LABELS = """    least = $thresholds
+    order = np.argsort(-scores, kind="stable")
+    return {classes[index]: float(scores[index]) for index in order if float(scores[index]) >= least[index]}
 """
 
-_VALUES = """    names = facts["classes"] or range(scores.size)
-    return {str(name): float(score) for name, score in zip(names, scores.reshape(-1))}
+_VALUES = """    return {str(name): float(score) for name, score in zip(classes or range(scores.size), scores)}
 """

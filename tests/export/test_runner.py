@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         exif[0x112] = 3 + number
         save(picture(number, size), "jpg", exif=exif)
         save(picture(number, size).convert("CMYK"), "jpg")
+        save(picture(number, size), "webp", exif=exif)
+        save(picture(number, size), "gif")
+        save(picture(number, size).convert("YCbCr"), "tiff")
     save(lab(picture(0)), "tiff")
     for top in (200, 3000, 65535):
         save(numbers((33, 20), top, np.uint16), "png")
@@ -74,18 +77,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return made
 
 
-def loaded(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("runner", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def without_a_file(source: str) -> str:
     """Return the code of a script that loads no model."""
-    return "\n".join(line for line in source.splitlines() if not line.startswith(("session = ", "facts = ")))
+    loads = ("session = ", "facts = ", "classes = ")
+    return "\n".join(line for line in source.splitlines() if not line.startswith(loads))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -95,23 +90,10 @@ def test_pictures_of_every_mode_and_size_are_the_same_to_the_last_bit(
     preprocessing = WAYS[way]
     source = Runner("model.onnx", "onnx", None, [], preprocessing).source("model_onnx.py")
     (tmp_path / "prepare.py").write_text(without_a_file(source))
-    prepare = loaded(tmp_path / "prepare.py").prepare
+    prepare = run_path(str(tmp_path / "prepare.py"))["prepare"]
     for path in pictures:
         ours = preprocessing.geometry(read_image(path)).permute(1, 2, 0).numpy()
-        assert np.array_equal(prepare(str(path))[0][0], ours), path
-
-
-def test_a_picture_that_would_fill_the_memory_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune.data.preprocessing.images.MOST_PIXELS", 2000)
-    monkeypatch.setattr("finetune.export.runner.MOST_PIXELS", 2000)
-    preprocessing = Preprocessing(12, resize_size=40)
-    source = Runner("model.onnx", "onnx", None, [], preprocessing).source("model_onnx.py")
-    (tmp_path / "prepare.py").write_text(
-        source.replace("session = ", "session = None  # ").replace("facts = ", "f = 0  #")
-    )
-    picture(0, (70, 50)).save(tmp_path / "large.png")
-    ours = preprocessing.geometry(Image.open(tmp_path / "large.png")).permute(1, 2, 0).numpy()
-    assert np.array_equal(loaded(tmp_path / "prepare.py").prepare(tmp_path / "large.png")[0][0], ours)
+        assert np.array_equal(prepare(str(path))["images"][0], ours), path
 
 
 def trained(outputs: int, loss: str, classes: tuple[str, ...] | None, calibration: Calibration) -> FineTuner:
@@ -141,10 +123,10 @@ def test_the_script_answers_as_classify_does(
 ) -> None:
     tuner = trained(outputs, loss, classes, calibration)
     tuner.export(tmp_path / "model", format)
-    runner = loaded(tmp_path / f"model_{format}.py")
+    classify = run_path(str(tmp_path / f"model_{format}.py"))["classify"]
     some = pictures[:16]
     for path, answer in zip(some, tuner.classify([str(path) for path in some]), strict=True):
-        found = runner.classify(str(path))
+        found = classify(str(path))
         assert list(found) == list(answer.scores)
         assert np.allclose([*found.values()], [*answer.scores.values()], atol=1e-6)
 
@@ -164,5 +146,14 @@ def test_arrays_are_read_from_files_of_numpy(tmp_path: Path) -> None:
     tuner.export(tmp_path / "model.pt2", "torch")
     X = torch.randn(1, 4)
     np.save(tmp_path / "x.npy", X[0].numpy())
-    found = loaded(tmp_path / "model_torch.py").classify(str(tmp_path / "x.npy"))
+    found = run_path(str(tmp_path / "model_torch.py"))["classify"](str(tmp_path / "x.npy"))
     assert found == pytest.approx(tuner.classify(X)[0].scores)
+
+
+def test_maps_have_no_script(tmp_path: Path) -> None:
+    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    tuner = FineTuner(nn.Conv2d(3, 2, 1), device="cpu", loss="cross_entropy", preprocessing=Preprocessing(8))
+    made = tuner.export(tmp_path / "model.pt2", "torch", verify=(images, torch.zeros(2, 8, 8).long()))
+    assert made.notes == ("its answers are maps or sequences, so no script prints them",)
+    assert made.agreement.labeled == 2 * 8 * 8
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
