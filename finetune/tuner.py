@@ -1024,6 +1024,7 @@ class FineTuner:
         Raises:
             ArgumentError: If an argument is invalid, or a package is missing.
             DataError: If the data is invalid.
+            NonFiniteError: If a weight is NaN.
             ExportError: If the model cannot be exported or the file gives other answers. No file is left behind.
 
         Example:

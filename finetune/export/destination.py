@@ -45,8 +45,10 @@ class Destination:
             ArgumentError: If an argument is invalid, or a package is missing.
             ExportError: If nothing can be written there.
         """
-        path = local_path(path)
+        given, path = path, local_path(path)
         suffixes = SUFFIXES[one_of("format", format, SUFFIXES)]
+        if not path.name and suffixes != ("",):
+            raise ArgumentError(f"Expected the path of a file to write, such as 'model.onnx', but got {str(given)!r}.")
         if not path.suffix and suffixes != ("",):
             path = path.with_name(f"{path.name}{suffixes[0]}")
         if suffixes != ("",) and path.suffix not in suffixes:

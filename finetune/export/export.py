@@ -26,6 +26,7 @@ from finetune.export.quantize import quantized
 from finetune.export.runner import Runner
 from finetune.export.samples import Samples, varying
 from finetune.export.subject import Subject
+from finetune.training.numerics.finite import check_weights_to_save
 
 Run = Callable[[Sequence[Tensor]], Tensor]
 
@@ -131,8 +132,10 @@ def export(subject: Subject, to: Destination, samples: Samples, *, custom: bool 
         custom: Whether a custom step makes the model's answers.
 
     Raises:
+        NonFiniteError: If a weight is NaN.
         ExportError: If the model cannot be exported, or the file gives other answers. Nothing is written.
     """
+    check_weights_to_save(subject.module)
     example = samples.example()
     images = subject.preprocessing if isinstance(subject.preprocessing, Preprocessing) else None
     as_bytes = samples.as_bytes and isinstance(example, Tensor) and example.dtype == torch.uint8
@@ -164,7 +167,8 @@ def _made(
     tensors: Sequence[Tensor],
     inputs: Sequence[Input],
 ) -> _Made:
-    facts = _facts(subject, deployed, tensors)
+    answers = _tried(subject, deployed, tensors)
+    facts = _facts(subject, answers)
     if to.format not in (ONNX, TORCH):
         return _weights(subject, to, deployed, inputs, facts)
     if to.format == ONNX:
@@ -183,8 +187,25 @@ def _made(
             batches = (deployed.tensors(batch) for batch, _, _ in samples)
             content = onnx.content_of(quantized(model, to.quantize, batches, given=samples.given))
             before, run = run, onnx.runner_of(content)
-    files, notes = _companions(subject, to, deployed, inputs)
+    files, notes = _companions(subject, to, deployed, inputs, single=answers.dim() <= 2)
     return _Made({to.path: content, **files}, run, inputs, before, notes)
+
+
+def _tried(subject: Subject, deployed: Deployed, tensors: Sequence[Tensor]) -> Tensor:
+    """Return the answers of the model alone to its inputs.
+
+    Raises:
+        ExportError: If it does not take them, as a custom step that calls it in another way shows.
+    """
+    try:
+        with torch.no_grad():
+            answers: Tensor = deployed(*tensors)
+    except Exception as error:  # of the code of a model
+        raise ExportError(
+            f"{subject.name} does not take the inputs of the data by itself: {program.cause(error)}. A file calls the "
+            f"model without custom steps. Change its forward to take these inputs."
+        ) from error
+    return answers
 
 
 def _weights(
@@ -210,7 +231,7 @@ def _weights(
 
 
 def _companions(
-    subject: Subject, to: Destination, deployed: Deployed, inputs: Sequence[Input]
+    subject: Subject, to: Destination, deployed: Deployed, inputs: Sequence[Input], *, single: bool
 ) -> tuple[dict[Path, bytes], list[str]]:
     """Return the script beside a file, with what it needs, or a note that there is none."""
     preprocessing, files, tokenizer, truncation = subject.preprocessing, {}, "", "right"
@@ -219,7 +240,9 @@ def _companions(
         files[path], tokenizer = preprocessing.files["tokenizer.json"], path.name
         truncation = str(preprocessing.tokenizer.truncation_side)
     taken = None if isinstance(preprocessing, Preprocessing) and not deployed.normalizes else preprocessing
-    runner = Runner(to.path.name, to.format, subject.task.kind, inputs, taken, tokenizer, truncation)
+    runner = Runner(to.path.name, to.format, subject.task.kind, inputs, taken, tokenizer, truncation, single)
+    if not single:
+        return files, ["its answers are maps or sequences, so no script prints them"]
     if not runner.possible:
         if isinstance(preprocessing, SoundPreprocessing):
             return files, ["the feature extractor of transformers stays outside: it makes the inputs of a sound"]
@@ -300,13 +323,11 @@ def _answers(subject: Subject, run: Run, tensors: Sequence[Tensor]) -> Tensor:
         ) from error
 
 
-def _facts(subject: Subject, deployed: Deployed, tensors: Sequence[Tensor]) -> dict[str, Any]:
+def _facts(subject: Subject, answers: Tensor) -> dict[str, Any]:
     """Return the meaning of the file in plain values."""
-    with torch.no_grad():
-        outputs = deployed(*tensors)
     thresholds: list[float] = []
     if subject.task.kind in (BINARY, MULTILABEL):
-        thresholds = subject.calibration.thresholds_for(1 if outputs.dim() == 1 else outputs.shape[1])
+        thresholds = subject.calibration.thresholds_for(1 if answers.dim() == 1 else answers.shape[1])
     preprocessing = subject.preprocessing
     plain: dict[str, Any] | None = None
     if isinstance(preprocessing, TextPreprocessing):
@@ -318,7 +339,7 @@ def _facts(subject: Subject, deployed: Deployed, tensors: Sequence[Tensor]) -> d
     return {
         "model": subject.name,
         "task": subject.task.kind or "",
-        "classes": list(subject.labels(outputs) or ()),
+        "classes": list(subject.labels(answers) or ()),
         "thresholds": thresholds,
         "temperature": subject.calibration.temperature,
         "preprocessing": plain,

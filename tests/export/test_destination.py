@@ -27,6 +27,12 @@ def test_a_path_without_a_suffix_gets_one(tmp_path: Path) -> None:
     assert Destination.of(tmp_path / "v1.2.safetensors", "state_dict", None, None).path.name == "v1.2.safetensors"
 
 
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name_is_refused(path: str) -> None:
+    with pytest.raises(ArgumentError, match="Expected the path of a file to write"):
+        Destination.of(path, "torch", None, None)
+
+
 @pytest.mark.parametrize("tolerance", [-1, float("nan"), "small"])
 def test_a_tolerance_is_a_number(tmp_path: Path, tolerance: float) -> None:
     with pytest.raises(ArgumentError, match="tolerance"):

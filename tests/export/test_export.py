@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune import ArgumentError, ExportError, FineTuner, Preprocessing
+from finetune import ArgumentError, ExportError, FineTuner, NonFiniteError, Preprocessing
 from finetune.export.deployed import Deployed, Input
 from finetune.export.destination import SUFFIXES
 from finetune.export.export import _at_other_sizes
@@ -148,6 +148,14 @@ def test_images_of_floats_are_taken_as_they_are(tmp_path: Path) -> None:
 def test_a_model_for_one_number_of_samples_is_refused_and_leaves_nothing(format: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="number of samples"):
         tuner_of(OfTwo()).export(tmp_path / "new" / "model", format, verify=X)
+    assert not any(tmp_path.iterdir())
+
+
+def test_weights_that_are_nan_are_not_exported(tmp_path: Path) -> None:
+    model = small_mlp()
+    next(model.parameters()).data.fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="Nothing was written"):
+        tuner_of(model).export(tmp_path / "model.pth", "state_dict", verify=X)
     assert not any(tmp_path.iterdir())
 
 

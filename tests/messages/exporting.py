@@ -38,6 +38,31 @@ class Choosy(nn.Module):
         return out
 
 
+class OfAPair(nn.Module):
+    """A model whose forward takes two inputs as one argument, unless it is told to take each by its name."""
+
+    def __init__(self, *, named: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        if named:
+            self.forward = lambda left, right: self.layer(left + right)
+
+    def forward(self, pair: dict[str, Tensor]) -> Tensor:
+        out: Tensor = self.layer(pair["left"] + pair["right"])
+        return out
+
+
+class Pairing(FineTuner):
+    """A tuner whose steps call the model with one argument."""
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.predict_step(batch).square().mean()
+
+    def predict_step(self, batch: dict[str, Tensor]) -> Tensor:
+        out: Tensor = self.model(batch)
+        return out
+
+
 class Fewer(FineTuner):
     """A tuner with other answers than its model."""
 
@@ -83,4 +108,16 @@ def untraceable(tmp: Path) -> str:
 def no_guess(tmp: Path) -> str:
     said = error(lambda: FineTuner(Choosy(), device="cpu").export(tmp / "model.pth", "state_dict"))
     FineTuner(Choosy(), device="cpu").export(tmp / "model.pth", "state_dict", verify=torch.zeros(2, 2, 7, 4))
+    return said
+
+
+@case("{} does not take the inputs of the data by itself: {}. A file calls the model without custom steps. Change its")
+def called_otherwise(tmp: Path) -> str:
+    data = [{"left": x, "right": x} for x in X]
+    said = error(
+        lambda: Pairing(OfAPair(named=False), device="cpu").export(tmp / "model.pth", "state_dict", verify=data)
+    )
+    assert not any(tmp.iterdir())
+    model = FineTuner(OfAPair(named=True), device="cpu")
+    assert model.export(tmp / "model.pth", "state_dict", verify=data).path.exists()
     return said
