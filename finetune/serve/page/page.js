@@ -166,7 +166,7 @@ function preview(upload, name) {
   if (typeof upload === "string") return element("blockquote", upload);
   const url = URL.createObjectURL(upload);
   const shown = document.createElement(model.kind === "image" ? "img" : "audio");
-  Object.assign(shown, model.kind === "image" ? { src: url, alt: name } : { src: url, controls: true });
+  Object.assign(shown, model.kind === "image" ? { src: url, alt: name } : { src: url, controls: true, ariaLabel: name });
   shown.addEventListener("error", () => shown.remove()); // a format that this browser does not show
   return shown;
 }
