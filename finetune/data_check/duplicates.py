@@ -184,7 +184,8 @@ def _limit(gaps: Tensor) -> float:
 def _are_crops(tiles: Tensor, pairs: Tensor, limit: float) -> Tensor:
     """Return bool [P], True for the pairs of which one agrees with a window of the other."""
     found = [torch.zeros(0, dtype=torch.bool)]
-    for part in announced(pairs.split(_PAIRS_AT_ONCE) if len(pairs) else (), "Comparing pictures"):
+    parts = pairs.split(_PAIRS_AT_ONCE) if len(pairs) else ()
+    for part in announced(parts, "Comparing pictures", len(parts)):
         one, other = tiles[part[:, 0]], tiles[part[:, 1]]
         crop = torch.zeros(len(part), dtype=torch.bool)
         for whole, window in ((one, other), (other, one)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor
@@ -158,12 +159,13 @@ def _check_labels(data: Inspected, usable: Tensor, neighbors: Tensor, report: _R
         why = f"labeled {given!r}, looks like {rather!r} (probability {wrong.probability:.2f})"
         report.add(findings.WRONG_LABEL, [int(usable[rows[wrong.row]])], why, rather)
     for pair in label_errors.confusable_pairs(probe.first, labels):
-        examples = [usable[rows[labels == label]][:_EXAMPLES] for label in (pair.first, pair.second)]
+        examples = [usable[rows[labels == label]][:_EXAMPLES].tolist() for label in (pair.first, pair.second)]
+        in_turn = chain.from_iterable(zip_longest(*examples))  # so that the first two are one of each class
         why = (
             f"a probe tells {names[pair.first]!r} from {names[pair.second]!r} for {pair.accuracy:.0%} of their "
             f"{pair.samples} samples; guessing, for 50%"
         )
-        report.add(findings.CONFUSABLE, torch.cat(examples).tolist(), why)
+        report.add(findings.CONFUSABLE, [number for number in in_turn if number is not None], why)
 
 
 def _unlabeled(data: Inspected) -> str | None:

@@ -1,0 +1,18 @@
+"""The sections on the origin of a report say everything once."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune.report.blocks import Table
+from finetune.report.origin import training_section
+from finetune.training.history import History
+
+
+@pytest.mark.parametrize(("last", "said"), [(1.0, "1 → 0.5"), (4.0, "stem: 1 → 0.5, head: 4 → 2")])
+def test_equal_learning_rates_are_said_once(last: float, said: str) -> None:
+    start = {"stem": 1.0, "head": last}
+    row = {"epoch": 1, "phase": "fit", "loss": 1.0, "lr_start": start, "lr": {"stem": 0.5, "head": last / 2}}
+    _, phases, _ = training_section(History([{**row, "seconds": 1.0, "samples_per_second": 1.0}])).blocks
+    assert isinstance(phases, Table)
+    assert phases.rows == [["fit", "1", said, "1.0"]]
