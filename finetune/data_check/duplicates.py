@@ -96,6 +96,7 @@ def near_pictures(facts: Facts, distances: Tensor, neighbors: Tensor) -> list[tu
         return []
     detailed = details.flatten(1).std(1) >= _DETAIL
     units = agreement.unit(details)
+    del details  # 4 KB per picture
     _, alike = nearest_neighbors(agreement.unit(tiles), _CANDIDATES)
     gaps = 1 - _correlation(units, torch.arange(len(tiles))[:, None], alike[:, :1])[:, 0]
     limit = _limit(gaps[detailed])

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLUR = 3.0  # standard deviation of the blur, in pixels of a tile
+_TILES_AT_ONCE = 2048  # 60 KB each while they are blurred
 _SMALLEST = 0.7  # side of a window that still counts as the same picture
 _SCALES = (1.0, 0.9, 0.8)
 _STEPS, _RATE = 20, 0.01  # of the refinement
@@ -32,9 +33,12 @@ def details(tiles: Tensor) -> Tensor:
     positions = torch.arange(-reach, reach + 1).float()
     weights = torch.exp(-positions.square() / (2 * _BLUR**2))
     weights = weights / weights.sum()
-    padded = F.pad(tiles.float()[:, None], (reach,) * 4, mode="reflect")
-    blurred = F.conv2d(F.conv2d(padded, weights[None, None, :, None]), weights[None, None, None, :])
-    return tiles.float() - blurred[:, 0]
+    found = []
+    for part in tiles.split(_TILES_AT_ONCE):
+        padded = F.pad(part.float()[:, None], (reach,) * 4, mode="reflect")
+        blurred = F.conv2d(F.conv2d(padded, weights[None, None, :, None]), weights[None, None, None, :])
+        found.append(part.float() - blurred[:, 0])
+    return torch.cat(found)
 
 
 def same_colors(first: Tensor, second: Tensor) -> Tensor:

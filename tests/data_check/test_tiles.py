@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune.data_check.tiles import best_windows, details, refined, same_colors, unit
 from tests.data_check.test_duplicates import facts_of_all, photo
@@ -16,6 +19,22 @@ def test_units_do_not_change_with_brightness_and_contrast() -> None:
 
 def test_details_of_even_light_are_none() -> None:
     assert details(torch.full((1, 32, 32), 80)).abs().max() < 1e-3
+
+
+def test_details_of_many_tiles_take_the_memory_of_few() -> None:
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            self.elements = max(self.elements, result.numel() if isinstance(result, torch.Tensor) else 0)
+            return result
+
+    tiles = torch.randint(256, (5000, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with Largest() as largest:
+        found = details(tiles)
+    assert largest.elements == tiles.numel()  # the result, and nothing larger
+    torch.testing.assert_close(found[[0, 4999]], details(tiles[[0, 4999]]))
 
 
 def test_a_window_agrees_with_its_whole() -> None:
