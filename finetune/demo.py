@@ -21,7 +21,7 @@ from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import few_shot
 from finetune.errors import ArgumentError
-from finetune.naming.paths import local_path
+from finetune.interpret.plots.save_plots import folder_for_plots
 from finetune.tuner import FineTuner
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class _Block(nn.Module):
 def run_demo(folder: Path, seeds: int = SEEDS) -> Comparison:
     """Run the demo in `folder`: write the images, compare the strategies, then save and reload the best model."""
     begun = time.perf_counter()
-    folder = local_path(folder)
+    folder = folder_for_plots(folder)
     digits = write_digits(folder / "digits")
     print(f"Wrote 1,797 handwritten digits to {digits}, with one folder per class.")
     backbone = train_backbone(digits / "source")

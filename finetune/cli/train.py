@@ -106,6 +106,8 @@ def train(
         return
     if out is None:
         raise typer.BadParameter("Name the checkpoint to write.", context, param_hint="'--out'")
+    if resume_changed and not resume:
+        raise typer.BadParameter("It needs --resume.", context, param_hint="'--resume-changed'")
     out = local_path(out)
     check_writable(out)
     run_file = path_beside(out)

@@ -273,6 +273,7 @@ def test_the_seed_fixes_the_weights_and_resume_continues(pictures: Path, tmp_pat
         (["--resume"], "--resume needs a --checkpoint-dir"),
         (["--log", "tensorbord"], "no logger 'tensorbord'. Did you mean 'tensorboard'"),
         (["--swa", "2"], "start"),
+        (["--resume-changed"], "--resume-changed'?: It needs --resume"),
         (["--out", "."], "cannot be written"),
     ],
     ids=" ".join,
@@ -293,6 +294,7 @@ def test_a_wrong_option_prints_one_line(
         (["train", "pets"], "'--out'"),
         (["fit"], "No such command 'fit'"),
         (["predict", "m.safetensors"], "'data'"),
+        (["demo", "--folder", "/dev/null/x"], "/dev/null/x cannot be made"),
         (["summary", "resnet19"], "Did you mean 'resnet18'"),
         (["summary", "resnet18", "--size", "-1"], "-1"),
         (["evaluate", "m.safetensors", "pets"], "m.safetensors cannot be read: No such file"),
@@ -315,8 +317,9 @@ def test_without_a_network_the_error_names_the_missing_weights_file(
     with pytest.raises(SystemExit) as ended:
         run("train", pictures, "--out", tmp_path / "m.safetensors")
     assert ended.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Downloading:")]
-    assert len(lines) == 1  # torch prints the download URL first
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if not line.startswith("Downloading:")]
+    assert (said.out, len(lines)) == ("", 1)  # torch prints the download URL first
     assert str(tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in lines[0]
 
 

@@ -12,6 +12,14 @@ from finetune.display.options import in_options
     [
         ("Held out. Pass val=False to train on all samples.", "Held out. Pass --val none to train on all samples."),
         ("To leave them out, pass skip_corrupt=True to fit.", "To leave them out, pass --skip-corrupt."),
+        (
+            "No validation data. Pass val=... to fit, or Report('a.html', data=...).",
+            "No validation data. Pass --val.",
+        ),
+        ("Pass fit and FineTuner the same ones, or resume_changed=True.", "Pass the same ones, or --resume-changed."),
+        ("Rename one of them, or pass card=False.", "Rename one of them, or omit --card."),
+        ("Pass another one as token=..., or run `hf`.", "Set another one as HF_TOKEN, or run `hf`."),
+        ("Expected one of lora, or a list of Phase; BLOCK is a layer.", "Expected one of lora; BLOCK is a layer."),
         ("resume_from='auto' needs a checkpoint_dir.", "--resume needs a --checkpoint-dir."),
         ("For random weights, pass weights=None.", "For random weights, pass --weights none."),
         ("Try precision='bf16' or lr=1e-4.", "Try --precision bf16 or --lr 1e-4."),

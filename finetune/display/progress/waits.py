@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -109,3 +109,10 @@ def _opened(stack: ExitStack, logger: logging.Logger) -> Display:
         stack.callback(_terminal.release)
         return TerminalDisplay()
     return LineDisplay(logger)
+
+
+@contextmanager
+def prints_on_standard_error() -> Iterator[None]:
+    """Send the prints of other libraries to standard error, as standard output is for results."""
+    with redirect_stdout(sys.stderr):
+        yield

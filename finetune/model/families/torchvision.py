@@ -11,6 +11,7 @@ from urllib.parse import urlparse
 import torch
 from torch import nn
 
+from finetune.display.progress.waits import prints_on_standard_error
 from finetune.errors import ArgumentError, CheckpointError, reason
 from finetune.model.families.family import CatalogModel, Family, made_by
 
@@ -130,7 +131,8 @@ def _pretrained(name: str, entry: WeightsEnum) -> nn.Module:
     try:
         # torchvision's builder would run code from a cached file. Reading the file with weights_only first
         # raises an error if it holds any code.
-        entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        with prints_on_standard_error():  # torch names the file that it downloads
+            entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
         model: nn.Module = models.get_model(name, weights=entry)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise CheckpointError(
