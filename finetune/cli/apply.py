@@ -188,7 +188,7 @@ def serve(
         list[str] | None, typer.Option(help="Name that the server is reached by, such as dogs.example.org. Repeatable.")
     ] = None,
     batch_size: BatchSize = 32,
-    queue: Annotated[int, typer.Option(help="Samples that may wait.", min=1)] = 256,
+    queue: Annotated[int, typer.Option(help="Requests that may wait.", min=1)] = 256,
 ) -> None:
     """Serve a checkpoint as a web page and a JSON API.
 

@@ -39,6 +39,7 @@ Result = TypeVar("Result")
 _LOOKS = 8  # heatmaps computed together
 _PATIENCE = 60  # seconds for an answer
 _RETRY_AFTER = 1  # seconds
+_BUSY = "Too many requests are waiting. Repeat the request shortly."
 _LANGUAGES = ("en", "ko")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -87,7 +88,7 @@ def create_app(
         hosts: Names that the server is reached by, beside its addresses, `localhost` and the name of the machine.
         limits: Limits of a request; None for `Limits()`.
         batch_size: Samples per forward pass, at most.
-        queue: Number of samples that may wait. Beyond it, requests get the status 503.
+        queue: Number of requests and of samples that may wait. Beyond it, requests get the status 503.
 
     Raises:
         ArgumentError: If an argument is invalid, or the model takes no images, texts or audio.
@@ -132,6 +133,8 @@ class _Server:
             model.answer, batch_size=batch_size, queue=queue, observe=self._metrics.batches.observe
         )
         self._lookers: Batcher[Any, bytes] = Batcher(model.look, batch_size=_LOOKS, queue=4 * _LOOKS)
+        # Requests wait in two places, for a decoder and for the model, and are counted in both.
+        self._room = BoundedSemaphore(queue)
         # Decoding is work, and as many threads as processors do it fastest and in the least memory.
         self._decoders = BoundedSemaphore(os.cpu_count() or 1)
         self.app = self._app()
@@ -174,6 +177,14 @@ class _Server:
         )
 
     def predict(self) -> Response:
+        if not self._room.acquire(blocking=False):
+            raise RequestError(503, "busy", _BUSY)
+        try:
+            return self._answered()
+        finally:
+            self._room.release()
+
+    def _answered(self) -> Response:
         top, heatmaps = _number(request.args.get("top"), self._top), self._wants_heatmaps()
         uploads = uploads_of(request, self._model.kind, self._limits)
         read = [self._read(upload) for upload in uploads]
@@ -286,7 +297,7 @@ def _submitted(batcher: Batcher[Any, Result], samples: Sequence[Any]) -> list[Fu
     try:
         return batcher.submit(samples)
     except QueueFullError as error:
-        raise RequestError(503, "busy", "Too many requests are waiting. Repeat the request shortly.") from error
+        raise RequestError(503, "busy", _BUSY) from error
 
 
 def _result(future: Future[Result]) -> Result:

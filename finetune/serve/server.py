@@ -17,7 +17,8 @@ LOOPBACK = "127.0.0.1"
 
 _LAST_PORT = 65_535
 _PATIENCE = 20  # seconds for the last answers after a signal
-_SPARE_THREADS = 16  # beyond those whose samples wait, to answer that the queue is full
+_SPARE_THREADS = 16  # beyond those whose requests wait, to answer that the queue is full
+_MIN_CONNECTIONS = 512  # beyond the limit, clients are not answered at all, not even that the queue is full
 
 
 def serve(
@@ -29,7 +30,7 @@ def serve(
         app: App to serve.
         host: Address to listen on. The default is reached from this machine only.
         port: Port to listen on; 0 for a free one.
-        queue: Number of samples that may wait, as in `create_app`.
+        queue: Number of requests that may wait, as in `create_app`.
         ready: Function that is called with the URL once requests are accepted.
 
     Raises:
@@ -43,7 +44,7 @@ def serve(
         app,
         sockets=[listener],
         threads=queue + _SPARE_THREADS,
-        connection_limit=2 * queue + _SPARE_THREADS,
+        connection_limit=max(2 * queue, _MIN_CONNECTIONS) + _SPARE_THREADS,
         max_request_body_size=largest,
         # No request or response is written to a temporary file.
         inbuf_overflow=largest + 2**20,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,36 @@ def test_a_full_queue_is_said_with_a_time_to_wait() -> None:
     response = ask(client, content(1), content(2))
     assert (response.status_code, response.json["error"]["code"]) == (503, "busy")
     assert int(response.headers["Retry-After"]) > 0
+
+
+class Slow(nn.Module):
+    """A classifier that waits for an event while it is busy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        self.may_go = threading.Event()
+        self.may_go.set()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert self.may_go.wait(30)
+        return self.head(images.mean((2, 3)))
+
+
+def test_requests_beyond_the_queue_are_refused_while_others_are_computed() -> None:
+    torch.manual_seed(0)
+    slow = Slow()
+    tuner = FineTuner(slow, device="cpu", loss="cross_entropy", preprocessing={"crop_size": 16, "resize_size": 18})
+    app = create_app(tuner, queue=2)
+    slow.may_go.clear()
+    with ThreadPoolExecutor(3) as threads:
+        asked = [threads.submit(ask, app.test_client(), content(seed)) for seed in range(3)]
+        try:
+            refused, _ = wait(asked, timeout=20, return_when=FIRST_COMPLETED)
+        finally:
+            slow.may_go.set()
+        assert [each.result().status_code for each in refused] == [503]
+        assert sorted(each.result().status_code for each in asked) == [200, 200, 503]
 
 
 def test_nothing_of_an_upload_is_written_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
