@@ -1,30 +1,26 @@
-"""What all tests share."""
+"""How the tests are collected and measured. Their fixtures are in tests/helpers/fixtures.py."""
 
 from __future__ import annotations
 
-import urllib.request
-from collections.abc import Callable
+import gc
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from hypothesis import settings
-from torch import Tensor, nn
 
-from finetune import Phase
-from finetune.callbacks import Callback
-from tests.helpers.callbacks import Watch
-from tests.helpers.image_files import picture
-from tests.helpers.models import small_mlp
-from tests.helpers.tensors import gaussian_blobs
-from tests.helpers.tuners import ScriptedTuner
+from tests.helpers.untraced import import_untraced
 
-settings.register_profile("untimed", deadline=None, max_examples=50)  # a busy machine is no failure
-settings.load_profile("untimed")
-
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # processes that compile have to import torch first
 
 TESTS = f"{Path(__file__).resolve().parent.as_posix()}/"
+
+# Large packages that the tests import, and those that only some of them do.
+LARGE = ("torch", "torchvision.models", "torchmetrics", "hypothesis.strategies")
+RARE = ("matplotlib.pyplot", "pandas", "polars", "sklearn.utils.estimator_checks", "timm", "transformers")
 
 # Tests of other code than the package, and of code that is covered by many others. To trace every line that they run,
 # torch's too, takes half their time again. Without them, the coverage can only be too low.
@@ -39,8 +35,38 @@ UNTRACED = (
 )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[object]:
+    """Collect the tests without tracing it, which takes half the time again.
+
+    The package comes first, so that its import is measured. A process that only distributes the tests needs neither.
+    """
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    if is_worker or session.config.getoption("dist", "no") == "no":
+        import_untraced(*LARGE, *(RARE if is_worker else ()))
+        session.config.pluginmanager.import_plugin("tests.helpers.fixtures")
+        if sys.gettrace() is not None:
+            import_package()
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    result = yield
+    sys.settrace(tracer)
+    return result
+
+
+def import_package() -> None:
+    """Import every module of the package."""
+    import finetune
+
+    for module in pkgutil.walk_packages(finetune.__path__, "finetune."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip `gpu` tests without a CUDA device, and measure no coverage of the tests in `UNTRACED`."""
+    import torch
+
     without_gpu = not torch.cuda.is_available()
     for item in items:
         if without_gpu and item.get_closest_marker("gpu"):
@@ -49,94 +75,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("no_cover")
 
 
-@pytest.fixture
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have nothing in the torch hub's cache, and close every way out to the network."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+def pytest_collection_finish() -> None:
+    """Exclude the modules and the collected tests, which stay to the end, from every garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
-def _same(left: Any, right: Any) -> bool:
-    if isinstance(left, Tensor):
-        return left.dtype == right.dtype and torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
-    return bool(left == right)
+def pytest_sessionfinish() -> None:
+    """Let the interpreter delete everything at its end, or some packages report leaks."""
+    gc.unfreeze()
 
 
-@pytest.fixture
-def same() -> Callable[[Any, Any], bool]:
-    """Return a function that tells whether two nestings of dicts and tensors are equal bit for bit."""
-    return _same
-
-
-@pytest.fixture
-def class_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that makes a folder with `counts[name]` images per class."""
-
-    def make(name: str = "train", **counts: int) -> Path:
-        for k, (label, count) in enumerate(sorted(counts.items())):
-            (tmp_path / name / label).mkdir(parents=True)
-            for i in range(count):
-                picture(100 * k + i).save(tmp_path / name / label / f"{i}.png")
-        return tmp_path / name
-
-    return make
-
-
-@pytest.fixture
-def blobs() -> Callable[..., tuple[Tensor, Tensor]]:
-    """Return `gaussian_blobs`: a function that makes inputs [n, 4] in three clusters, and class indices [n]."""
-    return gaussian_blobs
-
-
-@pytest.fixture
-def net() -> Callable[..., nn.Sequential]:
-    """Return `small_mlp`: a function that makes a network with batch norm and dropout for `blobs`."""
-    return small_mlp
-
-
-@pytest.fixture
-def watch() -> type[Watch]:
-    """Return the callback class that records a run."""
-    return Watch
-
-
-@pytest.fixture
-def scripted() -> Callable[..., ScriptedTuner]:
-    """Return a function that fits with the given validation values, one per epoch, in batches of 20 samples."""
-
-    def fit(values: list[float], *callbacks: Callback, phases: int = 1, **kwargs: Any) -> ScriptedTuner:
-        tuner = ScriptedTuner(small_mlp(), device="cpu")
-        tuner.script = iter(values)
-        plan = [Phase("*", len(values), 1e-2, "constant") for _ in range(phases)]
-        data = {"train": gaussian_blobs(), "val": gaussian_blobs(20, seed=5)}
-        tuner.fit(**data, strategy=plan, batch_size=20, callbacks=callbacks, **kwargs)
-        return tuner
-
-    return fit
-
-
-@pytest.fixture
-def state_of() -> Callable[[nn.Module], dict[str, Tensor]]:
-    """Return a function that copies the parameters and buffers of a model."""
-    return lambda model: {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-@pytest.fixture
-def timeless() -> Callable[[Any], list[dict[str, Any]]]:
-    """Return a function that returns the rows of a history without times and speeds."""
-    clocks = ("seconds", "samples_per_second")
-    return lambda history: [{key: value for key, value in row.items() if key not in clocks} for row in history]
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
-    """Write four images to `tmp_path` and return their names."""
-    for i in range(4):
-        picture(i).save(tmp_path / f"{i}.png")
-    return [f"{i}.png" for i in range(4)]
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Measure no coverage in the processes that a `no_cover` test starts either."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("no_cover"):
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        return (yield)

@@ -22,6 +22,7 @@ def evidence(probe: float, size: int) -> Evidence:
     return Evidence(10 * size, 10 * size, (size,) * 10, 0.5, 0.5, 0.5, probe, 0.03, (), 0.01, None)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("size", [1, 4, 8, 9, 10**6])
 @pytest.mark.parametrize("probe", [0.0, 0.55, 1.0])
 def test_no_text_lies_over_another_or_over_the_data(probe: float, size: int) -> None:

@@ -459,6 +459,7 @@ def test_compare_prints_errors_in_one_line(pictures: Path, tmp_path: Path, capsy
 # ---------------------------------------------------------------- subprocess
 
 
+@pytest.mark.no_cover
 def test_trap_38_an_interrupt_ends_with_130_and_no_traceback(pictures: Path, tmp_path: Path) -> None:
     """The signal is sent after the first epoch, during training."""
     fixed = ["--model", "squeezenet1_1", "--weights", "none", "--epochs", "1000000"]

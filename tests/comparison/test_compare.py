@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,14 +86,6 @@ ENDING: list[BaseException] = []
 def _uncounted() -> None:
     CALLS.clear()
     ENDING.clear()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _little_garbage() -> Iterator[None]:
-    """Exclude the objects of earlier tests from the garbage collection before each run."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def compared(models: Any = None, data: Any = DATA, val: Any = VAL, **arguments: Any) -> Comparison:

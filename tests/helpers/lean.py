@@ -1,12 +1,14 @@
 """Import torchmetrics without the packages of its optional parts, whose own import takes several seconds.
 
-For new processes that train on tensors: `import tests.helpers.lean` comes before the first `fit`.
+For new processes that train on tensors: `import tests.helpers.lean` comes before the first import of torch.
 """
 
 from __future__ import annotations
 
 import sys
 from importlib import metadata
+
+from tests.helpers.untraced import import_untraced
 
 _OPTIONAL = ("matplotlib", "scipy", "torchvision", "transformers")
 
@@ -22,7 +24,7 @@ def _import_torchmetrics() -> None:
     metadata.version = version
     sys.modules.update(dict.fromkeys(_OPTIONAL))  # type: ignore[arg-type]
     try:
-        import torchmetrics  # noqa: F401
+        import_untraced("torch", "torchmetrics")
     finally:
         metadata.version = version_of
         for name, module in loaded.items():

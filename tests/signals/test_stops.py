@@ -437,8 +437,8 @@ def test_other_threads_neither_heed_nor_raise() -> None:
 
 SCRIPT = """
 import os, signal, sys, time
-import torch
 import tests.helpers.lean
+import torch
 from torch.utils.data import DataLoader, Dataset
 from finetune import FineTuner
 from finetune.callbacks import Callback

@@ -14,8 +14,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the allocator i
 
 # A process of its own, because the state of the heap depends on all earlier allocations.
 SCRIPT = """
-import json, resource, torch
+import json, resource
 import tests.helpers.lean
+import torch
 from finetune import FineTuner
 from finetune.callbacks import Callback
 from finetune.demo import DigitNet

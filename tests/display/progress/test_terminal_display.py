@@ -156,7 +156,8 @@ def test_what_can_redraw(monkeypatch, tmp_path) -> None:
 
 
 SCRIPT = """
-import signal, time, torch, tests.helpers.lean
+import signal, time, tests.helpers.lean
+import torch
 from finetune import FineTuner
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 class Slow(torch.utils.data.Dataset):

@@ -230,7 +230,7 @@ def test_progress_false_prints_nothing(net, blobs, capsys) -> None:
 
 def test_a_script_writes_its_lines_to_standard_output() -> None:
     script = (
-        "import torch; import tests.helpers.lean; from finetune import FineTuner; "
+        "import tests.helpers.lean; import torch; from finetune import FineTuner; "
         "X = torch.randn(8, 3); y = torch.arange(8) % 2; "
         "FineTuner(torch.nn.Linear(3, 2), device='cpu').fit((X, y), (X, y), epochs=2)"
     )
