@@ -28,7 +28,7 @@ from finetune.training.numerics.finite import check_weights_to_save
 from finetune.training.numerics.precision import Precision
 from finetune.training.progress.overview import describe_head, describe_model, listed
 from finetune.training.settings import Settings
-from finetune.training.tasks import Loss, Task, numbers_are_targets, task_of_kind
+from finetune.training.tasks import Loss, Task, has_several, numbers_are_targets, task_of_kind
 
 
 def recalled_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -116,9 +116,11 @@ class Known:
             return Meaning(numbers=numbers_are_targets(loss, None, self.network.num_outputs, custom=custom))
         if self.classes is None and (training or self.history):
             return Meaning(numbers=True, names=False)
+        outputs = self.network.num_outputs
+        several = has_several(loss, self.task, outputs, len(self.classes or ()))
         if self.history and not self.classes_from_data:  # trained on numbers; the names of the outputs came otherwise
-            return Meaning(self.classes, numbers=True)
-        return Meaning(self.classes, numbers_are_targets(loss, self.task, self.network.num_outputs, custom=custom))
+            return Meaning(self.classes, numbers=True, several=several)
+        return Meaning(self.classes, numbers_are_targets(loss, self.task, outputs, custom=custom), several=several)
 
     def describe(self) -> Iterator[str]:
         """Yield a description of the state: model, head, task, classes and epochs."""

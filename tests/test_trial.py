@@ -382,3 +382,29 @@ def test_targets_that_are_not_finite_are_named(form: str, outputs: int) -> None:
     for verb in ("fit", "evaluate", "find_lr"):
         with pytest.raises(DataError, match=r"not finite; the first is that of .*(sample|item) [03]\b"):
             getattr(FineTuner(nn.Linear(4, outputs), device="cpu"), verb)(data)
+
+
+@pytest.mark.parametrize("labels", [["owl", "cat"], ["cat", "dog"], ["cat", ""], ["", ""], ["owl", "cat|dog"]])
+def test_single_names_of_a_model_of_several_are_rows(tmp_path: Path, labels: list[str]) -> None:
+    classes = ("cat", "dog", "owl")
+    paths = [image(tmp_path / f"{k}.png", 30 * k) for k in range(6)]
+    tuner = of_images(3)
+    tuner.fit((paths, [["cat"], ["dog"], ["owl"], ["cat", "owl"], [], ["dog"]]), val=False, progress=False)
+    rows = torch.tensor([[float(name in cell.split("|")) for name in classes] for cell in labels * 3])
+    cells = [f"{path.name},{cell}" for path, cell in zip(paths, labels * 3, strict=True)]
+
+    data = table(tmp_path / "val.csv", "path,label", cells)
+
+    expected = tuner.evaluate((paths, rows))
+    assert tuner.evaluate(data) == expected
+    assert str(tuner.interpret(data)) == str(tuner.interpret((paths, rows)))
+    tuner.save_checkpoint(tmp_path / "m.safetensors")
+    assert FineTuner.load_checkpoint(tmp_path / "m.safetensors", tuner.model, device="cpu").evaluate(data) == expected
+    assert tuner.fit((paths, rows), data, progress=False)[-1]["val_loss"] == tuner.evaluate(data)["loss"]
+
+
+def test_class_indices_of_a_model_of_several_are_refused() -> None:
+    tuner, X = of_images(3), torch.zeros(6, 3, 8, 8)
+    tuner.fit((X, torch.eye(3).repeat(2, 1).bool()), val=False, progress=False)
+    with pytest.raises(DataError, match=r"index of a class.*one_hot"):
+        tuner.evaluate((X, torch.arange(6) % 3))

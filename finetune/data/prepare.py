@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from finetune.data.audit import audit, check_not_empty
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.sources.base import Source
@@ -138,11 +140,20 @@ def prepare(
 
 def _as_in_training(source: Source, meaning: Meaning, model_classes: Sequence[str] | None) -> Meaning:
     """Return the meaning of validation labels, which is that of the training labels in `source`."""
+    classes = source.classes if source.classes is not None else model_classes
+    if classes is None:
+        return Meaning(numbers=True, names=False)
+    several = meaning.several or _has_several(source.targets, len(classes))
     if source.classes is not None:
-        return replace(meaning, classes=source.classes)
-    if model_classes is not None:
-        return Meaning(tuple(model_classes), numbers=True)
-    return Meaning(numbers=True, names=False)
+        return replace(meaning, classes=source.classes, several=several)
+    return Meaning(tuple(classes), numbers=True, several=several)
+
+
+def _has_several(targets: Tensor | None, classes: int) -> bool:
+    """Return whether targets are a 0 or 1 per class."""
+    if targets is None or targets.dim() != 2 or targets.shape[1] != classes:
+        return False
+    return bool(((targets == 0) | (targets == 1)).all())
 
 
 def _split(source: Source, share: float, seed: int, notes: tuple[str, ...]) -> Prepared:

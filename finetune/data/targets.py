@@ -146,6 +146,11 @@ def _fix_for_labels(labels: Tensor, classes: int) -> str:
 def _fix_for_zeros_and_ones(targets: Tensor, *, rows: bool) -> str:
     """Return the likeliest fix for the targets of a binary or multi-label task."""
     values = {*targets.unique()[:4].tolist()}
+    if rows and are_class_indices(targets) and min(values) >= 0:
+        return (
+            "One number per sample is the index of a class. For a 0 or 1 per class, pass "
+            "torch.nn.functional.one_hot(y, num_classes); for one class per sample, loss='cross_entropy'."
+        )
     if values == {-1, 1}:
         return "The labels are -1 and 1. Pass 0 and 1: (y > 0)."
     if values == {1, 2}:

@@ -129,6 +129,16 @@ def labels_beyond_zero_and_one(tmp: Path) -> str:
     return said
 
 
+@case("pass torch.nn.functional.one_hot(y, num_classes); for one class per sample, loss='cross_entropy'")
+def indices_for_zeros_and_ones(tmp: Path) -> str:
+    rows = nn.functional.one_hot(y, 3)
+    trained = fit(tuner(loss="bce"), (X, rows))
+    said = error(lambda: trained.evaluate((X, y)))
+    trained.evaluate((X, rows))
+    fit(tuner(loss="cross_entropy"))
+    return said
+
+
 @case("Class labels are whole numbers. To train on the numbers themselves, pass loss='mse'")
 def fractions_as_classes(tmp: Path) -> str:
     said = error(lambda: fit(tuner(loss="cross_entropy"), (X, y + 0.5)))

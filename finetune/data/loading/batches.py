@@ -30,7 +30,7 @@ from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, InputPreprocess
 from finetune.data.randomness import seed_of, seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import batch_targets
-from finetune.data.targets import TargetRule
+from finetune.data.targets import MULTILABEL, TargetRule
 from finetune.errors import ArgumentError, DataError, whole_number
 from finetune.nested import pinned, same_values, tensors_of, to_device
 from finetune.signals.stops import interruptible, polled
@@ -364,7 +364,9 @@ class Batches:
         inputs, tensor = split_batch(batch)
         targets = tensor
         if self.rule.as_tensors:
-            tensor = batch_targets(targets, num_samples_of(inputs), self.source.classes, f"batch {step}")
+            several = self.rule.kind == MULTILABEL
+            samples, classes = num_samples_of(inputs), self.source.classes
+            tensor = batch_targets(targets, samples, classes, f"batch {step}", several=several)
         self.rule.check(tensor, lambda i: f"sample {i} of batch {step}")
         return batch if tensor is targets else with_target(batch, tensor)
 

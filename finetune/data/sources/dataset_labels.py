@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset, Subset
 
 from finetune.data.batch import label_key_of, target_of
@@ -71,7 +72,9 @@ def open_labels(dataset: Any, first: Any, request: Request) -> DatasetLabels:
     if declared is not None and not _agree(dataset, declared):
         declared = None
     declared = _typed_as(first, declared)
-    return _named(dataset, declared, request) if isinstance(first, str) else _numbered(parts, declared, request)
+    labels = _named(dataset, declared, request) if isinstance(first, str) else _numbered(parts, declared, request)
+    single = isinstance(first, str) or (any(map(class_names, parts.leaves)) and _is_whole_number(first))
+    return _in_rows(labels) if request.meaning.several and single and labels.classes else labels
 
 
 def _named(dataset: Any, declared: Any, request: Request) -> DatasetLabels:
@@ -136,6 +139,39 @@ class _ByLists:
         names = self.own[int(self.part[sample])]
         row = [names[int(index)] for index in label]
         return self.meaning.encode_several([row], lambda _: f"sample {sample}")[0][0]
+
+
+def _in_rows(labels: DatasetLabels) -> DatasetLabels:
+    """Return labels that are one class per sample as a 0 or 1 per class."""
+    targets = labels.targets
+    if targets is not None and targets.dim() == 1 and len(targets):
+        row = _ByRow(None, len(labels.classes or ()))
+        targets = torch.stack([row(sample, label) for sample, label in enumerate(targets.tolist())])
+    return DatasetLabels(targets, labels.classes, _ByRow(labels.renumber, len(labels.classes or ())))
+
+
+@dataclass(frozen=True)
+class _ByRow:
+    """Function of a sample's index and its label that returns a 0 or 1 per class, float32 [K].
+
+    Attributes:
+        renumber: Function of the same that returns the index of the class, or None if it is the label.
+        classes: Number of classes.
+    """
+
+    renumber: Callable[[int, Any], Any] | None
+    classes: int
+
+    def __call__(self, sample: int, label: Any) -> Any:
+        index = int(label if self.renumber is None else self.renumber(sample, label))
+        if not 0 <= index < self.classes:
+            raise DataError(f"sample {sample} has the label {index}, but its dataset has {self.classes} classes.")
+        return one_hot(torch.tensor(index), self.classes).float()
+
+
+def _is_whole_number(label: Any) -> bool:
+    number = target_tensor(label)
+    return number is not None and number.numel() == 1 and not number.is_floating_point()
 
 
 def _renumbered(declared: Tensor | None, classes: Classes | None, renumber: Callable[[int, Any], Any]) -> DatasetLabels:

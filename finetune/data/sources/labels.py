@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from finetune.errors import ArgumentError, DataError, nearest
 from finetune.naming.unicode import cleaned, normalized
@@ -31,6 +32,7 @@ class Meaning:
             numbers without names. False if numbers name classes. None if integers name classes and floats do not.
         names: Whether labels may be names. False if the model was trained on numbers, so that no order of names is
             known.
+        several: Whether a sample has any number of classes, so that its targets are a 0 or 1 per class.
 
     Example:
         >>> targets, classes = Meaning().encode([30, 10, 20], "sample {}".format)
@@ -38,11 +40,14 @@ class Meaning:
         ([2, 0, 1], ('10', '20', '30'))
         >>> Meaning(numbers=True).encode([30, 10, 20], "sample {}".format)[0].tolist()
         [30, 10, 20]
+        >>> Meaning(("cat", "dog"), several=True).encode(["dog"], "sample {}".format)[0].tolist()
+        [[0.0, 1.0]]
     """
 
     classes: Classes | None = None
     numbers: bool | None = None
     names: bool = True
+    several: bool = False
 
     def encode(self, labels: Sequence[Any], name: Name) -> tuple[Tensor, Classes | None]:
         """Encode labels as targets, and return the class names that the targets index.
@@ -52,8 +57,8 @@ class Meaning:
             name: Function that names sample i in an error message.
 
         Returns:
-            Targets, int64 [N] for classes, float32 [N, K] for lists of them, int64 or float32 [N] for numbers, and the
-            classes or None.
+            Targets, int64 [N] for classes, float32 [N, K] for lists of them or several per sample, int64 or float32 [N]
+            for numbers, and the classes or None.
 
         Raises:
             DataError: If a label is missing, not one of the classes, or a name where numbers are expected.
@@ -82,7 +87,8 @@ class Meaning:
         for i, label in enumerate(found):
             if label not in index:
                 raise unknown_class(label, name(i), classes)
-        return torch.tensor([index[label] for label in found], dtype=torch.int64), classes
+        targets = torch.tensor([index[label] for label in found], dtype=torch.int64)
+        return one_hot(targets, len(classes)).float() if self.several else targets, classes
 
     def encode_several(self, labels: Sequence[Sequence[Any]], name: Name) -> tuple[Tensor, Classes]:
         """Encode any number of labels per sample as a 0 or 1 per class, float32 [N, K].
@@ -373,7 +379,7 @@ def target_tensor(target: Any) -> Tensor | None:
         return None
 
 
-def batch_targets(targets: Any, samples: int, classes: Classes | None, batch: str) -> Any:
+def batch_targets(targets: Any, samples: int, classes: Classes | None, batch: str, *, several: bool = False) -> Any:
     """Return the targets of a batch as a tensor, if they are a list of names or numbers; others are unchanged.
 
     Args:
@@ -381,6 +387,7 @@ def batch_targets(targets: Any, samples: int, classes: Classes | None, batch: st
         samples: Number of samples in the batch.
         classes: Class names by index, or None.
         batch: Name of the batch in an error message.
+        several: Whether a sample has any number of classes, so that names become a 0 or 1 per class.
 
     Raises:
         DataError: If the targets are names and there are no class names, or a name is unknown.
@@ -399,7 +406,7 @@ def batch_targets(targets: Any, samples: int, classes: Classes | None, batch: st
                 f"The labels of {batch} are names, such as {targets[0]!r}, and their numbers are not known. Set the "
                 f"dataset's `classes` to the names in the order of the outputs, or give class numbers as labels."
             )
-        return Meaning(classes).encode(targets, f"sample {{}} of {batch}".format)[0]
+        return Meaning(classes, several=several).encode(targets, f"sample {{}} of {batch}".format)[0]
     other = next((label for label in targets if isinstance(label, str) != isinstance(targets[0], str)), None)
     if other is not None:
         raise DataError(

@@ -257,7 +257,9 @@ class _Rows:
         separator = self.table.label_separator
         if separator is None:
             separator = self._found_separator(cells, texts)
-        return self._several_hot(column, separator) if separator else self.request.meaning.encode(cells, self.name)
+        if separator or (self.request.meaning.several and texts):
+            return self._several_hot(column, separator)
+        return self.request.meaning.encode(cells, self.name)
 
     def _found_separator(self, cells: Sequence[Any], texts: set[str]) -> str | None:
         """Return the separator of cells that hold several labels, and say so, or None if they hold one each."""
@@ -275,12 +277,11 @@ class _Rows:
             logger.warning("%s", self.notes[-1])
         return found
 
-    def _several_hot(self, column: str, separator: str) -> tuple[Tensor, Classes]:
+    def _several_hot(self, column: str, separator: str | None) -> tuple[Tensor, Classes]:
         """Return a 0 or 1 per class, float32 [N, K], for cells of several labels each. An empty cell has none."""
-        labels = [
-            [part.strip() for part in str("" if cell is None else cell).split(separator) if part.strip()]
-            for cell in self.columns[column]
-        ]
+        cells = ["" if cell is None else str(cell) for cell in self.columns[column]]
+        parts = (cell.split(separator) if separator else [cell] for cell in cells)
+        labels = [[part.strip() for part in row if part.strip()] for row in parts]
         return self.request.meaning.encode_several(labels, self.name)
 
 

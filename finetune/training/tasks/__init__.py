@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from finetune.training.tasks.inference import check_names, infer_task, is_custom, numbers_are_targets, task_of_kind
+from finetune.training.tasks.inference import (
+    check_names,
+    has_several,
+    infer_task,
+    is_custom,
+    numbers_are_targets,
+    task_of_kind,
+)
 from finetune.training.tasks.losses import Loss, as_labels, class_indices, option_of, takes_probabilities, tried
 from finetune.training.tasks.task import LOG_PROBABILITIES, LOGITS, PROBABILITIES, Task, number_of_classes
 
@@ -15,6 +22,7 @@ __all__ = [
     "as_labels",
     "check_names",
     "class_indices",
+    "has_several",
     "infer_task",
     "is_custom",
     "number_of_classes",

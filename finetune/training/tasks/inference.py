@@ -140,6 +140,15 @@ def numbers_are_targets(
     return True if (custom or is_custom(loss)) and num_outputs == 1 else None
 
 
+def has_several(loss: str | Loss | None, task: Task | None, num_outputs: int | None, classes: int) -> bool:
+    """Return whether a sample has any number of classes: a 0 or 1 per class, of which there may be only one."""
+    facts = _facts(loss)
+    kind = task.kind if task is not None else None
+    if kind is None and facts is not None:
+        kind = facts.kind or (MULTILABEL if (num_outputs or 1) > 1 else BINARY)
+    return kind == MULTILABEL or (kind == BINARY and classes == 1)
+
+
 def check_names(task: Task, classes: Sequence[str] | None, labels: Tensor | None) -> None:
     """Check that a regression has no class names for targets.
 

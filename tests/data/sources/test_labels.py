@@ -15,11 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from finetune import FineTuner, Table
+from finetune.data.pipeline import Pipeline
+from finetune.data.prepare import prepare
 from finetune.data.sources.labels import Meaning, are_other_numbers, batch_targets, in_order, lists_of_names
 from finetune.data.sources.open_source import open_source
+from finetune.data.targets import MULTILABEL, TargetRule
 from finetune.errors import ArgumentError, DataError
+from tests.helpers.datasets import Items
 
 
 def encoded(labels: Any, meaning: Meaning = Meaning()) -> tuple[list[Any], Any]:  # noqa: B008
@@ -365,3 +370,46 @@ def test_a_model_trains_and_answers_with_the_names() -> None:
     answers = tuner.classify(X)
     assert sum({*answer.classes} == {*row} for answer, row in zip(answers, y, strict=True)) > 50
     assert tuner.evaluate((X, y))["loss"] < 0.3
+
+
+SEVERAL = Meaning(("cat", "dog", "owl", "red fox", "a|b"), several=True)
+FORMS_OF_NAMES: dict[str, Any] = {
+    "list": lambda names: (torch.zeros(len(names), 2), names),
+    "array": lambda names: (torch.zeros(len(names), 2), np.array(names)),
+    "table": lambda names: Table(pd.DataFrame({"text": ["a"] * len(names), "label": names})),
+    "dataset": lambda names: Items([(torch.zeros(2), name) for name in names]),
+    "indices": lambda names: Items(
+        [(torch.zeros(2), sorted({*names}).index(name)) for name in names], classes=sorted({*names})
+    ),
+    "loader": lambda names: DataLoader(Items([(torch.zeros(2), name) for name in names]), batch_size=2),
+}
+
+
+@pytest.mark.parametrize("form", FORMS_OF_NAMES)
+@given(names=st.lists(st.sampled_from(SEVERAL.classes or ()), min_size=1, max_size=6))
+def test_one_name_per_sample_of_several_is_a_row(form: str, names: list[str]) -> None:
+    rows = [[float(name == known) for known in SEVERAL.classes or ()] for name in names]
+    takes = "text" if form == "table" else None
+    source = open_source(FORMS_OF_NAMES[form](names), meaning=SEVERAL, takes=takes)
+    if source.targets is not None:
+        assert source.targets.tolist() == rows
+    if form != "table":
+        batches = Pipeline().batches(source, 2, rule=TargetRule(MULTILABEL, 5)).epoch(0)
+        assert torch.cat([targets for _, targets in batches]).tolist() == rows
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("a",)])
+def test_validation_has_the_form_of_training(classes: tuple[str, ...]) -> None:
+    X = torch.zeros(2, 2)
+    data = prepare((X, [[*classes], []]), (X, ["a", "a"]))
+    assert data.val is not None
+    assert data.val.targets is not None
+    assert data.val.targets.tolist() == [[float(name == "a") for name in classes]] * 2
+
+
+def test_an_index_beyond_the_names_of_a_dataset_is_named() -> None:
+    with pytest.raises(DataError, match="sample 1 has the label 3, but its dataset has 2 classes"):
+        open_source(
+            Items([(torch.zeros(2), 0), (torch.zeros(2), 3)], classes=["cat", "dog"], targets=[0, 3]),
+            meaning=Meaning(("cat", "dog"), several=True),
+        )
