@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from finetune.data.preprocessing.base import IMAGE, TEXT, InputPreprocessing, Waveform
+from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, InputPreprocessing, Waveform
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.image_files import TooManyPixelsError, read_image
 from finetune.data.sources.sound_files import read_waveform
@@ -96,8 +96,17 @@ class ServedModel:
         return item
 
     def answer(self, samples: Sequence[Any]) -> list[Answer]:
-        """Return the answer to each sample, from one forward pass."""
-        return list(self._classified(samples))
+        """Return the answer to each sample, as if it came alone: from one forward pass, or one per length of sounds.
+
+        Many models of sound see how a shorter sound is padded to the longest of its batch.
+        """
+        groups: dict[Any, list[int]] = {}
+        for place, sample in enumerate(samples):
+            groups.setdefault(self._length(sample), []).append(place)
+        found: dict[int, Answer] = {}
+        for places in groups.values():
+            found.update(zip(places, self._classified([samples[place] for place in places]), strict=True))
+        return [found[place] for place in range(len(samples))]
 
     def look(self, samples: Sequence[Any]) -> list[bytes]:
         """Return a PNG file of each image, with the evidence for its answer laid over it."""
@@ -114,6 +123,9 @@ class ServedModel:
     def _classified(self, samples: Sequence[Any]) -> Classification:
         batch = torch.stack(list(samples)) if self.kind == IMAGE else list(samples)
         return self._tuner.classify(batch, top=2**31, batch_size=len(samples), **self._given)
+
+    def _length(self, sample: Any) -> Any:
+        return (len(sample.samples), sample.rate) if self.kind == SOUND else None
 
     def _decoded(self, content: bytes | str) -> Any:
         if isinstance(content, str):

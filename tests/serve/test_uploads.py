@@ -55,3 +55,22 @@ def test_a_sound_that_the_model_does_not_accept_is_refused(
     response = sounds.post("/api/predict", data={"file": (io.BytesIO(path.read_bytes()), "a.wav")})
     assert response.status_code == outcome
     assert ("error" in response.json) == (outcome == 415)
+
+
+def test_sounds_of_several_lengths_are_answered_as_each_alone(tmp_path: Path) -> None:
+    tuner = FineTuner(make_model(), device="cpu", preprocessing=make_extractor(return_attention_mask=False))
+    tuner.replace_head(2).classes = ("high", "low")
+    client = create_app(tuner).test_client()
+    files = [
+        write_sound(tmp_path / f"{frames}.wav", 9000 * np.sin(np.arange(frames) / 9)).read_bytes()
+        for frames in (RATE // 4, RATE, RATE // 2)
+    ]
+
+    def answers(*contents: bytes) -> list[list[float]]:
+        sent = {"file": [(io.BytesIO(content), "a.wav") for content in contents]}
+        found = client.post("/api/predict", data=sent).json["answers"]
+        return [sorted(one["probability"] for one in answer["classes"]) for answer in found]
+
+    alone = [answers(content)[0] for content in files]
+    assert np.ptp(alone, axis=0).max() > 1e-4  # they differ, so that a wrong one is seen
+    np.testing.assert_allclose(answers(*files), alone, atol=1e-6)
