@@ -9,17 +9,30 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.options import BatchSize, Data, File, Json, print_json, table_to_write, write_table
+from finetune.cli.options import (
+    BatchSize,
+    Data,
+    File,
+    Json,
+    LabelSeparator,
+    labeled,
+    print_json,
+    table_to_write,
+    write_table,
+)
 from finetune.errors import CheckpointError
 
 
-def evaluate(file: File, data: Data, batch_size: BatchSize = 32, json: Json = False) -> None:
+def evaluate(
+    file: File, data: Data, label_separator: LabelSeparator = None, batch_size: BatchSize = 32, json: Json = False
+) -> None:
     """Print the loss and the metrics of a checkpoint on labeled data.
 
     Example: finetune evaluate dogs.safetensors dogs/val
     """
     from finetune.tuner import FineTuner
 
+    data = labeled(data, label_separator)
     values = FineTuner.load_checkpoint(file).evaluate(data, batch_size=batch_size)
     if json:
         print_json(values)
@@ -70,6 +83,7 @@ def interpret(
     heatmaps: Annotated[
         bool, typer.Option(help="Show evidence for the answers in the plot of mistakes.", show_default=False)
     ] = False,
+    label_separator: LabelSeparator = None,
     batch_size: BatchSize = 32,
 ) -> None:
     """Print where a checkpoint goes wrong on labeled data: weakest classes, confusions, and worst mistakes.
@@ -80,6 +94,7 @@ def interpret(
     from finetune.tuner import FineTuner
 
     folder = None if plots is None else folder_for_plots(plots)
+    data = labeled(data, label_separator)
     found = FineTuner.load_checkpoint(file).interpret(data, heatmaps=heatmaps, batch_size=batch_size)
     print(found)
     if folder is not None:
@@ -91,6 +106,7 @@ def report(
     data: Data,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     train: Annotated[Path | None, typer.Option(help="Training data, to look for the same samples in both.")] = None,
+    label_separator: LabelSeparator = None,
     batch_size: BatchSize = 32,
 ) -> None:
     """Write one HTML file on a checkpoint and its answers on labeled data.
@@ -101,6 +117,7 @@ def report(
     from finetune.tuner import FineTuner
 
     report_path(out)  # before the checkpoint is read
+    data, train = labeled(data, label_separator), labeled(train, label_separator)
     FineTuner.load_checkpoint(file).report(out, data, train=train, batch_size=batch_size)
     print(f"wrote {out}")
 

@@ -16,6 +16,7 @@ from finetune.cli.options import (
     Data,
     Freeze,
     Json,
+    LabelSeparator,
     LearningRate,
     Model,
     Precision,
@@ -24,6 +25,7 @@ from finetune.cli.options import (
     Val,
     Weights,
     figure_to_write,
+    labeled,
     learning_rate,
     name_or_none,
     new_tuner,
@@ -56,6 +58,7 @@ def check_data(
     val: Annotated[
         str | None, typer.Option(help="Validation data, or a fraction to hold out. Default: check all data together.")
     ] = None,
+    label_separator: LabelSeparator = None,
     model: Annotated[str, typer.Option(help="Model name, or a checkpoint.")] = "resnet18",
     weights: Weights = "DEFAULT",
     samples: Annotated[int | None, typer.Option(help="Number of samples to check. Default: all.", min=1)] = None,
@@ -75,7 +78,8 @@ def check_data(
     out, sheet = table_to_write(out), figure_to_write(sheet)
     is_file = os.path.isfile(local_path(model))
     tuner = FineTuner.load_checkpoint(model) if is_file else FineTuner(model, weights=name_or_none(weights))
-    found = tuner.check_data(data, validation(val), samples=samples, batch_size=batch_size)
+    data, held = labeled(data, label_separator), labeled(validation(val), label_separator)
+    found = tuner.check_data(data, held, samples=samples, batch_size=batch_size)
     if json:
         print_json(found.to_dicts())
     else:
@@ -95,6 +99,7 @@ def advise(
     data: Data,
     model: Model = ["resnet18"],  # noqa: B006
     val: Val = None,
+    label_separator: LabelSeparator = None,
     weights: Weights = "DEFAULT",
     samples: Annotated[int, typer.Option(help="Number of samples to measure.", min=1)] = 2000,
     chart: Annotated[Path | None, typer.Option(help="Image file for the chart of the best model.")] = None,
@@ -109,7 +114,8 @@ def advise(
     from finetune.comparison.advise import advise as advise_models
 
     chart = figure_to_write(chart)
-    advice = advise_models(model, data, validation(val), samples=samples, weights=name_or_none(weights))
+    data, held = labeled(data, label_separator), labeled(validation(val), label_separator)
+    advice = advise_models(model, data, held, samples=samples, weights=name_or_none(weights))
     if chart is not None:
         next(iter(advice.values())).plot(chart)
     if json:
@@ -125,6 +131,7 @@ def find_lr(
     model: Annotated[str, typer.Option(help="Model name.")] = "resnet18",
     weights: Weights = "DEFAULT",
     freeze: Freeze = None,
+    label_separator: LabelSeparator = None,
     lr: LearningRate = None,
     batch_size: BatchSize = 32,
     steps: Annotated[int, typer.Option(help="Number of updates at rising rates.", min=10)] = 100,
@@ -139,6 +146,7 @@ def find_lr(
     from finetune.model.stages import trainable_stages
 
     chart = figure_to_write(chart)
+    data = labeled(data, label_separator)
     rate, outputs = learning_rate(lr), outputs_of(data)
     tuner = new_tuner(model, outputs, freeze, weights=name_or_none(weights), seed=seed)
     if rate is None:  # of the default rates, the ratio of the first stage to the head
@@ -163,6 +171,7 @@ def compare(
         str, typer.Option(help="Comma-separated strategies.")
     ] = "linear_probe,last_stage,full_finetune",
     val: Val = None,
+    label_separator: LabelSeparator = None,
     weights: Weights = "DEFAULT",
     seeds: Annotated[int, typer.Option(help="Runs per model and strategy.", min=1)] = 3,
     epochs: Annotated[int, typer.Option(help="Passes over the training data per run.", min=1)] = 10,
@@ -190,8 +199,8 @@ def compare(
     try:
         comparison = compare_models(
             model,
-            data,
-            validation(val),
+            labeled(data, label_separator),
+            labeled(validation(val), label_separator),
             strategies=[name.strip() for name in strategies.split(",")],
             seeds=seeds,
             budget=epochs,

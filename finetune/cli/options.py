@@ -31,6 +31,10 @@ Freeze = Annotated[
     list[str] | None, typer.Option(help="Pattern of layers to freeze, or backbone for all but the head. Repeatable.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed for every random choice.")]
+LabelSeparator = Annotated[
+    str | None,
+    typer.Option(help='Character between several labels in a cell of a table; "" for one label each. Default: found.'),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.", show_default=False)]
 
 
@@ -44,6 +48,21 @@ def validation(text: str | None) -> Path | float | bool | None:
         return float(text)
     except ValueError:
         return Path(text)
+
+
+def labeled(data: Any, separator: str | None) -> Any:
+    """Return data as the verbs of `FineTuner` take it: a table with its separator of labels, or as it is without one.
+
+    Raises:
+        ArgumentError: If there is a separator, but the data is a folder.
+    """
+    from finetune.data.tables.table import Table
+
+    if separator is None or not isinstance(data, Path):
+        return data
+    if local_path(data).is_dir():
+        raise ArgumentError(f"Expected a table with --label-separator, but '{data}' is a folder. Leave the option out.")
+    return Table(data, label_separator=separator)
 
 
 def name_or_none(text: str) -> str | None:
@@ -68,13 +87,13 @@ def learning_rate(text: str | None) -> Rate | None:
     return rates[0] if len(rates) == 1 else (rates[0], rates[1])
 
 
-def outputs_of(data: Path) -> tuple[Sequence[str] | None, int]:
+def outputs_of(data: Any) -> tuple[Sequence[str] | None, int]:
     """Return the classes, and the number of outputs that the labels require: one per class or column of numbers."""
     from finetune.data.sources.base import num_outputs_for
     from finetune.data.sources.folders import find_split
     from finetune.data.sources.open_source import open_source
 
-    split = find_split(data)
+    split = find_split(data) if isinstance(data, Path) else None
     source = open_source(data if split is None else split[0])
     return source.classes, num_outputs_for(source) or 1
 

@@ -11,12 +11,14 @@ from finetune.cli.callbacks import Log, callbacks_of
 from finetune.cli.options import (
     BatchSize,
     Freeze,
+    LabelSeparator,
     LearningRate,
     Precision,
     Seed,
     SkipCorrupt,
     Val,
     Weights,
+    labeled,
     learning_rate,
     name_or_none,
     new_tuner,
@@ -43,6 +45,7 @@ def train(
     ],
     out: Annotated[Path | None, typer.Option(help="Checkpoint to write.")] = None,
     val: Val = None,
+    label_separator: LabelSeparator = None,
     model: Annotated[str, typer.Option(help="Model name.")] = "resnet18",
     weights: Weights = "DEFAULT",
     in_channels: Annotated[int | None, typer.Option(help="Image channels, if not the model's.", min=1)] = None,
@@ -112,7 +115,8 @@ def train(
     check_writable(out)
     run_file = path_beside(out)
     check_writable(run_file)
-    rate, outputs = learning_rate(lr), outputs_of(data)
+    rate, samples = learning_rate(lr), labeled(data, label_separator)
+    outputs = outputs_of(samples)
     augmentation = _AUGMENTATIONS[one_of("augmentation", augment, _AUGMENTATIONS)]
     callbacks = callbacks_of(given | {"out": out})
     if card:
@@ -135,8 +139,8 @@ def train(
         seed=seed,
     )
     tuner.fit(
-        data,
-        validation(val),
+        samples,
+        labeled(validation(val), label_separator),
         epochs=epochs,
         strategy=strategy,
         lr=rate,

@@ -38,6 +38,44 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found == FineTuner.load_checkpoint(folder / "pets.safetensors").evaluate(folder / "pets")
 
 
+@pytest.mark.parametrize("command", ["evaluate", "check-data", "train"])
+def test_the_separator_of_labels(tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = ["clear primary", "haze primary", "clear water", "haze water"] * 2
+    for index in range(8):
+        Image.new("RGB", (24, 20), (30 * index, 99, 99)).save(tmp_path / f"{index}.png")
+    rows = "".join(f"{index}.png,{cell}\n" for index, cell in enumerate(cells))
+    data, file = tmp_path / "t.csv", tmp_path / "m.safetensors"
+    data.write_text(f"path,label\n{rows}", encoding="utf-8")
+    tuner = FineTuner("squeezenet1_1", weights=None, device="cpu", preprocessing={"crop_size": 32}, loss="bce")
+    tuner.replace_head(4).classes = ("clear", "haze", "primary", "water")
+    tuner.save_checkpoint(file)
+    new = tmp_path / "n.safetensors"
+    options = {
+        "check-data": (data, "--model", file),
+        "train": (
+            data,
+            "--model",
+            "squeezenet1_1",
+            "--weights",
+            "none",
+            "--epochs",
+            1,
+            "--out",
+            tmp_path / "n.safetensors",
+        ),
+    }.get(command, (file, data))
+    main([str(each) for each in (command, *options, "--label-separator", " ")])
+    if command == "train":
+        trained = FineTuner.load_checkpoint(new)
+        assert (trained.classes, trained.task.kind) == (tuner.classes, "multilabel")
+        assert 'label_separator = " "' in (tmp_path / "run.toml").read_text(encoding="utf-8")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(SystemExit):
+        main([str(folder if each == data else each) for each in (command, *options, "--label-separator", " ")])
+    assert "Expected a table with --label-separator" in capsys.readouterr().err
+
+
 def test_predict(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(capsys, "predict", folder / "pets.safetensors", folder / "pets", "--json", "--top", 2)
     answers = FineTuner.load_checkpoint(folder / "pets.safetensors").classify(folder / "pets", top=2)

@@ -98,6 +98,16 @@ def several_labels_in_a_cell(tmp: Path) -> str:
     return said
 
 
+@case("If they are several labels, pass Table({}, label_separator={})")
+def cells_of_words_that_recur(tmp: Path) -> str:
+    cells = ["clear sea", "haze sea", "clear town", "haze town"]
+    rows = [f"{row.partition(',')[0]},{cells[k % 4]}" for k, row in enumerate(rows_of(tmp))]
+    said = open_source(table(tmp, "path,label", rows)).notes[0]
+    fits(evaluated(advised(r"pass (Table\(.+\))\.", said)), outputs=4)
+    fits(tmp / "pets.csv", outputs=4)
+    return said
+
+
 @case("If it has no header row, add one")
 def table_whose_first_row_is_a_text(tmp: Path) -> str:
     rows = [f"a very {word} film,{label}" for word, label in (("good", "pos"), ("bad", "neg")) * 4]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +267,9 @@ class _Rows:
         """Return the separator of cells that hold several labels, and say so, or None if they hold one each."""
         known = {normalized(name) for name in self.request.classes or ()}
         found = next((mark for mark in _SEPARATORS if _are_lists(texts, mark, known)), None)
-        if found is not None:
+        if found is None and not known:
+            self._say_unsplit(texts)
+        if found is not None and not self.request.meaning.several:
             example = next(text for text in cells if found in str(text) and text not in known)
             empty = sum(map(_is_empty, cells))
             without = f" {empty} empty cells have none." if empty else ""
@@ -274,8 +278,18 @@ class _Rows:
                 f"each is a label of its own elsewhere.{without} If they are one class, pass "
                 f"Table({self.given}, label_separator='')."
             )
-            logger.warning("%s", self.notes[-1])
+            _warn_once(self.notes[-1])
         return found
+
+    def _say_unsplit(self, texts: set[str]) -> None:
+        """Note that cells which may hold several labels are read as one each."""
+        mark = next((mark for mark in _SEPARATORS if _may_be_lists(texts, mark)), None)
+        if mark is not None:
+            example = min(text for text in texts if mark in text.strip())
+            self.notes.append(
+                f"Cells of '{self.path}' such as {example!r} are read as one class each. If they are several labels, "
+                f"pass Table({self.given}, label_separator={mark!r})."
+            )
 
     def _several_hot(self, column: str, separator: str | None) -> tuple[Tensor, Classes]:
         """Return a 0 or 1 per class, float32 [N, K], for cells of several labels each. An empty cell has none."""
@@ -301,6 +315,20 @@ def _are_lists(labels: set[str], separator: str, known: set[str]) -> bool:
     whole = {label for label in labels if separator not in label} | known
     divided = labels - whole
     return bool(divided) and all(part.strip() in whole for label in divided for part in label.split(separator))
+
+
+def _may_be_lists(labels: set[str], separator: str) -> bool:
+    """Return whether most cells are divided, and half or more of their parts are in several cells."""
+    divided = [{part.strip() for part in label.split(separator)} for label in labels if separator in label.strip()]
+    times = Counter(part for parts in divided for part in parts)
+    recurring = sum(count > 1 for count in times.values())
+    return 2 * len(divided) > len(labels) and 2 * recurring >= len(times)
+
+
+@lru_cache(maxsize=256)
+def _warn_once(note: str) -> None:
+    """Log a note on how a table is read: once, because a table is opened several times in a walk over the verbs."""
+    logger.warning("%s", note)
 
 
 def _written_lists(cells: Sequence[Any]) -> list[Any] | None:

@@ -17,6 +17,7 @@ from torch import nn
 from finetune import FineTuner
 from finetune.data.audit import audit
 from finetune.data.prepare import prepare
+from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
 from finetune.data.tables.table import Table
 from finetune.errors import DataError
@@ -341,6 +342,10 @@ def test_a_separator_of_labels_is_found(
     assert found.notes[0] in caplog.text
     assert f"{both!r} are read as several labels" in found.notes[0]
     assert "1 empty cells have none" in found.notes[0]
+    assert caplog.text.count(found.notes[0]) == 1
+    opened(cells)
+    assert caplog.text.count(found.notes[0]) == 1  # data is opened again and again
+    assert not open_source(tmp_path / "t.csv", meaning=Meaning(("rust", "scab"), several=True)).notes
     assert not given.notes
     known = opened([both] * 4, ["scab", "rust"])  # none stands alone, but both are known
     assert known.targets.tolist() == [[1, 1]] * 4
@@ -355,6 +360,33 @@ def test_names_of_two_words_are_classes(tmp_path: Path, pictures: list[str]) -> 
     cells = ["polar bear", "brown bear", "panda", "ice, snow"]
     rows = "".join(f'{p},"{cell}"\n' for p, cell in zip(pictures, cells, strict=True))
     assert open_source(write(tmp_path / "t.csv", f"path,label\n{rows}")).classes == tuple(sorted(cells))
+
+
+@pytest.mark.parametrize(
+    ("cells", "mark"),
+    [
+        (["clear primary", "haze primary", "clear water", "haze water"], " "),
+        (["clear, primary", "haze, primary", "clear, water", "cloudy"], ","),
+        (["clear;primary", "haze;primary", "clear;water", "clear;primary"], ";"),
+        (["Smith, John", "Smith, Jane", "Doe, Ann", "Poe, Edgar"], None),
+        (["golden retriever", "labrador retriever", "border collie", "german shepherd"], None),
+        (["polar bear", "cat", "dog", "polar fox"], None),
+        (["cat ", "dog", "cat ", "owl"], None),
+    ],
+)
+def test_cells_that_may_hold_several_labels_are_said(
+    tmp_path: Path, pictures: list[str], cells: list[str], mark: str | None
+) -> None:
+    rows = "".join(f'{p},"{cell}"\n' for p, cell in zip(pictures, cells, strict=True))
+    path = write(tmp_path / "t.csv", f"path,label\n{rows}")
+    source = open_source(path)
+    assert source.classes == tuple(sorted({cell.strip() for cell in cells}))
+    assert [f"pass Table({str(path)!r}, label_separator={mark!r})" in note for note in source.notes] == [True] * (
+        mark is not None
+    )
+    assert not open_source(Table(path, label_separator="")).notes
+    if mark is not None:
+        assert {"clear", "primary"} <= {*(open_source(Table(path, label_separator=mark)).classes or ())}
 
 
 # ---------------------------------------------------------------------- Table and DataFrames
