@@ -28,6 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> object:
+    capsys.readouterr()  # from before, such as the progress of a call in Python
     main([str(each) for each in arguments])
     (line,) = capsys.readouterr().out.splitlines()
     return json.loads(line)

@@ -230,13 +230,14 @@ def missing_sound(tmp: Path) -> str:
     return "\n".join(said)
 
 
-@case("The audio contains NaN or infinite values", "The text is empty. Fill it in")
+@case("The audio contains NaN or infinite values", "The text is empty. Fill it in", "half of a character, at position")
 def items_that_cannot_be_used(tmp: Path) -> str:
     from finetune.data.preprocessing.sound import SoundPreprocessing
     from finetune.data.preprocessing.text import TextPreprocessing
 
     listen, read = SoundPreprocessing.__new__(SoundPreprocessing), TextPreprocessing.__new__(TextPreprocessing)
-    said = [error(lambda: listen.check(np.array([0.0, np.nan], np.float32))), error(lambda: read.check(" "))]
+    said = [error(lambda: listen.check(np.array([0.0, np.nan], np.float32)))]
+    said += [error(lambda text=text: read.check(text)) for text in (" ", "good\ud800")]
     listen.check(np.zeros(2, np.float32))
     read.check("good")
     return "\n".join(said)
