@@ -732,6 +732,7 @@ class FineTuner:
     ) -> Heatmaps:
         """Show the parts of images that speak for an answer of the model, by Grad-CAM (arXiv 1610.02391).
 
+        In networks without attention, its gradients are not averaged (HiResCAM, arXiv 2011.08891).
         The maps are as fine as the deepest features with positions: 7 x 7 in most networks, 14 x 14 in most vision
         transformers, whose attention mixes positions, so that their maps point less surely.
 

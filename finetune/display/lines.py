@@ -7,13 +7,16 @@ any setting, and nobody who has configured logging reads one twice.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 _NARROWEST, _WIDEST = 40, 110  # columns
+_INDENT = "    "  # of the later rows of a line
 
 log = logging.getLogger("finetune")
 
@@ -21,8 +24,29 @@ Show = Callable[[str, "Mapping[str, str] | None"], Any]
 
 
 def print_line(line: str, cells: Mapping[str, str] | None = None) -> None:
-    """Print a line to standard output at once, also to a file."""
-    print(line, flush=True)
+    """Print a line to standard output at once, also to a file. It is wrapped to the width of a terminal."""
+    columns = _terminal_columns()
+    print(line if columns is None else wrapped(line, max(_NARROWEST, columns - 1)), flush=True)
+
+
+def wrapped(line: str, width: int) -> str:
+    """Return a line in rows of at most a width, broken between its values if it has several, else between its words.
+
+    Args:
+        line: Line in which two spaces separate values.
+        width: Columns of a row.
+
+    Example:
+        >>> print(wrapped("epoch 1/3  loss 0.5  val_loss 0.7  2.1 s, 60 samples/s", 36))
+        epoch 1/3  loss 0.5  val_loss 0.7
+            2.1 s, 60 samples/s
+    """
+    if len(line) <= width:
+        return line
+    if "  " in line.strip():
+        line = re.sub(r"(?<! ) (?! )", "\N{NO-BREAK SPACE}", line)
+    rows = textwrap.wrap(line, width, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(rows).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def line_width() -> int:
@@ -32,9 +56,8 @@ def line_width() -> int:
         >>> line_width() <= 110
         True
     """
-    if sys.stdout is None or sys.stdout.closed or not sys.stdout.isatty():
-        return _WIDEST
-    return max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size((_WIDEST, 0)).columns - 1))
+    columns = _terminal_columns()
+    return _WIDEST if columns is None else max(_NARROWEST, min(_WIDEST, columns - 1))
 
 
 @contextmanager
@@ -65,6 +88,13 @@ def lines_shown(show: Show = print_line, logger: logging.Logger = log) -> Iterat
     finally:
         logger.removeFilter(listen)
         logger.setLevel(own)
+
+
+def _terminal_columns() -> int | None:
+    """Return the width of the terminal that standard output is, or None if it is none."""
+    if sys.stdout is None or sys.stdout.closed or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size((_WIDEST, 0)).columns
 
 
 def _has_listeners(logger: logging.Logger) -> bool:

@@ -62,11 +62,39 @@ class Heatmaps:
 
     def _repr_html_(self) -> str:
         rows = [
-            (html.image(self.png(index), printable(name)), printable(name), printable(answer))
-            for index, (name, answer) in enumerate(zip(self.names[:_SHOWN], self.answers, strict=False))
+            (html.image(self.png(index), printable(name)), printable(name), printable(self.caption(index)))
+            for index, name in enumerate(self.names[:_SHOWN])
         ]
         more = and_more(len(self), _SHOWN)
         return html.table(["", "sample", "evidence for"], rows, text=3) + (html.paragraph(*more) if more else "")
+
+    def is_empty(self, index: int) -> bool:
+        """Return whether nothing in an image speaks for the answer, so that its map is zero.
+
+        Args:
+            index: Number of the sample.
+
+        Example:
+            >>> import torch
+            >>> maps = Heatmaps(torch.zeros(1, 4, 4), torch.zeros(1, 3, 4, 4), ("cat",), ("1.png",), "conv")
+            >>> maps.is_empty(0)
+            True
+        """
+        return not self.maps[index].any()
+
+    def caption(self, index: int) -> str:
+        """Return the answer that a map speaks for, and whether the map is empty.
+
+        Args:
+            index: Number of the sample.
+
+        Example:
+            >>> import torch
+            >>> maps = Heatmaps(torch.zeros(1, 4, 4), torch.zeros(1, 3, 4, 4), ("cat",), ("1.png",), "conv")
+            >>> maps.caption(0)
+            'cat, nowhere'
+        """
+        return self.answers[index] + (", nowhere" if self.is_empty(index) else "")
 
     def overlay(self, index: int) -> Image.Image:
         """Return an image as the model sees it, with its map laid over it in color.

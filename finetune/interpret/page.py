@@ -103,11 +103,12 @@ def _samples(found: Interpretation) -> Rows[JudgedSample]:
 
 def _picture(found: Interpretation, place: int, row: JudgedSample) -> html.Markup | None:
     """Return the image of a mistake, with the evidence for the answer if that is known."""
-    maps = found.heatmaps
-    content = (
-        maps.png(place) if maps is not None and place < len(maps) else thumbnail(found.predictions.source, row.index)
-    )
-    return None if content is None else html.image(content, printable(row.sample))
+    maps, name = found.heatmaps, printable(row.sample)
+    if maps is None or place >= len(maps):
+        content = thumbnail(found.predictions.source, row.index)
+        return None if content is None else html.image(content, name)
+    nowhere = "<br/>evidence: nowhere" if maps.is_empty(place) else ""
+    return html.Markup(html.image(maps.png(place), name) + nowhere)
 
 
 def _indented(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -15,6 +16,7 @@ from finetune.report.blocks import Section
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 
 def render(title: str, headline: Mapping[str, str], lead: Sequence[str], sections: Sequence[Section]) -> str:
@@ -52,12 +54,21 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["breakable"] = _breakable
     return environment.from_string(_text("page.html"))
 
 
 def _shown(value: object) -> object:
     """Return text with escapes in the place of control characters. Markup stays as it is."""
     return printable(value) if type(value) is str else value
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name as HTML that may break after a slash or an underline, before a suffix, and between its words."""
+    from markupsafe import Markup
+
+    parts = re.split(r"(?<=[/\\_])(?=\w)|(?<=\w)(?=\.[A-Za-z])|(?<=[a-z])(?=[A-Z])", printable(name))
+    return Markup("<wbr>").join(parts)
 
 
 def _text(name: str) -> str:

@@ -61,7 +61,7 @@ def _explained(card: Card, row: JudgedSample, maps: Heatmaps, place: int) -> Car
     """Return a card with a heatmap, and the name of the label or output that it is for if there are several."""
     named = not isinstance(row.answer, str) and len(row.answer) != 1
     bright = [f"for {maps.answers[place]}"] if named else []
-    bright += [] if maps.maps[place].any() else ["nowhere"]
+    bright += ["nowhere"] if maps.is_empty(place) else []
     overlay = sample_image(maps.overlay(place)), f"Evidence for the answer in {card.title}"
     values = {**card.values, **({"bright": bright} if bright else {})}
     return replace(card, values=values, images=[*card.images, overlay])

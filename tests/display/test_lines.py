@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.display.lines import line_width, lines_shown, log
+from finetune.display.lines import line_width, lines_shown, log, print_line, wrapped
 
 
 @pytest.fixture
@@ -101,3 +101,40 @@ def test_lines_fit_a_terminal(columns: str, width: int, monkeypatch) -> None:
         monkeypatch.setattr(sys, "stdout", terminal)
         monkeypatch.setenv("COLUMNS", columns)
         assert line_width() == width
+
+
+EPOCH = "epoch 10/12  loss 0.3982  accuracy 0.8090  val_loss 0.4939  val_accuracy 0.7500  2.8 s, 181 samples/s"
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows"),
+    [
+        ("80", [EPOCH[: EPOCH.index("  2.8 s")], "    2.8 s, 181 samples/s"]),
+        (
+            "50",
+            [
+                EPOCH[: EPOCH.index("  val_loss")],
+                "    val_loss 0.4939  val_accuracy 0.7500",
+                "    2.8 s, 181 samples/s",
+            ],
+        ),
+        ("300", [EPOCH]),
+    ],
+)
+def test_a_long_line_breaks_between_its_values_on_a_terminal(columns: str, rows: list[str], monkeypatch) -> None:
+    reader, writer = pty.openpty()
+    with open(reader) as shown, open(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setenv("COLUMNS", columns)
+        print_line(EPOCH)
+        assert [shown.readline().rstrip() for _ in rows] == rows
+
+
+def test_a_long_line_is_whole_in_a_file(capsys) -> None:
+    print_line(EPOCH * 3)
+    assert capsys.readouterr().out == f"{EPOCH * 3}\n"
+
+
+def test_a_sentence_breaks_between_words_and_never_within_one() -> None:
+    rows = wrapped("cache: off, because of a/very-long/path.jpg", 20).splitlines()
+    assert rows == ["cache: off, because", "    of", "    a/very-long/path.jpg"]

@@ -23,7 +23,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.texts: list[tuple[str, str]] = []
         self._open: list[str] = []
-        self.feed(text)
+        self.feed(text.replace("<wbr>", ""))  # a place where a word may break
         self.close()
         assert not self._open
 

@@ -44,3 +44,11 @@ def test_a_notebook_shows_images_with_names_that_are_escaped() -> None:
     assert "<cat>" not in page
     assert "10 more" in page
     assert repr(heatmaps(2)) == "Heatmaps(2 images of 8 x 12, layer 'layer4')"
+
+
+def test_an_empty_map_is_said_to_be_one() -> None:
+    found = heatmaps(2)
+    found.maps[1] = 0
+    assert [found.is_empty(index) for index in (0, 1)] == [False, True]
+    assert [axes.get_title(loc="left") for axes in found.plot().axes if axes.images] == ["<cat>", "<cat>, nowhere"]
+    assert found._repr_html_().count("&lt;cat&gt;, nowhere") == 1

@@ -183,5 +183,10 @@ def test_interpret_shows_the_evidence_for_the_wrong_answers() -> None:
     figure = found.plot_mistakes(2)
     assert np.array_equal(figure.axes[0].images[0].get_array(), np.asarray(alone.overlay(0)))
     assert found._repr_html_() != tuner.interpret((X, targets))._repr_html_()
+    assert "nowhere" not in found._repr_html_() + figure.axes[0].get_title(loc="left")
+    found.heatmaps.maps[0] = 0
+    assert found._repr_html_().count("evidence: nowhere") == 1
+    captions = [axes.get_title(loc="left") for axes in found.plot_mistakes(2).axes]
+    assert [caption.endswith("\nevidence: nowhere") for caption in captions] == [True, False]
     right = tuner.interpret((X, tuner.predict(X).argmax(1)), heatmaps=True)
     assert right.heatmaps is None

@@ -48,6 +48,13 @@ def test_every_text_is_only_text(text: str) -> None:
     assert not [fault for fault in page.faults() if "description" not in fault]
 
 
+def test_names_may_break_between_their_parts() -> None:
+    page = page_of("val/a_b.c/ResNet 0.5 blank.jpg")
+    assert '<h1 dir="auto">val/<wbr>a_<wbr>b<wbr>.c/<wbr>Res<wbr>Net 0.5 blank<wbr>.jpg</h1>' in page
+    assert {"p", "th", "td"} <= {tag for tag, text in Page(page).texts if text.startswith("val/a_b.c/ResNet 0.5")}
+    assert page.count("blank<wbr>.jpg") >= 3
+
+
 def test_hostile_names_are_escaped() -> None:
     page = page_of(HOSTILE)
     assert len(Page(page).all("script")) == 1

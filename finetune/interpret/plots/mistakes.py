@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,13 +38,16 @@ def draw_mistakes(
         heatmaps: Evidence for the answers to the first rows, to lay over their images.
     """
     title = "The largest errors" if regression else f"The worst {len(rows)} of {wrong:,} mistakes"
-    overlays = [] if heatmaps is None else [heatmaps.overlay(place) for place in range(min(len(heatmaps), len(rows)))]
-    cells = [
-        Cell(source, row.index, row.sample, _caption(row), picture)
-        for row, picture in zip_longest(rows, overlays, fillvalue=None)
-        if row is not None
-    ]
+    cells = [_cell(row, source, place, heatmaps) for place, row in enumerate(rows)]
     return draw_sheet([Section("", cells)], title if rows else "No mistakes", path, theme)
+
+
+def _cell(row: JudgedSample, source: Source, place: int, heatmaps: Heatmaps | None) -> Cell:
+    caption, overlay = _caption(row), None
+    if heatmaps is not None and place < len(heatmaps):
+        caption += "\nevidence: nowhere" if heatmaps.is_empty(place) else ""
+        overlay = heatmaps.overlay(place)
+    return Cell(source, row.index, row.sample, caption, overlay)
 
 
 def _caption(row: JudgedSample) -> str:

@@ -35,7 +35,7 @@ def draw_overlays(found: Heatmaps, path: str | Path | None = None, theme: str | 
             axes.set_axis_off()
         for index, axes in enumerate(grid[:count]):
             axes.imshow(found.overlay(index))
-            axes.set_title(shown(found.answers[index]), fontsize=9, loc="left", fontweight="normal")
+            axes.set_title(shown(found.caption(index)), fontsize=9, loc="left", fontweight="normal")
         more = f", the first {count} of {len(found):,}" if count < len(found) else ""
         figure.suptitle(f"Evidence for the answer{more}")
     return figure

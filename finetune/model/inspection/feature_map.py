@@ -90,6 +90,16 @@ def find_feature_map(
     return next(reversed(fine or found), None)
 
 
+def attends(model: nn.Module) -> bool:
+    """Return whether a model has attention, which mixes positions.
+
+    Example:
+        >>> attends(nn.MultiheadAttention(4, 1)), attends(nn.Conv2d(1, 1, 1))
+        (True, False)
+    """
+    return any(map(_is_attention, model.modules()))
+
+
 def _is_attention(module: nn.Module) -> bool:
     return "attention" in type(module).__name__.lower()
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetune.model.inspection.feature_map import FeatureMap
+from finetune.model.inspection.feature_map import FeatureMap, attends
 from finetune.model.inspection.forward_graph import differentiable_from
 
 
@@ -26,7 +26,9 @@ def evidence(model: nn.Module, scores: Callable[[], Tensor], feature_map: Featur
         total = scores().sum()
         (gradient,) = torch.autograd.grad(total, seen[1:])
     features, gradient = (feature_map.of(tensor.detach()).float() for tensor in (seen[0], gradient))
-    return token_evidence(features, gradient) if feature_map.is_sequence else grad_cam(features, gradient)
+    if feature_map.is_sequence:
+        return token_evidence(features, gradient)
+    return grad_cam(features, gradient) if attends(model) else hires_cam(features, gradient)
 
 
 def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
@@ -37,6 +39,18 @@ def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
         tensor([[[0., 3.]]])
     """
     return (features * gradient.mean((2, 3), keepdim=True)).sum(1).relu()
+
+
+def hires_cam(features: Tensor, gradient: Tensor) -> Tensor:
+    """Return the same with the gradient of each position in place of their mean (HiResCAM, arXiv 2011.08891).
+
+    Before a global average, both are equal. Another head has weights for each position, which cancel out in the mean.
+
+    Example:
+        >>> hires_cam(torch.tensor([[[[1.0, 3.0]], [[2.0, 0.0]]]]), torch.tensor([[[[1.0, 0.0]], [[-1.0, 0.0]]]]))
+        tensor([[[0., 0.]]])
+    """
+    return (features * gradient).sum(1).relu()
 
 
 def token_evidence(features: Tensor, gradient: Tensor) -> Tensor:

@@ -46,6 +46,21 @@ def test_after_a_global_average_it_is_the_class_activation_map(frozen: bool) -> 
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
+def test_before_a_head_that_reads_positions_the_evidence_adds_up_to_the_score() -> None:
+    """The weights of a class have a mean of zero over the positions, so that Grad-CAM would be zero everywhere."""
+    model, images = (
+        nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 1, bias=False)),
+        torch.randn(5, 3, 10, 10),
+    )
+    weight = torch.randn(1, 2, 64)
+    model[3].weight.data = (weight - weight.mean(2, keepdim=True)).flatten(1)
+    for sign in (1, -1):
+        found = evidence(model, lambda sign=sign: sign * model(images)[:, 0], FeatureMap("1", CHANNELS_FIRST, (8, 8)))
+        each = model[1](model[0](images)).flatten(2) * model[3].weight.reshape(2, 64) * sign
+        assert torch.allclose(found.flatten(1), each.sum(1).relu(), atol=1e-5)
+        assert (found > 0).any((1, 2)).all()
+
+
 def test_samples_are_independent() -> None:
     model, images = Network().eval(), torch.randn(4, 3, 10, 10)
     together = evidence(model, lambda: model(images)[:, 1], LAYER)
