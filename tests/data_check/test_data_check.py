@@ -260,7 +260,7 @@ def test_data_without_findings_says_what_was_checked() -> None:
     X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     check = FineTuner(nn.Linear(4, 1), device="cpu").check_data((X, X[:, 0]), (X[:1] + 1, X[:1, 0]))
     assert str(check).startswith("Checked 40 training and 1 validation samples: nothing was found.\nChecked for")
-    assert check.plot()._suptitle.get_text().endswith("nothing was found")
+    assert check.plot()._suptitle.get_text().replace("\n", " ").endswith("nothing was found")
 
 
 def test_the_command_line_writes_findings_and_exits_by_errors(

@@ -83,6 +83,7 @@ def draw_scores(
             axes.bar(edges[:-1], counts, width=widths, align="edge", alpha=0.7)
             figures.count_on(axes.yaxis)
             axes.set(xlim=(0, 1), ylabel="count", title=f"{shown(name, 40)} ({sum(counts):,})")
+            axes.set_ylim(0, None if any(counts) else 1)
             if threshold is not None:
                 axes.axvline(
                     threshold, linestyle="--", linewidth=1, color=look.faint, label=f"threshold {threshold:.2f}"

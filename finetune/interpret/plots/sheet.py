@@ -23,6 +23,7 @@ _COLUMNS = 4
 _SIDE = 256  # pixels of an image, at most
 _LINE, _LINES = 28, 8  # characters and lines of a text
 _HEADING = 0.32  # inches
+_LETTER = 0.1  # inches of a letter of the title
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ def draw_sheet(
     rows = [row for section in sections for row in _rows(section)]
     columns = min(_COLUMNS, max([1, *(len(row.contents) for row in rows)]))
     heights = [row.inches for row in rows] or [0.6]
-    with figures.drawing(2.6 * columns + 0.4, sum(heights) + 0.5, path, theme) as (figure, look):
+    width = 2.6 * columns + 0.4
+    lines = wrap(title, int(width / _LETTER))
+    with figures.drawing(width, sum(heights) + 0.3 + 0.2 * len(lines), path, theme) as (figure, look):
         grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
         for place, row in enumerate(rows):
             if row.heading:
@@ -97,7 +100,7 @@ def draw_sheet(
                 axes.set_axis_off()
                 if column < len(row.contents):
                     _draw(axes, *row.contents[column])
-        figure.suptitle(figures.plain(title))
+        figure.suptitle(figures.plain("\n".join(lines)))
     return figure
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune.interpret.calibration import Calibration
-from tests.helpers.answers import random_answers
+from tests.helpers.answers import interpreted, random_answers
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,11 @@ def test_counts_are_whole_numbers() -> None:
     found = random_answers("classification", 9, 3, 0)
     counts = [found.plot_reliability().axes[1], *found.plot_scores().axes]
     assert all(tick == round(tick) for axes in counts for tick in axes.get_yticks())
+
+
+def test_a_group_without_samples_counts_from_zero() -> None:
+    found = interpreted("classification", 9 * torch.eye(3), torch.arange(3))
+    right, wrong = found.plot_scores().axes
+    assert wrong.get_title("left") == "wrong (0)"
+    assert [axes.get_ylim()[0] for axes in (right, wrong)] == [0, 0]
+    assert {*wrong.get_yticks()} == {0, 1}

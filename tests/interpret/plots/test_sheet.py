@@ -11,6 +11,7 @@ import torch
 from finetune.data.sources.base import Request
 from finetune.data.sources.folders import open_folder
 from finetune.interpret.interpretation import Interpretation
+from finetune.interpret.plots.sheet import draw_sheet
 from finetune.interpret.predictions import Predictions
 from finetune.training.tasks import infer_task
 from tests.helpers.answers import interpreted, random_answers
@@ -50,6 +51,14 @@ def test_other_samples_are_shown_by_their_names(kind: str) -> None:
     written = [axes.texts[0].get_text() for axes in figure.axes if axes.texts]
     assert written == [row.sample for row in found.mistakes(6)]
     assert (figure.get_suptitle() == "The largest errors") == (kind == "regression")
+
+
+def test_a_long_title_fits_a_narrow_sheet() -> None:
+    figure = draw_sheet([], "Checked 200 training and 60 validation samples: 1 error and 4 warnings")
+    figure.canvas.draw()
+    title = figure.texts[0].get_window_extent()
+    assert 0 <= title.x0 < title.x1 <= figure.bbox.width
+    assert title.y1 <= figure.bbox.height
 
 
 def test_no_mistakes() -> None:
