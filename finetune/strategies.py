@@ -219,7 +219,7 @@ def strategy_name(strategy: str | Strategy | Sequence[Phase]) -> str:
     """Return the name of a strategy, or for a list of phases, their names.
 
     Example:
-        >>> strategy_name(lp_ft), strategy_name([Phase("head", 1), Phase("*", 2, name="all")])
+        >>> strategy_name(lp_ft), strategy_name([Phase("head", 1, name="head"), Phase("*", 2, name="all")])
         ('lp_ft', 'head + all')
     """
     if isinstance(strategy, str):

@@ -157,7 +157,7 @@ def test_the_data_is_checked(tmp_path: Path) -> None:
     tuner = tuner_of(108, 3)
     tuner.fit((X, y), progress=False)
     _, page = page_of(tuner, tmp_path, (X[20:], y[20:]), train=(X, y))
-    assert "leak" in page.said("th")
+    assert "leak" in page.said("td")
     assert "Nothing was found." not in page.said("p")
 
 
@@ -204,6 +204,6 @@ def test_pictures_of_files_are_small(class_folder: Any, tmp_path: Path) -> None:
     text, page = page_of(tuner.replace_head(2), tmp_path, folder)
     images = [image for image in page.all("img") if image["alt"].startswith(str(folder))]
     sizes = [int(image["width"]) for image in images]
-    assert len(sizes) == 6
+    assert len(sizes) == 6 + 3  # each among the mistakes or the surest, and the findings on three of them
     assert max(sizes) == 224
     assert len(text) < 1_000_000
