@@ -122,7 +122,7 @@ def write_digits(folder: Path) -> Path:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ArgumentError("The demo needs the images of scikit-learn: pip install torch-finetune[demo].") from error
+        raise ArgumentError("The demo needs the images of scikit-learn: pip install 'torch-finetune[demo]'.") from error
     digits = load_digits()
     for number, (image, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
         part = folder / ("source" if digit < 5 else "target") / str(digit)

@@ -95,6 +95,6 @@ def test_the_seed_draws_ten_images_per_class_and_leaves_the_rest(demo: Demo) -> 
 
 def test_without_scikit_learn_the_error_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ArgumentError, match=r"pip install torch-finetune\[demo\]"):
+    with pytest.raises(ArgumentError, match=r"pip install 'torch-finetune\[demo\]'"):
         write_digits(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -76,6 +76,11 @@ def test_pages_name_things() -> None:
     assert frequency([page.read_text(encoding="utf-8") for page in PAGES]) < LIMIT
 
 
+def test_extras_are_quoted_for_every_shell() -> None:
+    bare = re.compile(r"install torch-finetune\[")  # which zsh takes for a pattern
+    assert [path for path in [*PACKAGE.rglob("*.py"), *PAGES] if bare.search(path.read_text("utf-8"))] == []
+
+
 def test_docstrings_follow_the_rules() -> None:
     found = [f"{name}: {fault}" for name, source in sources() for text in docstrings(source) for fault in faults(text)]
     assert not found, "\n".join(found)

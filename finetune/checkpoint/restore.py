@@ -180,7 +180,7 @@ def _repeat_one(change: ModelChange, model: nn.Module, checkpoint: Checkpoint) -
         )
     else:
         head = layer_specs.build(change.head) if isinstance(change.head, Mapping) else change.head
-        heads.replace_head(model, whole_number("n", change.n), change.names, head, verify=False)
+        heads.replace_head(model, whole_number("n", change.n), change.names, head, verify=False, repeats=True)
 
 
 def _most_bytes(checkpoint: Checkpoint) -> int:

@@ -97,7 +97,7 @@ class Export:
             shown += [f"input     {each}" for each in self.inputs] + [f"output    {self.output}"]
         if self.before is not None:
             shown.append(f"float32   {self.before}{data}")
-        shown.append(f"{'verified' if self.before is None else 'quantized'} {self.agreement}{data}")
+        shown.append(f"{'verified ' if self.before is None else 'quantized'} {self.agreement}{data}")
         if self.agreement.accuracy is not None:
             shown.append(f"accuracy  {self.agreement.accuracy}")
         shown += [f"beside    {path}" for path in self.files if path != self.path and path.parent == self.path.parent]

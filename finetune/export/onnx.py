@@ -142,4 +142,4 @@ def _name_sizes(model: Any, inputs: Sequence[Input]) -> None:
 
 
 def _not_installed(error: ImportError) -> ArgumentError:
-    return ArgumentError(f"{error.name} is not installed. Run `pip install torch-finetune[onnx]`.")
+    return ArgumentError(f"{error.name} is not installed. Run `pip install 'torch-finetune[onnx]'`.")

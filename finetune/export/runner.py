@@ -145,6 +145,8 @@ def classify($item):
 ${answer}
 ${rare}
 if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.exit(__doc__)
     for $item in sys.argv[1:]:
         answers = list(classify($item).items())${most}
         print($item, *[f"{name} {score:.4f}" for name, score in answers] or ["none"], sep="  ")

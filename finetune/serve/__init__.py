@@ -1,4 +1,4 @@
-"""A web page and a JSON API for a fine-tuned model. Requires the extra `serve`: `pip install torch-finetune[serve]`."""
+"""A web page and a JSON API for a fine-tuned model. Requires `pip install 'torch-finetune[serve]'`."""
 
 from finetune.errors import ArgumentError
 

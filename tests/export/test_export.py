@@ -83,6 +83,7 @@ def test_several_named_inputs(format: str, tmp_path: Path) -> None:
     data = {"left": torch.randn(7, 2), "right": torch.randn(7, 4)}
     made = tuner_of(TwoInputs()).export(tmp_path / "model", format, verify=(data, torch.zeros(7).long()))
     assert [each.name for each in made.inputs] == ["left", "right"]
+    assert all(line[9] == " " != line[10] for line in str(made).splitlines()[1:])
     assert made.agreement.same == made.agreement.samples == 7
 
 

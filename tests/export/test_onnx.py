@@ -60,5 +60,5 @@ def test_a_missing_package_is_named_before_any_work(tmp_path: Path, monkeypatch:
 
     tuner = FineTuner(small_mlp(), device="cpu")
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ArgumentError, match=r"onnxscript is not installed. Run `pip install torch-finetune\[onnx\]`"):
+    with pytest.raises(ArgumentError, match=r"onnxscript is not installed. Run `pip install 'torch-finetune\[onnx\]'`"):
         tuner.export(tmp_path / "model.onnx")

@@ -137,6 +137,9 @@ def test_the_script_runs_by_itself(pictures: list[Path], tmp_path: Path) -> None
         [sys.executable, tmp_path / "model_onnx.py", *pictures[:2]], capture_output=True, text=True, check=True
     )
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(map(str, pictures[:2]))
+    unused = subprocess.run([sys.executable, tmp_path / "model_onnx.py"], capture_output=True, text=True, check=False)
+    assert unused.returncode == 1
+    assert "python model_onnx.py PICTURE ..." in unused.stderr
     assert "finetune" not in (tmp_path / "model_onnx.py").read_text().replace("torch-finetune", "")
 
 

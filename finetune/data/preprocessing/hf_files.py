@@ -54,7 +54,7 @@ def load_pretrained(auto_class: str, files: PretrainedFiles) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ArgumentError("Text and audio need transformers: pip install torch-finetune[hf].") from error
+        raise ArgumentError("Text and audio need transformers: pip install 'torch-finetune[hf]'.") from error
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             path = Path(folder, _safe_path(name))

@@ -25,7 +25,7 @@ def read_parquet(path: Path) -> dict[str, list[Any]]:
     except ImportError as error:
         raise DataError(
             f"'{path}' is a Parquet file; reading it needs pyarrow. "
-            "Run `pip install torch-finetune[parquet]`, or save the table as CSV."
+            "Run `pip install 'torch-finetune[parquet]'`, or save the table as CSV."
         ) from error
     try:
         with opened(path) as file:

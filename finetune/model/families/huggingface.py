@@ -237,4 +237,4 @@ def _library() -> ModuleType:
     try:
         return import_module("transformers")
     except ImportError as error:
-        raise ArgumentError("transformers is not installed. Run `pip install torch-finetune[hf]`.") from error
+        raise ArgumentError("transformers is not installed. Run `pip install 'torch-finetune[hf]'`.") from error

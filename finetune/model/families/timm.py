@@ -172,5 +172,5 @@ def _library() -> ModuleType:
         import timm.data
         import timm.models
     except ImportError as error:
-        raise ArgumentError("timm is not installed. Run `pip install torch-finetune[timm]`.") from error
+        raise ArgumentError("timm is not installed. Run `pip install 'torch-finetune[timm]'`.") from error
     return timm

@@ -41,6 +41,7 @@ def replace_head(
     example: Any = None,
     clamps: bool = False,
     say: bool = False,
+    repeats: bool = False,
 ) -> tuple[str, ...]:
     """Replace the heads of a model and return the full names of the new ones.
 
@@ -56,6 +57,7 @@ def replace_head(
         clamps: Whether a softmax, sigmoid or other module behind the head that holds its outputs within bounds is
             removed, as a ReLU always is.
         say: Whether to log the old and the new head.
+        repeats: Whether a checkpoint is loaded, so that what is removed was said when its head was replaced.
 
     Raises:
         HeadError: If the head cannot be built, or the model with it does not have `n` outputs. The model is
@@ -93,7 +95,8 @@ def replace_head(
         if not pools or not _has_outputs(model, n, example):
             _set_modules(model, old)
             raise _not_the_head(model, names, n)
-    _say_removed({name: old[name] for name, module in new.items() if isinstance(module, nn.Identity)})
+    if not repeats:
+        _say_removed({name: old[name] for name, module in new.items() if isinstance(module, nn.Identity)})
     _record_outputs(model, n, names)
     if say:
         after = f"{describe_layer(model.get_submodule(names[0]))}, {n} output{'s' * (n > 1)}"

@@ -91,7 +91,7 @@ def test_parquet_equals_csv(tmp_path: Path, pictures: list[str]) -> None:
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"pip install torch-finetune\[parquet\]"):
+    with pytest.raises(DataError, match=r"pip install 'torch-finetune\[parquet\]'"):
         open_source(write(tmp_path / "t.parquet", ""))
 
 

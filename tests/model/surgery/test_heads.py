@@ -400,6 +400,19 @@ def test_a_module_that_bounds_the_outputs_is_removed_and_said(
     assert tuner.predict(FEATURES).min() < 0
 
 
+def test_loading_does_not_say_again_that_a_relu_was_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def clamped() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU())
+
+    tuner = FineTuner(clamped(), device="cpu").replace_head(3)
+    assert "The ReLU '2' behind the head is removed" in caplog.text
+    path = tuner.save_checkpoint(tmp_path / "x.safetensors")
+    caplog.clear()
+    loaded = FineTuner.load_checkpoint(path, clamped(), device="cpu")
+    assert caplog.text == ""
+    assert isinstance(loaded.model[2], nn.Identity)
+
+
 @pytest.mark.parametrize(
     ("end", "function"),
     [
