@@ -1,6 +1,16 @@
-"""Estimators for scikit-learn, imported as `finetune.sklearn`. Requires the `scikit-learn` package."""
+"""Estimators for scikit-learn, imported as `finetune.sklearn`. Requires `pip install 'torch-finetune[sklearn]'`."""
 
-from finetune.sklearn.classifier import FineTuneClassifier
-from finetune.sklearn.regressor import FineTuneRegressor
+from finetune.errors import ArgumentError
+
+try:
+    from finetune.sklearn.classifier import FineTuneClassifier
+    from finetune.sklearn.regressor import FineTuneRegressor
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "sklearn":
+        raise
+    raise ArgumentError(
+        "The estimators require scikit-learn, which is not installed. Install it with: pip install "
+        "'torch-finetune[sklearn]'"
+    ) from error
 
 __all__ = ["FineTuneClassifier", "FineTuneRegressor"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import Tensor, nn
 
-from finetune import FineTuner
+from finetune import ArgumentError, FineTuner
 from finetune.sklearn import FineTuneClassifier, FineTuneRegressor
 from tests.helpers.models import network_for, small_mlp
 from tests.helpers.tensors import gaussian_blobs
@@ -203,3 +205,11 @@ def test_one_class_and_odd_items_are_said() -> None:
         FineTuneClassifier(network_for).fit(np.zeros((4, 2)), [0] * 4)
     with pytest.raises(ValueError, match=r"Expected texts, paths or images, but X\[1\] is a int"):
         FineTuneClassifier(network_for).fit(["a.png", 3], [0, 1])
+
+
+def test_without_scikit_learn_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("finetune.sklearn")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)  # importing it fails
+    with pytest.raises(ArgumentError, match=r"pip install 'torch-finetune\[sklearn\]'"):
+        importlib.import_module("finetune.sklearn")
