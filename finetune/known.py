@@ -18,6 +18,7 @@ from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import Meaning
 from finetune.data.targets import TargetRule
+from finetune.display.numbers import fixed
 from finetune.errors import ArgumentError
 from finetune.export.samples import synthetic
 from finetune.interpret.calibration import Calibration
@@ -123,7 +124,7 @@ class Known:
         return Meaning(self.classes, numbers_are_targets(loss, self.task, outputs, custom=custom), several=several)
 
     def describe(self) -> Iterator[str]:
-        """Yield a description of the state: model, head, task, classes and epochs."""
+        """Yield a description of the state: model, head, task, classes, epochs and calibration."""
         yield describe_model(self.network)
         if self.network.found_heads:
             yield f"head {describe_head(self.network)}"
@@ -132,7 +133,15 @@ class Known:
         if self.classes is not None:
             yield f"classes {', '.join(listed(self.classes))}"
         if self.history:
-            yield f"{len(self.history)} epochs trained"
+            count = len(self.history)
+            yield f"{count:,} epoch{'s' * (count != 1)} trained"
+        if self.calibration != Calibration():
+            yield f"calibrated with temperature {fixed(self.calibration.temperature)}"
+        if self.calibration.thresholds is not None:
+            thresholds = list(map(fixed, self.calibration.thresholds))
+            names = (self.classes or thresholds)[-len(thresholds) :]  # that of a binary task is for its second class
+            named = map(" ".join, zip(names, thresholds, strict=True)) if self.classes else thresholds
+            yield f"thresholds {', '.join(listed(list(named)))}"
 
     def opened(self, kind: str | None) -> Known:
         """Return the state with a preprocessing for raw items of a kind, or for ready inputs if it is None.

@@ -12,6 +12,7 @@ from torch import nn
 from finetune import FineTuner
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.targets import TargetRule
+from finetune.interpret.calibration import Calibration
 from finetune.known import Known
 from finetune.model.network import Network
 from finetune.training.history import History
@@ -80,3 +81,20 @@ def test_only_trainable_parameters_of_an_adapted_model_are_in_scope() -> None:
     assert recalled.network.scope is not None
     assert "6.weight" in recalled.network.scope
     assert torch.is_tensor(checkpoint.model.weights["6.weight"])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "classes", "expected"),
+    [
+        (3, ("cat", "dog", "owl"), "calibrated with temperature 0.5000; thresholds cat 0.1000, dog 0.2000, owl 0.3000"),
+        (3, None, "thresholds 0.1000, 0.2000, 0.3000"),
+        (1, ("cat", "dog"), "thresholds dog 0.1000"),
+        (0, ("cat", "dog"), "1 epoch trained; calibrated with temperature 0.5000"),
+    ],
+    ids=("labels", "labels without names", "binary", "classes"),
+)
+def test_what_calibrate_found_can_be_read(outputs: int, classes: tuple[str, ...] | None, expected: str) -> None:
+    thresholds = (0.1, 0.2, 0.3)[:outputs] or None
+    history, calibration = History([{"epoch": 1, "loss": 0.5}]), Calibration(0.5, thresholds)
+    known = Known(Network.of(small_cnn()), classes=classes, history=history, calibration=calibration)
+    assert "; ".join(known.describe()).endswith(expected)

@@ -113,20 +113,28 @@ def _check_duplicates(data: Inspected, usable: Tensor, distances: Tensor, neighb
         report.left_out.append("leaks, for lack of validation data")
     for group in duplicates.groups_of(facts["key"], pairs, range(len(usable))):
         numbers = [int(usable[row]) for row in group.members]
-        for kind, why in _kinds_of(data, numbers, group.exact):
-            report.add(kind, numbers, why)
+        for kind, ordered, why in _kinds_of(data, numbers, group.exact):
+            report.add(kind, ordered, why)
 
 
-def _kinds_of(data: Inspected, numbers: Sequence[int], exact: bool) -> Iterator[tuple[str, str]]:
-    """Yield the kinds of finding that a group of samples with the same content is, each with its reason."""
+def _kinds_of(data: Inspected, numbers: Sequence[int], exact: bool) -> Iterator[tuple[str, Sequence[int], str]]:
+    """Yield the kinds of finding that a group of samples with the same content is, each with its samples and reason."""
     how = "identical" if exact else "nearly identical"
     labels = [] if data.labels is None else [data.places.class_name(label) for label in data.labels[numbers].tolist()]
-    if len(data.parts[numbers].unique()) > 1:
-        yield findings.LEAK, how
+    parts = data.parts[numbers].tolist()
+    if len({*parts}) > 1:
+        yield findings.LEAK, _one_of_each_first(numbers, parts), how
     elif len({*labels}) <= 1:
-        yield findings.DUPLICATE if exact else findings.NEAR_DUPLICATE, how
+        yield findings.DUPLICATE if exact else findings.NEAR_DUPLICATE, numbers, how
     if len({*labels}) > 1:
-        yield findings.CONFLICT, f"{how}, but labeled {', '.join(map(repr, dict.fromkeys(labels)))}"
+        why = f"{how}, but labeled {', '.join(map(repr, dict.fromkeys(labels)))}"
+        yield findings.CONFLICT, _one_of_each_first(numbers, labels), why
+
+
+def _one_of_each_first(numbers: Sequence[int], groups: Sequence[object]) -> list[int]:
+    """Return the first sample of each group and then the others, because pages show only the first samples."""
+    first = dict(zip(reversed(groups), reversed(numbers), strict=True)).values()
+    return [*sorted(first), *(number for number in numbers if number not in first)]
 
 
 def _check_labels(data: Inspected, usable: Tensor, neighbors: Tensor, report: _Report) -> None:

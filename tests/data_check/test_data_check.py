@@ -90,6 +90,16 @@ def test_every_planted_fault_is_found(faulty: tuple[Path, Path]) -> None:
     )
 
 
+def test_the_first_samples_of_a_finding_show_its_contrast(tmp_path: Path) -> None:
+    for copy in ("train/a/0", "train/a/1", "train/a/2", "train/b/3", "val/a/4"):
+        (tmp_path / copy).parent.mkdir(parents=True, exist_ok=True)
+        photo(1).save(tmp_path / f"{copy}.png")
+    check = Counting.tuner().check_data(tmp_path / "train", tmp_path / "val")
+    (leak,), (conflict,) = check.leaks, check.conflicts
+    assert [Path(sample).stem for sample in leak.samples] == ["0", "4", "1", "2", "3"]
+    assert [Path(sample).stem for sample in conflict.samples] == ["0", "3", "1", "2", "4"]
+
+
 def test_clean_data_has_hardly_any_findings(tmp_path: Path) -> None:
     check = Counting.tuner().check_data(folder_of(tmp_path, 80))
     assert len(check) <= 2
