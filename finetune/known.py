@@ -138,10 +138,7 @@ class Known:
         if self.calibration != Calibration():
             yield f"calibrated with temperature {fixed(self.calibration.temperature)}"
         if self.calibration.thresholds is not None:
-            thresholds = list(map(fixed, self.calibration.thresholds))
-            names = (self.classes or thresholds)[-len(thresholds) :]  # that of a binary task is for its second class
-            named = map(" ".join, zip(names, thresholds, strict=True)) if self.classes else thresholds
-            yield f"thresholds {', '.join(listed(list(named)))}"
+            yield f"thresholds {', '.join(listed(self.calibration.named_thresholds(self.classes)))}"
 
     def opened(self, kind: str | None) -> Known:
         """Return the state with a preprocessing for raw items of a kind, or for ready inputs if it is None.

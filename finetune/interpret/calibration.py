@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.targets import CLASSIFICATION, REGRESSION
+from finetune.display.numbers import fixed
 from finetune.errors import ArgumentError, CheckpointError, is_number
 from finetune.training.tasks import PROBABILITIES, Task
 
@@ -98,6 +99,18 @@ class Calibration:
     def logits(self, task: Task, outputs: Tensor) -> Tensor:
         """Return outputs, of a task with probabilities, as logits at the temperature."""
         return _logits(task, outputs) / self.temperature
+
+    def named_thresholds(self, classes: Sequence[str] | None) -> list[str]:
+        """Return the thresholds as text, each after its class if the names are known; none without thresholds.
+
+        Example:
+            >>> Calibration(thresholds=(0.25,)).named_thresholds(("cat", "dog"))  # binary: of the second class
+            ['dog 0.2500']
+        """
+        thresholds = list(map(fixed, self.thresholds or ()))
+        if classes is None or not thresholds:
+            return thresholds
+        return [f"{name} {each}" for name, each in zip(classes[-len(thresholds) :], thresholds, strict=True)]
 
     def thresholds_for(self, count: int) -> list[float]:
         """Return the thresholds of `count` labels.

@@ -149,6 +149,8 @@ def _configuration(tuner: Tuner, found: Interpretation) -> Iterator[tuple[str, s
     yield "preprocessing", str(tuner.preprocessing or "none: inputs are ready for the model")
     calibration = found.predictions.calibration
     yield "temperature", fixed(calibration.temperature) if calibration.temperature != 1 else "1, as not calibrated"
+    if calibration.thresholds is not None:
+        yield "thresholds", ", ".join(calibration.named_thresholds(found.predictions.classes))
     for name, value in {**tuner.settings.plain(), **tuner.settings.objects()}.items():
         if value is not None and name != "loss":
             yield name.replace("_", " "), str(value)

@@ -63,7 +63,9 @@ def test_labels(tmp_path: Path) -> None:
     tuner = tuner_of(108, 3)
     tuner.fit((X, targets), progress=False)
     tuner.classes = "cat", "dog", "eel"
-    _, page = page_of(tuner, tmp_path, (X, targets))
+    _, page = page_of(tuner.calibrate((X, targets)), tmp_path, (X, targets))
+    (thresholds,) = (value for value in page.said("dd") if value.startswith("cat ") and ", eel " in value)
+    assert [pair.split()[0] for pair in thresholds.split(", ")] == ["cat", "dog", "eel"]
     assert page.said("h2") == ["Labels", "Probabilities", *SAMPLES, *ALWAYS]
     assert "1 of 3 labels have no samples here." in page.said("p")
     assert "Areas under the curves" in page.said("summary")
