@@ -94,6 +94,16 @@ class CheckpointError(FineTuneError, RuntimeError):
     """
 
 
+class DistributedError(FineTuneError, RuntimeError):
+    """Another process of a distributed run failed, or does not answer.
+
+    Example:
+        >>> raise DistributedError("Process 1 failed: DataError: ...")
+        Traceback (most recent call last):
+        finetune.errors.DistributedError: Process 1 failed: DataError: ...
+    """
+
+
 class ExportError(FineTuneError, RuntimeError):
     """The model cannot be exported, or the exported file gives other answers. No file is left behind.
 

@@ -59,18 +59,17 @@ class Passes:
         """
         pipeline = self.trial.pipeline
         audited = pipeline.audited(source, "evaluation" if rule else "prediction", rule=rule)
-        batches = pipeline.batches(audited, batch_size, rule=rule)
-        step, outputs, targets = over_views(self.step, tta), [], []
+        batches = pipeline.batches(audited, batch_size, rule=rule, world=self.trial.world)
+        step, found = over_views(self.step, tta), []
         with self.over(source):
             for batch, output in loop.outputs(step, self._module, batches, self.trial.precision, "Predicting"):
-                outputs.append(as_plain(output))
-                targets.append(target_of(batch))
-        for output in outputs:
-            if not isinstance(output, Tensor):
-                raise ArgumentError(
-                    f"Expected predict_step to return a tensor [N, ...], but got a {type(output).__name__}."
-                )
-        return torch.cat([torch.atleast_1d(output).float().cpu() for output in outputs]), targets
+                if not isinstance(plain := as_plain(output), Tensor):
+                    raise ArgumentError(
+                        f"Expected predict_step to return a tensor [N, ...], but got a {type(plain).__name__}."
+                    )
+                found.append((torch.atleast_1d(plain).float().cpu(), as_plain(target_of(batch))))
+        found = self.trial.world.interleaved(found)
+        return torch.cat([output for output, _ in found]), [targets for _, targets in found]
 
     def predictions(self, source: Source, batch_size: int, tta: bool | Sequence[View] = False) -> Predictions:
         """Return the predictions for a source without targets."""

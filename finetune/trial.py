@@ -19,6 +19,7 @@ from finetune.data.sources.labels import Meaning
 from finetune.data.splitting import mixed
 from finetune.data.targets import CLASSIFICATION, REGRESSION, TargetRule
 from finetune.display.progress.waits import busy
+from finetune.distributed.world import ALONE, World
 from finetune.errors import ArgumentError, DataError
 from finetune.known import Known
 from finetune.model.freezing import needs_several_samples
@@ -65,12 +66,14 @@ class Trial:
         settings: The tuner's settings.
         precision: Number format of the forward pass.
         custom: Names of the steps that a subclass overrides.
+        world: Processes that run the model together.
     """
 
     known: Known
     settings: Settings
     precision: Precision
     custom: Collection[str] = ()
+    world: World = ALONE
 
     @property
     def pipeline(self) -> Pipeline:

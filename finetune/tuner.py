@@ -40,6 +40,8 @@ from finetune.data_check.samples.inspected import Inspected
 from finetune.display import html
 from finetune.display.left_out import parts_left_out
 from finetune.display.progress.waits import waits_shown
+from finetune.distributed.errors import errors_shared
+from finetune.distributed.world import join
 from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError, reason
 from finetune.export.destination import Destination
 from finetune.export.export import Export, export
@@ -113,6 +115,8 @@ class FineTuner:
         compile: Whether to compile the model with `torch.compile`, or the name of a backend other than
             `"inductor"`. The first batches then take longer, up to minutes.
         seed: Seed for every random choice: fresh weights and heads, splits, order, augmentation, dropout.
+        distributed: `"auto"` to train one model in all processes that torchrun has started, each on its part of the
+            data; False to train one in each.
 
     Attributes:
         device: Device of the model.
@@ -149,6 +153,7 @@ class FineTuner:
         precision: str = "auto",
         compile: bool | str = False,
         seed: int = 0,
+        distributed: str | bool = "auto",
     ) -> None:
         check_step_names(type(self), FineTuner)
         self.settings = Settings(
@@ -163,6 +168,8 @@ class FineTuner:
             seed=seed,
         )
         self.device = resolve_device(device)
+        self._world = join(distributed, self.device)
+        self.device = self._world.own_device(self.device)
         self.precision = Precision(precision, self.device)
         loaded = load_pretrained(
             model, weights=weights, in_channels=in_channels, preprocessing=preprocessing, seed=seed
@@ -386,6 +393,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns(alone=True)
+    @errors_shared()
     @signals_heeded()
     def fit(
         self,
@@ -490,6 +498,7 @@ class FineTuner:
                     keep=sum(phase.epochs for phase in plan.phases) > 1,
                     rule=self._trial.rule,
                     skip_corrupt=skip_corrupt,
+                    world=self._world,
                 )
                 run = self._new_run(
                     plan,
@@ -505,6 +514,7 @@ class FineTuner:
                         self.precision.autocast,
                         changed=change_inputs(callbacks),
                         guarded=self._overrides(*STEPS) or are_custom(callbacks),
+                        world=self._world,
                     ),
                 )
                 if saved is not None:
@@ -521,6 +531,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns()
+    @errors_shared()
     @signals_heeded()
     def evaluate(self, data: Any, *, batch_size: int = 32) -> dict[str, float]:
         """Return the loss and the metrics over `data`, with each sample counted once.
@@ -543,16 +554,17 @@ class FineTuner:
         with waits_shown(), self._undone_on_error():
             source = self._open(data)
             task, rule = self.task or self._learn_task(source, VALIDATION), self._trial.rule
-            batches = self._trial.pipeline.batches(
-                self._trial.pipeline.audited(source, "evaluation", rule=rule), batch_size, rule=rule
-            )
+            audited = self._trial.pipeline.audited(source, "evaluation", rule=rule)
+            batches = self._trial.pipeline.batches(audited, batch_size, rule=rule, world=self._world)
             settings = self.settings if self._overrides(VALIDATION) else None
             with self._passes.over(source):
-                meter = Meter(self._trial.metrics(task, VALIDATION), task, self.device, settings=settings)
+                metrics = self._trial.metrics(task, VALIDATION)
+                meter = Meter(metrics, task, self.device, settings=settings, world=self._world)
                 return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
     @checks_arguments
     @takes_turns()
+    @errors_shared()
     @signals_heeded()
     def predict(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
         """Return the model's outputs on the CPU, one row per sample, in the order of the data.
@@ -582,6 +594,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns()
+    @errors_shared()
     @signals_heeded()
     def predict_proba(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
         """Return the probabilities of the classes on the CPU, one row per sample, in the order of the data.
@@ -610,6 +623,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns()
+    @errors_shared()
     @signals_heeded()
     def classify(
         self,
@@ -655,6 +669,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns()
+    @errors_shared()
     @signals_heeded()
     def calibrate(self, val: Any, *, batch_size: int = 32) -> Self:
         """Fit the temperature of the probabilities, and a threshold per label, to data that was not trained on.
@@ -684,6 +699,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns()
+    @errors_shared()
     @signals_heeded()
     def interpret(self, data: Any, *, heatmaps: bool = False, batch_size: int = 32) -> Interpretation:
         """Compare the answers of the model with the truth: confused classes, worst mistakes, calibration, curves.
@@ -721,6 +737,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns()
+    @errors_shared()
     @signals_heeded()
     def heatmaps(
         self,
@@ -763,6 +780,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns()
+    @errors_shared()
     @signals_heeded()
     def report(self, path: str | Path, data: Any, *, train: Any = None, batch_size: int = 32) -> Path:
         """Write one HTML file on the model and its answers, which needs no network and no other file.
@@ -795,6 +813,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns(alone=True)
+    @errors_shared()
     @signals_heeded()
     def advise(self, train: Any, val: Any = None, *, samples: int = 2000, batch_size: int = 32) -> Advice:
         """Recommend a strategy and learning rates for the data, without training or changing the model.
@@ -833,6 +852,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns()
+    @errors_shared()
     @signals_heeded()
     def check_data(self, train: Any, val: Any = None, *, samples: int | None = None, batch_size: int = 32) -> DataCheck:
         """Look for faults in the data, without training or changing the model.
@@ -875,6 +895,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns(alone=True)
+    @errors_shared()
     @signals_heeded()
     def find_lr(
         self,
@@ -928,7 +949,9 @@ class FineTuner:
             self._learn_task(source)
             rule = self._trial.rule
             audited = self._trial.pipeline.audited(source, "training", rule=rule)
-            batches = self._trial.pipeline.batches(audited, batch_size, shuffle=True, augment=augment, rule=rule)
+            batches = self._trial.pipeline.batches(
+                audited, batch_size, shuffle=True, augment=augment, rule=rule, world=self._world
+            )
             own_precision = Precision(self.settings.precision, self.device)  # with its own gradient scale
             run = self._new_run(plan, batches, None, metrics={}, precision=own_precision)
             default = default_rate(self.settings.optimizer, self.inner, self.network.stages())
@@ -937,6 +960,7 @@ class FineTuner:
     # ------------------------------------------------------------------ verbs on the result
 
     @takes_turns()
+    @errors_shared()
     def save_checkpoint(self, path: str | Path, *, card: bool = False) -> Path:
         """Write weights, classes, preprocessing, freeze state and history to one safetensors file.
 
@@ -958,7 +982,11 @@ class FineTuner:
             'model.safetensors'
         """
         with waits_shown():
-            saved = schema.write(path, self._checkpoint()) if self._run is None else self._run.save(path)
+            if self._run is None:
+                saved, checkpoint = local_path(path), self._checkpoint()
+                self._world.written(saved, lambda: schema.write(saved, checkpoint))
+            else:
+                saved = self._run.save(path)
             if card:
                 write_card(saved, self._checkpoint())
         if self._run is None:
@@ -989,6 +1017,7 @@ class FineTuner:
 
     @checks_arguments
     @takes_turns(alone=True)
+    @errors_shared()
     @signals_heeded()
     def export(
         self,
@@ -1193,7 +1222,8 @@ class FineTuner:
 
     @property
     def _trial(self) -> Trial:
-        return Trial(self._known, self.settings, self.precision, [step for step in STEPS if self._overrides(step)])
+        custom = [step for step in STEPS if self._overrides(step)]
+        return Trial(self._known, self.settings, self.precision, custom, self._world)
 
     @property
     def _passes(self) -> Passes:
@@ -1226,7 +1256,7 @@ class FineTuner:
     def _new_run(self, plan: Plan, train: Batches, val: Batches | None, **options: Any) -> Run:
         assert self.task is not None
         planned = {"network": plan.network, "strategy": plan.strategy, "phases": plan.phases, "plan": plan.lines}
-        given: dict[str, Any] = {"precision": self.precision, **planned, **options}
+        given: dict[str, Any] = {"precision": self.precision, "world": self._world, **planned, **options}
         return Run(tuner=self, settings=self.settings, train=train, val=val, task=self.task, **given)
 
     @contextmanager

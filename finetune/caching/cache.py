@@ -24,6 +24,7 @@ from finetune.caching.prefix.replay import DivergedError
 from finetune.caching.store.disk_store import DiskStore
 from finetune.caching.store.keys import fingerprint, keys_of_views
 from finetune.caching.store.memory_store import MemoryStore
+from finetune.caching.store.shared_store import SharedStore
 from finetune.caching.store.store import Store, StoreError, StoreSlice
 from finetune.caching.timings import Timings, time_forward, time_replay, timed
 from finetune.data.batch import split_batch
@@ -33,6 +34,7 @@ from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
 from finetune.display.progress.waits import busy
+from finetune.distributed.world import ALONE, World
 from finetune.errors import ArgumentError, nearest
 from finetune.model.compiling import is_compiled
 from finetune.model.freezing import trainable
@@ -64,6 +66,7 @@ class Cache:
         changed: Whether a callback changes the inputs of each training batch before the step.
         declined: Reason that the model must not be cut, or None.
         guarded: Whether custom steps or callbacks may change the model or a batch.
+        world: Processes that train together, which decide alike and share the activations of their machine.
 
     Attributes:
         messages: Lines for the user about the current phase, which are also logged.
@@ -80,8 +83,9 @@ class Cache:
         changed: bool = False,
         declined: Declined | None = None,
         guarded: bool = True,
+        world: World = ALONE,
     ) -> None:
-        self._where, self._stages, self._autocast = where, stages, autocast
+        self._where, self._stages, self._autocast, self._world = where, stages, autocast, world
         self._changed, self._declined, self._guarded = changed, declined, guarded
         self._plain: tuple[Batches, Batches | None] | None = None
         self._store: Store | None = None
@@ -215,16 +219,24 @@ class Cache:
         load, batches = timed(lambda: list(islice(parts[0].epoch(0), 1)), repeats=repeats)
         if not batches:
             return Declined("there are no batches")
-        inputs = split_batch(batches[0])[0]
+        batch = parts[0].stand_in() if batches[0] is None else batches[0]
+        inputs = split_batch(batch)[0]
         load = 0.0 if parts[0].workers else load
         timings = time_forward(model, inputs, load) if auto else Timings(load=load, forward=0.0)
+        timings = self._world.agreed(timings)
         declined = planner.too_little_time(timings, workload) if auto else None
         prefix = declined or cut_prefix(model, inputs)
-        if isinstance(prefix, Declined):
-            return prefix
+        declined = self._declined_by_any(prefix)
+        if declined or isinstance(prefix, Declined):
+            return declined or prefix
         if auto and prefix.share < planner.MIN_SHARE:
             return Declined(f"only {prefix.share:.0%} of the forward pass comes before the first trainable parameter")
-        return prefix, batches[0], timings
+        return prefix, batch, timings
+
+    def _declined_by_any(self, found: object) -> Declined | None:
+        """Return the reason of a process that declined, or None if none did, so that all do the same."""
+        reasons = self._world.gathered(str(found) if isinstance(found, Declined) else None)
+        return next((Declined(reason) for reason in reasons if reason is not None), None)
 
     def _stored(
         self, model: nn.Module, parts: list[Batches], epochs: int, prefix: Prefix, batch: Any, timings: Timings
@@ -234,6 +246,7 @@ class Cache:
         if isinstance(room, Declined):
             return room
         all_parts, (parts, tier) = parts, room
+        measured: Timings | Declined
         try:
             store = self._opened(model, prefix, parts, tier)
             if isinstance(store, Declined):
@@ -243,9 +256,13 @@ class Cache:
             slices = [StoreSlice(store, num_rows(parts[:n]), num_rows([batches])) for n, batches in enumerate(parts)]
             pairs = zip(parts, slices, strict=True)
             served = {b: CachedBatches(b, prefix, part, guarded=self._guarded) for b, part in pairs}
-            timings = self._measured(model, prefix, served[parts[0]], slices[0], batch, timings)
+            measured = self._measured(model, prefix, served[parts[0]], slices[0], batch, timings)
         except (StoreError, DivergedError) as error:
-            return Declined(str(error))
+            measured = Declined(str(error))
+        declined = self._declined_by_any(measured)
+        if declined or isinstance(measured, Declined):
+            return declined or measured
+        timings = self._world.agreed(measured)
         workload = Workload.of(parts, epochs)
         if not self._requested and not planner.pays(timings, workload, prefix.bytes_per_sample, tier):
             return Declined(f"reading back {prefix.share:.0%} of the forward pass takes about as long as computing it")
@@ -264,7 +281,7 @@ class Cache:
         device, tiers = parts[0].device, _TIERS[self._where]
         for chosen in (parts, parts[:1]):
             wanted = num_rows(chosen) * prefix.bytes_per_sample
-            tier = planner.choose_tier(wanted, device, tiers)
+            tier = self._world.agreed(planner.choose_tier(wanted, device, tiers))
             if tier is not None:
                 return chosen, tier
         rows = num_rows(parts)
@@ -273,6 +290,8 @@ class Cache:
     def _opened(self, model: nn.Module, prefix: Prefix, parts: list[Batches], tier: str) -> Store | Declined:
         rows, device = num_rows(parts), parts[0].device
         pinned = device.type == "cuda"
+        if self._world.size > 1:
+            return SharedStore(prefix.specs, rows, self._world, on_disk=tier == DISK, pinned=pinned)
         if tier in (DEVICE, MEMORY):
             at = device if tier == DEVICE else "cpu"
             return MemoryStore(prefix.specs, rows, device=at, pinned=pinned and tier == MEMORY)
@@ -305,6 +324,8 @@ class Cache:
             DivergedError: If the model takes a different path on a whole batch.
         """
         indices, seconds = cached.rows(0)[0], 0.0
+        if not len(indices):  # a process without samples measures nothing
+            return timings
         if not store.has(indices):
             inputs = split_batch(batch)[0]
             seconds, activations = timed(lambda: prefix.compute(inputs), repeats=1)
@@ -337,7 +358,13 @@ def describe_views(batches: Batches, given: Batches) -> str:
 
 
 def open_cache(
-    cache: str | Path | bool, network: Network, autocast: Any, *, changed: bool, guarded: bool
+    cache: str | Path | bool,
+    network: Network,
+    autocast: Any,
+    *,
+    changed: bool,
+    guarded: bool,
+    world: World = ALONE,
 ) -> Cache | None:
     """Return the cache that the `cache` argument of `fit` requests, or None for no cache.
 
@@ -347,6 +374,7 @@ def open_cache(
         autocast: Function that returns the context of the forward pass.
         changed: Whether a callback changes the inputs of training batches.
         guarded: Whether custom steps or callbacks may change the model or a batch.
+        world: Processes that train together.
 
     Raises:
         ArgumentError: If `cache` is neither a kind of cache nor an existing or new folder.
@@ -354,7 +382,10 @@ def open_cache(
     where = _place(cache)
     if where is None:
         return None
-    return Cache(where, network.stages, autocast, changed=changed, declined=_not_to_be_cut(network), guarded=guarded)
+    declined = _not_to_be_cut(network)
+    if world.size > 1 and isinstance(where, Path):
+        declined = declined or Declined("a folder serves one process; cache='memory' or 'disk' serves several")
+    return Cache(where, network.stages, autocast, changed=changed, declined=declined, guarded=guarded, world=world)
 
 
 def _not_to_be_cut(network: Network) -> Declined | None:

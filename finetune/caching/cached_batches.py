@@ -85,6 +85,9 @@ class CachedBatches:
         loaded: Iterator[Any] | None = None
         numbers = zip(self._batches.indices(epoch)[start:], self._batches.rows(epoch)[start:], strict=True)
         for step, (indices, rows) in enumerate(numbers, start):
+            if not len(indices):  # the last batches have no sample for this process
+                yield None
+                continue
             if self._valid and self._skips_loading and self._empty is not None and self._store.has(rows):
                 loaded, batch = None, self._unread(self._empty, indices, epoch, step)
             else:

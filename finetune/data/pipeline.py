@@ -20,6 +20,7 @@ from finetune.data.sources.base import Source
 from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
 from finetune.data.targets import TargetRule
+from finetune.distributed.world import ALONE, World
 from finetune.errors import DataError
 from finetune.signals.stops import interruptible
 
@@ -166,6 +167,7 @@ class Pipeline:
         views: int | None = None,
         keep: bool = False,
         rule: TargetRule | None = None,
+        world: World = ALONE,
     ) -> Batches:
         """Return the batches of a source.
 
@@ -177,6 +179,7 @@ class Pipeline:
             views: Number of fixed augmented versions per image; None for the default of the augmentation.
             keep: Whether decoded images may stay in memory for the next epoch.
             rule: Targets that the task accepts, to check each batch; None to check no targets.
+            world: Processes that divide every batch.
         """
         chosen = chosen_augmentation(augment, self.preprocessing, source.kind, views=views)
         return Batches(
@@ -192,6 +195,7 @@ class Pipeline:
             rule=rule,
             keep=keep,
             join_single=self.join_single,
+            world=world,
         )
 
     def training_batches(
@@ -204,6 +208,7 @@ class Pipeline:
         keep: bool = False,
         rule: TargetRule | None = None,
         skip_corrupt: bool = False,
+        world: World = ALONE,
     ) -> tuple[Batches, Batches | None]:
         """Audit training and validation data and return their batches. See `audited` and `batches` for the arguments.
 
@@ -214,7 +219,7 @@ class Pipeline:
         if data.val is not None and data.val.indexed:  # the first batch of a stream belongs to a later pass
             self._say_unprepared(data.val, "validation")
         data = data.audited(rule=rule, preprocessing=self.preprocessing, skip_corrupt=skip_corrupt)
-        loading: dict[str, Any] = {"keep": keep, "rule": rule}
+        loading: dict[str, Any] = {"keep": keep, "rule": rule, "world": world}
         return (
             self.batches(data.train, batch_size, shuffle=True, augment=augment, views=views, **loading),
             None if data.val is None else self.batches(data.val, batch_size, **loading),

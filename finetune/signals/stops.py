@@ -154,6 +154,29 @@ def poll() -> None:
         raise _state.request.with_traceback(None)
 
 
+def requested() -> bool:
+    """Return whether a signal has made a request that is not granted yet.
+
+    Example:
+        >>> requested()
+        False
+    """
+    return _state.request is not None
+
+
+def grant() -> None:
+    """Raise what a signal has requested, of this process or of another one that trains with it.
+
+    Example:
+        >>> grant()
+        Traceback (most recent call last):
+        SystemExit: 143
+    """
+    if _state.request is None:
+        _state.request, _state.name = SystemExit(128 + signal.SIGTERM), signal.SIGTERM.name
+    raise _state.request.with_traceback(None)
+
+
 def is_stop(error: BaseException) -> bool:
     """Return whether an exception is a granted request, and thus came at a point where nothing is lost."""
     return error is _state.request

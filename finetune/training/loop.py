@@ -44,7 +44,7 @@ from finetune.model.freezing import (
     trainable,
 )
 from finetune.nested import as_plain, map_tensors
-from finetune.signals.stops import is_stop, poll, unbroken
+from finetune.signals.stops import is_stop, unbroken
 from finetune.threads.locks import GENERATORS
 from finetune.training.callbacks.base import evaluate_otherwise, skip_updates
 from finetune.training.metrics import Meter, StepOutput, part_of, shares_of, weight_of
@@ -60,8 +60,10 @@ _NO_VAL_LOSS = (
 
 def fit(run: Run) -> None:
     """Train through the remaining phases. Modes and random state are restored on exit, also after an error."""
-    with modes_restored(run.model), preserved_between_draws(), freed_memory_kept(run.train.device):
+    at_once = nullcontext() if run.world.size == 1 else unbroken()  # several processes end at the same update
+    with modes_restored(run.model), preserved_between_draws(), freed_memory_kept(run.train.device), at_once:
         try:
+            run.world.copy_from_first([*run.model.parameters(), *run.model.buffers()])
             run.finite = FiniteCheck(run.model)
             run.emit("on_fit_begin")
             while run.position.phase < len(run.phases):
@@ -85,7 +87,7 @@ def _fit_phase(run: Run) -> None:
     run.emit("on_phase_begin")
     with run.compiled():
         while run.position.epoch < run.phase.epochs and not run.end_phase:
-            poll()
+            run.poll()
             _fit_epoch(run)
     run.emit("on_phase_end")
     run.check_finite()
@@ -97,33 +99,35 @@ def _fit_epoch(run: Run) -> None:
         run.meter.reset()
     run.emit("on_epoch_begin")
     run.check_freeze_state()
-    begun, seen = time.perf_counter(), run.meter.samples
+    begun, seen = time.perf_counter(), run.world.agreed(run.meter.samples)  # of a resumed run, the first process has all
     batches = run.train.epoch(run.epoch, start=run.position.window * run.accumulation)
     for window in windows(batches, run.accumulation):
         with unbroken():
             if update(run, window):
                 run.emit("on_step_end")
-        poll()
+        run.poll()
     run.check_finite(whole=False)
     run.check_freeze_state()
     run.task, run.metrics = run.meter.task, run.meter.metrics  # a custom step may return targets of its own
-    training = run.meter.compute()  # waits for the device, so the time below covers all updates
-    if not run.meter.samples:  # every update was skipped
+    whole = run.meter.of_all()
+    training = whole.compute()  # waits for the device, so the time below covers all updates
+    if not whole.samples:  # every update was skipped
         training["loss"] = nan
-    seconds = time.perf_counter() - begun
+    seconds = run.world.agreed(time.perf_counter() - begun)
     run.row = Values({"epoch": run.epoch + 1, "phase": run.phase.name, **training})
     _evaluate_epoch(run)
     run.row |= {
         "lr": run.rates(),
         "lr_start": run.rates(run.position.begun),
         "seconds": seconds,
-        "samples_per_second": (run.meter.samples - seen) / seconds,
+        "samples_per_second": (whole.samples - seen) / seconds,
     }
     run.steps_per_epoch = run.position.window
     run.history.append(run.row)
     run.history.learn(run.meter.metrics)
     run.position = run.position.next_epoch()
     run.emit("on_epoch_end")
+    run.end_phase = run.world.any(run.end_phase)
 
 
 def _evaluate_epoch(run: Run) -> None:
@@ -171,7 +175,7 @@ def _gradients(run: Run, window: list[Any], results: _Results) -> Tensor:
     """Compute the gradients of a window, and return its loss. If memory runs out, start again in smaller parts."""
     while True:
         with run.parts.halved(window[0]):
-            reseed(run.seed, "step", run.epoch, run.position.window)  # makes every update resumable
+            reseed(run.seed, "step", run.epoch, run.position.window, *run.own_draws)  # makes every update resumable
             with run.statistics.undone_on_error():
                 return _accumulate(run, window, results)
         run.optimizer.zero_grad(set_to_none=True)
@@ -180,19 +184,29 @@ def _gradients(run: Run, window: list[Any], results: _Results) -> Tensor:
 
 def _accumulate(run: Run, window: list[Any], results: _Results) -> Tensor:
     """Add up the gradients of the parts of a window, each by its share of the samples. Return the loss."""
-    sizes = [num_samples_of(batch) for batch in window]
-    shares = shares_of([weight_of(run.task, target_of(batch), n) for batch, n in zip(window, sizes, strict=True)])
+    weights = [0.0 if batch is None else weight_of(run.task, target_of(batch), num_samples_of(batch)) for batch in window]
+    shares = shares_of(weights, _total(run, weights))
     loss = torch.zeros((), device=run.train.device)
-    for number, (batch, size, share) in enumerate(zip(window, sizes, shares, strict=True)):
-        steps = []
-        for step, samples, targets, fraction in _training_steps(run, batch, size):
+    for number, (own, share) in enumerate(zip(window, shares, strict=True)):
+        batch, steps = run.train.stand_in() if own is None else own, []
+        size, last = num_samples_of(batch), number == len(window) - 1
+        for step, samples, targets, fraction in _training_steps(run, batch, size, synchronize=last):
             whole = torch.promote_types(step.loss.dtype, torch.float32)  # half precision rounds, or overflows
             part = part_of(step.loss.to(whole), share * fraction)
-            run.precision.backward(part)
+            run.precision.backward(run.replicas.scaled(part))
             loss += part.detach()
-            steps.append((_detached(step), samples, targets))
+            steps.append((_detached(step), 0 if own is None else samples, targets))
         results.add(number, steps)
-    return loss
+    run.replicas.finish()
+    return run.world.sum(loss)
+
+
+def _total(run: Run, weights: list[Tensor | float]) -> Tensor | float:
+    """Return the sum of the weights of a window over all processes."""
+    total = sum(weights)
+    if run.world.size == 1:
+        return total
+    return run.world.sum(torch.as_tensor(total, dtype=torch.float32, device=run.train.device))
 
 
 class _Results:
@@ -292,10 +306,12 @@ def outputs(
         key: Key that, with the number of the batch, seeds the random draws of a step; None to leave them to the user.
         parts: Number of samples that run at once, which is lowered if memory runs out.
     """
-    parts = parts or Parts()
+    parts = parts or Parts(divides=batches.world.size == 1)  # the parts of all processes have an order
     with modes_restored(model):
         eval_mode(model)
         for number, batch in enumerate(announced(batches.epoch(0), f"{what} batches", batches.steps)):
+            if batch is None:
+                continue
 
             def computed(part: Any, batch: Any = batch, number: int = number) -> Any:
                 with torch.no_grad(), precision.autocast(), batches.serving(part), single_sample_explained():
@@ -333,8 +349,16 @@ def as_step_output(returned: Any, step: Callable[[Any], Any]) -> StepOutput:
     return output
 
 
-def _training_steps(run: Run, batch: Any, size: int) -> Iterator[tuple[StepOutput, int, Any, Tensor | float]]:
+def _training_steps(
+    run: Run, batch: Any, size: int, *, synchronize: bool
+) -> Iterator[tuple[StepOutput, int, Any, Tensor | float]]:
     """Run the training step on each part of a batch.
+
+    Args:
+        run: The run.
+        batch: The batch.
+        size: Number of samples in it.
+        synchronize: Whether the backward pass adds up the gradients of all processes.
 
     Yields:
         The result, the number of samples, the targets that the metrics judge by, and the part's fraction of the batch.
@@ -356,16 +380,16 @@ def _training_steps(run: Run, batch: Any, size: int) -> Iterator[tuple[StepOutpu
     fractions = shares_of(weights) if len(parts) > 1 else [1.0]
     for part, n, changed, weighed, fraction in zip(own, sizes, judged, given, fractions, strict=True):
         targets = target_of(changed)
-        yield _training_step(run, part, weighed, targets, n), n, targets, fraction
+        yield _training_step(run, part, weighed, targets, n, synchronize=synchronize), n, targets, fraction
 
 
-def _training_step(run: Run, batch: Any, given: Any, judged: Any, size: int) -> StepOutput:
+def _training_step(run: Run, batch: Any, given: Any, judged: Any, size: int, *, synchronize: bool) -> StepOutput:
     """Return the result of the training step on what callbacks made of a batch."""
     if size == 1 and run.moves_statistics:
         run.warn_once("A batch of one sample has no batch statistics, so batch norms use their running statistics.")
     alone = single_sample(run.model) if size == 1 else nullcontext()
     with alone, single_sample_explained(), run.precision.autocast(), run.train.serving(batch):
-        output = as_step_output(run.tuner.training_step(given), run.tuner.training_step)
+        output = as_step_output(run.replicas(given, synchronize=synchronize), run.tuner.training_step)
     if not output.loss.requires_grad:
         raise ArgumentError(
             "The loss of training_step does not depend on any trainable parameter. Compute it from the outputs of "

@@ -22,12 +22,15 @@ from finetune.checkpoint.schema import Checkpoint
 from finetune.checkpoint.starting_weights import starting_weights
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.parts import Parts
+from finetune.distributed.replicas import Replicas
+from finetune.distributed.world import ALONE, World
 from finetune.errors import NonFiniteError
 from finetune.model.compiling import compiled
 from finetune.model.freezing import trainable
 from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
-from finetune.signals.stops import signal_name, unbroken
+from finetune.naming.paths import local_path
+from finetune.signals.stops import grant, poll, requested, signal_name, unbroken
 from finetune.threads.cached import cached_property
 from finetune.training.history import History
 from finetune.training.metrics import Meter, StepOutput, metric_names
@@ -135,6 +138,7 @@ class Run:
         left_out: Parts of the data that are left out, such as damaged files and unread columns.
         plan: Description of each phase in one line.
         cache: Cache of frozen features; None to run the whole model in every step.
+        world: Processes that train together.
         position: Position in the run.
         row: History row of the current epoch, complete in `on_epoch_end`.
         loss: Training loss of the last update, a detached scalar on the device. Reading it waits for the device.
@@ -168,6 +172,7 @@ class Run:
     plan: Sequence[str] = ()
     strategy: str | None = None
     cache: Cache | None = None
+    world: World = ALONE
     position: Position = field(default_factory=Position)
     row: dict[str, Any] = field(default_factory=dict)
     loss: Tensor = field(default_factory=lambda: torch.full((), torch.nan))
@@ -186,7 +191,9 @@ class Run:
         self.statistics = BatchStatistics()
         self.finite: FiniteCheck | None = None  # of a run through `fit`
         self._warned: set[str] = set()
-        self.parts, self.val_parts = Parts(_DIVIDED, self.warn_once), Parts(warn=self.warn_once)
+        self.parts = Parts(_DIVIDED, self.warn_once, divides=self.world.size == 1)
+        self.val_parts = Parts(warn=self.warn_once)
+        self.replicas = Replicas(self.model, self.tuner.training_step, ALONE)  # of no phase yet
         self.saved: tuple[Position, Path] | None = None  # last position that the run can resume from, and its file
         self.meter = self.new_meter(self.train.device)
         self._at_start = identity.identity_at_start(self)
@@ -257,9 +264,8 @@ class Run:
 
     def new_meter(self, device: torch.device) -> Meter:
         """Return a meter for one pass over data on `device`."""
-        return Meter(
-            self.metrics, self.task, device, settings=self.settings if self.custom else None, warn=self.warn_once
-        )
+        settings = self.settings if self.custom else None
+        return Meter(self.metrics, self.task, device, settings=settings, warn=self.warn_once, world=self.world)
 
     def warn_once(self, message: str) -> None:
         """Log a warning, once per run."""
@@ -276,6 +282,18 @@ class Run:
         saved = self.saved
         kept = f"saved to {saved[1]}" if saved is not None and saved[0] == self.position else "not saved"
         log.info(f"Stopped by {signal_name()} {self.reached()}; {kept}.")
+
+    @property
+    def own_draws(self) -> tuple[int, ...]:
+        """Part of the key of every random draw in a step by which this process differs from the first."""
+        return () if self.world.leads else (self.world.rank,)
+
+    def poll(self) -> None:
+        """Grant a signal's request. If several processes train together, it ends all of them here."""
+        if self.world.size == 1:
+            poll()
+        elif self.world.any(requested()):
+            grant()
 
     def where(self) -> str:
         """Return the position in words, for messages."""
@@ -355,6 +373,13 @@ class Run:
         self._optimizer_state = {}
         self.set_rates(self.position.tried)
         self.statistics = BatchStatistics(self.model)
+        self.replicas = Replicas(
+            self.model,
+            self.tuner.training_step,
+            self.world,
+            varies=self.tuner._overrides("training_step"),
+            moving=self.moves_statistics,
+        )
         if self.finite is not None:
             self.finite.begin_phase()
 
@@ -421,7 +446,8 @@ class Run:
         """
         self.check_finite()
         checkpoint = self.tuner._checkpoint(self.state_dict() if training_state else None)
-        written = schema.write(path, checkpoint, keep_as=keep_as)
+        written = local_path(path)
+        self.world.written(written, lambda: schema.write(written, checkpoint, keep_as=keep_as))
         if training_state:
             self.saved = replace(self.position), written
         return written
@@ -442,7 +468,7 @@ class Run:
             "views": self._views,
             "optimizer": state_by_name(self.optimizer, self.model),
             "precision": self.precision.state_dict(),
-            "meter": self.meter.state_dict(),
+            "meter": self.meter.of_all().state_dict(),
             **({} if self.parts.limit is None else {"parts": self.parts.limit}),
             "callbacks": {identity.callback_key(self, callback): callback.state_dict() for callback in self.callbacks},
         }
@@ -467,10 +493,11 @@ class Run:
         self.end_phase = state["end_phase"]
         if self.steps_per_epoch is None and state["steps_per_epoch"] is not None:  # a stream, as long as before
             samples = state["steps_per_epoch"] * state["plan"]["batch_size"] * state["plan"]["accumulation"]
-            self.steps_per_epoch = -(-samples // (self.train.batch_size * self.accumulation))
+            self.steps_per_epoch = -(-samples // (self._plan()["batch_size"] * self.accumulation))
         self._views = list(state["views"])
         self.precision.load_state_dict(state["precision"])
-        self.meter.load_state_dict(state["meter"])
+        if self.world.leads:  # the others add nothing to it
+            self.meter.load_state_dict(state["meter"])
         self.parts.limit = state.get("parts")
         own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers()), **weights}
         if changed and not identity.same_optimizer(before, now):
@@ -491,7 +518,8 @@ class Run:
     def _plan(self) -> dict[str, Any]:
         """Describe the plan that the position refers to."""
         names = [phase.name for phase in self.phases]
-        return {"phases": names, "batch_size": self.train.batch_size, "accumulation": self.accumulation}
+        batch_size = self.train.batch_size * self.world.size
+        return {"phases": names, "batch_size": batch_size, "accumulation": self.accumulation}
 
 
 def _overridden(batches: Any) -> Collection[nn.Module]:

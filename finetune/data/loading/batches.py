@@ -31,6 +31,7 @@ from finetune.data.randomness import seed_of, seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import batch_targets
 from finetune.data.targets import MULTILABEL, TargetRule
+from finetune.distributed.world import ALONE, World
 from finetune.errors import ArgumentError, DataError, whole_number
 from finetune.nested import pinned, same_values, tensors_of, to_device
 from finetune.signals.stops import interruptible, polled
@@ -72,6 +73,7 @@ class Batches:
             otherwise decoded, as many as fit, if the augmentation is built in.
         budget: Maximum number of bytes for these images. None uses a fifth of the free memory.
         join_single: Whether a last batch of one sample joins the one before.
+        world: Processes that divide every batch, whose sizes then add up.
 
     Raises:
         DataError: If a last batch of one sample cannot be joined.
@@ -96,21 +98,23 @@ class Batches:
         keep: bool = False,
         budget: int | None = None,
         join_single: bool = False,
+        world: World = ALONE,
     ) -> None:
         batch_size = whole_number("batch_size", batch_size)
         _check_preprocessing(source, preprocessing, augment)
         views = _checked_views(source, views, augment)
         self.source = source
         self.batch_size = batch_size
+        self.world = world
         self.shuffle = shuffle
         self.seed = seed
         self.device = torch.device(device)
         self.preprocessing = preprocessing
         self.rule = rule
         self._passes = 0
-        self._joins = join_single and _leaves_single(source, batch_size)
+        self._joins = join_single and _leaves_single(source, batch_size * world.size)
         steps = source.num_batches(batch_size)
-        self.steps = steps if steps is None else steps - self._joins
+        self.steps = None if steps is None else -(-steps // world.size) - self._joins
         fixed = () if augment is None or views is None else (augment,) * views
         read = cache_decoded(source, augment, budget) if keep else source
         self._samples = Samples(read, seed, preprocessing=preprocessing, augment=augment, views=fixed)
@@ -148,8 +152,11 @@ class Batches:
         return torch.randperm(len(self.source), generator=generator)
 
     def indices(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return the sample indices int64 [B] of each batch of an epoch."""
-        batches = self.order(epoch).split(self.batch_size) if len(self.source) else ()
+        """Return the sample indices int64 [B] of this process's part of each batch of an epoch, which may be empty."""
+        return tuple(map(self.world.part, self._indices_of_all(epoch)))
+
+    def _indices_of_all(self, epoch: int) -> tuple[Tensor, ...]:
+        batches = self.order(epoch).split(self.batch_size * self.world.size) if len(self.source) else ()
         return (*batches[:-2], torch.cat(batches[-2:])) if self._joins else batches
 
     # ------------------------------------------------------------------ views, for the feature cache
@@ -232,8 +239,8 @@ class Batches:
 
     # ------------------------------------------------------------------ loading
 
-    def epoch(self, epoch: int, start: int = 0, *, keep: bool = True) -> Iterator[Batch]:
-        """Yield the batches of an epoch.
+    def epoch(self, epoch: int, start: int = 0, *, keep: bool = True) -> Iterator[Batch | None]:
+        """Yield this process's part of each batch of an epoch; None for a part without samples.
 
         Args:
             epoch: Number of the epoch.
@@ -249,7 +256,7 @@ class Batches:
         self._passes += 1
         with worker_deaths_named():
             for step, batch in enumerate(polled(self._host_batches(epoch, start, keep)), start):
-                yield self._on_device(self._with_checked_targets(batch, step))
+                yield None if batch is None else self._on_device(self._with_checked_targets(batch, step))
         if step is None and start == 0 and not self.source.indexed:
             raise DataError(
                 f"The data gave no sample in pass {self._passes} over it. Expected an iterable dataset to start anew "
@@ -272,17 +279,29 @@ class Batches:
             batch = _unless_failed(looked)
         return None if batch is None else self._on_device(batch)
 
+    def stand_in(self) -> Batch:
+        """Return a batch for a process without samples in a step, which must take part in it all the same."""
+        if not self.source.indexed:
+            return self.first()
+        batch = next(self._read_samples(0, [torch.zeros(1, dtype=torch.int64)], keep=False))
+        return self._on_device(self._with_checked_targets(batch, 0))
+
     def _on_device(self, batch: Batch) -> Batch:
         if self.source.batched:
             return to_device(batch, self.device)
         ready = pinned(batch) if self.device.type == "cuda" else batch  # a no-op for batches pinned by workers
         return self._finished(to_device(ready, self.device))
 
-    def _host_batches(self, epoch: int, start: int, keep: bool) -> Iterator[Batch]:
+    def _host_batches(self, epoch: int, start: int, keep: bool) -> Iterator[Batch | None]:
         if not self.source.indexed:
             yield from self._read_stream(epoch, start)
             return
-        indices = self.indices(epoch)[start:]
+        parts = self.indices(epoch)[start:]
+        loaded = self._read_samples(epoch, [part for part in parts if len(part)], keep)
+        for part in parts:
+            yield next(loaded) if len(part) else None
+
+    def _read_samples(self, epoch: int, indices: Sequence[Tensor], keep: bool) -> Iterator[Batch]:
         if self.source.vectorized:
             yield from map(self.source.gather, indices)
             return
@@ -318,7 +337,7 @@ class Batches:
         turns = torch.randperm(len(self.source), generator=generator)
         return (epoch + turns) % max(1, len(self._samples.views))
 
-    def _read_stream(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _read_stream(self, epoch: int, start: int) -> Iterator[Batch | None]:
         self.source.set_epoch(epoch)
         stream = self.source.batches(
             self.batch_size,
@@ -326,8 +345,9 @@ class Batches:
             collate_fn=StreamCollate(self._samples),
             generator=torch.Generator().manual_seed(seed_of(self.seed, "stream", epoch)),
         )
-        for batch in self._seeded(stream, epoch, start):
-            yield _unless_failed(batch)
+        batches = self._seeded(stream, epoch, start * self.world.size)
+        while whole := [*itertools.islice(batches, self.world.size)]:
+            yield _unless_failed(whole[self.world.rank]) if self.world.rank < len(whole) else None
 
     def _seeded(self, stream: Iterable[Batch], epoch: int, start: int) -> Iterator[Batch]:
         """Yield a stream from `start` on. Each draw is seeded by (seed, epoch, step), so the stream can be resumed."""

@@ -22,6 +22,10 @@ _INDIVISIBLE = (
     "The batch cannot be divided, because its inputs are not tensors or lists with one entry per sample. A smaller "
     "batch_size needs less memory; gradient_accumulation_steps keeps the samples per update."
 )
+_TOGETHER = (
+    "Several processes train together, so the batch is not divided. A smaller batch_size needs less memory; "
+    "gradient_accumulation_steps keeps the samples per update."
+)
 _ONE_SAMPLE = (
     "Even one sample at a time does not fit. Smaller inputs, fewer trainable layers, precision='bf16' or a smaller "
     "model need less memory."
@@ -36,6 +40,7 @@ class Parts:
     Args:
         note: Sentence for the user about the results of divided batches.
         warn: Function that is called with a message for the user.
+        divides: Whether a batch may be divided; not among several processes, which would wait for each other.
 
     Attributes:
         limit: The number of samples; None for whole batches.
@@ -53,9 +58,11 @@ class Parts:
         [2, 3, 2, 3]
     """
 
-    def __init__(self, note: str = "", warn: Callable[[str], object] = log.warning) -> None:
+    def __init__(
+        self, note: str = "", warn: Callable[[str], object] = log.warning, *, divides: bool = True
+    ) -> None:
         self.limit: int | None = None
-        self._note, self._warn = note, warn
+        self._note, self._warn, self._divides = note, warn, divides
 
     def of(self, size: int) -> list[slice]:
         """Return the rows of each part of a batch: one part, or several that differ by one sample at most."""
@@ -75,6 +82,8 @@ class Parts:
         try:
             yield
         except torch.OutOfMemoryError as error:
+            if not self._divides:
+                raise torch.OutOfMemoryError(f"{error} {_TOGETHER}") from error
             before = num_samples_of(batch) if self.limit is None else self.limit
             if before < 2:
                 raise torch.OutOfMemoryError(f"{error} {_ONE_SAMPLE}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ from finetune.display.progress.display import Display
 from finetune.display.progress.line_display import LineDisplay
 from finetune.display.progress.notebook_display import NotebookDisplay, notebook
 from finetune.display.progress.terminal_display import TerminalDisplay, can_redraw
+from finetune.distributed.world import joined
 from finetune.signals.stops import polled
 
 T = TypeVar("T")
@@ -89,6 +91,10 @@ def waits_shown(shown: bool = True, *, logger: logging.Logger = log, display: Di
         yield
         return
     with ExitStack() as stack:
+        if not joined().leads:  # the first process speaks for all
+            shown = False
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
         if not shown:
             display = Display()
         elif display is None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from finetune.checkpoint.file import check_writable
 from finetune.checkpoint.resume import BEST, LAST, NUMBERED, PREVIOUS, check_not_newer
+from finetune.distributed.world import joined
 from finetune.errors import CheckpointError, whole_number
 from finetune.files.locks import folder_locked
 from finetune.naming.paths import local_path
@@ -53,6 +54,9 @@ def folders_locked(callbacks: Sequence[Callback]) -> Iterator[None]:
         finetune.errors.CheckpointError: Another run is saving its checkpoints to runs. ...
     """
     with ExitStack() as stack:
+        if not joined().leads:  # the first process writes for all
+            yield
+            return
         for folder in [callback.folder for callback in callbacks if isinstance(callback, ModelCheckpoint)]:
             try:
                 stack.enter_context(folder_locked(folder))
@@ -138,6 +142,7 @@ class ModelCheckpoint(Callback):
         self._save_last(run)
         if self.keep:
             run.save(self.folder / f"epoch-{run.epoch:04d}.safetensors")
+        if self.keep and run.world.leads:
             numbered = sorted(self.folder.glob(NUMBERED), key=lambda path: path.stat().st_mtime_ns)
             for old in numbered[: -self.keep]:
                 old.unlink()

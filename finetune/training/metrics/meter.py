@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from finetune.data.targets import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
+from finetune.distributed.world import ALONE, World
 from finetune.errors import ArgumentError, FineTuneError, number
+from finetune.nested import map_tensors
 from finetune.training.metrics.build import build_metrics
+from finetune.training.metrics.merge import merged, parts_of
 from finetune.training.tasks import Task, class_indices, infer_task
 
 if TYPE_CHECKING:
@@ -64,6 +67,7 @@ class Meter:
         settings: Settings from which to infer task and metrics anew, if a custom step returns targets of another
             form than those in the batch; None to keep both.
         warn: Function that is called with a message for the user.
+        world: Processes that each see a part of the data. The values are of all of it.
 
     Attributes:
         task: The task that the metrics are computed for.
@@ -79,8 +83,9 @@ class Meter:
         *,
         settings: Settings | None = None,
         warn: Callable[[str], object] = log.warning,
+        world: World = ALONE,
     ) -> None:
-        self._device, self._settings, self._warn = device, settings, warn
+        self._device, self._settings, self._warn, self._world = device, settings, warn, world
         self._use(task, metrics)
         double = torch.float32 if device.type == "mps" else torch.float64
         self._loss = torch.zeros((), dtype=double, device=device)
@@ -92,13 +97,15 @@ class Meter:
 
         Args:
             step: Result of the step.
-            samples: Number of samples in the batch.
+            samples: Number of samples in the batch; 0 for a stand-in, which only shows the form of the results.
             own_targets: Targets in the batch.
         """
         outputs, targets = step.outputs, step.targets
         judged = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
         if judged and self._settings is not None:
             self._follow(outputs, targets, own_targets, self._settings)
+        if not samples:
+            return
         weight = weight_of(self.task, targets if judged else own_targets, samples)
         self._loss += part_of(step.loss.detach().to(self._loss.dtype), weight)
         self._weight = self._weight + weight
@@ -107,7 +114,9 @@ class Meter:
             self._update_metrics(outputs.detach(), targets.detach())
 
     def compute(self) -> dict[str, float]:
-        """Return the values by name, `loss` first. This waits for the device."""
+        """Return the values over the data of all processes by name, `loss` first. This waits for the device."""
+        if self._world.size > 1:
+            return self.of_all().compute()
         values = {"loss": self.mean_loss()}
         for name, metric in self._own.items():
             if metric.update_called:
@@ -119,8 +128,17 @@ class Meter:
                     )
         return values
 
+    def of_all(self) -> Meter:
+        """Return the meter of the data of all processes, or of this one if it is alone."""
+        if self._world.size == 1:
+            return self
+        states = self._world.gathered(map_tensors(Tensor.cpu, self.state_dict(), None))
+        whole = Meter(self.metrics, self.task, self._device, warn=self._warn)
+        whole.load_state_dict(merged(states, whole._own))
+        return whole
+
     def mean_loss(self) -> float:
-        """Return the mean loss so far. This waits for the device."""
+        """Return the mean loss of this process's data so far. This waits for the device."""
         return float(self._loss) / (float(self._weight) or 1.0)
 
     def reset(self) -> None:
@@ -151,7 +169,7 @@ class Meter:
         self.samples = state["samples"]
         self._weight = number("weight", state.get("weight", self.samples))
         for name, saved in state["metrics"].items():
-            for prefix, metric in _parts(self._own[name]):
+            for prefix, metric in parts_of(self._own[name]):
                 for key, default in metric.metric_state.items():
                     value = saved["state"][prefix + key]
                     moved = None if value is None else value.to(metric.device)
@@ -164,6 +182,9 @@ class Meter:
     def _use(self, task: Task, metrics: Mapping[str, torchmetrics.Metric]) -> None:
         self.task, self.metrics = task, metrics
         self._own = {name: metric.clone().to(self._device) for name, metric in metrics.items()}
+        for metric in self._own.values():
+            for _, part in parts_of(metric):
+                part.sync_on_compute = part._to_sync = False  # see of_all
 
     def _follow(self, outputs: Tensor, targets: Tensor, own_targets: Any, settings: Settings) -> None:
         """Infer the task from the first result of a custom step, if its targets differ from the data's."""
@@ -205,9 +226,9 @@ def weight_of(task: Task, targets: Any, samples: int) -> Tensor | float:
     return samples if counted is None else counted.sum() * (samples / max(1, counted.numel()))
 
 
-def shares_of(weights: Sequence[Tensor | float]) -> list[Tensor | float]:
-    """Return the share of each weight in their sum; 0 if the sum is."""
-    total = sum(weights)
+def shares_of(weights: Sequence[Tensor | float], total: Tensor | float | None = None) -> list[Tensor | float]:
+    """Return the share of each weight in a total, which is their sum unless given; 0 if the total is."""
+    total = sum(weights) if total is None else total
     shares = [weight / total for weight in weights]
     return [share.nan_to_num() if isinstance(share, Tensor) else share for share in shares]
 
@@ -257,15 +278,7 @@ def _state_of(metric: torchmetrics.Metric) -> dict[str, Any]:
 
     state = {
         prefix + key: (dim_zero_cat(values) if values else None) if isinstance(values, list) else values
-        for prefix, part in _parts(metric)
+        for prefix, part in parts_of(metric)
         for key, values in part.metric_state.items()
     }
     return {"state": state, "updates": metric._update_count}
-
-
-def _parts(metric: torchmetrics.Metric) -> list[tuple[str, torchmetrics.Metric]]:
-    """Return a metric and those that it is composed of, each with the prefix of its state."""
-    import torchmetrics
-
-    parts = metric.named_modules()
-    return [(name and f"{name}.", part) for name, part in parts if isinstance(part, torchmetrics.Metric)]

@@ -35,6 +35,7 @@ def describe_run(run: Run) -> Iterator[str]:
         "Task": [run.task.why or f"{run.task.kind or 'custom'}, {_loss(run)}"],
         "Classes": listed(run.train.source.classes or ()),
         "Data": [_samples(run.train, run.val)],
+        "Processes": _processes(run),
     }
     for name, parts in rows.items():
         if parts:
@@ -120,6 +121,15 @@ def listed(classes: Sequence[str]) -> list[str]:
 def _samples(train: Batches, val: Batches | None) -> str:
     validation = "no validation" if val is None else f"{_number(val)} for validation"
     return f"{_number(train)} for training, {validation}"
+
+
+def _processes(run: Run) -> list[str]:
+    """Describe how several processes divide a batch, and whether its batch statistics are those of all of it."""
+    size, batch = run.world.size, run.train.batch_size
+    if size == 1:
+        return []
+    own = "batch norms see each process's own batch" if run.moves_statistics else ""
+    return [part for part in (f"{size}, batch size {batch} in each and {size * batch} in all", own) if part]
 
 
 def _number(batches: Batches) -> str:

@@ -1,0 +1,75 @@
+"""Several processes train as one does, on the same global batches."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from finetune import FineTuner
+from finetune.callbacks import EMA, Callback, ModelCheckpoint
+from tests.helpers.processes import in_processes
+
+_BOOKKEEPING = {"seconds", "samples_per_second", "lr", "lr_start", "phase", "epoch"}
+
+
+def _data(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(samples)
+    return torch.randn(samples, 6, generator=generator), torch.arange(samples) % 3
+
+
+def _tuner(**settings: Any) -> FineTuner:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
+    return FineTuner(model, device="cpu", **settings)
+
+
+def _training(
+    samples: int, settings: dict[str, Any], freeze: str | None = None, **options: Any
+) -> Callable[[int], tuple[Any, ...]]:
+    """Return a function that trains, and returns the history, the weights, predictions and an evaluation."""
+
+    def train(size: int) -> tuple[Any, ...]:
+        tuner = _tuner(**settings)
+        if freeze is not None:
+            tuner.freeze(freeze)
+        batch = options["batch_size"] * size
+        history = tuner.fit(_data(samples), _data(21), lr=1e-2, progress=False, **{**options, "batch_size": batch})
+        rows = [{name: value for name, value in row.items() if name not in _BOOKKEEPING} for row in history]
+        weights = {name: weight.numpy() for name, weight in tuner.model.state_dict().items()}
+        predictions = tuner.predict(_data(21)[0], batch_size=4).numpy()
+        return rows, weights, predictions, dict(tuner.evaluate(_data(21), batch_size=4))
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("size", "samples", "settings", "options"),
+    [
+        (2, 30, {"metrics": ["accuracy", "f1", "auroc"]}, {"batch_size": 4}),
+        (4, 50, {"gradient_accumulation_steps": 3, "max_grad_norm": 0.5}, {"batch_size": 3}),
+        (4, 3, {"gradient_accumulation_steps": 2}, {"batch_size": 2}),
+        (3, 40, {"optimizer": "sgd"}, {"batch_size": 4, "freeze": "0", "cache": "memory"}),
+        (2, 41, {}, {"batch_size": 4, "freeze": "0", "cache": "disk"}),
+        (2, 40, {}, {"batch_size": 4, "epochs": 4, "strategy": "gradual_unfreezing", "cache": False}),
+        (2, 40, {"precision": "bf16"}, {"batch_size": 4, "epochs": 4, "strategy": "lp_ft", "cache": "memory"}),
+    ],
+    ids=["metrics", "short windows", "fewer samples than processes", "memory", "disk", "unfreezing", "lp_ft"],
+)
+def test_as_one_process(size: int, samples: int, settings: dict[str, Any], options: dict[str, Any]):
+    train = _training(samples, settings, **{"epochs": 3, "cache": False, **options})
+    rows, weights, predictions, values = train(size)
+    rounding = 1e-2 if settings.get("precision") == "bf16" else 2e-6
+    for own in in_processes(size, lambda rank: train(1)):
+        assert not isinstance(own, str), own
+        for name, weight in weights.items():
+            np.testing.assert_allclose(own[1][name], weight, atol=rounding, err_msg=name)
+        np.testing.assert_allclose(own[2], predictions, atol=rounding)
+        for one, many in zip([*rows, values], [*own[0], own[3]], strict=True):
+            assert many == pytest.approx(one, abs=rounding)
