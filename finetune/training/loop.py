@@ -44,7 +44,7 @@ from finetune.model.freezing import (
     trainable,
 )
 from finetune.nested import as_plain, map_tensors
-from finetune.signals.stops import is_stop, unbroken
+from finetune.signals.stops import grant, is_stop, poll, requested, unbroken
 from finetune.threads.locks import GENERATORS
 from finetune.training.callbacks.base import evaluate_otherwise, skip_updates
 from finetune.training.metrics import Meter, StepOutput, part_of, shares_of, weight_of
@@ -105,7 +105,7 @@ def _fit_epoch(run: Run) -> None:
         with unbroken():
             if update(run, window):
                 run.emit("on_step_end")
-        run.poll()
+        poll()
     run.check_finite(whole=False)
     run.check_freeze_state()
     run.task, run.metrics = run.meter.task, run.meter.metrics  # a custom step may return targets of its own
@@ -202,11 +202,15 @@ def _accumulate(run: Run, window: list[Any], results: _Results) -> Tensor:
 
 
 def _total(run: Run, weights: list[Tensor | float]) -> Tensor | float:
-    """Return the sum of the weights of a window over all processes."""
+    """Return the sum of the weights of a window over all processes. A signal that reached one of them ends all here."""
     total = sum(weights)
     if run.world.size == 1:
         return total
-    return run.world.sum(torch.as_tensor(total, dtype=torch.float32, device=run.train.device))
+    known = 0.0 if isinstance(total, Tensor) else total
+    everyones, stops = run.world.sum(torch.tensor([known, requested()], dtype=torch.float64)).tolist()
+    if stops:
+        grant()
+    return run.world.sum(total.float()) if isinstance(total, Tensor) else everyones
 
 
 class _Results:

@@ -85,7 +85,7 @@ def _undefined_left_out(metric: Any, defined: Callable[[Any], Tensor] | None) ->
 
     classes = defined
 
-    class Defined(metric):  # type: ignore[misc]
+    class Defined(_counted_by_class(metric)):  # type: ignore[misc]
         def compute(self) -> Tensor:
             mask = classes(self)
             if not mask.any():
@@ -96,6 +96,29 @@ def _undefined_left_out(metric: Any, defined: Callable[[Any], Tensor] | None) ->
             return values.reshape(-1)[mask].mean()
 
     return Defined
+
+
+def _counted_by_class(metric: Any) -> Any:
+    """Return a metric of hits and misses per class that counts these directly.
+
+    torchmetrics counts all pairs of classes, which takes gigabytes for 20,000 classes.
+    """
+    from torchmetrics.classification import MulticlassStatScores
+
+    if not issubclass(metric, MulticlassStatScores):
+        return metric
+
+    class Counted(metric):  # type: ignore[misc]
+        def update(self, preds: Tensor, target: Tensor) -> None:
+            predicted = preds.argmax(1) if preds.dim() == target.dim() + 1 else preds
+            predicted, actual = predicted.flatten(), target.flatten()
+            hits, answers, truths = (
+                torch.bincount(classes, minlength=self.num_classes)
+                for classes in (actual[predicted == actual], predicted, actual)
+            )
+            self._update_state(hits, answers - hits, len(actual) - answers - truths + hits, truths - hits)
+
+    return Counted
 
 
 def _are_ranked(metric: Any) -> Tensor:
