@@ -41,6 +41,7 @@ from finetune.display import html
 from finetune.display.left_out import parts_left_out
 from finetune.display.progress.waits import waits_shown
 from finetune.distributed.errors import errors_shared
+from finetune.distributed.verb import verb
 from finetune.distributed.world import join
 from finetune.errors import ArgumentError, CheckpointError, DataError, HeadError, reason
 from finetune.export.destination import Destination
@@ -67,7 +68,6 @@ from finetune.passes import Passes
 from finetune.plan import Plan, make_plan
 from finetune.pretrained import load_pretrained
 from finetune.report.report import report_path, write_report
-from finetune.signals.stops import signals_heeded
 from finetune.strategies import Strategy
 from finetune.threads.turns import takes_turns, turns_at
 from finetune.training import loop
@@ -391,10 +391,7 @@ class FineTuner:
 
     # ------------------------------------------------------------------ verbs on data
 
-    @checks_arguments
-    @takes_turns(alone=True)
-    @errors_shared()
-    @signals_heeded()
+    @verb(alone=True)
     def fit(
         self,
         train: Any,
@@ -529,10 +526,7 @@ class FineTuner:
                 loop.fit(run)
         return self.history
 
-    @checks_arguments
-    @takes_turns()
-    @errors_shared()
-    @signals_heeded()
+    @verb()
     def evaluate(self, data: Any, *, batch_size: int = 32) -> dict[str, float]:
         """Return the loss and the metrics over `data`, with each sample counted once.
 
@@ -562,10 +556,7 @@ class FineTuner:
                 meter = Meter(metrics, task, self.device, settings=settings, world=self._world)
                 return loop.evaluate(self.validation_step, self.inner, batches, meter, self.precision)
 
-    @checks_arguments
-    @takes_turns()
-    @errors_shared()
-    @signals_heeded()
+    @verb()
     def predict(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
         """Return the model's outputs on the CPU, one row per sample, in the order of the data.
 
@@ -592,10 +583,7 @@ class FineTuner:
             source = self._open(data, labeled=False)
             return self._passes.outputs(source, batch_size, tta)[0]
 
-    @checks_arguments
-    @takes_turns()
-    @errors_shared()
-    @signals_heeded()
+    @verb()
     def predict_proba(self, data: Any, *, batch_size: int = 32, tta: bool | Sequence[View] = False) -> Tensor:
         """Return the probabilities of the classes on the CPU, one row per sample, in the order of the data.
 
@@ -621,10 +609,7 @@ class FineTuner:
             source = self._open(data, labeled=False)
             return self._passes.predictions(source, batch_size, tta).probabilities
 
-    @checks_arguments
-    @takes_turns()
-    @errors_shared()
-    @signals_heeded()
+    @verb()
     def classify(
         self,
         data: Any,
@@ -667,10 +652,7 @@ class FineTuner:
             predictions = self._passes.predictions(source, batch_size, tta)
             return classify(predictions, top=top, threshold=threshold, reject=reject)
 
-    @checks_arguments
-    @takes_turns()
-    @errors_shared()
-    @signals_heeded()
+    @verb()
     def calibrate(self, val: Any, *, batch_size: int = 32) -> Self:
         """Fit the temperature of the probabilities, and a threshold per label, to data that was not trained on.
 
@@ -697,10 +679,7 @@ class FineTuner:
             self._learn(calibration=self._labeled_predictions(val, batch_size).fitted(), file=None)
         return self
 
-    @checks_arguments
-    @takes_turns()
-    @errors_shared()
-    @signals_heeded()
+    @verb()
     def interpret(self, data: Any, *, heatmaps: bool = False, batch_size: int = 32) -> Interpretation:
         """Compare the answers of the model with the truth: confused classes, worst mistakes, calibration, curves.
 
@@ -735,10 +714,7 @@ class FineTuner:
 
             return Interpretation(found, explain if heatmaps else None)
 
-    @checks_arguments
-    @takes_turns()
-    @errors_shared()
-    @signals_heeded()
+    @verb()
     def heatmaps(
         self,
         data: Any,
@@ -778,10 +754,7 @@ class FineTuner:
             source = self._open(data, labeled=False)
             return self._passes.heatmaps(source, of, layer, batch_size)
 
-    @checks_arguments
-    @takes_turns()
-    @errors_shared()
-    @signals_heeded()
+    @verb()
     def report(self, path: str | Path, data: Any, *, train: Any = None, batch_size: int = 32) -> Path:
         """Write one HTML file on the model and its answers, which needs no network and no other file.
 
@@ -811,10 +784,7 @@ class FineTuner:
         with waits_shown(), self._undone_on_error():
             return write_report(self, path, data, train=train, batch_size=batch_size, file=self._known.file)
 
-    @checks_arguments
-    @takes_turns(alone=True)
-    @errors_shared()
-    @signals_heeded()
+    @verb(alone=True)
     def advise(self, train: Any, val: Any = None, *, samples: int = 2000, batch_size: int = 32) -> Advice:
         """Recommend a strategy and learning rates for the data, without training or changing the model.
 
@@ -850,10 +820,7 @@ class FineTuner:
             untrained = self._known.random and not self.history
             return judge(evidence, head_rate(self.inner, self.network.stages()), untrained=untrained)
 
-    @checks_arguments
-    @takes_turns()
-    @errors_shared()
-    @signals_heeded()
+    @verb()
     def check_data(self, train: Any, val: Any = None, *, samples: int | None = None, batch_size: int = 32) -> DataCheck:
         """Look for faults in the data, without training or changing the model.
 
@@ -893,10 +860,7 @@ class FineTuner:
             features = [self._passes.features(part, len(part), batch_size, observed=True) for part in few]
             return run_checks(Inspected.of(features, few, self.preprocessing))
 
-    @checks_arguments
-    @takes_turns(alone=True)
-    @errors_shared()
-    @signals_heeded()
+    @verb(alone=True)
     def find_lr(
         self,
         train: Any,
@@ -1015,10 +979,7 @@ class FineTuner:
         """
         return push(self._checkpoint(), repo, private=private, token=token, message=message)
 
-    @checks_arguments
-    @takes_turns(alone=True)
-    @errors_shared()
-    @signals_heeded()
+    @verb(alone=True)
     def export(
         self,
         path: str | Path,

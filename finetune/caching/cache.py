@@ -227,8 +227,10 @@ class Cache:
         declined = planner.too_little_time(timings, workload) if auto else None
         prefix = declined or cut_prefix(model, inputs)
         declined = self._declined_by_any(prefix)
-        if declined or isinstance(prefix, Declined):
-            return declined or prefix
+        if isinstance(prefix, Declined):
+            return prefix
+        if declined:
+            return declined
         if auto and prefix.share < planner.MIN_SHARE:
             return Declined(f"only {prefix.share:.0%} of the forward pass comes before the first trainable parameter")
         return prefix, batch, timings
@@ -260,8 +262,10 @@ class Cache:
         except (StoreError, DivergedError) as error:
             measured = Declined(str(error))
         declined = self._declined_by_any(measured)
-        if declined or isinstance(measured, Declined):
-            return declined or measured
+        if isinstance(measured, Declined):
+            return measured
+        if declined:
+            return declined
         timings = self._world.agreed(measured)
         workload = Workload.of(parts, epochs)
         if not self._requested and not planner.pays(timings, workload, prefix.bytes_per_sample, tier):

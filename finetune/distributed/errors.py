@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 import torch.distributed as dist
 
@@ -15,7 +16,7 @@ from finetune.errors import DistributedError
 _PATIENCE = 2.0  # seconds to wait for the other processes' account of an error
 
 _verbs = itertools.count()
-_within = False
+_under_way = ContextVar("finetune_shares_errors", default=False)
 
 
 @contextmanager
@@ -27,11 +28,10 @@ def errors_shared() -> Iterator[None]:
     Raises:
         DistributedError: If another process failed, with its error.
     """
-    global _within
-    if _within or world.joined().size == 1:
+    if _under_way.get() or world.joined().size == 1:
         yield
         return
-    verb, _within = next(_verbs), True
+    verb, before = next(_verbs), _under_way.set(True)
     try:
         yield
     except Exception as error:
@@ -42,7 +42,7 @@ def errors_shared() -> Iterator[None]:
             world.leave()
         raise
     finally:
-        _within = False
+        _under_way.reset(before)
 
 
 def _is_of_connection(error: Exception) -> bool:

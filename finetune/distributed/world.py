@@ -153,18 +153,26 @@ class World:
 
 ALONE = World()
 
-_joined = ALONE
-_store: Any = None
+
+@dataclass
+class _State:
+    """The world of this process, and the store of keys and values that it shares with the others."""
+
+    world: World = ALONE
+    store: Any = None
+
+
+_state = _State()
 
 
 def joined() -> World:
     """Return the processes that this one has joined."""
-    return _joined
+    return _state.world
 
 
 def store() -> Any:
     """Return the store of keys and values that the processes share, also after the group is closed."""
-    return _store
+    return _state.store
 
 
 def join(distributed: str | bool, device: torch.device) -> World:
@@ -178,24 +186,23 @@ def join(distributed: str | bool, device: torch.device) -> World:
         >>> join("auto", torch.device("cpu")).size
         1
     """
-    global _joined, _store
     if distributed is False or not dist.is_available():
         return ALONE
     if not dist.is_initialized():
         started = all(name in os.environ for name in _VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
-        if not started or _joined.size > 1:  # in a world that was left, nobody answers
-            return _joined
+        if not started or _state.world.size > 1:  # in a world that was left, nobody answers
+            return _state.world
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=_TIMEOUT)
         atexit.register(leave)
-    if _joined.size == 1:
+    if _state.world.size == 1:
         rank, size = dist.get_rank(), dist.get_world_size()
-        local_rank = int(os.environ.get("LOCAL_RANK", rank))
-        _joined = World(rank, size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
-        _store = dist.distributed_c10d._get_default_store()
-        if not _joined.leads:
+        on_machine = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        _state.world = World(rank, size, *on_machine)
+        _state.store = dist.distributed_c10d._get_default_store()
+        if rank > 0:  # the first process speaks for all
             logging.getLogger("finetune").addFilter(lambda record: record.levelno >= logging.ERROR)
-    return _joined
+    return _state.world
 
 
 def leave() -> None:

@@ -99,7 +99,10 @@ def _fit_epoch(run: Run) -> None:
         run.meter.reset()
     run.emit("on_epoch_begin")
     run.check_freeze_state()
-    begun, seen = time.perf_counter(), run.world.agreed(run.meter.samples)  # of a resumed run, the first process has all
+    begun, seen = (
+        time.perf_counter(),
+        run.world.agreed(run.meter.samples),
+    )  # of a resumed run, the first process has all
     batches = run.train.epoch(run.epoch, start=run.position.window * run.accumulation)
     for window in windows(batches, run.accumulation):
         with unbroken():
@@ -184,7 +187,9 @@ def _gradients(run: Run, window: list[Any], results: _Results) -> Tensor:
 
 def _accumulate(run: Run, window: list[Any], results: _Results) -> Tensor:
     """Add up the gradients of the parts of a window, each by its share of the samples. Return the loss."""
-    weights = [0.0 if batch is None else weight_of(run.task, target_of(batch), num_samples_of(batch)) for batch in window]
+    weights = [
+        0.0 if batch is None else weight_of(run.task, target_of(batch), num_samples_of(batch)) for batch in window
+    ]
     shares = shares_of(weights, _total(run, weights))
     loss = torch.zeros((), device=run.train.device)
     for number, (own, share) in enumerate(zip(window, shares, strict=True)):
@@ -199,6 +204,11 @@ def _accumulate(run: Run, window: list[Any], results: _Results) -> Tensor:
         results.add(number, steps)
     run.replicas.finish()
     return run.world.sum(loss)
+
+
+def _weight(run: Run, batch: Any) -> Tensor | float:
+    """Return the weight of a batch in the loss of its window; 0 for a process without samples in this step."""
+    return 0.0 if batch is None else weight_of(run.task, target_of(batch), num_samples_of(batch))
 
 
 def _total(run: Run, weights: list[Tensor | float]) -> Tensor | float:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from torch import nn
 
 from finetune import FineTuner
-from finetune.callbacks import EMA, Callback, ModelCheckpoint
 from tests.helpers.processes import in_processes
 
 _BOOKKEEPING = {"seconds", "samples_per_second", "lr", "lr_start", "phase", "epoch"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,9 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert join("auto", torch.device("cpu")) == joined() == ALONE
-    assert ALONE.gathered("a") == ["a"] and ALONE.interleaved([1, 2]) == [1, 2] and ALONE.any(True)
+    assert ALONE.gathered("a") == ["a"]
+    assert ALONE.interleaved([1, 2]) == [1, 2]
+    assert ALONE.any(True)
 
 
 def test_values_are_exchanged_in_the_order_of_the_ranks():
@@ -38,7 +42,8 @@ def test_values_are_exchanged_in_the_order_of_the_ranks():
 
     for rank, (values, items, mine) in enumerate(in_processes(3, work)):
         assert values == ([3, 3], [0, 1, 2], 0, True)
-        assert items == ["a", "c", "e", "b", "d"] and mine == [rank, 1]
+        assert items == ["a", "c", "e", "b", "d"]
+        assert mine == [rank, 1]
 
 
 def test_only_the_first_process_writes_and_the_others_hear_of_its_failure(tmp_path: Path):
@@ -62,13 +67,9 @@ def test_only_the_first_process_writes_and_the_others_hear_of_its_failure(tmp_pa
 
 def test_the_group_of_the_user_is_joined_and_the_others_are_silent():
     def work(rank: int) -> object:
-        import torch.distributed as dist
-
         dist.init_process_group("gloo")
         os.environ.pop("LOCAL_RANK")
         world = join("auto", torch.device("cpu"))
-        import logging
-
         said = logging.getLogger("finetune").filter(logging.LogRecord("finetune", logging.INFO, "", 0, "", (), None))
         return world.rank, world.size, join(False, torch.device("cpu")).size, bool(said)
 

@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from finetune.distributed.world import leave
+
 _SECONDS = 120
 
 
@@ -24,7 +26,7 @@ def in_processes(size: int, work: Callable[[int], Any]) -> list[Any]:
     results: Any = context.SimpleQueue()
     started = []
     for rank in range(size):
-        variables = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+        variables: dict[str, Any] = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
         variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         process = context.Process(target=_run, args=(rank, variables, work, results), daemon=True)
         process.start()
@@ -49,8 +51,5 @@ def _run(rank: int, variables: dict[str, Any], work: Callable[[int], Any], resul
         value = work(rank)
     except BaseException as error:
         value = "".join(traceback.format_exception_only(error)).strip()
-        if os.environ.get("SHOW"): traceback.print_exc()
     results.put((rank, value))
-    from finetune.distributed.world import leave
-
     leave()

@@ -58,9 +58,7 @@ class Parts:
         [2, 3, 2, 3]
     """
 
-    def __init__(
-        self, note: str = "", warn: Callable[[str], object] = log.warning, *, divides: bool = True
-    ) -> None:
+    def __init__(self, note: str = "", warn: Callable[[str], object] = log.warning, *, divides: bool = True) -> None:
         self.limit: int | None = None
         self._note, self._warn, self._divides = note, warn, divides
 

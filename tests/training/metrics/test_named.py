@@ -151,11 +151,11 @@ def test_the_name_of_a_metric_says_its_range_and_its_better_direction(monkeypatc
     assert {name: (rises(name), bounds(name)) for name in (*METRICS, "loss", "own")} == known
 
 
-@pytest.mark.parametrize(("name", "torchmetrics_name"), [("f1", "F1Score"), ("precision", "Precision"), ("recall", "Recall")])
-def test_hits_per_class_are_those_of_torchmetrics_without_a_table_of_all_pairs(name: str, torchmetrics_name: str):
+@pytest.mark.parametrize(("name", "form"), [("f1", "F1Score"), ("precision", "Precision"), ("recall", "Recall")])
+def test_hits_per_class_are_those_of_torchmetrics_without_a_table_of_all_pairs(name: str, form: str):
     generator = torch.Generator().manual_seed(0)
     scores, targets = torch.rand(60, 5, generator=generator), torch.randint(5, (60,), generator=generator)
-    expected = getattr(tm, f"Multiclass{torchmetrics_name}")(5, average="macro")
+    expected = getattr(tm, f"Multiclass{form}")(5, average="macro")
     for number in (5, 200_000):  # whose pairs would take 300 GB
         metric = METRICS[name].build(CLASSIFICATION, number)
         for part in (slice(0, 7), slice(7, 60)):
