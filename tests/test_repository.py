@@ -95,7 +95,7 @@ RIGHTS = (
     ),
     Right(
         "a process group is touched",
-        ("training/distributed.py",),
+        ("distributed/*.py",),
         r"(use|import) torch\.distributed\b.*"
         r"|(use|import) .*\.(DistributedDataParallel|fully_shard|FullyShardedDataParallel)",
         "import torch.distributed as dist",

@@ -15,6 +15,7 @@ from finetune.cli.apply import evaluate, export, interpret, predict, push, repor
 from finetune.cli.explore import advise, check_data, compare, demo, find_lr, summary
 from finetune.cli.train import train
 from finetune.display.options import in_options
+from finetune.distributed.launch import speaks
 from finetune.errors import FineTuneError
 from finetune.signals.stops import exit_on_sigterm
 
@@ -54,10 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with exit_on_sigterm(), _lines_on_standard_error():
-            code = app(arguments or ["--help"], standalone_mode=False)
+            code = app(arguments or ["--help"], standalone_mode=False, obj=arguments)
     except (FineTuneError, _UsageError) as error:
         message = getattr(error, "format_message", error.__str__)  # typer's names the option, its str does not
-        print(f"finetune: {in_options(' '.join(message().split()))}", file=sys.stderr)
+        if speaks():
+            print(f"finetune: {in_options(' '.join(message().split()))}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)

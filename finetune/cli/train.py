@@ -26,6 +26,7 @@ from finetune.cli.options import (
     validation,
 )
 from finetune.cli.run_file import arguments_of_run, is_run_file, path_beside, write_run_file
+from finetune.distributed.launch import in_torchrun, launch, speaks
 from finetune.errors import one_of
 from finetune.naming.paths import local_path
 
@@ -94,6 +95,7 @@ def train(
     report: Annotated[Path | None, typer.Option(help="HTML file for a report on the validation data.")] = None,
     card: Annotated[bool, typer.Option(help="Write a model card beside the checkpoint.", show_default=False)] = False,
     progress: Annotated[bool, typer.Option(help="Show the progress.")] = True,
+    nproc: Annotated[int | None, typer.Option(help="Processes that train together, one per GPU.", min=1)] = None,
 ) -> None:
     """Fine-tune a pretrained model and write a checkpoint, and beside it a run file that repeats the command.
 
@@ -107,6 +109,8 @@ def train(
     if is_run_file(data):
         context.command.main(arguments_of_run(data, context), standalone_mode=False)
         return
+    if nproc and nproc > 1 and not in_torchrun():
+        raise typer.Exit(launch(nproc, context.obj))
     if out is None:
         raise typer.BadParameter("Name the checkpoint to write.", context, param_hint="'--out'")
     if resume_changed and not resume:
@@ -156,6 +160,8 @@ def train(
         skip_corrupt=skip_corrupt,
         progress=progress,
     )
-    write_run_file(run_file, given)
+    if speaks():
+        write_run_file(run_file, given)
     tuner.save_checkpoint(out, card=card)
-    print(f"wrote {out} and {run_file.name}")
+    if speaks():
+        print(f"wrote {out} and {run_file.name}")
