@@ -96,9 +96,9 @@ def make_plan(
             trains_all = trains_all and training >= {*stages[0].parameters}
             head_trains = head_trains or any(parameter.requires_grad for parameter in head)
     say_values(settings.optimizer, optimizer, phases[-1].lr, settings.weight_decay)
-    check_half_weights(freezing.trainable(network.module).values(), precision, stacklevel=7)
+    check_half_weights(freezing.trainable(network.module).values(), precision, stacklevel=8)
     if not head_trains:
-        _warn_of_frozen_head(network.heads[0], stacklevel=7)
+        _warn_of_frozen_head(network.heads[0], stacklevel=8)
     name = None if strategy is None else strategy_name(strategy)
     return Plan(network, name, tuple(phases), tuple(lines), rates, trains_all)
 

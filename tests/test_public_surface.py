@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 NAMES = [
     "Advice", "ArgumentError", "CheckpointError", "Classification", "Comparison", "DataCheck", "DataError",
-    "Export", "ExportError", "FineTuneError", "FineTuner", "HeadError", "Heatmaps", "History", "Interpretation",
-    "LayerDecay", "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "Table", "advise",
-    "callbacks", "compare", "greedy_soup", "strategies",
+    "DistributedError", "Export", "ExportError", "FineTuneError", "FineTuner", "HeadError", "Heatmaps", "History",
+    "Interpretation", "LayerDecay", "NonFiniteError", "PatternError", "Phase", "Preprocessing", "StepOutput", "Table",
+    "advise", "callbacks", "compare", "greedy_soup", "strategies",
 ]  # fmt: skip
 
 METHODS = {
@@ -118,6 +118,7 @@ def test_every_error_is_ours_and_a_fitting_builtin() -> None:
         "HeadError": "ValueError",
         "DataError": "ValueError",
         "CheckpointError": "RuntimeError",
+        "DistributedError": "RuntimeError",
         "ExportError": "RuntimeError",
         "NonFiniteError": "ArithmeticError",
     }

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 
 from finetune.caching.cache import Cache
 from finetune.checkpoint import schema
-from finetune.checkpoint.schema import Checkpoint
 from finetune.checkpoint.starting_weights import starting_weights
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.parts import Parts
@@ -33,7 +32,7 @@ from finetune.naming.paths import local_path
 from finetune.signals.stops import grant, poll, requested, signal_name, unbroken
 from finetune.threads.cached import cached_property
 from finetune.training.history import History
-from finetune.training.metrics import Meter, StepOutput, metric_names
+from finetune.training.metrics import Meter, metric_names
 from finetune.training.numerics.failures import check_weights, update_error
 from finetune.training.numerics.finite import BatchStatistics, FiniteCheck
 from finetune.training.numerics.precision import Precision
@@ -49,6 +48,7 @@ from finetune.training.optim.phases import Phase, check_freeze_state
 from finetune.training.optim.schedules import get_schedule
 from finetune.training.resuming import identity
 from finetune.training.settings import Settings
+from finetune.training.steps import Steps
 from finetune.training.tasks import Task
 
 if TYPE_CHECKING:
@@ -60,33 +60,6 @@ _DIVIDED = (
     " Gradients and metrics stay those of the whole batch if the loss is a mean over samples. Batch norms and losses "
     "that compare samples see one part at a time, and dropout draws anew."
 )
-
-
-class Steps(Protocol):
-    """The part of `FineTuner` that a run calls."""
-
-    @property
-    def inner(self) -> nn.Module:
-        """Model without wrappers."""
-
-    @property
-    def history(self) -> History:
-        """Rows of all finished epochs."""
-
-    def training_step(self, batch: Any) -> Tensor | StepOutput:
-        """Return the loss of a training batch."""
-
-    def validation_step(self, batch: Any) -> Tensor | StepOutput:
-        """Return the loss of a validation batch."""
-
-    def report(self, path: str | Path, data: Any, *, train: Any = None, batch_size: int = 32) -> Path:
-        """Write a report."""
-
-    def _checkpoint(self, training: dict[str, Any] | None) -> Checkpoint:
-        """Return the content of a checkpoint with this training state."""
-
-    def _overrides(self, *names: str) -> bool:
-        """Return whether one of these steps is a custom one."""
 
 
 @dataclass

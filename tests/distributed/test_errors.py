@@ -12,7 +12,7 @@ from torch import nn
 
 from finetune import ArgumentError, FineTuner
 from finetune.callbacks import Callback
-from tests.helpers.processes import in_processes
+from tests.helpers.worlds import in_processes
 
 
 def _tuner(seed: int = 0) -> FineTuner:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from finetune import FineTuner
-from tests.helpers.processes import in_processes
+from tests.helpers.worlds import in_processes
 
 _BOOKKEEPING = {"seconds", "samples_per_second", "lr", "lr_start", "phase", "epoch"}
 

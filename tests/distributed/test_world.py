@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from finetune import DistributedError
 from finetune.distributed.world import ALONE, World, join, joined
-from tests.helpers.processes import in_processes
+from tests.helpers.worlds import in_processes
 
 
 @given(items=st.integers(0, 50), size=st.integers(1, 5))

@@ -1,55 +1,97 @@
-"""Several processes on this machine that train together, as torchrun starts them, but forked from the test."""
+"""Processes that a test starts, signals, and waits for."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import socket
-import traceback
-from collections.abc import Callable
-from typing import Any
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from finetune.distributed.world import leave
-
-_SECONDS = 120
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def in_processes(size: int, work: Callable[[int], Any]) -> list[Any]:
-    """Return what a function of the rank returns in each of several processes, by rank.
+class Ended(NamedTuple):
+    """How a process ended.
 
-    An exception is returned, too, as its last line of text. Processes that do not end fail the test.
+    Attributes:
+        code: Exit code; negative if a signal killed the process.
+        output: Everything it printed.
+        seconds: Seconds from the last signal, or without one from the line, to its end.
+        left: Whether a process of its group is still there.
     """
-    context = multiprocessing.get_context("fork")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results: Any = context.SimpleQueue()
-    started = []
-    for rank in range(size):
-        variables: dict[str, Any] = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
-        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        process = context.Process(target=_run, args=(rank, variables, work, results), daemon=True)
-        process.start()
-        started.append(process)
-    found: dict[int, Any] = {}
+
+    code: int
+    output: str
+    seconds: float
+    left: bool
+
+
+def signalled(
+    command: Sequence[str | Path],
+    line: str,
+    *signals: signal.Signals,
+    delay: float = 0.0,
+    timeout: float = 60.0,
+    whole_group: bool = True,
+) -> Ended:
+    """Run Python with these arguments, and send it signals once it has printed a line.
+
+    Args:
+        command: Arguments of Python.
+        line: Text that the line contains.
+        signals: Signals to send, one after the other.
+        delay: Seconds to wait before each signal.
+        timeout: Seconds after which the processes are killed, which raises.
+        whole_group: Whether its worker processes get the signals too, as from a terminal or a scheduler.
+
+    Raises:
+        subprocess.TimeoutExpired: If it does not end.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    before = []
     try:
-        for process in started:
-            process.join(_SECONDS)
-            assert process.exitcode is not None, "a process does not end"
-        while not results.empty():
-            rank, value = results.get()
-            found[rank] = value
+        for text in process.stdout:
+            before.append(text)
+            if line in text:
+                break
+        sent = time.monotonic()
+        for number in signals:
+            time.sleep(delay)
+            sent = time.monotonic()
+            if whole_group:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+        rest, _ = process.communicate(timeout=timeout)
+        seconds = time.monotonic() - sent
+        return Ended(process.returncode, "".join(before) + rest, seconds, _is_there(process.pid))
     finally:
-        for process in started:
-            process.kill()
-    return [found.get(rank, f"ended with {started[rank].exitcode}") for rank in range(size)]
+        if _is_there(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def _run(rank: int, variables: dict[str, Any], work: Callable[[int], Any], results: Any) -> None:
-    os.environ.update({name: str(value) for name, value in variables.items()})
-    try:
-        value = work(rank)
-    except BaseException as error:
-        value = "".join(traceback.format_exception_only(error)).strip()
-    results.put((rank, value))
-    leave()
+def _is_there(group: int, patience: float = 1.0) -> bool:
+    """Return whether a process group still has a process after a while."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        if time.monotonic() > end:
+            return True
+        time.sleep(0.05)

@@ -1,0 +1,55 @@
+"""Several processes on this machine that train together, as torchrun starts them, but forked from the test."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from torch.distributed import TCPStore
+
+from finetune.distributed.world import leave
+
+_SECONDS = 120
+
+
+def in_processes(size: int, work: Callable[[int], Any]) -> list[Any]:
+    """Return what a function of the rank returns in each of several processes, by rank.
+
+    An exception is returned, too, as its last line of text. Processes that do not end fail the test.
+    """
+    context = multiprocessing.get_context("fork")
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # outlives them, as torchrun's does
+    results: Any = context.SimpleQueue()
+    started = []
+    for rank in range(size):
+        variables: dict[str, Any] = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
+        variables["TORCHELASTIC_USE_AGENT_STORE"] = True
+        process = context.Process(target=_run, args=(rank, variables, work, results), daemon=True)
+        process.start()
+        started.append(process)
+    found: dict[int, Any] = {}
+    try:
+        for process in started:
+            process.join(_SECONDS)
+            assert process.exitcode is not None, "a process does not end"
+        while not results.empty():
+            rank, value = results.get()
+            found[rank] = value
+    finally:
+        for process in started:
+            process.kill()
+    return [found.get(rank, f"ended with {started[rank].exitcode}") for rank in range(size)]
+
+
+def _run(rank: int, variables: dict[str, Any], work: Callable[[int], Any], results: Any) -> None:
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    try:
+        value = work(rank)
+    except BaseException as error:
+        value = "".join(traceback.format_exception_only(error)).strip()
+    results.put((rank, value))
+    leave()
