@@ -58,7 +58,7 @@ METHODS = {
 
 CONSTRUCTOR = [
     "model", "*", "weights", "in_channels", "preprocessing", "loss", "metrics", "optimizer", "weight_decay",
-    "max_grad_norm", "gradient_accumulation_steps", "device", "precision", "compile", "seed",
+    "max_grad_norm", "gradient_accumulation_steps", "device", "precision", "compile", "seed", "distributed",
 ]  # fmt: skip
 
 PROPERTIES = ["classes", "head", "history", "inner", "loss", "model", "network", "preprocessing", "task"]

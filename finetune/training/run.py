@@ -48,8 +48,8 @@ from finetune.training.optim.phases import Phase, check_freeze_state
 from finetune.training.optim.schedules import get_schedule
 from finetune.training.resuming import identity
 from finetune.training.settings import Settings
-from finetune.training.steps import Steps
 from finetune.training.tasks import Task
+from finetune.training.tasks.steps import Steps
 
 if TYPE_CHECKING:
     import torchmetrics
@@ -346,13 +346,8 @@ class Run:
         self._optimizer_state = {}
         self.set_rates(self.position.tried)
         self.statistics = BatchStatistics(self.model)
-        self.replicas = Replicas(
-            self.model,
-            self.tuner.training_step,
-            self.world,
-            varies=self.tuner._overrides("training_step"),
-            moving=self.moves_statistics,
-        )
+        step, varies = self.tuner.training_step, self.tuner._overrides("training_step")
+        self.replicas = Replicas(self.model, step, self.world, varies=varies, moving=self.moves_statistics)
         if self.finite is not None:
             self.finite.begin_phase()
 

@@ -28,6 +28,7 @@ RENAMED = {
 WITHOUT = {
     "preprocessing": "an object; the weights bring their own",
     "callbacks": "objects; each built-in one has options of its own",
+    "distributed": "--nproc starts the processes, and they join each other",
 }
 # Options of `train` with the callback that each asks for.
 CALLBACKS: dict[str, tuple[Any, str]] = {

@@ -182,6 +182,7 @@ OTHERWISE = {
     "resume_from": "every fit is a new one",
     "resume_changed": "every fit is a new one",
     "skip_corrupt": "X and y stay as long as they are",
+    "distributed": "scikit-learn runs several fits at a time by n_jobs",
 }
 
 
