@@ -24,7 +24,7 @@ def speaks() -> bool:
         >>> speaks()
         True
     """
-    return int(os.environ.get("RANK", "0")) == 0
+    return not in_torchrun() or int(os.environ["RANK"]) == 0
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:

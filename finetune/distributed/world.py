@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from finetune.errors import ArgumentError, DistributedError
+from finetune.errors import ArgumentError, DistributedError, one_of
 
 T = TypeVar("T")
 
@@ -179,13 +179,18 @@ def join(distributed: str | bool, device: torch.device) -> World:
     """Join the processes that torchrun has started, or those of a group that is open already.
 
     Args:
-        distributed: False to stay alone.
+        distributed: `"auto"`, or False to stay alone.
         device: Device to train on.
+
+    Raises:
+        ArgumentError: If `distributed` is something else.
 
     Example:
         >>> join("auto", torch.device("cpu")).size
         1
     """
+    if distributed is not False:
+        one_of("distributed", distributed, ("auto",), "False")
     if distributed is False or not dist.is_available():
         return ALONE
     if not dist.is_initialized():

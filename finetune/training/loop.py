@@ -99,16 +99,14 @@ def _fit_epoch(run: Run) -> None:
         run.meter.reset()
     run.emit("on_epoch_begin")
     run.check_freeze_state()
-    begun, seen = (
-        time.perf_counter(),
-        run.world.agreed(run.meter.samples),
-    )  # of a resumed run, the first process has all
+    begun, seen = time.perf_counter(), run.world.agreed(run.meter.samples)  # the first process has those of before
     batches = run.train.epoch(run.epoch, start=run.position.window * run.accumulation)
     for window in windows(batches, run.accumulation):
         with unbroken():
             if update(run, window):
                 run.emit("on_step_end")
         poll()
+    run.share_statistics()
     run.check_finite(whole=False)
     run.check_freeze_state()
     run.task, run.metrics = run.meter.task, run.meter.metrics  # a custom step may return targets of its own
@@ -136,6 +134,7 @@ def _fit_epoch(run: Run) -> None:
 def _evaluate_epoch(run: Run) -> None:
     """Add the validation values to the row. A signal ends the pass, unless a custom callback has changed the run."""
     run.emit("on_evaluate_begin")
+    run.share_statistics()  # also those of weights that a callback has put in
     if run.val is not None:
         meter = run.new_meter(run.val.device)
         key = (run.seed, "evaluate", run.epoch)
@@ -187,9 +186,7 @@ def _gradients(run: Run, window: list[Any], results: _Results) -> Tensor:
 
 def _accumulate(run: Run, window: list[Any], results: _Results) -> Tensor:
     """Add up the gradients of the parts of a window, each by its share of the samples. Return the loss."""
-    weights = [
-        0.0 if batch is None else weight_of(run.task, target_of(batch), num_samples_of(batch)) for batch in window
-    ]
+    weights = [_weight(run, batch) for batch in window]
     shares = shares_of(weights, _total(run, weights))
     loss = torch.zeros((), device=run.train.device)
     for number, (own, share) in enumerate(zip(window, shares, strict=True)):

@@ -268,6 +268,11 @@ class Run:
         elif self.world.any(requested()):
             grant()
 
+    def share_statistics(self) -> None:
+        """Copy the batch statistics of the first process, because each has those of its own batches."""
+        if self.moves_statistics:
+            self.world.copy_from_first(self.model.buffers())
+
     def where(self) -> str:
         """Return the position in words, for messages."""
         return f"epoch {self.epoch + 1}, update {self.position.window + 1} of phase {self.phase.name!r}"
@@ -485,9 +490,8 @@ class Run:
 
     def _plan(self) -> dict[str, Any]:
         """Describe the plan that the position refers to."""
-        names = [phase.name for phase in self.phases]
-        batch_size = self.train.batch_size * self.world.size
-        return {"phases": names, "batch_size": batch_size, "accumulation": self.accumulation}
+        names, size = [phase.name for phase in self.phases], self.train.batch_size * self.world.size
+        return {"phases": names, "batch_size": size, "accumulation": self.accumulation}
 
 
 def _overridden(batches: Any) -> Collection[nn.Module]:

@@ -70,3 +70,14 @@ def test_as_one_process(size: int, samples: int, settings: dict[str, Any], optio
         np.testing.assert_allclose(own[2], predictions, atol=rounding)
         for one, many in zip([*rows, values], [*own[0], own[3]], strict=True):
             assert many == pytest.approx(one, abs=rounding)
+
+
+def test_batch_statistics_are_those_of_the_first_process():
+    def train(rank: int) -> tuple[list[float], list[dict[str, Any]]]:
+        torch.manual_seed(0)
+        tuner = FineTuner(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), device="cpu")
+        history = tuner.fit(_data(40), _data(21), epochs=2, batch_size=4, progress=False)
+        return [buffer.sum().item() for buffer in tuner.model.buffers()], [row["val_loss"] for row in history]
+
+    first, second = in_processes(2, train)
+    assert first == second

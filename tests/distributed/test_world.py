@@ -12,7 +12,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune import DistributedError
+from finetune import ArgumentError, DistributedError
 from finetune.distributed.world import ALONE, World, join, joined
 from tests.helpers.worlds import in_processes
 
@@ -31,6 +31,11 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch):
     assert ALONE.gathered("a") == ["a"]
     assert ALONE.interleaved([1, 2]) == [1, 2]
     assert ALONE.any(True)
+
+
+def test_another_kind_of_parallel_training_is_refused():
+    with pytest.raises(ArgumentError, match="no distributed 'fsdp'"):
+        join("fsdp", torch.device("cpu"))
 
 
 def test_values_are_exchanged_in_the_order_of_the_ranks():
