@@ -25,7 +25,7 @@ def verb(*, alone: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
         >>> from finetune import FineTuner
         >>> FineTuner("resnet18", weights=None).fit("dogs/train", epoch=2)
         Traceback (most recent call last):
-        finetune.errors.ArgumentError: FineTuner.fit has no argument 'epoch'. Did you mean 'epochs'? ...
+        finetune.errors.ArgumentError: fit has no argument 'epoch'. Did you mean 'epochs'?
     """
 
     def decorate(method: Callable[P, R]) -> Callable[P, R]:

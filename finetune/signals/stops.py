@@ -168,7 +168,8 @@ def grant() -> None:
     """Raise what a signal has requested, of this process or of another one that trains with it.
 
     Example:
-        >>> grant()
+        >>> with signals_heeded():
+        ...     grant()
         Traceback (most recent call last):
         SystemExit: 143
     """

@@ -38,6 +38,17 @@ def test_another_kind_of_parallel_training_is_refused():
         join("fsdp", torch.device("cpu"))
 
 
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert World(0, 2, 0, 2).own_device(torch.device("cuda")) == torch.device("cuda", 0)
+    assert World(1, 2, 1, 2).own_device(torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(ArgumentError, match="has no GPU, because there are 1"):
+        World(1, 2, 1, 2).own_device(torch.device("cuda"))
+    assert chosen == [0]
+
+
 def test_values_are_exchanged_in_the_order_of_the_ranks():
     def work(rank: int) -> object:
         world = join("auto", torch.device("cpu"))
