@@ -113,7 +113,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Card:
-    """One or more samples with what is known of them, such as truth and answer.
+    """One or more samples with facts about them, such as truth and answer.
 
     Attributes:
         title: Name of the sample or samples.

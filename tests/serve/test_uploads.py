@@ -1,4 +1,4 @@
-"""Texts and sounds of a request: what is no input of the model is refused."""
+"""Texts and sounds of a request: invalid inputs are refused."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def replace_head(
         clamps: Whether a softmax, sigmoid or other module behind the head that holds its outputs within bounds is
             removed, as a ReLU always is.
         say: Whether to log the old and the new head.
-        repeats: Whether a checkpoint is loaded, so that what is removed was said when its head was replaced.
+        repeats: Whether a checkpoint is loaded. The removed layers were logged when its head was replaced.
 
     Raises:
         HeadError: If the head cannot be built, or the model with it does not have `n` outputs. The model is
