@@ -116,7 +116,8 @@ class FineTuner:
             `"inductor"`. The first batches then take longer, up to minutes.
         seed: Seed for every random choice: fresh weights and heads, splits, order, augmentation, dropout.
         distributed: `"auto"` to train one model in all processes that torchrun has started, each on its part of the
-            data; False to train one in each.
+            data; `"fsdp"` to divide weights, gradients and optimizer state among them, too, for a model that is large
+            for one device; False to train one in each.
 
     Attributes:
         device: Device of the model.

@@ -56,7 +56,8 @@ RIGHTS = (
             "model/surgery/heads.py",
             "model/families/timm.py",
             "model/surgery/adapters.py",
-        ),  # timm by its own method; a copy
+            "distributed/shards.py",
+        ),  # timm by its own method; a copy; parameters for a phase
         r"call setattr|set .*\._modules\[\]"
         r"|call .*\.(set_submodule|reset_classifier|reset_head)",
         "setattr(parent, name, layer)",

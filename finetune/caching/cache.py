@@ -387,6 +387,8 @@ def open_cache(
     if where is None:
         return None
     declined = _not_to_be_cut(network)
+    if world.shards:
+        declined = declined or Declined("distributed='fsdp' puts the weights together for whole forward passes only")
     if world.size > 1 and isinstance(where, Path):
         declined = declined or Declined("a folder serves one process; cache='memory' or 'disk' serves several")
     return Cache(where, network.stages, autocast, changed=changed, declined=declined, guarded=guarded, world=world)

@@ -1,11 +1,14 @@
-"""`Replicas`: a copy of the model in each process, whose gradients are averaged by DistributedDataParallel."""
+"""The training step of a model that several processes train together.
+
+`Replicas` are copies of the model, whose gradients are averaged by DistributedDataParallel. `Shards` divide it.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -14,12 +17,50 @@ from torch.nn.parallel import DistributedDataParallel
 
 from finetune.distributed.world import World
 
+if TYPE_CHECKING:
+    from finetune.distributed.shards import Shards
+
 # torch 2.15 gave the argument a new name.
 _SYNC_BUFFERS = next(
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in inspect.signature(DistributedDataParallel).parameters
 )
+
+
+def replicas_of(
+    model: nn.Module,
+    step: Callable[[Any], Any],
+    world: World,
+    device: torch.device,
+    *,
+    varies: bool = False,
+    moving: bool = False,
+) -> Replicas | Shards:
+    """Return the training step of a model in its freeze state, for the processes of a world.
+
+    Args:
+        model: The model.
+        step: Function of a batch that calls the model.
+        world: The processes.
+        device: Device of the weights.
+        varies: Whether the parameters that get a gradient may differ between updates, as with a custom step.
+        moving: Whether training updates buffers.
+
+    Raises:
+        ArgumentError: If the weights are to be divided, and cannot be.
+
+    Example:
+        >>> from finetune.distributed.world import ALONE
+        >>> model = nn.Linear(2, 1)
+        >>> replicas_of(model, lambda batch: model(batch).sum(), ALONE, torch.device("cpu"))(torch.zeros(3, 2)).shape
+        torch.Size([])
+    """
+    if world.shards:
+        from finetune.distributed.shards import Shards  # imports much of torch
+
+        return Shards(model, step, world, device, varies=varies)
+    return Replicas(model, step, world, varies=varies, moving=moving)
 
 
 class Replicas:
@@ -36,6 +77,8 @@ class Replicas:
         varies: Whether the parameters that get a gradient may differ between updates, as with a custom step.
         moving: Whether training updates buffers, which are then those of the first process in all of them.
     """
+
+    together = False  # a process without samples need not run the model
 
     def __init__(
         self,
@@ -56,6 +99,10 @@ class Replicas:
             return self._step(batch)
         with nullcontext() if synchronize else self._parallel.no_sync():
             return self._parallel(batch)
+
+    def around(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return another step of the model as it is, because each process has all weights."""
+        return step
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return a part of the loss whose gradients add up over the processes, although these are averaged."""
@@ -78,6 +125,9 @@ class Replicas:
         options: dict[str, Any] = {"init_sync": False, _SYNC_BUFFERS: self._moving}
         options["find_unused_parameters"] = some or self._varies
         self._parallel = DistributedDataParallel(_Step(self._model, self._step), **options)
+
+    def close(self, *, failed: bool = False) -> None:
+        """Do nothing: the model is whole in each process."""
 
 
 class _Step(nn.Module):

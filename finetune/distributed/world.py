@@ -11,10 +11,11 @@ import atexit
 import itertools
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ _TIMEOUT = timedelta(minutes=10)  # after which a process that waits for the oth
 _NONE: Any = object()
 
 _writes: Counter[Path] = Counter()
+_meetings = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class World:
         size: Number of processes.
         local_rank: Number of this process on its machine.
         local_size: Number of processes on this machine.
+        shards: Whether the weights are divided among the processes while they train, instead of copied.
 
     Example:
         >>> ALONE.size, ALONE.part(torch.arange(4)), ALONE.any(False)
@@ -56,6 +59,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    shards: bool = False
 
     @property
     def leads(self) -> bool:
@@ -125,6 +129,19 @@ class World:
         turns = itertools.zip_longest(*self.gathered(items), fillvalue=_NONE)
         return [item for turn in turns for item in turn if item is not _NONE]
 
+    def all_reach(self, seconds: float) -> bool:
+        """Return whether every process calls this within some seconds, which may be in another part of the work."""
+        if self.size == 1:
+            return True
+        key, end = f"finetune/reached/{next(_meetings)}", time.monotonic() + seconds
+        with suppress(Exception):  # of a store that has ended with its process
+            if store().add(f"{key}/number", 1) == self.size:
+                store().compare_set(key, "", "all")
+            while not store().check([key]) and time.monotonic() < end:
+                time.sleep(0.02)
+            return bool(store().compare_set(key, "", "some") == b"all")  # the first answer holds for everyone
+        return False
+
     def written(self, path: Path, write: Callable[[], object]) -> None:
         """Let the first process write a file, and return in each process when it is written.
 
@@ -179,7 +196,7 @@ def join(distributed: str | bool, device: torch.device) -> World:
     """Join the processes that torchrun has started, or those of a group that is open already.
 
     Args:
-        distributed: `"auto"`, or False to stay alone.
+        distributed: `"auto"`, `"fsdp"` to divide the weights, or False to stay alone.
         device: Device to train on.
 
     Raises:
@@ -190,7 +207,7 @@ def join(distributed: str | bool, device: torch.device) -> World:
         1
     """
     if distributed is not False:
-        one_of("distributed", distributed, ("auto",), "False")
+        one_of("distributed", distributed, ("auto", "fsdp"), "False")
     if distributed is False or not dist.is_available():
         return ALONE
     if not dist.is_initialized():
@@ -207,7 +224,7 @@ def join(distributed: str | bool, device: torch.device) -> World:
         _state.store = dist.distributed_c10d._get_default_store()
         if rank > 0:  # the first process speaks for all
             logging.getLogger("finetune").addFilter(lambda record: record.levelno >= logging.ERROR)
-    return _state.world
+    return replace(_state.world, shards=distributed == "fsdp" and _state.world.size > 1)
 
 
 def leave() -> None:

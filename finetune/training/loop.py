@@ -40,7 +40,6 @@ from finetune.model.freezing import (
     single_sample,
     single_sample_explained,
     train_mode,
-    train_only,
     trainable,
 )
 from finetune.nested import as_plain, map_tensors
@@ -50,7 +49,8 @@ from finetune.training.callbacks.base import evaluate_otherwise, skip_updates
 from finetune.training.metrics import Meter, StepOutput, part_of, shares_of, weight_of
 from finetune.training.numerics.finite import FiniteCheck
 from finetune.training.numerics.precision import Precision
-from finetune.training.run import Position, Run
+from finetune.training.resuming.position import Position
+from finetune.training.run import Run
 
 _NO_VAL_LOSS = (
     "val_loss is NaN or infinite, although all weights are finite: the outputs or the loss of some validation sample "
@@ -63,24 +63,28 @@ def fit(run: Run) -> None:
     at_once = nullcontext() if run.world.size == 1 else unbroken()  # several processes end at the same update
     with modes_restored(run.model), preserved_between_draws(), freed_memory_kept(run.train.device), at_once:
         try:
-            run.world.copy_from_first([*run.model.parameters(), *run.model.buffers()])
-            run.finite = FiniteCheck(run.model)
-            run.emit("on_fit_begin")
-            while run.position.phase < len(run.phases):
-                _fit_phase(run)
-                run.position = Position(phase=run.position.phase + 1)
-                run.end_phase = False
-        except (KeyboardInterrupt, SystemExit) as error:
-            if is_stop(error):
-                run.interrupt()
-            raise
+            with run.put_together():
+                _fit_phases(run)
         finally:
             run.emit("on_fit_end")
 
 
+def _fit_phases(run: Run) -> None:
+    try:
+        run.world.copy_from_first([*run.model.parameters(), *run.model.buffers()])
+        run.finite = FiniteCheck(run.model)
+        run.emit("on_fit_begin")
+        while run.position.phase < len(run.phases):
+            _fit_phase(run)
+            run.position = Position(phase=run.position.phase + 1)
+            run.end_phase = False
+    except (KeyboardInterrupt, SystemExit) as error:
+        if is_stop(error):
+            run.interrupt()
+        raise
+
+
 def _fit_phase(run: Run) -> None:
-    if run.phase.train is not None:
-        train_only(run.model, run.phase.train)
     run.begin_phase()
     train_mode(run.model)
     run.cut_prefix()
@@ -139,7 +143,8 @@ def _evaluate_epoch(run: Run) -> None:
         meter = run.new_meter(run.val.device)
         key = (run.seed, "evaluate", run.epoch)
         with run.validating(), unbroken() if evaluate_otherwise(run.callbacks) else nullcontext():
-            values = evaluate(run.tuner.validation_step, run.model, run.val, meter, run.precision, key, run.val_parts)
+            step, together = run.replicas.around(run.tuner.validation_step), run.replicas.together
+            values = evaluate(step, run.model, run.val, meter, run.precision, key, run.val_parts, together)
         run.metrics = {**run.metrics, **meter.metrics}
         run.row |= {f"val_{name}": value for name, value in values.items()}
         if not isfinite(values["loss"]):
@@ -287,9 +292,10 @@ def evaluate(
     precision: Precision,
     key: Sequence[int | str] | None = None,
     parts: Parts | None = None,
+    together: bool = False,
 ) -> dict[str, float]:
     """Return the loss and the metrics over all batches, with each sample counted once. See `outputs` for the rest."""
-    for batch, output in outputs(step, model, batches, precision, "Evaluating", key, parts):
+    for batch, output in outputs(step, model, batches, precision, "Evaluating", key, parts, together):
         meter.update(as_step_output(output, step), num_samples_of(batch), target_of(batch))
     return Values(meter.compute())
 
@@ -307,6 +313,7 @@ def outputs(
     what: str,
     key: Sequence[int | str] | None = None,
     parts: Parts | None = None,
+    together: bool = False,
 ) -> Iterator[tuple[Any, Any]]:
     """Yield every batch with its output of `step`, computed in eval mode. Modes are restored on exit.
 
@@ -316,19 +323,23 @@ def outputs(
         what: Word for the pass in the progress display.
         key: Key that, with the number of the batch, seeds the random draws of a step; None to leave them to the user.
         parts: Number of samples that run at once, which is lowered if memory runs out.
+        together: Whether every process runs every step, also one without samples in it.
     """
     parts = parts or Parts(divides=batches.world.size == 1)  # the parts of all processes have an order
     with modes_restored(model):
         eval_mode(model)
         for number, batch in enumerate(announced(batches.epoch(0), f"{what} batches", batches.steps)):
-            if batch is None:
+            if batch is None and not together:
                 continue
 
             def computed(part: Any, batch: Any = batch, number: int = number) -> Any:
                 with torch.no_grad(), precision.autocast(), batches.serving(part), single_sample_explained():
                     return _drawn(step, part, key and (*key, number))
 
-            yield from parts.over(batch, computed)
+            if batch is None:
+                computed(batches.stand_in())
+            else:
+                yield from parts.over(batch, computed)
 
 
 def _drawn(step: Callable[[Any], Any], batch: Any, key: Sequence[int | str] | None) -> Any:

@@ -111,7 +111,7 @@ def lr_range_test(run: Run, lr: Rate, steps: int) -> RateSuggestion:
     run.steps_per_epoch = steps
     rates: list[float] = []
     losses: list[float] = []
-    with _restored(run.model), modes_restored(run.model), preserved_between_draws():
+    with _restored(run.model), modes_restored(run.model), preserved_between_draws(), run.put_together():
         run.begin_phase()
         own = max(group["initial_lr"] for group in run.optimizer.param_groups)
         for group in run.optimizer.param_groups:

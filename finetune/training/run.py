@@ -21,14 +21,16 @@ from finetune.checkpoint import schema
 from finetune.checkpoint.starting_weights import starting_weights
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.parts import Parts
-from finetune.distributed.replicas import Replicas
+from finetune.distributed.divided import whole
+from finetune.distributed.replicas import Replicas, replicas_of
 from finetune.distributed.world import ALONE, World
 from finetune.errors import NonFiniteError
 from finetune.model.compiling import compiled
-from finetune.model.freezing import trainable
+from finetune.model.freezing import train_only, trainable
 from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
 from finetune.naming.paths import local_path
+from finetune.nested import map_tensors
 from finetune.signals.stops import grant, poll, requested, signal_name, unbroken
 from finetune.threads.cached import cached_property
 from finetune.training.history import History
@@ -40,6 +42,7 @@ from finetune.training.optim.optimizers import (
     build_optimizer,
     carry_state,
     check_optimizer,
+    held_state,
     load_state,
     rates_of,
     state_by_name,
@@ -47,6 +50,7 @@ from finetune.training.optim.optimizers import (
 from finetune.training.optim.phases import Phase, check_freeze_state
 from finetune.training.optim.schedules import get_schedule
 from finetune.training.resuming import identity
+from finetune.training.resuming.position import Position
 from finetune.training.settings import Settings
 from finetune.training.tasks import Task
 from finetune.training.tasks.steps import Steps
@@ -54,37 +58,14 @@ from finetune.training.tasks.steps import Steps
 if TYPE_CHECKING:
     import torchmetrics
 
+    from finetune.distributed.shards import Shards
+
 log = logging.getLogger("finetune")
 
 _DIVIDED = (
     " Gradients and metrics stay those of the whole batch if the loss is a mean over samples. Batch norms and losses "
     "that compare samples see one part at a time, and dropout draws anew."
 )
-
-
-@dataclass
-class Position:
-    """Position in a run, in counts of completed work.
-
-    Attributes:
-        phase: Index of the phase.
-        epoch: Number of epochs in the phase.
-        window: Number of updates attempted in the epoch.
-        step: Number of optimizer updates in the phase.
-        tried: Index of the update whose rates are set in the parameter groups.
-        begun: Number of optimizer updates in the phase before this epoch.
-    """
-
-    phase: int = 0
-    epoch: int = 0
-    window: int = 0
-    step: int = 0
-    tried: int = 0
-    begun: int = 0
-
-    def next_epoch(self) -> Position:
-        """Return the position at the beginning of the next epoch."""
-        return replace(self, epoch=self.epoch + 1, window=0, begun=self.step)
 
 
 @dataclass(kw_only=True)
@@ -166,7 +147,7 @@ class Run:
         self._warned: set[str] = set()
         self.parts = Parts(_DIVIDED, self.warn_once, divides=self.world.size == 1)
         self.val_parts = Parts(warn=self.warn_once)
-        self.replicas = Replicas(self.model, self.tuner.training_step, ALONE)  # of no phase yet
+        self.replicas = self._replicas(ALONE)  # of no phase yet
         self.saved: tuple[Position, Path] | None = None  # last position that the run can resume from, and its file
         self.meter = self.new_meter(self.train.device)
         self._at_start = identity.identity_at_start(self)
@@ -335,26 +316,44 @@ class Run:
             raise update_error(self, error) from None
 
     def begin_phase(self) -> None:
-        """Build the optimizer of the phase. Parameters that were already trained keep their moments."""
+        """Set the freeze state and build the optimizer. Parameters that were already trained keep their moments."""
         settings, phase = self.settings, self.phase
-        stages, before = self.network.stages(), self._optimizer
-        self._optimizer = build_optimizer(self.model, stages, settings.optimizer, phase.lr, settings.weight_decay)
-        self.planned_rates = rates_of(self.model, self._optimizer)
+        held = {} if self._optimizer is None else held_state(self.optimizer, self.model)
+        self.replicas.close()
+        if phase.train is not None:
+            train_only(self.model, phase.train)
         if phase.start_from is not None and self.position.epoch == self.position.window == 0:
             load_weights(self.model, starting_weights(self.network, phase.start_from, settings.seed), strict=False)
-            before = None  # its moments belong to other weights
+            held = {}  # its moments belong to other weights
+        self.statistics, stages = BatchStatistics(self.model), self.network.stages()
+        self.replicas = self._replicas(self.world, moving=self.moves_statistics)
+        self._optimizer = build_optimizer(self.model, stages, settings.optimizer, phase.lr, settings.weight_decay)
+        self.planned_rates = rates_of(self.model, self._optimizer)
         self.precision.start()
         self.optimizer.zero_grad(set_to_none=True)  # left by an interrupted update
-        if before is not None:
-            carry_state(before, self.optimizer)
+        carry_state(held, self.optimizer, self.model)
         load_state(self.optimizer, self.model, self._optimizer_state)
         self._optimizer_state = {}
         self.set_rates(self.position.tried)
-        self.statistics = BatchStatistics(self.model)
-        step, varies = self.tuner.training_step, self.tuner._overrides("training_step")
-        self.replicas = Replicas(self.model, step, self.world, varies=varies, moving=self.moves_statistics)
         if self.finite is not None:
             self.finite.begin_phase()
+
+    def _replicas(self, world: World, *, moving: bool = False) -> Replicas | Shards:
+        step, varies = self.tuner.training_step, self.tuner._overrides("training_step")
+        return replicas_of(self.model, step, world, self.train.device, varies=varies, moving=moving)
+
+    @contextmanager
+    def put_together(self) -> Iterator[None]:
+        """Put the model together on exit, if its weights were divided among the processes."""
+        try:
+            yield
+        except Exception:
+            self.replicas.close(failed=True)
+            raise
+        except BaseException:  # a signal, which ends all processes at the same update
+            self.replicas.close()
+            raise
+        self.replicas.close()
 
     def check_freeze_state(self) -> None:
         """Check that no callback or step has frozen, unfrozen or replaced a parameter in this phase, or the model.
@@ -432,7 +431,7 @@ class Run:
             NonFiniteError: If an update was not finite.
         """
         self.check_finite()
-        return {
+        state = {
             "plan": self._plan(),
             "identity": self._identity,
             "position": asdict(self.position),
@@ -445,6 +444,7 @@ class Run:
             **({} if self.parts.limit is None else {"parts": self.parts.limit}),
             "callbacks": {identity.callback_key(self, callback): callback.state_dict() for callback in self.callbacks},
         }
+        return dict(map_tensors(whole, state, None))
 
     def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Any], *, changed: bool = False) -> None:
         """Load a state. The next `begin_phase` restores the optimizer.

@@ -34,8 +34,8 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_another_kind_of_parallel_training_is_refused():
-    with pytest.raises(ArgumentError, match="no distributed 'fsdp'"):
-        join("fsdp", torch.device("cpu"))
+    with pytest.raises(ArgumentError, match="no distributed 'ddp'"):
+        join("ddp", torch.device("cpu"))
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from finetune.distributed.divided import local, placed
 from finetune.errors import number
 from finetune.training.callbacks.base import Callback
 from finetune.training.optim.optimizers import decayed, without_decay
@@ -53,9 +54,9 @@ class L2SP(Callback):
         for group in run.optimizer.param_groups:
             by_name = {names[id(parameter)]: parameter for parameter in group["params"]}
             pulled = {name: parameter for name, parameter in by_name.items() if name in self._start}
-            starts = [self._start[name].to(parameter.device) for name, parameter in pulled.items()]
+            starts = [local(placed(self._start[name], parameter)) for name, parameter in pulled.items()]
             shrunk = [parameter for name, parameter in by_name.items() if name not in pulled and name in decays]
-            self._groups.append((group, list(pulled.values()), starts, shrunk))
+            self._groups.append((group, [*map(local, pulled.values())], starts, [*map(local, shrunk)]))
 
     @torch.no_grad()
     def on_step_end(self, run: Run) -> None:

@@ -19,7 +19,8 @@ from finetune.files.locks import folder_locked
 from finetune.naming.paths import local_path
 from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.monitor import check_monitor, monitored
-from finetune.training.run import Position, Run
+from finetune.training.resuming.position import Position
+from finetune.training.run import Run
 
 log = logging.getLogger("finetune")
 

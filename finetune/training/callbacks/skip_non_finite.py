@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from finetune.errors import NonFiniteError, whole_number
 from finetune.training.callbacks.base import Callback
-from finetune.training.run import Position, Run
+from finetune.training.resuming.position import Position
+from finetune.training.run import Run
 
 log = logging.getLogger("finetune")
 

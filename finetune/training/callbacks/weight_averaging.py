@@ -7,6 +7,7 @@ beginning of the next, so that evaluation, checkpoints and the final model all s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune.data.batch import num_samples_of
 from finetune.display.progress.waits import announced
+from finetune.distributed.divided import local, placed
 from finetune.errors import CheckpointError, number
-from finetune.model.freezing import moving_statistics, trainable
+from finetune.model.freezing import moving_statistics, single_sample, trainable
 from finetune.training.callbacks.base import Callback
 from finetune.training.run import Run
 
@@ -38,7 +40,7 @@ class _Average(Callback):
             self._average, self._set_aside, self._count = {}, {}, 0
         else:  # a resumed phase continues
             self._check_kept(run.model, {"average": self._average, "set_aside": self._set_aside})
-            self._average = {name: value.to(self._own[name].device) for name, value in self._average.items()}
+            self._average = {name: placed(value, self._own[name]) for name, value in self._average.items()}
 
     def on_epoch_begin(self, run: Run) -> None:
         _copy(self._set_aside, self._own)
@@ -71,7 +73,8 @@ class _Average(Callback):
         """Move the average toward the current weights by a fraction of the distance."""
         if not self._average:
             self._average = _copies(self._own)
-        torch._foreach_lerp_([self._average[name] for name in self._own], list(self._own.values()), fraction)
+        average = [local(self._average[name]) for name in self._own]
+        torch._foreach_lerp_(average, [local(own) for own in self._own.values()], fraction)
         self._count += 1
 
 
@@ -167,7 +170,8 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @torch.no_grad()
 def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
     if source:
-        torch._foreach_copy_([target[name] for name in source], [value.to(target[n]) for n, value in source.items()])
+        values = [local(placed(value, target[name])) for name, value in source.items()]
+        torch._foreach_copy_([local(target[name]) for name in source], values)
 
 
 def _recompute_statistics(run: Run) -> None:
@@ -178,11 +182,15 @@ def _recompute_statistics(run: Run) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
+    step = run.replicas.around(run.tuner.training_step)
     try:
         for batch in announced(run.train.epoch(run.epoch), "Averaging batch statistics", run.train.steps):
-            with run.precision.autocast(), run.train.serving(batch):
-                if num_samples_of(batch) > 1:  # a single sample has no statistics
-                    run.tuner.training_step(batch)
+            own = run.train.stand_in() if batch is None and run.replicas.together else batch
+            if own is None or (num_samples_of(own) == 1 and not run.replicas.together):
+                continue  # a single sample has no statistics
+            alone = single_sample(run.model) if num_samples_of(own) == 1 else nullcontext()
+            with alone, run.precision.autocast(), run.train.serving(own):
+                step(own)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -55,7 +55,10 @@ def _broken(run: Run, *, whole: bool = True) -> str:
         if callback._state_form
         for key, weights in kept_weights(callback, callback.state_dict()).items()
     }
-    return some_of(run.finite.broken(copies, (run.position.phase, run.position.step), whole=whole))
+    broken = run.finite.broken(copies, (run.position.phase, run.position.step), whole=whole)
+    if run.world.shards:  # each process has read its own part
+        broken = list(dict.fromkeys(name for names in run.world.gathered(broken) for name in names))
+    return some_of(broken)
 
 
 def _samples(run: Run) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
+from finetune.distributed.divided import local
 from finetune.errors import NonFiniteError, some_of
 from finetune.model.freezing import moving_statistics, trainable
 
@@ -105,10 +106,10 @@ class FiniteCheck:
         """
         groups = {"": self._model.state_dict() if whole else self._changing, **(copies or {})}
         due = {
-            f"{name} of {group}" if group else name: (name, tensor)
+            f"{name} of {group}" if group else name: (name, local(tensor))
             for group, tensors in groups.items()
             for name, tensor in tensors.items()
-            if name in self._expected and _is_read(tensor)
+            if name in self._expected and _is_read(local(tensor))
         }
         stamps = {
             label: (moment if name in self._changing else None, tensor.data_ptr(), tensor._version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from finetune.distributed.divided import is_divided, whole
 from finetune.errors import ArgumentError, NonFiniteError, one_of
 
 log = logging.getLogger("finetune")
@@ -87,10 +88,12 @@ class Precision:
             if self.scaler is not None:
                 self.scaler.unscale_(optimizer)
             parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            kinds = [[p for p in parameters if is_divided(p) is divided] for divided in (False, True)]
+            norm = _total_norm(kinds)
             self._watch(optimizer, loss, norm)
             if max_grad_norm is not None:
-                nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
+                for kind in kinds:
+                    nn.utils.clip_grads_with_norm_(kind, max_grad_norm, norm)
             if self.scaler is None:
                 optimizer.step()
                 return True
@@ -150,6 +153,13 @@ class Precision:
         """Restore the state of the gradient scaler."""
         if self.scaler is not None and state:
             self.scaler.load_state_dict(state)
+
+
+def _total_norm(kinds: Iterable[Sequence[Tensor]]) -> Tensor:
+    """Return the norm of all gradients, by kind: those that each process has, and those that are divided."""
+    gradients = [[p.grad for p in kind if p.grad is not None] for kind in kinds]
+    norms = [whole(nn.utils.get_total_norm(kind)) for kind in gradients if kind]
+    return norms[0] if len(norms) == 1 else nn.utils.get_total_norm(norms)
 
 
 def _resolve(name: str, device: torch.device) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from finetune.distributed.divided import is_divided, placed
 from finetune.errors import ArgumentError, is_number, one_of, reason
 from finetune.model.freezing import trainable
 from finetune.model.stages import Stage, is_norm
@@ -161,11 +162,11 @@ def parameter_groups(model: nn.Module, stages: Sequence[Stage], lr: Rate, weight
     """Partition the trainable parameters into groups by name and weight decay."""
     parameters = trainable(model)
     decaying = decayed(model)
-    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
     for name, (group_name, rate) in rates(model, stages, lr).items():
         decays = name in decaying
         group = groups.setdefault(
-            (group_name, decays),
+            (group_name, decays, is_divided(parameters[name])),  # torch does not update both kinds at once
             {
                 "params": [],
                 "name": group_name,
@@ -212,32 +213,43 @@ def without_decay(optimizer: Optimizer) -> None:
             group["weight_decay"] = 0.0
 
 
-def carry_state(old: Optimizer, new: Optimizer) -> None:
-    """Copy the state of parameters that both optimizers hold to the new one."""
-    for group in new.param_groups:
+def held_state(optimizer: Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the optimizer's own state per parameter, keyed by the parameter's full name."""
+    return {
+        name: optimizer.state[parameter] for name, parameter in model.named_parameters() if parameter in optimizer.state
+    }
+
+
+def carry_state(held: Mapping[str, dict[str, Any]], optimizer: Optimizer, model: nn.Module) -> None:
+    """Give an optimizer the state of the parameters that another one held, from `held_state`."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if parameter in old.state:
-                new.state[parameter] = old.state[parameter]
+            if names[parameter] in held:
+                optimizer.state[parameter] = held[names[parameter]]
 
 
 def state_by_name(optimizer: Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return the optimizer's state per parameter, keyed by the parameter's full name."""
-    return {
-        name: dict(optimizer.state[parameter])
-        for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
-    }
+    """Return a copy of the optimizer's state per parameter, keyed by the parameter's full name."""
+    return {name: dict(state) for name, state in held_state(optimizer, model).items()}
 
 
 def load_state(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Mapping[str, Any]]) -> None:
     """Restore the state that `state_by_name` returned, on the device where the optimizer expects it."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     held = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-    known = {index: dict(state[name]) for index, name in enumerate(held) if name in state}
+    parameters = dict(model.named_parameters())
+    known = {index: _divided(state[name], parameters[name]) for index, name in enumerate(held) if name in state}
     if known:
         present = optimizer.state_dict()
         optimizer.load_state_dict({**present, "state": present["state"] | known})
         _match_parameter_layout(optimizer)
+
+
+def _divided(state: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """Return the state of a parameter, divided among processes if the parameter is."""
+    like = {key: isinstance(value, Tensor) and value.shape == parameter.shape for key, value in state.items()}
+    return {key: placed(value, parameter) if like[key] else value for key, value in state.items()}
 
 
 def check_optimizer(
@@ -443,8 +455,9 @@ def _warn_of_decay(made: Optimizer, groups: ParameterGroups) -> None:
 
 def _can_fuse(groups: ParameterGroups) -> bool:
     """Return whether torch has a fused kernel for every parameter."""
-    parameters = (parameter for group in groups for parameter in group["params"])
-    return all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for p in parameters)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    known = (p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for p in parameters)
+    return all(known) and not any(map(is_divided, parameters))
 
 
 def _match_parameter_layout(optimizer: Optimizer) -> None:

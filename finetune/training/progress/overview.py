@@ -128,8 +128,9 @@ def _processes(run: Run) -> list[str]:
     size, batch = run.world.size, run.train.batch_size
     if size == 1:
         return []
+    weights = "each holds a part of the weights" if run.world.shards else ""
     own = "batch norms see each process's own batch" if run.moves_statistics else ""
-    return [part for part in (f"{size}, batch size {batch} in each and {size * batch} in all", own) if part]
+    return [part for part in (f"{size}, batch size {batch} in each and {size * batch} in all", weights, own) if part]
 
 
 def _number(batches: Batches) -> str:

@@ -18,7 +18,8 @@ from finetune.training.optim.optimizers import built_with
 from finetune.training.resuming.facts import CODE, arguments_of, code_of, data_digest, fact
 
 if TYPE_CHECKING:
-    from finetune.training.run import Position, Run
+    from finetune.training.resuming.position import Position
+    from finetune.training.run import Run
 
 
 log = logging.getLogger("finetune")

@@ -24,6 +24,7 @@ from finetune.training.optim.optimizers import (
     build_optimizer,
     carry_state,
     default_rate,
+    held_state,
     load_state,
     parameter_groups,
     say_values,
@@ -167,10 +168,11 @@ def test_carried_state_is_the_same_objects() -> None:
     old = build_optimizer(*with_stages(model, ()), "adamw", 1e-3, 0.0)
     sum(parameter.sum() for parameter in model.parameters()).backward()
     old.step()
+    held = held_state(old, model)
     model.a.requires_grad_(False)
     new = build_optimizer(*with_stages(model, ()), "adamw", 1e-3, 0.0)
 
-    carry_state(old, new)
+    carry_state(held, new, model)
 
     assert set(new.state) == set(model.b.parameters())
     assert all(new.state[parameter] is old.state[parameter] for parameter in model.b.parameters())
