@@ -79,7 +79,9 @@ def error(action: Callable[[], Any]) -> str:
     """Return the message of the error that an action raises."""
     with pytest.raises(FineTuneError) as raised:
         action()
-    return str(raised.value)
+    message = str(raised.value)
+    del raised  # its traceback refers to it, and until that cycle is collected, to a loader's processes
+    return message
 
 
 def warned(action: Callable[[], Any]) -> str:
