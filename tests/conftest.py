@@ -64,15 +64,22 @@ def import_package() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip `gpu` tests without a CUDA device, and measure no coverage of the tests in `UNTRACED`."""
+    """Skip `gpu` tests without a CUDA device, and measure no coverage of the tests in `UNTRACED`.
+
+    Of a test with several cases, only the first is measured: to trace takes as long again as to run, and the others run
+    nearly the same lines.
+    """
     import torch
 
     without_gpu = not torch.cuda.is_available()
+    measured: set[str] = set()
     for item in items:
         if without_gpu and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-        if item.path.as_posix().removeprefix(TESTS).startswith(UNTRACED):
+        test = item.nodeid.partition("[")[0]
+        if test in measured or item.path.as_posix().removeprefix(TESTS).startswith(UNTRACED):
             item.add_marker("no_cover")
+        measured.add(test)
 
 
 def pytest_collection_finish() -> None:
