@@ -10,20 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.devices.device import has_own_memory
+
 
 def to_device(batch: Any, device: torch.device | str) -> Any:
     """Return `batch` with its tensors on `device`. Other values are left alone.
 
     Descends into lists, tuples and named tuples, dicts and other mappings (such as `BatchEncoding`), and
-    dataclasses, and calls the `to` method of other objects. Copies from pinned memory to CUDA are asynchronous.
+    dataclasses, and calls the `to` method of other objects. Copies from pinned memory to a GPU are asynchronous.
     """
     device = torch.device(device)
-    non_blocking = device.type == "cuda"  # a copy to the host could be read before it is complete
+    non_blocking = has_own_memory(device)  # a copy to the host could be read before it is complete
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking), batch, device)
 
 
 def pinned(batch: Any) -> Any:
-    """Return `batch` with its host tensors in page-locked memory, from which copies to CUDA are asynchronous."""
+    """Return `batch` with its host tensors in page-locked memory, from which copies to a GPU are asynchronous."""
     return map_tensors(lambda t: t.pin_memory() if t.device.type == "cpu" else t, batch, None)
 
 

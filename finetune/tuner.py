@@ -37,6 +37,7 @@ from finetune.data.splitting import drawn
 from finetune.data_check.data_check import DataCheck
 from finetune.data_check.run_checks import check_indexed, run_checks
 from finetune.data_check.samples.inspected import Inspected
+from finetune.devices.device import resolve_device
 from finetune.display import html
 from finetune.display.left_out import parts_left_out
 from finetune.display.progress.waits import waits_shown
@@ -76,7 +77,7 @@ from finetune.training.callbacks.model_checkpoint import folders_locked, with_wr
 from finetune.training.history import History
 from finetune.training.lr_range_test import RateSuggestion, lr_range_test, rising
 from finetune.training.metrics import Meter, Metrics, StepOutput
-from finetune.training.numerics.precision import Precision, hint_at_bf16, resolve_device
+from finetune.training.numerics.precision import Precision, hint_at_bf16
 from finetune.training.optim.optimizers import OptimizerFactory, default_rate
 from finetune.training.optim.phases import Phase
 from finetune.training.optim.rates import Rate, head_rate

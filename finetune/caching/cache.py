@@ -33,6 +33,7 @@ from finetune.data.loading.parts import release
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.preprocessing.sound import SoundPreprocessing
 from finetune.data.preprocessing.text import TextPreprocessing
+from finetune.devices.device import has_own_memory
 from finetune.display.progress.waits import busy
 from finetune.distributed.world import ALONE, World
 from finetune.errors import ArgumentError, nearest
@@ -293,7 +294,7 @@ class Cache:
 
     def _opened(self, model: nn.Module, prefix: Prefix, parts: list[Batches], tier: str) -> Store | Declined:
         rows, device = num_rows(parts), parts[0].device
-        pinned = device.type == "cuda"
+        pinned = has_own_memory(device)
         if self._world.size > 1:
             return SharedStore(prefix.specs, rows, self._world, on_disk=tier == DISK, pinned=pinned)
         if tier in (DEVICE, MEMORY):

@@ -22,6 +22,7 @@ from finetune.data.batch import split_batch
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.lazy_tensor import LazyTensor
 from finetune.data.preprocessing.base import SOUND, TEXT
+from finetune.nested import to_device
 
 log = logging.getLogger("finetune")
 
@@ -127,7 +128,7 @@ class CachedBatches:
                 log.warning(_DAMAGED, error)
                 self._said_damaged = True
             return None
-        return tuple(kept.to(self._batches.device, non_blocking=True) for kept in stored)
+        return tuple(to_device(stored, self._batches.device))
 
     def _computed(self, rows: Tensor, inputs: Any) -> tuple[Tensor, ...] | None:
         """Compute and store the prefix activations of a batch.

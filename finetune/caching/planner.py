@@ -22,7 +22,7 @@ from finetune.caching.declined import Declined
 from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.timings import Timings
 from finetune.data.loading.batches import Batches
-from finetune.data.loading.free_memory import free_memory
+from finetune.devices.free_memory import free_memory
 
 DEVICE, MEMORY, DISK = "device", "memory", "disk"
 

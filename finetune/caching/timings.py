@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from finetune.caching.cached_batches import CachedBatches
 from finetune.caching.prefix.trace import intercepted
 from finetune.data.batch import first_samples, split_batch
+from finetune.devices.device import wait_for_device
 from finetune.model.freezing import trainable
 from finetune.model.inspection.probing import undisturbed
 from finetune.model.outputs import call
@@ -56,10 +57,10 @@ def timed(work: Callable[[], Result], repeats: int = _REPEATS) -> tuple[float, R
     """Return the duration of a call in seconds, the minimum of several calls if it is short, and its result."""
     best, result = float("inf"), None
     for _ in range(repeats):
-        _wait_for_device()
+        wait_for_device()
         begun = time.perf_counter()
         result = work()
-        _wait_for_device()
+        wait_for_device()
         best = min(best, time.perf_counter() - begun)
         if best > _SHORT:
             break
@@ -92,14 +93,14 @@ def _frozen_share(model: nn.Module, inputs: Any) -> float:
 
     def note_time(module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         if not reached:
-            _wait_for_device()
+            wait_for_device()
             reached.append(time.perf_counter())
         return forward(*args, **kwargs)
 
     begun = time.perf_counter()
     with intercepted(() if model in owners else owners, note_time):
         call(model, inputs)
-    _wait_for_device()
+    wait_for_device()
     ended = time.perf_counter()
     return (reached[0] - begun) / (ended - begun) if reached else 1.0
 
@@ -123,8 +124,3 @@ def time_replay(model: nn.Module, cached: CachedBatches) -> tuple[float, float]:
         total = torch.stack([result.float().sum() for result in results]).sum()
         parameters = list(trainable(model).values())
         return forward, timed(lambda: torch.autograd.grad(total, parameters, allow_unused=True), repeats=1)[0]
-
-
-def _wait_for_device() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()

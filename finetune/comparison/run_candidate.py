@@ -13,17 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from finetune.comparison.candidates import Candidate, GivenStrategy
 from finetune.comparison.comparison import RunResult
 from finetune.comparison.fingerprint import fingerprint, versions
 from finetune.comparison.finished_runs import FinishedRuns
-from finetune.comparison.peak_memory import PeakMemory
 from finetune.comparison.splits import Split
+from finetune.data.loading.parts import release
 from finetune.data.preprocessing.presets import preprocessing_of
 from finetune.data.targets import REGRESSION
+from finetune.devices.device import hardware_of, resolve_device
+from finetune.devices.peak_memory import PeakMemory
 from finetune.errors import ArgumentError, HeadError, NonFiniteError
 from finetune.model.freezing import trainable
 from finetune.model.surgery.heads import num_outputs
@@ -31,7 +32,6 @@ from finetune.training.callbacks.base import Callback
 from finetune.training.callbacks.loggers.logger import Logger
 from finetune.training.callbacks.monitor import check_monitor
 from finetune.training.metrics import higher_is_better
-from finetune.training.numerics.precision import resolve_device
 from finetune.training.run import Run
 from finetune.training.tasks import infer_task
 from finetune.tuner import FineTuner
@@ -73,7 +73,7 @@ class RunSettings:
         if "preprocessing" in for_tuner:  # a tokenizer is identified by its files
             for_tuner["preprocessing"] = preprocessing_of(for_tuner["preprocessing"])
         device = resolve_device(for_tuner.pop("device", "auto"))
-        machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        machine = hardware_of(device) or platform.machine()
         return {
             "budget": self.budget,
             "monitor": self.monitor,
@@ -114,8 +114,7 @@ def run_candidate(
     except Exception as error:  # the other candidates continue
         log.debug("%s, seed %d failed", candidate.label, seed, exc_info=True)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # free the memory held after an out-of-memory error
+    release()  # the memory held after an out-of-memory error
     return replace(empty, error=reason), False
 
 

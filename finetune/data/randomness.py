@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from finetune.devices.generators import torch_generators
 from finetune.threads.locks import GENERATORS
 
 # Threads in `preserved_between_draws`, and the states of before the first one.
@@ -38,7 +39,7 @@ def seed_of(*key: int | str) -> int:
 def reseed(*key: int | str) -> None:
     """Seed torch, `random` and NumPy from `key`. Use it inside `preserved`, or while holding `GENERATORS`.
 
-    Takes about 15 microseconds. CUDA is seeded once it is in use, but never initialized here.
+    Takes about 15 microseconds. A GPU is seeded once it is in use, but never initialized here.
     """
     seed = seed_of(*key)
     for generator in torch_generators():
@@ -136,12 +137,6 @@ def host_state() -> tuple[object, ...]:
     """Return the states of `random` and NumPy, for comparison with a later call."""
     numpy_state = np.random.get_state(legacy=False)
     return random.getstate(), str(numpy_state["state"]["key"].tolist()), numpy_state["state"]["pos"]
-
-
-def torch_generators() -> tuple[torch.Generator, ...]:
-    """Return torch's global generators: the CPU's, and CUDA's if it is in use."""
-    cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
-    return (torch.default_generator, *cuda)
 
 
 GENERATORS.kept = _kept

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from finetune.devices.device import has_own_memory
 from finetune.errors import ArgumentError, DistributedError, one_of
 
 T = TypeVar("T")
@@ -72,15 +73,16 @@ class World:
         Raises:
             ArgumentError: If there are fewer GPUs than processes on this machine.
         """
-        if self.size == 1 or device.type != "cuda" or device.index is not None:
+        if self.size == 1 or not has_own_memory(device) or device.index is not None:
             return device
-        if self.local_rank >= torch.cuda.device_count():
+        count = torch.accelerator.device_count()
+        if self.local_rank >= count:
             raise ArgumentError(
-                f"Process {self.local_rank} of this machine has no GPU, because there are {torch.cuda.device_count()}. "
-                f"Start as many processes: torchrun --nproc-per-node={torch.cuda.device_count()}."
+                f"Process {self.local_rank} of this machine has no GPU, because there are {count}. Start as many "
+                f"processes: torchrun --nproc-per-node={count}."
             )
-        torch.cuda.set_device(self.local_rank)
-        return torch.device("cuda", self.local_rank)
+        torch.accelerator.set_device_index(self.local_rank)
+        return torch.device(device.type, self.local_rank)
 
     def part(self, items: Tensor) -> Tensor:
         """Return this process's part of items [N, ...]: consecutive ones, as many as every other's or one more.
@@ -214,8 +216,8 @@ def join(distributed: str | bool, device: torch.device) -> World:
         started = all(name in os.environ for name in _VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
         if not started or _state.world.size > 1:  # in a world that was left, nobody answers
             return _state.world
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=_TIMEOUT)
+        own = f",{device.type}:{dist.get_default_backend_for_device(device)}" if has_own_memory(device) else ""
+        dist.init_process_group(f"cpu:gloo{own}", timeout=_TIMEOUT)
         atexit.register(leave)
     if _state.world.size == 1:
         rank, size = dist.get_rank(), dist.get_world_size()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.devices.device import has_own_memory
 from finetune.model.freezing import eval_mode, train_mode
 from finetune.model.outputs import call
 from finetune.nested import tensors_of
@@ -32,8 +33,8 @@ def gains_from_channels_last(model: nn.Module, device: torch.device, *, trains_a
             pass loses about as much time as the forward pass gains: 2.5 s instead of 2.2 s for ResNet-18 on 32
             images of 160 pixels, against 0.9 s instead of 1.2 s.
     """
-    if device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device) >= (7, 0)  # has tensor cores
+    if has_own_memory(device):
+        fast = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (7, 0)  # has tensor cores
     else:
         fast = device.type == "cpu" and torch.backends.mkldnn.is_available()
         fast = fast and not (trains_all and torch.backends.cpu.get_cpu_capability() == "AVX2")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from finetune.devices.device import hardware_of
 from finetune.display.numbers import fixed, rounded
 from finetune.errors import is_number
 from finetune.model.inspection.summary import Summary
@@ -65,8 +66,8 @@ def _environment(device: torch.device, precision: str) -> Iterator[tuple[str, st
             continue
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
     threads = torch.get_num_threads()
-    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-    yield "device", f"{device}{gpu}, {precision}, {threads} CPU thread{'s' * (threads != 1)}"
+    hardware = f" ({name})" if (name := hardware_of(device)) else ""
+    yield "device", f"{device}{hardware}, {precision}, {threads} CPU thread{'s' * (threads != 1)}"
 
 
 def _phases(history: History) -> Table:

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.batch import num_samples_of, target_of
-from finetune.data.loading.allocator import freed_memory_kept
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.parts import Parts, release, rows
 from finetune.data.randomness import preserved_between_draws, reseed
+from finetune.devices.allocator import freed_memory_kept
 from finetune.display.numbers import Values
 from finetune.display.progress.waits import announced
 from finetune.errors import ArgumentError, NonFiniteError

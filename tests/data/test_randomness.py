@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.data.randomness import seed_of, seeded
+from finetune.devices.generators import torch_generators
 
 
 def draws() -> tuple[float, ...]:
@@ -111,20 +112,19 @@ def test_seed_is_the_same_on_every_machine() -> None:
     assert seed_of(1, 23) != seed_of(12, 3)
 
 
-def test_never_initializes_cuda() -> None:
+def test_never_initializes_a_gpu() -> None:
     before = torch.cuda.is_initialized()
     with seeded(1):
         torch.rand(1)
     assert torch.cuda.is_initialized() == before
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_is_seeded_once_in_use() -> None:
-    torch.rand(1, device="cuda")
-    state = torch.cuda.get_rng_state()
+def test_a_gpu_is_seeded_once_in_use(accelerator: torch.device) -> None:
+    torch.rand(1, device=accelerator)
+    states = [generator.get_state() for generator in torch_generators()]
     with seeded(5):
-        first = torch.rand(3, device="cuda")
-    assert torch.equal(torch.cuda.get_rng_state(), state)
+        first = torch.rand(3, device=accelerator)
+    assert all(map(torch.equal, states, (generator.get_state() for generator in torch_generators())))
+    torch.rand(1, device=accelerator)
     with seeded(5):
-        assert torch.equal(torch.rand(3, device="cuda"), first)
+        assert torch.equal(torch.rand(3, device=accelerator), first)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune import ArgumentError, DistributedError
+from finetune.devices.device import resolve_device
 from finetune.distributed.world import ALONE, World, join, joined
 from tests.helpers.worlds import in_processes
 
@@ -38,15 +39,20 @@ def test_another_kind_of_parallel_training_is_refused():
         join("ddp", torch.device("cpu"))
 
 
-def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch):
-    chosen: list[int] = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    assert World(0, 2, 0, 2).own_device(torch.device("cuda")) == torch.device("cuda", 0)
-    assert World(1, 2, 1, 2).own_device(torch.device("cpu")) == torch.device("cpu")
-    with pytest.raises(ArgumentError, match="has no GPU, because there are 1"):
-        World(1, 2, 1, 2).own_device(torch.device("cuda"))
-    assert chosen == [0]
+def test_each_process_has_a_gpu_of_its_own(accelerator: torch.device):
+    count = torch.accelerator.device_count()
+    for rank in reversed(range(count)):
+        for name in ("auto", accelerator.type):
+            own = World(rank, count + 1, rank, count + 1).own_device(resolve_device(name))
+            assert own == torch.device(accelerator.type, rank)
+            assert torch.empty(0, device=accelerator.type).device == own
+    with pytest.raises(ArgumentError, match=f"has no GPU, because there are {count}"):
+        World(count, count + 1, count, count + 1).own_device(accelerator)
+
+
+def test_a_device_with_a_number_and_the_cpu_are_shared(accelerator: torch.device):
+    for device in (torch.device(accelerator.type, 0), torch.device("cpu")):
+        assert World(1, 2, 1, 2).own_device(device) == device
 
 
 def test_values_are_exchanged_in_the_order_of_the_ranks():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from finetune import Phase
 from finetune.callbacks import Callback
+from tests.helpers import stand_in
 from tests.helpers.callbacks import Watch
 from tests.helpers.image_files import picture
 from tests.helpers.models import small_mlp
@@ -22,6 +23,18 @@ from tests.helpers.tuners import ScriptedTuner
 
 settings.register_profile("untimed", deadline=None, max_examples=50)  # a busy machine is no failure
 settings.load_profile("untimed")
+
+
+@pytest.fixture
+def accelerator() -> Iterator[torch.device]:
+    """Return the GPU of this machine, or else a stand-in for one."""
+    if torch.cuda.is_available():
+        yield torch.device("cuda")
+    elif stand_in.AVAILABLE:
+        with stand_in.devices() as device:
+            yield device
+    else:
+        pytest.skip("needs a GPU, or a C++ compiler for a stand-in")
 
 
 @pytest.fixture

@@ -178,15 +178,17 @@ def test_streams_and_loaders_resume_bit_for_bit(
     )  # fmt: skip
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", torch.optim.Adam])
-def test_on_cuda_a_run_resumes(net, blobs, same, state_of, timeless, watch, tmp_path, precision, optimizer) -> None:
+@pytest.mark.parametrize(
+    ("precision", "optimizer"), [("fp32", torch.optim.Adam), ("bf16", "sgd"), ("fp16", "adamw")], ids=str
+)
+def test_on_a_gpu_a_run_resumes(
+    net, blobs, same, state_of, timeless, watch, tmp_path, accelerator, precision, optimizer
+) -> None:
     def fit(one: FineTuner, callbacks: list[Callback], resume_from: Path | None) -> None:
         one.fit(blobs(21), blobs(9), epochs=2, batch_size=4, callbacks=callbacks, resume_from=resume_from)
 
     assert_each_resumes(
-        lambda: FineTuner(net(), device="cuda", precision=precision, optimizer=optimizer),
+        lambda: FineTuner(net(), device=accelerator, precision=precision, optimizer=optimizer),
         fit, same, state_of, timeless, watch, tmp_path, 14,
     )  # fmt: skip
 

@@ -14,7 +14,8 @@ from finetune.caching.prefix.arguments import flatten_inputs, unflatten_inputs
 from finetune.caching.prefix.boundary import find_boundary
 from finetune.caching.prefix.prefix import Prefix
 from finetune.caching.prefix.trace import trace
-from finetune.data.randomness import seeded, torch_generators
+from finetune.data.randomness import seeded
+from finetune.devices.generators import torch_generators
 from finetune.model.freezing import trainable
 from finetune.model.inspection.probing import undisturbed
 from finetune.model.outputs import call

@@ -42,6 +42,7 @@ from finetune.caching.prefix.guard import PrefixGuard
 from finetune.caching.prefix.replay import ActivationCodec, DivergedError, ForwardPass, Placeholder, PrefixComputed
 from finetune.caching.prefix.trace import intercepted
 from finetune.caching.store.store import Spec
+from finetune.devices.device import device_types
 from finetune.model.freezing import eval_mode, modes_restored
 from finetune.model.inspection.probing import undisturbed
 
@@ -194,5 +195,4 @@ class Prefix:
 
 
 def _autocast() -> tuple[Any, ...]:
-    kinds = ("cpu", "cuda")
-    return tuple(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in kinds)
+    return tuple(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in device_types())

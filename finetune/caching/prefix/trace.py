@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from finetune.data.randomness import host_state, torch_generators
+from finetune.data.randomness import host_state
+from finetune.devices.generators import torch_generators
 from finetune.model.freezing import trainable
 from finetune.model.inspection.forward_graph import storage_of, written_by
 

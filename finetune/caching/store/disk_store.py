@@ -45,7 +45,7 @@ from torch import Tensor
 
 from finetune.caching.store.row_files import checksums, grow, read_rows, write_at, write_rows
 from finetune.caching.store.store import Spec, Store, StoreError
-from finetune.data.loading.free_memory import free_memory
+from finetune.devices.free_memory import free_memory
 from finetune.digests import KEY_BYTES
 from finetune.errors import ArgumentError
 from finetune.files.locks import release, take

@@ -31,6 +31,7 @@ from finetune.data.randomness import seed_of, seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import batch_targets
 from finetune.data.targets import MULTILABEL, TargetRule
+from finetune.devices.device import has_own_memory
 from finetune.distributed.world import ALONE, World
 from finetune.errors import ArgumentError, DataError, whole_number
 from finetune.nested import pinned, same_values, tensors_of, to_device
@@ -289,7 +290,7 @@ class Batches:
     def _on_device(self, batch: Batch) -> Batch:
         if self.source.batched:
             return to_device(batch, self.device)
-        ready = pinned(batch) if self.device.type == "cuda" else batch  # a no-op for batches pinned by workers
+        ready = pinned(batch) if has_own_memory(self.device) else batch  # a no-op for batches pinned by workers
         return self._finished(to_device(ready, self.device))
 
     def _host_batches(self, epoch: int, start: int, keep: bool) -> Iterator[Batch | None]:
@@ -321,7 +322,7 @@ class Batches:
             yield from map(self._samples.load, batches)
             return
         if self._pool is None:
-            self._pool = WorkerPool(self._samples, self.workers, pin_memory=self.device.type == "cuda")
+            self._pool = WorkerPool(self._samples, self.workers, pin_memory=has_own_memory(self.device))
         yield from self._pool.load(batches)
 
     def _keys(self, epoch: int) -> Keys:

@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from finetune.data.loading.free_memory import free_memory
 from finetune.data.preprocessing.augmentations import Augmentation, CacheableAugmentation
 from finetune.data.preprocessing.base import IMAGE, InputPreprocessing
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.base import Source
+from finetune.devices.free_memory import free_memory
 
 # Default share of the free memory for the training images, and the same again for the validation images.
 # Cached features may take half, which leaves a tenth free.

@@ -119,7 +119,7 @@ class Parts:
 def release() -> None:
     """Return the memory of a failed computation to the device. Call it when its error is handled."""
     gc.collect()
-    torch.cuda.empty_cache()
+    torch.accelerator.empty_cache()
 
 
 def rows(batch: Any, size: int, part: slice, made: dict[int, Any] | None = None) -> Any:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.loading.free_memory import free_memory
 from finetune.data.preprocessing.base import SOUND, InputPreprocessing, Waveform, is_audio_column
 from finetune.data.preprocessing.hf_files import (
     PretrainedFiles,
@@ -21,6 +20,7 @@ from finetune.data.preprocessing.hf_files import (
     load_pretrained,
     saved_files,
 )
+from finetune.devices.free_memory import free_memory
 from finetune.errors import DataError
 from finetune.threads.cached import cached_property
 

@@ -11,9 +11,9 @@ from typing import IO
 import numpy as np
 import torch
 
-from finetune.data.loading.free_memory import free_memory
 from finetune.data.preprocessing.base import SOUND, Waveform
 from finetune.data.sources.files import FileSource
+from finetune.devices.free_memory import free_memory
 from finetune.errors import DataError
 from finetune.files.regular import opened
 from finetune.naming.paths import exists

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from finetune.data.loading.free_memory import free_memory
+from finetune.devices.free_memory import free_memory
 from finetune.errors import DataError
 
 MAX_COLUMNS = 16_384  # as many as a spreadsheet has

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
+from finetune.devices.device import device_types
+from finetune.devices.generators import generators_restored
 from finetune.errors import ArgumentError, whole_number
 from finetune.model.families import family_of
 from finetune.model.freezing import eval_mode, modes_restored, train_mode
@@ -34,7 +36,7 @@ _LENGTHS = (256, 16, 64, 1024, 16000)
 def without_autocast() -> Iterator[None]:
     """Turn autocast off. Its cache hides the weights that a recorded forward pass reads."""
     with ExitStack() as contexts:
-        for device in ("cpu", "cuda", "mps"):
+        for device in device_types():
             if torch.is_autocast_enabled(device):
                 contexts.enter_context(torch.autocast(device, enabled=False))
         yield
@@ -49,8 +51,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for name, buffer in module.named_buffers(recurse=False)
         if not is_lazy(buffer)
     ]
-    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    with modes_restored(model), GENERATORS.held(), torch.random.fork_rng(list(devices)):
+    with modes_restored(model), GENERATORS.held(), generators_restored():
         try:
             yield
         finally:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from finetune.devices.device import has_bf16, has_own_memory
 from finetune.distributed.divided import is_divided, whole
 from finetune.errors import ArgumentError, NonFiniteError, one_of
 
@@ -61,7 +62,7 @@ class Precision:
         self.device = device
         self.dtype = _DTYPES[self.name]
         self.scaler = torch.amp.GradScaler(device.type) if self.name == "fp16" else None
-        self.interval = _INTERVAL if device.type == "cuda" else 1
+        self.interval = _INTERVAL if has_own_memory(device) else 1
         self.failed: Tensor | None = None
         self._unread: list[Tensor] = []  # per update, bool [2]: the loss is finite; the loss and the gradients are
 
@@ -165,27 +166,9 @@ def _total_norm(kinds: Iterable[Sequence[Tensor]]) -> Tensor:
 def _resolve(name: str, device: torch.device) -> str:
     if one_of("precision", name, ("auto", *_DTYPES)) != "auto":
         return name
-    if device.type != "cuda":
+    if not has_own_memory(device):
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Return a device by name; `"auto"` selects a GPU if there is one.
-
-    Raises:
-        ArgumentError: If the device is not available.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ArgumentError(
-            f"The device {device!r} cannot be used: {error} Expected 'auto', 'cpu', 'cuda' or an index as in 'cuda:1'."
-        ) from error
+    return "bf16" if has_bf16(device) else "fp16"
 
 
 def try_step(optimizer: Optimizer, sparse: Collection[int]) -> None:

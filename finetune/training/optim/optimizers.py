@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from finetune.devices.device import has_own_memory
 from finetune.distributed.divided import is_divided, placed
 from finetune.errors import ArgumentError, is_number, one_of, reason
 from finetune.model.freezing import trainable
@@ -456,8 +457,12 @@ def _warn_of_decay(made: Optimizer, groups: ParameterGroups) -> None:
 def _can_fuse(groups: ParameterGroups) -> bool:
     """Return whether torch has a fused kernel for every parameter."""
     parameters = [parameter for group in groups for parameter in group["params"]]
-    known = (p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for p in parameters)
+    known = (_has_fused_kernels(p.device) and torch.is_floating_point(p) for p in parameters)
     return all(known) and not any(map(is_divided, parameters))
+
+
+def _has_fused_kernels(device: torch.device) -> bool:
+    return device.type == "cpu" or has_own_memory(device)
 
 
 def _match_parameter_layout(optimizer: Optimizer) -> None:

@@ -18,9 +18,8 @@ def test_too_little_memory() -> None:
         MemoryStore([Spec((1 << 50,), torch.float32)], 1000)
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
-def test_pinned_rows_are_the_same(kind: str, tmp_path: Path) -> None:
+def test_pinned_rows_are_the_same(kind: str, tmp_path: Path, accelerator: torch.device) -> None:
     store = (
         MemoryStore(SPECS, 7, pinned=True)
         if kind == "memory"
@@ -32,10 +31,9 @@ def test_pinned_rows_are_the_same(kind: str, tmp_path: Path) -> None:
     store.close()
 
 
-@pytest.mark.gpu
-def test_rows_on_a_device() -> None:
-    store = MemoryStore(SPECS, 7, device="cuda")
+def test_rows_on_a_device(accelerator: torch.device) -> None:
+    store = MemoryStore(SPECS, 7, device=accelerator)
     fill(store)
     taken = store.get(torch.tensor([6, 2, 2]))
-    assert all(tensor.is_cuda for tensor in taken)
+    assert {tensor.device.type for tensor in taken} == {accelerator.type}
     assert equal([tensor.cpu() for tensor in taken], values(SPECS, torch.tensor([6, 2, 2])))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torchvision import models
 
+from finetune.devices.generators import torch_generators
 from finetune.errors import ArgumentError
 from finetune.model.freezing import freeze, freeze_all_but, train_only
 from finetune.model.inspection.costs import measure_costs
@@ -90,15 +91,18 @@ def test_a_frozen_backbone_keeps_little(name: str) -> None:
     assert kept < whole / 100
 
 
-@pytest.mark.gpu
-def test_costs_on_a_gpu_are_those_on_a_cpu() -> None:
-    model = models.vit_b_16(weights=None)
+def test_costs_on_a_gpu_are_those_on_a_cpu(accelerator: torch.device) -> None:
+    model = models.resnet18(weights=None)
     freeze(model, "*")
-    on_cpu = measure_costs(model, samples_of_size(model, (3, 224, 224)))
-    model.cuda()
-    random = torch.cuda.get_rng_state()
-    on_gpu = measure_costs(model, samples_of_size(model, (3, 224, 224)))
+    on_cpu = measure_costs(model, samples_of_size(model, (3, 64, 64)))
+    model.to(accelerator)
+    random = [generator.get_state() for generator in torch_generators()]
+    on_gpu = measure_costs(model, samples_of_size(model, (3, 64, 64)))
     assert on_gpu == on_cpu
-    assert torch.equal(torch.cuda.get_rng_state(), random)
-    lstm = nn.LSTM(6, 8, batch_first=True)
-    assert measure_costs(lstm.cuda(), torch.randn(2, 5, 6).cuda()).multiply_adds == 5 * 4 * 8 * 14
+    assert all(map(torch.equal, random, (generator.get_state() for generator in torch_generators())))
+
+
+@pytest.mark.gpu
+def test_costs_of_a_recurrent_layer_in_cudnn() -> None:
+    lstm = nn.LSTM(6, 8, batch_first=True).cuda()
+    assert measure_costs(lstm, torch.randn(2, 5, 6).cuda()).multiply_adds == 5 * 4 * 8 * 14

@@ -293,11 +293,10 @@ def test_trap_29_the_new_head_has_the_old_ones_device_and_dtype(dtype: torch.dty
         assert {p.device.type for p in model.parameters()} == {"meta"}
 
 
-@pytest.mark.gpu
-def test_trap_29_on_a_gpu() -> None:
-    model = small_cnn().cuda().half()
+def test_trap_29_on_a_gpu(accelerator: torch.device) -> None:
+    model = small_cnn().to(accelerator).half()
     assert replace_head(model, 7, find_head(model), nn.Linear(4, 7)) == ("6",)
-    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("cuda", torch.float16)}
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {(accelerator.type, torch.float16)}
 
 
 def test_trap_28_class_counts_follow() -> None:

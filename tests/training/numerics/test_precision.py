@@ -1,4 +1,4 @@
-"""Mixed precision on the CPU and, in the tests marked `gpu`, on CUDA."""
+"""Mixed precision on the CPU and on a GPU."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune import FineTuner, StepOutput
+from finetune.devices.device import has_bf16
 from finetune.errors import ArgumentError, NonFiniteError
-from finetune.training.numerics.precision import Precision, hint_at_bf16, resolve_device
+from finetune.training.numerics.precision import Precision, hint_at_bf16
 
 CPU = torch.device("cpu")
 
@@ -32,17 +33,6 @@ def test_auto_is_fp32_on_a_cpu() -> None:
 def test_an_unknown_precision_is_an_error_with_the_nearest_name(name: str, meant: str) -> None:
     with pytest.raises(ArgumentError, match=f"There is no precision '{name}'. Did you mean .*{meant}"):
         Precision(name, CPU)
-
-
-def test_devices_by_name() -> None:
-    assert resolve_device("cpu") == resolve_device(CPU) == CPU
-    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else resolve_device("auto").type)
-
-
-@pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:99", 1.5])
-def test_an_unavailable_device_is_an_error(device: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"device .* cannot be used: .* Expected 'auto', 'cpu'"):
-        resolve_device(device)
 
 
 class Observed(FineTuner):
@@ -156,25 +146,22 @@ def test_the_state_of_the_scaler_round_trips() -> None:
     Precision("fp32", CPU).load_state_dict(first.state_dict())
 
 
-@pytest.mark.gpu
-def test_auto_is_the_best_format_of_the_gpu(net, blobs) -> None:
+def test_auto_is_the_best_format_of_the_gpu(net, blobs, accelerator) -> None:
     tuner = Observed(net(), precision="auto")
 
     tuner.fit(blobs(), epochs=2, batch_size=8)
 
-    expected = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    assert tuner.device.type == "cuda"
-    assert tuner.dtypes == {expected}
+    assert tuner.device.type == accelerator.type
+    assert tuner.dtypes == {torch.bfloat16 if has_bf16(accelerator) else torch.float16}
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_on_cuda_a_skipped_step_changes_nothing(net, blobs, watch, same, optimizer: str) -> None:
+def test_on_a_gpu_a_skipped_step_changes_nothing(net, blobs, watch, same, accelerator, optimizer: str) -> None:
     def look(run: Any) -> Any:
         return {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
 
     seen = watch(look)
-    tuner = Observed(net(), device="cuda", precision="fp16", optimizer=optimizer)
+    tuner = Observed(net(), device=accelerator, precision="fp16", optimizer=optimizer)
     tuner.huge = 3
 
     tuner.fit(blobs(), epochs=1, lr=1e-2, batch_size=4, callbacks=[seen])

@@ -291,13 +291,12 @@ def test_trainable_stages_are_groups_in_depth_order(net) -> None:
     ]
 
 
-@pytest.mark.gpu
-def test_on_cuda_a_fused_optimizer_resumes(net, blobs, tmp_path) -> None:
-    whole = FineTuner(net(dropout=0.0), device="cuda", precision="fp32")
+def test_on_a_gpu_a_fused_optimizer_resumes(net, blobs, tmp_path, accelerator) -> None:
+    whole = FineTuner(net(dropout=0.0), device=accelerator, precision="fp32")
     whole.fit(blobs(), epochs=2, batch_size=8, checkpoint_dir=tmp_path / "whole", schedule="constant")
-    first = FineTuner(net(dropout=0.0), device="cuda", precision="fp32")
+    first = FineTuner(net(dropout=0.0), device=accelerator, precision="fp32")
     first.fit(blobs(), epochs=1, batch_size=8, checkpoint_dir=tmp_path / "first")
-    again = FineTuner(net(dropout=0.0), device="cuda", precision="fp32")
+    again = FineTuner(net(dropout=0.0), device=accelerator, precision="fp32")
 
     again.fit(blobs(), epochs=2, batch_size=8, resume_from=tmp_path / "first")
 

@@ -398,10 +398,9 @@ def test_weights_of_a_loss_may_have_another_type(dtype: torch.dtype) -> None:
     torch.testing.assert_close(value.float(), F.cross_entropy(LOGITS, CLASSES, weight=weights.float()))
 
 
-@pytest.mark.gpu
-def test_weights_of_a_loss_follow_the_outputs_to_their_device() -> None:
+def test_weights_of_a_loss_follow_the_outputs_to_their_device(accelerator: torch.device) -> None:
     loss = infer_task(nn.CrossEntropyLoss(weight=torch.ones(3)), CLASSES, 3).loss
-    assert loss(LOGITS.cuda(), CLASSES.cuda()).is_cuda
+    assert loss(LOGITS.to(accelerator), CLASSES.to(accelerator)).device.type == accelerator.type
 
 
 @pytest.mark.parametrize(

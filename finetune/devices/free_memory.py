@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
+from finetune.devices.device import has_own_memory
+
 
 def free_memory(device: torch.device) -> int:
     """Return the number of free bytes on a device; for the CPU, within the limit of the container."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    if has_own_memory(device):
+        return torch.accelerator.get_memory_info(device)[0]
     return min(_free_on_machine(), _free_in_container())
 
 

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from finetune.data.loading.free_memory import free_memory
+from finetune.devices.free_memory import free_memory
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the machine does not say how much memory it has")
@@ -16,7 +16,8 @@ def test_free_memory_is_positive_and_less_than_all_memory() -> None:
     assert 0 < free_memory(torch.device("cpu")) < total
 
 
-@pytest.mark.gpu
-def test_free_memory_of_a_gpu() -> None:
-    _, total = torch.cuda.mem_get_info()
-    assert 0 < free_memory(torch.device("cuda")) <= total
+def test_free_memory_of_a_gpu(accelerator: torch.device) -> None:
+    _, total = torch.accelerator.get_memory_info()
+    before = free_memory(accelerator)
+    taken = torch.empty(100 << 20, dtype=torch.uint8, device=accelerator)
+    assert 0 < free_memory(accelerator) <= before - taken.numel() < total

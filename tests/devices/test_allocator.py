@@ -17,7 +17,7 @@ ALONE = """
 import json, resource
 import tests.helpers.lean
 import torch
-from finetune.data.loading.allocator import freed_memory_kept
+from finetune.devices.allocator import freed_memory_kept
 
 def pages_cleared():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,11 +1,11 @@
-"""Peak memory of a process and of a CUDA device."""
+"""Peak memory of a process and of a GPU."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from finetune.comparison.peak_memory import PeakMemory
+from finetune.devices.peak_memory import PeakMemory
 
 
 def test_the_peak_of_a_process_counts_from_construction() -> None:
@@ -23,12 +23,10 @@ def test_the_peak_of_a_process_counts_from_construction() -> None:
     assert peak - later > 90 << 20
 
 
-@pytest.mark.gpu
-def test_the_peak_of_a_device_counts_its_tensors() -> None:
-    device = torch.device("cuda")
-    before = torch.cuda.memory_allocated(device)
-    memory = PeakMemory(device)
-    taken = torch.ones(100 << 18, device=device)
+def test_the_peak_of_a_device_counts_its_tensors(accelerator: torch.device) -> None:
+    before = torch.accelerator.memory_allocated(accelerator)
+    memory = PeakMemory(accelerator)
+    taken = torch.ones(100 << 18, device=accelerator)
     del taken
     peak = memory.bytes()
     assert peak is not None

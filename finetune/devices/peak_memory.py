@@ -8,12 +8,14 @@ from pathlib import Path
 
 import torch
 
+from finetune.devices.device import has_own_memory
+
 _PROCESS = Path("/proc/self")
 _RESET_PEAK = "5"  # written to `clear_refs`, resets the peak resident set size (proc(5))
 
 
 class PeakMemory:
-    """Peak memory since construction: tensors on a CUDA device, otherwise the resident set of the process.
+    """Peak memory since construction: tensors on a GPU, otherwise the resident set of the process.
 
     The resident set includes the interpreter and all libraries. It is available only on Linux.
     """
@@ -21,15 +23,15 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         gc.collect()
-        self._known = device.type == "cuda" or (device.type == "cpu" and _reset_peak())
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        self._known = has_own_memory(device) or (device.type == "cpu" and _reset_peak())
+        if has_own_memory(device):
+            torch.accelerator.reset_peak_memory_stats(device)
 
     def bytes(self) -> int | None:
         """Return the peak so far in bytes, or None if it is unknown."""
         if not self._known:
             return None
-        return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _process_peak()
+        return torch.accelerator.max_memory_allocated(self._device) if has_own_memory(self._device) else _process_peak()
 
 
 def _reset_peak() -> bool:

@@ -1,0 +1,1 @@
+"""Devices: which one to train on, its memory and its random generators."""
