@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -18,17 +20,18 @@ def legends(figure: Figure) -> list[Any]:
 def shown_texts(figure: Figure) -> list[Text]:
     """Return the texts that are drawn, without those of ticks out of the limits."""
     figure.draw_without_rendering()
-    found = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
-    hidden = {
-        id(label)
-        for axes in figure.axes
-        for axis in (axes.xaxis, axes.yaxis)
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
-        for label in (tick.label1, tick.label2)
-        if not any(label is one for one in axis.get_ticklabels(which="both"))
-        or not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
-    }
-    return [text for text in found if id(text) not in hidden]
+    hidden = {id(label) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in _hidden_labels(axis)}
+    texts = figure.findobj(Text)
+    return [text for text in texts if text.get_text().strip() and text.get_visible() and id(text) not in hidden]
+
+
+def _hidden_labels(axis: Axis) -> Iterator[Text]:
+    low, high = sorted(axis.get_view_interval())
+    labels = {id(label) for label in axis.get_ticklabels(which="both")}
+    for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+        for label in (tick.label1, tick.label2):
+            if id(label) not in labels or not low <= tick.get_loc() <= high:
+                yield label
 
 
 def overlapping_texts(figure: Figure) -> list[tuple[str, str]]:
