@@ -30,6 +30,7 @@ NO_MESSAGES = ("cli/", "demo.py", "display/options.py")  # help, and rewritten m
 
 # Advice that needs a package or a download, and the file that tries it.
 ELSEWHERE = {
+    "The model is divided among processes already, as by FSDP. Pass the whole model": "model/test_network.py",
     "of this machine has no GPU, because there are {}. Start as many processes": "distributed/test_world.py",
     "does not take inputs of the shape {}: {}. Choose another format": "export/test_export.py",
     "onnxruntime cannot load the file: {}. Use format='torch'": "export/test_onnx.py",

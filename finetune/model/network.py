@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from finetune.distributed.divided import is_divided
 from finetune.errors import ArgumentError, DataError, HeadError
 from finetune.model.channels_last import gains_from_channels_last, same_in_channels_last
 from finetune.model.families import family_of
@@ -85,7 +86,16 @@ class Network:
     def of(
         cls, module: nn.Module, origin: dict[str, Any] | None = None, changes: Sequence[ModelChange] = ()
     ) -> Network:
-        """Return the network of a module from the user."""
+        """Return the network of a module from the user.
+
+        Raises:
+            ArgumentError: If the module is divided among processes.
+        """
+        if _is_divided(module):
+            raise ArgumentError(
+                "The model is divided among processes already, as by FSDP. Pass the whole model to FineTuner, which "
+                "divides it itself with distributed='fsdp'."
+            )
         inner, scope = unwrapped(module), adapters.scope(unwrapped(module))
         free_exported_modes(inner)
         return cls(
@@ -412,6 +422,12 @@ def is_synchronized(model: nn.Module) -> bool:
             return True
         model = model.get_submodule(attribute)
     return False
+
+
+def _is_divided(model: nn.Module) -> bool:
+    """Return whether processes share the parameters, as `DTensor`s or in a wrapper that flattens them."""
+    wrappers = ("FullyShardedDataParallel" in (cls.__name__ for cls in type(part).__mro__) for part in model.modules())
+    return any(map(is_divided, model.parameters())) or any(wrappers)
 
 
 def _wrapper_attribute(model: nn.Module) -> str | None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from finetune import ArgumentError, FineTuner
 from finetune.callbacks import Callback
+from finetune.distributed.world import joined
 from tests.helpers.worlds import in_processes
 
 
@@ -64,6 +65,28 @@ def _fit(callback: Callback, **options: object) -> FineTuner:
 def test_an_error_in_one_is_the_error_of_all():
     failed = "finetune.errors.DistributedError: Process 1 failed: ValueError: only here"
     assert in_processes(3, lambda rank: _fit(_InOne(1))) == [failed, "ValueError: only here", failed]
+
+
+class _Exhausted(nn.Linear):
+    """Run out of memory in the second process, on four samples or more."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if joined().rank == 1 and len(x) >= 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("verb", ["fit", "predict"])
+def test_memory_that_runs_out_in_one_process_ends_all_with_advice(verb: str):
+    def work(rank: int) -> object:
+        tuner = FineTuner(_Exhausted(6, 3), device="cpu", gradient_accumulation_steps=2)
+        getattr(tuner, verb)(_data(), batch_size=2)  # the advice
+        return getattr(tuner, verb)(_data(), batch_size=4)
+
+    advice = "CUDA out of memory. Several processes train together, so the batch is not divided. A smaller batch_size"
+    first, second = in_processes(2, work)
+    assert first.startswith(f"finetune.errors.DistributedError: Process 1 failed: OutOfMemoryError: {advice}")
+    assert second.startswith(f"torch.OutOfMemoryError: {advice}")
 
 
 def test_a_process_that_dies_ends_the_others():

@@ -6,12 +6,14 @@ import copy
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from finetune import ArgumentError, DataError, FineTuner, HeadError
 from finetune.model.freezing import trainable
@@ -298,6 +300,14 @@ def test_distributed_data_parallel_trains_the_parameters_it_was_made_for_or_rais
         change(later)
         with pytest.raises(ArgumentError, match="then wrap the model"):
             later.fit((X, Y), progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching")  # to the only way in one process
+def test_a_model_that_is_divided_among_processes_is_refused(group: None) -> None:
+    for divide in (fully_shard, partial(FullyShardedDataParallel, device_id=torch.device("cpu"))):
+        with pytest.raises(ArgumentError, match=r"divided among processes already.*distributed='fsdp'"):
+            FineTuner(nn.Sequential(divide(nn.Linear(4, 8)), nn.Linear(8, 3)), device="cpu")
+    FineTuner(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), device="cpu", distributed="fsdp")  # the advice
 
 
 def test_peft_is_imported_for_its_own_models_only(monkeypatch: pytest.MonkeyPatch) -> None:
