@@ -468,7 +468,8 @@ class FineTuner:
             >>> tuner.classes
             ('beagle', 'husky', 'pug')
         """
-        callbacks = with_writer(as_callbacks(callbacks), checkpoint_dir)
+        checkpoint_dir = self._world.agreed(checkpoint_dir)
+        callbacks = with_writer(as_callbacks(callbacks), checkpoint_dir, self._world)
         with waits_shown(progress), folders_locked(callbacks):
             with parts_left_out() as left_out, self._undone_on_error() as on_error:
                 saved = find_run(resume_from, checkpoint_dir)

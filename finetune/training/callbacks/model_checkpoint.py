@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from finetune.checkpoint.file import check_writable
 from finetune.checkpoint.resume import BEST, LAST, NUMBERED, PREVIOUS, check_not_newer
-from finetune.distributed.world import joined
+from finetune.distributed.world import ALONE, World, joined
 from finetune.errors import CheckpointError, whole_number
 from finetune.files.locks import folder_locked
 from finetune.naming.paths import local_path
@@ -25,8 +25,10 @@ from finetune.training.run import Run
 log = logging.getLogger("finetune")
 
 
-def with_writer(callbacks: Sequence[Callback], folder: str | Path | None) -> list[Callback]:
+def with_writer(callbacks: Sequence[Callback], folder: str | Path | None, world: World = ALONE) -> list[Callback]:
     """Add a `ModelCheckpoint` for a folder, unless there is no folder or one of the callbacks writes to it.
+
+    All processes write to the folders of the first, because a folder that is named by the time has several names.
 
     Example:
         >>> with_writer([], "runs")[0].folder.name
@@ -34,7 +36,10 @@ def with_writer(callbacks: Sequence[Callback], folder: str | Path | None) -> lis
         >>> with_writer([ModelCheckpoint("runs", keep=2)], "runs")[0].keep
         2
     """
-    own = [callback.folder.resolve() for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    writers = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    for writer in writers:
+        writer.folder = world.agreed(writer.folder)
+    own = [writer.folder.resolve() for writer in writers]
     if folder is None or local_path(folder).resolve() in own:
         return [*callbacks]
     return [*callbacks, ModelCheckpoint(folder)]
