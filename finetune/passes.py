@@ -59,7 +59,7 @@ class Passes:
         """
         pipeline = self.trial.pipeline
         audited = pipeline.audited(source, "evaluation" if rule else "prediction", rule=rule)
-        batches = pipeline.batches(audited, batch_size, rule=rule, world=self.trial.world)
+        batches = pipeline.batches(audited, batch_size, rule=rule, world=self.trial.world, ordered=True)
         step, found = over_views(self.step, tta), []
         with self.over(source):
             for batch, output in loop.outputs(step, self._module, batches, self.trial.precision, "Predicting"):

@@ -81,7 +81,8 @@ class Trial:
         module = self.known.network.module
         double = {p.dtype for p in module.parameters() if p.is_floating_point()} == {torch.float64}
         several = needs_several_samples(module)
-        return Pipeline(self.known.preprocessing, self.settings.seed, self.precision.device, double, several)
+        seed, device = self.settings.seed, self.precision.device
+        return Pipeline(self.known.preprocessing, seed, device, double, several, self.world)
 
     @busy("Opening the data")
     def open(self, data: Any, *, labeled: bool = True) -> tuple[Source, Known]:
@@ -193,6 +194,8 @@ class Trial:
         """
         role = "training" if step == TRAINING else "evaluation"
         targets, loss, network = self.pipeline.some_targets(source, role), self.settings.loss, self.known.network
+        if source.divided:  # each process has read others, and all have to infer the same task
+            targets = self.world.first_known(targets)
         task = infer_task(loss, targets, network.num_outputs, guess=self._custom_loss, named=bool(source.classes))
         if not {TRAINING, step} & {*self.custom}:
             self._check_bounds(task, targets)

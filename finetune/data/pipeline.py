@@ -37,6 +37,7 @@ class Pipeline:
         device: Device of the batches.
         double: Whether float64 arrays stay as they are, because the model computes in float64.
         join_single: Whether a last batch of one sample joins the one before, because the model needs several.
+        world: Processes that read the data together.
 
     Example:
         >>> pipeline = Pipeline(seed=1)
@@ -50,6 +51,7 @@ class Pipeline:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     double: bool = False
     join_single: bool = False
+    world: World = ALONE
 
     @property
     def takes(self) -> str | None:
@@ -64,6 +66,7 @@ class Pipeline:
             DataError: If it cannot be opened, or is empty.
         """
         options: dict[str, Any] = {"takes": self.takes, "double": self.double, "seed": self.seed}
+        options["world"] = self.world
         source = open_source(data, meaning=meaning, labeled=labeled, **options)
         check_not_empty(source, "evaluation" if labeled else "prediction")
         return source
@@ -89,6 +92,7 @@ class Pipeline:
             double=self.double,
             epoch=epoch,
             holds_out=holds_out,
+            world=self.world,
         )
 
     def example(self, source: Source) -> Any:
@@ -168,6 +172,7 @@ class Pipeline:
         keep: bool = False,
         rule: TargetRule | None = None,
         world: World = ALONE,
+        ordered: bool = False,
     ) -> Batches:
         """Return the batches of a source.
 
@@ -180,6 +185,7 @@ class Pipeline:
             keep: Whether decoded images may stay in memory for the next epoch.
             rule: Targets that the task accepts, to check each batch; None to check no targets.
             world: Processes that divide every batch.
+            ordered: Whether the batches of all processes, one of each in turn, have to keep the order of the data.
         """
         chosen = chosen_augmentation(augment, self.preprocessing, source.kind, views=views)
         return Batches(
@@ -196,6 +202,7 @@ class Pipeline:
             keep=keep,
             join_single=self.join_single,
             world=world,
+            ordered=ordered,
         )
 
     def training_batches(

@@ -18,6 +18,7 @@ from finetune.data.sources.labels import Meaning
 from finetune.data.sources.open_source import open_source
 from finetune.data.splitting import marked, mixed, split
 from finetune.data.targets import TargetRule
+from finetune.distributed.world import ALONE, World
 from finetune.errors import is_number
 from finetune.naming.paths import exists
 from finetune.signals.stops import interruptible
@@ -77,6 +78,7 @@ def prepare(
     double: bool = False,
     epoch: int = 0,
     holds_out: bool = True,
+    world: World = ALONE,
 ) -> Prepared:
     """Open and split training and validation data. `Prepared.audited` checks it.
 
@@ -91,6 +93,7 @@ def prepare(
         double: Whether float64 arrays stay as they are, because the model computes in float64.
         epoch: Epoch of the first pass over `train`.
         holds_out: Whether None holds out a fifth. Otherwise, it uses only validation data that the data sets apart.
+        world: Processes that read the data together.
 
     Raises:
         DataError: If data cannot be opened or is empty, or validation data has a class that training data lacks.
@@ -106,7 +109,7 @@ def prepare(
         train, val = found
         notes = (f"Training on '{train}' and validating on '{val}'.",)
     meaning = meaning or Meaning()
-    opened = partial(open_source, takes=takes, double=double, seed=seed)
+    opened = partial(open_source, takes=takes, double=double, seed=seed, world=world)
     source = opened(train, meaning=meaning, epoch=epoch)
     check_not_empty(source, "training")
     notes = (*notes, *source.notes)

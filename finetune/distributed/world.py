@@ -118,6 +118,10 @@ class World:
         dist.broadcast_object_list(values, src=0)
         return values[0]  # type: ignore[return-value]
 
+    def first_known(self, value: T | None) -> T | None:
+        """Return the value of the first process that has one, or None."""
+        return next((known for known in self.gathered(value) if known is not None), None)
+
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Copy the values of the first process into these tensors, in place."""
         if self.size > 1:

@@ -491,7 +491,7 @@ class Run:
     def _plan(self) -> dict[str, Any]:
         """Describe the plan that the position refers to."""
         names, size = [phase.name for phase in self.phases], self.train.batch_size * self.world.size
-        return {"phases": names, "batch_size": size, "accumulation": self.accumulation}
+        return {"phases": names, "batch_size": size, "accumulation": self.accumulation, **self.train.division}
 
 
 def _overridden(batches: Any) -> Collection[nn.Module]:

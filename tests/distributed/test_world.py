@@ -60,6 +60,7 @@ def test_values_are_exchanged_in_the_order_of_the_ranks():
         world = join("auto", torch.device("cpu"))
         mine = torch.tensor([rank, 1])
         values = world.sum(mine).tolist(), world.gathered(rank), world.agreed(rank), world.any(rank == 2)
+        assert (world.first_known([None, 0, 1][rank]), world.first_known(None)) == (0, None)
         return values, world.interleaved(["ab", "cd", "e"][rank]), mine.tolist()
 
     for rank, (values, items, mine) in enumerate(in_processes(3, work)):

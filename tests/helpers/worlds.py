@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from finetune.distributed.world import leave
@@ -28,7 +29,7 @@ def in_processes(size: int, work: Callable[[int], Any]) -> list[Any]:
         variables: dict[str, Any] = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
         variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
         variables["TORCHELASTIC_USE_AGENT_STORE"] = True
-        process = context.Process(target=_run, args=(rank, variables, work, results), daemon=True)
+        process = context.Process(target=_run, args=(rank, variables, work, results))
         process.start()
         started.append(process)
     found: dict[int, Any] = {}
@@ -47,6 +48,7 @@ def in_processes(size: int, work: Callable[[int], Any]) -> list[Any]:
 
 def _run(rank: int, variables: dict[str, Any], work: Callable[[int], Any], results: Any) -> None:
     os.environ.update({name: str(value) for name, value in variables.items()})
+    torch.set_num_threads(1)  # a fork lacks the threads that its parent has started
     try:
         value = work(rank)
     except BaseException as error:

@@ -75,6 +75,7 @@ class Batches:
         budget: Maximum number of bytes for these images. None uses a fifth of the free memory.
         join_single: Whether a last batch of one sample joins the one before.
         world: Processes that divide every batch, whose sizes then add up.
+        ordered: Whether the batches of all processes, one of each in turn, have to be those of one process in order.
 
     Raises:
         DataError: If a last batch of one sample cannot be joined.
@@ -100,6 +101,7 @@ class Batches:
         budget: int | None = None,
         join_single: bool = False,
         world: World = ALONE,
+        ordered: bool = False,
     ) -> None:
         batch_size = whole_number("batch_size", batch_size)
         _check_preprocessing(source, preprocessing, augment)
@@ -114,8 +116,8 @@ class Batches:
         self.rule = rule
         self._passes = 0
         self._joins = join_single and _leaves_single(source, batch_size * world.size)
-        steps = source.num_batches(batch_size)
-        self.steps = None if steps is None else -(-steps // world.size) - self._joins
+        self._read = source if source.indexed or world.size == 1 else source.for_process(world, ordered=ordered)
+        self.steps = self._num_steps(batch_size)
         fixed = () if augment is None or views is None else (augment,) * views
         read = cache_decoded(source, augment, budget) if keep else source
         self._samples = Samples(read, seed, preprocessing=preprocessing, augment=augment, views=fixed)
@@ -134,6 +136,18 @@ class Batches:
         if self.steps is None:
             raise TypeError("The number of batches is unknown because the data is an iterable without a length.")
         return self.steps
+
+    def _num_steps(self, batch_size: int) -> int | None:
+        if not self._read.divided:
+            steps = self.source.num_batches(batch_size)
+            return None if steps is None else -(-steps // self.world.size) - self._joins
+        every = self.world.gathered(self._read.num_batches(batch_size))
+        return None if None in every else max(every)  # type: ignore[type-var]
+
+    @property
+    def division(self) -> dict[str, int]:
+        """Number of processes as `{"divided": n}` if the order of the samples depends on it, else nothing."""
+        return {"divided": self.world.size} if self._read.divided else {}
 
     @property
     def augment(self) -> Augmentation | None:
@@ -283,7 +297,12 @@ class Batches:
     def stand_in(self) -> Batch:
         """Return a batch for a process without samples in a step, which must take part in it all the same."""
         if not self.source.indexed:
-            return self.first()
+            if (first := self.first()) is None:
+                raise DataError(
+                    f"Process {self.world.rank} of {self.world.size} has no sample of the training data, which is "
+                    f"divided by rank. Expected one in each. Use fewer processes, or more shards."
+                )
+            return first
         batch = next(self._read_samples(0, [torch.zeros(1, dtype=torch.int64)], keep=False))
         return self._on_device(self._with_checked_targets(batch, 0))
 
@@ -339,16 +358,20 @@ class Batches:
         return (epoch + turns) % max(1, len(self._samples.views))
 
     def _read_stream(self, epoch: int, start: int) -> Iterator[Batch | None]:
-        self.source.set_epoch(epoch)
-        stream = self.source.batches(
+        self._read.set_epoch(epoch)
+        stream = self._read.batches(
             self.batch_size,
             workers=self.workers,
             collate_fn=StreamCollate(self._samples),
             generator=torch.Generator().manual_seed(seed_of(self.seed, "stream", epoch)),
         )
-        batches = self._seeded(stream, epoch, start * self.world.size)
-        while whole := [*itertools.islice(batches, self.world.size)]:
-            yield _unless_failed(whole[self.world.rank]) if self.world.rank < len(whole) else None
+        turns = ALONE if self._read.divided else self.world
+        batches = self._seeded(stream, epoch, start * turns.size)
+        own = itertools.islice(batches, turns.rank, None, turns.size)
+        batch = next(own, None)
+        while self.world.any(batch is not None):  # the part of one process may be longer
+            yield None if batch is None else _unless_failed(batch)
+            batch = next(own, None)
 
     def _seeded(self, stream: Iterable[Batch], epoch: int, start: int) -> Iterator[Batch]:
         """Yield a stream from `start` on. Each draw is seeded by (seed, epoch, step), so the stream can be resumed."""

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from finetune.data.batch import target_of
 from finetune.data.sources.labels import Classes, Meaning, stacked_targets
+from finetune.distributed.world import ALONE, World
 
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
@@ -31,6 +32,7 @@ class Request:
         double: Whether float64 arrays stay as they are, because the model computes in float64.
         seed: Seed of the random draws of a stream.
         epoch: Epoch of the first pass over a stream.
+        world: Processes that read the data together.
     """
 
     meaning: Meaning = field(default_factory=Meaning)
@@ -39,6 +41,7 @@ class Request:
     double: bool = False
     seed: int = 0
     epoch: int = 0
+    world: World = ALONE
 
     @property
     def classes(self) -> Classes | None:
@@ -70,6 +73,7 @@ class Source(Dataset[Any]):
             False only if samples are constant and `targets` holds all targets, if there are any.
         vectorized: Whether `gather` returns a whole batch, so that samples need not be read one by one.
         batched: Whether a stream yields batches that are ready for the model and only moved to its device.
+        divided: Whether each of several processes reads other samples of a stream, and together they read all.
 
     Example:
         >>> class Squares(Source):
@@ -94,6 +98,7 @@ class Source(Dataset[Any]):
     stochastic: bool = True
     vectorized: bool = False
     batched: bool = False
+    divided: bool = False
 
     # ------------------------------------------------------------------ indexed sources
 
@@ -131,6 +136,18 @@ class Source(Dataset[Any]):
             generator: Generator that draws the seeds of the workers.
         """
         raise NotImplementedError
+
+    def for_process(self, world: World, *, ordered: bool = False) -> Source:
+        """Return a stream as one of several processes reads it.
+
+        The default returns the whole stream, of which each process keeps every n-th batch. A stream may yield None in
+        place of the batches of the others, or be `divided`.
+
+        Args:
+            world: The processes. Each of them calls this.
+            ordered: Whether the batches have to keep the order of the whole.
+        """
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Announce the next epoch to a stream that shuffles itself."""

@@ -32,10 +32,12 @@ from finetune.data.sources.folders import (
 )
 from finetune.data.sources.items import EncodedImages, RawItems
 from finetune.data.sources.labels import Meaning, check_numbering
-from finetune.data.sources.streams import open_loader, open_stream
+from finetune.data.sources.streams.loader import open_loader
+from finetune.data.sources.streams.stream import open_stream
 from finetune.data.tables.open_table import open_table
 from finetune.data.tables.reading import OTHER_TABLES, TABLE_SUFFIXES, is_frame
 from finetune.data.tables.table import Table
+from finetune.distributed.world import ALONE, World
 from finetune.errors import DataError
 from finetune.naming.paths import existing, exists, shortened
 
@@ -58,6 +60,7 @@ def open_source(
     double: bool = False,
     seed: int = 0,
     epoch: int = 0,
+    world: World = ALONE,
 ) -> Source:
     """Open data in any of the forms that the package accepts.
 
@@ -81,6 +84,7 @@ def open_source(
         double: Whether float64 arrays stay as they are, because the model computes in float64.
         seed: Seed of the random draws of a stream.
         epoch: Epoch of the first pass over a stream.
+        world: Processes that read the data together.
 
     Returns:
         The source.
@@ -90,7 +94,7 @@ def open_source(
             the inputs, or name a class that is not one of `classes`.
     """
     meaning = meaning or Meaning(None if classes is None else tuple(classes))
-    request = Request(meaning, labeled, takes, double, seed, epoch)
+    request = Request(meaning, labeled, takes, double, seed, epoch, world)
     if not _is_table(data, request):
         data = _plain_column(data)
     if type(data) in (tuple, list) and len(data) == 2:

@@ -163,15 +163,18 @@ def check_plan(saved: Mapping[str, Any], plan: Mapping[str, Any], position: Posi
         raise ValueError(f"it is in phase {position.phase + 1} of {len(plan['phases'])}")
     done = position.phase + 1
     before = saved["phases"][:done] != plan["phases"][:done]
-    within = [name for name in ("batch_size", "accumulation") if saved[name] != plan[name]]
+    within = [name for name in ("batch_size", "accumulation", "divided") if saved.get(name) != plan.get(name)]
     if before or (within and position.window):
         raise CheckpointError(
-            f"The run to resume had phases {saved['phases']!s:.200}, batch_size {saved['batch_size']} and "
-            f"accumulation {saved['accumulation']}; this one has {plan['phases']}, {plan['batch_size']} and "
-            f"{plan['accumulation']}. Resume with the same values; the last two may change at the end of an epoch. "
-            "resume_changed=True allows no other phases: for those, start anew from the weights, with FineTuner(..., "
-            "weights=FILE) and another checkpoint_dir."
+            f"The run to resume had {_planned(saved):.300}; this one has {_planned(plan):.300}. Resume with the same "
+            "values; all but the phases may change at the end of an epoch. resume_changed=True allows no other phases: "
+            "for those, start anew from the weights, with FineTuner(..., weights=FILE) and another checkpoint_dir."
         )
+
+
+def _planned(plan: Mapping[str, Any]) -> str:
+    divided = f", in {plan['divided']} processes that read parts of a stream" if "divided" in plan else ""
+    return f"phases {plan['phases']}, batch_size {plan['batch_size']} and accumulation {plan['accumulation']}{divided}"
 
 
 def check_training(state: Mapping[str, Any]) -> None:

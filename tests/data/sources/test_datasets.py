@@ -13,7 +13,7 @@ from torchvision.datasets import FakeData, ImageFolder
 
 from finetune.data.preprocessing.base import IMAGE
 from finetune.data.sources.open_source import open_source
-from finetune.data.sources.streams import Stream
+from finetune.data.sources.streams.stream import Stream
 from finetune.errors import DataError
 from tests.helpers.datasets import Items
 from tests.helpers.image_files import picture

@@ -29,7 +29,8 @@ from finetune.data.loading.batches import Batches
 from finetune.data.pipeline import Pipeline
 from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.open_source import open_source
-from finetune.data.sources.streams import Loader, Stream
+from finetune.data.sources.streams.loader import Loader
+from finetune.data.sources.streams.stream import Stream
 from finetune.data.targets import TargetRule
 from finetune.errors import DataError
 from tests.helpers.datasets import Flow, Items, Numbers
@@ -192,7 +193,7 @@ def test_a_loader_of_a_stream_counts_its_samples(
 
 
 def test_a_length_in_batches_is_right_for_a_stream_of_batches(caplog: pytest.LogCaptureFixture) -> None:
-    ready = [(torch.zeros(3, 2), torch.arange(3))] * 4
+    ready = [(torch.full((3, 2), float(number)), torch.arange(3)) for number in range(4)]
     for workers in (0, 2):
         kind = Divided if workers else Sized
         loader = DataLoader(kind(ready, 4), batch_size=None, num_workers=workers)
@@ -224,8 +225,18 @@ class Divided(Sized):
 def test_workers_that_each_read_everything_are_an_error() -> None:
     whole, divided = (DataLoader(kind(pairs(9), 9), batch_size=2, num_workers=2) for kind in (Whole, Divided))
     assert sorted(numbers_in(Batches(open_source(divided), batch_size=2, shuffle=False).epoch(0))) == list(range(9))
-    with pytest.raises(DataError, match=r"The 2 workers .* more than the 9 samples"):
+    with pytest.raises(DataError, match=r"The 2 workers .* all begin with the same samples"):
         list(Batches(open_source(whole), batch_size=2, shuffle=False).epoch(0))
+
+
+def test_workers_that_each_read_everything_and_augment_it_are_counted() -> None:
+    class Augmented(Whole):
+        def __iter__(self) -> Iterator[Any]:
+            return ((x + torch.rand(1), label) for x, label in self.items)
+
+    loader = DataLoader(Augmented(pairs(9), 9), batch_size=2, num_workers=2)
+    with pytest.raises(DataError, match=r"The 2 workers .* more than the 9 samples"):
+        list(Batches(open_source(loader), batch_size=2, shuffle=False).epoch(0))
 
 
 TEN = TensorDataset(torch.arange(10.0)[:, None], torch.arange(10))

@@ -1,0 +1,1 @@
+"""Data without sample indices: iterable datasets and DataLoaders."""
