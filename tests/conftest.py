@@ -7,6 +7,8 @@ import importlib
 import os
 import pkgutil
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +35,10 @@ UNTRACED = (
     "test_prose.py",
     "test_repository.py",
 )
+
+# Seconds for which the cases of one test are traced, and seconds that those of each test have taken.
+TRACED_SECONDS = 0.3
+SECONDS: Counter[str] = Counter()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -64,22 +70,15 @@ def import_package() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip `gpu` tests without a CUDA device, and measure no coverage of the tests in `UNTRACED`.
-
-    Of a test with several cases, only the first is measured: to trace takes as long again as to run, and the others run
-    nearly the same lines.
-    """
+    """Skip `gpu` tests without a CUDA device, and measure no coverage of the tests in `UNTRACED`."""
     import torch
 
     without_gpu = not torch.cuda.is_available()
-    measured: set[str] = set()
     for item in items:
         if without_gpu and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-        test = item.nodeid.partition("[")[0]
-        if test in measured or item.path.as_posix().removeprefix(TESTS).startswith(UNTRACED):
+        if item.path.as_posix().removeprefix(TESTS).startswith(UNTRACED):
             item.add_marker("no_cover")
-        measured.add(test)
 
 
 def pytest_collection_finish() -> None:
@@ -91,3 +90,16 @@ def pytest_collection_finish() -> None:
 def pytest_sessionfinish() -> None:
     """Let the interpreter delete everything at its end, or some packages report leaks."""
     gc.unfreeze()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Measure no further coverage of a test whose first cases took a while: the others run nearly the same lines."""
+    test = item.nodeid.partition("[")[0]
+    if SECONDS[test] > TRACED_SECONDS:
+        item.add_marker("no_cover")
+    begin = time.perf_counter()
+    try:
+        return (yield)
+    finally:
+        SECONDS[test] += time.perf_counter() - begin
