@@ -2,6 +2,10 @@
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --axis samples --cache disk --smallest
+    python -m benchmarks.scaling --axis files --axis rows --axis classes
+
+The last three axes are large data: the time until the first step over files in a folder or rows of a CSV file, and the
+time of metrics over classes.
 
 Each point runs in its own process, so that peak memory is its own. The model is a convolutional network with all but
 the last two layers frozen; at 64 pixels, the cache stores 32 kB per image. Points measured earlier are kept, so an
@@ -27,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import processor
+from benchmarks.opening import opening
 from finetune import FineTuner
 from finetune.errors import ArgumentError
 
@@ -38,6 +43,11 @@ AXES = {
     "epochs": (2, 4, 8, 16),
     "size": (32, 64, 96, 128),  # cost grows with its square
     "depth": (2, 4, 8, 16),
+}
+LARGE = {
+    "files": (50_000, 100_000, 200_000),
+    "rows": (250_000, 500_000, 1_000_000),
+    "classes": (5_000, 10_000, 20_000),
 }
 CACHES: dict[str, str | bool] = {"memory": "memory", "disk": "disk", "none": False}
 _SAMPLING_INTERVAL = 0.02  # seconds between readings of the memory
@@ -64,6 +74,9 @@ class Net(nn.Module):
 
 def measure(point: Point) -> Point:
     """Run one `fit` and return its seconds and the peak growth of the process's memory in bytes."""
+    for axis in LARGE:
+        if axis in point:
+            return _measured(point, axis)
     size = point["size"]
     X = torch.randint(256, (point["samples"], 3, size, size), dtype=torch.uint8)
     y = torch.arange(len(X)) % 10
@@ -81,6 +94,12 @@ def measure(point: Point) -> Point:
         start = time.perf_counter()
         fit(point["samples"], point["epochs"])
         seconds = time.perf_counter() - start
+    return {**point, "seconds": seconds, "bytes": peak.above}
+
+
+def _measured(point: Point, axis: str) -> Point:
+    with opening(axis, point[axis]) as measured, _PeakOfMemory() as peak:
+        seconds = measured()
     return {**point, "seconds": seconds, "bytes": peak.above}
 
 
@@ -114,11 +133,14 @@ def _anonymous_memory() -> int:
 
 def points(axes: Sequence[str], caches: Sequence[str], smallest: bool) -> list[Point]:
     """Return the points to measure. The base, which all axes share, appears once per cache."""
+    part = 100 if smallest else 1
+    large = [{axis: value // part} for axis in axes if axis in LARGE for value in LARGE[axis]]
+    axes = [axis for axis in axes if axis in AXES]
     if smallest:
         return [{**_SMALLEST, axis: value, "cache": cache} for axis in axes for cache in caches
-                for value in (_SMALLEST[axis], 2 * _SMALLEST[axis], 4 * _SMALLEST[axis])]  # fmt: skip
+                for value in (_SMALLEST[axis], 2 * _SMALLEST[axis], 4 * _SMALLEST[axis])] + large  # fmt: skip
     wanted = [{**BASE, axis: value, "cache": cache} for axis in axes for value in AXES[axis] for cache in caches]
-    return [point for position, point in enumerate(wanted) if point not in wanted[:position]]
+    return [point for position, point in enumerate(wanted) if point not in wanted[:position]] + large
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
@@ -143,11 +165,13 @@ def table(measured: Sequence[Point], threads: int, base: Mapping[str, int]) -> s
         f"The base is {', '.join(f'{value} {name}' for name, value in base.items())}.",
     ]
     done = [point for point in measured if "seconds" in point]
-    missing = sorted({f"{point['cache']}: {point['missing']}" for point in measured if "missing" in point})
+    missing = sorted({f"{point.get('cache')}: {point['missing']}" for point in measured if "missing" in point})
     parts += [f"Left out: {'; '.join(missing)}"] if missing else []
     for axis in AXES:
         sections = [_axis(axis, cache, done, base) for cache in CACHES]
         parts.append("\n".join([f"## {axis}", "", *_HEADING, *filter(None, sections)]))
+    for axis in LARGE:
+        parts.append("\n".join([f"## {axis}", "", *_HEADING, *filter(None, [_axis(axis, None, done, {})])]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -157,11 +181,11 @@ _HEADING = (
 )
 
 
-def _axis(axis: str, cache: str, done: Sequence[Point], base: Mapping[str, int]) -> str:
+def _axis(axis: str, cache: str | None, done: Sequence[Point], base: Mapping[str, int]) -> str:
     """Return the row of the table for one cache along one axis."""
     others = [name for name in base if name != axis]
-    on_it = {point[axis]: point for point in done
-             if point["cache"] == cache and all(point[name] == base[name] for name in others)}  # fmt: skip
+    on_it = {point[axis]: point for point in done if axis in point
+             if point.get("cache") == cache and all(point[name] == base[name] for name in others)}  # fmt: skip
     values = sorted(on_it)
     if len(values) < 2:
         return ""
@@ -171,7 +195,7 @@ def _axis(axis: str, cache: str, done: Sequence[Point], base: Mapping[str, int])
     _, slope, explained = line(x, seconds)
     _, more, _ = line(x, megabytes)
     return (
-        f"| {cache} | {', '.join(map(str, values))} | {', '.join(f'{value:.2f}' for value in seconds)} "
+        f"| {cache or 'first step'} | {', '.join(map(str, values))} | {', '.join(f'{value:.2f}' for value in seconds)} "
         f"| {explained:.1%} | {1000 * slope:.3g}{' per pixel' if axis == 'size' else ''} "
         f"| {', '.join(f'{value:.0f}' for value in megabytes)} | {1000 * more:.3g} |"
     )
@@ -186,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
     kept = options.out / "points.jsonl"
     done = [json.loads(text) for text in kept.read_text().splitlines()] if kept.exists() else []
     done = [point for point in done if "seconds" in point]
-    wanted = points(options.axis or list(AXES), options.cache or list(CACHES), options.smallest)
+    wanted = points(options.axis or [*AXES, *LARGE], options.cache or list(CACHES), options.smallest)
     for point in wanted:
         if any(point.items() <= other.items() for other in done):
             continue
@@ -226,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--axis", action="append", choices=list(AXES), help="vary only this; repeatable")
+    parser.add_argument("--axis", action="append", choices=[*AXES, *LARGE], help="vary only this; repeatable")
     parser.add_argument("--cache", action="append", choices=list(CACHES), help="use only this cache; repeatable")
     parser.add_argument("--smallest", action="store_true", help="measure tiny points, as a smoke test")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)")

@@ -103,7 +103,7 @@ def keys_of_rows(
             yield key_of(kind, row.data)
 
 
-def key_of_file(path: Path, *, clock_grain: float = _CLOCK_GRAIN) -> bytes:
+def key_of_file(path: str | Path, *, clock_grain: float = _CLOCK_GRAIN) -> bytes:
     """Return the key of a file, by its path, size, modification times and inode.
 
     Args:
@@ -114,11 +114,11 @@ def key_of_file(path: Path, *, clock_grain: float = _CLOCK_GRAIN) -> bytes:
     Raises:
         OSError: If the file cannot be read.
     """
-    state = path.stat()
+    state = os.stat(path)
     known = (os.path.abspath(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
     content = json.dumps(known).encode()
     if time.time() - max(state.st_mtime, state.st_ctime) < clock_grain:
-        with opened(path) as file:
+        with opened(Path(path)) as file:
             content += file.read()
     return key_of("file", content)
 

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from finetune.data.batch import target_of
 from finetune.data.loading.samples import shape_error
 from finetune.data.preprocessing.base import InputPreprocessing
 from finetune.data.randomness import seeded
-from finetune.data.sources.base import Source
+from finetune.data.sources.base import Source, evenly_spread
 from finetune.data.sources.labels import stacked_targets
 from finetune.data.targets import BINARY, CLASSIFICATION, TargetRule, are_class_indices
 from finetune.display.progress.waits import announced
@@ -33,12 +32,14 @@ class Audit:
         rule: Targets that the task accepts.
         preprocessing: Preprocessing of the source's raw items, which decides whether an item can be used, or None.
         skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising an error.
+        max_files: Number of files to decode, spread over the data, unless damaged ones are left out.
     """
 
     role: str = "training"
     rule: TargetRule = field(default_factory=TargetRule)
     preprocessing: InputPreprocessing | None = None
     skip_corrupt: bool = False
+    max_files: int = 5_000
 
     def check_item(self, item: Any, name: str) -> None:
         """Raise a DataError that names the sample if the preprocessing cannot use a raw item."""
@@ -90,8 +91,7 @@ class Audit:
     def sampled_indices(self, source: Source) -> list[int]:
         """Return the indices of the samples that `read_samples` reads."""
         limit = _MAX_INSPECTED if source.targets is None else _MAX_INSPECTED_IF_TARGETS_ARE_KNOWN
-        indices: list[int] = np.linspace(0, len(source) - 1, min(len(source), limit)).round().astype(int).tolist()
-        return indices
+        return evenly_spread(len(source), limit)
 
     def check_targets(self, source: Source) -> None:
         """Check all known targets, or those of the samples that were read.
@@ -153,7 +153,7 @@ def audit(
 ) -> Source:
     """Check data before the first step for problems that would stop or spoil a run.
 
-    Every image and audio file is decoded once, every text and every value of an array is read, and up to 2,000
+    Up to 5,000 image and audio files are decoded once, every text and every value of an array is read, and up to 2,000
     samples of a dataset are loaded. Streams and DataLoaders cannot be checked beforehand; their targets are checked
     batch by batch.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from finetune.errors import ArgumentError
@@ -52,19 +51,6 @@ def shortened(path: str | os.PathLike[str], limit: int = 200) -> str:
     """Return a path for a message. The middle of a long one, which may be no path at all, is left out."""
     text = str(path)
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
-
-
-def real_paths(paths: Iterable[Path]) -> list[str]:
-    """Return the files that paths lead to through links of files and folders. Each folder is looked up once."""
-    folders: dict[str, str] = {}
-    found = []
-    for path in paths:
-        folder, name = os.path.split(path)
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        file = os.path.join(folders[folder], name)
-        found.append(os.path.realpath(file) if os.path.islink(file) else file)
-    return found
 
 
 def existing(path: Path) -> Path | None:

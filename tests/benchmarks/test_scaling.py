@@ -18,6 +18,12 @@ def test_each_point_is_measured_once() -> None:
     assert len(wanted) == len(unique) == len(CACHES) * (sum(map(len, AXES.values())) - shared)
 
 
+def test_a_point_of_large_data_has_a_time_and_a_row() -> None:
+    found = [measure({"rows": rows}) for rows in (200, 400)]
+    assert all(point["seconds"] > 0 for point in found)
+    assert "| first step | 200, 400 |" in table(found, 1, BASE).split("## rows")[1]
+
+
 def test_a_point_has_a_time_and_the_table_shows_the_growth_along_an_axis() -> None:
     found = measure({"samples": 32, "epochs": 1, "size": 16, "depth": 1, "cache": "none"})
     assert found["seconds"] > 0

@@ -12,6 +12,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from finetune.data.audit import Audit, audit, some_targets
+from finetune.data.loading.batches import Batches
+from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.arrays import Arrays
 from finetune.data.sources.open_source import open_source
 from finetune.data.targets import CLASSIFICATION, TargetRule
@@ -40,7 +42,7 @@ def test_good_data_passes_unchanged(class_folder: MakeFolder, caplog: pytest.Log
     folder = open_source(class_folder(a=2, b=3))
     with caplog.at_level(logging.DEBUG, "finetune"):
         assert audit(folder, rule=TargetRule(CLASSIFICATION, 2)) is folder
-    assert "Decoded each of the 5 images of the training data once" in caplog.text
+    assert "Decoded each of 5 images of the training data once" in caplog.text
     for data in ((torch.zeros(3, 2), [0, 1, 0]), (np.zeros((3, 2)), np.ones((3, 2))), samples([0, 1])):
         source = open_source(data)
         assert audit(source, rule=TargetRule(CLASSIFICATION, 2)) is source
@@ -149,6 +151,28 @@ def test_trap_36_corrupt_images_are_named_and_only_skipped_when_asked(
         kept[i]
     with pytest.raises(DataError, match="None is left"):
         audit(open_source(bad, labeled=False), skip_corrupt=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_of_many_files_some_are_checked_and_a_damaged_one_among_the_others_is_named_when_it_is_read(
+    class_folder: MakeFolder, caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
+    source = open_source(class_folder(a=5, b=4))
+    damaged = Path(source.name(2))
+    damaged.write_bytes(b"none")
+    with caplog.at_level(logging.INFO, "finetune"):
+        checked = source.check(Audit(max_files=3))  # the first, the fifth and the last
+    assert len(checked) == 9
+    assert "Checked 3 of the 9 images of the training data" in caplog.text
+    batches = Batches(
+        checked.subset([0, 2]), batch_size=2, shuffle=False, preprocessing=Preprocessing(4), workers=workers
+    )
+    with pytest.raises(DataError, match=rf"'{damaged}' cannot be decoded.* pass skip_corrupt=True to fit\.$"):
+        list(batches.epoch(0))
+    assert len(source.check(Audit(max_files=3, skip_corrupt=True))) == 8
+    Path(source.name(4)).write_bytes(b"none")
+    with pytest.raises(DataError, match=rf"1 of the 3 images.*'{source.name(4)}'"):
+        source.check(Audit(max_files=3))
 
 
 def test_tiny_images_are_not_damaged(tmp_path: Path) -> None:

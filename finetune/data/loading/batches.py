@@ -335,8 +335,7 @@ class Batches:
             yield batch
 
     def _load(self, epoch: int, indices: Sequence[Tensor]) -> Iterator[Batch]:
-        keys = self._keys(epoch)
-        batches = [[keys[i] for i in batch.tolist()] for batch in indices]
+        batches = self._keys(epoch, indices)
         if self.workers == 0:
             yield from map(self._samples.load, batches)
             return
@@ -344,9 +343,12 @@ class Batches:
             self._pool = WorkerPool(self._samples, self.workers, pin_memory=has_own_memory(self.device))
         yield from self._pool.load(batches)
 
-    def _keys(self, epoch: int) -> Keys:
-        shown = self._views_shown(epoch).tolist() if self._samples.views else itertools.repeat(epoch)
-        return list(zip(shown, range(len(self.source)), strict=False))
+    def _keys(self, epoch: int, indices: Sequence[Tensor]) -> Iterator[Keys]:
+        """Yield the keys of each batch. Those of a million samples together would take long and much memory."""
+        shown = self._views_shown(epoch) if self._samples.views else None
+        for batch in indices:
+            first = itertools.repeat(epoch) if shown is None else shown[batch].tolist()
+            yield list(zip(first, batch.tolist(), strict=False))
 
     def _views_shown(self, epoch: int) -> Tensor:
         """Return the view int64 [N] that each sample shows in an epoch.

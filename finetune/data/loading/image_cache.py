@@ -49,6 +49,9 @@ class PreparedImages:
         self._images = torch.empty(_shape(source, preprocessing), dtype=torch.uint8)
         self._filled = torch.zeros(len(source), dtype=torch.bool)
         self._unchanged = source.watch()
+        if self._unchanged is not None:
+            for index in range(len(source)):  # before the first one is read
+                self._unchanged(index)
 
     def has(self, indices: Tensor) -> bool:
         """Return whether all samples at int64 [B] are cached and unchanged."""
@@ -124,7 +127,7 @@ class DecodedImages(Source):
     Args:
         source: A source of image files.
         budget: Maximum number of bytes.
-        unchanged: Function that returns whether the file of a sample is unchanged.
+        unchanged: Function that returns whether the file of a sample is as when first asked.
     """
 
     kind = IMAGE
@@ -154,8 +157,8 @@ class DecodedImages(Source):
         return self._source.name(index)
 
     def _image(self, index: int) -> Image.Image:
-        slot = self._slot(index)
-        if slot is not None and self._unchanged(index):
+        slot, unchanged = self._slot(index), self._unchanged(index)  # asked before the file is read
+        if slot is not None and unchanged:
             return Image.frombytes(slot.mode, (slot.width, slot.height), self._pixels[slot.span])
         item = self._source[index]
         image: Image.Image = item if self._source.targets is None else item[0]

@@ -6,7 +6,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -191,13 +191,10 @@ class EpochBatches:
     """A batch sampler that can be set to another epoch while the workers stay alive."""
 
     def __init__(self) -> None:
-        self.batches: list[Keys] = []
+        self.batches: Iterable[Keys] = ()
 
     def __iter__(self) -> Iterator[Keys]:
         return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class WorkerPool:
@@ -216,7 +213,7 @@ class WorkerPool:
             generator=torch.Generator().manual_seed(seed_of(samples.seed, "workers")),  # not the global one
         )
 
-    def load(self, batches: list[Keys]) -> Iterator[Batch]:
+    def load(self, batches: Iterable[Keys]) -> Iterator[Batch]:
         """Yield the batches in order.
 
         Raises:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -234,7 +235,7 @@ class Source(Dataset[Any]):
         return None
 
     def watch(self) -> Callable[[int], bool] | None:
-        """Return a function that checks whether a sample is unchanged since now, or None if samples never change."""
+        """Return a function that checks whether a sample is as when first asked, or None if samples never change."""
         return None
 
 
@@ -311,6 +312,17 @@ def num_outputs_for(source: Source) -> int | None:
     if targets.dim() > 1:
         return targets.shape[1]
     return 1 if targets.is_floating_point() else int(targets.max()) + 1
+
+
+def evenly_spread(length: int, count: int) -> list[int]:
+    """Return up to `count` positions among `length` samples, the first, the last and others at even distances.
+
+    Example:
+        >>> evenly_spread(9, 3), evenly_spread(2, 3)
+        ([0, 4, 8], [0, 1])
+    """
+    positions: list[int] = np.linspace(0, length - 1, min(length, count)).round().astype(np.int64).tolist()
+    return positions
 
 
 def type_name(value: Any) -> str:

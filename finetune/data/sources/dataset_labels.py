@@ -15,7 +15,7 @@ from torch.utils.data import ChainDataset, ConcatDataset, Dataset, Subset
 
 from finetune.data.batch import label_key_of, target_of
 from finetune.data.randomness import seeded
-from finetune.data.sources.base import Request
+from finetune.data.sources.base import Request, evenly_spread
 from finetune.data.sources.labels import (
     Classes,
     Meaning,
@@ -322,7 +322,7 @@ def _passes_on(dataset: Any, joined: Any, inner: _Parts) -> bool:
     """Return whether a wrapper gives the labels of the dataset in it: compared are some spread over each part."""
     for part in range(len(inner.leaves)):
         samples = (inner.part == part).nonzero().flatten()
-        spread = np.linspace(0, len(samples) - 1, min(len(samples), _MAX_COMPARED)).round().astype(int).tolist()
+        spread = evenly_spread(len(samples), _MAX_COMPARED)
         for index in samples[spread].tolist():
             with seeded("label", index):
                 label, own = target_of(dataset[index]), target_of(joined[index])
@@ -380,7 +380,7 @@ def _as_labels(values: Any, length: int) -> Any:
 
 def _agree(dataset: Any, declared: Any) -> bool:
     """Return whether the items have the declared labels: compared are one per label and some spread over the data."""
-    spread = np.linspace(0, len(declared) - 1, min(len(declared), _MAX_COMPARED // 2)).round().astype(int).tolist()
+    spread = evenly_spread(len(declared), _MAX_COMPARED // 2)
     flat = declared.tolist() if isinstance(declared, Tensor) else declared
     firsts = list({str(label): index for index, label in reversed(list(enumerate(flat)))}.values())
     for index in dict.fromkeys([*spread, *firsts[: _MAX_COMPARED // 2]]):

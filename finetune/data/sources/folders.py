@@ -6,8 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from glob import escape, glob
 from pathlib import Path
 
@@ -20,14 +19,15 @@ from finetune.data.sources.image_files import ImageFiles
 from finetune.data.sources.labels import Classes, numbers_in, unknown_class
 from finetune.data.sources.sound_files import SoundFiles
 from finetune.display.left_out import left_out
+from finetune.display.progress.waits import announced
 from finetune.errors import ArgumentError, DataError, nearest
+from finetune.files.listing import Located
+from finetune.files.paths import Paths
+from finetune.files.tree import Tree, is_left_by_a_system, real_parents, walk
 from finetune.naming.paths import exists, local_path, shortened
 from finetune.naming.unicode import normalized
 
 logger = logging.getLogger("finetune")
-
-# Folders in which Linux shows its state, as endless files and folders. Those in shared memory are ordinary ones.
-_VIRTUAL = re.compile(r"/(proc|sys|dev)(/(?!shm(/|$))|$)")
 
 # One source per kind of file. The first also takes files with an unknown suffix.
 FILE_SOURCES: tuple[type[FileSource], ...] = (ImageFiles, SoundFiles)
@@ -39,12 +39,6 @@ VAL_NAMES = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", 
 _WITH_PARTS = (
     "set", "data", "dataset", "split", "folder", "raw", "seg", "public", "private", "images", "image", "imgs", "img",
     "pictures", "photos", "pics", "files", "samples", "sample",
-)  # fmt: skip
-
-# Files and folders that file systems, file browsers and archives leave behind, beside hidden ones.
-_OF_SYSTEMS = (
-    "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx",
-    "__pycache__", "thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r",
 )  # fmt: skip
 
 
@@ -59,7 +53,7 @@ def file_source(path: str | os.PathLike[str]) -> type[FileSource]:
 
 
 def open_files(
-    paths: Sequence[Path],
+    listed: Located,
     targets: Tensor | None = None,
     classes: Classes | None = None,
     folder: Path | None = None,
@@ -70,7 +64,7 @@ def open_files(
     """Open a list of files of one kind. A folder stands for the files in it, at any depth, which share its target.
 
     Args:
-        paths: Path of each file or folder.
+        listed: Files and folders.
         targets: [N, ...], one per path, or None.
         classes: Class names by index, or None.
         folder: Folder or table that lists the paths, or None.
@@ -80,36 +74,41 @@ def open_files(
     Raises:
         DataError: If the files are of several kinds, or a folder has no files of the kind.
     """
-    trees = {path: _Tree() for path in paths if path.is_dir()}
-    if not trees:
-        return _one_kind(paths)(paths, targets, classes, folder)
+    paths = listed.paths
+    if not listed.folders:
+        source = _one_kind(paths)(paths, targets, classes, folder)
+        source.distinct = listed.distinct
+        return source
+    trees = {paths[i]: Tree() for i in listed.folders}
     first = next((path for path in paths if path not in trees), None)
     kind = next((source for source in FILE_SOURCES if source.kind == takes), file_source(first or ""))
     for path, tree in trees.items():
-        tree.add(_walk(path, kind))
+        tree.add(walk(Path(path), kind.matches))
     name = name or (lambda i: f"'{paths[i]}'")
     _check_listed([(name(i), trees[path]) for i, path in enumerate(paths) if path in trees], kind)
     _warn_of_folders(list(trees.values()))
-    _say_links(list(trees.items()))
+    _say_links([(Path(path), tree) for path, tree in trees.items()])
     _warn_of_files(None, list(trees.values()), kind)
-    listed = [trees[path].files if path in trees else [path] for path in paths]
-    rows = torch.arange(len(paths)).repeat_interleave(torch.tensor(list(map(len, listed))))
-    files = [file for part in listed for file in part]
+    parts = [trees[path].files if path in trees else [path] for path in paths]
+    rows = torch.arange(len(paths)).repeat_interleave(torch.tensor(list(map(len, parts))))
+    files = [file for part in parts for file in part]
     source = _one_kind(files)(files, None if targets is None else targets[rows], classes, folder)
     source.rows = rows
-    folders = [part for path, part in zip(paths, listed, strict=True) if path in trees]
-    held = sum(map(len, folders))
-    source.notes = (f"{len(folders)} of {len(paths)} paths name folders: {held} {kind.noun}{'s' * (held > 1)}.",)
+    held = sum(len(parts[i]) for i in listed.folders)
+    source.notes = (f"{len(listed.folders)} of {len(paths)} paths name folders: {held} {kind.noun}{'s' * (held > 1)}.",)
     return source
 
 
-def _one_kind(paths: Sequence[Path]) -> type[FileSource]:
+def _one_kind(paths: Iterable[str]) -> type[FileSource]:
     """Return the source that reads all files.
 
     Raises:
         DataError: If they are of several kinds.
     """
-    examples = {file_source(path): path for path in reversed(paths)}  # the first of each kind
+    firsts: dict[str, str] = {}  # by suffix
+    for path in paths:
+        firsts.setdefault(path[path.rfind(".") :], path)
+    examples = {file_source(f"file{suffix}"): path for suffix, path in reversed(firsts.items())}
     if len(examples) > 1:
         shown = " and ".join(f"'{path}' is read as an {source.noun}" for source, path in examples.items())
         raise DataError(f"The files are of several kinds: {shown}. Expected one kind.")
@@ -157,37 +156,47 @@ def open_folder(folder: Path, request: Request) -> FileSource:
     """
     source = next((source for source in FILE_SOURCES if source.kind == request.takes), FILE_SOURCES[0])
     if not request.labeled:
-        tree = _walk(folder, source)
+        tree = walk(folder, source.matches)
         _warn_of_folders([tree])
         _warn_of_files(folder, [tree], source)
         _say_links([(folder, tree)])
-        return source(tree.files, folder=folder)
+        return _of_tree(source(tree.files, folder=folder), [tree])
     split = find_split(folder)
     if split is not None:
         raise DataError(
             f"'{folder}' contains a training and a validation folder instead of one folder per class. "
             f"Pass '{split[0]}' as the training data and '{split[1]}' as the validation data."
         )
-    trees: dict[str, _Tree] = {}
-    for path in _folders_in(folder):
-        trees.setdefault(normalized(path.name), _Tree()).add(_walk(path, source))
+    trees: dict[str, Tree] = {}
+    folders = _folders_in(folder)
+    for path in announced(folders, f"Listing the {source.noun}s of each class", len(folders)):
+        trees.setdefault(normalized(path.name), Tree()).add(walk(path, source.matches))
     _warn_of_folders(list(trees.values()))
     _say_links([(folder, tree) for tree in trees.values()])
     _check_class_folders(folder, trees, request.classes, source)
-    paths = [path for name in sorted(trees) for path in trees[name].files]
-    labels = [name for name in sorted(trees) for _ in trees[name].files]
-    meaning = request.meaning
-    targets, names = meaning.encode(labels if meaning.names else numbers_in(labels), lambda i: f"'{paths[i]}'")
-    return source(paths, targets, names, folder)
+    filled = {name: tree.files for name, tree in sorted(trees.items()) if tree.files}
+    names, meaning = list(filled), request.meaning
+    targets, classes = meaning.encode(
+        names if meaning.names else numbers_in(names), lambda i: f"'{filled[names[i]][0]}'"
+    )
+    targets = targets.repeat_interleave(torch.tensor(list(map(len, filled.values()))), 0)
+    paths = (path for files in filled.values() for path in files)
+    return _of_tree(source(Paths(paths), targets, classes, folder), list(trees.values()))
 
 
-def matching_files(pattern: Path) -> list[Path]:
+def _of_tree(source: FileSource, trees: Sequence[Tree]) -> FileSource:
+    """Return the source, which knows from the trees that no file is in it twice, unless links lead to the same."""
+    source.distinct = not any(tree.links for tree in trees)
+    return source
+
+
+def matching_files(pattern: Path) -> list[str]:
     """Return the image and audio files that match a pattern, sorted, in which `**` stands for folders of any depth.
 
     Raises:
         DataError: If there are none.
     """
-    found = sorted({path for path in _matches(pattern) if is_sample_file(path)})
+    found = sorted({str(path) for path in _matches(pattern) if is_sample_file(path)})
     if not found:
         raise DataError(f"No image or audio file matches '{pattern}'. Correct the pattern.")
     return found
@@ -211,11 +220,11 @@ def missing_path(path: Path) -> DataError:
     while not exists(there.parent):
         there = there.parent
     kind = next((source for source in FILE_SOURCES if source.matches(path)), None)
-    siblings = [
+    siblings = sorted(
         entry.name
         for entry in _entries(there.parent)
-        if (entry.is_dir() if there != path.absolute() else kind is None or kind.matches(entry))
-    ]
+        if (entry.is_dir() if there != path.absolute() else kind is None or kind.matches(entry.name))
+    )
     expected = (
         f"Correct the path of the {kind.noun}, or leave it out."
         if kind is not None
@@ -231,100 +240,50 @@ def missing_path(path: Path) -> DataError:
 # ---------------------------------------------------------------------- what a folder holds
 
 
-@dataclass
-class _Tree:
-    """The files of one kind in a folder and all folders below it, in the same order on every machine.
-
-    Attributes:
-        files: Files of the kind.
-        others: Files of other kinds.
-        repeated: Links to folders that are read elsewhere in the tree, or that hold the tree.
-        errors: Errors of folders that cannot be read.
-        folders: Real path of each folder that was read.
-    """
-
-    files: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)
-    repeated: list[Path] = field(default_factory=list)
-    errors: list[OSError] = field(default_factory=list)
-    folders: dict[str, Path] = field(default_factory=dict)
-
-    def add(self, other: _Tree) -> None:
-        self.files += other.files
-        self.others += other.others
-        self.repeated += other.repeated
-        self.errors += other.errors
-        self.folders |= other.folders
-
-
-def _walk(folder: Path, source: type[FileSource]) -> _Tree:
-    """Read a folder and all folders below it. Links are followed, but no folder is read twice."""
-    tree, above = _Tree(), _real_parents(folder)
-    for base, folders, names in os.walk(folder, onerror=tree.errors.append, followlinks=True):
-        real = os.path.realpath(base)
-        if _VIRTUAL.match(real):
-            raise DataError(f"'{base}' leads to '{real}', which holds no data but the system's state. Remove the link.")
-        if real in above or real in tree.folders:
-            tree.repeated.append(Path(base))
-            folders.clear()
-            continue
-        tree.folders[real] = Path(base)
-        folders[:] = sorted(name for name in folders if not _is_left_by_a_system(name))
-        for name in sorted(names):
-            if not _is_left_by_a_system(name):
-                (tree.files if source.matches(name) else tree.others).append(Path(base, name))
-    return tree
-
-
 def _matches(pattern: Path) -> list[Path]:
     """Return what matches a pattern. Python's own `**` reads a folder again through each link to it, without end."""
     parts = pattern.parts
     if "**" not in parts:
         return list(map(Path, glob(str(pattern))))
     cut = parts.index("**")
-    trees = [_walk(path, FILE_SOURCES[0]) for path in sorted(_matches(Path(*parts[:cut]))) if path.is_dir()]
+    trees = [walk(path, FILE_SOURCES[0].matches) for path in sorted(_matches(Path(*parts[:cut]))) if path.is_dir()]
     _warn_of_folders(trees)
-    folders: dict[str, Path] = {}
+    folders: dict[str, str] = {}
     for tree in trees:
         folders = tree.folders | folders
     below = parts[cut + 1 :] or ("*",)
-    return [path for folder in folders.values() for path in _matches(Path(escape(str(folder)), *below))]
+    return [path for folder in folders.values() for path in _matches(Path(escape(folder), *below))]
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder, whose kind the listing tells."""
     try:
-        return sorted(folder.iterdir())
+        with os.scandir(folder) as entries:
+            yield from entries
     except OSError as error:
         raise DataError(f"The folder '{shortened(folder)}' cannot be read: {error.strerror}.") from error
 
 
 def _folders_in(folder: Path) -> list[Path]:
     """Return the folders in a folder, without links to folders that hold it."""
-    above = {os.path.realpath(folder), *_real_parents(folder)}
-    folders = [path for path in _entries(folder) if path.is_dir() and not _is_left_by_a_system(path.name)]
+    above = {os.path.realpath(folder), *real_parents(folder)}
+    folders = sorted(
+        folder / entry.name for entry in _entries(folder) if not is_left_by_a_system(entry.name) and entry.is_dir()
+    )
     loops = [path for path in folders if os.path.realpath(path) in above]
     if loops:
         left_out("a link to a folder that holds it", f"Left out the link '{loops[0]}' to a folder that holds it.")
     return [path for path in folders if path not in loops]
 
 
-def _real_parents(folder: Path) -> set[str]:
-    return {str(path) for path in Path(os.path.realpath(folder)).parents}
-
-
-def _is_left_by_a_system(name: str) -> bool:
-    """Return whether a file or folder is hidden, or was made by a file system, a file browser or a notebook."""
-    return name.startswith(".") or name.lower() in _OF_SYSTEMS
-
-
 # ---------------------------------------------------------------------- checks
 
 
 def _check_class_folders(
-    folder: Path, trees: dict[str, _Tree], classes: Classes | None, source: type[FileSource]
+    folder: Path, trees: dict[str, Tree], classes: Classes | None, source: type[FileSource]
 ) -> None:
     noun = source.noun
-    loose = [path for path in _entries(folder) if path.is_file() and source.matches(path)]
+    loose = sorted(entry.name for entry in _entries(folder) if source.matches(entry.name) and entry.is_file())
     if not any(tree.files for tree in trees.values()):
         holds = f"{len(loose)} loose {noun}s" if loose else f"no {noun}s"
         others = _by_suffix([path for tree in trees.values() for path in tree.others])
@@ -344,14 +303,14 @@ def _check_class_folders(
             raise DataError(f"The class folder '{folder / name}' contains no {noun}s{others}. Fill it or remove it.")
     if loose:
         which = f"{len(loose)} {noun}{'s' * (len(loose) > 1)} beside the class folders"
-        left_out(which, f"Left out {which} in '{folder}', without a class, such as '{loose[0].name}'.")
+        left_out(which, f"Left out {which} in '{folder}', without a class, such as '{loose[0]}'.")
     if known is None:
         _check_parts(folder, source)
     _check_overlap(trees)
     _warn_of_files(folder, list(trees.values()), source)
 
 
-def _check_listed(trees: Sequence[tuple[str, _Tree]], source: type[FileSource]) -> None:
+def _check_listed(trees: Sequence[tuple[str, Tree]], source: type[FileSource]) -> None:
     """Raise DataError if a listed folder has no files of the kind.
 
     Args:
@@ -375,7 +334,7 @@ def _check_level(folder: Path, source: type[FileSource]) -> None:
     inner, below = only, _folders_in(only)
     while len(below) == 1:
         inner, below = below[0], _folders_in(below[0])
-    if below and not any(path.is_file() and source.matches(path) for path in _entries(inner)):
+    if below and not any(source.matches(entry.name) and entry.is_file() for entry in _entries(inner)):
         raise DataError(
             f"'{folder}' has a single folder, '{only.name}', and the folders {_listed([path.name for path in below])} "
             f"are in '{inner}'. Expected one folder per class. Pass '{inner}'."
@@ -385,9 +344,10 @@ def _check_level(folder: Path, source: type[FileSource]) -> None:
 def _check_parts(folder: Path, source: type[FileSource]) -> None:
     """Raise DataError if all folders in a folder hold the same folders, which are rather the classes."""
     outer = _folders_in(folder)
+    if any(source.matches(entry.name) and entry.is_file() for path in outer for entry in _entries(path)):
+        return
     inner = [[path.name for path in _folders_in(path)] for path in outer]
-    loose = any(entry.is_file() and source.matches(entry) for path in outer for entry in path.iterdir())
-    if len(outer) > 1 and not loose and len(inner[0]) > 1 and all(names == inner[0] for names in inner):
+    if len(outer) > 1 and len(inner[0]) > 1 and all(names == inner[0] for names in inner):
         train = next((path for path in outer if part_of(path.name) in TRAIN_NAMES), outer[0])
         raise DataError(
             f"All folders in '{folder}', {_listed([path.name for path in outer])}, hold the same folders "
@@ -397,7 +357,7 @@ def _check_parts(folder: Path, source: type[FileSource]) -> None:
         )
 
 
-def _check_overlap(trees: dict[str, _Tree]) -> None:
+def _check_overlap(trees: dict[str, Tree]) -> None:
     """Raise DataError if a folder belongs to two classes."""
     owner: dict[str, str] = {}
     for name, tree in trees.items():
@@ -410,7 +370,7 @@ def _check_overlap(trees: dict[str, _Tree]) -> None:
                 )
 
 
-def _warn_of_folders(trees: list[_Tree]) -> None:
+def _warn_of_folders(trees: list[Tree]) -> None:
     """Log the folders that are left out: links to others, and those that cannot be read."""
     repeated = [path for tree in trees for path in tree.repeated]
     if repeated:
@@ -428,13 +388,13 @@ def _warn_of_folders(trees: list[_Tree]) -> None:
         )
 
 
-def _say_links(trees: Sequence[tuple[Path, _Tree]]) -> None:
+def _say_links(trees: Sequence[tuple[Path, Tree]]) -> None:
     """Log the links in folders to folders and files outside, which are followed. A tree may be a part of a folder."""
     outside = []
     for folder, tree in trees:
         root = os.path.join(os.path.realpath(folder), "")
-        links = {path: real for real, path in tree.folders.items() if path.is_symlink()}
-        links |= {path: os.path.realpath(path) for path in tree.files if os.path.islink(path)}
+        links = {path: real for real, path in tree.folders.items() if os.path.islink(path)}
+        links |= {path: os.path.realpath(path) for path in tree.links}
         outside += [(folder, path, real) for path, real in links.items() if not f"{real}/".startswith(root)]
     if outside:
         folder, path, real = outside[0]
@@ -442,7 +402,7 @@ def _say_links(trees: Sequence[tuple[Path, _Tree]]) -> None:
         logger.warning("Following %d %s outside '%s', such as '%s' to '%s'.", len(outside), noun, folder, path, real)
 
 
-def _warn_of_files(folder: Path | None, trees: list[_Tree], source: type[FileSource]) -> None:
+def _warn_of_files(folder: Path | None, trees: list[Tree], source: type[FileSource]) -> None:
     """Log the files of a folder, or of listed ones, that are left out, in one line."""
     others = [path for tree in trees for path in tree.others]
     if others:
@@ -450,7 +410,7 @@ def _warn_of_files(folder: Path | None, trees: list[_Tree], source: type[FileSou
         fullest = max(trees, key=lambda tree: len(tree.others))
         noun, counts = source.noun, _by_suffix(others)
         short, where = ("listed folders",) * 2 if folder is None else (f"'{folder.name}'", f"'{folder}'")
-        example = fullest.others[0] if folder is None else fullest.others[0].relative_to(folder)
+        example = fullest.others[0] if folder is None else os.path.relpath(fullest.others[0], folder)
         read = " or ".join(source.suffixes if len(source.suffixes) == 1 else (".jpg", ".png"))
         left_out(
             f"{len(others)} of {total} files in {short} ({counts})",
@@ -459,9 +419,9 @@ def _warn_of_files(folder: Path | None, trees: list[_Tree], source: type[FileSou
         )
 
 
-def _by_suffix(paths: list[Path]) -> str:
+def _by_suffix(paths: list[str]) -> str:
     """Return counts by suffix, such as "20 .heic, 3 .txt", the most frequent first."""
-    counts = Counter(path.suffix.lower() or "unnamed" for path in paths).most_common()
+    counts = Counter(os.path.splitext(path)[1].lower() or "unnamed" for path in paths).most_common()
     shown = ", ".join(f"{count} {suffix}" for suffix, count in counts[:5])
     return shown + (f", {sum(count for _, count in counts[5:])} others" if len(counts) > 5 else "")
 

@@ -65,6 +65,14 @@ class Meaning:
         """
         if (several := lists_of_names(labels)) is not None:
             return self.encode_several(several, name)
+        if {*map(type, labels)} == {str}:  # each name once, at its first sample, as there may be a million of few
+            known = {label: k for k, label in enumerate(dict.fromkeys(labels))}
+            targets, classes = self._encode([*known], lambda k: name(labels.index([*known][k])))
+            return targets[np.fromiter(map(known.__getitem__, labels), np.int64, len(labels))], classes
+        return self._encode(labels, name)
+
+    def _encode(self, labels: Sequence[Any], name: Name) -> tuple[Tensor, Classes | None]:
+        """Encode one label per sample."""
         values = [plain_label(label, i, name) for i, label in enumerate(labels)]
         numbers = all(isinstance(value, (int, float)) for value in values)
         floats = numbers and any(isinstance(value, float) for value in values)

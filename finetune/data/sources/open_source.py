@@ -39,6 +39,7 @@ from finetune.data.tables.reading import OTHER_TABLES, TABLE_SUFFIXES, is_frame
 from finetune.data.tables.table import Table
 from finetune.distributed.world import ALONE, World
 from finetune.errors import DataError
+from finetune.files.listing import Located, located
 from finetune.naming.paths import existing, exists, shortened
 
 _ACCEPTED = (
@@ -328,12 +329,17 @@ def _buffered(values: Any) -> Any:
     return torch.utils.dlpack.from_dlpack(values) if hasattr(values, "__dlpack__") else values
 
 
-def _existing(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    found = [(path, existing(data_path(path))) for path in paths]
-    for path, file in found:
-        if file is None:
-            raise missing_path(data_path(path))
-    return [file for _, file in found if file is not None]
+def _existing(paths: Sequence[str | os.PathLike[str]]) -> Located:
+    """Return the files and folders that paths name.
+
+    Raises:
+        DataError: If one does not exist.
+    """
+    texts = list(map(os.fsdecode, paths))
+    found = located(texts, lambda head: str(data_path(head)), lambda text: existing(data_path(text)))
+    if found.missing:
+        raise missing_path(data_path(texts[found.missing[0]]))
+    return found
 
 
 def _require_no_labels(request: Request, problem: str) -> None:

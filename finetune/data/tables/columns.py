@@ -127,7 +127,11 @@ def _flagged(cells: Sequence[Any], name: str, table: str) -> list[str]:
 def _few(cells: Sequence[Any]) -> set[str]:
     """Return the different cells of a column, or nothing if they are too many to be parts of the data."""
     found: set[str] = set()
-    for cell in {id(cell): cell for cell in cells}.values():  # a cell that many rows share may be huge
+    seen: set[int] = set()
+    for cell in cells:
+        if id(cell) in seen:  # a cell that many rows share may be huge
+            continue
+        seen.add(id(cell))
         found.add(str(cell))
         if len(found) > _MAX_PARTS or len(str(cell)) > _MAX_LETTERS:
             return set()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.data.sources.folders import is_sample_file
 from finetune.errors import ArgumentError
+from finetune.files.listing import Located, located
 from finetune.naming.paths import existing, exists, local_path
 from finetune.naming.unicode import normalized
 
@@ -17,6 +19,16 @@ class ListedFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stems: dict[Path, dict[str, Path]] = {}
+
+    def find_all(self, cells: Sequence[str]) -> Located:
+        """Find the files and folders that cells name. A folder of which they name many is listed once."""
+        return located(cells, self._folder_of, self.find)
+
+    def _folder_of(self, head: str) -> str | None:
+        try:
+            return str(self.folder / local_path(head))
+        except ArgumentError:
+            return None
 
     def find(self, cell: str) -> Path | None:
         """Return the file that a cell names, or else the folder, or None if there is neither."""

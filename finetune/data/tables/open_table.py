@@ -31,6 +31,8 @@ from finetune.data.tables.reading import Columns, columns_of, is_frame, read_tab
 from finetune.data.tables.table import Table
 from finetune.display.left_out import left_out
 from finetune.errors import DataError, nearest, some_of
+from finetune.files.listing import Located
+from finetune.files.paths import Paths
 from finetune.naming.paths import existing, shortened
 from finetune.naming.unicode import normalized
 
@@ -90,7 +92,8 @@ class _Rows:
         self.columns = {name: cells for name, cells in columns.items() if name not in marked}
         self.notes: list[str] = []
         self.inputs, self.kind = self._inputs()
-        self.paths: list[Path] = []
+        self.paths = Paths()
+        self.located = Located(self.paths)
         self.contents: list[bytes] = []
         if self.kind is None:
             self._find_items(self.columns[self.inputs[0]])
@@ -102,7 +105,7 @@ class _Rows:
     def source(self, targets: Tensor | None, names: Classes | None) -> Source:
         """Return the inputs with the targets of each row, [rows, ...] or None. A row that names a folder is several."""
         if self.paths:
-            files = open_files(self.paths, targets, names, self.path, takes=self.request.takes, name=self.name)
+            files = open_files(self.located, targets, names, self.path, takes=self.request.takes, name=self.name)
             files.marks = self.marks if files.rows is None or self.marks is None else self.marks[files.rows]
             return files
         items = self._items(targets, names)
@@ -177,7 +180,8 @@ class _Rows:
         Raises:
             DataError: If a cell is empty, or files are missing.
         """
-        cells = [_unpacked(cell) for cell in cells]
+        if {*map(type, cells)} != {str}:
+            cells = [_unpacked(cell) for cell in cells]
         empty = [row for row, cell in enumerate(cells) if _is_empty(cell)]
         if empty:
             raise DataError(
@@ -194,8 +198,8 @@ class _Rows:
         if all(isinstance(cell, bytes) for cell in cells):
             self.contents = list(cells)
             return
-        found = [self.files.find(str(cell)) for cell in cells]
-        missing = [row for row, file in enumerate(found) if file is None]
+        self.located = self.files.find_all([str(cell) for cell in cells])
+        self.paths, missing = self.located.paths, self.located.missing
         if missing:
             noun = "images" if ImageFiles.matches(str(cells[missing[0]])) else "files or folders"
             shown = ", ".join(f"'{shortened(self.files.folder / str(cells[k]))}' (row {k + 1})" for k in missing[:5])
@@ -203,7 +207,6 @@ class _Rows:
                 f"'{self.path}' names {len(missing)} of {len(cells)} {noun} that do not exist: {shown}. Paths are "
                 f"relative to '{self.files.folder}'. For another folder, pass Table({self.given}, folder=...)."
             )
-        self.paths = [file for file in found if file is not None]
 
     # ------------------------------------------------------------------ targets
 
@@ -247,8 +250,8 @@ class _Rows:
         cells = self.columns[column]
         texts = {cell for cell in cells if isinstance(cell, str)}
         empty = {text for text in texts if text.strip().lower() in _MISSING}
-        missing = [k for k, cell in enumerate(cells) if isinstance(cell, str) and cell in empty]
-        if missing:
+        if empty:
+            missing = [k for k, cell in enumerate(cells) if isinstance(cell, str) and cell in empty]
             raise DataError(
                 f"{self.name(missing[0])} has the label {cells[missing[0]]!r}, which stands for a missing one, as in "
                 f"{len(missing)} of {len(cells)} rows. Fill in the labels, or remove the rows. If it is a class, "

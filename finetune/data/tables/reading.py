@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 import logging
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune.data.sources.folders import is_sample_file
 from finetune.data.sources.labels import numbers_in
@@ -37,7 +36,9 @@ OTHER_TABLES = {
 
 Columns = dict[str, Sequence[Any]]
 
-_BYTES_PER_CHARACTER = 6  # of a CSV file: its content, its text, and the buffer that is parsed
+_BYTES_PER_CHARACTER = 6  # of a CSV file, at most: its content, and its text
+_ROWS_AT_ONCE = 512  # that become columns, fewer than Python's garbage collector lets gather before it looks at all
+_MAX_SHARED = 1 << 16  # different cells of a column that later ones are compared with
 _DELIMITERS = ",\t;|"
 _INDEX_NAMES = ("", "unnamed: 0", "__index_level_0__", "index")  # as pandas writes its row numbers
 
@@ -94,13 +95,57 @@ def _read_csv(path: Path, delimiter: str | None) -> Columns:
         raise DataError(f"'{path}', line {line} has a null character, so it is no text. Save the table as UTF-8 text.")
     found = delimiter or _delimiter_of(text, path)
     check_memory((text.count(found) + text.count("\n") + 1) * BYTES_PER_CELL, path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=found, strict=True)
-    rows = []
+    columns, first, ragged = _cells(text, found, path)
+    if not first:
+        return {}
+    names = _names_without_header(first, columns)
+    number = ragged.number if names is None else ragged.number + 1
+    if names is None:
+        names = first
+        check_names(names, f"'{path}'")
+    else:
+        logger.warning("'%s' has no header row: its first row, %s, is read as a sample.", path, first)
+        columns = [[cell, *cells] for cell, cells in zip(first, columns, strict=True)]
+    if ragged.cells:
+        raise DataError(
+            f"'{path}', row {number} has {ragged.cells} cells. Expected {len(names)} ({shortened(', '.join(names))}). "
+            f"The cells are delimited by {found!r}; for another, pass Table('{path}', delimiter=...)."
+        )
+    return {name: numbers_in(cells) for name, cells in zip(names, columns, strict=True)}
+
+
+class _Ragged(NamedTuple):
+    """The first row with another number of cells than the first: its number below the first, and its cells."""
+
+    number: int = 0
+    cells: int = 0
+
+
+def _cells(text: str, delimiter: str, path: Path) -> tuple[list[list[str]], list[str], _Ragged]:
+    """Return the columns of a CSV text without its first row, that row, and the first row that does not fit, if any.
+
+    Raises:
+        DataError: If it is no CSV.
+    """
+    reader = csv.reader(_lines(text), delimiter=delimiter, strict=True)
+    first: list[str] = []
+    filled = _Filled(0)
+    ragged, rows, number = _Ragged(), [], 0
     try:
         for row in reader:
-            check_width(len(row), f"'{path}', line {reader.line_num}", f" They are delimited by {found!r}.")
-            if row:
-                rows.append(row)
+            if len(row) != len(first):
+                check_width(len(row), f"'{path}', line {reader.line_num}", f" They are delimited by {delimiter!r}.")
+                if not first:
+                    first, filled = [cell.strip() for cell in row], _Filled(len(row))
+                elif row:
+                    number += 1
+                    ragged = ragged if ragged.cells else _Ragged(number, len(row))
+                continue
+            number += 1
+            rows.append(row)
+            if len(rows) == _ROWS_AT_ONCE:
+                filled.add(rows)
+                rows = []
     except csv.Error as error:  # e.g. a quote that is never closed and would swallow all later rows
         if "field larger than" in str(error):
             raise DataError(
@@ -111,22 +156,27 @@ def _read_csv(path: Path, delimiter: str | None) -> Columns:
             f"'{path}', line {reader.line_num} cannot be read as CSV: {error}. Put cells that hold a quote or the "
             "delimiter in quotes, and double the quotes inside."
         ) from error
-    if not rows:
-        return {}
-    rows = [[cell.strip() for cell in row] for row in rows]
-    names = _names_without_header(rows)
-    if names is None:
-        names = rows.pop(0)
-        check_names(names, f"'{path}'")
-    else:
-        logger.warning("'%s' has no header row: its first row, %s, is read as a sample.", path, rows[0])
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(names):
-            raise DataError(
-                f"'{path}', row {number} has {len(row)} cells. Expected {len(names)} ({shortened(', '.join(names))}). "
-                f"The cells are delimited by {found!r}; for another, pass Table('{path}', delimiter=...)."
-            )
-    return {name: numbers_in([row[k] for row in rows]) for k, name in enumerate(names)}
+    filled.add(rows)
+    return filled.columns, first, ragged
+
+
+class _Filled:
+    """Columns that are filled from rows. Equal cells, such as labels, are kept in memory once."""
+
+    def __init__(self, width: int) -> None:
+        self.columns: list[list[str]] = [[] for _ in range(width)]
+        self._known: list[dict[str, str]] = [{} for _ in range(width)]
+
+    def add(self, rows: list[list[str]]) -> None:
+        for column, known, cells in zip(self.columns, self._known, zip(*rows, strict=True), strict=False):
+            if len(known) > _MAX_SHARED:
+                known.clear()
+            column.extend(map(known.setdefault, cells, map(str.strip, cells)))
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines of a text with their ends. A `StringIO` would take four bytes for each character."""
+    return (found[0] for found in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text))
 
 
 def _decoded(path: Path) -> str:
@@ -165,8 +215,9 @@ def _delimiter_of(text: str, path: Path) -> str:
     """Return the delimiter that divides every row into the same number of cells, or else the most frequent one."""
     first = text.partition("\n")[0]
     candidates = sorted((mark for mark in _DELIMITERS if mark in first), key=first.count, reverse=True)
-    found = next((mark for mark in candidates if _divides_evenly(text, mark)), None)
-    found = found or next(iter(candidates), ",")
+    found = next(iter(candidates), ",")
+    if len(candidates) > 1:
+        found = next((mark for mark in candidates if _divides_evenly(text, mark)), found)
     if found not in ",\t":
         logger.info("Reading '%s' with the delimiter %r.", path, found)
     return found
@@ -174,7 +225,7 @@ def _delimiter_of(text: str, path: Path) -> str:
 
 def _divides_evenly(text: str, delimiter: str) -> bool:
     try:
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows = csv.reader(_lines(text), delimiter=delimiter, strict=True)
         widths = (len(row) for row in rows if row)
         first = next(widths, None)
         return first is not None and first <= MAX_COLUMNS and all(width == first for width in widths)
@@ -182,10 +233,8 @@ def _divides_evenly(text: str, delimiter: str) -> bool:
         return False
 
 
-def _names_without_header(rows: list[list[str]]) -> list[str] | None:
-    """Return names for the columns if the first row is a sample like the others, or None if it is a header."""
-    first, others = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
-    below = [[row[k] for row in others] for k in range(len(first))]
+def _names_without_header(first: list[str], below: list[list[str]]) -> list[str] | None:
+    """Return names for the columns if the first row is a sample like those below, or None if it is a header."""
     files = next((k for k, cell in enumerate(first) if is_sample_file(cell)), None)
     columns = list(zip(first, below, strict=True))
     numbers = any(_is_number(cell) and cells and all(map(_is_number, cells)) for cell, cells in columns)

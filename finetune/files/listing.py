@@ -1,0 +1,133 @@
+"""`located`: the files and folders that many paths name, by listing folders instead of asking for each."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune.files.paths import Paths
+
+_MIN_NAMED = 8  # files of a folder, below which asking for each is faster
+_MAX_LISTED = 16  # entries to list per file that is named, at most
+
+
+@dataclass
+class Located:
+    """Files and folders that paths name.
+
+    Attributes:
+        paths: Path of each, empty where there is none.
+        missing: Positions of the paths that name nothing.
+        folders: Positions of the paths that name folders.
+        distinct: Whether every path is known to be another file.
+    """
+
+    paths: Paths
+    missing: list[int] = field(default_factory=list)
+    folders: list[int] = field(default_factory=list)
+    distinct: bool = False
+
+
+def located(
+    paths: Sequence[str], folder_of: Callable[[str], str | None], find: Callable[[str], Path | None]
+) -> Located:
+    """Find the files and folders that paths name.
+
+    Args:
+        paths: Paths, with `/` between folders.
+        folder_of: Function from the part of a path up to its last `/` to the folder to list, or to None.
+        find: Function from a path that is not found in a listing to its file or folder, or to None.
+
+    Example:
+        >>> found = located(["0.png", "9.png", ""], lambda head: None, lambda p: Path("dogs/train/husky", p))
+        >>> found.paths[0], found.folders
+        ('dogs/train/husky/0.png', [2])
+    """
+    listing, missing, folders, asked = Listing(paths, folder_of), [], [], False
+
+    def each() -> Iterator[str]:
+        for position, path in enumerate(paths):
+            file = listing.find(path)
+            if file is None:
+                nonlocal asked
+                found, asked = find(path), True
+                missing.extend([position] * (found is None))
+                folders.extend([position] * (found is not None and found.is_dir()))
+                file = str(found or "")
+            yield file
+
+    result = Located(Paths(each()), missing, folders)
+    result.distinct = not asked and listing.distinct and result.paths.distinct
+    return result
+
+
+def real_paths(paths: Sequence[str]) -> Iterator[str]:
+    """Yield the files that paths lead to through links of files and folders. Each folder is looked up once.
+
+    Example:
+        >>> os.path.relpath(next(real_paths(["dogs/train/husky/../husky/0.png"])))
+        'dogs/train/husky/0.png'
+    """
+    listing = Listing(paths, os.path.realpath)
+    folders: dict[str, str] = {}
+    for path in paths:
+        found = listing.find(path)
+        if found is None:
+            folder, name = os.path.split(path)
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            found = os.path.join(folders[folder], name)
+            found = os.path.realpath(found) if os.path.islink(found) else found
+        yield found
+
+
+class Listing:
+    """The plain files among many paths. A folder is listed once, and only if many of its files are among them.
+
+    Args:
+        paths: The paths, with `/` between folders.
+        folder_of: Function from the part of a path up to its last `/` to the folder to look in, or to None.
+
+    Example:
+        >>> listing = Listing(["husky/0.png"] * 8 + ["husky/9.png"], "dogs/train/{}".format)
+        >>> listing.find("husky/0.png"), listing.find("husky/9.png")
+        ('dogs/train/husky/0.png', None)
+    """
+
+    def __init__(self, paths: Iterable[str], folder_of: Callable[[str], str | None]) -> None:
+        heads = Counter(path[: path.rfind("/") + 1] for path in paths)
+        folders = {head: folder_of(head) for head, named in heads.items() if named >= _MIN_NAMED}
+        self._listed = {
+            head: ("" if folder == "." else os.path.join(folder, ""), _plain_files(folder, _MAX_LISTED * heads[head]))
+            for head, folder in folders.items()
+            if folder is not None
+        }
+
+    @property
+    def distinct(self) -> bool:
+        """Whether the listed folders are different ones, so that different paths in them are different files."""
+        real = {os.path.realpath(prefix) for prefix, _ in self._listed.values()}
+        return len(real) == len(self._listed)
+
+    def find(self, path: str) -> str | None:
+        """Return the path of a plain file in its folder, or None if it is something else, or was not looked for."""
+        cut = path.rfind("/") + 1
+        prefix, names = self._listed.get(path[:cut], ("", ()))
+        name = path[cut:]
+        return prefix + name if name in names else None
+
+
+def _plain_files(folder: str, limit: int) -> set[str]:
+    """Return the names of the files in a folder that are no links, among its first `limit` entries."""
+    names = set()
+    try:
+        with os.scandir(folder) as entries:
+            for _, entry in zip(range(limit), entries, strict=False):
+                if entry.is_file(follow_symlinks=False):  # known from the listing, so nothing is asked
+                    names.add(entry.name)
+    except (OSError, ValueError):  # whoever reads the file says why it cannot be read
+        pass
+    return names
