@@ -21,7 +21,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # processes that co
 TESTS = f"{Path(__file__).resolve().parent.as_posix()}/"
 
 # Large packages that the tests import, and those that only some of them do.
-LARGE = ("torch", "torchvision.models", "torchmetrics", "hypothesis.strategies")
+LARGE = ("torch", "torch._dynamo", "torchvision.models", "torchmetrics", "hypothesis.strategies")
 RARE = ("matplotlib.pyplot", "pandas", "polars", "sklearn.utils.estimator_checks", "timm", "transformers")
 
 # Tests of other code than the package, and of code that is covered by many others. To trace every line that they run,

@@ -298,6 +298,7 @@ def slow() -> FineTuner:
     return tuner
 
 
+@pytest.mark.no_cover
 def test_auto_trains_the_same_as_no_cache(caplog: pytest.LogCaptureFixture) -> None:
     many = {"epochs": 30, "batch_size": 25}
     with caplog.at_level(logging.INFO, "finetune"):
@@ -305,6 +306,7 @@ def test_auto_trains_the_same_as_no_cache(caplog: pytest.LogCaptureFixture) -> N
     assert "computed once" in said(caplog)
 
 
+@pytest.mark.no_cover
 def test_auto_uses_the_disk_if_memory_has_no_room(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +375,7 @@ def test_disk_training_equals_uncached_training(kind: str, tmp_path: Path) -> No
         assert_equal(plain, fitted(cache, tuned(), strategy=strategy))
 
 
+@pytest.mark.no_cover
 def test_a_sweep_of_heads_costs_one_pass(tmp_path: Path) -> None:
     """Other heads, rates, batch orders and folds of the same data reuse all activations."""
     passed = []
@@ -450,6 +453,7 @@ def test_only_new_samples_are_computed(tmp_path: Path) -> None:
     assert 24 <= Counting.passed <= 48  # in whole batches, some of them with samples of both kinds
 
 
+@pytest.mark.no_cover
 def test_trap_42_images(
     pictures: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

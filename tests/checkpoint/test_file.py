@@ -128,6 +128,7 @@ def test_the_file_is_plain_safetensors_without_pickle(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- damage
 
 
+@pytest.mark.no_cover
 def test_trap_24_every_flipped_bit_is_detected(whole: tuple[Path, bytes], tmp_path: Path) -> None:
     path = tmp_path / "damaged"
     for bit in range(8 * len(whole[1])):

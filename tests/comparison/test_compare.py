@@ -128,6 +128,7 @@ def test_the_last_epoch_counts_not_the_best() -> None:
     assert comparison.rows[0].value == values[-1] < max(values)
 
 
+@pytest.mark.no_cover
 def test_runs_are_ordered_by_seed() -> None:
     comparison = compared({"a": net(), "b": made}, strategies=("linear_probe", "full_finetune"), budget=1)
 
@@ -266,6 +267,7 @@ def test_data_may_be_a_function_of_the_seed(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- arguments
 
 
+@pytest.mark.no_cover
 def test_labels_are_derived_or_given() -> None:
     listed = compared(
         [net(), net(1), made],
@@ -399,6 +401,7 @@ def test_if_every_run_fails_the_error_lists_the_reasons() -> None:
 # ---------------------------------------------------------------- finished runs
 
 
+@pytest.mark.no_cover
 def test_finished_runs_are_reused_when_seeds_and_entries_are_added(tmp_path: Path) -> None:
     first = compared(strategies=[probe], folder=tmp_path)
     assert CALLS == ["probe"] * 2
@@ -453,6 +456,7 @@ def test_a_change_that_affects_the_result_repeats_the_run(
     assert CALLS == ["probe"] * 2
 
 
+@pytest.mark.no_cover
 def test_failed_runs_are_retried(tmp_path: Path) -> None:
     ENDING.append(RuntimeError("a passing trouble"))
     first = compared(strategies=[probe, at_times], folder=tmp_path)
@@ -466,6 +470,7 @@ def test_failed_runs_are_retried(tmp_path: Path) -> None:
     assert results(again) == results(compared(strategies=[probe, at_times]))
 
 
+@pytest.mark.no_cover
 def test_the_next_call_continues_after_an_interrupt(tmp_path: Path) -> None:
     ENDING.append(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -481,6 +486,7 @@ def test_the_next_call_continues_after_an_interrupt(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
+@pytest.mark.no_cover
 def test_a_run_with_a_damaged_file_is_repeated(tmp_path: Path) -> None:
     first = compared(strategies=[probe], seeds=3, folder=tmp_path)
     files = sorted((tmp_path / "runs").iterdir())
@@ -538,6 +544,7 @@ def passed(model: nn.Module, **arguments: Any) -> tuple[int, Comparison]:
     return Counted.passed, comparison
 
 
+@pytest.mark.no_cover
 def test_frozen_layers_run_once_for_all_strategies_and_seeds() -> None:
     once = len(DATA[0]) + len(VAL[0]) - 5  # without its last batch of 5
     strategies_of_one_prefix = {"one": "linear_probe", "other": [Phase("2", 1, lr=0.1), Phase("2", 1, lr=0.01)]}

@@ -68,6 +68,7 @@ def test_the_first_cause_of_an_error_is_said_in_one_line() -> None:
     assert program.cause(error) == "ValueError: the cause"
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", ["text", "sound"])
 def test_texts_of_any_length_and_sounds_of_any_duration(kind: str, tmp_path: Path) -> None:
     from tests.data.preprocessing import test_sound, test_text

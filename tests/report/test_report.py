@@ -106,6 +106,7 @@ def test_a_model_that_is_always_right_and_not_trained(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.no_cover
 def test_a_report_changes_nothing(tmp_path: Path, same: Any, state_of: Any) -> None:
     data = labeled_images(30)
     tuner = tuner_of(108, 3)
@@ -174,6 +175,7 @@ def test_an_error_leaves_the_old_report(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.no_cover
 def test_the_code_and_the_command_repeat_the_report(
     class_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,6 +200,7 @@ def test_the_code_and_the_command_repeat_the_report(
     assert capsys.readouterr().out.endswith("wrote b.html\n")
 
 
+@pytest.mark.no_cover
 def test_pictures_of_files_are_small(class_folder: Any, tmp_path: Path) -> None:
     folder = class_folder("train", cat=2, dog=2)
     picture(9, (2000, 1500)).save(folder / "cat" / "large.png")

@@ -181,6 +181,7 @@ def test_adapters_in_image_models(family: str, tmp_path: Path) -> None:
     assert torch.equal(again.predict(pictures), tuner.predict(pictures))
 
 
+@pytest.mark.no_cover
 def test_a_compiled_model_with_adapters(base: nn.Module, tmp_path: Path) -> None:
     tuner = tuned(torch.compile(adapted(base), backend="eager"))
     assert moved(tuner.inner, lambda: tuner.fit((TOKENS, LABELS), progress=False)) == own(tuner.inner)

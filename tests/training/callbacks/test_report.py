@@ -23,6 +23,7 @@ def headline(path: Path) -> str:
     return page.said("dd")[page.said("dt").index("accuracy")]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("form", ["fraction", "loader"])
 def test_validation_data_in_other_forms(form: str, net: Any, blobs: Any, tmp_path: Path) -> None:
     val = 0.25 if form == "fraction" else DataLoader(TensorDataset(*blobs(30, seed=5)), batch_size=7)
@@ -31,6 +32,7 @@ def test_validation_data_in_other_forms(form: str, net: Any, blobs: Any, tmp_pat
     assert headline(tmp_path / "new" / "report.html") == f"{100 * history[-1]['val_accuracy']:.1f} %"
 
 
+@pytest.mark.no_cover
 def test_the_report_is_on_the_weights_that_stay(net: Any, blobs: Any, tmp_path: Path) -> None:
     tuner, val = FineTuner(net(), device="cpu"), blobs(30, seed=5)
     history = tuner.fit(
@@ -49,6 +51,7 @@ def test_other_data(net: Any, blobs: Any, tmp_path: Path) -> None:
     assert "Classification with 3 classes, on 12 samples." in page.said("p")
 
 
+@pytest.mark.no_cover
 def test_a_run_is_the_same_with_a_report(
     net: Any, blobs: Any, tmp_path: Path, same: Any, state_of: Any, timeless: Any
 ) -> None:
@@ -63,6 +66,7 @@ def test_a_run_is_the_same_with_a_report(
     assert histories[0] == histories[1]
 
 
+@pytest.mark.no_cover
 def test_a_run_resumes_with_or_without_a_report(net: Any, blobs: Any, tmp_path: Path) -> None:
     options = {"epochs": 1, "progress": False, "checkpoint_dir": tmp_path / "run"}
     FineTuner(net(), device="cpu").fit(blobs(), 0.2, **options)

@@ -186,6 +186,7 @@ def test_without_a_server_the_error_comes_before_training(watch: Any, monkeypatc
     assert "on_step_end" not in seen.hooks
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_a_database_of_mlflow_that_fails_later_ends_no_run(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     mlflow = pytest.importorskip("mlflow")
