@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from finetune.data.loading.lazy_tensor import LazyTensor
-from finetune.nested import as_plain, described, is_group, map_tensors, same_values, tensors_of, to_device
+from finetune.nested import as_plain, described, is_group, map_tensors, pinned, same_values, tensors_of, to_device
 from tests.helpers.containers import Pair, Record
 
 
@@ -66,6 +66,20 @@ class Dressed(Tensor):
         if any(kind not in (cls, Tensor) for kind in types):
             return NotImplemented
         return super().__torch_function__(func, [], args, kwargs or {})
+
+
+def test_copies_from_and_to_a_gpu_arrive(accelerator: torch.device) -> None:
+    x = torch.arange(10_000.0)
+    there = to_device({"x": pinned([x])}, accelerator)["x"][0]
+    assert there.device.type == accelerator.type
+    for _ in range(3):
+        assert to_device([there * 2], "cpu")[0].equal(2 * x)  # the host waits for it
+
+
+def test_only_what_the_host_holds_is_pinned(accelerator: torch.device) -> None:
+    host, there = pinned((torch.ones(2), torch.ones(2, device=accelerator)))
+    assert host.is_pinned()
+    assert there.device.type == accelerator.type
 
 
 def test_subclasses_become_plain_but_not_those_that_wrap_tensors() -> None:

@@ -56,7 +56,7 @@ FROZEN = {
 
 def tuned(frozen: Any = ("stem", "block1"), cls: type[FineTuner] = FineTuner, **settings: Any) -> FineTuner:
     torch.manual_seed(0)
-    tuner = cls(Net(), device="cpu", **settings)
+    tuner = cls(Net(), **{"device": "cpu", **settings})
     return tuner.freeze(list(frozen)) if frozen else tuner
 
 
@@ -80,6 +80,15 @@ def assert_equal(one: FineTuner, other: FineTuner) -> None:
 @pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 3}, {"precision": "bf16"}], ids=str)
 def test_cached_training_equals_uncached_training(frozen: list[str], settings: dict[str, Any]) -> None:
     assert_equal(fitted(False, tuned(frozen, **settings)), fitted("memory", tuned(frozen, **settings)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("cache", ["auto", "memory", "disk", "folder"])
+def test_cached_training_on_a_gpu(cache: str, precision: str, accelerator: torch.device, tmp_path: Path) -> None:
+    settings = {"device": accelerator, "precision": precision}
+    where = tmp_path / "cache" if cache == "folder" else cache
+    plain, cached = (fitted(kept, tuned(**settings)).model.state_dict() for kept in (False, where))
+    torch.testing.assert_close(cached, plain, rtol=1e-3, atol=1e-4)
 
 
 def test_each_phase_is_cut_anew() -> None:

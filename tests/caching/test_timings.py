@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune.caching.timings import time_forward
+from finetune.caching.timings import time_forward, timed
 
 
 class Slow(nn.Module):
@@ -57,6 +57,12 @@ def test_share_of_the_pass_before_the_first_trainable_module(trainable: set[str]
     assert timings.forward >= 0.06
     assert 0.06 <= timings.small_forward <= timings.forward
     assert "forward" not in model.stages[0].__dict__
+
+
+def test_a_timing_includes_the_work_of_the_device(accelerator: torch.device) -> None:
+    x, host = torch.arange(1e6, device=accelerator), torch.zeros(1_000_000).pin_memory()
+    timed(lambda: host.copy_(x, non_blocking=True), repeats=1)
+    assert host.equal(torch.arange(1e6))
 
 
 def test_timing_leaves_the_model_and_the_random_state_unchanged() -> None:

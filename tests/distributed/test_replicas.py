@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from finetune import FineTuner
+from tests.helpers import stand_in
 from tests.helpers.worlds import in_processes
 
 _BOOKKEEPING = {"seconds", "samples_per_second", "lr", "lr_start", "phase", "epoch"}
@@ -24,7 +25,7 @@ def _data(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
 def _tuner(**settings: Any) -> FineTuner:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
-    return FineTuner(model, device="cpu", **settings)
+    return FineTuner(model, **{"device": "cpu", **settings})
 
 
 def _training(
@@ -39,8 +40,8 @@ def _training(
         batch = options["batch_size"] * size
         history = tuner.fit(_data(samples), _data(21), lr=1e-2, progress=False, **{**options, "batch_size": batch})
         rows = [{name: value for name, value in row.items() if name not in _BOOKKEEPING} for row in history]
-        weights = {name: weight.numpy() for name, weight in tuner.model.state_dict().items()}
-        predictions = tuner.predict(_data(21)[0], batch_size=4).numpy()
+        weights = {name: weight.cpu().numpy() for name, weight in tuner.model.state_dict().items()}
+        predictions = tuner.predict(_data(21)[0], batch_size=4).cpu().numpy()
         return rows, weights, predictions, dict(tuner.evaluate(_data(21), batch_size=4))
 
     return train
@@ -61,15 +62,39 @@ def _training(
 )
 def test_as_one_process(size: int, samples: int, settings: dict[str, Any], options: dict[str, Any]):
     train = _training(samples, settings, **{"epochs": 3, "cache": False, **options})
-    rows, weights, predictions, values = train(size)
-    rounding = 1e-2 if settings.get("precision") == "bf16" else 2e-6
-    for own in in_processes(size, lambda rank: train(1)):
+    _assert_alike(in_processes(size, lambda rank: train(1)), train(size), 1e-2 if "precision" in settings else 2e-6)
+
+
+def _assert_alike(processes: list[Any], expected: tuple[Any, ...], rounding: float) -> None:
+    rows, weights, predictions, values = expected
+    for own in processes:
         assert not isinstance(own, str), own
         for name, weight in weights.items():
             np.testing.assert_allclose(own[1][name], weight, atol=rounding, err_msg=name)
         np.testing.assert_allclose(own[2], predictions, atol=rounding)
         for one, many in zip([*rows, values], [*own[0], own[3]], strict=True):
             assert many == pytest.approx(one, abs=rounding)
+
+
+@pytest.mark.skipif(not stand_in.AVAILABLE, reason="needs a C++ compiler for the stand-in")
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"metrics": ["accuracy", "auroc"], "precision": "fp32"}, {"batch_size": 4}),
+        ({"gradient_accumulation_steps": 2, "precision": "fp16"}, {"batch_size": 4, "freeze": "0", "cache": "memory"}),
+    ],
+    ids=["fp32", "fp16"],
+)
+def test_each_on_a_gpu_of_its_own_as_one_process(settings: dict[str, Any], options: dict[str, Any]):
+    def train(rank: int) -> tuple[Any, ...]:
+        with stand_in.devices(2):
+            found = _training(30, {**settings, "device": stand_in.NAME}, epochs=2, **options)(1)
+            used = [torch.accelerator.max_memory_allocated(device) > 0 for device in range(2)]
+            assert used == [device == rank for device in range(2)]
+            return found
+
+    expected = _training(30, settings, epochs=2, **options)(2)
+    _assert_alike(in_processes(2, train), expected, 1e-2 if settings["precision"] == "fp16" else 2e-6)
 
 
 def test_batch_statistics_are_those_of_the_first_process():

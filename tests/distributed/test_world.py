@@ -42,7 +42,7 @@ def test_another_kind_of_parallel_training_is_refused():
 def test_each_process_has_a_gpu_of_its_own(accelerator: torch.device):
     count = torch.accelerator.device_count()
     for rank in reversed(range(count)):
-        for name in ("auto", accelerator.type):
+        for name in (accelerator.type, "auto"):
             own = World(rank, count + 1, rank, count + 1).own_device(resolve_device(name))
             assert own == torch.device(accelerator.type, rank)
             assert torch.empty(0, device=accelerator.type).device == own

@@ -30,7 +30,7 @@ thread_local c10::DeviceIndex current = 0;
 // ---------------------------------------------------------------- memory
 
 struct Memory {
-  int64_t limit = INT64_MAX, used = 0, peak = 0, cached = 0;
+  int64_t limit = int64_t(1) << 40, used = 0, peak = 0, cached = 0;
 };
 std::array<Memory, kMost> memories;
 

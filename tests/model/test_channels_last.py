@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune import FineTuner, StepOutput
 from finetune.callbacks import Callback
+from finetune.model.channels_last import gains_from_channels_last
 
 
 class Plain(FineTuner):
@@ -69,6 +70,13 @@ def test_without_avx512_only_partly_frozen_models_run_in_channels_last(monkeypat
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert fitted(FineTuner, convolutional())[1] == {False}
     assert fitted(FineTuner, convolutional(), strategy="gradual_unfreezing", epochs=2)[1] == {True}
+
+
+def test_a_gpu_gains_from_channels_last_where_it_has_tensor_cores(accelerator: torch.device) -> None:
+    old = accelerator.type == "cuda" and torch.cuda.get_device_capability() < (7, 0)
+    for trains_all in (False, True):
+        assert gains_from_channels_last(nn.Conv2d(3, 8, 3), accelerator, trains_all=trains_all) == (not old)
+    assert not gains_from_channels_last(nn.Conv2d(3, 8, 1), accelerator)
 
 
 def test_training_in_channels_last_gives_the_same_model_up_to_rounding() -> None:

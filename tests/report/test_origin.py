@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from finetune.report.blocks import Table
-from finetune.report.origin import training_section
+from finetune.devices.device import hardware_of
+from finetune.report.blocks import Facts, Table
+from finetune.report.origin import environment_section, training_section
 from finetune.training.history import History
 
 
@@ -16,3 +18,10 @@ def test_equal_learning_rates_are_said_once(last: float, said: str) -> None:
     _, phases, _ = training_section(History([{**row, "seconds": 1.0, "samples_per_second": 1.0}])).blocks
     assert isinstance(phases, Table)
     assert phases.rows == [["fit", "1", said, "1.0"]]
+
+
+def test_the_environment_names_the_gpu(accelerator: torch.device) -> None:
+    for device, said in ((accelerator, f"{accelerator} ({hardware_of(accelerator)}), bf16"), ("cpu", "cpu, bf16")):
+        (facts,) = environment_section(torch.device(device), "bf16").blocks
+        assert isinstance(facts, Facts)
+        assert facts.values["device"].startswith(said)

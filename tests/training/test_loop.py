@@ -28,6 +28,7 @@ from finetune.errors import ArgumentError, DataError, NonFiniteError
 from finetune.training.loop import windows
 from finetune.training.optim.schedules import cosine
 from tests.helpers.datasets import Flow
+from tests.helpers.stand_in import limited
 
 Pair = tuple[Tensor, Tensor]
 
@@ -409,6 +410,7 @@ def test_trap_37_a_non_finite_update_changes_nothing(
     seen = watch(everything)
     device = "cpu" if interval else request.getfixturevalue("accelerator")
     tuner = Spoiled(net(), device=device, precision=precision, optimizer=optimizer)
+    assert interval or tuner.precision.interval > 1
     tuner.precision.interval = interval or tuner.precision.interval
     tuner.model[1].momentum = momentum
     tuner.how = how
@@ -819,6 +821,30 @@ def test_evaluation_and_prediction_run_in_parts(blobs) -> None:
     assert divided.predict((X, y)).shape == (22, 3)
     history = divided.fit((X, y), val=(X, y), batch_size=4, progress=False)
     assert history[0]["val_loss"] == pytest.approx(divided.evaluate((X, y), batch_size=4)["loss"])
+
+
+class Wide(nn.Module):
+    """A model whose activations of one sample take 4 MB."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.unsqueeze(1).expand(-1, 2**18, -1).tanh().mean(1))
+
+
+def test_memory_of_a_gpu_that_runs_out_divides_the_batches(blobs, timeless, accelerator, caplog) -> None:
+    def trained() -> FineTuner:
+        tuner = FineTuner(Wide(), device=accelerator, precision="fp32", optimizer="sgd")
+        tuner.fit(blobs(16), epochs=2, batch_size=16, lr=0.1, progress=False)
+        return tuner
+
+    whole = trained()
+    with limited(accelerator, 48 << 20):
+        assert_alike(trained(), whole, timeless)
+    assert "Out of memory on 16 samples" in caplog.text
 
 
 class Later(Narrow):

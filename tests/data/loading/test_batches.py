@@ -23,6 +23,7 @@ from finetune.data.sources.open_source import open_source
 from finetune.data.targets import CLASSIFICATION, TargetRule
 from finetune.errors import ArgumentError, DataError
 from tests.helpers.image_files import picture
+from tests.helpers.stand_in import asynchronous_copies
 
 MakeFolder = Callable[..., Path]
 SMALL = Preprocessing(crop_size=(16, 16), resize_size=20)
@@ -357,6 +358,16 @@ def test_a_gpu_gives_what_the_cpu_gives(folder: Path, workers: int, accelerator:
         assert torch.equal(y.cpu(), b)
     arrays = Batches(open_source((torch.rand(9, 4), list(range(9)))), batch_size=4, shuffle=True, device=accelerator)
     assert torch.cat([y for _, y in arrays.epoch(0)]).cpu().tolist() == arrays.order(0).tolist()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA does not count its copies")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_host_does_not_wait_for_its_copies(folder: Path, workers: int, accelerator: torch.device) -> None:
+    made = Batches(
+        open_source(folder), batch_size=2, shuffle=False, preprocessing=SMALL, device=accelerator, workers=workers
+    )
+    before, batches = asynchronous_copies(), epoch(made)
+    assert asynchronous_copies() - before == 2 * len(batches)  # inputs and targets
 
 
 @settings(max_examples=20, deadline=None)

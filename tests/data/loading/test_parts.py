@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-from finetune.data.loading.parts import Parts, rows
+from finetune.data.loading.parts import Parts, release, rows
 
 X, y = torch.arange(12.0).reshape(6, 2), torch.arange(6)
 
@@ -87,6 +87,14 @@ def test_a_batch_that_cannot_be_divided_keeps_its_error() -> None:
     with pytest.raises(torch.OutOfMemoryError, match="The batch cannot be divided"), parts.halved((X.T, y)):
         raise torch.OutOfMemoryError("CUDA out of memory.")
     assert parts.limit is None
+
+
+def test_the_memory_of_a_failed_computation_is_returned(accelerator: torch.device) -> None:
+    before = torch.accelerator.memory_reserved(accelerator)
+    torch.empty(64 << 20, dtype=torch.uint8, device=accelerator)
+    assert torch.accelerator.memory_reserved(accelerator) > before
+    release()
+    assert torch.accelerator.memory_reserved(accelerator) <= before
 
 
 def test_other_errors_pass() -> None:

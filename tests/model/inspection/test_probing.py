@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from finetune.model.inspection.probing import accepted_example, example_inputs, undisturbed
+from finetune.model.inspection.probing import accepted_example, example_inputs, undisturbed, without_autocast
 from finetune.model.surgery.head_search import find_head
 
 X = torch.zeros(2, 6)
@@ -39,6 +39,12 @@ def test_an_input_that_is_accepted_in_both_modes_is_preferred() -> None:
     assert accepted_example(Picky(10)).shape[-1] == 224
     assert accepted_example(Picky(300)).shape[-1] == 384
     assert accepted_example(Picky(10_000)).shape[-1] == 224  # the first that runs in eval mode
+
+
+def test_autocast_is_off_on_every_device(accelerator: torch.device) -> None:
+    kinds = ("cpu", accelerator.type)
+    with torch.autocast("cpu", torch.bfloat16), torch.autocast(accelerator.type, torch.float16), without_autocast():
+        assert not any(map(torch.is_autocast_enabled, kinds))
 
 
 def test_buffers_are_restored_even_if_the_model_replaces_them() -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from finetune import FineTuner, StepOutput
-from finetune.devices.device import has_bf16
 from finetune.errors import ArgumentError, NonFiniteError
 from finetune.training.numerics.precision import Precision, hint_at_bf16
 
@@ -152,7 +151,8 @@ def test_auto_is_the_best_format_of_the_gpu(net, blobs, accelerator) -> None:
     tuner.fit(blobs(), epochs=2, batch_size=8)
 
     assert tuner.device.type == accelerator.type
-    assert tuner.dtypes == {torch.bfloat16 if has_bf16(accelerator) else torch.float16}
+    has_bf16 = torch.get_device_module(accelerator).is_bf16_supported(including_emulation=False)
+    assert tuner.dtypes == {torch.bfloat16 if has_bf16 else torch.float16}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -291,15 +291,17 @@ def test_trainable_stages_are_groups_in_depth_order(net) -> None:
     ]
 
 
-def test_on_a_gpu_a_fused_optimizer_resumes(net, blobs, tmp_path, accelerator) -> None:
+def test_on_a_gpu_a_fused_optimizer_resumes(net, blobs, tmp_path, watch, accelerator) -> None:
+    fused = watch(lambda run: run.optimizer.defaults["fused"])
     whole = FineTuner(net(dropout=0.0), device=accelerator, precision="fp32")
-    whole.fit(blobs(), epochs=2, batch_size=8, checkpoint_dir=tmp_path / "whole", schedule="constant")
+    whole.fit(blobs(), epochs=2, batch_size=8, checkpoint_dir=tmp_path / "whole", callbacks=[fused])
     first = FineTuner(net(dropout=0.0), device=accelerator, precision="fp32")
     first.fit(blobs(), epochs=1, batch_size=8, checkpoint_dir=tmp_path / "first")
     again = FineTuner(net(dropout=0.0), device=accelerator, precision="fp32")
 
     again.fit(blobs(), epochs=2, batch_size=8, resume_from=tmp_path / "first")
 
+    assert all(fused.seen)
     assert len(again.history) == 2
     assert all(parameter.isfinite().all() for parameter in again.model.parameters())
 
