@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,10 @@ from finetune.comparison.comparison import Comparison, RunResult
 from finetune.comparison.finished_runs import FinishedRuns
 from finetune.comparison.run_candidate import RunSettings, run_candidate
 from finetune.comparison.splits import splits_by_seed
+from finetune.devices.device import resolve_device
 from finetune.display.progress.waits import waits_shown
+from finetune.distributed.errors import errors_shared, wait_for_all
+from finetune.distributed.world import join
 from finetune.errors import ArgumentError, is_number, whole_number
 from finetune.naming.arguments import instead_of, whole_numbers
 from finetune.naming.paths import local_path
@@ -31,6 +34,7 @@ _RESERVED = {"self", "model", "seed", "train", "val", "epochs", "strategy", "cac
 _RESERVED |= {"checkpoint_dir", "resume_from"}
 
 
+@errors_shared()
 @signals_heeded()
 def compare(
     models: Models,
@@ -55,7 +59,9 @@ def compare(
     of the last epoch, because the best epoch would be selected on the data that judges it. A smaller bias of the
     same kind affects the best entry, so confirm its score on separate test data before you publish it.
 
-    Runs are ordered by seed. A run that fails becomes a row with the error, and the others continue. Activations
+    Runs are ordered by seed. A run that fails becomes a row with the error, and the others continue. In several
+    processes, as torchrun starts them, each run trains in one of them, the next free one, and all return all results.
+    Activations
     of frozen layers are computed once and shared between strategies, and between seeds except for images that
     each seed augments at random.
 
@@ -103,6 +109,10 @@ def compare(
     budget = whole_number("budget", budget)
     numbers, entries = _seeds(seeds), candidates(models, strategies, budget)
     for_tuner, for_fit = _divided(settings)
+    device = resolve_device(for_tuner.get("device", "auto"))
+    world = join(for_tuner.get("distributed", "auto"), device)
+    if world.size > 1:
+        for_tuner |= {"device": world.own_device(device), "distributed": False}
     run_settings = RunSettings(
         budget=budget,
         monitor=monitor,
@@ -116,22 +126,25 @@ def compare(
     finished = FinishedRuns(folder, {} if folder is None else run_settings.fingerprint())
     with waits_shown(progress):
         splits = splits_by_seed(data, val, numbers, fingerprinted=folder is not None)
-    rows: list[RunResult] = []
+    runs = [(seed, entry) for seed in numbers for entry in entries]
+    rows: dict[int, RunResult] = {}
     with (
         _cache(cache, folder) as shared_cache,
-        SeriesProgress(len(entries) * len(numbers), budget, shown=progress) as shown,
+        SeriesProgress(len(runs), budget, shown=progress) as shown,
     ):
-        for seed in numbers:
-            for entry in entries:
-                shown.begin(f"{entry.label}, seed {seed}")
-                row, reused = run_candidate(
-                    entry, seed, splits[seed], run_settings, finished, cache=shared_cache, on_epoch=shown.epoch
-                )
-                rows.append(row)
-                shown.end(_progress_line(row, reused))
-            if all(row.error is not None for row in rows):
-                raise ArgumentError(_all_failed(rows))
-    return Comparison(rows, budget)
+        for number in world.shared_out(len(runs)):
+            seed, entry = runs[number]
+            shown.begin(f"{entry.label}, seed {seed}", number)
+            rows[number], reused = run_candidate(
+                entry, seed, splits[seed], run_settings, finished, cache=shared_cache, on_epoch=shown.epoch
+            )
+            shown.end(_progress_line(rows[number], reused))
+            if len(rows) == len(entries):
+                _check_any_succeeded(rows.values())
+        wait_for_all()
+        rows = {number: row for part in world.gathered(rows) for number, row in part.items()}
+    _check_any_succeeded(rows.values())
+    return Comparison([rows[number] for number in range(len(runs))], budget)
 
 
 def _progress_line(row: RunResult, reused: bool) -> str:
@@ -141,11 +154,12 @@ def _progress_line(row: RunResult, reused: bool) -> str:
     return f"{name}: {row.monitor} {row.value:.4f}, {'already finished' if reused else f'{row.seconds:.1f} s'}"
 
 
-def _all_failed(rows: list[RunResult]) -> str:
+def _check_any_succeeded(rows: Collection[RunResult]) -> None:
+    if any(row.error is None for row in rows):
+        return
     reasons = dict.fromkeys(str(row.error) for row in rows)
-    if len(reasons) == 1:
-        return f"Every run failed: {next(iter(reasons))}"
-    return "Every run failed: " + "; ".join(f"{row.model}, {row.strategy}: {row.error}" for row in rows)
+    each = "; ".join(f"{row.model}, {row.strategy}: {row.error}" for row in rows)
+    raise ArgumentError(f"Every run failed: {next(iter(reasons)) if len(reasons) == 1 else each}")
 
 
 def _seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:

@@ -73,6 +73,7 @@ class RunSettings:
         if "preprocessing" in for_tuner:  # a tokenizer is identified by its files
             for_tuner["preprocessing"] = preprocessing_of(for_tuner["preprocessing"])
         device = resolve_device(for_tuner.pop("device", "auto"))
+        for_tuner.pop("distributed", None)  # the result is the same
         machine = hardware_of(device) or platform.machine()
         return {
             "budget": self.budget,

@@ -16,7 +16,7 @@ from finetune.errors import DistributedError
 _PATIENCE = 2.0  # seconds to wait for the other processes' account of an error
 
 _verbs = itertools.count()
-_under_way = ContextVar("finetune_shares_errors", default=False)
+_under_way: ContextVar[int | None] = ContextVar("finetune_shares_errors", default=None)
 
 
 @contextmanager
@@ -28,10 +28,11 @@ def errors_shared() -> Iterator[None]:
     Raises:
         DistributedError: If another process failed, with its error.
     """
-    if _under_way.get() or world.joined().size == 1:
+    if _under_way.get() is not None or world.joined().size == 1:
         yield
         return
-    verb, before = next(_verbs), _under_way.set(True)
+    verb = next(_verbs)
+    before = _under_way.set(verb)
     try:
         yield
     except Exception as error:
@@ -43,6 +44,23 @@ def errors_shared() -> Iterator[None]:
         raise
     finally:
         _under_way.reset(before)
+
+
+def wait_for_all() -> None:
+    """Wait within a verb until every process gets here, however long it takes: an exchange would run out of time.
+
+    Raises:
+        DistributedError: If another process fails before it does.
+    """
+    size, verb = world.joined().size, _under_way.get()
+    if size == 1 or verb is None:
+        return
+    key = f"finetune/arrived/{verb}"
+    world.store().add(key, 1)
+    while world.store().add(key, 0) < size:
+        if any(world.store().check([_key(verb, rank)]) for rank in range(size)):
+            raise _account(verb)
+        time.sleep(0.1)
 
 
 def _is_of_connection(error: Exception) -> bool:

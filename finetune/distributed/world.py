@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -35,7 +35,7 @@ _TIMEOUT = timedelta(minutes=10)  # after which a process that waits for the oth
 _NONE: Any = object()
 
 _writes: Counter[Path] = Counter()
-_meetings = itertools.count()
+_meetings, _series = itertools.count(), itertools.count()
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,15 @@ class World:
         turns = itertools.zip_longest(*self.gathered(items), fillvalue=_NONE)
         return [item for turn in turns for item in turn if item is not _NONE]
 
+    def shared_out(self, number: int) -> Iterator[int]:
+        """Yield the whole numbers below `number`, each in one process only: the next one where it is asked for first."""
+        if self.size == 1:
+            yield from range(number)
+            return
+        key = f"finetune/shared_out/{next(_series)}"
+        while (taken := store().add(key, 1) - 1) < number:
+            yield taken
+
     def all_reach(self, seconds: float) -> bool:
         """Return whether every process calls this within some seconds, which may be in another part of the work."""
         if self.size == 1:
@@ -229,7 +238,8 @@ def join(distributed: str | bool, device: torch.device) -> World:
         _state.world = World(rank, size, *on_machine)
         _state.store = dist.distributed_c10d._get_default_store()
         if rank > 0:  # the first process speaks for all
-            logging.getLogger("finetune").addFilter(lambda record: record.levelno >= logging.ERROR)
+            for name in ("finetune", "finetune.series"):
+                logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
     return replace(_state.world, shards=distributed == "fsdp" and _state.world.size > 1)
 
 

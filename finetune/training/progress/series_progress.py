@@ -36,9 +36,9 @@ class SeriesProgress:
     def __exit__(self, *error: object) -> None:
         self._shown.close()
 
-    def begin(self, name: str) -> None:
-        """Announce the next run."""
-        self._trained = 0
+    def begin(self, name: str, number: int) -> None:
+        """Announce a run by its index in the series. Other processes may have trained those before it."""
+        self._finished, self._trained = number, 0
         self._bar.label = f"{self._finished + 1} of {self._runs}: {name}"
         self._note()
 
