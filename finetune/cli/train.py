@@ -96,6 +96,9 @@ def train(
     card: Annotated[bool, typer.Option(help="Write a model card beside the checkpoint.", show_default=False)] = False,
     progress: Annotated[bool, typer.Option(help="Show the progress.")] = True,
     nproc: Annotated[int | None, typer.Option(help="Processes that train together, one per GPU.", min=1)] = None,
+    fsdp: Annotated[
+        bool, typer.Option(help="Divide the weights among the processes (FSDP2).", show_default=False)
+    ] = False,
 ) -> None:
     """Fine-tune a pretrained model and write a checkpoint, and beside it a run file that repeats the command.
 
@@ -141,6 +144,7 @@ def train(
         precision=precision,
         compile=compile or False,
         seed=seed,
+        distributed="fsdp" if fsdp else "auto",
     )
     tuner.fit(
         samples,

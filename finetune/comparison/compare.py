@@ -34,7 +34,6 @@ _RESERVED = {"self", "model", "seed", "train", "val", "epochs", "strategy", "cac
 _RESERVED |= {"checkpoint_dir", "resume_from"}
 
 
-@errors_shared()
 @signals_heeded()
 def compare(
     models: Models,
@@ -129,6 +128,7 @@ def compare(
     runs = [(seed, entry) for seed in numbers for entry in entries]
     rows: dict[int, RunResult] = {}
     with (
+        errors_shared(),
         _cache(cache, folder) as shared_cache,
         SeriesProgress(len(runs), budget, shown=progress) as shown,
     ):

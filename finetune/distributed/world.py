@@ -136,7 +136,7 @@ class World:
         return [item for turn in turns for item in turn if item is not _NONE]
 
     def shared_out(self, number: int) -> Iterator[int]:
-        """Yield the whole numbers below `number`, each in one process only: the next one where it is asked for first."""
+        """Yield the whole numbers below `number`, each in one process only, the next one to whoever asks first."""
         if self.size == 1:
             yield from range(number)
             return

@@ -22,6 +22,7 @@ from finetune.callbacks import CSVLogger, EarlyStopping
 from finetune.data.randomness import seeded
 from finetune.errors import ArgumentError, DataError
 from finetune.model.stages import Stage
+from tests.helpers.worlds import in_processes
 
 
 class Net(nn.Module):
@@ -664,3 +665,41 @@ def test_each_run_has_a_logger_of_its_own(tmp_path: Path) -> None:
 def test_only_loggers_are_taken_for_loggers() -> None:
     with pytest.raises(ArgumentError, match=r"Expected loggers to be loggers, .* but got a EarlyStopping"):
         compare(net(), DATA, VAL, loggers=EarlyStopping(), **FIXED)  # type: ignore[arg-type]
+
+
+_MEASURED = {"images_per_second", "seconds", "peak_memory", "found", "checkpoint_size"}  # which holds the seconds
+
+
+def _compared(folder: Path | None = None) -> list[dict[str, Any]]:
+    torch.manual_seed(0)
+    X = torch.randn(30, 4)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    strategies = {"head": "linear_probe", "full": "full_finetune", "wrong": lambda *given: 0 / 0}
+    found = compare(
+        model,
+        (X, (X[:, 0] > 0).long()),
+        strategies=strategies,
+        seeds=2,
+        budget=1,
+        device="cpu",
+        folder=folder,
+        progress=False,
+    )
+    return [{name: value for name, value in vars(row).items() if name not in _MEASURED} for row in found.rows]
+
+
+def test_rows_are_those_of_one_process_and_each_run_is_trained_once(tmp_path: Path) -> None:
+    def share(rank: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        first = _compared(tmp_path)
+        files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+        again = _compared(tmp_path)
+        assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+        assert len(files) == 4
+        return first, again
+
+    alone = _compared()
+    assert [row["error"] is None for row in alone] == [True, True, False] * 2
+    for shared in in_processes(2, share):
+        assert not isinstance(shared, str), shared
+        for rows in shared:
+            assert rows == alone

@@ -30,7 +30,7 @@ _OPTIONS = (
 
 @pytest.mark.slow
 def test_the_command_trains_as_in_one_process(pets: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    main(["train", "pets", "--nproc", "2", "--out", "two.safetensors", "--batch-size", "2", *_OPTIONS])
+    main(["train", "pets", "--nproc", "2", "--fsdp", "--out", "two.safetensors", "--batch-size", "2", *_OPTIONS])
     said = capfd.readouterr()
     assert said.out.count("wrote two.safetensors") == 1
     assert said.err.count("2, batch size 2 in each and 4 in all") == 1

@@ -28,13 +28,13 @@ class Kept(Display):
 def test_a_series_of_runs_shows_its_epochs_and_a_line_per_run() -> None:
     display = Kept()
     with SeriesProgress(2, 3, display=display) as series:
-        series.begin("resnet18")
+        series.begin("resnet18", 0)
         series.epoch()
         assert (display.bar.label, display.bar.count()) == ("1 of 2: resnet18", "1/6")
         assert display.bar.doing == "Epoch 2/3"
         series.end("resnet18: failed")  # after one of three
         assert display.bar.count() == "3/6"
-        series.begin("resnet34")
+        series.begin("resnet34", 1)
         assert display.bar.doing == "Epoch 1/3"
         series.end("resnet34: found")
         assert display.bar.count() == "6/6"
@@ -52,7 +52,7 @@ def test_a_series_shows_its_own_lines_only(net, blobs, capsys) -> None:
 
 def test_a_hidden_series_is_only_logged(caplog, capsys) -> None:
     with caplog.at_level(logging.INFO, "finetune"), SeriesProgress(1, 1, shown=False) as series:
-        series.begin("resnet18")
+        series.begin("resnet18", 0)
         series.end("resnet18: 0.9")
 
     assert capsys.readouterr().out == ""
