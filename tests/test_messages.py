@@ -44,6 +44,7 @@ ELSEWHERE = {
     "Pass the tokenizer or feature extractor to FineTuner as preprocessing=": "data/preprocessing/test_text.py",
     "Pass FineTuner a custom Preprocessing, or pass data": "data/preprocessing/test_presets.py",
     "Set tokenizer.pad_token to one of its tokens": "data/preprocessing/test_text.py",
+    "The processes have different data, of {} samples": "data/loading/test_batches.py",
     "has no sample of the training data, which is divided by rank": "data/sources/streams/test_division.py",
     "which leaves no order of the whole. Pass it undivided": "data/sources/streams/test_division.py",
     "Pass a seed to whatever draws or shuffles in it": "data/sources/streams/test_division.py",

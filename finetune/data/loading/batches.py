@@ -30,6 +30,7 @@ from finetune.data.preprocessing.base import IMAGE, SOUND, TEXT, InputPreprocess
 from finetune.data.randomness import seed_of, seeded
 from finetune.data.sources.base import Source
 from finetune.data.sources.labels import batch_targets
+from finetune.data.sources.streams.division import digest_of
 from finetune.data.targets import MULTILABEL, TargetRule
 from finetune.devices.device import has_own_memory
 from finetune.distributed.world import ALONE, World
@@ -79,6 +80,7 @@ class Batches:
 
     Raises:
         DataError: If a last batch of one sample cannot be joined.
+        DataError: If the processes have different indexed data.
         ArgumentError: If the batch size is below 1, the preprocessing does not match the source, data other
             than images is augmented, or views are requested without augmentation or of a stream.
     """
@@ -116,6 +118,8 @@ class Batches:
         self.rule = rule
         self._passes = 0
         self._joins = join_single and _leaves_single(source, batch_size * world.size)
+        if source.indexed:
+            _check_same_data(source, world)
         self._read = source if source.indexed or world.size == 1 else source.for_process(world, ordered=ordered)
         self.steps = self._num_steps(batch_size)
         fixed = () if augment is None or views is None else (augment,) * views
@@ -440,6 +444,21 @@ def _leaves_single(source: Source, batch_size: int) -> bool:
             f"running statistics and needs several. Choose another batch size, or set drop_last=True in a DataLoader."
         )
     return single
+
+
+def _check_same_data(source: Source, world: World) -> None:
+    """Check that all processes have the same data, by its length and its targets.
+
+    Raises:
+        DataError: If it differs, so that each would take its part of something else.
+    """
+    every = world.gathered((len(source), digest_of([source.targets])))
+    if len({*every}) > 1:
+        sizes = ", ".join(str(size) for size, _ in every)
+        raise DataError(
+            f"The processes have different data, of {sizes} samples. Pass the same data in all of them: each trains on "
+            f"its part. With FineTuner(distributed=False), each trains a model of its own."
+        )
 
 
 def _unless_failed(batch: Batch | Failure) -> Batch:

@@ -21,9 +21,11 @@ from finetune.data.preprocessing.images import Preprocessing
 from finetune.data.sources.base import Source
 from finetune.data.sources.open_source import open_source
 from finetune.data.targets import CLASSIFICATION, TargetRule
+from finetune.distributed.world import join
 from finetune.errors import ArgumentError, DataError
 from tests.helpers.image_files import picture
 from tests.helpers.stand_in import asynchronous_copies
+from tests.helpers.worlds import in_processes
 
 MakeFolder = Callable[..., Path]
 SMALL = Preprocessing(crop_size=(16, 16), resize_size=20)
@@ -434,3 +436,22 @@ def test_one_of_every_known_class_is_compared() -> None:
             return (torch.rand(2) if index == 9000 else torch.zeros(2)), int(index == 9000)
 
     assert not Batches(Rare(), batch_size=8, shuffle=True).repeats()
+
+
+def test_processes_with_different_data_are_an_error() -> None:
+    X, y = torch.arange(12.0)[:, None], torch.arange(12) % 5
+
+    def work(rank: int) -> list[int]:
+        def read(rows: slice, distributed: Any = "auto") -> list[int]:
+            world = join(distributed, torch.device("cpu"))
+            batches = Batches(open_source((X[rows], y[rows])), batch_size=3, shuffle=False, world=world)
+            return [int(value) for batch in batches.epoch(0) if batch is not None for value in batch[0]]
+
+        for rows in (slice(12 - rank), slice(rank, None, 2)):
+            with pytest.raises(DataError, match="The processes have different data, of"):
+                read(rows)
+        assert read(slice(rank, None, 2), distributed=False) == list(range(12))[rank::2]
+        return read(slice(12))
+
+    first, second = in_processes(2, work)
+    assert sorted([*first, *second]) == list(range(12))

@@ -48,7 +48,7 @@ def is_divided(dataset: Any, world: World) -> bool:
         return False
     split = getattr(dataset, "_distributed", None)  # of Hugging Face
     if split is None:
-        return bool(getattr(dataset, "split_by_rank", False)) or "split_by_node" in map(_name_of, _stages(dataset))
+        return bool(getattr(dataset, "split_by_rank", False)) or "split_by_node" in map(_name_of, stages_of(dataset))
     if (split.rank, split.world_size) != (world.rank, world.size):
         raise DataError(
             f"The Hugging Face stream was split for process {split.rank} of {split.world_size}, but this is process "
@@ -75,7 +75,7 @@ def with_shards_split(dataset: Any, world: World, *, ordered: bool) -> Any:
     By default, a `WebDataset` refuses to be read by several processes. In the copy, each process reads shards of its
     own, or if `ordered`, all of them.
     """
-    stages = _stages(dataset)
+    stages = stages_of(dataset)
     refusing = next((stage for stage in stages if _name_of(stage) == "single_node_only"), None)
     if world.size == 1 or refusing is None:
         return dataset
@@ -85,7 +85,7 @@ def with_shards_split(dataset: Any, world: World, *, ordered: bool) -> Any:
     return copied
 
 
-def _stages(dataset: Any) -> list[Any]:
+def stages_of(dataset: Any) -> list[Any]:
     """Return the stages of a `WebDataset`; those of another dataset are none."""
     stages = getattr(dataset, "pipeline", None)
     return stages if isinstance(stages, list) else []

@@ -22,6 +22,7 @@ from finetune.data.sources.streams.division import (
     own_seed,
     say_read_whole,
     split_for,
+    stages_of,
     unordered,
     with_shards_split,
 )
@@ -147,10 +148,19 @@ def open_stream(dataset: IterableDataset[Any], request: Request) -> Stream:
 
 
 def shuffles(stream: Any) -> bool:
-    """Return whether a stream shuffles, as those of Hugging Face and the data pipes of torch may do."""
+    """Return whether a stream shuffles, as those of Hugging Face, torch's data pipes and `WebDataset` may do."""
+    if any(map(_shuffles_by, stages_of(stream))):
+        return True
     while stream is not None:
         if "shuffl" in type(stream).__name__.lower():
             return True
         inner = (getattr(stream, name, None) for name in ("_ex_iterable", "ex_iterable", "source_datapipe", "datapipe"))
         stream = next((part for part in inner if part is not None), None)
     return False
+
+
+def _shuffles_by(stage: Any) -> bool:
+    """Return whether a stage of a `WebDataset` shuffles. `shardshuffle=False` is a stage with an empty buffer."""
+    known = getattr(stage, "__dict__", {})
+    buffer = next(iter(known.get("args") or [known.get("bufsize", 1)]))
+    return "shuffl" in repr(stage).lower() and bool(buffer)

@@ -19,6 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Rando
 from finetune import FineTuner
 from finetune.callbacks import Callback
 from finetune.data.loading.batches import Batches
+from finetune.data.sources.base import Source
 from finetune.data.sources.open_source import open_source
 from finetune.distributed.world import World, join
 from finetune.errors import CheckpointError, DataError
@@ -55,6 +56,22 @@ class ByRank(Flow):
         own = self.items[: len(self.items) // 2] if self.rank == 0 else self.items[len(self.items) // 2 :]
         own = own if self.rank < 2 else []
         return iter(own if worker is None else own[worker.id :: worker.num_workers])
+
+
+class Numbered(Source):
+    """A source of a custom kind, which knows nothing of processes."""
+
+    indexed = False
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    @property
+    def num_samples(self) -> int:
+        return self.n
+
+    def batches(self, batch_size: int, *, collate_fn: Callable[[list[Any]], Any], **unused: Any) -> Iterator[Any]:
+        return (collate_fn(pairs(range(i, min(self.n, i + batch_size)))) for i in range(0, self.n, batch_size))
 
 
 @pytest.fixture(scope="session")
@@ -134,13 +151,14 @@ def test_processes_that_read_the_same_divide_the_batches_of_one() -> None:
         for n, size in cases:
             found.append(read(Flow(pairs(range(n))), world, size))
             found.append(read(hub(n, 1), world, size, ordered=True))
+            found.append(read(Numbered(n), world, size))
             found += [read(make(world), world, size) for make in loaders(n, size).values()]
         return found
 
     alone = World()
     expected = []
     for n, size in cases:
-        same = [Flow(pairs(range(n))), hub(n, 1), *(make(alone) for make in loaders(n, size).values())]
+        same = [Flow(pairs(range(n))), hub(n, 1), Numbered(n), *(make(alone) for make in loaders(n, size).values())]
         expected += [read(data, alone, size) for data in same]
     every = in_processes(PROCESSES, work)
     for whole, *parts in zip(expected, *every, strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+import webdataset as wds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -293,6 +294,11 @@ def test_streams_that_shuffle_are_not_predicted() -> None:
         assert not open_source(data).indexed
         with pytest.raises(DataError, match=r"the (stream shuffles|DataLoader reads a stream that shuffles)"):
             open_source(data, labeled=False)
+    tars = wds.WebDataset(["0.tar"], shardshuffle=False)
+    for data in (tars.shuffle(5), wds.WebDataset(["0.tar"], shardshuffle=2)):
+        with pytest.raises(DataError, match="the stream shuffles"):
+            open_source(data, labeled=False)
+    assert not open_source(tars.map(str), labeled=False).indexed
     for data in (plain, plain.map(lambda row: row), DataLoader(plain, batch_size=4)):
         assert not open_source(data, labeled=False).indexed
 
