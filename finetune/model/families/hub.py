@@ -8,16 +8,14 @@ from pathlib import Path
 
 from finetune.errors import CheckpointError, reason
 
-_SECONDS = 5.0  # to wait for an answer; the libraries themselves try again for half a minute and longer
-
-
-def check_reachable(repository: str, file: str, instead: str) -> None:
+def check_reachable(repository: str, file: str, instead: str, seconds: float = 5.0) -> None:
     """Check with one short request that the hub answers.
 
     Args:
         repository: Repository on the hub.
         file: File that is missing in the cache.
         instead: What to do without it, as a sentence.
+        seconds: Seconds to wait. The libraries themselves try again for half a minute and longer.
 
     Raises:
         CheckpointError: If the hub does not answer, with the file, the place for it and the command that gets it.
@@ -25,7 +23,7 @@ def check_reachable(repository: str, file: str, instead: str) -> None:
     from huggingface_hub import constants, get_session
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=_SECONDS)
+        get_session().head(constants.ENDPOINT, timeout=seconds)
     except Exception as error:  # the client's own types differ between versions
         folder = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
         raise CheckpointError(

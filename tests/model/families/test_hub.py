@@ -33,7 +33,7 @@ def test_without_an_answer_the_error_names_the_file_its_place_and_the_ways_out(
     monkeypatch.setattr(hub.constants, "ENDPOINT", silent if network == "silent" else "http://127.0.0.1:9")
     start = time.monotonic()
     with pytest.raises(CheckpointError) as caught:
-        check_reachable("someone/net", "model.safetensors", WAYS_OUT)
-    assert time.monotonic() - start < 12
+        check_reachable("someone/net", "model.safetensors", WAYS_OUT, seconds=0.5)
+    assert time.monotonic() - start < 5
     for part in ("model.safetensors of someone/net", str(tmp_path / "models--someone--net"), "hf download", WAYS_OUT):
         assert part in str(caught.value)
