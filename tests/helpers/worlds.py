@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from coverage import Coverage
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from finetune.distributed.world import leave
@@ -54,4 +55,6 @@ def _run(rank: int, variables: dict[str, Any], work: Callable[[int], Any], resul
     except BaseException as error:
         value = "".join(traceback.format_exception_only(error)).strip()
     results.put((rank, value))
+    if (measured := Coverage.current()) is not None:
+        measured.save()  # multiprocessing ends a fork without it
     leave()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetune.errors import CheckpointError, reason
 
+
 def check_reachable(repository: str, file: str, instead: str, seconds: float = 5.0) -> None:
     """Check with one short request that the hub answers.
 
