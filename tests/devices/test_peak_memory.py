@@ -24,6 +24,7 @@ def test_the_peak_of_a_process_counts_from_construction() -> None:
 
 
 def test_the_peak_of_a_device_counts_its_tensors(accelerator: torch.device) -> None:
+    torch.ones(200 << 18, device=accelerator)  # before
     before = torch.accelerator.memory_allocated(accelerator)
     memory = PeakMemory(accelerator)
     taken = torch.ones(100 << 18, device=accelerator)

@@ -319,9 +319,9 @@ def test_a_replay_skips_frozen_modules() -> None:
 # Trap 43: stored activations are served for the unmodified batch only.
 
 
-def head_only() -> tuple[Applied, Prefix, Tensor, tuple[Tensor, ...]]:
-    model = frozen_then(lambda m, x: m.head(m.body(x)))
-    prefix = split(model, ["head.*"], x := torch.randn(4, WIDTH))
+def head_only(device: torch.device | str = "cpu") -> tuple[Applied, Prefix, Tensor, tuple[Tensor, ...]]:
+    model = frozen_then(lambda m, x: m.head(m.body(x))).to(device)
+    prefix = split(model, ["head.*"], x := torch.randn(4, WIDTH).to(device))
     wrong = tuple(tensor + 1 for tensor in prefix.compute(x))  # tells a replay from a whole pass
     return model, prefix, x, wrong
 
@@ -346,10 +346,11 @@ def test_trap_43_a_step_that_changes_its_inputs_is_not_served(changed: Callable[
         assert torch.equal(model(other), model.head(model.body(other)))
 
 
-def test_trap_43_another_autocast_runs_whole() -> None:
-    model, prefix, x, wrong = head_only()
-    with prefix.serving(x, wrong), torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model(x), model.head(model.body(x)))
+def test_trap_43_another_autocast_runs_whole(accelerator: torch.device) -> None:
+    for device in ("cpu", accelerator.type):
+        model, prefix, x, wrong = head_only(device)
+        with prefix.serving(x, wrong), torch.autocast(device, torch.bfloat16):
+            assert torch.equal(model(x), model.head(model.body(x)))
 
 
 def test_a_prefix_within_autocast() -> None:

@@ -47,6 +47,17 @@ def test_autocast_is_off_on_every_device(accelerator: torch.device) -> None:
         assert not any(map(torch.is_autocast_enabled, kinds))
 
 
+def test_draws_on_every_device_are_undone(accelerator: torch.device) -> None:
+    def draw() -> list[Tensor]:
+        return [torch.rand(3, device=device).cpu() for device in ("cpu", accelerator)]
+
+    model = mlp()
+    with undisturbed(model):
+        first = draw()
+    with undisturbed(model):
+        assert all(map(torch.equal, draw(), first))
+
+
 def test_buffers_are_restored_even_if_the_model_replaces_them() -> None:
     class Counting(nn.Module):
         count: Tensor
