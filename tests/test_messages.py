@@ -30,6 +30,9 @@ NO_MESSAGES = ("cli/", "demo.py", "display/options.py")  # help, and rewritten m
 
 # Advice that needs a package or a download, and the file that tries it.
 ELSEWHERE = {
+    "does not exist, or may not be read. Correct the URL": "files/test_remote.py",
+    "cannot be read ({}: {}). Correct the URL": "files/test_remote.py",
+    "URLs are for data that is read. Use a local path here": "files/test_remote.py",
     "The model is divided among processes already, as by FSDP. Pass the whole model": "model/test_network.py",
     "of this machine has no GPU, because there are {}. Start as many processes": "distributed/test_world.py",
     "does not take inputs of the shape {}: {}. Choose another format": "export/test_export.py",

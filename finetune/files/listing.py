@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.files.paths import Paths
+from finetune.files.remote import scanned
 
 _MIN_NAMED = 8  # files of a folder, below which asking for each is faster
 _MAX_LISTED = 16  # entries to list per file that is named, at most
@@ -124,7 +125,7 @@ def _plain_files(folder: str, limit: int) -> set[str]:
     """Return the names of the files in a folder that are no links, among its first `limit` entries."""
     names = set()
     try:
-        with os.scandir(folder) as entries:
+        with scanned(folder) as entries:
             for _, entry in zip(range(limit), entries, strict=False):
                 if entry.is_file(follow_symlinks=False):  # known from the listing, so nothing is asked
                     names.add(entry.name)

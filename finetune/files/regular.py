@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from finetune.files.remote import is_url, read
+
 _KINDS = {
     stat.S_IFDIR: "folder",
     stat.S_IFIFO: "named pipe",
@@ -19,8 +21,8 @@ _KINDS = {
 }
 
 
-def opened(path: Path) -> BinaryIO:
-    """Open a regular file for reading.
+def opened(path: str | Path) -> BinaryIO:
+    """Open a regular file, or a remote one, for reading.
 
     Raises:
         OSError: If it cannot be read, or is a folder, a device, a named pipe or a socket.
@@ -31,7 +33,7 @@ def opened(path: Path) -> BinaryIO:
         ...     file.read(4)
         b'\\x89PNG'
     """
-    return os.fdopen(_opened(path, os.O_RDONLY), "rb")
+    return read(os.fspath(path)) if is_url(path) else os.fdopen(_opened(path, os.O_RDONLY), "rb")
 
 
 def opened_directly(path: Path, flags: int) -> int:
@@ -56,7 +58,7 @@ def opened_directly(path: Path, flags: int) -> int:
     return handle
 
 
-def check_regular(path: Path, state: os.stat_result | None = None) -> None:
+def check_regular(path: str | Path, state: os.stat_result | None = None) -> None:
     """Check that a path names a regular file, also through a link.
 
     Args:
@@ -71,13 +73,13 @@ def check_regular(path: Path, state: os.stat_result | None = None) -> None:
         Traceback (most recent call last):
         OSError: [Errno 22] Expected a regular file, but this is a folder: 'dogs'
     """
-    mode = (path.stat() if state is None else state).st_mode
+    mode = (os.stat(path) if state is None else state).st_mode
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "special file")
         raise OSError(errno.EINVAL, f"Expected a regular file, but this is a {kind}", os.fspath(path))
 
 
-def _opened(path: Path, flags: int) -> int:
+def _opened(path: str | Path, flags: int) -> int:
     # Opening a pipe waits for a writer unless told not to; the flag has no effect on regular files.
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
     try:

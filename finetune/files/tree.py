@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.errors import DataError
+from finetune.files.remote import Entry, is_url, scanned
 
 # Folders in which Linux shows its state, as endless files and folders. Those in shared memory are ordinary ones.
 _VIRTUAL = re.compile(r"/(proc|sys|dev)(/(?!shm(/|$))|$)")
@@ -67,7 +68,7 @@ def walk(folder: Path, matches: Callable[[str], bool]) -> Tree:
     tree, above, pending = Tree(), real_parents(folder), [str(folder)]
     while pending:
         base = pending.pop()
-        real = os.path.realpath(base)
+        real = base if is_url(base) else os.path.realpath(base)
         if _VIRTUAL.match(real):
             raise DataError(f"'{base}' leads to '{real}', which holds no data but the system's state. Remove the link.")
         if real in above or real in tree.folders:
@@ -83,7 +84,7 @@ def walk(folder: Path, matches: Callable[[str], bool]) -> Tree:
 
 def _read(base: str, matches: Callable[[str], bool], tree: Tree) -> list[str]:
     """Add the files in a folder to the tree, and return the folders in it. The listing says which is which."""
-    with os.scandir(base) as entries:
+    with scanned(base) as entries:
         found = sorted((entry.name, entry) for entry in entries if not is_left_by_a_system(entry.name))
     prefix, folders = "" if base == "." else os.path.join(base, ""), []
     for name, entry in found:
@@ -99,7 +100,7 @@ def _read(base: str, matches: Callable[[str], bool], tree: Tree) -> list[str]:
     return folders
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: Entry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link that leads in circles

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from finetune.errors import ArgumentError
+from finetune.files.remote import Url, is_url
 from finetune.naming.unicode import normalized
 
 _LONGEST = 32_000 if os.name == "nt" else 4_095  # of whole paths; each name in one has at most 255
@@ -29,6 +30,11 @@ def local_path(path: str | bytes | os.PathLike[str]) -> Path:
         raise ArgumentError(f"Expected a path, but got {path!r}.") from error
     if "\0" in plain:
         raise ArgumentError(f"Expected a path, but got {shortened(plain)!r}, which has a null character.")
+    if is_url(plain):
+        raise ArgumentError(
+            f"Expected a local path, but got the URL {shortened(plain)!r}. URLs are for data that is read. Use a local "
+            f"path here, and copy the file, for example with fsspec."
+        )
     path = Path(os.path.expanduser(plain))
     if any(_length(name) > 255 for name in path.parts) or _length(str(path)) > _LONGEST:
         raise ArgumentError(f"Expected a path, but got {shortened(plain)!r}, which is longer than a path can be.")
@@ -41,6 +47,8 @@ def _length(name: str) -> int:
 
 def exists(path: str | os.PathLike[str]) -> bool:
     """Return whether a file or folder is there. A name that no file can have is not."""
+    if is_url(path):
+        return Url(path).exists()
     try:
         return local_path(path).exists()
     except (OSError, ValueError):  # too long for a file system, or with a null character
@@ -60,7 +68,7 @@ def existing(path: Path) -> Path | None:
     """
     if exists(path):
         return path
-    if str(path).isascii() or path.parent == path:
+    if str(path).isascii() or path.parent == path or is_url(path):
         return None
     folder = existing(path.parent)
     if folder is None or not folder.is_dir():

@@ -25,6 +25,7 @@ from finetune.display.progress.waits import announced
 from finetune.errors import DataError
 from finetune.files.listing import real_paths
 from finetune.files.paths import Paths
+from finetune.files.remote import is_url, size_and_time
 from finetune.naming.unicode import normalized
 
 if TYPE_CHECKING:
@@ -196,11 +197,10 @@ class FileSource(Source):
 
     def describe(self) -> Iterator[Any]:
         for path in self.paths:
-            state = os.stat(path)
-            yield [os.path.abspath(path), state.st_size, state.st_mtime_ns]
+            yield [path if is_url(path) else os.path.abspath(path), *size_and_time(path)]
 
     def identify(self) -> Iterator[Any]:
-        return ([normalized(os.path.basename(path)), os.stat(path).st_size] for path in self.paths)
+        return ([normalized(os.path.basename(path)), size_and_time(path)[0]] for path in self.paths)
 
     def version(self, *, values: bool) -> Any:
         return tuple(map(_state, self.paths)) if values else None
@@ -293,7 +293,7 @@ def _state(path: str) -> int:
     """Return a number that differs after a file has changed."""
     try:
         state = os.stat(path)
-    except OSError:
+    except OSError:  # or a remote file, which is not asked about again
         return _GONE
     return hash((state.st_size, state.st_mtime_ns, state.st_ctime_ns))
 

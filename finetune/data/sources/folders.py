@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from glob import escape, glob
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from finetune.display.progress.waits import announced
 from finetune.errors import ArgumentError, DataError, nearest
 from finetune.files.listing import Located
 from finetune.files.paths import Paths
+from finetune.files.remote import Entry, Url, is_url, scanned
 from finetune.files.tree import Tree, is_left_by_a_system, real_parents, walk
 from finetune.naming.paths import exists, local_path, shortened
 from finetune.naming.unicode import normalized
@@ -136,7 +138,7 @@ def find_split(folder: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     nothing.
     """
     folder = data_path(folder)
-    if not os.path.isdir(folder):
+    if not folder.is_dir():
         return None
     found = sorted(_folders_in(folder), key=lambda path: path.name.lower() == part_of(path.name))
     inside = {part_of(path.name): path for path in found}  # the plain name counts where there are several
@@ -203,11 +205,13 @@ def matching_files(pattern: Path) -> list[str]:
 
 
 def data_path(path: str | os.PathLike[str]) -> Path:
-    """Return the path of data that the user wrote, with `~` replaced by the home folder.
+    """Return the path of data that the user wrote, with `~` replaced by the home folder, or its `Url`.
 
     Raises:
         DataError: If no file can have this name.
     """
+    if is_url(path):
+        return cast("Path", Url(path))
     try:
         return local_path(path)
     except ArgumentError as error:
@@ -216,6 +220,8 @@ def data_path(path: str | os.PathLike[str]) -> Path:
 
 def missing_path(path: Path) -> DataError:
     """Return the error for a missing `path`, with its existing part and the nearest names of its kind there."""
+    if is_url(path):
+        return DataError(f"'{shortened(path)}' does not exist, or may not be read. Correct the URL.")
     there = path.absolute()
     while not exists(there.parent):
         there = there.parent
@@ -255,10 +261,10 @@ def _matches(pattern: Path) -> list[Path]:
     return [path for folder in folders.values() for path in _matches(Path(escape(folder), *below))]
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _entries(folder: Path) -> Iterator[Entry]:
     """Yield what is in a folder, whose kind the listing tells."""
     try:
-        with os.scandir(folder) as entries:
+        with scanned(folder) as entries:
             yield from entries
     except OSError as error:
         raise DataError(f"The folder '{shortened(folder)}' cannot be read: {error.strerror}.") from error

@@ -10,7 +10,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -112,7 +111,7 @@ def _open(path: str | os.PathLike[str] | IO[bytes], max_pixels: int | None = Non
         Image.init()
         formats = [name for name in _FORMATS if name in Image.OPEN]
         filename = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
-        source = contextlib.nullcontext(path) if filename is None else opened(Path(filename))
+        source = contextlib.nullcontext(path) if filename is None else opened(filename)
         with source as file, _in_few_reads(file) as content, Image.open(content, formats=formats) as image:
             pixels = image.width * image.height
             if max_pixels is not None and pixels > max_pixels:

@@ -40,6 +40,7 @@ from finetune.data.tables.table import Table
 from finetune.distributed.world import ALONE, World
 from finetune.errors import DataError
 from finetune.files.listing import Located, located
+from finetune.files.remote import is_url
 from finetune.naming.paths import existing, exists, shortened
 
 _ACCEPTED = (
@@ -131,12 +132,12 @@ def _open_opened(data: Source, request: Request) -> Source:
 def _open_path(data: str | os.PathLike[str], request: Request) -> Source:
     path = existing(data_path(data))
     if path is None:
-        if re.match(r"[a-z][a-z0-9+.-]+://", str(data), re.IGNORECASE):
+        if re.match(r"(https?|ftp)://", str(data), re.IGNORECASE):
             raise DataError(
                 f"'{shortened(data)}' is a URL. Download it first, for example with "
                 "`urllib.request.urlretrieve(url, file)`, and pass the path of the file."
             )
-        if _is_pattern(data):
+        if _is_pattern(data) and not is_url(data):
             return _open_paths(matching_files(data_path(data)), request)
         raise missing_path(data_path(data))
     if path.is_dir():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import wave
 from contextlib import nullcontext
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -32,7 +31,7 @@ def read_waveform(path: str | os.PathLike[str] | IO[bytes]) -> Waveform:
         DataError: If the file is missing or is not PCM. The message names it.
     """
     try:
-        source = opened(Path(path)) if isinstance(path, (str, os.PathLike)) else nullcontext(path)
+        source = opened(os.fspath(path)) if isinstance(path, (str, os.PathLike)) else nullcontext(path)
         with source as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(0)

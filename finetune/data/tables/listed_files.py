@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.data.sources.folders import is_sample_file
+from finetune.data.sources.folders import data_path, is_sample_file
 from finetune.errors import ArgumentError
 from finetune.files.listing import Located, located
+from finetune.files.remote import is_url, scanned
 from finetune.naming.paths import existing, exists, local_path
 from finetune.naming.unicode import normalized
 
@@ -26,14 +26,17 @@ class ListedFiles:
 
     def _folder_of(self, head: str) -> str | None:
         try:
-            return str(self.folder / local_path(head))
+            return str(self._place(head))
         except ArgumentError:
             return None
+
+    def _place(self, cell: str) -> Path:
+        return data_path(cell) if is_url(cell) else self.folder / local_path(cell)
 
     def find(self, cell: str) -> Path | None:
         """Return the file that a cell names, or else the folder, or None if there is neither."""
         try:
-            path = self.folder / local_path(cell)
+            path = self._place(cell)
         except ArgumentError:
             return None
         found = existing(path)
@@ -42,6 +45,7 @@ class ListedFiles:
         if is_sample_file(cell) or not exists(path.parent) or not path.name:
             return found
         if path.parent not in self._stems:
-            files = sorted(Path(entry) for entry in os.scandir(path.parent) if is_sample_file(entry.name))
+            with scanned(path.parent) as entries:
+                files = sorted(path.parent / entry.name for entry in entries if is_sample_file(entry.name))
             self._stems[path.parent] = {normalized(file.stem): file for file in files}
         return self._stems[path.parent].get(normalized(path.name), found)

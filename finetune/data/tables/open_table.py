@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -84,7 +83,7 @@ class _Rows:
         self.table = table
         self.request = request
         folder = path.parent if table.folder is None else data_path(table.folder)
-        if not os.path.isdir(folder):
+        if not folder.is_dir():
             raise DataError(f"The folder '{folder}' of the table '{path}' does not exist. Correct its path.")
         self.files = ListedFiles(folder)
         named = [column for part in table.columns or () for column in ([part] if isinstance(part, str) else part)]

@@ -182,7 +182,8 @@ def _lines(text: str) -> Iterator[str]:
 def _decoded(path: Path) -> str:
     try:
         with opened(path) as file:
-            check_memory(os.fstat(file.fileno()).st_size * _BYTES_PER_CHARACTER, path)
+            check_memory(file.seek(0, os.SEEK_END) * _BYTES_PER_CHARACTER, path)
+            file.seek(0)
             content = file.read()
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error}.") from error

@@ -160,7 +160,7 @@ def test_one_image_has_no_label() -> None:
             open_source(form)
 
 
-@pytest.mark.parametrize("data", ["https://host.org/a.png", "s3://bucket/train", "HTTP://host/x.csv"])
+@pytest.mark.parametrize("data", ["https://host.org/a.png", "HTTP://host/x.csv"])
 def test_urls_say_to_download(data: str) -> None:
     for labeled in (True, False):
         with pytest.raises(DataError, match=r"is a URL\. Download it first"):
