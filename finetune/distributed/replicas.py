@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from finetune.distributed.norms import can_join_norms, join_norms
 from finetune.distributed.world import World
 
 if TYPE_CHECKING:
@@ -56,11 +57,12 @@ def replicas_of(
         >>> replicas_of(model, lambda batch: model(batch).sum(), ALONE, torch.device("cpu"))(torch.zeros(3, 2)).shape
         torch.Size([])
     """
+    joint_norms = moving and world.size > 1 and can_join_norms(device)
     if world.shards:
         from finetune.distributed.shards import Shards  # imports much of torch
 
-        return Shards(model, step, world, device, varies=varies)
-    return Replicas(model, step, world, varies=varies, moving=moving)
+        return Shards(model, step, world, device, varies=varies, joint_norms=joint_norms)
+    return Replicas(model, step, world, varies=varies, moving=moving, joint_norms=joint_norms)
 
 
 class Replicas:
@@ -76,6 +78,7 @@ class Replicas:
         world: The processes.
         varies: Whether the parameters that get a gradient may differ between updates, as with a custom step.
         moving: Whether training updates buffers, which are then those of the first process in all of them.
+        joint_norms: Whether batch norms take the statistics of the batches of all processes.
     """
 
     together = False  # a process without samples need not run the model
@@ -88,10 +91,12 @@ class Replicas:
         *,
         varies: bool = False,
         moving: bool = False,
+        joint_norms: bool = False,
     ) -> None:
         self._model, self._step, self._world = model, step, world
         self._varies, self._moving = varies or _drops_layers(model), moving
         self._parallel: DistributedDataParallel | None = None
+        self.joint_norms, self._part_norms = joint_norms, join_norms(model) if joint_norms else None
 
     def __call__(self, batch: Any, *, synchronize: bool = True) -> Any:
         """Return the result of the step. The backward pass of a synchronized one averages all gradients so far."""
@@ -127,7 +132,10 @@ class Replicas:
         self._parallel = DistributedDataParallel(_Step(self._model, self._step), **options)
 
     def close(self, *, failed: bool = False) -> None:
-        """Do nothing: the model is whole in each process."""
+        """Give batch norms the statistics of their own process again. The model is whole in each."""
+        if self._part_norms is not None:
+            self._part_norms()
+            self._part_norms = None
 
 
 class _Step(nn.Module):

@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from finetune.distributed.divided import whole
+from finetune.distributed.norms import join_norms
 from finetune.distributed.world import World
 
 log = logging.getLogger("finetune")
@@ -39,14 +40,23 @@ class Shards:
         world: The processes.
         device: Device of the weights.
         varies: Whether the parameters that get a gradient may differ between processes, as with a custom step.
+        joint_norms: Whether batch norms take the statistics of the batches of all processes.
     """
 
     together = True  # every process takes part in every forward pass
 
     def __init__(
-        self, model: nn.Module, step: Callable[[Any], Any], world: World, device: torch.device, *, varies: bool = False
+        self,
+        model: nn.Module,
+        step: Callable[[Any], Any],
+        world: World,
+        device: torch.device,
+        *,
+        varies: bool = False,
+        joint_norms: bool = False,
     ) -> None:
         self._step, self._world = step, world
+        self.joint_norms, self._part_norms = joint_norms, join_norms(model) if joint_norms else None
         self._held = [
             (module, name, parameter)
             for module in model.modules()
@@ -94,6 +104,9 @@ class Shards:
         divided = {id(p): module.get_parameter(name) for module, name, p in self._held}
         for module in self._root.modules():
             _undo(module)
+        if self._part_norms is not None:
+            self._part_norms()
+            self._part_norms = None
         reached = not failed or self._world.all_reach(_PATIENCE)
         for storage, size in self._sizes:
             storage.resize_(size)

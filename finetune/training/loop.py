@@ -407,9 +407,10 @@ def _training_steps(
 
 def _training_step(run: Run, batch: Any, given: Any, judged: Any, size: int, *, synchronize: bool) -> StepOutput:
     """Return the result of the training step on what callbacks made of a batch."""
-    if size == 1 and run.moves_statistics:
+    single = size == 1 and not run.replicas.joint_norms
+    if single and run.moves_statistics:
         run.warn_once("A batch of one sample has no batch statistics, so batch norms use their running statistics.")
-    alone = single_sample(run.model) if size == 1 else nullcontext()
+    alone = single_sample(run.model) if single else nullcontext()
     with alone, single_sample_explained(), run.precision.autocast(), run.train.serving(batch):
         output = as_step_output(run.replicas(given, synchronize=synchronize), run.tuner.training_step)
     if not output.loss.requires_grad:

@@ -182,13 +182,14 @@ def _recompute_statistics(run: Run) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
-    step = run.replicas.around(run.tuner.training_step)
+    step, together = run.replicas.around(run.tuner.training_step), run.replicas.together or run.replicas.joint_norms
     try:
         for batch in announced(run.train.epoch(run.epoch), "Averaging batch statistics", run.train.steps):
-            own = run.train.stand_in() if batch is None and run.replicas.together else batch
-            if own is None or (num_samples_of(own) == 1 and not run.replicas.together):
+            own = run.train.stand_in() if batch is None and together else batch
+            if own is None or (num_samples_of(own) == 1 and not together):
                 continue  # a single sample has no statistics
-            alone = single_sample(run.model) if num_samples_of(own) == 1 else nullcontext()
+            single = num_samples_of(own) == 1 and not run.replicas.joint_norms
+            alone = single_sample(run.model) if single else nullcontext()
             with alone, run.precision.autocast(), run.train.serving(own):
                 step(own)
     finally:

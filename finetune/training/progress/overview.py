@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from finetune.data.loading.batches import Batches
 from finetune.display.lines import line_width
 from finetune.display.numbers import fixed
+from finetune.distributed.norms import can_join_norms
 from finetune.model.freezing import frozen_modules
 from finetune.model.network import Network
 from finetune.model.stages import is_norm
@@ -129,8 +131,11 @@ def _processes(run: Run) -> list[str]:
     if size == 1:
         return []
     weights = "each holds a part of the weights" if run.world.shards else ""
-    own = "batch norms see each process's own batch" if run.moves_statistics else ""
-    return [part for part in (f"{size}, batch size {batch} in each and {size * batch} in all", weights, own) if part]
+    seen = "all of a batch" if can_join_norms(run.train.device) else "each process's own batch"
+    norms = any(isinstance(module, _BatchNorm) for module in run.model.modules())
+    norms_see = f"batch norms that train see {seen}" if norms else ""
+    batches = f"{size}, batch size {batch} in each and {size * batch} in all"
+    return [part for part in (batches, weights, norms_see) if part]
 
 
 def _number(batches: Batches) -> str:
