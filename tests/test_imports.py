@@ -42,7 +42,6 @@ def test_the_tuner_loads_torch_and_little_else(torch_alone: set[str]) -> None:
     assert not packages(added) & (HEAVY | {"networkx", "rich", "sympy", "triton", "typer"})
     assert not {name for name in added if name.startswith("torch.")}
     assert len({name for name in added if not name.startswith("finetune")}) < 30
-    assert len(added) < 0.25 * len(torch_alone)
 
 
 def test_every_public_name_loads_without_heavy_packages(torch_alone: set[str]) -> None:
