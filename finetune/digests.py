@@ -156,7 +156,8 @@ def _as_bytes(values: Tensor | np.ndarray) -> np.ndarray:
     """Return the values as a flat uint8 array, without a copy if their memory allows it."""
     if isinstance(values, Tensor):
         plain = values.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        return plain.reshape(-1).view(torch.uint8).numpy()
+        flat = plain.as_strided((plain.numel(),), (1,))  # a single value may have any stride
+        return flat.view(torch.uint8).numpy()
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 

@@ -955,11 +955,13 @@ class FineTuner:
             else:
                 saved = self._run.save(path)
             if card:
-                write_card(saved, self._checkpoint())
+                described = self._checkpoint()
+                self._world.written(saved, lambda: write_card(saved, described))
         if self._run is None:
             self._learn(file=saved)
         return saved
 
+    @errors_shared()
     def push_to_hub(
         self, repo: str, *, private: bool | None = None, token: str | None = None, message: str = "Upload model"
     ) -> str:
@@ -980,7 +982,9 @@ class FineTuner:
             Traceback (most recent call last):
             finetune.errors.ArgumentError: 'not/a/repository' is no repository of the hub. ...
         """
-        return push(self._checkpoint(), repo, private=private, token=token, message=message)
+        checkpoint = self._checkpoint()
+        address = push(checkpoint, repo, private=private, token=token, message=message) if self._world.leads else ""
+        return self._world.agreed(address)
 
     @verb(alone=True)
     def export(

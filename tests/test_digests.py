@@ -116,3 +116,8 @@ def test_a_file_is_known_from_any_folder(tmp_path: Path, monkeypatch: pytest.Mon
     absolute = key_of_file(path)
     monkeypatch.chdir(tmp_path)
     assert key_of_file(Path(os.curdir, "a")) == absolute
+
+
+def test_a_single_value_of_any_stride_is_read() -> None:
+    column = torch.arange(12.0).reshape(3, 4)[:1, 0]
+    assert sha256(column) == sha256(column.clone())

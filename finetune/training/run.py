@@ -21,7 +21,7 @@ from finetune.checkpoint import schema
 from finetune.checkpoint.starting_weights import starting_weights
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.parts import Parts
-from finetune.distributed.divided import whole
+from finetune.distributed.divided import to_save
 from finetune.distributed.replicas import Replicas, replicas_of
 from finetune.distributed.world import ALONE, World
 from finetune.errors import NonFiniteError
@@ -444,7 +444,7 @@ class Run:
             **({} if self.parts.limit is None else {"parts": self.parts.limit}),
             "callbacks": {identity.callback_key(self, callback): callback.state_dict() for callback in self.callbacks},
         }
-        return dict(map_tensors(whole, state, None))
+        return dict(map_tensors(to_save, state, None))
 
     def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Any], *, changed: bool = False) -> None:
         """Load a state. The next `begin_phase` restores the optimizer.

@@ -38,8 +38,7 @@ from finetune.callbacks import Callback
 
 class Count(Callback):
     def on_epoch_end(self, run):
-        pages_cleared()
-        found["in fit"] = pages_cleared()
+        found["in fit"] = min(pages_cleared() for _ in range(4))  # the first ones grow the heap
 
 data = (torch.randn(20, 8), torch.arange(20) % 5)
 FineTuner(torch.nn.Linear(8, 5), device="cpu").fit(data, epochs=1, callbacks=[Count()], progress=False)

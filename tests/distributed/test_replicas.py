@@ -10,8 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from finetune import FineTuner
-from tests.helpers import stand_in
+from finetune import FineTuner, Phase
+from finetune.callbacks import Callback
+from finetune.data.loading.batches import Batches
+from finetune.data.sources.open_source import open_source
+from finetune.distributed.world import join, joined
+from finetune.training.run import Run
 from tests.helpers.worlds import in_processes
 
 _BOOKKEEPING = {"seconds", "samples_per_second", "lr", "lr_start", "phase", "epoch"}
@@ -76,25 +80,36 @@ def _assert_alike(processes: list[Any], expected: tuple[Any, ...], rounding: flo
             assert many == pytest.approx(one, abs=rounding)
 
 
-@pytest.mark.skipif(not stand_in.AVAILABLE, reason="needs a C++ compiler for the stand-in")
-@pytest.mark.parametrize(
-    ("settings", "options"),
-    [
-        ({"metrics": ["accuracy", "auroc"], "precision": "fp32"}, {"batch_size": 4}),
-        ({"gradient_accumulation_steps": 2, "precision": "fp16"}, {"batch_size": 4, "freeze": "0", "cache": "memory"}),
-    ],
-    ids=["fp32", "fp16"],
-)
-def test_each_on_a_gpu_of_its_own_as_one_process(settings: dict[str, Any], options: dict[str, Any]):
-    def train(rank: int) -> tuple[Any, ...]:
-        with stand_in.devices(2):
-            found = _training(30, {**settings, "device": stand_in.NAME}, epochs=2, **options)(1)
-            used = [torch.accelerator.max_memory_allocated(device) > 0 for device in range(2)]
-            assert used == [device == rank for device in range(2)]
-            return found
+def test_trap_31_evaluation_counts_every_sample_once():
+    cases = [(samples, batch_size) for samples in range(1, 14) for batch_size in (1, 2, 3)]
 
-    expected = _training(30, settings, epochs=2, **options)(2)
-    _assert_alike(in_processes(2, train), expected, 1e-2 if settings["precision"] == "fp16" else 2e-6)
+    def parts(rank: int) -> list[list[list[int]]]:
+        join("auto", torch.device("cpu"))
+        world, sources = joined(), [(open_source(_data(samples)), size) for samples, size in cases]
+        every = [Batches(source, batch_size=size, shuffle=False, world=world).indices(0) for source, size in sources]
+        return [[part.tolist() for part in batches] for batches in every]
+
+    for (samples, _), *each in zip(cases, *in_processes(3, parts), strict=True):
+        assert len({len(own) for own in each}) == 1
+        assert [index for step in zip(*each, strict=True) for part in step for index in part] == [*range(samples)]
+
+
+def test_trap_32_unfreezing_is_synchronized():
+    class Differ(Callback):
+        """Give each process other gradients, which only a sum makes equal again."""
+
+        def change_batch(self, run: Run, batch: Any) -> Any:
+            return batch[0] + run.world.rank, batch[1]
+
+    def train(rank: int) -> list[float]:
+        tuner = _tuner()
+        phases = [Phase("4", epochs=1), Phase("*", epochs=2)]
+        tuner.fit(_data(20), batch_size=4, strategy=phases, callbacks=[Differ()], progress=False)
+        return [weight.sum().item() for weight in tuner.model.parameters()]
+
+    first, second = in_processes(2, train)
+    assert first == second
+    assert first[0] != _tuner().model[0].weight.sum().item()
 
 
 def test_batch_statistics_are_those_of_the_first_process():

@@ -13,14 +13,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 NAME = "stand_in"
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -72,35 +69,6 @@ class _Module:
         return False
 
 
-class _Group(dist.ProcessGroup):
-    """Processes with a stand-in each, as NCCL connects those with a GPU each. Their tensors travel through Gloo."""
-
-    def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:
-        super().__init__(rank, size)
-        self._gloo: Any = dist.ProcessGroupGloo(store, rank, size, timeout)
-        # A group in Python takes the place of the one that torch has made for the CPU.
-        self._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, self._gloo)
-        self._set_default_backend(dist.ProcessGroup.BackendType.GLOO)
-
-    def getBackendName(self) -> str:  # noqa: N802
-        return NAME
-
-    def allreduce(self, tensors: list[Tensor], options: Any) -> Any:  # type: ignore[override]
-        return self._through_host(self._gloo.allreduce, tensors, options)
-
-    def broadcast(self, tensors: list[Tensor], options: Any) -> Any:  # type: ignore[override]
-        return self._through_host(self._gloo.broadcast, tensors, options)
-
-    @staticmethod
-    def _through_host(collective: Any, tensors: list[Tensor], options: Any) -> Any:
-        on_host = [tensor.cpu() for tensor in tensors]
-        work = collective(on_host, options)
-        work.wait()
-        for tensor, result in zip(tensors, on_host, strict=True):
-            tensor.copy_(result)
-        return work
-
-
 @contextmanager
 def devices(count: int = 2) -> Iterator[torch.device]:
     """Let the machine have stand-in devices within the context, as its `torch.accelerator`."""
@@ -149,7 +117,6 @@ def _registered() -> Any:
     torch.utils.rename_privateuse1_backend(NAME)
     torch.utils.generate_methods_for_privateuse1_backend()
     torch._register_device_module(NAME, _Module)  # type: ignore[arg-type]
-    dist.Backend.register_backend(NAME, _Group, devices=[NAME])
     return torch.ops.stand_in
 
 

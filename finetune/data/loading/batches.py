@@ -339,20 +339,13 @@ class Batches:
             yield batch
 
     def _load(self, epoch: int, indices: Sequence[Tensor]) -> Iterator[Batch]:
-        batches = self._keys(epoch, indices)
+        batches = _keys(epoch, indices, self._views_shown(epoch) if self._samples.views else None)
         if self.workers == 0:
             yield from map(self._samples.load, batches)
             return
         if self._pool is None:
             self._pool = WorkerPool(self._samples, self.workers, pin_memory=has_own_memory(self.device))
         yield from self._pool.load(batches)
-
-    def _keys(self, epoch: int, indices: Sequence[Tensor]) -> Iterator[Keys]:
-        """Yield the keys of each batch. Those of a million samples together would take long and much memory."""
-        shown = self._views_shown(epoch) if self._samples.views else None
-        for batch in indices:
-            first = itertools.repeat(epoch) if shown is None else shown[batch].tolist()
-            yield list(zip(first, batch.tolist(), strict=False))
 
     def _views_shown(self, epoch: int) -> Tensor:
         """Return the view int64 [N] that each sample shows in an epoch.
@@ -430,6 +423,19 @@ class Batches:
         return self.preprocessing.on_device(batch)
 
 
+def _keys(epoch: int, indices: Sequence[Tensor], shown: Tensor | None) -> Iterator[Keys]:
+    """Yield the keys of each batch. Those of a million samples together would take long and much memory.
+
+    Args:
+        epoch: Number of the epoch.
+        indices: Sample indices int64 [B] of each batch.
+        shown: View int64 [N] that each sample shows, or None without views.
+    """
+    for batch in indices:
+        first = itertools.repeat(epoch) if shown is None else shown[batch].tolist()
+        yield list(zip(first, batch.tolist(), strict=False))
+
+
 def _leaves_single(source: Source, batch_size: int) -> bool:
     """Return whether the last of several batches of an indexed source has one sample.
 
@@ -452,6 +458,8 @@ def _check_same_data(source: Source, world: World) -> None:
     Raises:
         DataError: If it differs, so that each would take its part of something else.
     """
+    if world.size == 1:
+        return
     every = world.gathered((len(source), digest_of([source.targets])))
     if len({*every}) > 1:
         sizes = ", ".join(str(size) for size, _ in every)

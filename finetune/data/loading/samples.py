@@ -6,6 +6,7 @@ import os
 import re
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -212,6 +213,9 @@ class WorkerPool:
             pin_memory=pin_memory,
             generator=torch.Generator().manual_seed(seed_of(samples.seed, "workers")),  # not the global one
         )
+        # The garbage collector may find the pool in a cycle with an error and its frames. It would take the queues of
+        # the workers first, and torch would then wait five seconds for each.
+        weakref.finalize(self, _end_workers, self._loader)
 
     def load(self, batches: Iterable[Keys]) -> Iterator[Batch]:
         """Yield the batches in order.
@@ -224,6 +228,10 @@ class WorkerPool:
             if isinstance(batch, Failure):
                 raise DataError(batch.message)
             yield batch
+
+
+def _end_workers(loader: DataLoader[Any]) -> None:
+    loader._iterator = None
 
 
 def default_workers(source: Source, steps: int) -> int:
