@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from finetune.distributed.divided import whole
 from finetune.distributed.norms import join_norms
 from finetune.distributed.world import World
+from finetune.errors import ArgumentError
 
 log = logging.getLogger("finetune")
 
@@ -41,6 +42,9 @@ class Shards:
         device: Device of the weights.
         varies: Whether the parameters that get a gradient may differ between processes, as with a custom step.
         joint_norms: Whether batch norms take the statistics of the batches of all processes.
+
+    Raises:
+        ArgumentError: If this version of PyTorch lacks a part of `fully_shard` that is needed.
     """
 
     together = True  # every process takes part in every forward pass
@@ -55,6 +59,8 @@ class Shards:
         varies: bool = False,
         joint_norms: bool = False,
     ) -> None:
+        if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+            raise ArgumentError(f"distributed='fsdp' needs a later version of PyTorch than {torch.__version__}.")
         self._step, self._world = step, world
         self.joint_norms, self._part_norms = joint_norms, join_norms(model) if joint_norms else None
         self._held = [
