@@ -29,7 +29,7 @@ _CASES: dict[str, dict[str, Any]] = {
 
 
 def trials(*, sample: bool) -> Iterator[tuple[str, ...]]:
-    """Yield what is trained."""
+    """Yield the name of each case."""
     yield from [(name,) for name in ([*_CASES][:1] if sample else _CASES)]
 
 

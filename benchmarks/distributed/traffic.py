@@ -22,14 +22,14 @@ from tests.helpers.worlds import in_processes
 
 TITLE = "Traffic"
 
-_FROZEN = {"head": 6, "last stage": 5, "all layers": 0}  # of the layers below, by what is trained
+_FROZEN = {"head": 6, "last stage": 5, "all layers": 0}  # of the layers below, by the trained part
 _LAYERS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 _ALL_REDUCE = dist.all_reduce
 _SLACK = 4096  # bytes beside the gradients: weights of samples, the flag of a signal, the loss
 
 
 def trials(*, sample: bool) -> Iterator[tuple[str, ...]]:
-    """Yield what is trained, and the batches per update."""
+    """Yield the trained part and the batches per update."""
     for trained in ("head",) if sample else _FROZEN:
         for batches in ("1", "3"):
             yield trained, batches
@@ -60,7 +60,7 @@ def wrong(row: Row) -> bool:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the bytes by what is trained."""
+    """Return the bytes by trained part."""
     lines = ["| trained | batches per update | gradients to sum, bytes | summed | other sums |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     for row in rows:

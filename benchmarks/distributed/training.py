@@ -1,4 +1,4 @@
-"""The runs that are compared: a small network, strategies, and what is left of a run at its end."""
+"""The compared runs: a small network, its strategies, and the results of a run."""
 
 from __future__ import annotations
 

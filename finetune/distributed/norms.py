@@ -39,7 +39,8 @@ def join_norms(model: nn.Module) -> Callable[[], None]:
         module.process_group = None  # type: ignore[assignment]
 
     def undo() -> None:
-        for module, kind in kinds.items():
+        while kinds:  # empty if it is called again
+            module, kind = kinds.popitem()
             module.__class__ = kind
             del module.process_group
 

@@ -96,7 +96,7 @@ class Replicas:
         self._model, self._step, self._world = model, step, world
         self._varies, self._moving = varies or _drops_layers(model), moving
         self._parallel: DistributedDataParallel | None = None
-        self.joint_norms, self._part_norms = joint_norms, join_norms(model) if joint_norms else None
+        self.joint_norms, self._part_norms = joint_norms, join_norms(model) if joint_norms else lambda: None
 
     def __call__(self, batch: Any, *, synchronize: bool = True) -> Any:
         """Return the result of the step. The backward pass of a synchronized one averages all gradients so far."""
@@ -133,9 +133,7 @@ class Replicas:
 
     def close(self, *, failed: bool = False) -> None:
         """Give batch norms the statistics of their own process again. The model is whole in each."""
-        if self._part_norms is not None:
-            self._part_norms()
-            self._part_norms = None
+        self._part_norms()
 
 
 class _Step(nn.Module):

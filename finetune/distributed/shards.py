@@ -62,7 +62,7 @@ class Shards:
         if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
             raise ArgumentError(f"distributed='fsdp' needs a later version of PyTorch than {torch.__version__}.")
         self._step, self._world = step, world
-        self.joint_norms, self._part_norms = joint_norms, join_norms(model) if joint_norms else None
+        self.joint_norms, self._part_norms = joint_norms, join_norms(model) if joint_norms else lambda: None
         self._held = [
             (module, name, parameter)
             for module in model.modules()
@@ -110,9 +110,7 @@ class Shards:
         divided = {id(p): module.get_parameter(name) for module, name, p in self._held}
         for module in self._root.modules():
             _undo(module)
-        if self._part_norms is not None:
-            self._part_norms()
-            self._part_norms = None
+        self._part_norms()
         reached = not failed or self._world.all_reach(_PATIENCE)
         for storage, size in self._sizes:
             storage.resize_(size)

@@ -89,7 +89,7 @@ def devices(count: int = 2) -> Iterator[torch.device]:
 
 @contextmanager
 def limited(device: torch.device, size: int) -> Iterator[None]:
-    """Let a GPU or stand-in hold only so many bytes more than it does."""
+    """Limit the memory of a GPU or stand-in to some bytes above its use."""
     torch.accelerator.empty_cache()
     reserved, total = torch.accelerator.memory_reserved(device), torch.accelerator.get_memory_info(device)[1]
     if device.type == "cuda":

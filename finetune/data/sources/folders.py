@@ -262,7 +262,7 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> Iterator[Entry]:
-    """Yield what is in a folder, whose kind the listing tells."""
+    """Yield the entries of a folder, with their kinds from the listing."""
     try:
         with scanned(folder) as entries:
             yield from entries
