@@ -50,7 +50,7 @@ def channels_last(model: nn.Module) -> Iterator[None]:
     """
     before = [(p, p.data) for p in model.parameters() if type(p.data) is Tensor and _changes_layout(p)]
     for parameter, data in before:
-        parameter.data = data.contiguous(memory_format=torch.channels_last)
+        parameter.data = data.clone(memory_format=torch.channels_last)
     try:
         yield
     finally:
@@ -102,9 +102,12 @@ def _plus(inputs: Any, zero: Tensor) -> Any:
 
 
 def _changes_layout(parameter: Tensor) -> bool:
-    """Return whether channels_last differs from the current order in memory."""
-    plain = parameter.dim() == 4 and parameter.is_contiguous()
-    return plain and not parameter.is_contiguous(memory_format=torch.channels_last)
+    """Return whether a tensor of four dimensions is in the usual order.
+
+    A kernel of size 1 is in both orders. Its strides change too, to those of its gradient, as DistributedDataParallel
+    expects.
+    """
+    return parameter.dim() == 4 and parameter.is_contiguous()
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

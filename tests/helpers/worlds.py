@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -24,37 +26,40 @@ def in_processes(size: int, work: Callable[[int], Any]) -> list[Any]:
     """
     context = multiprocessing.get_context("fork")
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # outlives them, as torchrun's does
-    results: Any = context.SimpleQueue()
     started = []
     for rank in range(size):
         variables: dict[str, Any] = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
         variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
         variables["TORCHELASTIC_USE_AGENT_STORE"] = True
-        process = context.Process(target=_run, args=(rank, variables, work, results))
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_run, args=(rank, variables, work, sender))
         process.start()
-        started.append(process)
-    found: dict[int, Any] = {}
+        sender.close()
+        started.append((process, receiver))
     try:
-        for process in started:
-            process.join(_SECONDS)
-            assert process.exitcode is not None, "a process does not end"
-        while not results.empty():
-            rank, value = results.get()
-            found[rank] = value
+        return [_result(process, receiver) for process, receiver in started]
     finally:
-        for process in started:
+        for process, _ in started:
             process.kill()
-    return [found.get(rank, f"ended with {started[rank].exitcode}") for rank in range(size)]
 
 
-def _run(rank: int, variables: dict[str, Any], work: Callable[[int], Any], results: Any) -> None:
+def _result(process: BaseProcess, receiver: Connection) -> Any:
+    assert receiver.poll(_SECONDS), "a process does not end"
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        return f"ended with {process.exitcode}"
+
+
+def _run(rank: int, variables: dict[str, Any], work: Callable[[int], Any], sender: Connection) -> None:
     os.environ.update({name: str(value) for name, value in variables.items()})
     torch.set_num_threads(1)  # a fork lacks the threads that its parent has started
     try:
         value = work(rank)
     except BaseException as error:
         value = "".join(traceback.format_exception_only(error)).strip()
-    results.put((rank, value))
+    sender.send(value)
     if (measured := Coverage.current()) is not None:
         measured.save()  # multiprocessing ends a fork without it
     leave()

@@ -66,6 +66,19 @@ def fast_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
 
 
+def test_gradients_have_the_strides_of_the_weights_as_distributed_data_parallel_expects() -> None:
+    class Strides(Callback):
+        def on_phase_begin(self, run: Any) -> None:
+            for parameter in run.model.parameters():
+                parameter.register_post_accumulate_grad_hook(lambda p: strides.append((p.grad.stride(), p.stride())))
+
+    strides: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    layouts = fitted(FineTuner, convolutional(nn.Conv2d(8, 8, 1)), callbacks=[Strides()])[1]
+    assert layouts == {True}
+    assert strides
+    assert all(gradient == weight for gradient, weight in strides)
+
+
 def test_without_avx512_only_partly_frozen_models_run_in_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert fitted(FineTuner, convolutional())[1] == {False}
