@@ -41,7 +41,7 @@ SETUPS = {
     "lp_ft": Setup(options={"strategy": "lp_ft"}),
     "gradual_unfreezing": Setup(options={"strategy": "gradual_unfreezing"}),
     "EMA, L2SP": Setup(callbacks=lambda: [EMA(0.9), L2SP()]),
-    "EarlyStopping": Setup(options={"lr": 0.3}, callbacks=lambda: [EarlyStopping(patience=1)]),
+    "EarlyStopping": Setup(options={"lr": 0.1}, callbacks=lambda: [EarlyStopping(patience=1)]),
 }
 
 
