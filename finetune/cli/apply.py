@@ -43,7 +43,7 @@ def evaluate(
 
 def predict(
     file: File,
-    data: Annotated[list[Path], typer.Argument(help="Images, folders of images, or a CSV file of paths or texts.")],
+    data: Annotated[list[str], typer.Argument(help="Images, folders of images, or a CSV file of paths or texts.")],
     top: Annotated[int, typer.Option(help="Number of classes per sample.", min=1)] = 1,
     threshold: Annotated[
         float | None, typer.Option(help="Lowest probability of a class in an answer.", min=0, max=1)
@@ -105,7 +105,7 @@ def report(
     file: File,
     data: Data,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
-    train: Annotated[Path | None, typer.Option(help="Training data, to look for the same samples in both.")] = None,
+    train: Annotated[str | None, typer.Option(help="Training data, to look for the same samples in both.")] = None,
     label_separator: LabelSeparator = None,
     batch_size: BatchSize = 32,
 ) -> None:
@@ -168,7 +168,7 @@ def export(
     file: File,
     out: Annotated[Path, typer.Argument(help="File to write, or the folder of the format pretrained.")],
     format: Annotated[str, typer.Option(help="Format: onnx, torch, state_dict or pretrained.")] = "onnx",
-    verify: Annotated[Path | None, typer.Option(help="Data like that to predict, to verify the answers on.")] = None,
+    verify: Annotated[str | None, typer.Option(help="Data like that to predict, to verify the answers on.")] = None,
     quantize: Annotated[str | None, typer.Option(help="Smaller ONNX file: fp16 or int8.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Largest difference of a probability.", min=0)] = None,
     batch_size: BatchSize = 32,

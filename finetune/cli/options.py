@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from finetune.training.optim.rates import Rate
     from finetune.tuner import FineTuner
 
-Data = Annotated[Path, typer.Argument(help="Folder with one subfolder per class, or a CSV or Parquet table.")]
+Data = Annotated[str, typer.Argument(help="Folder with one subfolder per class, or a CSV or Parquet table.")]
 File = Annotated[Path, typer.Argument(help="Checkpoint written by train.")]
 Val = Annotated[
     str | None, typer.Option(help="Validation data, a fraction to hold out, or none. Default: hold out a fifth.")
@@ -38,16 +38,16 @@ LabelSeparator = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.", show_default=False)]
 
 
-def validation(text: str | None) -> Path | float | bool | None:
+def validation(text: str | None) -> str | float | bool | None:
     """Return the argument `val` of `fit`: a path, a fraction, False for none, or None for the default."""
     if text is None or exists(text):
-        return None if text is None else Path(text)
+        return text
     if text.lower() == "none":
         return False
     try:
         return float(text)
     except ValueError:
-        return Path(text)
+        return text
 
 
 def labeled(data: Any, separator: str | None) -> Any:
@@ -56,11 +56,12 @@ def labeled(data: Any, separator: str | None) -> Any:
     Raises:
         ArgumentError: If there is a separator, but the data is a folder.
     """
+    from finetune.data.sources.folders import data_path
     from finetune.data.tables.table import Table
 
-    if separator is None or not isinstance(data, Path):
+    if separator is None or not isinstance(data, str):
         return data
-    if local_path(data).is_dir():
+    if data_path(data).is_dir():
         raise ArgumentError(f"Expected a table with --label-separator, but '{data}' is a folder. Leave the option out.")
     return Table(data, label_separator=separator)
 
@@ -93,7 +94,7 @@ def outputs_of(data: Any) -> tuple[Sequence[str] | None, int]:
     from finetune.data.sources.folders import find_split
     from finetune.data.sources.open_source import open_source
 
-    split = find_split(data) if isinstance(data, Path) else None
+    split = find_split(data) if isinstance(data, str) else None
     source = open_source(data if split is None else split[0])
     return source.classes, num_outputs_for(source) or 1
 

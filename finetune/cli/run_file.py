@@ -24,9 +24,9 @@ else:
 NAME = "run.toml"
 
 
-def is_run_file(path: Path) -> bool:
+def is_run_file(path: str) -> bool:
     """Return whether the path is that of a run file."""
-    return path.suffix.lower() == ".toml"
+    return path.lower().endswith(".toml")
 
 
 def path_beside(checkpoint: Path) -> Path:
@@ -51,7 +51,7 @@ def write_run_file(path: Path, options: dict[str, Any]) -> None:
         file.write((head + tomli_w.dumps(values) + "\n" + "".join(missing)).encode())
 
 
-def arguments_of_run(path: Path, context: typer.Context) -> list[str]:
+def arguments_of_run(path: str, context: typer.Context) -> list[str]:
     """Return the command line that a run file stands for, in which options of the present one come first.
 
     Relative paths in the file are relative to the folder where the command runs, as they were when it was written.
@@ -70,7 +70,7 @@ def arguments_of_run(path: Path, context: typer.Context) -> list[str]:
     said = {name: value for name, value in context.params.items() if name != "data" and _is_given(context, name)}
     options |= said
     data = str(options.pop("data", ""))
-    if not data or is_run_file(Path(data)):
+    if not data or is_run_file(data):
         raise ArgumentError(f"{path} names no data. Expected the option data, such as data = 'dogs'.")
     return [*(word for name, value in options.items() for word in _words(name, value)), "--", data]
 
@@ -88,7 +88,7 @@ def _words(name: str, value: Any) -> list[str]:
     return [f"{option}={each}" for each in several]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: str | Path) -> dict[str, Any]:
     try:
         with opened(local_path(path)) as file:
             return tomllib.load(file)

@@ -41,7 +41,7 @@ _AUGMENTATIONS: dict[str, bool | str] = {
 def train(
     context: typer.Context,
     data: Annotated[
-        Path,
+        str,
         typer.Argument(help="Folder with one subfolder per class, a CSV or Parquet table, or a run file to repeat."),
     ],
     out: Annotated[Path | None, typer.Option(help="Checkpoint to write.")] = None,

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, Protocol
 
 from finetune.errors import DataError
 
-_URL = re.compile(r"(?!(?:https?|ftp):)[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # pages of the web have no folders
+# Pages of the web have no folders, and file:// names a local file. A prefix such as simplecache:: chains protocols.
+_URL = re.compile(r"(?!(?:https?|ftp|file):)(?:[a-z][a-z0-9]*::)*[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 _CHANGES = ("ETag", "etag", "blob_id", "mtime", "LastModified", "created")  # in the facts that stores give on a file
 
@@ -60,7 +61,7 @@ class Url(PurePosixPath):
         try:
             return bool(getattr(system, question)(path))
         except Exception as error:  # each store has its own errors, of networks and of rights
-            raise DataError(f"'{self}' cannot be read ({type(error).__name__}: {error}). Correct the URL.") from error
+            raise _unreadable(str(self), error) from error
 
 
 class Entry(Protocol):
@@ -102,6 +103,12 @@ def scanned(folder: str | os.PathLike[str]) -> Iterator[Iterator[Entry]]:
     system, path = _located(folder)
     found = system.ls(path, detail=True)
     yield (_RemoteEntry(PurePosixPath(entry["name"]).name, entry["type"]) for entry in found)
+
+
+def matching(pattern: Url) -> list[Url]:
+    """Return the remote files and folders that match a pattern, in which `**` stands for folders of any depth."""
+    system, path = _located(str(pattern))
+    return [Url(system.unstrip_protocol(name)) for name in system.glob(path)]
 
 
 def read(url: str) -> BinaryIO:
@@ -149,3 +156,9 @@ def _located(url: str) -> tuple[Any, str]:
             f"'{url}' cannot be read: {str(error).rstrip('.')}. Expected a local path, or a URL of a protocol that "
             f"fsspec knows, such as s3://, gs:// or hf://."
         ) from error
+    except Exception as error:  # some stores connect at once
+        raise _unreadable(url, error) from error
+
+
+def _unreadable(url: str, error: Exception) -> DataError:
+    return DataError(f"'{url}' cannot be read ({type(error).__name__}: {error}). Correct the URL.")

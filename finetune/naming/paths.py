@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from finetune.errors import ArgumentError
 from finetune.files.remote import Url, is_url
@@ -13,7 +14,7 @@ _LONGEST = 32_000 if os.name == "nt" else 4_095  # of whole paths; each name in 
 
 
 def local_path(path: str | bytes | os.PathLike[str]) -> Path:
-    """Return a path that the user wrote, with `~` replaced by the home folder.
+    """Return a path that the user wrote, with `~` replaced by the home folder, or that of a `file://` URL.
 
     Every path that enters the package passes here, whether it is read or written.
 
@@ -35,6 +36,10 @@ def local_path(path: str | bytes | os.PathLike[str]) -> Path:
             f"Expected a local path, but got the URL {shortened(plain)!r}. URLs are for data that is read. Use a local "
             f"path here, and copy the file, for example with fsspec."
         )
+    if plain.lower().startswith("file://"):
+        from urllib.request import url2pathname  # takes as long to import as the rest of this room
+
+        plain = url2pathname(urlsplit(plain).path)
     path = Path(os.path.expanduser(plain))
     if any(_length(name) > 255 for name in path.parts) or _length(str(path)) > _LONGEST:
         raise ArgumentError(f"Expected a path, but got {shortened(plain)!r}, which is longer than a path can be.")

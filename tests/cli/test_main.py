@@ -10,6 +10,7 @@ import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
+import fsspec
 import pytest
 import safetensors.torch
 import torch
@@ -39,7 +40,7 @@ def checkpoint(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return train(pictures, tmp_path_factory.mktemp("run") / "pets.safetensors")
 
 
-def train(data: Path, out: Path, *options: object, model: str = "squeezenet1_1") -> Path:
+def train(data: Path | str, out: Path, *options: object, model: str = "squeezenet1_1") -> Path:
     """Run `finetune train` for one epoch from random weights, and return the checkpoint."""
     fixed = ["--model", model, "--weights", "none", "--epochs", 1, "--out", out]
     main([str(part) for part in ["train", data, *fixed, *options]])
@@ -206,6 +207,28 @@ def test_train_accepts_a_table(pictures: Path, tmp_path: Path) -> None:
     table.write_text("\n".join(["path,label", *rows]))
     file = train(table, tmp_path / "pets.safetensors", "--val", pictures)
     assert FineTuner.load_checkpoint(file).classes == ("cat", "dog", "eel")
+
+
+def test_data_at_a_url_gives_the_same_checkpoint_and_the_same_answers(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(pictures), "/shelter", recursive=True)
+    local, remote = (
+        safetensors.torch.load_file(train(data, tmp_path / name, "--val", data))
+        for data, name in ((pictures, "local.safetensors"), ("memory://shelter", "remote.safetensors"))
+    )
+    assert local.keys() == remote.keys()
+    assert all(torch.equal(local[name], remote[name]) for name in local)
+    capsys.readouterr()
+    run("predict", tmp_path / "remote.safetensors", "memory://shelter/cat", "memory://shelter/dog/0.png")
+    run("evaluate", tmp_path / "remote.safetensors", "memory://shelter")
+    run("check-data", "memory://shelter", "--model", "squeezenet1_1", "--weights", "none")
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()[:3]] == [
+        f"memory://shelter/{name}.png" for name in ("cat/0", "cat/1", "dog/0")
+    ]
+    memory.rm("/shelter", recursive=True)
 
 
 def test_train_uses_both_parts_of_a_divided_folder(pictures: Path, tmp_path: Path) -> None:

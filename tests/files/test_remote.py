@@ -75,6 +75,24 @@ def test_a_table_and_the_paths_in_it_may_be_urls(pets: Path) -> None:
     same(open_source((urls, [name for name in ("cat", "dog") for _ in range(9)])), local)
 
 
+def test_patterns_lists_of_folders_and_chained_protocols(pets: Path) -> None:
+    local = open_source(str(pets / "train" / "*" / "*.png"), labeled=False)
+    for data in (
+        "memory://pets/train/*/*.png",
+        "memory://pets/train/**/*.png",
+        ["memory://pets/train/cat", "memory://pets/train/dog"],
+        "simplecache::memory://pets/train",
+    ):
+        remote = open_source(data, labeled=False)
+        assert [remote[i].tobytes() for i in range(len(remote))] == [local[i].tobytes() for i in range(18)]
+
+
+def test_a_file_url_is_a_local_path(pets: Path) -> None:
+    (pets / "train").rename(pets / "two words")
+    assert local_path((pets / "two words").as_uri()) == pets / "two words"
+    same(open_source((pets / "two words").as_uri()), open_source(pets / "two words"))
+
+
 def test_a_damaged_or_missing_file_is_named_by_its_url(pets: Path) -> None:
     fsspec.filesystem("memory").pipe("/pets/train/dog/3.png", b"none")
     with pytest.raises(DataError, match=r"'memory://pets/train/dog/3\.png' cannot be decoded"):

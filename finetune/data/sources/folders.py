@@ -24,7 +24,7 @@ from finetune.display.progress.waits import announced
 from finetune.errors import ArgumentError, DataError, nearest
 from finetune.files.listing import Located
 from finetune.files.paths import Paths
-from finetune.files.remote import Entry, Url, is_url, scanned
+from finetune.files.remote import Entry, Url, is_url, matching, scanned
 from finetune.files.tree import Tree, is_left_by_a_system, real_parents, walk
 from finetune.naming.paths import exists, local_path, shortened
 from finetune.naming.unicode import normalized
@@ -85,11 +85,11 @@ def open_files(
     first = next((path for path in paths if path not in trees), None)
     kind = next((source for source in FILE_SOURCES if source.kind == takes), file_source(first or ""))
     for path, tree in trees.items():
-        tree.add(walk(Path(path), kind.matches))
+        tree.add(walk(data_path(path), kind.matches))
     name = name or (lambda i: f"'{paths[i]}'")
     _check_listed([(name(i), trees[path]) for i, path in enumerate(paths) if path in trees], kind)
     _warn_of_folders(list(trees.values()))
-    _say_links([(Path(path), tree) for path, tree in trees.items()])
+    _say_links([(data_path(path), tree) for path, tree in trees.items()])
     _warn_of_files(None, list(trees.values()), kind)
     parts = [trees[path].files if path in trees else [path] for path in paths]
     rows = torch.arange(len(paths)).repeat_interleave(torch.tensor(list(map(len, parts))))
@@ -248,6 +248,8 @@ def missing_path(path: Path) -> DataError:
 
 def _matches(pattern: Path) -> list[Path]:
     """Return what matches a pattern. Python's own `**` reads a folder again through each link to it, without end."""
+    if isinstance(pattern, Url):
+        return cast("list[Path]", matching(pattern))
     parts = pattern.parts
     if "**" not in parts:
         return list(map(Path, glob(str(pattern))))

@@ -40,7 +40,6 @@ from finetune.data.tables.table import Table
 from finetune.distributed.world import ALONE, World
 from finetune.errors import DataError
 from finetune.files.listing import Located, located
-from finetune.files.remote import is_url
 from finetune.naming.paths import existing, exists, shortened
 
 _ACCEPTED = (
@@ -137,7 +136,7 @@ def _open_path(data: str | os.PathLike[str], request: Request) -> Source:
                 f"'{shortened(data)}' is a URL. Download it first, for example with "
                 "`urllib.request.urlretrieve(url, file)`, and pass the path of the file."
             )
-        if _is_pattern(data) and not is_url(data):
+        if _is_pattern(data):
             return _open_paths(matching_files(data_path(data)), request)
         raise missing_path(data_path(data))
     if path.is_dir():
