@@ -472,7 +472,7 @@ class FineTuner:
         callbacks = with_writer(as_callbacks(callbacks), checkpoint_dir, self._world)
         with waits_shown(progress), folders_locked(callbacks):
             with parts_left_out() as left_out, self._undone_on_error() as on_error:
-                saved = find_run(resume_from, checkpoint_dir)
+                saved = find_run(resume_from, checkpoint_dir, self._world)
                 if saved is not None:
                     named = saved.classes is not None  # if not, the outputs stand for numbers in this run, too
                     classes = saved.classes if named else self.classes
@@ -928,7 +928,7 @@ class FineTuner:
 
     @takes_turns()
     @errors_shared()
-    def save_checkpoint(self, path: str | Path, *, card: bool = False) -> Path:
+    def save_checkpoint(self, path: str | Path, *, card: bool = False, sharded: bool = False) -> Path:
         """Write weights, classes, preprocessing, freeze state and history to one safetensors file.
 
         During `fit`, the file also holds everything needed to resume the run.
@@ -936,11 +936,14 @@ class FineTuner:
         Args:
             path: File to write.
             card: Whether to write a model card beside it: `README.md`, or `FILE.md` if there is another README.
+            sharded: During a `fit` that divides the weights, whether each process writes its own part to a folder
+                beside the file. `finetune gather` makes a single file of both.
 
         Returns:
             The path of the file.
 
         Raises:
+            ArgumentError: If `sharded` is set and the weights are not divided among processes.
             CheckpointError: If the file cannot be written. An existing file stays intact.
             NonFiniteError: If a weight is NaN. An existing file stays intact.
 
@@ -950,10 +953,9 @@ class FineTuner:
         """
         with waits_shown():
             if self._run is None:
-                saved, checkpoint = local_path(path), self._checkpoint()
-                self._world.written(saved, lambda: schema.write(saved, checkpoint))
+                saved = schema.save(path, self._checkpoint(), self._world, sharded=sharded)
             else:
-                saved = self._run.save(path)
+                saved = self._run.save(path, sharded=sharded)
             if card:
                 described = self._checkpoint()
                 self._world.written(saved, lambda: write_card(saved, described))
@@ -982,7 +984,7 @@ class FineTuner:
             Traceback (most recent call last):
             finetune.errors.ArgumentError: 'not/a/repository' is no repository of the hub. ...
         """
-        checkpoint = self._checkpoint()
+        checkpoint = schema.put_together(self._checkpoint())
         address = push(checkpoint, repo, private=private, token=token, message=message) if self._world.leads else ""
         return self._world.agreed(address)
 

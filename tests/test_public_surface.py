@@ -49,7 +49,7 @@ METHODS = {
     "push_to_hub": ["repo", "*", "private", "token", "message"],
     "replace_head": ["n", "*", "head", "layer", "example"],
     "report": ["path", "data", "*", "train", "batch_size"],
-    "save_checkpoint": ["path", "*", "card"],
+    "save_checkpoint": ["path", "*", "card", "sharded"],
     "summary": ["input_size", "*", "depth"],
     "training_step": ["batch"],
     "unfreeze": ["names"],

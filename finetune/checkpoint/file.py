@@ -6,12 +6,20 @@ so loading runs no code.
 
 The metadata also holds a SHA-256 over all bytes of the file, computed with zeros in its own place. If any byte
 is changed, lost or added, loading fails.
+
+Tensors that are divided among processes may be in a folder of shards beside the file instead, which the metadata
+names with its digests. The folder is complete before the file is written, and a new file comes with a new folder, so
+a file never refers to half of one.
 """
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Iterator, Mapping
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +27,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from finetune.checkpoint import tensor_file
+from finetune.distributed.divided import check_divided, is_divided
+from finetune.distributed.world import ALONE, World
 from finetune.errors import CheckpointError
 from finetune.files import durable
 from finetune.files.regular import opened
@@ -26,7 +36,7 @@ from finetune.naming.paths import local_path
 
 _TENSOR = "$tensor"
 _RESERVED = (_TENSOR, "__metadata__")  # our mark for a tensor, and the key of the metadata
-_CONTENT = "content"
+_CONTENT, _SHARDS = "content", "shards"  # keys of the metadata
 
 
 class Stored(NamedTuple):
@@ -59,15 +69,84 @@ def write(path: Path, content: Mapping[str, Any], *, version: int = 1, keep_as: 
     Raises:
         CheckpointError: If the content cannot be stored or the file cannot be written.
     """
-    tensors: dict[str, Tensor] = {}
-    plain = json.dumps({"version": version, "content": _extracted(content, (), tensors)})
-    try:
-        with durable.written(path, keep_as=keep_as) as file:
-            tensor_file.write(file, tensors, {"format": "pt", _CONTENT: plain})
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}. An existing file is unchanged.") from error
-    except ValueError as error:  # a type or a name that the format does not support
-        raise CheckpointError(f"The safetensors format cannot store this checkpoint: {error}.") from error
+    tensors, metadata = _parts(content, version)
+    with _write_errors(path):
+        _write(path, tensors, metadata, keep_as)
+
+
+def write_sharded(
+    path: Path, content: Mapping[str, Any], world: World, *, version: int = 1, keep_as: Path | None = None
+) -> None:
+    """Write `content` to `path` like `write`, and its divided tensors to a folder beside it, each process its own part.
+
+    All processes call this.
+
+    Raises:
+        ArgumentError: If no tensor is divided among the processes.
+        CheckpointError: In all processes, if the content cannot be stored or a file cannot be written in one of them.
+    """
+    from finetune.checkpoint import sharded  # imports much of torch
+
+    tensors, metadata = _parts(content, version)
+    divided = {name: tensor for name, tensor in tensors.items() if is_divided(tensor)}
+    check_divided(bool(divided))
+    folder = world.agreed(_new_shards(path))
+    with _write_errors(path):
+        world.written(folder, lambda: folder.mkdir(parents=True))
+        try:
+            metadata[_SHARDS] = json.dumps(sharded.write(folder, divided))
+            own = {name: tensor for name, tensor in tensors.items() if name not in divided}
+            world.written(path, lambda: _write(path, own, metadata, keep_as))
+        except BaseException:
+            if world.leads:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+    if world.leads:
+        _remove_unused_shards(path)
+
+
+def gather(path: Path, out: Path) -> None:
+    """Write a checkpoint with shards as a single file, the same as if it had been written as one.
+
+    Values pass through memory one tensor at a time.
+
+    Raises:
+        CheckpointError: If the checkpoint has no shards, or is damaged, or the file cannot be written.
+    """
+    from finetune.checkpoint import sharded
+
+    with _named_in_errors(path):
+        with opened(path) as file:
+            metadata, tensors = tensor_file.read(file)
+        if _SHARDS not in metadata:
+            raise CheckpointError(f"{path} is a single file already. Use it as it is.")
+        layout = json.loads(metadata.pop(_SHARDS))
+        divided = sharded.zeros_like(layout)
+    del metadata[tensor_file.DIGEST]
+    with _write_errors(out), durable.written(out) as file:
+        laid_out = tensor_file.lay_out(file, tensors | divided, metadata)
+        for name, tensor in tensors.items():
+            laid_out[name].copy_(tensor)
+        with _named_in_errors(path):
+            sharded.load(_beside(path), layout, {name: laid_out[name] for name in divided}, alone=True)
+        tensor_file.seal(file)
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, with its shards if it has some."""
+    shards = shards_of(path)
+    path.unlink()
+    if shards is not None:
+        shutil.rmtree(shards, ignore_errors=True)
+
+
+def shards_of(path: Path) -> Path | None:
+    """Return the folder that holds the shards of the file at `path`, or None if it has none."""
+    with suppress(OSError, ValueError, KeyError, TypeError), opened(path) as file:
+        name: str = json.loads(tensor_file.read_metadata(file)[_SHARDS])["folder"]
+        if re.fullmatch(r"[^/\\]+\.shards", name):  # or it would reach elsewhere
+            return _beside(path) / name
+    return None
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -89,8 +168,13 @@ def peek(path: Path) -> Stored:
         return _stored(metadata[_CONTENT], None)
 
 
-def read(path: Path) -> Stored:
-    """Read the file at `path`, with tensors on the CPU.
+def read(path: Path, world: World = ALONE, divides: Collection[str] = ()) -> Stored:
+    """Read the file at `path` and its shards, with tensors on the CPU.
+
+    Args:
+        path: File to read.
+        world: Processes that read it together.
+        divides: Keys of the content below which sharded tensors are divided among these processes.
 
     Raises:
         CheckpointError: If the file is missing, damaged or not a checkpoint.
@@ -98,7 +182,53 @@ def read(path: Path) -> Stored:
     with _named_in_errors(path):
         with opened(path) as file:
             metadata, tensors = tensor_file.read(file)
+        if _SHARDS in metadata:
+            from finetune.checkpoint import sharded  # imports much of torch
+
+            layout = json.loads(metadata[_SHARDS])
+            tensors |= sharded.read(_beside(path), layout, world=world, divides=divides)
         return _stored(metadata[_CONTENT], tensors)
+
+
+def _parts(content: Mapping[str, Any], version: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of the content by name, and the metadata that holds everything else."""
+    tensors: dict[str, Tensor] = {}
+    plain = json.dumps({"version": version, "content": _extracted(content, (), tensors)})
+    return tensors, {"format": "pt", _CONTENT: plain}
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], keep_as: Path | None) -> None:
+    with durable.written(path, keep_as=keep_as) as file:
+        tensor_file.write(file, tensors, metadata)
+
+
+def _beside(path: Path) -> Path:
+    """Return the folder of a file, which may be a link, and of its shards."""
+    return Path(os.path.realpath(path)).parent
+
+
+def _new_shards(path: Path) -> Path:
+    return _beside(path) / f"{path.name}-{os.urandom(6).hex()}.shards"
+
+
+def _remove_unused_shards(path: Path) -> None:
+    """Remove the shards of earlier files at `path`, also of an interrupted one, that no checkpoint beside it names."""
+    folder, name = _beside(path), re.escape(path.name)
+    used = {shards_of(each) for each in {path, *folder.glob("*.safetensors")}}
+    for old in folder.glob(f"{glob.escape(path.name)}-*.shards"):
+        if re.fullmatch(rf"{name}-[0-9a-f]{{12}}\.shards", old.name) and old not in used:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """Convert errors of writing a file to a CheckpointError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}. An existing file is unchanged.") from error
+    except ValueError as error:  # a type or a name that the format does not support
+        raise CheckpointError(f"The safetensors format cannot store this checkpoint: {error}.") from error
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from finetune.checkpoint.schema import ModelRecord
 from finetune.digests import sha256
-from finetune.distributed.divided import to_save
 from finetune.model.patterns import check_initialized
 from finetune.model.surgery import layer_specs
 from finetune.model.surgery.changes import CUSTOM_HEAD, HeadReplacement
@@ -50,7 +49,7 @@ def record_model(model: nn.Module, origin: dict[str, Any] | None, scope: Collect
         class_name=type(model).__name__,
         origin=origin,
         frozen=tuple(name for name, parameter in model.named_parameters() if not parameter.requires_grad),
-        weights={name: to_save(value) for name, value in model.state_dict().items() if name not in base},
+        weights={name: value for name, value in model.state_dict().items() if name not in base},
         base=base_digest(base) if base else None,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetune.checkpoint import schema
 from finetune.checkpoint.schema import Checkpoint
+from finetune.distributed.world import ALONE, World
 from finetune.errors import ArgumentError, CheckpointError
 from finetune.naming.paths import local_path
 
@@ -17,13 +18,16 @@ LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safeten
 NUMBERED = "epoch-*.safetensors"
 
 
-def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) -> Checkpoint | None:
+def find_run(
+    resume_from: str | Path | None, checkpoint_dir: str | Path | None, world: World = ALONE
+) -> Checkpoint | None:
     """Read the checkpoint that a run resumes from. Return None to start from the beginning.
 
     Args:
         resume_from: A file; a folder, for the intact checkpoint in it with the most progress; or `"auto"` for
             `checkpoint_dir` if a run has been saved there.
         checkpoint_dir: Folder that the run saves to.
+        world: Processes of the run, which all call this.
 
     Raises:
         CheckpointError: If there is no checkpoint, none is intact, one is of a newer format, or the file has no
@@ -35,17 +39,17 @@ def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) 
     if resume_from == "auto":
         if checkpoint_dir is None:
             raise ArgumentError("resume_from='auto' needs a checkpoint_dir. Pass fit the folder of the checkpoints.")
-        return _furthest(local_path(checkpoint_dir))
+        return _furthest(local_path(checkpoint_dir), world)
     path = local_path(resume_from)
     if os.path.isdir(path):
-        found = _furthest(path)
+        found = _furthest(path, world)
         if found is None:
             raise CheckpointError(
                 f"No checkpoint in {path} is of a run to resume. Expected a {LAST}, as written by "
                 "fit(checkpoint_dir=...)."
             )
         return found
-    checkpoint = schema.read(path)
+    checkpoint = schema.read(path, world)
     if checkpoint.training is None:
         raise CheckpointError(
             f"{path} has no training state, so no run can resume from it. To continue from its weights, load it with "
@@ -54,7 +58,7 @@ def find_run(resume_from: str | Path | None, checkpoint_dir: str | Path | None) 
     return checkpoint
 
 
-def _furthest(folder: Path) -> Checkpoint | None:
+def _furthest(folder: Path, world: World) -> Checkpoint | None:
     """Return the intact checkpoint of a run with the most progress, or None if no run was saved to the folder.
 
     Raises:
@@ -75,7 +79,7 @@ def _furthest(folder: Path) -> Checkpoint | None:
             progress[path] = reached
     for path in sorted(progress, key=progress.__getitem__, reverse=True):
         try:
-            found = schema.read(path)
+            found = schema.read(path, world)
         except CheckpointError as error:
             damaged.append(str(error))
             continue

@@ -19,9 +19,12 @@ from typing import Any
 from finetune.checkpoint import file
 from finetune.checkpoint.forms import check_form
 from finetune.display.progress.waits import busy
+from finetune.distributed.divided import to_save
+from finetune.distributed.world import ALONE, World
 from finetune.errors import CheckpointError, reason
 from finetune.model.surgery.changes import HeadReplacement, InputAdaptation, LoraAdapters, ModelChange
 from finetune.naming.paths import local_path
+from finetune.nested import map_tensors
 
 Content = dict[str, Any]
 
@@ -172,15 +175,52 @@ def write(path: str | Path, checkpoint: Checkpoint, *, keep_as: Path | None = No
     return path
 
 
-def read(path: str | Path) -> Checkpoint:
+def save(
+    path: str | Path, checkpoint: Checkpoint, world: World, *, keep_as: Path | None = None, sharded: bool = False
+) -> Path:
+    """Write a checkpoint of all processes and return its path. An existing file stays intact until it is complete.
+
+    Args:
+        path: File to write.
+        checkpoint: Its content.
+        world: The processes, which all call this if tensors are divided among them.
+        keep_as: Name that an existing file is kept under; None to replace it.
+        sharded: Whether each process writes its own part of the divided tensors to a folder beside the file.
+
+    Raises:
+        ArgumentError: If `sharded` is set and no tensor is divided among the processes.
+        CheckpointError: If the content cannot be stored or a file cannot be written.
+    """
+    path = local_path(path)
+    if sharded:
+        with busy(f"Saving {path.name}"):
+            file.write_sharded(path, to_content(checkpoint), world, version=format_version(), keep_as=keep_as)
+    else:
+        together = put_together(checkpoint)
+        world.written(path, lambda: write(path, together, keep_as=keep_as))
+    return path
+
+
+def put_together(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint with its divided tensors put together, in the memory of the first process."""
+    weights, training = map_tensors(to_save, (checkpoint.model.weights, checkpoint.training), None)
+    return replace(checkpoint, model=replace(checkpoint.model, weights=weights), training=training)
+
+
+def read(path: str | Path, world: World = ALONE) -> Checkpoint:
     """Read the checkpoint at `path`, with tensors on the CPU. Older formats are migrated.
+
+    Args:
+        path: File to read.
+        world: Processes of a run that resumes from it. If these divide the weights, each reads only its own part of a
+            sharded training state, and all call this.
 
     Raises:
         CheckpointError: If the file is missing, damaged, not a checkpoint, or of a newer format.
     """
     path = local_path(path)
     with busy(f"Verifying {path.name}"):
-        stored = file.read(path)
+        stored = file.read(path, world, ("training",)) if world.shards else file.read(path)
     with fields_expected(path):
         return replace(from_content(_migrated(path, *stored), path), version=stored.version)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from finetune.checkpoint import schema
+from finetune.checkpoint import file, schema
 from finetune.checkpoint.schema import Checkpoint
 from finetune.display.numbers import fixed
 from finetune.errors import some_of
@@ -54,6 +54,8 @@ def _described(path: Path, checkpoint: Checkpoint) -> dict[str, str]:
     is_nan = [k for k, v in record.weights.items() if isinstance(v, Tensor) and bool(v.float().isnan().any())]
     if is_nan:
         found["NaN in"] = some_of(is_nan, 5)
+    if shards := file.shards_of(path):
+        found["shards"] = f"whole, {sum(1 for _ in shards.iterdir())} files in {shards.name}"
     if last:
         found["epochs"] += f", the last with {', '.join(f'{k} {fixed(v)}' for k, v in last.items() if 'loss' in k)}"
     if checkpoint.training is not None:

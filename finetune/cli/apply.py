@@ -145,6 +145,21 @@ def verify(
     print("\n".join(f"{name:<16}{value}" for name, value in found.items()))
 
 
+def gather(
+    file: Annotated[Path, typer.Argument(help="Checkpoint with a folder of shards beside it.")],
+    out: Annotated[Path, typer.Argument(help="Single file to write.")],
+) -> None:
+    """Write a sharded checkpoint as a single file, in little memory.
+
+    Example: finetune gather checkpoints/last.safetensors dogs.safetensors
+    """
+    from finetune.checkpoint.file import gather as gather_checkpoint
+    from finetune.naming.paths import local_path
+
+    gather_checkpoint(local_path(file), local_path(out))
+    print(f"wrote {out}")
+
+
 def push(
     file: File,
     repo: Annotated[str, typer.Argument(help="Repository, such as me/dogs, which is created if there is none.")],

@@ -11,7 +11,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from finetune.cli.apply import evaluate, export, interpret, predict, push, report, serve, verify
+from finetune.cli.apply import evaluate, export, gather, interpret, predict, push, report, serve, verify
 from finetune.cli.explore import advise, check_data, compare, demo, find_lr, summary
 from finetune.cli.train import train
 from finetune.display.options import in_options
@@ -26,8 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    train, evaluate, predict, interpret, report, export, push, serve, verify, summary, check_data, advise, find_lr,
-    compare, demo,
+    train, evaluate, predict, interpret, report, export, gather, push, serve, verify, summary, check_data, advise,
+    find_lr, compare, demo,
 ):  # fmt: skip
     app.command()(command)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from finetune.distributed.world import joined
+from finetune.errors import ArgumentError
 
 
 def is_divided(tensor: Tensor) -> bool:
@@ -57,16 +58,39 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def placed(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor on the device of another one, and divided as that one is.
+    """Return a tensor on the device of another one, and divided as that one is.
+
+    A tensor that is divided already has been divided in the same way, at most on another device.
 
     Example:
         >>> import torch
         >>> placed(torch.arange(2), like=torch.zeros(2))
         tensor([0, 1])
     """
-    moved = tensor.to(like.device)
-    if not is_divided(like) or is_divided(moved):
-        return moved
-    from torch.distributed.tensor import distribute_tensor
+    if not is_divided(like):
+        return tensor.to(like.device)
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-    return distribute_tensor(moved, like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
+    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+    if not is_divided(tensor):
+        return distribute_tensor(tensor.to(like.device), mesh, placements, src_data_rank=None)
+    moved = local(tensor).to(like.device)
+    return DTensor.from_local(moved, mesh, placements, shape=tensor.shape, stride=tensor.stride())
+
+
+def check_divided(divided: bool) -> None:
+    """Check that there are divided weights, for a checkpoint of which each process writes a part.
+
+    Raises:
+        ArgumentError: If they are not.
+
+    Example:
+        >>> check_divided(False)
+        Traceback (most recent call last):
+        finetune.errors.ArgumentError: sharded=True needs weights that are divided among processes, ...
+    """
+    if not divided:
+        raise ArgumentError(
+            "sharded=True needs weights that are divided among processes, as during fit in several processes with "
+            "FineTuner(..., distributed='fsdp'). Omit sharded to write a single file."
+        )

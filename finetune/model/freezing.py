@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from finetune.distributed.divided import placed
 from finetune.errors import DataError
 from finetune.model.patterns import Patterns, check_initialized, select
 
@@ -104,7 +105,7 @@ def restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, value in saved.items():
-            own[name].copy_(value)
+            own[name].copy_(placed(value, own[name]))
 
 
 def hold_frozen_in_eval(model: nn.Module) -> None:

@@ -21,7 +21,6 @@ from finetune.checkpoint import schema
 from finetune.checkpoint.starting_weights import starting_weights
 from finetune.data.loading.batches import Batches
 from finetune.data.loading.parts import Parts
-from finetune.distributed.divided import to_save
 from finetune.distributed.replicas import Replicas, replicas_of
 from finetune.distributed.world import ALONE, World
 from finetune.errors import NonFiniteError
@@ -29,8 +28,6 @@ from finetune.model.compiling import compiled
 from finetune.model.freezing import train_only, trainable
 from finetune.model.network import Network
 from finetune.model.weights import load_state as load_weights
-from finetune.naming.paths import local_path
-from finetune.nested import map_tensors
 from finetune.signals.stops import grant, poll, requested, signal_name, unbroken
 from finetune.threads.cached import cached_property
 from finetune.training.history import History
@@ -401,37 +398,40 @@ class Run:
             for callback in self.callbacks:
                 getattr(callback, hook)(self)
 
-    def save(self, path: str | Path, *, training_state: bool = True, keep_as: Path | None = None) -> Path:
+    def save(
+        self, path: str | Path, *, training_state: bool = True, keep_as: Path | None = None, sharded: bool = False
+    ) -> Path:
         """Write a checkpoint.
 
         Args:
             path: File to write. An existing file is replaced as a whole or not at all.
             training_state: Whether a run can resume from the file; False for a smaller file.
             keep_as: Name that an existing file is kept under; None to replace it.
+            sharded: Whether each process writes its own part of divided weights to a folder beside the file.
 
         Returns:
             The path of the file.
 
         Raises:
+            ArgumentError: If `sharded` is set and the weights are not divided among processes.
             CheckpointError: If the file cannot be written.
             NonFiniteError: If an update was not finite, or left weights that are not. The file stays as it is.
         """
         self.check_finite()
         checkpoint = self.tuner._checkpoint(self.state_dict() if training_state else None)
-        written = local_path(path)
-        self.world.written(written, lambda: schema.write(written, checkpoint, keep_as=keep_as))
+        written = schema.save(path, checkpoint, self.world, keep_as=keep_as, sharded=sharded)
         if training_state:
             self.saved = replace(self.position), written
         return written
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state from which a run of the same plan resumes, as tensors, numbers and strings.
+        """Return the state from which a run of the same plan resumes, as its own tensors, numbers and strings.
 
         Raises:
             NonFiniteError: If an update was not finite.
         """
         self.check_finite()
-        state = {
+        return {
             "plan": self._plan(),
             "identity": self._identity,
             "position": asdict(self.position),
@@ -444,7 +444,6 @@ class Run:
             **({} if self.parts.limit is None else {"parts": self.parts.limit}),
             "callbacks": {identity.callback_key(self, callback): callback.state_dict() for callback in self.callbacks},
         }
-        return dict(map_tensors(to_save, state, None))
 
     def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Any], *, changed: bool = False) -> None:
         """Load a state. The next `begin_phase` restores the optimizer.

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor.debug import CommDebugMode
 
 from finetune import FineTuner
-from finetune.callbacks import EMA, L2SP, Callback, ModelCheckpoint
+from finetune.callbacks import EMA, L2SP, Callback, EarlyStopping, ModelCheckpoint
+from finetune.checkpoint.verify import verify
+from finetune.cli import main
 from finetune.distributed.divided import is_divided
 from finetune.errors import DistributedError
 from finetune.training.run import Run
@@ -117,7 +120,8 @@ def test_each_process_holds_its_part():
     assert abs(first[0] - second[0]) < weights / 8
 
 
-def test_resumed_by_another_number_of_processes(tmp_path: Path):
+@pytest.mark.parametrize("sharded", [False, True])
+def test_resumed_by_another_number_of_processes(tmp_path: Path, sharded: bool):
     options: dict[str, Any] = {"lr": 1e-2, "schedule": "constant", "progress": False, "epochs": 3}
     whole = _tuner()
     whole.fit(_data(), _data(9), batch_size=8, callbacks=[EMA(0.9)], **options)
@@ -130,14 +134,15 @@ def test_resumed_by_another_number_of_processes(tmp_path: Path):
                 raise InterruptedError
 
     def begin(rank: int) -> None:
-        callbacks = [EMA(0.9), ModelCheckpoint(tmp_path), stop := Stop()]
+        callbacks = [EMA(0.9), EarlyStopping(patience=9), stop := Stop()]
+        callbacks.insert(2, ModelCheckpoint(tmp_path, keep=1, sharded=sharded))
         stop.stops = True
         with pytest.raises(InterruptedError):
             _tuner().fit(_data(), _data(9), batch_size=4, callbacks=callbacks, **options)
 
     def go_on(size: int, distributed: str) -> Result:
         tuner = _tuner(distributed)
-        callbacks = [EMA(0.9), ModelCheckpoint(tmp_path / "more"), Stop()]
+        callbacks = [EMA(0.9), EarlyStopping(patience=9), ModelCheckpoint(tmp_path / "more"), Stop()]
         last = tmp_path / "last.safetensors"
         tuner.fit(_data(), _data(9), batch_size=size, callbacks=callbacks, resume_from=last, **options)
         return _result(tuner)
@@ -145,6 +150,31 @@ def test_resumed_by_another_number_of_processes(tmp_path: Path):
     assert in_processes(2, begin) == [None, None]
     _assert_close([go_on(8, "auto")], _result(whole))
     _assert_close(in_processes(2, lambda rank: go_on(4, "fsdp")), _result(whole))
+
+
+def test_a_sharded_checkpoint_is_the_single_file_in_parts(tmp_path: Path, same: Callable[[Any, Any], bool]):
+    class Save(Callback):
+        gathers: tuple[bool, bool]
+
+        def on_epoch_end(self, run: Run) -> None:
+            self.gathers = tuple(self.gathers_for(run, sharded) for sharded in (True, False))
+
+        def gathers_for(self, run: Run, sharded: bool) -> bool:
+            with CommDebugMode() as exchanges:
+                run.tuner.save_checkpoint(tmp_path / f"{sharded}.safetensors", sharded=sharded)
+            return any("all_gather" in str(name) for name in exchanges.get_comm_counts())
+
+    def train(rank: int) -> tuple[bool, bool]:
+        save, tuner = Save(), _tuner()
+        tuner.fit(_data(), batch_size=4, callbacks=[EMA(0.9), EarlyStopping("loss"), L2SP(), save], progress=False)
+        return save.gathers
+
+    assert in_processes(2, train) == [(False, True)] * 2
+    main(["gather", str(tmp_path / "True.safetensors"), str(tmp_path / "gathered.safetensors")])
+    assert verify(tmp_path / "True.safetensors")["shards"].startswith("whole, 4 files in True.safetensors-")
+    assert (tmp_path / "gathered.safetensors").read_bytes() == (tmp_path / "False.safetensors").read_bytes()
+    own, single = (FineTuner.load_checkpoint(tmp_path / f"{name}.safetensors", _Network()) for name in (True, False))
+    assert same(own.model.state_dict(), single.model.state_dict())
 
 
 def test_error_in_one_process():

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from finetune import Comparison, FineTuner, Phase
-from finetune.callbacks import Callback
+from finetune.callbacks import Callback, ModelCheckpoint
+from finetune.checkpoint.file import gather
 from finetune.comparison.comparison import RunResult
 from finetune.training.run import Run
 from tests.messages.material import X, case, compared, error, fit, logged, masked, tuner, y
@@ -48,6 +49,16 @@ def damaged_checkpoint(tmp: Path) -> str:
     (tmp / "b.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     said = error(lambda: FineTuner.load_checkpoint(tmp / "b.safetensors", tuner().model))
     FineTuner.load_checkpoint(tmp / "a.safetensors", tuner().model)
+    return said
+
+
+@case("Omit sharded to write a single file", "is a single file already. Use it as it is")
+def nothing_to_shard(tmp: Path) -> str:
+    said = error(lambda: fit(tuner(), callbacks=ModelCheckpoint(tmp, sharded=True)))
+    fit(tuner(), callbacks=ModelCheckpoint(tmp))
+    path = tuner().save_checkpoint(tmp / "a.safetensors")
+    said += error(lambda: gather(path, tmp / "b.safetensors"))
+    FineTuner.load_checkpoint(path, tuner().model)
     return said
 
 

@@ -12,14 +12,19 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn import functional as F
 from torchvision import models
 
 from finetune import FineTuner
+from finetune.distributed.divided import whole
+from finetune.distributed.world import join
 from finetune.errors import PatternError
 from finetune.model import freezing
 from finetune.model.patterns import select
 from tests.helpers.models import TiedLanguageModel, TokenTransformer, modes, small_cnn, states, trees
+from tests.helpers.worlds import in_processes
 
 
 class Norm2d(nn.BatchNorm2d):
@@ -455,6 +460,19 @@ def test_a_partly_frozen_transformer_takes_padding(kind: str, strategy: str, cac
     plain = copy.deepcopy(model).eval()
     with torch.no_grad():
         torch.testing.assert_close(tuner.predict(ids), plain(ids))
+
+
+def test_whole_weights_are_restored_where_they_are_divided() -> None:
+    """As by a callback whose state comes from a file."""
+    saved = {"weight": torch.arange(6.0).reshape(3, 2)}
+
+    def restore(rank: int) -> list[list[float]]:
+        model, mesh = nn.Linear(2, 3, bias=False), init_device_mesh("cpu", (join("fsdp", torch.device("cpu")).size,))
+        model.weight = nn.Parameter(distribute_tensor(torch.zeros(3, 2), mesh, [Shard(0)]))
+        freezing.restore(model, saved)
+        return whole(model.weight.detach()).tolist()
+
+    assert in_processes(2, restore) == [saved["weight"].tolist()] * 2
 
 
 def test_an_encoder_makes_nested_tensors_again_in_eval_mode() -> None:

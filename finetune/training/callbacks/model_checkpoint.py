@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from finetune.checkpoint.file import check_writable
+from finetune.checkpoint.file import check_writable, remove
 from finetune.checkpoint.resume import BEST, LAST, NUMBERED, PREVIOUS, check_not_newer
+from finetune.distributed.divided import check_divided
 from finetune.distributed.world import ALONE, World, joined
 from finetune.errors import CheckpointError, whole_number
 from finetune.files.locks import folder_locked
@@ -94,9 +95,12 @@ class ModelCheckpoint(Callback):
         keep: Number of additional checkpoints to keep, the most recent ones, named by epoch.
         every_steps: Number of optimizer updates after which `last` is also written; None writes it only every epoch.
         mode: `"max"` if a higher value is better, `"min"` if a lower one is; None if the metric says so itself.
+        sharded: Whether each process writes its own part of weights and optimizer state to a folder beside each file,
+            for `FineTuner(..., distributed="fsdp")`. `finetune gather` makes a single file of both.
 
     Raises:
-        ArgumentError: At the start of `fit`, if the run has no value `monitor`, or it is unknown which way it improves.
+        ArgumentError: At the start of `fit`, if the run has no value `monitor`, it is unknown which way it improves, or
+            `sharded` is set and the weights are not divided among processes.
         CheckpointError: At the start of `fit`, if the folder cannot be written to, or another run writes to it.
 
     Example:
@@ -119,17 +123,22 @@ class ModelCheckpoint(Callback):
         keep: int = 0,
         every_steps: int | None = None,
         mode: str | None = None,
+        *,
+        sharded: bool = False,
     ) -> None:
         self.folder = local_path(folder)
         self.monitor = monitor
         self.keep = whole_number("keep", keep, at_least=0)
         self.every_steps = None if every_steps is None else whole_number("every_steps", every_steps, at_least=0)
         self.mode = mode
+        self.sharded = sharded
         self.best = math.inf
         self._saved_at: Position | None = None
 
     def on_fit_begin(self, run: Run) -> None:
         check_monitor(run, self._monitor(run), self.mode)
+        if self.sharded:
+            check_divided(run.world.shards)
         self._saved_at = None
 
     def on_interrupt(self, run: Run) -> None:
@@ -144,17 +153,17 @@ class ModelCheckpoint(Callback):
         value = monitored(run, self._monitor(run), self.mode)
         if value < self.best:
             self.best = value
-            run.save(self.folder / BEST, training_state=False)
+            run.save(self.folder / BEST, training_state=False, sharded=self.sharded)
         self._save_last(run)
         if self.keep:
-            run.save(self.folder / f"epoch-{run.epoch:04d}.safetensors")
+            run.save(self.folder / f"epoch-{run.epoch:04d}.safetensors", sharded=self.sharded)
         if self.keep and run.world.leads:
             numbered = sorted(self.folder.glob(NUMBERED), key=lambda path: path.stat().st_mtime_ns)
             for old in numbered[: -self.keep]:
-                old.unlink()
+                remove(old)
 
     def _save_last(self, run: Run) -> None:
-        run.save(self.folder / LAST, keep_as=self.folder / PREVIOUS)
+        run.save(self.folder / LAST, keep_as=self.folder / PREVIOUS, sharded=self.sharded)
         self._saved_at = replace(run.position)
 
     def _monitor(self, run: Run) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune import FineTuner
+from finetune import ArgumentError, FineTuner
 from finetune.callbacks import Callback, ModelCheckpoint
 from finetune.errors import CheckpointError
 from tests.helpers.tuners import ScriptedTuner
@@ -120,6 +120,15 @@ def test_a_checkpoint_folder_that_is_a_file_is_an_error_before_training(net, blo
     with pytest.raises(CheckpointError, match="cannot be kept in"):
         tuner.fit(blobs(), checkpoint_dir=tmp_path / "taken")
     assert len(tuner.history) == 0
+
+
+def test_sharded_checkpoints_of_a_whole_model_are_an_error_before_training(net, blobs, tmp_path) -> None:
+    tuner = FineTuner(net(), device="cpu")
+    with pytest.raises(ArgumentError, match="sharded=True needs weights that are divided"):
+        tuner.fit(blobs(), callbacks=ModelCheckpoint(tmp_path, sharded=True))
+    with pytest.raises(ArgumentError, match="sharded=True needs weights that are divided"):
+        tuner.save_checkpoint(tmp_path / "a.safetensors", sharded=True)
+    assert (len(tuner.history), names(tmp_path)) == (0, [])
 
 
 def test_two_runs_in_one_folder_are_noticed(net, blobs, tmp_path) -> None:
