@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from finetune.files.paths import Paths
@@ -50,8 +51,7 @@ def located(
     listing, missing, folders, asked = Listing(paths, folder_of), [], [], False
 
     def each() -> Iterator[str]:
-        for position, path in enumerate(paths):
-            file = listing.find(path)
+        for position, (path, file) in enumerate(zip(paths, listing.find(paths), strict=True)):
             if file is None:
                 nonlocal asked
                 found, asked = find(path), True
@@ -74,8 +74,7 @@ def real_paths(paths: Sequence[str]) -> Iterator[str]:
     """
     listing = Listing(paths, os.path.realpath)
     folders: dict[str, str] = {}
-    for path in paths:
-        found = listing.find(path)
+    for path, found in zip(paths, listing.find(paths), strict=True):
         if found is None:
             folder, name = os.path.split(path)
             if folder not in folders:
@@ -94,8 +93,8 @@ class Listing:
 
     Example:
         >>> listing = Listing(["husky/0.png"] * 8 + ["husky/9.png"], "dogs/train/{}".format)
-        >>> listing.find("husky/0.png"), listing.find("husky/9.png")
-        ('dogs/train/husky/0.png', None)
+        >>> list(listing.find(["husky/0.png", "husky/9.png"]))
+        ['dogs/train/husky/0.png', None]
     """
 
     def __init__(self, paths: Iterable[str], folder_of: Callable[[str], str | None]) -> None:
@@ -113,22 +112,20 @@ class Listing:
         real = {os.path.realpath(prefix) for prefix, _ in self._listed.values()}
         return len(real) == len(self._listed)
 
-    def find(self, path: str) -> str | None:
-        """Return the path of a plain file in its folder, or None if it is something else, or was not looked for."""
-        cut = path.rfind("/") + 1
-        prefix, names = self._listed.get(path[:cut], ("", ()))
-        name = path[cut:]
-        return prefix + name if name in names else None
+    def find(self, paths: Iterable[str]) -> Iterator[str | None]:
+        """Yield the path of each plain file in its folder, or None for what is something else, or not listed."""
+        nothing: tuple[str, set[str]] = ("", set())
+        for path in paths:
+            cut = path.rfind("/") + 1
+            prefix, names = self._listed.get(path[:cut], nothing)
+            name = path[cut:]
+            yield prefix + name if name in names else None
 
 
 def _plain_files(folder: str, limit: int) -> set[str]:
     """Return the names of the files in a folder that are no links, among its first `limit` entries."""
-    names = set()
     try:
-        with scanned(folder) as entries:
-            for _, entry in zip(range(limit), entries, strict=False):
-                if entry.is_file(follow_symlinks=False):  # known from the listing, so nothing is asked
-                    names.add(entry.name)
+        with scanned(folder) as entries:  # which knows links and folders, so nothing is asked
+            return {entry.name for entry in islice(entries, limit) if entry.is_file(follow_symlinks=False)}
     except (OSError, ValueError):  # whoever reads the file says why it cannot be read
-        pass
-    return names
+        return set()

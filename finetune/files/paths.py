@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 _CODEC = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # as `os.fsencode`, which takes twice as long
+_AT_ONCE = 4_096  # paths that become bytes, or text, in one call
 
 
 class Paths(Sequence[str]):
-    """Paths of files, which take their length in bytes and 16 more each.
+    """Paths of files, which take their length in bytes and 17 more each.
 
     As Python objects, they would take several times that, and again in each worker: a forked process shares memory
     until it is written to, and reading an object writes its count of references.
@@ -29,12 +30,13 @@ class Paths(Sequence[str]):
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]] = ()) -> None:
-        content, bounds = bytearray(), array("q", [0])
-        for path in paths:
-            content += os.fspath(path).encode(*_CODEC)
-            bounds.append(len(content))
-        self._content = bytes(content)
-        self._starts, self._ends = np.array(bounds[:-1], np.int64), np.array(bounds[1:], np.int64)
+        content, ends, rest = bytearray(), [np.empty(0, np.int64)], iter(paths)
+        while texts := list(map(os.fspath, islice(rest, _AT_ONCE))):
+            part = ("\0".join(texts) + "\0").encode(*_CODEC)  # no path has a null character
+            ends.append(len(content) + np.flatnonzero(np.frombuffer(part, np.uint8) == 0))
+            content += part
+        self._content, self._ends = bytes(content), np.concatenate(ends)
+        self._starts = np.r_[0, self._ends + 1][:-1]
 
     @property
     def distinct(self) -> bool:
@@ -56,6 +58,10 @@ class Paths(Sequence[str]):
         return part
 
     def __iter__(self) -> Iterator[str]:
-        content = self._content
-        for start, end in zip(self._starts.tolist(), self._ends.tolist(), strict=True):
-            yield content[start:end].decode(*_CODEC)
+        for first in range(0, len(self), _AT_ONCE):
+            starts, ends = self._starts[first : first + _AT_ONCE], self._ends[first : first + _AT_ONCE]
+            if (starts[1:] == ends[:-1] + 1).all():  # one after the other in memory
+                yield from self._content[starts[0] : ends[-1]].decode(*_CODEC).split("\0")
+            else:
+                pairs = zip(starts.tolist(), ends.tolist(), strict=True)
+                yield from (self._content[start:end].decode(*_CODEC) for start, end in pairs)

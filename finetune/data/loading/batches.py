@@ -329,7 +329,7 @@ class Batches:
         if self.source.vectorized:
             yield from map(self.source.gather, indices)
             return
-        if self._prepared is not None and all(map(self._prepared.has, indices)):
+        if self._prepared is not None and self._prepared.has(indices):
             self._pool = None  # ends its processes
             yield from map(self._prepared.get, indices)
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -49,14 +49,13 @@ class PreparedImages:
         self._images = torch.empty(_shape(source, preprocessing), dtype=torch.uint8)
         self._filled = torch.zeros(len(source), dtype=torch.bool)
         self._unchanged = source.watch()
-        if self._unchanged is not None:
-            for index in range(len(source)):  # before the first one is read
-                self._unchanged(index)
 
-    def has(self, indices: Tensor) -> bool:
-        """Return whether all samples at int64 [B] are cached and unchanged."""
+    def has(self, batches: Sequence[Tensor]) -> bool:
+        """Return whether all samples of batches, int64 [B] each, are cached and unchanged. Ask before reading them."""
+        indices = torch.cat([*batches, torch.empty(0, dtype=torch.int64)])
         filled = bool(self._filled[indices].all())
-        return filled and (self._unchanged is None or all(map(self._unchanged, indices.tolist())))
+        changed = [] if self._unchanged is None else [k for k in indices.tolist() if not self._unchanged(k)]
+        return filled and not changed
 
     def put(self, indices: Tensor, batch: Any) -> None:
         """Add the images of a batch, the samples at int64 [B]."""

@@ -107,14 +107,12 @@ def _one_kind(paths: Iterable[str]) -> type[FileSource]:
     Raises:
         DataError: If they are of several kinds.
     """
-    firsts: dict[str, str] = {}  # by suffix
-    for path in paths:
-        firsts.setdefault(path[path.rfind(".") :], path)
-    examples = {file_source(f"file{suffix}"): path for suffix, path in reversed(firsts.items())}
-    if len(examples) > 1:
+    kinds = {file_source(f"file{suffix}") for suffix in {path[path.rfind(".") :] for path in paths}}
+    if len(kinds) > 1:
+        examples = {kind: next(path for path in paths if file_source(path) is kind) for kind in FILE_SOURCES}
         shown = " and ".join(f"'{path}' is read as an {source.noun}" for source, path in examples.items())
         raise DataError(f"The files are of several kinds: {shown}. Expected one kind.")
-    return next(iter(examples), FILE_SOURCES[0])
+    return next(iter(kinds), FILE_SOURCES[0])
 
 
 def part_of(name: str) -> str | None:

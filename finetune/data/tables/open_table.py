@@ -179,15 +179,17 @@ class _Rows:
         Raises:
             DataError: If a cell is empty, or files are missing.
         """
-        if {*map(type, cells)} != {str}:
+        texts = {*map(type, cells)} == {str}
+        if not texts:
             cells = [_unpacked(cell) for cell in cells]
-        empty = [row for row, cell in enumerate(cells) if _is_empty(cell)]
+        empty = [] if texts and all(cells) else [row for row, cell in enumerate(cells) if _is_empty(cell)]
         if empty:
             raise DataError(
                 f"{len(empty)} rows of '{self.path}' have no {self.inputs[0]}, first row {empty[0] + 1}. Fill them in, "
                 "or remove them."
             )
-        ready = next((cell for cell in cells if isinstance(cell, (np.ndarray, Tensor, Image.Image))), None)
+        others = () if texts else cells
+        ready = next((cell for cell in others if isinstance(cell, (np.ndarray, Tensor, Image.Image))), None)
         if ready is not None:
             raise DataError(
                 f"The column {self.inputs[0]!r} of '{self.path}' holds objects of type {type(ready).__name__}. "
@@ -197,7 +199,7 @@ class _Rows:
         if all(isinstance(cell, bytes) for cell in cells):
             self.contents = list(cells)
             return
-        self.located = self.files.find_all([str(cell) for cell in cells])
+        self.located = self.files.find_all(cells if texts else [str(cell) for cell in cells])
         self.paths, missing = self.located.paths, self.located.missing
         if missing:
             noun = "images" if ImageFiles.matches(str(cells[missing[0]])) else "files or folders"
