@@ -156,8 +156,8 @@ def audit(
     """Check data before the first step for problems that would stop or spoil a run.
 
     Image and audio files are decoded once, or 2,000 of more than 5,000; every text and every value of an array is read,
-    and up to 2,000 samples of a dataset are loaded. Streams and DataLoaders cannot be checked beforehand; their targets are checked
-    batch by batch.
+    and up to 2,000 samples of a dataset are loaded. Streams and DataLoaders cannot be checked beforehand; their targets
+    are checked batch by batch.
 
     Args:
         source: The data.

@@ -48,19 +48,17 @@ def located(
         >>> found.paths[0], found.folders
         ('dogs/train/husky/0.png', [2])
     """
-    listing, missing, folders, asked = Listing(paths, folder_of), [], [], False
+    listing, result = Listing(paths, folder_of), Located(Paths())
+    asked = []
 
-    def each() -> Iterator[str]:
-        for position, (path, file) in enumerate(zip(paths, listing.find(paths), strict=True)):
-            if file is None:
-                nonlocal asked
-                found, asked = find(path), True
-                missing.extend([position] * (found is None))
-                folders.extend([position] * (found is not None and found.is_dir()))
-                file = str(found or "")
-            yield file
+    def ask(position: int) -> str:
+        found = find(paths[position])
+        asked.append(position)
+        result.missing.extend([position] * (found is None))
+        result.folders.extend([position] * (found is not None and found.is_dir()))
+        return str(found or "")
 
-    result = Located(Paths(each()), missing, folders)
+    result.paths = Paths(listing.find(paths, ask))
     result.distinct = not asked and listing.distinct and result.paths.distinct
     return result
 
@@ -72,16 +70,16 @@ def real_paths(paths: Sequence[str]) -> Iterator[str]:
         >>> os.path.relpath(next(real_paths(["dogs/train/husky/../husky/0.png"])))
         'dogs/train/husky/0.png'
     """
-    listing = Listing(paths, os.path.realpath)
     folders: dict[str, str] = {}
-    for path, found in zip(paths, listing.find(paths), strict=True):
-        if found is None:
-            folder, name = os.path.split(path)
-            if folder not in folders:
-                folders[folder] = os.path.realpath(folder)
-            found = os.path.join(folders[folder], name)
-            found = os.path.realpath(found) if os.path.islink(found) else found
-        yield found
+
+    def ask(position: int) -> str:
+        folder, name = os.path.split(paths[position])
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        path = os.path.join(folders[folder], name)
+        return os.path.realpath(path) if os.path.islink(path) else path
+
+    return Listing(paths, os.path.realpath).find(paths, ask)
 
 
 class Listing:
@@ -92,34 +90,41 @@ class Listing:
         folder_of: Function from the part of a path up to its last `/` to the folder to look in, or to None.
 
     Example:
-        >>> listing = Listing(["husky/0.png"] * 8 + ["husky/9.png"], "dogs/train/{}".format)
-        >>> list(listing.find(["husky/0.png", "husky/9.png"]))
-        ['dogs/train/husky/0.png', None]
+        >>> paths = ["husky/0.png"] * 8 + ["husky/9.png"]
+        >>> [*Listing(paths, "dogs/train/{}".format).find(paths, "number {}".format)][7:]
+        ['dogs/train/husky/0.png', 'number 8']
     """
 
     def __init__(self, paths: Iterable[str], folder_of: Callable[[str], str | None]) -> None:
         heads = Counter(path[: path.rfind("/") + 1] for path in paths)
         folders = {head: folder_of(head) for head, named in heads.items() if named >= _MIN_NAMED}
-        self._listed = {
-            head: ("" if folder == "." else os.path.join(folder, ""), _plain_files(folder, _MAX_LISTED * heads[head]))
-            for head, folder in folders.items()
-            if folder is not None
+        listed = {head: folder for head, folder in folders.items() if folder is not None}
+        self._prefixes = {head: "" if folder == "." else os.path.join(folder, "") for head, folder in listed.items()}
+        self._files = {
+            head + name for head, folder in listed.items() for name in _plain_files(folder, _MAX_LISTED * heads[head])
         }
 
     @property
     def distinct(self) -> bool:
         """Whether the listed folders are different ones, so that different paths in them are different files."""
-        real = {os.path.realpath(prefix) for prefix, _ in self._listed.values()}
-        return len(real) == len(self._listed)
+        return len({*map(os.path.realpath, self._prefixes.values())}) == len(self._prefixes)
 
-    def find(self, paths: Iterable[str]) -> Iterator[str | None]:
-        """Yield the path of each plain file in its folder, or None for what is something else, or not listed."""
-        nothing: tuple[str, set[str]] = ("", set())
-        for path in paths:
+    def find(self, paths: Iterable[str], otherwise: Callable[[int], str]) -> Iterator[str]:
+        """Yield the path of each plain file in its folder.
+
+        Args:
+            paths: The paths.
+            otherwise: Function from the position of another path, or of one in a folder that is not listed, to what is
+                yielded for it.
+        """
+        bases = {prefix.removesuffix(head): prefix.endswith(head) for head, prefix in self._prefixes.items()}
+        if len(bases) == 1 and all(bases.values()):  # as with paths in one folder, which is quicker
+            (base,) = bases
+            yield from (base + path if path in self._files else otherwise(k) for k, path in enumerate(paths))
+            return
+        for position, path in enumerate(paths):
             cut = path.rfind("/") + 1
-            prefix, names = self._listed.get(path[:cut], nothing)
-            name = path[cut:]
-            yield prefix + name if name in names else None
+            yield self._prefixes[path[:cut]] + path[cut:] if path in self._files else otherwise(position)
 
 
 def _plain_files(folder: str, limit: int) -> set[str]:

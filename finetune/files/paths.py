@@ -31,7 +31,7 @@ class Paths(Sequence[str]):
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]] = ()) -> None:
         content, ends, rest = bytearray(), [np.empty(0, np.int64)], iter(paths)
-        while texts := list(map(os.fspath, islice(rest, _AT_ONCE))):
+        while texts := [os.fspath(path) for path in islice(rest, _AT_ONCE)]:
             part = ("\0".join(texts) + "\0").encode(*_CODEC)  # no path has a null character
             ends.append(len(content) + np.flatnonzero(np.frombuffer(part, np.uint8) == 0))
             content += part
