@@ -28,8 +28,9 @@ VERBS = (
 ADVICE = re.compile(rf"(?:(?:^|[.;:] )(?:{VERBS})\b)|(?:, or |; |, |: )(?:{VERBS.lower()}) ")
 NO_MESSAGES = ("cli/", "demo.py", "display/options.py")  # help, and rewritten messages
 
-# Advice that needs a package or a download, and the file that tries it.
+# Advice that needs several processes, a package or a download, and the file that tries it.
 ELSEWHERE = {
+    "is a part of a sharded checkpoint. Pass the file that names its folder": "checkpoint/test_sharded.py",
     "does not exist, or may not be read. Correct the URL": "files/test_remote.py",
     "cannot be read ({}: {}). Correct the URL": "files/test_remote.py",
     "URLs are for data that is read. Use a local path here": "files/test_remote.py",

@@ -14,7 +14,6 @@ a file never refers to half of one.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -37,6 +36,7 @@ from finetune.naming.paths import local_path
 _TENSOR = "$tensor"
 _RESERVED = (_TENSOR, "__metadata__")  # our mark for a tensor, and the key of the metadata
 _CONTENT, _SHARDS = "content", "shards"  # keys of the metadata
+_SHARDS_NAME = re.compile(r"(.+)-[0-9a-f]{12}\.shards", re.DOTALL)
 
 
 class Stored(NamedTuple):
@@ -72,6 +72,7 @@ def write(path: Path, content: Mapping[str, Any], *, version: int = 1, keep_as: 
     tensors, metadata = _parts(content, version)
     with _write_errors(path):
         _write(path, tensors, metadata, keep_as)
+    _remove_unused_shards(path)
 
 
 def write_sharded(
@@ -91,18 +92,15 @@ def write_sharded(
     divided = {name: tensor for name, tensor in tensors.items() if is_divided(tensor)}
     check_divided(bool(divided))
     folder = world.agreed(_new_shards(path))
-    with _write_errors(path):
-        world.written(folder, lambda: folder.mkdir(parents=True))
-        try:
+    try:
+        with _write_errors(path):
+            world.written(folder, lambda: _make_shards(folder))
             metadata[_SHARDS] = json.dumps(sharded.write(folder, divided))
             own = {name: tensor for name, tensor in tensors.items() if name not in divided}
             world.written(path, lambda: _write(path, own, metadata, keep_as))
-        except BaseException:
-            if world.leads:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-    if world.leads:
-        _remove_unused_shards(path)
+    finally:
+        if world.leads:
+            _remove_unused_shards(path)
 
 
 def gather(path: Path, out: Path) -> None:
@@ -122,6 +120,7 @@ def gather(path: Path, out: Path) -> None:
             raise CheckpointError(f"{path} is a single file already. Use it as it is.")
         layout = json.loads(metadata.pop(_SHARDS))
         divided = sharded.zeros_like(layout)
+        sharded.check_complete(_beside(path), layout)
     del metadata[tensor_file.DIGEST]
     with _write_errors(out), durable.written(out) as file:
         laid_out = tensor_file.lay_out(file, tensors | divided, metadata)
@@ -130,6 +129,7 @@ def gather(path: Path, out: Path) -> None:
         with _named_in_errors(path):
             sharded.load(_beside(path), layout, {name: laid_out[name] for name in divided}, alone=True)
         tensor_file.seal(file)
+    _remove_unused_shards(out)
 
 
 def remove(path: Path) -> None:
@@ -141,8 +141,12 @@ def remove(path: Path) -> None:
 
 
 def shards_of(path: Path) -> Path | None:
-    """Return the folder that holds the shards of the file at `path`, or None if it has none."""
-    with suppress(OSError, ValueError, KeyError, TypeError), opened(path) as file:
+    """Return the folder that holds the shards of the file at `path`, or None if it has none.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    with suppress(ValueError, KeyError, TypeError), opened(path) as file:
         name: str = json.loads(tensor_file.read_metadata(file)[_SHARDS])["folder"]
         if re.fullmatch(r"[^/\\]+\.shards", name):  # or it would reach elsewhere
             return _beside(path) / name
@@ -211,13 +215,18 @@ def _new_shards(path: Path) -> Path:
     return _beside(path) / f"{path.name}-{os.urandom(6).hex()}.shards"
 
 
+def _make_shards(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    durable.sync_folder(folder.parent)
+
+
 def _remove_unused_shards(path: Path) -> None:
-    """Remove the shards of earlier files at `path`, also of an interrupted one, that no checkpoint beside it names."""
-    folder, name = _beside(path), re.escape(path.name)
-    used = {shards_of(each) for each in {path, *folder.glob("*.safetensors")}}
-    for old in folder.glob(f"{glob.escape(path.name)}-*.shards"):
-        if re.fullmatch(rf"{name}-[0-9a-f]{{12}}\.shards", old.name) and old not in used:
-            shutil.rmtree(old, ignore_errors=True)
+    """Remove the shards of earlier files at `path`, also of an interrupted one, that no file beside it names."""
+    with suppress(OSError):  # a file that cannot be read may need its shards
+        beside = [*_beside(path).iterdir()]
+        if old := {each for each in beside if (named := _SHARDS_NAME.fullmatch(each.name)) and named[1] == path.name}:
+            for unused in old - {shards_of(each) for each in beside if each.is_file()}:
+                shutil.rmtree(unused, ignore_errors=True)
 
 
 @contextmanager
@@ -234,6 +243,12 @@ def _write_errors(path: Path) -> Iterator[None]:
 @contextmanager
 def _named_in_errors(path: Path) -> Iterator[None]:
     """Convert errors of reading a file to a CheckpointError that names it."""
+    for folder in (path, path.parent):
+        if owner := _SHARDS_NAME.fullmatch(folder.name):
+            raise CheckpointError(
+                f"{path} is a part of a sharded checkpoint. Pass the file that names its folder, such as "
+                f"{folder.with_name(owner[1])}."
+            )
     try:
         yield
     except OSError as error:

@@ -80,6 +80,32 @@ def zeros_like(layout: Layout) -> dict[str, Tensor]:
     return {name: torch.zeros((), dtype=dtype).expand(shape) for name, dtype, shape in _described(layout)}
 
 
+def check_complete(beside: Path, layout: Layout) -> None:
+    """Check that the files of a layout are present and hold enough, before memory or disk is allocated for them.
+
+    Args:
+        beside: Folder that the folder of the layout is in.
+        layout: Layout of the folder.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If the layout is not one that `write` returned, or the files hold less.
+
+    Example:
+        >>> check_complete(Path(), {"folder": "a.shards", "files": {"a": ""}, "tensors": {}})
+        Traceback (most recent call last):
+        FileNotFoundError: [Errno 2] its folder a.shards is not beside it, or lacks files. Keep both together
+    """
+    described, folder = [*_described(layout)], beside / layout["folder"]
+    try:
+        present = sum((folder / name).stat().st_size for name in layout["files"])
+    except OSError:
+        said = f"its folder {folder.name} is not beside it, or lacks files. Keep both together"
+        raise FileNotFoundError(errno.ENOENT, said) from None
+    if sum(math.prod(shape) * dtype.itemsize for _, dtype, shape in described) > present:
+        raise ValueError("its shards hold less than their layout says")
+
+
 def read(beside: Path, layout: Layout, *, world: World, divides: Collection[str]) -> dict[str, Tensor]:
     """Return tensors from a folder, on the CPU.
 
@@ -93,12 +119,11 @@ def read(beside: Path, layout: Layout, *, world: World, divides: Collection[str]
         ValueError: In all processes of the world, if a file is damaged.
         OSError: In all processes of the world, if a file is missing or cannot be read.
     """
-    described = [*_described(layout)]
-    if failure := world.agreed(_incomplete(beside, layout, described)):
+    if failure := world.agreed(_incomplete(beside, layout)):
         raise failure
     mesh = init_device_mesh("cpu", (world.size,)) if world.size > 1 else None
     tensors: dict[str, Tensor] = {}
-    for name, dtype, shape in described:
+    for name, dtype, shape in _described(layout):
         if mesh is not None and _key(name) in divides:
             tensors[name] = zeros(shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
         else:
@@ -286,15 +311,12 @@ def _is_within(part: Mapping[str, Any], shape: Sequence[int]) -> bool:
     return right_length and all(begin >= 0 and length >= 0 and begin + length <= side for begin, length, side in sides)
 
 
-def _incomplete(beside: Path, layout: Layout, described: Sequence[_Described]) -> Exception | None:
-    """Return an error if files are missing or hold less than their layout says, before memory is allocated."""
-    folder = beside / layout["folder"]
+def _incomplete(beside: Path, layout: Layout) -> Exception | None:
+    """Return the error of `check_complete`, if it raises one."""
     try:
-        present = sum((folder / name).stat().st_size for name in layout["files"])
-    except OSError:
-        return FileNotFoundError(errno.ENOENT, f"its folder {folder.name} is not beside it, or lacks files")
-    if sum(math.prod(shape) * dtype.itemsize for _, dtype, shape in described) > present:
-        return ValueError("its shards hold less than their layout says")
+        check_complete(beside, layout)
+    except (OSError, ValueError) as error:
+        return error
     return None
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import operator
+import resource
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,39 @@ def test_only_shards_of_present_files_are_kept(folder: Path):
     assert file.read(folder / "previous.safetensors").content["model"]["tied"][0, 0] == 1
 
 
+def test_a_process_that_is_killed_while_it_writes_leaves_the_checkpoint_of_before(copied: Path):
+    def save(rank: int) -> None:
+        join("fsdp", CPU)
+        if rank == 1:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which ends a process whose file grows beyond the limit
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+        _save(copied, 5.0)
+
+    before = _bits(file.read(copied))
+    said = in_processes(2, save)
+    assert said[1] == f"ended with -{int(signal.SIGXFSZ)}"
+    assert "gloo" in said[0]
+    assert _bits(file.read(copied)) == before
+    file.write(copied, _content())
+    assert not [*copied.parent.glob(f"{NAME}-*.shards")][1:]  # those of the file that keeps the former name
+
+
+def test_shards_are_kept_for_a_file_of_another_name(copied: Path):
+    renamed = copied.rename(copied.with_name("mine"))
+    file.write(copied, _content(1.0))
+    assert _bits(file.read(renamed).content) == _bits(_content())
+    file.gather(renamed, renamed)
+    assert file.shards_of(renamed) is None
+    assert _bits(file.read(renamed).content) == _bits(_content())
+
+
+def test_a_part_in_place_of_the_checkpoint(folder: Path):
+    for part in (shards := _shards(folder / NAME)[0], shards.parent):
+        for read in (file.read, file.peek, lambda path: file.gather(path, folder / "out.safetensors")):
+            with pytest.raises(CheckpointError, match=f"Pass the file that names its folder, such as .*{NAME}"):
+                read(part)
+
+
 def test_removed_with_its_shards(copied: Path):
     shards = _shards(copied)
     file.remove(copied)
@@ -174,7 +209,7 @@ def test_damage_is_noticed(copied: Path, damage: Callable[[Path], object], said:
     out = copied.with_name("out.safetensors")
     with pytest.raises(CheckpointError, match=said):
         file.read(copied)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=said):
         file.gather(copied, out)
     assert not out.exists()
 
