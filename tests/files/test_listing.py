@@ -6,20 +6,23 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from finetune.files.listing import Located, located
+from finetune.files.listing import Located, located, real_paths
 
 MANY = 12  # names in one folder, so that it is listed
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "a" / "inner").mkdir(parents=True)
     for k in range(MANY):
         (tmp_path / "a" / f"{k}.png").touch()
     (tmp_path / "a" / "link.png").symlink_to(tmp_path / "a" / "0.png")
     (tmp_path / "a" / "broken.png").symlink_to(tmp_path / "none")
     (tmp_path / "b").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -60,3 +63,26 @@ def test_few_files_of_a_large_folder_are_found_although_it_is_not_listed_to_its_
         (folder / "a" / f"more{k}.png").touch()
     files = [f"a/{k}.png" for k in range(MANY)]
     assert [*of(folder, files).paths] == [os.path.join(folder, file) for file in files]
+
+
+HEADS = ("", "./", "a/", "./a/", "a//", "a/../a/", "b/", "a/inner/", "ü/", "u\u0308/", "none/", "/")
+NAMES = (*(f"{k}.png" for k in range(3)), "ü.png", "u\u0308.png", "link.png", "broken.png", "inner", "", "..", "\\.png")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(heads=st.lists(st.sampled_from(HEADS), min_size=1, max_size=4, unique=True), absolute=st.booleans())
+@example(heads=["./", ""], absolute=False)
+def test_paths_of_any_spelling_are_found_as_by_asking_for_each(folder: Path, heads: list[str], absolute: bool) -> None:
+    for place in (folder, folder / "a", folder / "ü"):
+        place.mkdir(exist_ok=True)
+        for name in (*(f"{k}.png" for k in range(3)), "ü.png", "\\.png"):
+            (place / name).touch()
+    start = f"{folder}/" if absolute else ""
+    cells = [start + head + name for head in heads for name in NAMES]  # enough of each folder to list it
+    found = located(cells, lambda head: str(folder / head), lambda cell: find(folder / cell))
+    plain = [find(folder / cell) for cell in cells]
+    assert [*found.paths] == [str(path or "") for path in plain]
+    assert found.missing == [k for k, path in enumerate(plain) if path is None]
+    assert found.folders == [k for k, path in enumerate(plain) if path is not None and path.is_dir()]
+    files = [cell for cell in cells if os.path.isfile(cell)]
+    assert [*real_paths(files)] == [os.path.realpath(file) for file in files]

@@ -28,6 +28,15 @@ def test_paths_are_those_given_in_any_selection(paths: list[str], data: st.DataO
     assert compact.distinct == (len({*paths}) == len(paths))
 
 
+def test_many_paths_are_those_given_in_any_selection() -> None:
+    paths = [f"dogs/{k}.jpg" for k in range(9_000)]
+    compact = Paths(paths)
+    assert [*compact] == paths
+    assert [*compact[4_000:8_500]] == paths[4_000:8_500]
+    assert [*compact[::-1]] == paths[::-1]
+    assert [compact[k] for k in (4_095, 4_096, 8_999)] == [paths[k] for k in (4_095, 4_096, 8_999)]
+
+
 def test_a_name_that_is_no_text_stays_the_same() -> None:
     name = os.fsdecode(b"dogs/\xff.jpg")
     assert Paths([name])[0] == name

@@ -130,18 +130,15 @@ def _cells(text: str, delimiter: str, path: Path) -> tuple[list[list[str]], list
         DataError: If it is no CSV.
     """
     reader = csv.reader(_lines(text), delimiter=delimiter, strict=True)
-    divided = f" They are delimited by {delimiter!r}."
     ragged, above = _Ragged(), 0
     try:
         first = [cell.strip() for cell in next(filter(None, reader), [])]
-        check_width(len(first), f"'{path}', line {reader.line_num}", divided)
+        check_width(len(first), f"'{path}', line {reader.line_num}", f" They are delimited by {delimiter!r}.")
         filled = _Filled(len(first))
         while rows := list(islice(reader, _ROWS_AT_ONCE)):
             full = list(filter(None, rows))  # without empty lines
             if not ragged.cells and {*map(len, full)} - {len(first)}:
-                number, cells = next((k, len(row)) for k, row in enumerate(full, above + 1) if len(row) != len(first))
-                check_width(cells, f"'{path}', row {number}", divided)
-                ragged = _Ragged(number, cells)
+                ragged = next(_Ragged(k, len(row)) for k, row in enumerate(full, above + 1) if len(row) != len(first))
             above += len(full)
             filled.add([row for row in full if len(row) == len(first)])
     except csv.Error as error:  # e.g. a quote that is never closed and would swallow all later rows
