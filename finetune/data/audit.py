@@ -32,14 +32,16 @@ class Audit:
         rule: Targets that the task accepts.
         preprocessing: Preprocessing of the source's raw items, which decides whether an item can be used, or None.
         skip_corrupt: Whether to leave out files that cannot be decoded, with a warning, instead of raising an error.
-        max_files: Number of files to decode, spread over the data, unless damaged ones are left out.
+        all_files: Number of files up to which all are decoded.
+        max_files: Number of files to decode of more, spread over the data, unless damaged ones are left out.
     """
 
     role: str = "training"
     rule: TargetRule = field(default_factory=TargetRule)
     preprocessing: InputPreprocessing | None = None
     skip_corrupt: bool = False
-    max_files: int = 5_000
+    all_files: int = 5_000
+    max_files: int = 2_000
 
     def check_item(self, item: Any, name: str) -> None:
         """Raise a DataError that names the sample if the preprocessing cannot use a raw item."""
@@ -153,9 +155,9 @@ def audit(
 ) -> Source:
     """Check data before the first step for problems that would stop or spoil a run.
 
-    Up to 5,000 image and audio files are decoded once, every text and every value of an array is read, and up to 2,000
-    samples of a dataset are loaded. Streams and DataLoaders cannot be checked beforehand; their targets are checked
-    batch by batch.
+    Image and audio files are decoded once, or 2,000 of more than 5,000; every text and every value of an array is read,
+    and up to 2,000 samples of a dataset are loaded. Streams and DataLoaders cannot be checked beforehand; their targets
+    are checked batch by batch.
 
     Args:
         source: The data.

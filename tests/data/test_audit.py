@@ -161,7 +161,7 @@ def test_of_many_files_some_are_checked_and_a_damaged_one_among_the_others_is_na
     damaged = Path(source.name(2))
     damaged.write_bytes(b"none")
     with caplog.at_level(logging.INFO, "finetune"):
-        checked = source.check(Audit(max_files=3))  # the first, the fifth and the last
+        checked = source.check(Audit(all_files=8, max_files=3))  # the first, the fifth and the last
     assert len(checked) == 9
     assert "Checked 3 of the 9 images of the training data" in caplog.text
     batches = Batches(
@@ -169,10 +169,10 @@ def test_of_many_files_some_are_checked_and_a_damaged_one_among_the_others_is_na
     )
     with pytest.raises(DataError, match=rf"'{damaged}' cannot be decoded.* pass skip_corrupt=True to fit\.$"):
         list(batches.epoch(0))
-    assert len(source.check(Audit(max_files=3, skip_corrupt=True))) == 8
+    assert len(source.check(Audit(all_files=8, max_files=3, skip_corrupt=True))) == 8
     Path(source.name(4)).write_bytes(b"none")
     with pytest.raises(DataError, match=rf"1 of the 3 images.*'{source.name(4)}'"):
-        source.check(Audit(max_files=3))
+        source.check(Audit(all_files=8, max_files=3))
 
 
 def test_tiny_images_are_not_damaged(tmp_path: Path) -> None:

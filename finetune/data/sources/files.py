@@ -145,7 +145,7 @@ class FileSource(Source):
         return part
 
     def check(self, audit: Audit) -> FileSource:
-        """Decode every file once, or `audit.max_files` of more, spread evenly.
+        """Decode every file once, or `audit.max_files` of more than `audit.all_files`, spread evenly.
 
         To leave out damaged files, every one is decoded.
 
@@ -156,7 +156,7 @@ class FileSource(Source):
             DataError: If a file is damaged and not skipped, or every file is damaged.
         """
         self._say_contradictions(audit.role)
-        if audit.skip_corrupt or len(self) <= audit.max_files:
+        if audit.skip_corrupt or len(self) <= audit.all_files:
             return self._decoded(audit)
         self.subset(evenly_spread(len(self), audit.max_files))._decoded(audit)
         self.way_out = _way_out(audit)
