@@ -117,9 +117,8 @@ class Listing:
             otherwise: Function from the position of another path, or of one in a folder that is not listed, to what is
                 yielded for it.
         """
-        bases = {(prefix.removesuffix(head), prefix.endswith(head)) for head, prefix in self._prefixes.items()}
-        if len(bases) == 1 and all(within for _, within in bases):  # as with paths in one folder, which is quicker
-            ((base, _),) = bases
+        base = next((prefix.removesuffix(head) for head, prefix in self._prefixes.items()), "")
+        if all(base + head == prefix for head, prefix in self._prefixes.items()):  # quicker, and usual
             yield from (base + path if path in self._files else otherwise(k) for k, path in enumerate(paths))
             return
         for position, path in enumerate(paths):
