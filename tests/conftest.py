@@ -6,6 +6,7 @@ import gc
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -39,6 +40,11 @@ UNTRACED = (
 # Seconds for which the cases of one test are traced, and seconds that those of each test have taken.
 TRACED_SECONDS = 0.3
 SECONDS: Counter[str] = Counter()
+
+
+def pytest_configure() -> None:
+    """Heed SIGINT, which a job in the background ignores, and so would the processes that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

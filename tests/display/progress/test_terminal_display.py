@@ -156,10 +156,9 @@ def test_what_can_redraw(monkeypatch, tmp_path) -> None:
 
 
 SCRIPT = """
-import signal, time, tests.helpers.lean
+import time, tests.helpers.lean
 import torch
 from finetune import FineTuner
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 class Slow(torch.utils.data.Dataset):
     def __len__(self): return 64
     def __getitem__(self, i):
