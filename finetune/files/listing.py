@@ -114,8 +114,7 @@ class Listing:
 
         Args:
             paths: The paths.
-            otherwise: Function from the position of another path, or of one in a folder that is not listed, to what is
-                yielded for it.
+            otherwise: Function that returns the result for any other path, by its position.
         """
         base = next((prefix.removesuffix(head) for head, prefix in self._prefixes.items()), "")
         if all(base + head == prefix for head, prefix in self._prefixes.items()):  # quicker, and usual

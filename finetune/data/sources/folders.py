@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from glob import escape, glob
 from pathlib import Path
 from typing import cast
@@ -101,15 +101,16 @@ def open_files(
     return source
 
 
-def _one_kind(paths: Iterable[str]) -> type[FileSource]:
+def _one_kind(paths: Sequence[str]) -> type[FileSource]:
     """Return the source that reads all files.
 
     Raises:
         DataError: If they are of several kinds.
     """
-    kinds = {file_source(f"file{suffix}") for suffix in {path[path.rfind(".") :] for path in paths}}
+    found = {file_source(f"file{suffix}") for suffix in {path[path.rfind(".") :] for path in paths}}
+    kinds = [kind for kind in FILE_SOURCES if kind in found]
     if len(kinds) > 1:
-        examples = {kind: next(path for path in paths if file_source(path) is kind) for kind in FILE_SOURCES}
+        examples = {kind: next(path for path in paths if file_source(path) is kind) for kind in kinds}
         shown = " and ".join(f"'{path}' is read as an {source.noun}" for source, path in examples.items())
         raise DataError(f"The files are of several kinds: {shown}. Expected one kind.")
     return next(iter(kinds), FILE_SOURCES[0])
